@@ -1,0 +1,10 @@
+"""Data for few-shot learning: class data sets and the tasks drawn from them."""
+
+from __future__ import annotations
+
+from tasks.batch import TaskBatch
+from tasks.dataset import ClassDataset, Splits
+from tasks.errors import DataError
+from tasks.sampler import EpisodicSampler, TaskSource
+
+__all__ = ["ClassDataset", "DataError", "EpisodicSampler", "Splits", "TaskBatch", "TaskSource"]

@@ -1,0 +1,130 @@
+"""Images grouped by class, held once as bytes, and their division into disjoint splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassDataset:
+    """Images of named classes; the images of one class are consecutive.
+
+    Attributes:
+        images: ``[M, C, H, W]``, uint8, on the host or on a device.
+        labels: ``[M]``, int64, ascending indices into ``class_names``.
+        class_names: one name a class; every class has at least one image.
+
+    Raises:
+        DataError: if shapes, types or labels do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(
+                f"images are {self.images.dtype} of shape {list(self.images.shape)}; "
+                "they must be uint8 of shape [images, channels, height, width]"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"{self.images.shape[0]} images have labels of shape {list(self.labels.shape)}: "
+                "one label an image is needed"
+            )
+        if len(set(self.class_names)) != len(self.class_names):
+            twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
+            raise DataError(f"class names must be unique; these are not: {twice[:5]}")
+        if (self.labels[1:] < self.labels[:-1]).any():
+            raise DataError("labels must ascend: build the data set with ClassDataset.from_labels")
+        counts = torch.bincount(self.labels, minlength=len(self.class_names))
+        if len(counts) != len(self.class_names):
+            raise DataError(
+                f"the largest label is {int(self.labels.max())} "
+                f"but there are {len(self.class_names)} class names"
+            )
+        if (counts == 0).any():
+            empty = self.class_names[int((counts == 0).nonzero()[0])]
+            raise DataError(f"class '{empty}' has no images: remove it or add images to it")
+
+    @classmethod
+    def from_labels(
+        cls, images: Tensor, labels: Tensor, class_names: Sequence[str]
+    ) -> ClassDataset:
+        """Builds a data set from images in any order by sorting them by label (stable)."""
+        order = torch.argsort(labels, stable=True)
+        return cls(images[order], labels[order].to(torch.int64), tuple(class_names))
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of images of each class, ``[classes]``."""
+        return torch.bincount(self.labels, minlength=len(self.class_names))
+
+    def to(self, device: torch.device | str) -> ClassDataset:
+        """The same data set with its tensors on ``device``."""
+        return ClassDataset(self.images.to(device), self.labels.to(device), self.class_names)
+
+    def select(self, classes: Sequence[int]) -> ClassDataset:
+        """The classes at these positions, in this order.
+
+        Raises:
+            DataError: if no class is selected.
+        """
+        if not classes:
+            raise DataError("a selection of classes is empty: select at least one")
+        counts = self.counts
+        ends = counts.cumsum(0)
+        rows = torch.cat([torch.arange(int(ends[c] - counts[c]), int(ends[c])) for c in classes])
+        labels = torch.arange(len(classes)).repeat_interleave(counts[list(classes)].cpu())
+        return ClassDataset(
+            self.images[rows.to(self.images.device)],
+            labels.to(self.labels.device),
+            tuple(self.class_names[c] for c in classes),
+        )
+
+    def with_rotations(self) -> ClassDataset:
+        """Every class four times, turned by 0, 90, 180 and 270 degrees, as classes of their own.
+
+        The names gain ``/rot000`` to ``/rot270``, as in the published Omniglot splits.
+        """
+        turned = [self.images.rot90(k, dims=(2, 3)) for k in range(4)]
+        classes = len(self.class_names)
+        labels = torch.cat([self.labels + k * classes for k in range(4)])
+        names = [f"{name}/rot{90 * k:03d}" for k in range(4) for name in self.class_names]
+        return ClassDataset(torch.cat(turned), labels, tuple(names))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Meta-train, meta-validation and meta-test classes of one data set, pairwise disjoint.
+
+    Raises:
+        DataError: if a class name occurs in two splits.
+    """
+
+    train: ClassDataset
+    validation: ClassDataset
+    test: ClassDataset
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for split, dataset in self:
+            for name in dataset.class_names:
+                if name in seen:
+                    raise DataError(f"class '{name}' is in both {seen[name]} and {split}")
+                seen[name] = split
+
+    def __iter__(self) -> Iterator[tuple[str, ClassDataset]]:
+        yield "train", self.train
+        yield "validation", self.validation
+        yield "test", self.test
