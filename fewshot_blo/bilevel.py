@@ -1,0 +1,149 @@
+"""The whole mathematical interface between problems and hypergradient strategies.
+
+    min over outer   mean_t F_t(inner_t, outer)
+    subject to       inner_t  ≈  argmin G_t(·, outer)
+
+F and G are functions of task-stacked inner parameters that return one loss a task. They close
+over the outer variables, which are leaves of the autograd graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.errors import ConfigurationError, DivergenceError
+
+Params = Mapping[str, Tensor]
+"""Named tensors without a task axis."""
+
+TaskParams = dict[str, Tensor]
+"""Named tensors with a leading task axis, ``[T, ...]``."""
+
+TaskLoss = Callable[[TaskParams], Tensor]
+"""From task-stacked parameters to one loss a task, ``[T]``; row t depends on task t alone."""
+
+
+@dataclass(frozen=True)
+class Bilevel:
+    """T inner problems that share their outer variables.
+
+    Attributes:
+        outer: the outer variables; leaves that require gradients.
+        inner_init: initial inner parameters, ``[T, ...]``; may depend on ``outer``.
+        inner_loss: G, ``TaskParams -> [T]``.
+        outer_loss: F, ``TaskParams -> [T]``.
+
+    Raises:
+        ConfigurationError: if an outer variable is no leaf, or the inner parameters disagree
+            about the number of tasks.
+    """
+
+    outer: Params
+    inner_init: TaskParams
+    inner_loss: TaskLoss
+    outer_loss: TaskLoss
+
+    def __post_init__(self) -> None:
+        for name, leaf in self.outer.items():
+            if not (leaf.is_leaf and leaf.requires_grad):
+                raise ConfigurationError(
+                    f"outer variable '{name}' is not a leaf that requires a gradient: "
+                    "pass tensor.detach().requires_grad_()"
+                )
+        sizes = {name: p.shape[0] if p.ndim else None for name, p in self.inner_init.items()}
+        if not sizes:
+            raise ConfigurationError("inner_init is empty: at least one inner parameter is needed")
+        if len(set(sizes.values())) != 1 or None in sizes.values():
+            raise ConfigurationError(f"inner parameters differ in their number of tasks: {sizes}")
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return next(iter(self.inner_init.values())).shape[0]
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """What a strategy returns for T tasks.
+
+    Attributes:
+        gradient: of ``mean_t F_t`` with respect to each outer variable, in its shape.
+        inner: the inner parameters reached, ``[T, ...]``, detached.
+        outer_loss: F at ``inner``, ``[T]``, detached.
+        inner_loss: G at ``inner``, ``[T]``, detached.
+        inner_gradient: of G at ``inner``, ``[T, ...]``; empty where the strategy has no use for it.
+        residual: squared norm of the gradient that the strategy drives to zero over the inner
+            parameters, ``[T]``; NaN where the strategy has none.
+    """
+
+    gradient: Params
+    inner: TaskParams
+    outer_loss: Tensor
+    inner_loss: Tensor
+    inner_gradient: TaskParams
+    residual: Tensor
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return self.outer_loss.shape[0]
+
+    def check_finite(self, method: str) -> None:
+        """Stops a run that has diverged.
+
+        Raises:
+            DivergenceError: if a loss or gradient is NaN or infinite.
+        """
+        for name, losses in (("outer loss", self.outer_loss), ("inner loss", self.inner_loss)):
+            if not losses.isfinite().all():
+                task = int((~losses.isfinite()).nonzero()[0])
+                raise DivergenceError(
+                    f"{method}: the {name} of task {task} is {float(losses[task])}: the inner "
+                    "steps probably diverge; lower the inner step size or the number of steps"
+                )
+        for name, gradient in self.gradient.items():
+            if not gradient.isfinite().all():
+                raise DivergenceError(
+                    f"{method}: the hypergradient of '{name}' is not finite although the losses "
+                    "are: lower the inner step size, add damping or a proximal term"
+                )
+
+
+def combine(steps: Sequence[OuterStep]) -> OuterStep:
+    """The step of all tasks from the steps of consecutive chunks: means weighted by tasks."""
+    if len(steps) == 1:
+        return steps[0]
+    total = sum(step.tasks for step in steps)
+    weights = [step.tasks / total for step in steps]
+    return OuterStep(
+        gradient={
+            name: sum_tensors([w * s.gradient[name] for w, s in zip(weights, steps, strict=True)])
+            for name in steps[0].gradient
+        },
+        inner=_concatenate([step.inner for step in steps]),
+        outer_loss=torch.cat([step.outer_loss for step in steps]),
+        inner_loss=torch.cat([step.inner_loss for step in steps]),
+        inner_gradient=_concatenate([step.inner_gradient for step in steps]),
+        residual=torch.cat([step.residual for step in steps]),
+    )
+
+
+def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of one shape."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def task_dot(a: TaskParams, b: TaskParams) -> Tensor:
+    """Inner product of each task's parameters, ``[T]``."""
+    return sum_tensors([(a[name] * b[name]).flatten(1).sum(1) for name in a])
+
+
+def _concatenate(parts: Sequence[TaskParams]) -> TaskParams:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

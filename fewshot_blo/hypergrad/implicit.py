@@ -1,0 +1,83 @@
+"""Differentiation of the inner minimiser by the implicit function theorem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
+from fewshot_blo.hypergrad.strategy import (
+    EMPTY_STATE,
+    State,
+    add_gradients,
+    inner_gradients,
+    inner_start,
+    outer_gradients,
+)
+from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.linear_solve import ConjugateGradient, LinearSolver
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """``du = F_u - G_uv q`` with ``G_vv q = F_v``, at the v that the inner steps reach.
+
+    Valid where v is close to a minimiser of G and ``G_vv`` is positive definite there: the inner
+    problem needs a proximal or l2 term. Memory does not depend on the number of inner steps.
+
+    Attributes:
+        steps: inner steps.
+        rule: update rule of the inner steps.
+        solve: linear solver for q.
+
+    Source: Rajeswaran et al., "iMAML" (arXiv 1909.04630), equation 6 and algorithm 2; Neumann:
+    Lorraine et al. (arXiv 1911.02590); one step: Luketina et al. (arXiv 1511.06727).
+    """
+
+    steps: int = 16
+    rule: UpdateRule = SGD()
+    solve: LinearSolver = ConjugateGradient()
+
+    def init(self) -> State:
+        """No state."""
+        return EMPTY_STATE
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        """Adapts without a graph, solves for q and differentiates once."""
+        inner = adapt(
+            problem.inner_loss,
+            inner_start(problem, state),
+            steps=self.steps,
+            rule=self.rule,
+            outer=problem.outer,
+        )
+        inner = {name: p.requires_grad_() for name, p in inner.items()}
+        outer_loss = problem.outer_loss(inner)
+        f_v = inner_gradients(outer_loss.mean(), inner)
+        f_u = outer_gradients(outer_loss.mean(), problem.outer)
+        inner_loss = problem.inner_loss(inner)
+        g_v = inner_gradients(inner_loss.sum(), inner, create_graph=True)
+
+        def hessian_product(v: TaskParams) -> TaskParams:
+            return inner_gradients(task_dot(g_v, v).sum(), inner)
+
+        q = self.solve(hessian_product, f_v)
+        minus_g_uv_q = outer_gradients(-task_dot(g_v, q).sum(), problem.outer)
+        gradient = add_gradients(
+            problem.outer,
+            [f_u, minus_g_uv_q],
+            method="Implicit",
+            remedy="add a proximal term (Initialization: prox > 0), make it part of a loss, or use "
+            "Unroll",
+        )
+        return OuterStep(
+            gradient,
+            {name: p.detach() for name, p in inner.items()},
+            outer_loss.detach(),
+            inner_loss.detach(),
+            {},
+            task_dot(g_v, g_v).detach(),
+        )
+
+    def advance(self, state: State, step: OuterStep) -> State:
+        """Keeps the inner parameters for a warm start."""
+        return replace(state, inner=step.inner)

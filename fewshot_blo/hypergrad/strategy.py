@@ -1,0 +1,126 @@
+"""The protocol of a hypergradient strategy, and the driver that runs one over chunks of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
+from fewshot_blo.errors import StructuralZeroError
+
+
+@dataclass(frozen=True)
+class State:
+    """What a strategy carries from one outer step to the next; tensors only, so it is saved as is.
+
+    Attributes:
+        scalars: schedules, 0-dimensional float64 tensors.
+        inner: inner parameters to start from, ``[T, ...]`` (warm start); empty for a cold start.
+        multipliers: Lagrange multipliers, ``[T, ...]``; empty for their initial value.
+    """
+
+    scalars: Mapping[str, Tensor]
+    inner: TaskParams
+    multipliers: TaskParams
+
+    def tasks(self, part: slice) -> State:
+        """The state of some of the tasks."""
+        return replace(
+            self,
+            inner={name: p[part] for name, p in self.inner.items()},
+            multipliers={name: p[part] for name, p in self.multipliers.items()},
+        )
+
+    def cold(self) -> State:
+        """The state without what belongs to single tasks: the next inner problems are new ones."""
+        return replace(self, inner={}, multipliers={})
+
+
+class Strategy(Protocol):
+    """How to solve the inner problems and differentiate through their solution.
+
+    A strategy is a frozen dataclass of settings with three pure functions. ``hypergradient`` is
+    a mean over tasks and so may run on chunks of them; what depends on all tasks of a step, such
+    as a schedule, belongs in ``advance``.
+    """
+
+    def init(self) -> State:
+        """The state before the first outer step."""
+        ...
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        """Solves the inner problems and differentiates the mean outer loss."""
+        ...
+
+    def advance(self, state: State, step: OuterStep) -> State:
+        """The state after a step over all tasks, ready for a warm start."""
+        ...
+
+
+def outer_step(strategy: Strategy, problem: Bilevel, state: State) -> tuple[OuterStep, State]:
+    """One outer step of a problem that fits into memory at once."""
+    step = strategy.hypergradient(problem, state)
+    step.check_finite(type(strategy).__name__)
+    return step, strategy.advance(state, step)
+
+
+EMPTY_STATE = State({}, {}, {})
+
+
+def inner_start(problem: Bilevel, state: State) -> TaskParams:
+    """Where the inner problems start: the state's parameters if warm, the problem's if cold."""
+    return state.inner or problem.inner_init
+
+
+def outer_gradients(
+    output: Tensor, outer: Params, *, retain_graph: bool = False
+) -> dict[str, Tensor | None]:
+    """Gradient of a scalar with respect to the outer variables; None where it has no path."""
+    if not output.requires_grad:
+        return dict.fromkeys(outer)
+    gradients = torch.autograd.grad(
+        output, list(outer.values()), retain_graph=retain_graph, allow_unused=True
+    )
+    return dict(zip(outer, gradients, strict=True))
+
+
+def inner_gradients(
+    output: Tensor, inner: TaskParams, *, create_graph: bool = False, retain_graph: bool = True
+) -> TaskParams:
+    """Gradient of a scalar with respect to the inner parameters; zero where it has no path."""
+    if not output.requires_grad:
+        return {name: torch.zeros_like(p) for name, p in inner.items()}
+    gradients = torch.autograd.grad(
+        output,
+        list(inner.values()),
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        materialize_grads=True,
+    )
+    return dict(zip(inner, gradients, strict=True))
+
+
+def add_gradients(
+    outer: Params, parts: Iterable[Mapping[str, Tensor | None]], *, method: str, remedy: str
+) -> dict[str, Tensor]:
+    """Sums the parts of a hypergradient.
+
+    Raises:
+        StructuralZeroError: if an outer variable is in none of the parts, so that its
+            hypergradient is zero by structure and not by value.
+    """
+    parts = list(parts)
+    total: dict[str, Tensor] = {}
+    for name, leaf in outer.items():
+        present = [gradient for part in parts if (gradient := part[name]) is not None]
+        if not present:
+            raise StructuralZeroError(
+                f"{method}: outer variable '{name}' ({list(leaf.shape)}) is in neither the inner "
+                f"nor the outer loss, so its hypergradient is identically zero: {remedy}"
+            )
+        total[name] = sum_tensors(present)
+    return total

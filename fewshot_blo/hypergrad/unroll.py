@@ -1,0 +1,85 @@
+"""Differentiation through the inner steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.strategy import (
+    EMPTY_STATE,
+    State,
+    add_gradients,
+    inner_start,
+    outer_gradients,
+)
+from fewshot_blo.kernel import SGD, UpdateRule, adapt
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """``v_{k+1} = v_k - α ∇_v G(v_k, u)`` for T steps, then ``d/du mean_t F(v_T(u), u)``.
+
+    Valid for any inner problem, at any distance from its minimum: it differentiates the algorithm
+    and not the minimiser. Memory grows with ``steps`` unless ``recompute``.
+
+    Attributes:
+        steps: T, inner steps.
+        rule: update rule of the inner steps.
+        first_order: take the inner gradients for constants.
+        truncate: differentiate the last so many steps exactly and the earlier ones to first
+            order; None for all exactly.
+        recompute: store the parameters of each step only, and compute the rest again.
+
+    Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
+    truncation: Shaban et al. (arXiv 1810.10667).
+    """
+
+    steps: int = 5
+    rule: UpdateRule = SGD()
+    first_order: bool = False
+    truncate: int | None = None
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.first_order and self.truncate is not None:
+            raise ConfigurationError(
+                f"first_order and truncate={self.truncate} exclude each other: "
+                "first order is truncation to 0 steps"
+            )
+
+    def init(self) -> State:
+        """No state."""
+        return EMPTY_STATE
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        """Adapts with a graph and differentiates through it."""
+        inner = adapt(
+            problem.inner_loss,
+            inner_start(problem, state),
+            steps=self.steps,
+            rule=self.rule,
+            outer=problem.outer,
+            derivatives="first" if self.first_order else "second",
+            second_order_steps=self.truncate,
+            recompute=self.recompute,
+        )
+        outer_loss = problem.outer_loss(inner)
+        gradient = add_gradients(
+            problem.outer,
+            [outer_gradients(outer_loss.mean(), problem.outer)],
+            method="Unroll",
+            remedy="freeze it with requires_grad_(False) if it is not in use; with first_order it "
+            "must be in the outer loss or in the start",
+        )
+        inner = {name: p.detach() for name, p in inner.items()}
+        with torch.no_grad():
+            inner_loss = problem.inner_loss(inner)
+        no_residual = torch.full_like(inner_loss, torch.nan)
+        return OuterStep(gradient, inner, outer_loss.detach(), inner_loss, {}, no_residual)
+
+    def advance(self, state: State, step: OuterStep) -> State:
+        """Keeps the inner parameters for a warm start."""
+        return replace(state, inner=step.inner)

@@ -1,0 +1,103 @@
+"""The one adaptation loop: every strategy, evaluation and prediction solve inner problems here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from fewshot_blo.bilevel import Params, TaskLoss, TaskParams
+from fewshot_blo.kernel.rules import RuleState, UpdateRule
+
+Derivatives = Literal["none", "first", "second"]
+
+_inner_step: ContextVar[int] = ContextVar("inner_step", default=0)
+
+
+def inner_step() -> int:
+    """The number of the inner step whose loss is being computed, for random layers."""
+    return _inner_step.get()
+
+
+@contextmanager
+def _at_step(step: int) -> Iterator[None]:
+    token = _inner_step.set(step)
+    try:
+        yield
+    finally:
+        _inner_step.reset(token)
+
+
+def adapt(
+    loss: TaskLoss,
+    params: TaskParams,
+    *,
+    steps: int,
+    rule: UpdateRule,
+    outer: Params | None = None,
+    derivatives: Derivatives = "none",
+    second_order_steps: int | None = None,
+    recompute: bool = False,
+) -> TaskParams:
+    """Takes ``steps`` steps of ``rule`` on the loss of every task at once.
+
+    Row t of the result depends on row t of ``params`` and on ``loss(...)[t]`` alone: tasks are
+    independent, so the gradient of the summed losses is the stack of the tasks' gradients. The
+    forward pass may be vmapped inside ``loss``; the derivatives are always taken outside of it,
+    because PyTorch's batched backward rules of the norm layers drop second-order terms.
+
+    Args:
+        loss: from task-stacked parameters to ``[T]``.
+        params: initial parameters, ``[T, ...]``.
+        steps: number of inner steps.
+        rule: the update rule.
+        outer: outer variables, from which a rule may take learned step sizes.
+        derivatives: of the result with respect to what ``params``, ``loss`` and ``rule`` depend
+            on. "none": detached. "first": inner gradients are constants (first-order MAML).
+            "second": exact.
+        second_order_steps: with "second", how many of the last steps are exact; those before
+            are "first". None for all.
+        recompute: keep only the parameters of each step and compute the rest again in the
+            backward pass; memory then does not grow with steps beyond the trajectory.
+
+    Returns:
+        The adapted parameters, ``[T, ...]``.
+    """
+    exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
+
+    def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:
+        with torch.enable_grad(), _at_step(number):
+            gradients = torch.autograd.grad(
+                loss(current).sum(),
+                list(current.values()),
+                create_graph=number >= exact_from,
+                materialize_grads=True,
+            )
+        return rule.update(dict(zip(current, gradients, strict=True)), state, current, number)
+
+    if derivatives == "none":
+        params = {name: p.detach() for name, p in params.items()}
+    current = {
+        name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()
+    }
+    state = rule.init(current, outer or {})
+    for number in range(steps):
+        if derivatives == "none":
+            with torch.no_grad():
+                current, state = step(number, current, state)
+            current = {name: p.requires_grad_() for name, p in current.items()}
+        elif recompute and number >= exact_from:
+            current, state = checkpoint(step, number, current, state, use_reentrant=False)
+        else:
+            current, state = step(number, current, state)
+    if derivatives == "none":
+        return {name: p.detach() for name, p in current.items()}
+    return current
+
+
+def _exact(steps: int, second_order_steps: int | None) -> int:
+    return steps if second_order_steps is None else min(steps, second_order_steps)

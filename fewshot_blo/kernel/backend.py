@@ -1,0 +1,69 @@
+"""Choosing between the kernel's two backends by trying them on the user's own network."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.kernel.forward import Backend, TaskForward
+
+
+def measure_backend(network: nn.Module, params: TaskParams, shared: Params, x: Tensor) -> Backend:
+    """The faster backend for one forward pass and its second derivatives on this device.
+
+    Falls back to "loop" with a warning that says why where ``torch.func.vmap`` cannot batch the
+    network.
+
+    Args:
+        network: the network, with its layers made for tasks.
+        params: parameters of each task, ``[T, ...]``; may be empty.
+        shared: parameters without a task axis.
+        x: inputs, ``[T, B, ...]``, of the shape that will be used.
+    """
+    try:
+        batched = _seconds(TaskForward(network, "batched"), params, shared, x)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"{type(network).__name__} cannot be batched over tasks, so tasks run one after "
+            f"another (loop backend): {reason}",
+            stacklevel=2,
+        )
+        return "loop"
+    loop = _seconds(TaskForward(network, "loop"), params, shared, x)
+    return "batched" if batched < loop else "loop"
+
+
+def _seconds(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> float:
+    """Best of two runs after a warm-up."""
+    times = []
+    for _ in range(3):
+        _synchronize(x.device)
+        start = time.perf_counter()
+        _second_order_pass(forward, params, shared, x)
+        _synchronize(x.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> None:
+    with torch.enable_grad():
+        params = {name: p.detach().requires_grad_() for name, p in params.items()}
+        shared = {name: p.detach().requires_grad_() for name, p in shared.items()}
+        keys = torch.arange(x.shape[0], device=x.device)
+        output = forward(params, shared, x, keys=keys).square().mean()
+        leaves = [*params.values(), *shared.values()]
+        adapted = list(params.values()) or leaves
+        gradients = torch.autograd.grad(output, adapted, create_graph=bool(params))
+        if params:
+            total = torch.stack([g.square().sum() for g in gradients]).sum()
+            torch.autograd.grad(total, leaves, allow_unused=True)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,217 @@
+"""Layers whose behaviour depends on more than their input: batch norm and dropout.
+
+The kernel says, for the duration of one forward pass, which rows of the batch a norm takes its
+statistics from and which random key a dropout draws its mask from. Both are tensors of one task,
+so they may be batched by ``torch.func.vmap`` like the task's parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class ForwardContext:
+    """What one forward pass of one task knows beside its images.
+
+    Attributes:
+        rows: weights ``[B]`` of the batch's rows in the statistics of a batch norm; None for all.
+        running: use the running statistics instead of the batch's.
+        key: int64 scalar that fixes the dropout masks; None draws from the global generator.
+        calls: dropout layers passed so far, so that each draws its own mask.
+    """
+
+    rows: Tensor | None = None
+    running: bool = False
+    key: Tensor | None = None
+    calls: int = 0
+
+
+_context: ContextVar[ForwardContext | None] = ContextVar("forward_context", default=None)
+
+
+@contextmanager
+def forward_context(context: ForwardContext) -> Iterator[None]:
+    """Makes ``context`` known to the layers of the forward passes inside."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the channel axis, with statistics by task.
+
+    Inside the kernel the statistics are those of the rows that the kernel names (transductive: all
+    rows; inductive: the support rows, or the running statistics). Outside, ``train()`` and
+    ``eval()`` choose between the batch's and the running statistics, as everywhere in PyTorch.
+    The running statistics change only through ``estimate_statistics``: a forward pass has no
+    side effect.
+
+    Source: Ioffe & Szegedy, "Batch Normalization" (arXiv 1502.03167).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``x``, ``[B, C, ...]``."""
+        context = _context.get() or ForwardContext(running=not self.training)
+        if context.running:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
+            )
+        if context.rows is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
+        return self._by_rows(x, context.rows)
+
+    def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Statistics over the rows of positive weight, applied to every row."""
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        weights = rows.reshape([-1] + [1] * (x.ndim - 1)).to(x.dtype)
+        weights = weights / (weights.sum() * math.prod(x.shape[2:]))
+        mean = (weights * x).sum(axes, keepdim=True)
+        centred = x - mean
+        variance = (weights * centred.square()).sum(axes, keepdim=True)
+        normal = centred * torch.rsqrt(variance + self.eps)
+        if self.weight is None or self.bias is None:
+            return normal
+        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a function of the task's key, the inner step and the layer alone.
+
+    So it does not depend on the chunk size, the backend or the device, and a recomputed step
+    draws the mask it drew before.
+
+    Args:
+        p: probability of zeroing an entry.
+        channels: zero whole channels, as ``nn.Dropout2d`` does.
+    """
+
+    def __init__(self, p: float = 0.5, *, channels: bool = False) -> None:
+        super().__init__()
+        self.p = p
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops entries of ``x``, ``[B, ...]`` (or of ``[B, C, ...]`` by channel)."""
+        if not self.training or self.p == 0:
+            return x
+        shape = x.shape[:2] + (1,) * (x.ndim - 2) if self.channels else x.shape
+        context = _context.get()
+        if context is None or context.key is None:
+            uniform = torch.rand(shape, dtype=x.dtype, device=x.device)
+        else:
+            key = fold(context.key, context.calls)
+            context.calls += 1
+            uniform = uniform_from_key(key, shape).to(x.dtype)
+        return x * (uniform >= self.p) / (1 - self.p)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def fold(key: Tensor, number: int) -> Tensor:
+    """A new key from a key and a number."""
+    return _mix(key + _signed(number * _GOLDEN % (1 << 64)))
+
+
+def uniform_from_key(key: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    """Numbers in [0, 1) of the given shape, each a hash of the key and its position."""
+    count = torch.arange(math.prod(shape), device=key.device)
+    bits = _mix(_mix(key + count * _signed(_GOLDEN)))
+    return ((bits >> 40) & 0xFFFFFF).to(torch.float32).div(1 << 24).reshape(shape)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The 64-bit finaliser of MurmurHash3; shifts are logical, products wrap around."""
+    low_31 = (1 << 31) - 1
+    x = (x ^ ((x >> 33) & low_31)) * _signed(0xFF51AFD7ED558CCD)
+    x = (x ^ ((x >> 33) & low_31)) * _signed(0xC4CEB9FE1A85EC53)
+    return x ^ ((x >> 33) & low_31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def for_tasks(network: nn.Module) -> nn.Module:
+    """A copy of a network with its batch norm and dropout layers replaced by those above.
+
+    Weights and running statistics are carried over; parameter names stay the same.
+    """
+    return _convert(copy.deepcopy(network))
+
+
+def _convert(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
+        norm.load_state_dict(module.state_dict(), strict=False)
+        return norm.train(module.training)
+    if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        by_channel = not isinstance(module, nn.Dropout)
+        return Dropout(module.p, channels=by_channel).train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, _convert(child))
+    return module
+
+
+def uses_batch_statistics(network: nn.Module) -> bool:
+    """Whether a row of the network's output depends on the other rows of its batch."""
+    return any(isinstance(module, BatchNorm) for module in network.modules())
+
+
+@torch.no_grad()
+def estimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Sets the running statistics of every batch norm to the mean over batches of its statistics.
+
+    Args:
+        network: changed in place.
+        batches: images, ``[B, ...]`` each, of the classes that the network was trained on.
+
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    sums = {norm: [torch.zeros_like(norm.running_mean) for _ in range(2)] for norm in norms}
+
+    def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        assert isinstance(norm, BatchNorm)
+        sums[norm][0] += mean
+        sums[norm][1] += variance
+
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    count = 0
+    try:
+        for images in batches:
+            with forward_context(ForwardContext()):
+                network(images)
+            count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for norm in norms:
+        norm.running_mean.copy_(sums[norm][0] / count)
+        norm.running_var.copy_(sums[norm][1] / count)

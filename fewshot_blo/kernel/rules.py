@@ -1,0 +1,143 @@
+"""Update rules of the inner problem: pure functions of gradients, state and parameters.
+
+Every operation is differentiable, so unrolling can go through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
+
+RuleState = dict[str, TaskParams]
+
+
+class UpdateRule(Protocol):
+    """One inner step: ``init`` once, then ``update`` at every step."""
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """The state before the first step; ``outer`` holds learned step sizes, if any."""
+        ...
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """New parameters and state after step number ``step``, counted from 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """``v ← v - α g``."""
+
+    step_size: float = 0.1
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """No state."""
+        del params, outer
+        return {}
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One gradient step."""
+        del step
+        new = {name: p - self.step_size * gradients[name] for name, p in params.items()}
+        return new, state
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """``m ← μ m + g``, ``v ← v - α m`` (Polyak's heavy ball, in PyTorch's convention)."""
+
+    step_size: float = 0.1
+    momentum: float = 0.9
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """Zero momentum."""
+        del outer
+        return {"momentum": {name: torch.zeros_like(p) for name, p in params.items()}}
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One step along the momentum."""
+        del step
+        momentum = {n: self.momentum * m + gradients[n] for n, m in state["momentum"].items()}
+        new = {name: p - self.step_size * momentum[name] for name, p in params.items()}
+        return new, {"momentum": momentum}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1).
+
+    ``eps_root`` is added under the square root: without it the derivative of the step at a zero
+    gradient is infinite, and unrolling through dead units gives NaN.
+    """
+
+    step_size: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    eps_root: float = 1e-16
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """Zero moments."""
+        del outer
+        return {
+            moment: {name: torch.zeros_like(p) for name, p in params.items()}
+            for moment in ("mean", "square")
+        }
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One step along the corrected moments."""
+        b1, b2 = self.beta1, self.beta2
+        mean = {n: b1 * m + (1 - b1) * gradients[n] for n, m in state["mean"].items()}
+        square = {n: b2 * s + (1 - b2) * gradients[n] ** 2 for n, s in state["square"].items()}
+        mean_scale, square_scale = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
+        new = {}
+        for name, p in params.items():
+            root = (square[name] / square_scale + self.eps_root).sqrt()
+            new[name] = p - self.step_size * (mean[name] / mean_scale) / (root + self.eps)
+        return new, {"mean": mean, "square": square}
+
+
+STEP_SIZE = "step_size/"
+
+
+@dataclass(frozen=True)
+class LearnedSGD:
+    """``v ← v - α_v g`` with a step size for each parameter tensor, learned as an outer variable.
+
+    The outer variables named ``step_size/<parameter>`` broadcast against the parameter.
+    Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one size a tensor or an entry.
+    """
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """Picks the step sizes from the outer variables.
+
+        Raises:
+            ConfigurationError: if a parameter has none.
+        """
+        missing = [name for name in params if STEP_SIZE + name not in outer]
+        if missing:
+            raise ConfigurationError(
+                f"inner parameter '{missing[0]}' has no learned step size: the problem must have "
+                f"an outer variable '{STEP_SIZE + missing[0]}' (Initialization: set step_size)"
+            )
+        return {"step_size": {name: outer[STEP_SIZE + name] for name in params}}
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One gradient step."""
+        del step
+        sizes = state["step_size"]
+        return {name: p - sizes[name] * gradients[name] for name, p in params.items()}, state

@@ -1,0 +1,129 @@
+"""Linear solvers for T independent symmetric systems ``H_t q_t = b_t``, given by products with H.
+
+Each is a frozen dataclass called as ``solve(matvec, b)``; right-hand sides and solutions are
+task-stacked parameters ``[T, ...]``. ``damping`` solves ``(H + damping I) q = b`` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import TaskParams, task_dot
+from fewshot_blo.errors import ConfigurationError
+
+MatVec = Callable[[TaskParams], TaskParams]
+
+
+class LinearSolver(Protocol):
+    """Approximates ``H^-1 b`` for every task."""
+
+    def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
+        """The approximate solutions, ``[T, ...]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """Conjugate gradients; H + damping I must be positive definite.
+
+    A task stops moving once its residual is below ``tolerance`` times its right-hand side, or
+    where the curvature along its search direction is not positive. Exact after as many steps as
+    H has distinct eigenvalues.
+
+    Source: Hestenes & Stiefel (1952); for hypergradients Pedregosa, "HOAG" (arXiv 1602.02355)
+    and Rajeswaran et al., "iMAML" (arXiv 1909.04630).
+    """
+
+    steps: int = 5
+    damping: float = 0.0
+    tolerance: float = 1e-10
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
+    def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
+        """Solves from a zero start."""
+        q = {name: torch.zeros_like(v) for name, v in b.items()}
+        residual, direction = b, b
+        squared = task_dot(b, b)
+        target = squared * self.tolerance**2
+        for _ in range(self.steps):
+            if (squared <= target).all():
+                break
+            product = _damped(matvec, direction, self.damping)
+            curvature = task_dot(direction, product)
+            moving = (squared > target) & (curvature > 0)
+            length = torch.where(moving, squared / torch.where(moving, curvature, 1), 0)
+            q = _add(q, length, direction)
+            residual = _add(residual, -length, product)
+            new_squared = torch.where(moving, task_dot(residual, residual), 0)
+            ratio = new_squared / torch.where(moving, squared, 1)
+            direction = _add(residual, ratio, direction)
+            squared = new_squared
+        return q
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The series ``α Σ_{j≤steps} (I - αH)^j b``, which is ``steps`` fixed-point iterations.
+
+    Converges where ``α`` is below 2 over the largest eigenvalue of H; truncating it damps the
+    directions of low curvature (Vicol et al., arXiv 2212.14032).
+
+    Source: Lorraine et al. (arXiv 1911.02590), algorithm 3.
+    """
+
+    steps: int = 20
+    step_size: float = 0.1
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
+    def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
+        """Sums the series."""
+        term = total = b
+        for _ in range(self.steps):
+            product = _damped(matvec, term, self.damping)
+            term = {name: v - self.step_size * product[name] for name, v in term.items()}
+            total = {name: v + term[name] for name, v in total.items()}
+        return {name: self.step_size * v for name, v in total.items()}
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """``q = α b``: the Hessian is taken for a multiple of the identity; no product with it.
+
+    Source: Luketina et al., "T1-T2" (arXiv 1511.06727).
+    """
+
+    step_size: float = 0.1
+
+    def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
+        """Scales the right-hand side."""
+        del matvec
+        return {name: self.step_size * v for name, v in b.items()}
+
+
+def _damped(matvec: MatVec, v: TaskParams, damping: float) -> TaskParams:
+    product = matvec(v)
+    if damping == 0:
+        return product
+    return {name: p + damping * v[name] for name, p in product.items()}
+
+
+def _add(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
+    """``a + scale_t b`` with one scale a task, ``[T]``."""
+    return {name: v + scale.reshape([-1] + [1] * (v.ndim - 1)) * b[name] for name, v in a.items()}
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigurationError(
+            f"a linear solver with {steps} steps returns nothing: use 1 or more"
+        )

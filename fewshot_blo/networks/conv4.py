@@ -1,0 +1,85 @@
+"""The four-block convolutional encoder of the few-shot literature."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import BatchNorm
+
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3×3 convolution, norm, ReLU and 2×2 max-pooling, then flattening.
+
+    Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), section 4.1.2.
+
+    Args:
+        channels: of the images.
+        hidden: filters of each block, 64 for Omniglot and 32 or 64 for miniImageNet.
+        norm: the layer after each convolution. "batch" depends on the other images of the task,
+            in the way that the norm mode says; the others normalise each image by itself.
+
+    Raises:
+        ConfigurationError: if the number of filters does not fit the norm.
+    """
+
+    def __init__(self, *, channels: int = 1, hidden: int = 64, norm: Norm = "batch") -> None:
+        super().__init__()
+        self.hidden = hidden
+        blocks = []
+        for block in range(4):
+            convolution = nn.Conv2d(channels if block == 0 else hidden, hidden, 3, padding=1)
+            layers = [
+                ("convolution", convolution),
+                ("norm", make_norm(norm, hidden)),
+                ("relu", nn.ReLU()),
+                ("pool", nn.MaxPool2d(2)),
+            ]
+            blocks.append((f"block{block + 1}", nn.Sequential(OrderedDict(layers))))
+        self.blocks = nn.Sequential(OrderedDict(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[B, D]`` of images ``[B, C, H, W]``; H and W are at least 16."""
+        if min(x.shape[-2:]) < 16:
+            raise ConfigurationError(
+                f"Conv4 halves an image four times; {x.shape[-2]}x{x.shape[-1]} is too small: "
+                "use images of at least 16x16"
+            )
+        return torch.flatten(self.blocks(x), 1)
+
+    def features(self, size: int) -> int:
+        """D, the number of features of a ``size`` × ``size`` image."""
+        return self.hidden * (size // 16) ** 2
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """The norm layer of that name for 2-D feature maps.
+
+    Raises:
+        ConfigurationError: if the channels cannot be divided into groups.
+    """
+    if norm == "batch":
+        return BatchNorm(channels)
+    if norm == "group":
+        if channels % 8:
+            raise ConfigurationError(
+                f"group norm divides channels into 8 groups; {channels} channels do not divide: "
+                "use a multiple of 8"
+            )
+        return nn.GroupNorm(8, channels)
+    if norm == "layer":
+        return nn.GroupNorm(1, channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.Identity()
+
+
+def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:
+    """An encoder followed by a linear head, named ``encoder`` and ``head``."""
+    return nn.Sequential(OrderedDict([("encoder", encoder), ("head", nn.Linear(features, way))]))

@@ -1,0 +1,9 @@
+"""Bilevel problems: they join data, networks and the interface of the strategies."""
+
+from __future__ import annotations
+
+from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode
+from fewshot_blo.problems.initialization import Initialization
+from fewshot_blo.problems.shared_encoder import SharedEncoder
+
+__all__ = ["BoundTasks", "FewShotProblem", "Initialization", "NormMode", "SharedEncoder"]

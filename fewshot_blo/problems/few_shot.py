@@ -1,0 +1,134 @@
+"""What the few-shot problems have in common: tasks bound to a bilevel problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.kernel import Backend, TaskForward
+from fewshot_blo.kernel.layers import fold, uses_batch_statistics
+from tasks import TaskBatch
+
+NormMode = Literal["transductive", "support", "running"]
+"""Where batch norms take their statistics from when the query set is classified.
+
+"transductive": from the query set, as the code of MAML does. The inductive modes are "support",
+from the task's support set, and "running", from estimates over the meta-training images; their
+result for one query does not depend on the others.
+"""
+
+
+@dataclass(frozen=True)
+class BoundTasks:
+    """A bilevel problem over the tasks of one batch.
+
+    Attributes:
+        bilevel: the problem as a strategy sees it.
+        query_logits: logits ``[T, N*Q, N]`` of the query set under inner parameters.
+        pullback: from a gradient with respect to ``bilevel.outer`` to the gradient with respect
+            to the few-shot problem's outer variables; call it at most once.
+    """
+
+    bilevel: Bilevel
+    query_logits: Callable[[TaskParams], Tensor]
+    pullback: Callable[[Params], Params]
+
+
+class FewShotProblem(Protocol):
+    """A few-shot problem: outer variables, and a bilevel problem for any batch of tasks.
+
+    Attributes:
+        network: the network, a copy with layers made for tasks.
+        outer: the outer variables: leaves, changed in place by the outer optimizer.
+        backend: of the kernel; "auto" until ``prepare`` has measured.
+    """
+
+    network: nn.Module
+    outer: dict[str, Tensor]
+    backend: Backend | Literal["auto"]
+
+    def prepare(self, batch: TaskBatch) -> None:
+        """Measures which backend is faster for batches like this one, where it is "auto"."""
+        ...
+
+    def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
+        """The bilevel problem of a batch of tasks.
+
+        Args:
+            batch: T tasks on the problem's device.
+            norm: where batch norms take their statistics from on the query set.
+            keys: int64 ``[T]``, fix the dropout masks; None draws them from the global generator.
+        """
+        ...
+
+
+def norm_modes(problem: FewShotProblem, *, running: bool) -> tuple[NormMode, ...]:
+    """The norm modes that differ: one where no layer depends on the batch."""
+    if not uses_batch_statistics(problem.network):
+        return ("support",)
+    return ("transductive", "support", "running") if running else ("transductive", "support")
+
+
+def query_forward(
+    forward: TaskForward,
+    params: TaskParams,
+    shared: Params,
+    batch: TaskBatch,
+    norm: NormMode,
+    keys: Tensor,
+) -> Tensor:
+    """Outputs ``[T, N*Q, ...]`` of the query set, batch norms following the norm mode."""
+    if norm == "running":
+        return forward(params, shared, batch.query_x, running=True, keys=keys)
+    if norm == "transductive" or not uses_batch_statistics(forward.network):
+        rows = real_rows(batch.query_y)
+        return forward(params, shared, batch.query_x, rows=rows, keys=keys)
+    support = batch.support_y >= 0
+    rows = torch.cat([support, torch.zeros_like(batch.query_y, dtype=torch.bool)], 1)
+    images = torch.cat([batch.support_x, batch.query_x], 1)
+    return forward(params, shared, images, rows=rows, keys=keys)[:, support.shape[1] :]
+
+
+def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of each task over its real rows and classes, ``[T]``.
+
+    Args:
+        logits: ``[T, B, N]``.
+        labels: ``[T, B]``, -1 where padded.
+        classes: ``[T, N]``, -1 where padded.
+    """
+    logits = mask_classes(logits, classes)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none"
+    )
+    return losses.reshape(labels.shape).sum(1) / (labels >= 0).sum(1)
+
+
+def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits with padded classes at -inf."""
+    return logits.masked_fill((classes < 0).unsqueeze(1), -torch.inf)
+
+
+def task_accuracy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Share of each task's real rows that are classified correctly, ``[T]``; shapes as above."""
+    right = mask_classes(logits, classes).argmax(-1) == labels
+    return right.sum(1) / (labels >= 0).sum(1)
+
+
+def task_keys(batch: TaskBatch, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Dropout keys of the support and of the query pass, ``[T]`` each."""
+    if keys is None:
+        keys = torch.randint(1 << 62, (batch.tasks,)).to(batch.support_y.device)
+    return fold(keys, 0), fold(keys, 1)
+
+
+def real_rows(labels: Tensor) -> Tensor | None:
+    """Weights ``[T, B]`` that leave padded rows out of batch statistics; None without padding."""
+    real = labels >= 0
+    return None if bool(real.all()) else real

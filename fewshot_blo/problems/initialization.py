@@ -1,0 +1,121 @@
+"""Learning an initialisation from which a few steps solve a new task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Bilevel, TaskParams, sum_tensors
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel.rules import STEP_SIZE
+from fewshot_blo.problems.few_shot import (
+    BoundTasks,
+    NormMode,
+    query_forward,
+    real_rows,
+    task_cross_entropy,
+    task_keys,
+)
+from tasks import TaskBatch
+
+
+class Initialization:
+    """outer θ: a network's initial parameters; inner φ_t: those parameters after adaptation.
+
+    ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - θ|²``, from ``φ = θ``.
+    Without a proximal term θ is in neither loss, and only Unroll has a hypergradient.
+
+    Source: MAML (arXiv 1703.03400); with the proximal term iMAML (arXiv 1909.04630); ANIL
+    (arXiv 1909.09157) adapts ``("head.",)`` only, BOIL (arXiv 2008.08882) ``("encoder.",)``.
+
+    Args:
+        network: any module from images to logits; it is copied. Frozen parameters
+            (``requires_grad`` false) stay as they are.
+        prox: weight of the proximal term.
+        adapted: prefixes of the names of the parameters that adapt to a task; the others are
+            outer variables that all tasks share.
+        step_size: where given, the step size of each adapted parameter is learned from this
+            value on, for the rule ``LearnedSGD``.
+        backend: of the kernel; "auto" measures at the first batch.
+
+    Raises:
+        ConfigurationError: if no parameter adapts, or ``prox`` is negative.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        prox: float = 0.0,
+        adapted: Sequence[str] = ("",),
+        step_size: float | None = None,
+        backend: Backend | Literal["auto"] = "auto",
+    ) -> None:
+        if prox < 0:
+            raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
+        self.network = for_tasks(network)
+        self.prox = prox
+        self.backend = backend
+        self.outer: dict[str, Tensor] = {
+            name: p for name, p in self.network.named_parameters() if p.requires_grad
+        }
+        self.adapted = [name for name in self.outer if name.startswith(tuple(adapted))]
+        if not self.adapted:
+            raise ConfigurationError(
+                f"no trainable parameter has a name that starts with {list(adapted)}; the "
+                f"network's are {list(self.outer)[:8]}"
+            )
+        if step_size is not None:
+            for name in self.adapted:
+                size = torch.tensor(step_size, dtype=self.outer[name].dtype)
+                self.outer[STEP_SIZE + name] = size.to(self.outer[name].device).requires_grad_()
+
+    def prepare(self, batch: TaskBatch) -> None:
+        """Measures which backend is faster for batches like this one, where it is "auto"."""
+        if self.backend == "auto":
+            tasks = batch[: min(batch.tasks, 4)]
+            params = {name: p.detach() for name, p in self._start(tasks.tasks).items()}
+            self.backend = measure_backend(self.network, params, self._shared(), tasks.support_x)
+
+    def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
+        """The bilevel problem of a batch of tasks.
+
+        Raises:
+            ConfigurationError: if the backend has not been chosen.
+        """
+        if self.backend == "auto":
+            raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
+        forward = TaskForward(self.network, self.backend)
+        shared = self._shared()
+        theta = {name: self.outer[name] for name in self.adapted}
+        support_rows = real_rows(batch.support_y)
+        support_keys, query_keys = task_keys(batch, keys)
+
+        def inner_loss(phi: TaskParams) -> Tensor:
+            logits = forward(phi, shared, batch.support_x, rows=support_rows, keys=support_keys)
+            loss = task_cross_entropy(logits, batch.support_y, batch.classes)
+            if self.prox == 0:
+                return loss
+            squares = [(p - theta[name]).square().flatten(1).sum(1) for name, p in phi.items()]
+            return loss + 0.5 * self.prox * sum_tensors(squares)
+
+        def query_logits(phi: TaskParams) -> Tensor:
+            return query_forward(forward, phi, shared, batch, norm, query_keys)
+
+        def outer_loss(phi: TaskParams) -> Tensor:
+            return task_cross_entropy(query_logits(phi), batch.query_y, batch.classes)
+
+        bilevel = Bilevel(self.outer, self._start(batch.tasks), inner_loss, outer_loss)
+        return BoundTasks(bilevel, query_logits, pullback=lambda gradient: gradient)
+
+    def _start(self, tasks: int) -> TaskParams:
+        """θ for every task, ``[T, ...]``, as views that pass gradients on."""
+        return {n: self.outer[n].expand(tasks, *self.outer[n].shape) for n in self.adapted}
+
+    def _shared(self) -> dict[str, Tensor]:
+        names = dict(self.network.named_parameters())
+        return {n: p for n, p in self.outer.items() if n in names and n not in self.adapted}
