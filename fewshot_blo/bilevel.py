@@ -38,8 +38,8 @@ class Bilevel:
         outer_loss: F, ``TaskParams -> [T]``.
 
     Raises:
-        ConfigurationError: if an outer variable is no leaf, or the inner parameters disagree
-            about the number of tasks.
+        ConfigurationError: if an outer variable is no leaf, there are no outer or no inner
+            variables, or the inner parameters disagree about the number of tasks.
     """
 
     outer: Params
@@ -54,6 +54,8 @@ class Bilevel:
                     f"outer variable '{name}' is not a leaf that requires a gradient: "
                     "pass tensor.detach().requires_grad_()"
                 )
+        if not self.outer:
+            raise ConfigurationError("outer is empty: there is no variable to learn")
         sizes = {name: p.shape[0] if p.ndim else None for name, p in self.inner_init.items()}
         if not sizes:
             raise ConfigurationError("inner_init is empty: at least one inner parameter is needed")
@@ -78,6 +80,9 @@ class OuterStep:
         inner_gradient: of G at ``inner``, ``[T, ...]``; empty where the strategy has no use for it.
         residual: squared norm of the gradient that the strategy drives to zero over the inner
             parameters, ``[T]``; NaN where the strategy has none.
+
+    Raises:
+        ConfigurationError: if a loss is not one number a task.
     """
 
     gradient: Params
@@ -86,6 +91,15 @@ class OuterStep:
     inner_loss: Tensor
     inner_gradient: TaskParams
     residual: Tensor
+
+    def __post_init__(self) -> None:
+        tasks = next(iter(self.inner.values())).shape[0]
+        for name, losses in (("outer_loss", self.outer_loss), ("inner_loss", self.inner_loss)):
+            if losses.shape != (tasks,):
+                raise ConfigurationError(
+                    f"{name} has shape {list(losses.shape)}: it must return one loss a task, "
+                    f"[{tasks}]"
+                )
 
     @property
     def tasks(self) -> int:
@@ -142,7 +156,7 @@ def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
 
 def task_dot(a: TaskParams, b: TaskParams) -> Tensor:
     """Inner product of each task's parameters, ``[T]``."""
-    return sum_tensors([(a[name] * b[name]).flatten(1).sum(1) for name in a])
+    return sum_tensors([(a[name] * b[name]).reshape(len(a[name]), -1).sum(1) for name in a])
 
 
 def _concatenate(parts: Sequence[TaskParams]) -> TaskParams:

@@ -57,7 +57,8 @@ class ConjugateGradient:
                 break
             product = _damped(matvec, direction, self.damping)
             curvature = task_dot(direction, product)
-            moving = (squared > target) & (curvature > 0)
+            # Negated comparisons: a NaN moves on into q, where it is noticed.
+            moving = ~(squared <= target) & ~(curvature <= 0)
             length = torch.where(moving, squared / torch.where(moving, curvature, 1), 0)
             q = _add(q, length, direction)
             residual = _add(residual, -length, product)

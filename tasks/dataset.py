@@ -39,6 +39,10 @@ class ClassDataset:
                 f"{self.images.shape[0]} images have labels of shape {list(self.labels.shape)}: "
                 "one label an image is needed"
             )
+        if self.labels.dtype != torch.int64:
+            raise DataError(f"labels are {self.labels.dtype}; they must be int64")
+        if (self.labels < 0).any():
+            raise DataError(f"the smallest label is {int(self.labels.min())}: labels count from 0")
         if len(set(self.class_names)) != len(self.class_names):
             twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
             raise DataError(f"class names must be unique; these are not: {twice[:5]}")

@@ -42,7 +42,8 @@ class EpisodicSampler:
         dtype: of the images, which are scaled to [0, 1].
 
     Raises:
-        DataError: if a size is not positive, or the data set has too few classes or images.
+        DataError: if a size is not positive, the seed is negative, ``dtype`` is not floating, or
+            the data set has too few classes or images.
     """
 
     def __init__(
@@ -63,7 +64,13 @@ class EpisodicSampler:
             _range("shot", shot),
             _range("query", query),
         )
-        self.tasks = _range("tasks", tasks)[0]
+        if tasks < 1:
+            raise DataError(f"tasks is {tasks}: it must be a positive integer")
+        if seed < 0:
+            raise DataError(f"seed is {seed}: it must not be negative")
+        if not dtype.is_floating_point:
+            raise DataError(f"dtype is {dtype}: images in [0, 1] need a floating-point type")
+        self.tasks = tasks
         self.seed = seed
         self.device = torch.device(device) if device is not None else dataset.images.device
         self.dtype = dtype
@@ -83,19 +90,36 @@ class EpisodicSampler:
         name, count = self.dataset.class_names[smallest], self._counts[smallest]
         if count < need:
             raise DataError(
-                f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} queries "
-                f"need {need}: lower --shot or --query"
+                f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} "
+                f"queries need {need}: lower --shot or --query"
             )
 
-    def batch(self, index: int) -> TaskBatch:
+    def describe(self) -> str:
+        """Way, shot and queries a class, as words for a table."""
+        way, shot, query = (
+            str(low) if low == high else f"{low}..{high}"
+            for low, high in (self.way, self.shot, self.query)
+        )
+        return f"{way}-way {shot}-shot {query} queries a class"
+
+    def batch(self, index: int, embeddings: Tensor | None = None) -> TaskBatch:
         """The tasks ``index * T`` to ``index * T + T - 1``.
 
         Padded only where a range makes their sizes differ, to the upper end of the range.
+
+        Args:
+            index: counts from 0.
+            embeddings: ``[M, ...]``, floating, to be handed out in place of the M images.
+
+        Raises:
+            DataError: if the index is negative.
         """
+        if index < 0:
+            raise DataError(f"index is {index}: batches count from 0")
         tasks = [self._draw(index * self.tasks + t) for t in range(self.tasks)]
         classes, support, query = (np.stack(part) for part in zip(*tasks, strict=True))
-        support_x, support_y = self._gather(support)
-        query_x, query_y = self._gather(query)
+        support_x, support_y = self._gather(support, embeddings)
+        query_x, query_y = self._gather(query, embeddings)
         return TaskBatch(
             support_x, support_y, query_x, query_y, torch.from_numpy(classes).to(self.device)
         )
@@ -121,14 +145,14 @@ class EpisodicSampler:
         queries[:way, :query] = order[:, shot:]
         return classes, support, queries
 
-    def _gather(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _gather(self, rows: NDArray[np.int64], embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
         """Images ``[T, N*K, C, H, W]`` and labels ``[T, N*K]`` of image rows ``[T, N, K]``."""
         tasks, way, images_per_class = rows.shape
         flat = torch.from_numpy(rows.reshape(-1))
-        source = self.dataset.images
-        images = (
-            source[flat.clamp(min=0).to(source.device)].to(self.device).to(self.dtype).div_(255)
-        )
+        source = self.dataset.images if embeddings is None else embeddings
+        images = source[flat.clamp(min=0).to(source.device)].to(self.device).to(self.dtype)
+        if embeddings is None:
+            images.div_(255)
         labels = torch.arange(way).repeat_interleave(images_per_class).repeat(tasks)
         padded = flat < 0
         if padded.any():

@@ -9,6 +9,7 @@ from fewshot_blo.hypergrad.strategy import (
     EMPTY_STATE,
     State,
     add_gradients,
+    check_not_negative,
     inner_gradients,
     inner_start,
     outer_gradients,
@@ -36,6 +37,9 @@ class Implicit:
     steps: int = 16
     rule: UpdateRule = SGD()
     solve: LinearSolver = ConjugateGradient()
+
+    def __post_init__(self) -> None:
+        check_not_negative("Implicit", steps=self.steps)
 
     def init(self) -> State:
         """No state."""

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
     State,
     add_gradients,
+    check_not_negative,
     inner_gradients,
     inner_start,
     outer_gradients,
@@ -58,6 +60,16 @@ class Penalty:
     rho_growth: float = 1.1
     lam_decay: float = 0.9
     epsilon_decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_not_negative(
+            "Penalty", steps=self.steps, rho=self.rho, lam=self.lam, epsilon=self.epsilon
+        )
+        if self.rho_growth < 1 or self.lam_decay > 1 or self.epsilon_decay > 1:
+            raise ConfigurationError(
+                f"Penalty: rho_growth is {self.rho_growth} and must be at least 1, lam_decay is "
+                f"{self.lam_decay} and epsilon_decay {self.epsilon_decay} and must be at most 1"
+            )
 
     def init(self) -> State:
         """The schedules at their start."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
-from fewshot_blo.errors import StructuralZeroError
+from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ def outer_step(strategy: Strategy, problem: Bilevel, state: State) -> tuple[Oute
 
 
 EMPTY_STATE = State({}, {}, {})
+
+
+def check_not_negative(method: str, **settings: float) -> None:
+    """Raises ConfigurationError if a setting of a strategy is negative."""
+    for name, value in settings.items():
+        if value < 0:
+            raise ConfigurationError(f"{method}: {name} is {value}: it must not be negative")
 
 
 def inner_start(problem: Bilevel, state: State) -> TaskParams:

@@ -12,6 +12,7 @@ from fewshot_blo.hypergrad.strategy import (
     EMPTY_STATE,
     State,
     add_gradients,
+    check_not_negative,
     inner_start,
     outer_gradients,
 )
@@ -31,7 +32,8 @@ class Unroll:
         first_order: take the inner gradients for constants.
         truncate: differentiate the last so many steps exactly and the earlier ones to first
             order; None for all exactly.
-        recompute: store the parameters of each step only, and compute the rest again.
+        recompute: store the parameters of some ``2 sqrt(T)`` steps only, and compute the rest
+            again.
 
     Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
     truncation: Shaban et al. (arXiv 1810.10667).
@@ -44,6 +46,7 @@ class Unroll:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        check_not_negative("Unroll", steps=self.steps, truncate=self.truncate or 0)
         if self.first_order and self.truncate is not None:
             raise ConfigurationError(
                 f"first_order and truncate={self.truncate} exclude each other: "

@@ -8,9 +8,9 @@ from contextvars import ContextVar
 from typing import Literal
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from fewshot_blo.bilevel import Params, TaskLoss, TaskParams
+from fewshot_blo.kernel.recompute import run_recomputed
 from fewshot_blo.kernel.rules import RuleState, UpdateRule
 
 Derivatives = Literal["none", "first", "second"]
@@ -55,14 +55,15 @@ def adapt(
         params: initial parameters, ``[T, ...]``.
         steps: number of inner steps.
         rule: the update rule.
-        outer: outer variables, from which a rule may take learned step sizes.
+        outer: the outer variables: a rule takes learned step sizes from them, and with
+            ``recompute`` they must be all leaves that the loss depends on.
         derivatives: of the result with respect to what ``params``, ``loss`` and ``rule`` depend
             on. "none": detached. "first": inner gradients are constants (first-order MAML).
             "second": exact.
         second_order_steps: with "second", how many of the last steps are exact; those before
             are "first". None for all.
-        recompute: keep only the parameters of each step and compute the rest again in the
-            backward pass; memory then does not grow with steps beyond the trajectory.
+        recompute: keep the parameters of some ``2 sqrt(steps)`` steps only, and compute the rest
+            again in the backward pass, so that memory hardly grows with steps.
 
     Returns:
         The adapted parameters, ``[T, ...]``.
@@ -70,32 +71,30 @@ def adapt(
     exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
 
     def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:
+        create_graph = torch.is_grad_enabled() and number >= exact_from
+        current = {
+            n: p if p.requires_grad else p.detach().requires_grad_() for n, p in current.items()
+        }
         with torch.enable_grad(), _at_step(number):
             gradients = torch.autograd.grad(
                 loss(current).sum(),
                 list(current.values()),
-                create_graph=number >= exact_from,
+                create_graph=create_graph,
                 materialize_grads=True,
             )
         return rule.update(dict(zip(current, gradients, strict=True)), state, current, number)
 
-    if derivatives == "none":
-        params = {name: p.detach() for name, p in params.items()}
-    current = {
-        name: p if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()
-    }
-    state = rule.init(current, outer or {})
-    for number in range(steps):
-        if derivatives == "none":
-            with torch.no_grad():
-                current, state = step(number, current, state)
-            current = {name: p.requires_grad_() for name, p in current.items()}
-        elif recompute and number >= exact_from:
-            current, state = checkpoint(step, number, current, state, use_reentrant=False)
-        else:
+    with torch.set_grad_enabled(derivatives != "none"):
+        # A view: where the loss uses the same tensor, as in a proximal term, that is no parameter.
+        current = {name: p.view_as(p) for name, p in params.items()}
+        state = rule.init(current, outer or {})
+        last = exact_from if recompute else steps
+        for number in range(last):
             current, state = step(number, current, state)
-    if derivatives == "none":
-        return {name: p.detach() for name, p in current.items()}
+        if recompute:
+            current, state = run_recomputed(
+                step, range(exact_from, steps), (current, state), outer or {}
+            )
     return current
 
 

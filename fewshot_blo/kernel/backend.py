@@ -27,6 +27,8 @@ def measure_backend(network: nn.Module, params: TaskParams, shared: Params, x: T
     try:
         batched = _seconds(TaskForward(network, "batched"), params, shared, x)
     except (RuntimeError, ValueError, NotImplementedError) as error:
+        # Where the network fails task by task as well, that error is the one to see.
+        _second_order_pass(TaskForward(network, "loop"), params, shared, x)
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
             f"{type(network).__name__} cannot be batched over tasks, so tasks run one after "
@@ -58,6 +60,8 @@ def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params,
         output = forward(params, shared, x, keys=keys).square().mean()
         leaves = [*params.values(), *shared.values()]
         adapted = list(params.values()) or leaves
+        if not adapted:
+            return
         gradients = torch.autograd.grad(output, adapted, create_graph=bool(params))
         if params:
             total = torch.stack([g.square().sum() for g in gradients]).sum()

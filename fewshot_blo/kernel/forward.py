@@ -57,14 +57,15 @@ class TaskForward:
                 output: Tensor = functional_call(self.network, {**shared, **params}, (x,))
             return output
 
-        per_task = (params, x, rows, keys)
         if self.backend == "batched":
-            dims = tuple(None if part is None or part == {} else 0 for part in per_task)
-            output: Tensor = vmap(one, in_dims=dims)(*per_task)
+            dims = (0 if params else None, 0, *(None if p is None else 0 for p in (rows, keys)))
+            output: Tensor = vmap(one, in_dims=dims)(params, x, rows, keys)
             return output
-        return torch.stack([one(*_task(per_task, t)) for t in range(x.shape[0])])
-
-
-def _task(per_task: tuple, t: int) -> tuple:  # type: ignore[type-arg]
-    params, *tensors = per_task
-    return ({n: p[t] for n, p in params.items()}, *(None if p is None else p[t] for p in tensors))
+        # One unbind and not T selections, each of whose gradients would be T tasks large.
+        columns = {name: p.unbind(0) for name, p in params.items()}
+        outputs = []
+        for t in range(x.shape[0]):
+            task_params = {name: column[t] for name, column in columns.items()}
+            task_rows, key = (None if p is None else p[t] for p in (rows, keys))
+            outputs.append(one(task_params, x[t], task_rows, key))
+        return torch.stack(outputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
 
 
 @dataclass
@@ -107,10 +109,15 @@ class Dropout(nn.Module):
     Args:
         p: probability of zeroing an entry.
         channels: zero whole channels, as ``nn.Dropout2d`` does.
+
+    Raises:
+        ConfigurationError: if ``p`` is no probability below 1.
     """
 
     def __init__(self, p: float = 0.5, *, channels: bool = False) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigurationError(f"dropout probability is {p}: it must be in [0, 1)")
         self.p = p
         self.channels = channels
 
@@ -121,11 +128,11 @@ class Dropout(nn.Module):
         shape = x.shape[:2] + (1,) * (x.ndim - 2) if self.channels else x.shape
         context = _context.get()
         if context is None or context.key is None:
-            uniform = torch.rand(shape, dtype=x.dtype, device=x.device)
+            uniform = torch.rand(shape, device=x.device)
         else:
             key = fold(context.key, context.calls)
             context.calls += 1
-            uniform = uniform_from_key(key, shape).to(x.dtype)
+            uniform = uniform_from_key(key, shape)
         return x * (uniform >= self.p) / (1 - self.p)
 
 
@@ -159,22 +166,37 @@ def _signed(word: int) -> int:
 def for_tasks(network: nn.Module) -> nn.Module:
     """A copy of a network with its batch norm and dropout layers replaced by those above.
 
-    Weights and running statistics are carried over; parameter names stay the same.
+    Parameters and running statistics are carried over under the same names.
     """
-    return _convert(copy.deepcopy(network))
+    return _convert(copy.deepcopy(network), {})
 
 
-def _convert(module: nn.Module) -> nn.Module:
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
-        norm.load_state_dict(module.state_dict(), strict=False)
-        return norm.train(module.training)
-    if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
-        by_channel = not isinstance(module, nn.Dropout)
-        return Dropout(module.p, channels=by_channel).train(module.training)
-    for name, child in module.named_children():
-        setattr(module, name, _convert(child))
-    return module
+def _convert(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in done:
+        return done[module]
+    done[module] = module
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+        done[module] = _convert_norm(module).train(module.training)
+    elif isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        dropout = Dropout(module.p, channels=not isinstance(module, nn.Dropout))
+        done[module] = dropout.train(module.training)
+    # Not named_children, which leaves out a layer's second name.
+    for name, child in module._modules.items():
+        if child is not None:
+            setattr(module, name, _convert(child, done))
+    return done[module]
+
+
+def _convert_norm(
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm,
+) -> BatchNorm:
+    norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
+    if module.affine:
+        norm = norm.to(module.weight)
+        norm.weight, norm.bias = module.weight, module.bias
+    if module.running_mean is not None and module.running_var is not None:
+        norm.running_mean, norm.running_var = module.running_mean, module.running_var
+    return norm
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
@@ -183,12 +205,15 @@ def uses_batch_statistics(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
+def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Sets the running statistics of every batch norm to the mean over batches of its statistics.
 
     Args:
         network: changed in place.
         batches: images, ``[B, ...]`` each, of the classes that the network was trained on.
+
+    Raises:
+        ConfigurationError: if there is no batch.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
     """
@@ -212,6 +237,8 @@ def estimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    if count == 0:
+        raise ConfigurationError("there are no batches to take statistics from: pass at least one")
     for norm in norms:
         norm.running_mean.copy_(sums[norm][0] / count)
         norm.running_var.copy_(sums[norm][1] / count)

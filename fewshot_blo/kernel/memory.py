@@ -64,10 +64,11 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + int(cached)
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no line MemAvailable: set the chunk size explicitly")
+    raise OSError(f"{meminfo} does not tell the free memory: set the chunk size explicitly")
 
 
 def largest_chunk(bytes_per_task: int, tasks: int, budget: int) -> int:

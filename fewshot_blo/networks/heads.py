@@ -13,10 +13,10 @@ from fewshot_blo.bilevel import TaskParams
 
 
 class Head(Protocol):
-    """Task-stacked parameters and the logits they give."""
+    """Task-stacked parameters, ``[T, N, ...]``, and the logits they give."""
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Parameters of T tasks that are all zero, ``[T, ...]``."""
+        """Parameters of T tasks that are all zero, ``[T, N, ...]``."""
         ...
 
     def from_prototypes(self, prototypes: Tensor) -> TaskParams:
@@ -68,7 +68,7 @@ class CosineHead:
     scale: float = 10.0
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """All-zero weights; the cosine has no gradient there, so nothing can start from them."""
+        """All-zero weights; they have no direction, so nothing can start from them."""
         return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
 
     def from_prototypes(self, prototypes: Tensor) -> TaskParams:
@@ -77,8 +77,13 @@ class CosineHead:
 
     def logits(self, params: TaskParams, features: Tensor) -> Tensor:
         """Scaled cosines."""
-        weight = F.normalize(params["head.weight"], dim=-1, eps=1e-6)
-        return self.scale * (F.normalize(features, dim=-1, eps=1e-6) @ weight.transpose(1, 2))
+        weight = _normalize(params["head.weight"])
+        return self.scale * (_normalize(features) @ weight.transpose(1, 2))
+
+
+def _normalize(x: Tensor) -> Tensor:
+    """``x / |x|``, smooth at zero: ``F.normalize`` has a NaN second derivative there."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
 
 
 def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, TaskParams, sum_tensors
+from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.kernel.rules import STEP_SIZE
@@ -36,8 +36,8 @@ class Initialization:
         network: any module from images to logits; it is copied. Frozen parameters
             (``requires_grad`` false) stay as they are.
         prox: weight of the proximal term.
-        adapted: prefixes of the names of the parameters that adapt to a task; the others are
-            outer variables that all tasks share.
+        adapted: prefix or prefixes of the names of the parameters that adapt to a task; the
+            others are outer variables that all tasks share.
         step_size: where given, the step size of each adapted parameter is learned from this
             value on, for the rule ``LearnedSGD``.
         backend: of the kernel; "auto" measures at the first batch.
@@ -51,7 +51,7 @@ class Initialization:
         network: nn.Module,
         *,
         prox: float = 0.0,
-        adapted: Sequence[str] = ("",),
+        adapted: str | Sequence[str] = "",
         step_size: float | None = None,
         backend: Backend | Literal["auto"] = "auto",
     ) -> None:
@@ -63,10 +63,11 @@ class Initialization:
         self.outer: dict[str, Tensor] = {
             name: p for name, p in self.network.named_parameters() if p.requires_grad
         }
-        self.adapted = [name for name in self.outer if name.startswith(tuple(adapted))]
+        prefixes = (adapted,) if isinstance(adapted, str) else tuple(adapted)
+        self.adapted = [name for name in self.outer if name.startswith(prefixes)]
         if not self.adapted:
             raise ConfigurationError(
-                f"no trainable parameter has a name that starts with {list(adapted)}; the "
+                f"no trainable parameter has a name that starts with {prefixes}; the "
                 f"network's are {list(self.outer)[:8]}"
             )
         if step_size is not None:
@@ -100,8 +101,8 @@ class Initialization:
             loss = task_cross_entropy(logits, batch.support_y, batch.classes)
             if self.prox == 0:
                 return loss
-            squares = [(p - theta[name]).square().flatten(1).sum(1) for name, p in phi.items()]
-            return loss + 0.5 * self.prox * sum_tensors(squares)
+            distance = {name: p - theta[name] for name, p in phi.items()}
+            return loss + 0.5 * self.prox * task_dot(distance, distance)
 
         def query_logits(phi: TaskParams) -> Tensor:
             return query_forward(forward, phi, shared, batch, norm, query_keys)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, Params, TaskParams, sum_tensors
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.networks.heads import CosineHead, Head, LinearHead, class_means
@@ -24,8 +25,10 @@ from tasks import TaskBatch
 
 Start = Literal["zeros", "prototypes", "learned"]
 
+_FEATURES = "features"
 _START = "start/"
 _LOG_PROX = "log_prox"
+_FEATURES = "features"
 
 
 class SharedEncoder:
@@ -77,16 +80,21 @@ class SharedEncoder:
             )
         if start == "zeros" and isinstance(self.head, CosineHead):
             raise ConfigurationError(
-                "a cosine head has no gradient at zero weights: use start 'prototypes' or 'learned'"
+                "zero weights have no direction for a cosine head: use start 'prototypes' or "
+                "'learned'"
             )
         self._encoder = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.outer: dict[str, Tensor] = dict(self._encoder)
-        example = next(iter(self._encoder.values()), torch.zeros(()))
+        example = next(self.network.parameters(), torch.zeros(()))
         if start == "learned":
             self.outer.update(self._learned_start(example, way, features))
         if learn_prox:
-            self.outer[_LOG_PROX] = torch.full_like(example[..., 0].sum(), prox).log().detach()
-            self.outer[_LOG_PROX].requires_grad_()
+            self.outer[_LOG_PROX] = example.new_tensor(prox).log().requires_grad_()
+        if not self.outer:
+            raise ConfigurationError(
+                "no parameter of the encoder requires a gradient and there is no learned start or "
+                "prox: there is nothing to learn"
+            )
 
     def _learned_start(
         self, example: Tensor, way: int | None, features: int | None
@@ -114,36 +122,52 @@ class SharedEncoder:
             ConfigurationError: if the backend has not been chosen.
         """
         support, query = self._encode(batch, norm, keys)
-        leaves: dict[str, Tensor] = {
-            "features/support": support.detach().requires_grad_(),
-            "features/query": query.detach().requires_grad_(),
-        }
+        encoded = torch.cat([support, query], 1)
+        # One leaf, not two: for some strategies the support features alone are in neither loss.
+        leaf = encoded.detach().requires_grad_()
+        support_leaf, query_leaf = leaf.split([support.shape[1], query.shape[1]], 1)
         own = {n: p for n, p in self.outer.items() if n not in self._encoder}
-        start = self._start(batch, leaves["features/support"])
+        start = self._start(batch, support_leaf)
+        real = (batch.classes >= 0).to(leaf.dtype)
         prox: Tensor | float = own[_LOG_PROX].exp() if _LOG_PROX in own else self.prox
 
         def inner_loss(v: TaskParams) -> Tensor:
-            logits = self.head.logits(v, leaves["features/support"])
+            logits = self.head.logits(v, support_leaf)
             loss = task_cross_entropy(logits, batch.support_y, batch.classes)
-            squares = [(p - start[name]).square().flatten(1).sum(1) for name, p in v.items()]
-            return loss + 0.5 * prox * sum_tensors(squares)
+            if self.prox == 0:
+                return loss
+            distance = {
+                name: (p - start[name]) * real.reshape(*real.shape, *[1] * (p.ndim - 2))
+                for name, p in v.items()
+            }
+            return loss + 0.5 * prox * task_dot(distance, distance)
 
         def query_logits(v: TaskParams) -> Tensor:
-            return self.head.logits(v, leaves["features/query"])
+            return self.head.logits(v, query_leaf)
 
         def outer_loss(v: TaskParams) -> Tensor:
             return task_cross_entropy(query_logits(v), batch.query_y, batch.classes)
 
         def pullback(gradient: Params) -> Params:
-            cotangents = [gradient[name] for name in ("features/support", "features/query")]
+            rest = {name: gradient[name] for name in own}
+            if not self._encoder:
+                return rest
             encoder = torch.autograd.grad(
-                [support, query], list(self._encoder.values()), cotangents, materialize_grads=True
+                encoded, list(self._encoder.values()), gradient[_FEATURES], materialize_grads=True
             )
-            through = dict(zip(self._encoder, encoder, strict=True))
-            return {**through, **{name: gradient[name] for name in own}}
+            return {**dict(zip(self._encoder, encoder, strict=True)), **rest}
 
-        bilevel = Bilevel({**leaves, **own}, start, inner_loss, outer_loss)
+        bilevel = Bilevel({_FEATURES: leaf, **own}, start, inner_loss, outer_loss)
         return BoundTasks(bilevel, query_logits, pullback)
+
+    def on_features(self) -> SharedEncoder:
+        """The same heads on batches that hold this encoder's features in place of images."""
+        on_features = copy.copy(self)
+        on_features.network = nn.Identity()
+        on_features._encoder = {}
+        on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
+        on_features.backend = "loop"
+        return on_features
 
     def _encode(
         self, batch: TaskBatch, norm: NormMode, keys: Tensor | None

@@ -1,0 +1,42 @@
+# Each target does its own set-up in .venv; a repeated call finds it done.
+# TORCH names the torch to install first: for a CPU or another CUDA version, `make TORCH=... test`.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test lint peers clean
+
+train: $(VENV)/.installed
+	$(BIN)/fewshot-blo train --run runs/glyphs
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# higher and learn2learn, which parity tests and benchmarks compare with.
+peers: $(VENV)/.peers
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "python3 has no venv module: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install "$(TORCH)"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.installed scripts/install_peers.py
+	$(BIN)/python scripts/install_peers.py
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

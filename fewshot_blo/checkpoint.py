@@ -1,0 +1,150 @@
+"""Checkpoints: tensors and plain data, written whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.hypergrad import State
+from fewshot_blo.problems import FewShotProblem
+from tasks.files import atomic_write
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training needs to go on, and evaluation to repeat its figure.
+
+    Attributes:
+        step: outer steps taken.
+        config: the settings of the run, plain data.
+        outer: the problem's outer variables.
+        buffers: the network's buffers.
+        optimizer: state of the outer optimizer.
+        strategy: state of the strategy.
+        settled: what was measured at the start and must stay: backend and chunk size.
+        best: step and validation accuracy of the best checkpoint so far.
+        random_state: of PyTorch's global generators; tasks and dropout do not use them, a user's
+            own modules may.
+    """
+
+    step: int
+    config: Mapping[str, Any]
+    outer: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    strategy: State
+    settled: Mapping[str, Any]
+    best: Mapping[str, Any]
+    random_state: Mapping[str, Any]
+
+    def restore(self, problem: FewShotProblem) -> None:
+        """Puts outer variables and buffers into a problem of the same configuration.
+
+        Raises:
+            CheckpointError: if a name or shape differs.
+        """
+        _copy(problem.outer, self.outer)
+        _copy(dict(problem.network.named_buffers()), self.buffers)
+        problem.backend = self.settled["backend"]
+
+
+def random_state() -> dict[str, Any]:
+    """The state of PyTorch's global generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restores what ``random_state`` returned."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint; what was at ``path`` before stays unless the new one is complete.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    strategy = checkpoint.strategy
+    data = {
+        **{name: getattr(checkpoint, name) for name in _PLAIN},
+        "format": _FORMAT,
+        "outer": {name: p.detach() for name, p in checkpoint.outer.items()},
+        "buffers": dict(checkpoint.buffers),
+        "strategy": {
+            "scalars": dict(strategy.scalars),
+            "inner": strategy.inner,
+            "multipliers": strategy.multipliers,
+        },
+    }
+    try:
+        with atomic_write(path) as file:
+            torch.save(data, file)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: {error}; free space or choose another folder. "
+            "An earlier checkpoint of that name is intact."
+        ) from error
+
+
+_PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint without running any code that it may contain.
+
+    Raises:
+        CheckpointError: if it is missing, truncated or no checkpoint of this package.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}: check the path, or train first")
+    try:
+        data = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint of format {_FORMAT} (found {found}): "
+            "it was written by another program or version"
+        )
+    try:
+        state = data["strategy"]
+        strategy = State(state["scalars"], state["inner"], state["multipliers"])
+        random = {
+            "cpu": data["random_state"]["cpu"].cpu(),
+            "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
+        }
+        plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
+        return Checkpoint(**plain, outer=data["outer"], buffers=data["buffers"], strategy=strategy)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} lacks a part of a checkpoint: {error}") from error
+
+
+@torch.no_grad()
+def _copy(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    if targets.keys() != sources.keys():
+        different = sorted(targets.keys() ^ sources.keys())
+        raise CheckpointError(
+            f"the checkpoint is of another configuration: it and the problem differ in "
+            f"{different[:4]}; use the configuration saved beside the checkpoint"
+        )
+    for name, target in targets.items():
+        if target.shape != sources[name].shape:
+            raise CheckpointError(
+                f"the checkpoint is of another configuration: '{name}' has shape "
+                f"{list(sources[name].shape)} in it and {list(target.shape)} in the problem"
+            )
+        target.copy_(sources[name])

@@ -1,0 +1,204 @@
+"""The command line: ``fewshot-blo train | evaluate | check | data``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from fewshot_blo.allocator import keep_freed_memory
+from fewshot_blo.build import (
+    build_adaptation,
+    build_problem,
+    build_rule,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
+from fewshot_blo.check import check_kernel
+from fewshot_blo.config import Config
+from fewshot_blo.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DivergenceError,
+    StructuralZeroError,
+)
+from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.run import BEST, LAST
+from fewshot_blo.train import train
+from tasks import DataError
+from tasks.files import atomic_write
+from tasks.picture import episode_picture
+
+_USER_ERRORS = (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    DivergenceError,
+    StructuralZeroError,
+    OSError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0; 1 for an error, which is printed as one message, or a check that failed; 130 where the
+        user interrupted.
+    """
+    parsers: dict[str, tuple[ArgumentParser, Callable[[ArgumentParser, Namespace], int]]] = {
+        "train": (_train_parser(), _train),
+        "evaluate": (_evaluate_parser(), _evaluate),
+        "check": (_check_parser(), _check),
+        "data": (_data_parser(), _data),
+    }
+    parser = ArgumentParser(
+        prog="fewshot-blo", description="Few-shot learning as bilevel problems."
+    )
+    commands = parser.add_subcommands(dest="command")
+    for name, (subparser, _) in parsers.items():
+        commands.add_subcommand(name, subparser)
+    parsed = parser.parse_args(arguments)
+    keep_freed_memory()
+    subparser, command = parsers[parsed.command]
+    try:
+        return command(subparser, parsed[parsed.command])
+    except _USER_ERRORS as error:
+        print(f"fewshot-blo {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"fewshot-blo {parsed.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _config_parser(description: str) -> ArgumentParser:
+    """A parser whose options are the settings of a run."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file of settings")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def _config(parser: ArgumentParser, parsed: Namespace) -> Config:
+    built = parser.instantiate(parsed)
+    return Config(**{field.name: built[field.name] for field in fields(Config)})
+
+
+def _train_parser() -> ArgumentParser:
+    parser = _config_parser("Meta-train, validate on held-out classes, then evaluate the best.")
+    parser.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of the run")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run where it was interrupted"
+    )
+    parser.add_argument(
+        "--test_tasks", type=int, default=600, help="tasks of the evaluation at the end; 0 for none"
+    )
+    return parser
+
+
+def _train(parser: ArgumentParser, parsed: Namespace) -> int:
+    config = _config(parser, parsed)
+    splits = build_splits(config.data)
+    problem = build_problem(config, splits.train.images.shape[1:])
+    training = build_sampler(config, splits.train, training=True)
+    validation = build_sampler(config, splits.validation, training=False)
+    strategy, adaptation = build_strategy(config), build_adaptation(config)
+    if parsed.resume or not (parsed.run / LAST).exists():
+        with atomic_write(parsed.run / "config.yaml") as file:
+            file.write(yaml.safe_dump(asdict(config), sort_keys=False).encode())
+    result = train(
+        problem,
+        strategy,
+        training,
+        validation,
+        folder=parsed.run,
+        settings=config.train,
+        adaptation=adaptation,
+        config=asdict(config),
+        resume=parsed.resume,
+    )
+    if result.interrupted:
+        print(f"stopped at step {result.step}; continue with the same command and --resume")
+        return 130
+    print(f"best validation accuracy {100 * result.validation_accuracy:.2f} % in {result.best}")
+    if parsed.test_tasks:
+        request = EvaluationRequest(tasks=parsed.test_tasks, output=parsed.run / "evaluation.json")
+        evaluate_checkpoints([parsed.run / BEST], request)
+    return 0
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Accuracy with 95 % intervals in every norm mode; several checkpoints are "
+        "compared on the same tasks."
+    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="files written by train")
+    parser.add_class_arguments(EvaluationRequest)
+    return parser
+
+
+def _evaluate(parser: ArgumentParser, parsed: Namespace) -> int:
+    built = parser.instantiate(parsed)
+    request = EvaluationRequest(**{f.name: built[f.name] for f in fields(EvaluationRequest)})
+    evaluate_checkpoints(parsed.checkpoints, request)
+    return 0
+
+
+def _check_parser() -> ArgumentParser:
+    parser = _config_parser(
+        "Compare the batched kernel with a loop over tasks, in float64, on the configured problem."
+    )
+    parser.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
+    return parser
+
+
+def _check(parser: ArgumentParser, parsed: Namespace) -> int:
+    config = replace(_config(parser, parsed), dtype="float64")
+    splits = build_splits(config.data)
+    image = splits.train.images.shape[1:]
+    config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
+    comparisons = check_kernel(
+        lambda backend: build_problem(
+            replace(config, problem=replace(config.problem, backend=backend)), image
+        ),
+        build_strategy(config),
+        build_sampler(config, splits.train, training=True).batch(0),
+        rule=build_rule(config.inner),
+        norm=config.train.norm,
+    )
+    for comparison in comparisons:
+        verdict = "agrees" if comparison.agrees else "DIFFERS"
+        print(f"{comparison.quantity:45} {comparison.difference:.1e}  {verdict}")
+    return 0 if all(comparison.agrees for comparison in comparisons) else 1
+
+
+def _data_parser() -> ArgumentParser:
+    parser = _config_parser("Load a data set, say what is in it, and draw a picture of episodes.")
+    parser.add_argument("--picture", type=Path, help="PNG file to write a few episodes to")
+    return parser
+
+
+def _data(parser: ArgumentParser, parsed: Namespace) -> int:
+    config = _config(parser, parsed)
+    splits = build_splits(config.data)
+    for name, dataset in splits:
+        counts, shape = dataset.counts, "x".join(map(str, dataset.images.shape[1:]))
+        print(
+            f"{name:11} {len(dataset.class_names):5} classes, {len(dataset):7} images of {shape}, "
+            f"{int(counts.min())} to {int(counts.max())} a class"
+        )
+    if parsed.picture:
+        sampler = build_sampler(config, splits.train, training=True)
+        names = splits.train.class_names
+        episode_picture(sampler.batch(0), parsed.picture, class_names=names)
+        print(f"episodes drawn in {parsed.picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The settings of a run: one frozen tree that is the source of defaults, help and validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fewshot_blo.kernel import Backend
+from fewshot_blo.networks import Norm
+from fewshot_blo.problems.shared_encoder import Start
+from fewshot_blo.run import TrainSettings
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images.
+
+    Attributes:
+        name: data set; glyphs needs no files.
+        root: folder of the data set's files.
+        split: how Omniglot's characters are divided: vinyals (1028/172/423) or background.
+        rotations: turn Omniglot's characters by 90, 180 and 270 degrees into further classes.
+        size: height and width of the images; 0 for the data set's usual size.
+        seed: of the division of a folder's classes into splits.
+        download: fetch Omniglot or CIFAR-100 where their files are missing.
+    """
+
+    name: Literal[
+        "glyphs", "omniglot", "miniimagenet", "tieredimagenet", "cifarfs", "fc100", "folder"
+    ] = "glyphs"
+    root: str = ""
+    split: Literal["vinyals", "background"] = "vinyals"
+    rotations: bool = True
+    size: int = 0
+    seed: int = 0
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """Which tasks.
+
+    Attributes:
+        way: N, classes a task; or an inclusive range [low, high].
+        shot: K, support images a class; or a range.
+        query: Q, query images a class in training; or a range.
+        validation_query: Q in validation.
+        tasks: T, tasks a batch.
+        seed: of the training tasks; validation tasks take the next seed.
+    """
+
+    way: int | tuple[int, int] = 5
+    shot: int | tuple[int, int] = 1
+    query: int | tuple[int, int] = 5
+    validation_query: int = 15
+    tasks: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProblemSettings:
+    """What is learned.
+
+    Attributes:
+        name: shared_encoder learns features for a head; initialization learns where the network
+            starts to adapt.
+        network: conv4, or "module:function" for a function without arguments that returns a
+            module from images to features.
+        hidden: filters of each block of conv4.
+        norm: normalisation layers of conv4.
+        prox: weight of the proximal term of the inner problem.
+        learn_prox: learn that weight (shared_encoder).
+        head: of a shared encoder.
+        start: where a shared encoder's heads start.
+        adapt: which parameters of an initialization adapt: all, the head (ANIL), the body (BOIL).
+        backend: of the kernel; auto measures which is faster.
+    """
+
+    name: Literal["shared_encoder", "initialization"] = "shared_encoder"
+    network: str = "conv4"
+    hidden: int = 64
+    norm: Norm = "batch"
+    prox: float = 0.1
+    learn_prox: bool = False
+    head: Literal["linear", "cosine"] = "linear"
+    start: Start = "prototypes"
+    adapt: Literal["all", "head", "body"] = "all"
+    backend: Backend | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """Inner steps.
+
+    Attributes:
+        steps: number of inner steps.
+        rule: update rule; learned is sgd with a step size learned for each parameter.
+        step_size: of the rule; for learned ones where they start.
+    """
+
+    steps: int = 5
+    rule: Literal["sgd", "momentum", "adam", "learned"] = "sgd"
+    step_size: float = 0.1
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """How the hypergradient is computed.
+
+    Attributes:
+        name: unroll differentiates through the inner steps, implicit at their end, penalty
+            replaces the inner problem by a penalty.
+        first_order: unroll: take inner gradients for constants.
+        truncate: unroll: exact derivatives of the last so many steps; -1 for all.
+        recompute: unroll: compute activations again instead of storing them.
+        solver: implicit: conjugate gradients, Neumann series, or one step.
+        solver_steps: implicit: steps of the linear solver.
+        damping: implicit: added to the Hessian.
+        rho: penalty: weight of the squared inner gradient at the start.
+        lam: penalty: weight of the inner loss in the inner objective at the start.
+        epsilon: penalty: tolerance at which the schedules advance, at the start.
+        multiplier: penalty: initial Lagrange multipliers.
+    """
+
+    name: Literal["unroll", "implicit", "penalty"] = "unroll"
+    first_order: bool = False
+    truncate: int = -1
+    recompute: bool = False
+    solver: Literal["cg", "neumann", "one_step"] = "cg"
+    solver_steps: int = 5
+    damping: float = 0.0
+    rho: float = 1e-2
+    lam: float = 1e-2
+    epsilon: float = 1e-2
+    multiplier: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run.
+
+    Attributes:
+        data: which images.
+        episodes: which tasks.
+        problem: what is learned.
+        strategy: how the hypergradient is computed.
+        inner: inner steps in training.
+        adaptation: inner steps in validation and evaluation.
+        train: the outer loop.
+        device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
+        dtype: of images and parameters.
+        seed: of the network's initial weights.
+    """
+
+    data: DataSettings = DataSettings()
+    episodes: EpisodeSettings = EpisodeSettings()
+    problem: ProblemSettings = ProblemSettings()
+    strategy: StrategySettings = StrategySettings()
+    inner: RuleSettings = RuleSettings()
+    adaptation: RuleSettings = RuleSettings(steps=10)
+    train: TrainSettings = TrainSettings()
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0

@@ -1,0 +1,201 @@
+"""Few-shot accuracy under a stated protocol, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel.layers import uses_batch_statistics
+from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
+from fewshot_blo.problems.few_shot import mask_classes
+from tasks import ClassDataset, EpisodicSampler, TaskBatch
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a task is solved at test time: steps of a rule on the inner loss of its support set."""
+
+    steps: int = 10
+    rule: UpdateRule = SGD(0.1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on a number of tasks, and the protocol it was measured under.
+
+    Attributes:
+        norm: norm mode.
+        protocol: way, shot, queries a class, steps, seed, as words for a table.
+        accuracy: of each task, ``[tasks]``, in [0, 1].
+        class_names: the classes that were drawn.
+        class_accuracy: accuracy over all queries of each of them.
+    """
+
+    norm: NormMode
+    protocol: str
+    accuracy: Tensor
+    class_names: Sequence[str] = field(repr=False)
+    class_accuracy: Tensor = field(repr=False)
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over tasks."""
+        return float(self.accuracy.mean())
+
+    @property
+    def interval(self) -> float:
+        """Half width of the 95 % interval of the mean, ``1.96 s / sqrt(tasks)``."""
+        return half_width(self.accuracy)
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} % "
+            f"({self.norm}, {len(self.accuracy)} tasks, {self.protocol})"
+        )
+
+
+def half_width(values: Tensor) -> float:
+    """Half width of the 95 % interval of a mean, ``1.96 s / sqrt(n)``; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return 1.96 * float(values.double().std()) / math.sqrt(len(values))
+
+
+def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval of ``b - a``, task by task.
+
+    Raises:
+        ConfigurationError: if the two were not measured on the same tasks.
+    """
+    if len(a.accuracy) != len(b.accuracy) or a.protocol != b.protocol:
+        raise ConfigurationError(
+            f"a paired interval needs the same tasks; they are {len(a.accuracy)} of "
+            f"{a.protocol} and {len(b.accuracy)} of {b.protocol}"
+        )
+    difference = b.accuracy.double() - a.accuracy.double()
+    return float(difference.mean()), half_width(difference)
+
+
+def evaluate(
+    problem: FewShotProblem,
+    sampler: EpisodicSampler,
+    *,
+    tasks: int = 600,
+    norm: NormMode = "transductive",
+    adaptation: Adaptation | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Adapts to each task's support set and classifies its query set.
+
+    The tasks are the sampler's first ``tasks`` ones, so two models evaluated with samplers of one
+    seed see the same tasks. With running statistics, or a network that treats every image by
+    itself, a shared encoder embeds the split once and the tasks are drawn from the embeddings.
+
+    Args:
+        problem: the trained problem.
+        sampler: draws the test tasks; its batch size is how many are adapted at a time.
+        tasks: number of tasks.
+        norm: where batch norms take their statistics from.
+        adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigurationError: if the number of tasks is not positive, or the norm mode does not fit.
+    """
+    if tasks < 1:
+        raise ConfigurationError(f"evaluation over {tasks} tasks: use at least 1")
+    if norm == "running" and not isinstance(problem, SharedEncoder):
+        raise ConfigurationError(
+            "running statistics belong to a shared encoder; here each task adapts its own network: "
+            "use norm 'support' or 'transductive'"
+        )
+    adaptation = adaptation or Adaptation()
+    accuracies = []
+    classes = len(sampler.dataset.class_names)
+    right, seen = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+    was_training = problem.network.training
+    problem.network.eval()
+    try:
+        problem, batches = _batches(problem, sampler, norm, tasks)
+        for batch in tqdm(
+            batches,
+            total=-(-tasks // sampler.tasks),
+            disable=not progress,
+            desc=f"evaluating ({norm})",
+            unit="batch",
+        ):
+            correct = _correct(problem, batch, norm, adaptation)
+            real = batch.query_y >= 0
+            accuracies.append(((correct & real).sum(1) / real.sum(1)).cpu())
+            drawn = batch.classes.gather(1, batch.query_y.clamp(min=0))[real].cpu()
+            seen += torch.bincount(drawn, minlength=classes)
+            right += torch.bincount(drawn[correct[real].cpu()], minlength=classes)
+    finally:
+        problem.network.train(was_training)
+    drawn_classes = seen.nonzero().flatten()
+    names = [sampler.dataset.class_names[c] for c in drawn_classes.tolist()]
+    per_class = right[drawn_classes] / seen[drawn_classes]
+    protocol = f"{sampler.describe()}, {adaptation.steps} inner steps, seed {sampler.seed}"
+    return Evaluation(norm, protocol, torch.cat(accuracies), names, per_class)
+
+
+@torch.no_grad()
+def _correct(
+    problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
+) -> Tensor:
+    """Which queries are classified correctly, ``[T, N*Q]``."""
+    bound = problem.bind(batch, norm)
+    inner = adapt(
+        bound.bilevel.inner_loss,
+        bound.bilevel.inner_init,
+        steps=adaptation.steps,
+        rule=adaptation.rule,
+        outer=bound.bilevel.outer,
+    )
+    logits = mask_classes(bound.query_logits(inner), batch.classes)
+    return logits.argmax(-1) == batch.query_y
+
+
+def _batches(
+    problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, tasks: int
+) -> tuple[FewShotProblem, Iterator[TaskBatch]]:
+    """The problem and its batches: of images, or of embeddings where that is the same."""
+    embeddings: Tensor | None = None
+    each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
+    if isinstance(problem, SharedEncoder) and each_image_alone:
+        embeddings = embed(problem.network, sampler.dataset, sampler.dtype)
+        problem = problem.on_features()
+    else:
+        problem.prepare(sampler.batch(0))
+    return problem, _generate(sampler, tasks, embeddings)
+
+
+def _generate(
+    sampler: EpisodicSampler, tasks: int, embeddings: Tensor | None
+) -> Iterator[TaskBatch]:
+    for index in range(-(-tasks // sampler.tasks)):
+        yield sampler.batch(index, embeddings)[: tasks - index * sampler.tasks]
+
+
+@torch.no_grad()
+def embed(network: nn.Module, dataset: ClassDataset, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features ``[M, D]`` of every image, batch norms using their running statistics."""
+    device = next((p.device for p in network.parameters()), dataset.images.device)
+    was_training = network.training
+    network.eval()
+    try:
+        return torch.cat(
+            [
+                network(part.to(device).to(dtype).div_(255))
+                for part in torch.split(dataset.images, 256)
+            ]
+        )
+    finally:
+        network.train(was_training)

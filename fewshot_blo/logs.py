@@ -1,0 +1,105 @@
+"""What a training run leaves to follow it by: JSON lines, TensorBoard events and curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from tasks.files import atomic_write
+
+LOG = "log.jsonl"
+CURVES = "curves.png"
+
+
+class RunLog:
+    """Records of one run, in its folder.
+
+    A record is a mapping with a ``step``. Records after ``step`` of an earlier attempt are
+    dropped, so that a resumed run's log reads as if it had never stopped.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        self.path = folder / LOG
+        self.records = [record for record in read_log(self.path) if record["step"] <= step]
+        with atomic_write(self.path) as file:
+            for record in self.records:
+                file.write(_line(record))
+        self._file = self.path.open("ab")
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a record; numbers go to TensorBoard too."""
+        self.records.append(dict(record))
+        self._file.write(_line(record))
+        self._file.flush()
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Closes the files and draws the curves."""
+        self._file.close()
+        self._tensorboard.close()
+        draw_curves(self.records, self.path.parent / CURVES)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Loss and accuracy against outer steps, training beside validation, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
+    _plot(loss, records, "loss/inner", "support loss (G)", "tab:orange")
+    _plot(accuracy, records, "accuracy/train", "training tasks", "tab:blue")
+    _plot(accuracy, records, "accuracy/validation", "validation tasks", "tab:red", marker="o")
+    loss.set(xlabel="outer step", ylabel="loss", title="Loss")
+    accuracy.set(xlabel="outer step", ylabel="accuracy", title="Accuracy", ylim=(None, 1.01))
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _plot(
+    axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, marker: str = ""
+) -> None:
+    """One curve; a noisy one is drawn faint, with its running mean on top."""
+    points = [(r["step"], r[name]) for r in records if name in r]
+    if not points:
+        return
+    steps, values = zip(*points, strict=True)
+    if marker:
+        axes.plot(steps, values, color=colour, marker=marker, label=label)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25)
+    smooth, mean = [], values[0]
+    for value in values:
+        mean = 0.9 * mean + 0.1 * value
+        smooth.append(mean)
+    axes.plot(steps, smooth, color=colour, label=label)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

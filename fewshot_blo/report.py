@@ -1,0 +1,171 @@
+"""Evaluating checkpoints: the table a person reads and the file a program reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from fewshot_blo import checkpoint as checkpoints
+from fewshot_blo.build import build_adaptation, build_problem, build_sampler, build_splits
+from fewshot_blo.config import Config
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
+from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.problems.few_shot import norm_modes
+from tasks import Splits
+from tasks.files import atomic_write
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure.
+
+    Attributes:
+        tasks: number of tasks.
+        way: N; 0 for the training way.
+        shot: K; 0 for the training shot.
+        query: Q.
+        split: classes to draw from.
+        seed: of the tasks.
+        steps: inner steps; -1 for those of the run's validation.
+        root: folder of the data set, where it is not the one of the run.
+        device: where to run; empty for the run's.
+        output: JSON file for all figures, per-class accuracy included.
+    """
+
+    tasks: int = 600
+    way: int = 0
+    shot: int = 0
+    query: int = 15
+    split: Literal["train", "validation", "test"] = "test"
+    seed: int = 1000
+    steps: int = -1
+    root: str = ""
+    device: str = ""
+    output: Path | None = None
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path], request: EvaluationRequest
+) -> dict[str, list[Evaluation]]:
+    """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
+
+    Returns:
+        The evaluations of each checkpoint, by path.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read.
+        ConfigurationError: if the checkpoints are of different data sets.
+    """
+    loaded: tuple[object, Splits] | None = None
+    results: dict[str, list[Evaluation]] = {}
+    for path in paths:
+        config = _config(path, request)
+        if loaded is None:
+            loaded = config.data, build_splits(config.data)
+        elif loaded[0] != config.data:
+            raise ConfigurationError(
+                f"{path} is of data {config.data} and {paths[0]} of {loaded[0]}: only checkpoints "
+                "of one data set are compared on the same tasks"
+            )
+        results[str(path)] = _evaluate(path, config, loaded[1], request)
+    _print_tables(results)
+    if request.output is not None:
+        with atomic_write(request.output) as file:
+            file.write(json.dumps(_plain(results), indent=1).encode())
+    return results
+
+
+def _config(path: Path, request: EvaluationRequest) -> Config:
+    """The run's settings with what the request changes."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    saved = checkpoints.load(path).config
+    if not saved:
+        raise CheckpointError(
+            f"{path} was saved without a configuration (train(..., config=None)): build the "
+            "problem yourself, load the checkpoint, restore it and call evaluate"
+        )
+    built = parser.instantiate(parser.parse_object(dict(saved)))
+    config = Config(**{name: built[name] for name in saved})
+    episodes, data, adaptation = config.episodes, config.data, config.adaptation
+    return replace(
+        config,
+        data=replace(data, root=request.root or data.root),
+        episodes=replace(
+            episodes,
+            way=request.way or episodes.way,
+            shot=request.shot or episodes.shot,
+            validation_query=request.query,
+            seed=request.seed - 1,
+        ),
+        adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
+        device=request.device or config.device,
+    )
+
+
+def _evaluate(
+    path: Path, config: Config, splits: Splits, request: EvaluationRequest
+) -> list[Evaluation]:
+    dataset = getattr(splits, request.split)
+    problem = build_problem(config, dataset.images.shape[1:])
+    device = next(iter(problem.outer.values())).device
+    checkpoints.load(path, device).restore(problem)
+    sampler = build_sampler(config, dataset, training=False)
+    return [
+        evaluate(
+            problem,
+            sampler,
+            tasks=request.tasks,
+            norm=norm,
+            adaptation=build_adaptation(config),
+            progress=True,
+        )
+        for norm in norm_modes(problem, running=isinstance(problem, SharedEncoder))
+    ]
+
+
+def _print_tables(results: dict[str, list[Evaluation]]) -> None:
+    first = next(iter(results))
+    for path, evaluations in results.items():
+        print(path)
+        for evaluation, reference in zip(evaluations, results[first], strict=False):
+            print(f"  {evaluation}")
+            if path != first and evaluation.norm == reference.norm:
+                mean, half = paired_difference(reference, evaluation)
+                print(f"    {100 * mean:+.2f} ± {100 * half:.2f} against {first}, same tasks")
+        hardest = _hardest_classes(evaluations[0])
+        print(f"  hardest classes ({evaluations[0].norm}): {hardest}")
+
+
+def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
+    order = evaluation.class_accuracy.argsort()[:count].tolist()
+    return ", ".join(
+        f"{evaluation.class_names[c]} {100 * float(evaluation.class_accuracy[c]):.0f} %"
+        for c in order
+    )
+
+
+def _plain(results: dict[str, list[Evaluation]]) -> dict[str, list[dict[str, object]]]:
+    return {
+        path: [
+            {
+                "norm": evaluation.norm,
+                "protocol": evaluation.protocol,
+                "tasks": len(evaluation.accuracy),
+                "mean": evaluation.mean,
+                "interval_95": evaluation.interval,
+                "task_accuracy": evaluation.accuracy.tolist(),
+                "class_accuracy": dict(
+                    zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)
+                ),
+            }
+            for evaluation in evaluations
+        ]
+        for path, evaluations in results.items()
+    }

@@ -1,0 +1,216 @@
+"""The outer loop: tasks in, checkpoints out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fewshot_blo import checkpoint as checkpoints
+from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.chunks import measure_chunk
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.evaluate import Adaptation, evaluate
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.interrupts import interrupts
+from fewshot_blo.kernel import estimate_statistics
+from fewshot_blo.kernel.layers import uses_batch_statistics
+from fewshot_blo.logs import RunLog
+from fewshot_blo.problems import FewShotProblem, SharedEncoder
+from fewshot_blo.problems.few_shot import task_accuracy
+from fewshot_blo.run import BEST, LAST, Run, TrainSettings
+from tasks import ClassDataset, EpisodicSampler, TaskBatch, TaskSource
+
+_STATISTICS_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended.
+
+    Attributes:
+        best: path of the checkpoint with the highest validation accuracy.
+        step: outer steps taken.
+        validation_accuracy: of the best checkpoint.
+        interrupted: whether the run was stopped before its last step, and can be resumed.
+    """
+
+    best: Path
+    step: int
+    validation_accuracy: float
+    interrupted: bool
+
+
+def train(
+    problem: FewShotProblem,
+    strategy: Strategy,
+    tasks: TaskSource,
+    validation: EpisodicSampler,
+    *,
+    folder: Path | str,
+    settings: TrainSettings = TrainSettings(),
+    adaptation: Adaptation = Adaptation(),
+    config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Trains the outer variables of a problem in place and leaves them at their best.
+
+    Writes ``last.pt``, ``best.pt`` (highest validation accuracy), a log and curves into
+    ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns. A resumed
+    run continues bit for bit on the same device.
+
+    Args:
+        problem: what to train.
+        strategy: how to compute hypergradients.
+        tasks: training tasks; batch i feeds outer step i.
+        validation: tasks from held-out classes.
+        folder: of the run.
+        settings: of the outer loop.
+        adaptation: how tasks are solved in validation.
+        config: plain data saved in the checkpoints, from which the problem can be built again.
+        resume: continue from ``last.pt``.
+        progress: show a progress bar.
+
+    Raises:
+        CheckpointError: if the folder holds another run, or there is nothing to resume.
+        DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
+    """
+    folder = Path(folder)
+    run = Run(problem, strategy, settings, folder, dict(config or {}))
+    first_batch = tasks.batch(0)
+    if resume:
+        run.resume()
+    elif (folder / LAST).exists():
+        raise CheckpointError(
+            f"{folder} already holds a run: resume it (--resume), or choose another folder"
+        )
+    else:
+        problem.prepare(first_batch)
+        run.chunk = settings.chunk or measure_chunk(
+            problem, strategy, first_batch, norm=settings.norm, host_limit=settings.memory
+        )
+    log = RunLog(folder, step=run.step)
+    bar = tqdm(
+        total=settings.steps, initial=run.step, disable=not progress, desc="training", unit="step"
+    )
+    problem.network.train()
+    clock = _Clock()
+    with interrupts() as stop, bar:
+        try:
+            while run.step < settings.steps and not stop.is_set():
+                batch = tasks.batch(run.step)
+                step = run.update(batch)
+                clock.count(batch.tasks)
+                bar.update()
+                if run.step % settings.log_every == 0 or run.step == settings.steps:
+                    record = _record(run, batch, step, clock)
+                    log.write(record)
+                    bar.set_postfix_str(_words(record))
+                if run.step % settings.validate_every == 0 or run.step == settings.steps:
+                    _validate(run, tasks, validation, adaptation, log)
+            run.save(LAST)
+        finally:
+            log.close()
+    interrupted = run.step < settings.steps
+    if not interrupted:
+        checkpoints.load(folder / BEST).restore(problem)
+    return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+
+
+def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[str, Any]:
+    """What the log keeps of the last step."""
+    squared = [g.square().sum() for g in step.gradient.values()]
+    return {
+        "step": run.step,
+        "loss/outer": float(step.outer_loss.mean()),
+        "loss/inner": float(step.inner_loss.mean()),
+        "accuracy/train": _training_accuracy(run, batch, step),
+        "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
+        "learning_rate": run.settings.learning_rate_at(run.step - 1),
+        "tasks_per_second": clock.rate(),
+        **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
+    }
+
+
+@torch.no_grad()
+def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
+    """Query accuracy of the inner parameters that the step reached, on its first chunk."""
+    part = batch[: run.chunk]
+    inner = {name: p[: part.tasks] for name, p in step.inner.items()}
+    logits = run.problem.bind(part, run.settings.norm).query_logits(inner)
+    return float(task_accuracy(logits, part.query_y, part.classes).mean())
+
+
+def _validate(
+    run: Run,
+    tasks: TaskSource,
+    validation: EpisodicSampler,
+    adaptation: Adaptation,
+    log: RunLog,
+) -> None:
+    """Measures accuracy on held-out classes and keeps the best checkpoint."""
+    if isinstance(tasks, EpisodicSampler) and isinstance(run.problem, SharedEncoder):
+        update_statistics(run.problem, tasks.dataset, tasks.dtype)
+    result = evaluate(
+        run.problem,
+        validation,
+        tasks=run.settings.validation_tasks,
+        norm=run.settings.norm,
+        adaptation=adaptation,
+    )
+    log.write(
+        {
+            "step": run.step,
+            "accuracy/validation": result.mean,
+            "accuracy/validation_interval": result.interval,
+        }
+    )
+    if result.mean > run.best["accuracy"]:
+        run.best = {"step": run.step, "accuracy": result.mean}
+        run.save(BEST)
+    run.save(LAST)
+    tqdm.write(f"step {run.step}: validation {result}")
+
+
+def update_statistics(
+    problem: SharedEncoder, dataset: ClassDataset, dtype: torch.dtype = torch.float32
+) -> None:
+    """Estimates an encoder's running statistics from images spread over a data set's classes."""
+    if not uses_batch_statistics(problem.network):
+        return
+    count = min(_STATISTICS_IMAGES, len(dataset))
+    rows = torch.linspace(0, len(dataset) - 1, count).long()
+    # Consecutive images are of one class: shuffle, so that each batch holds many classes.
+    rows = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
+    device = next(iter(problem.outer.values())).device
+    images = dataset.images[rows.to(dataset.images.device)].to(device).to(dtype).div_(255)
+    estimate_statistics(problem.network, iter(torch.split(images, 128)))
+
+
+class _Clock:
+    """Tasks a second since it was last read."""
+
+    def __init__(self) -> None:
+        self._start, self._tasks = time.perf_counter(), 0
+
+    def count(self, tasks: int) -> None:
+        self._tasks += tasks
+
+    def rate(self) -> float:
+        now = time.perf_counter()
+        rate = self._tasks / (now - self._start)
+        self._start, self._tasks = now, 0
+        return rate
+
+
+def _words(record: Mapping[str, Any]) -> str:
+    return (
+        f"loss {record['loss/outer']:.3f}, accuracy {record['accuracy/train']:.3f}, "
+        f"{record['tasks_per_second']:.1f} tasks/s"
+    )

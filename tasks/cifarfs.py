@@ -1,0 +1,178 @@
+"""CIFAR-FS and FC100: two divisions of the 100 classes of CIFAR-100 for few-shot learning."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.dataset import ClassDataset, Splits
+from tasks.decoded import fingerprint, read_decoded, write_decoded
+from tasks.errors import DataError
+from tasks.images import open_image
+from tasks.pickles import load_dictionary
+from tasks.torchvision_import import torchvision_module
+
+IMAGES_PER_CLASS = 600
+SIDE = 32
+_GRID = "cifar100_fewshot_webp.npz"
+_ORIGINAL = "cifar-100-python"
+_ROWS, _COLUMNS = 20, 30
+_VARIANTS = ("cifarfs", "fc100")
+
+Classes = Iterator[tuple[str, NDArray[np.uint8]]]
+
+
+def load(
+    root: Path | str, *, variant: Literal["cifarfs", "fc100"] = "cifarfs", download: bool = False
+) -> Splits:
+    """Images ``[M, 3, 32, 32]``, 600 a class, of the train and test images of CIFAR-100.
+
+    ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20,
+    and no superclass in two splits (Oreshkin et al., 2018).
+
+    ``root`` holds the folder ``cifar-100-python`` that torchvision keeps, read without running
+    code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to ``c99`` one lossless
+    WebP a class, a grid of 20 x 30 images, and in ``classes`` the names. Either gives the same
+    images of each class, in another order. The first call decodes them into ``root`` (184 MB), or
+    the cache folder if ``root`` is read-only.
+
+    Args:
+        root: the folder.
+        variant: which division of the classes.
+        download: whether to fetch CIFAR-100 through torchvision if neither source is there.
+
+    Raises:
+        DataError: if ``variant`` is unknown, or the data is missing, partial or corrupt.
+    """
+    if variant not in _VARIANTS:
+        raise DataError(f"variant is '{variant}': it must be one of {', '.join(_VARIANTS)}")
+    root = Path(root)
+    dataset = _all_classes(root, download)
+    positions = {name: position for position, name in enumerate(dataset.class_names)}
+    lists = Path(__file__).with_name("splits") / variant
+    return Splits(
+        *(
+            dataset.select([positions[name] for name in _lines(lists / f"{split}.txt")])
+            for split in ("train", "val", "test")
+        )
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").split()
+
+
+def _all_classes(root: Path, download: bool) -> ClassDataset:
+    files = _source(root)
+    if not files and download:
+        _download(root)
+        files = _source(root)
+    if not files:
+        raise DataError(
+            f"CIFAR-100 is not in {root}: put {_GRID} or the folder {_ORIGINAL} there, "
+            "or use download=True"
+        )
+    key = fingerprint(root, files)
+    dataset = read_decoded(root, "cifar100", key)
+    if dataset is None:
+        classes = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
+        dataset = write_decoded(root, "cifar100", key, (3, SIDE, SIDE), _checked(classes))
+    return dataset
+
+
+def _source(root: Path) -> list[Path]:
+    """The files to read, if there are any: the grids, or train, test and meta of the original."""
+    if (root / _GRID).is_file():
+        return [root / _GRID]
+    folder = root / _ORIGINAL
+    if not folder.is_dir():
+        return []
+    files = [folder / name for name in ("train", "test", "meta")]
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file} is missing: unpack cifar-100-python.tar.gz again")
+    return files
+
+
+def _checked(classes: Classes) -> Classes:
+    """The classes as they come; an error at the first that is not of CIFAR-100, or at the end."""
+    lists = Path(__file__).with_name("splits") / _VARIANTS[0]
+    expected = {name for file in lists.glob("*.txt") for name in _lines(file)}
+    found = set()
+    for name, images in classes:
+        if name not in expected or name in found:
+            raise DataError(f"class '{name}' is foreign to CIFAR-100 or occurs twice")
+        if len(images) != IMAGES_PER_CLASS:
+            raise DataError(
+                f"class '{name}' has {len(images)} images instead of {IMAGES_PER_CLASS}: "
+                "get it again"
+            )
+        found.add(name)
+        yield name, images
+    if found != expected:
+        raise DataError(f"{len(expected - found)} classes are missing, as {min(expected - found)}")
+
+
+def _from_grids(file: Path) -> Classes:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            for position, name in enumerate(content["classes"]):
+                yield str(name), _cut(content[f"c{position:02d}"], f"c{position:02d} in {file}")
+    except DataError:
+        raise
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} is truncated or corrupt ({error}): get it again") from error
+
+
+def _cut(encoded: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """The images ``[600, 3, 32, 32]`` of one grid."""
+    image = open_image(BytesIO(encoded.tobytes()), color=True, name=name)
+    if image.size != (_COLUMNS * SIDE, _ROWS * SIDE):
+        raise DataError(f"image {name} has {image.width} x {image.height} pixels: get it again")
+    grid = np.asarray(image).reshape(_ROWS, SIDE, _COLUMNS, SIDE, 3)
+    return grid.transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
+
+
+def _from_original(train: Path, test: Path, meta: Path) -> Classes:
+    names = load_dictionary(meta, "fine_label_names")["fine_label_names"]
+    parts = [_images_and_labels(file) for file in (train, test)]
+    images = np.concatenate([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts])
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+        raise DataError(f"{meta} names {len(names)} classes, and labels reach {labels.max()}")
+    for position, name in enumerate(names):
+        text = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        yield text, images[labels == position].reshape(-1, 3, SIDE, SIDE)
+
+
+def _images_and_labels(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    content = load_dictionary(file, "data", "fine_labels")
+    images, labels = np.asarray(content["data"]), np.asarray(content["fine_labels"])
+    if images.dtype != np.uint8 or images.shape != (len(labels), 3 * SIDE * SIDE):
+        raise DataError(
+            f"{file} has data of {images.dtype} and shape {list(images.shape)} for {len(labels)} "
+            "labels: 3072 bytes an image were expected, get it again"
+        )
+    return images, labels
+
+
+def _download(root: Path) -> None:
+    """Fetches and unpacks the archive if its checksum is right; torchvision unpickles nothing."""
+    datasets = torchvision_module().datasets
+    original = datasets.CIFAR100
+    try:
+        datasets.utils.download_and_extract_archive(
+            original.url, str(root), filename=original.filename, md5=original.tgz_md5
+        )
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"the download of CIFAR-100 failed ({error}): try again, or put {original.filename} "
+            f"unpacked into {root}"
+        ) from error

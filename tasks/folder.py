@@ -1,0 +1,167 @@
+"""Any folder of images with one subfolder a class, split by class."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from csv import DictReader
+from csv import Error as CsvError
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.dataset import ClassDataset, Splits
+from tasks.errors import DataError
+from tasks.images import read_image
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+_SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
+
+
+def load(
+    root: Path | str,
+    *,
+    size: int,
+    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    seed: int = 0,
+    csv: Path | str | None = None,
+    color: bool = True,
+) -> Splits:
+    """The images of ``root/<class>/``, cropped to a square, ``[M, C, size, size]``.
+
+    Files that are hidden or have no image's suffix are passed over, and so are links that leave
+    ``root``. Class names are the folders' names, in Unicode's composed form (NFC) whatever the
+    file system keeps.
+
+    Args:
+        root: a folder with one subfolder a class.
+        size: height and width in pixels.
+        fractions: of the classes that go to train, validation and test, at least one to each.
+        seed: of the division by ``fractions``; it depends on the number of classes and on their
+            alphabetical order besides.
+        csv: a file with the columns ``class`` and ``split`` (``train``, ``validation`` or ``val``,
+            ``test``) to divide by instead; classes that it does not list are left out.
+        color: RGB or grey images.
+
+    Raises:
+        DataError: if there are fewer than 3 classes, a class has no images, an image cannot be
+            decoded, or the fractions or the file do not divide the classes in three.
+    """
+    root = Path(root)
+    if size < 1:
+        raise DataError(f"size is {size}: it must be a positive number of pixels")
+    folders = _class_folders(root)
+    if len(folders) < 3:
+        raise DataError(
+            f"{root} has {len(folders)} class subfolders: at least 3 are needed, one each for "
+            "train, validation and test"
+        )
+    names = sorted(folders)
+    parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
+    files = [{name: _images(folders[name], root) for name in part} for part in parts]
+    return Splits(*(_read(part, size, color) for part in files))
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Class folders by name."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: name one that has a subfolder for every class")
+    folders: dict[str, Path] = {}
+    for folder in _inside(root, root):
+        if folder.is_dir():
+            name = _composed(folder.name)
+            if name in folders:
+                raise DataError(
+                    f"{root} has two folders whose names read '{name}': rename one of them"
+                )
+            folders[name] = folder
+    return folders
+
+
+def _inside(folder: Path, root: Path) -> Iterator[Path]:
+    """What a folder holds, without what is hidden and without links that leave ``root``."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            continue
+        yield path
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _by_fractions(
+    names: Sequence[str], fractions: tuple[float, float, float], seed: int
+) -> list[list[str]]:
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(
+            f"fractions are {fractions}: they must be three positive numbers that sum to 1, "
+            "for train, validation and test"
+        )
+    count = len(names)
+    first = min(max(round(fractions[0] * count), 1), count - 2)
+    second = min(max(round((fractions[0] + fractions[1]) * count), first + 1), count - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    parts = np.split(order, [first, second])
+    return [[names[position] for position in sorted(part)] for part in parts]
+
+
+def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
+    chosen: dict[str, int] = {}
+    for line, name, split in _rows(file):
+        where = f"{file}, line {line}"
+        if split not in _SPLITS:
+            raise DataError(f"{where}: split is '{split}': it must be train, validation or test")
+        if name not in names:
+            raise DataError(f"{where}: class '{name}' has no folder of this name")
+        if name in chosen:
+            raise DataError(f"{where}: class '{name}' is listed for the second time")
+        chosen[name] = _SPLITS[split]
+    parts = [[name for name in names if chosen.get(name) == part] for part in range(3)]
+    for split, part in zip(("train", "validation", "test"), parts, strict=True):
+        if not part:
+            raise DataError(f"{file} has no class in {split}: every split needs at least one")
+    return parts
+
+
+def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, class and split of every row."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = DictReader(stream, skipinitialspace=True)
+            absent = {"class", "split"} - set(reader.fieldnames or ())
+            if absent:
+                raise DataError(
+                    f"{file}, line 1: column {' and '.join(sorted(absent))} is missing: the "
+                    "columns are class,split"
+                )
+            for row in reader:
+                name, split = (row[column] or "" for column in ("class", "split"))
+                yield reader.line_num, _composed(name), split.strip().lower()
+    except (OSError, UnicodeDecodeError, CsvError) as error:
+        raise DataError(f"{file} cannot be read as csv in UTF-8: {error}") from error
+
+
+def _images(folder: Path, root: Path) -> list[Path]:
+    files = sorted(
+        path for path in _inside(folder, root) if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+    if not files:
+        raise DataError(
+            f"class folder {folder} has no images ({', '.join(sorted(SUFFIXES))}): "
+            "remove it or add images to it"
+        )
+    return files
+
+
+def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:
+    counts = torch.tensor([len(paths) for paths in files.values()])
+    pixels = np.empty((int(counts.sum()), 3 if color else 1, size, size), np.uint8)
+    for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
+        row[:] = read_image(file, size=size, color=color)
+    labels = torch.arange(len(files)).repeat_interleave(counts)
+    return ClassDataset(torch.from_numpy(pixels), labels, tuple(files))

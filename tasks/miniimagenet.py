@@ -1,0 +1,152 @@
+"""miniImageNet: 100 classes of 600 images, in the splits of Ravi and Larochelle (2017)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from functools import partial as bind
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.dataset import Splits
+from tasks.errors import DataError
+from tasks.imagenet import (
+    SPLITS,
+    Encoded,
+    Published,
+    Source,
+    class_folders,
+    file_source,
+    load_splits,
+)
+from tasks.pickles import load_dictionary
+
+PUBLISHED = Published(
+    "miniImageNet", "miniimagenet", {"train": 38_400, "val": 9_600, "test": 12_000}
+)
+
+
+def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
+    """Images ``[M, 3, size, size]`` of 64, 16 and 20 classes named by WordNet ids.
+
+    ``root`` has one of these layouts:
+
+    - ``train``, ``val`` and ``test`` with one folder of images a class;
+    - ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename,label`` (Ravi and
+      Larochelle, 2017) beside ``images/<filename>`` or ``images/<label>/<filename>``;
+    - ``mini-imagenet-cache-train.pkl``, ``-val`` (or ``-validation``) and ``-test``, each a
+      dictionary of ``image_data`` (uint8, ``[M, 84, 84, 3]``) and ``class_dict`` (positions of the
+      images of each class), read without running code of the pickles.
+
+    Images are stretched to a square with Lanczos's filter. The first call decodes all of them
+    into ``root`` (1.3 GB at 84 pixels), or the cache folder if ``root`` is read-only; later calls
+    map that into memory.
+
+    Args:
+        root: the folder.
+        size: height and width in pixels.
+        partial: whether to accept missing classes and images.
+
+    Raises:
+        DataError: if files are missing or corrupt, or classes or images are not the published.
+    """
+    root = Path(root)
+    return load_splits(root, PUBLISHED, _layout(root), size=size, partial=partial)
+
+
+def _layout(root: Path) -> Callable[[str], Source]:
+    if any((root / split).is_dir() for split in SPLITS):
+        return lambda split: class_folders(root / split)
+    if any((root / f"{split}.csv").is_file() for split in SPLITS):
+        return bind(_listed_files, root)
+    if any(root.glob("mini-imagenet-cache-*.pkl")):
+        return bind(_pickled, root)
+    raise DataError(
+        f"{root} has none of the layouts of miniImageNet: folders train, val, test; or train.csv, "
+        "val.csv, test.csv and images; or mini-imagenet-cache-train.pkl, -val.pkl, -test.pkl"
+    )
+
+
+def _listed_files(root: Path, split: str) -> Source:
+    listing, folder = root / f"{split}.csv", root / "images"
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: the images that {listing} lists should be in it")
+    classes: dict[str, list[Path]] = {}
+    missing = []
+    for name, label in _rows(listing):
+        file = folder / name
+        if not file.is_file():
+            file = folder / label / name
+        if not file.is_file():
+            missing.append(name)
+        classes.setdefault(label, []).append(file)
+    if missing:
+        raise DataError(
+            f"{len(missing)} images of {listing} are not in {folder}, the first is {missing[0]}: "
+            "add them, or remove their lines"
+        )
+    return file_source({label: classes[label] for label in sorted(classes)})
+
+
+def _rows(listing: Path) -> list[tuple[str, str]]:
+    """File name and label of every line, none of which leads out of its folder."""
+    try:
+        with listing.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
+    except KeyError as error:
+        raise DataError(
+            f"{listing} has no column {error}: its columns are filename,label"
+        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{listing} cannot be read ({error}): get it again") from error
+    for row in rows:
+        for name in row:
+            if not name or name == ".." or PurePath(name).name != name:
+                raise DataError(f"{listing} has the line {row}: plain names were expected")
+    if len(set(rows)) != len(rows):
+        twice = next(row for row in sorted(rows) if rows.count(row) > 1)
+        raise DataError(f"{listing} lists {twice[0]} twice: remove one of the lines")
+    return rows
+
+
+def _pickled(root: Path, split: str) -> Source:
+    names = (split, "validation") if split == "val" else (split,)
+    files = [root / f"mini-imagenet-cache-{name}.pkl" for name in names]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise DataError(f"{files[0]} is missing: put it beside the other splits")
+    return Source([file], bind(_read_pickle, file))
+
+
+def _read_pickle(file: Path, size: int) -> Encoded:
+    content = load_dictionary(file, "image_data", "class_dict")
+    images = content["image_data"]
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
+        raise DataError(f"{file}: image_data is not a uint8 array [images, height, width, 3]")
+    if not isinstance(content["class_dict"], dict):
+        raise DataError(f"{file}: class_dict is not a dictionary of positions by class")
+    classes = {}
+    for key, positions in content["class_dict"].items():
+        name = key.decode("latin1") if isinstance(key, bytes) else str(key)
+        classes[name] = np.asarray(positions)
+        if classes[name].dtype.kind not in "iu" or classes[name].ndim != 1:
+            raise DataError(f"{file}: class {name} does not have a list of one or more positions")
+    every = np.concatenate(list(classes.values())) if classes else np.empty(0, np.int64)
+    if len(np.unique(every)) != len(every) or ((every < 0) | (every >= len(images))).any():
+        raise DataError(
+            f"{file}: class_dict has positions that occur twice or lie outside the "
+            f"{len(images)} images: get it again"
+        )
+    ordered = {name: classes[name].tolist() for name in sorted(classes)}
+    return Encoded(ordered, lambda position: _resized(images[position], size))
+
+
+def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """``[H, W, 3]`` as ``[3, size, size]``."""
+    if pixels.shape[:2] != (size, size):
+        image = Image.fromarray(np.asarray(pixels))
+        pixels = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    return pixels.transpose(2, 0, 1)

@@ -1,0 +1,273 @@
+"""Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al., 2015)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.dataset import ClassDataset, Splits
+from tasks.errors import DataError
+from tasks.files import atomic_write, cache_folder
+from tasks.images import open_image
+from tasks.torchvision_import import torchvision_module
+
+GROUPS = ("images_background", "images_evaluation")
+IMAGES_PER_CHARACTER = 20
+SIDE = 105
+SPLITS_FOLDER = Path(__file__).with_name("splits")
+_CACHE_FORMAT = 1
+_ADDRESS = "https://github.com/brendenlake/omniglot/tree/master/python"
+
+
+def load(
+    root: Path | str,
+    *,
+    split: str = "vinyals",
+    rotations: bool = True,
+    size: int = 28,
+    download: bool = False,
+) -> Splits:
+    """Characters as classes, ink 255 on 0, images ``[M, 1, size, size]``.
+
+    Images are resized as grey images with Lanczos's filter, as in learn2learn's Omniglot
+    benchmark. (MAML's script asks for the same filter but resizes 1-bit images, for which Pillow
+    takes the nearest pixel.) The first call decodes 32,460 images and keeps the result in
+    ``root``, or in the cache folder if ``root`` is read-only; later calls read that.
+
+    Args:
+        root: the folder with ``images_background`` and ``images_evaluation``, as zip archives or
+            unpacked, directly in it or one folder below (torchvision's ``omniglot-py``).
+        split: ``vinyals``: 1028, 172 and 423 characters of any alphabet (Vinyals et al., 2016,
+            in the lists of Snell et al., 2017); ``background``: whole alphabets, the 25 larger
+            background alphabets, the 5 smallest and the 20 evaluation alphabets, that is 883, 81
+            and 659 characters (Meta-Dataset, Triantafillou et al., 2020).
+        rotations: whether each character counts as four classes, turned by quarters of a circle;
+            all four are in the split of the character.
+        size: height and width in pixels.
+        download: whether to fetch what is not there, through torchvision.
+
+    Raises:
+        DataError: if ``split`` is unknown, or the data is missing, partial or corrupt.
+    """
+    if split not in ("vinyals", "background"):
+        raise DataError(f"split is '{split}': it must be 'vinyals' or 'background'")
+    if size < 1:
+        raise DataError(f"size is {size}: it must be a positive number of pixels")
+    root = Path(root)
+    if download:
+        _download(root)
+    groups = [_Group.find(root, name) for name in GROUPS]
+    upright = _cached(root, groups, size)
+    positions = {name: position for position, name in enumerate(upright.class_names)}
+    parts = []
+    for part in ("train", "val", "test"):
+        dataset = upright.select([positions[name] for name in _characters(split, part)])
+        parts.append(dataset.with_rotations() if rotations else dataset)
+    return Splits(*parts)
+
+
+def _characters(split: str, *parts: str) -> list[str]:
+    files = [SPLITS_FOLDER / f"omniglot_{split}" / f"{part}.txt" for part in parts]
+    return [name for file in files for name in file.read_text(encoding="utf-8").split()]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One half of the data set: a zip archive or a folder whose images are all accounted for.
+
+    Attributes:
+        source: the archive or folder.
+        members: ``(character, path in the source, stamp)`` of every image, in order. The stamp
+            changes with the image: its checksum in an archive, size and time in a folder.
+    """
+
+    source: Path
+    members: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def find(cls, root: Path, name: str) -> _Group:
+        """The group ``name`` in ``root`` or one folder below, checked for completeness."""
+        source = _source(root, name)
+        if source is None:
+            raise DataError(
+                f"Omniglot is not complete: neither {name}.zip nor a folder {name} is in {root} "
+                f"or a folder in it; put the files of {_ADDRESS} there, or use download=True"
+            )
+        listing = _list_archive(source) if source.is_file() else _list_folder(source)
+        members = []
+        for path, stamp in listing:
+            *_, alphabet, character, file = ("", "", *path.split("/"))
+            if file.endswith(".png") and not file.startswith(".") and "__MACOSX" not in path:
+                members.append((f"{alphabet}/{character}", path, stamp))
+        _check(source, name, [character for character, _, _ in members])
+        return cls(source, tuple(sorted(members)))
+
+    def images(self) -> Iterator[Image.Image]:
+        """Every image, decoded and grey, in the order of ``members``."""
+        if self.source.is_dir():
+            for _, path, _ in self.members:
+                file = self.source / path
+                yield _checked_size(open_image(file, color=False), str(file))
+            return
+        with zipfile.ZipFile(self.source) as archive:
+            for _, path, _ in self.members:
+                name = f"{path} in {self.source}"
+                try:
+                    # The bound keeps a forged archive from filling the memory.
+                    content = archive.open(path).read(2**20)
+                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                    raise DataError(
+                        f"image {name} cannot be unpacked ({error}): get the archive again"
+                    ) from error
+                image = open_image(io.BytesIO(content), color=False, name=name)
+                yield _checked_size(image, name)
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """The archive or folder of a group; the archive where there are both."""
+    children = [
+        child
+        for child in sorted(root.glob("*/"))
+        if child.name not in GROUPS and os.access(child, os.R_OK | os.X_OK)
+    ]
+    for folder in (root, *children):
+        if (folder / f"{name}.zip").is_file():
+            return folder / f"{name}.zip"
+        if (folder / name).is_dir():
+            return folder / name
+    return None
+
+
+def _list_archive(source: Path) -> list[tuple[str, str]]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return [(member.filename, f"{member.CRC:08x}") for member in archive.infolist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(
+            f"{source} is not a complete zip archive ({error}): delete it and get it again"
+        ) from error
+
+
+def _list_folder(source: Path) -> list[tuple[str, str]]:
+    listing = []
+    for file in source.rglob("*.png"):
+        if file.is_file():
+            state = file.stat()
+            stamp = f"{state.st_size}-{state.st_mtime_ns}"
+            listing.append((file.relative_to(source).as_posix(), stamp))
+    return listing
+
+
+def _check(source: Path, name: str, characters: Sequence[str]) -> None:
+    """Compares the characters of all images of a group with what the group holds."""
+    expected = _expected(name)
+    counts = Counter(characters)
+    missing = [character for character in expected if character not in counts]
+    if missing:
+        raise DataError(
+            f"{source} lacks {len(missing)} of {len(expected)} characters, the first is "
+            f"{missing[0]}: get it again"
+        )
+    surplus = sorted(counts.keys() - set(expected))
+    if surplus:
+        raise DataError(
+            f"{source} holds {len(surplus)} characters that are not of Omniglot's {name}, the "
+            f"first is {surplus[0]}: remove them"
+        )
+    for character in expected:
+        if counts[character] != IMAGES_PER_CHARACTER:
+            raise DataError(
+                f"{character} in {source} has {counts[character]} images instead of "
+                f"{IMAGES_PER_CHARACTER}: get it again"
+            )
+
+
+def _expected(name: str) -> list[str]:
+    """The characters of a group, sorted."""
+    parts = ("train", "val") if name == "images_background" else ("test",)
+    return sorted(_characters("background", *parts))
+
+
+def _checked_size(image: Image.Image, name: str) -> Image.Image:
+    if image.size != (SIDE, SIDE):
+        raise DataError(
+            f"image {name} has {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}: "
+            "get the original images"
+        )
+    return image
+
+
+def _cached(root: Path, groups: Sequence[_Group], size: int) -> ClassDataset:
+    """All upright characters, from the cache if it is of these very images."""
+    key = hashlib.sha256(repr((_CACHE_FORMAT, size, [g.members for g in groups])).encode())
+    file_name = f"omniglot-{size}px-{key.hexdigest()[:16]}.npz"
+    names = tuple(name for group in GROUPS for name in _expected(group))
+    shape = (len(names) * IMAGES_PER_CHARACTER, size, size)
+    files = [folder / file_name for folder in (root, cache_folder())]
+    for file in files:
+        pixels = _read_cache(file, shape)
+        if pixels is not None:
+            break
+    else:
+        pixels = _decode(groups, shape)
+        _write_cache(files, pixels)
+    labels = torch.arange(len(names)).repeat_interleave(IMAGES_PER_CHARACTER)
+    return ClassDataset(torch.from_numpy(pixels)[:, None], labels, names)
+
+
+def _decode(groups: Sequence[_Group], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    pixels = np.empty(shape, np.uint8)
+    images = (image for group in groups for image in group.images())
+    for row, image in zip(pixels, images, strict=True):
+        resized = image.resize(row.shape, Image.Resampling.LANCZOS)
+        np.subtract(255, np.asarray(resized), out=row)
+    return pixels
+
+
+def _read_cache(file: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """The cached images ``[M, size, size]``, or None if there are none or the file is corrupt."""
+    try:
+        with file.open("rb") as stream:
+            pixels: NDArray[np.uint8] = np.load(stream, allow_pickle=False)["images"]
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return pixels if pixels.dtype == np.uint8 and pixels.shape == shape else None
+
+
+def _write_cache(files: Sequence[Path], pixels: NDArray[np.uint8]) -> None:
+    """Writes the first of these files whose folder can be written to, if any."""
+    for file in files:
+        try:
+            with atomic_write(file) as stream:
+                np.savez_compressed(stream, images=pixels)
+        except OSError:
+            continue
+        return
+
+
+def _download(root: Path) -> None:
+    """Fetches the archives that are not in ``root`` to where torchvision keeps them."""
+    for name in GROUPS:
+        if _source(root, name) is not None:
+            continue
+        try:
+            torchvision_module().datasets.Omniglot(
+                root, background=name == "images_background", download=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"the download of Omniglot's {name}.zip failed ({error}): try again, or put the "
+                f"files of {_ADDRESS} into {root}"
+            ) from error

@@ -1,0 +1,46 @@
+"""Fixtures and settings that all tests share."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# Deterministic CUDA matrix products need this before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.use_deterministic_algorithms(True)
+# The tests' tensors are small, and sums keep one order whatever the number of cores.
+torch.set_num_threads(1)
+settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
+settings.load_profile("reproducible")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Starts every test from the same global random state, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets; tests that need it are skipped where there is none."""
+    configured = os.environ.get("FEWSHOT_BLO_DATA")
+    folder = (
+        Path(configured) if configured else Path(__file__).resolve().parents[2] / "shared" / "data"
+    )
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}: name their folder in FEWSHOT_BLO_DATA")
+    return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests marked ``gpu`` where there is no CUDA device."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

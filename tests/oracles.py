@@ -1,0 +1,352 @@
+"""Independent ways to the same numbers: closed forms, finite differences and plain loops.
+
+The plain loops know one task: no task axis, no vmap, no padding, and PyTorch's own layers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import BatchNorm
+from fewshot_blo.problems import NormMode
+from tasks import TaskBatch
+
+
+def assert_same(
+    actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], relative: float = 1e-10
+) -> None:
+    """Equal up to ``relative`` of the largest entry of all tensors together."""
+    assert list(actual) == list(expected)
+    scale = max(float(p.abs().max()) for p in expected.values())
+    for name, p in expected.items():
+        assert actual[name].shape == p.shape, name
+        error = float((actual[name] - p).abs().max())
+        assert error <= relative * scale, f"{name}: {error / scale:.1e}"
+
+
+def directional_difference(
+    function: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-3
+) -> float:
+    """Derivative of a scalar function along a direction, by the five-point formula."""
+
+    def value(length: float) -> float:
+        moved = {n: (p.detach() + length * direction[n]).requires_grad_() for n, p in at.items()}
+        return float(function(moved))
+
+    near, far = value(step) - value(-step), value(2 * step) - value(-2 * step)
+    return (8 * near - far) / (12 * step)
+
+
+def random_direction(like: Params, seed: int = 0) -> dict[str, Tensor]:
+    """A direction with entries of either sign."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in like.items()
+    }
+
+
+def dot(a: Params, b: Params) -> float:
+    """Inner product of all tensors."""
+    return float(torch.stack([(a[name] * b[name]).sum() for name in b]).sum())
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """``G_t = v'A_t v/2 - v'(B_t u + c_t)`` and ``F_t = |v - d_t|²/2 + r |u|²/2``.
+
+    The parameters of a task are cut in two tensors, one of them a scalar, so that strategies
+    meet several shapes.
+    """
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    r: float
+    u: Tensor
+
+    @classmethod
+    def random(cls, tasks: int = 3, inner: int = 5, outer: int = 4, seed: int = 0) -> Quadratic:
+        """Eigenvalues of A between 1 and 4."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        basis = torch.linalg.qr(normal(tasks, inner, inner))[0]
+        eigenvalues = torch.linspace(1, 4, inner, dtype=torch.float64)
+        a = basis @ torch.diag(eigenvalues) @ basis.transpose(1, 2)
+        b, c, d = normal(tasks, inner, outer), normal(tasks, inner), normal(tasks, inner)
+        return cls(a, b, c, d, 0.3, normal(outer).requires_grad_())
+
+    def bilevel(self, start: Tensor | None = None) -> Bilevel:
+        """The problem, from ``start`` ``[T, inner]`` or zero."""
+
+        def inner_loss(v: TaskParams) -> Tensor:
+            x = self.join(v)
+            curved = 0.5 * torch.einsum("ti,tij,tj->t", x, self.a, x)
+            return curved - (x * (self.b @ self.u + self.c)).sum(1)
+
+        def outer_loss(v: TaskParams) -> Tensor:
+            return 0.5 * (self.join(v) - self.d).square().sum(1) + 0.5 * self.r * self.u @ self.u
+
+        start = torch.zeros_like(self.c) if start is None else start
+        return Bilevel({"u": self.u}, self.cut(start), inner_loss, outer_loss)
+
+    def minimiser(self) -> Tensor:
+        """argmin of G, ``[T, inner]``."""
+        return torch.linalg.solve(self.a, self.b @ self.u.detach() + self.c)
+
+    def hypergradient(self, v: Tensor, q: Tensor) -> Tensor:
+        """``mean_t F_u - G_uv q`` at v, for a solution q of ``A q = F_v``."""
+        return self.r * self.u.detach() + torch.einsum("tio,ti->o", self.b, q) / len(q)
+
+    def exact(self) -> Tensor:
+        """The hypergradient at the minimisers."""
+        v = self.minimiser()
+        return self.hypergradient(v, torch.linalg.solve(self.a, v - self.d))
+
+    def descent(self, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
+        """v after gradient descent from zero, and the hypergradient through the descent."""
+        identity = torch.eye(self.a.shape[1], dtype=torch.float64)
+        contraction = identity - step_size * self.a
+        series = torch.zeros_like(self.a)
+        for power in range(steps):
+            series = series + step_size * torch.linalg.matrix_power(contraction, power)
+        v = torch.einsum("tij,tj->ti", series, self.b @ self.u.detach() + self.c)
+        return v, self.hypergradient(v, torch.einsum("tij,tj->ti", series, v - self.d))
+
+    @staticmethod
+    def cut(x: Tensor) -> TaskParams:
+        """``[T, inner]`` as named parameters."""
+        return {"scalar": x[:, 0], "rest": x[:, 1:]}
+
+    @staticmethod
+    def join(v: TaskParams) -> Tensor:
+        """Named parameters as ``[T, inner]``."""
+        return torch.cat([v["scalar"].unsqueeze(1), v["rest"]], 1)
+
+
+def make_batch(
+    tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2, *, size: int = 16, seed: int = 0
+) -> TaskBatch:
+    """Tasks of random images, float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def images(rows: int) -> Tensor:
+        return torch.rand(tasks, rows, 1, size, size, generator=generator, dtype=torch.float64)
+
+    labels = torch.arange(way).expand(tasks, way)
+    return TaskBatch(
+        images(way * shot),
+        labels.repeat_interleave(shot, 1),
+        images(way * query),
+        labels.repeat_interleave(query, 1),
+        torch.arange(tasks * way).reshape(tasks, way),
+    )
+
+
+def make_ragged_batch(seed: int = 0) -> TaskBatch:
+    """Tasks of 3, 2 and 3 ways, 2, 1 and 1 shots, 2, 2 and 1 queries, padded to the largest."""
+    batch = make_batch(3, 3, 2, 2, seed=seed)
+    way, shot, query = torch.tensor([3, 2, 3]), torch.tensor([2, 1, 1]), torch.tensor([2, 2, 1])
+    in_way = torch.arange(3) < way[:, None]
+    support = (in_way[:, :, None] & (torch.arange(2) < shot[:, None, None])).flatten(1)
+    queries = (in_way[:, :, None] & (torch.arange(2) < query[:, None, None])).flatten(1)
+    return TaskBatch(
+        batch.support_x * support[:, :, None, None, None],
+        batch.support_y.masked_fill(~support, -1),
+        batch.query_x * queries[:, :, None, None, None],
+        batch.query_y.masked_fill(~queries, -1),
+        batch.classes.masked_fill(~in_way, -1),
+    )
+
+
+def single_tasks(batch: TaskBatch) -> list[TaskBatch]:
+    """Each task as a batch of its own, without padding."""
+    singles = []
+    for t in range(batch.tasks):
+        support, query, way = batch.support_y[t] >= 0, batch.query_y[t] >= 0, batch.classes[t] >= 0
+        singles.append(
+            TaskBatch(
+                batch.support_x[t : t + 1, support],
+                batch.support_y[t : t + 1, support],
+                batch.query_x[t : t + 1, query],
+                batch.query_y[t : t + 1, query],
+                batch.classes[t : t + 1, way],
+            )
+        )
+    return singles
+
+
+class PlainBatchNorm(nn.Module):
+    """Batch norm by means and variances over the first ``rows`` images, or all of them."""
+
+    rows: int | None = None
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        assert self.bias is not None
+        source = x[: self.rows]
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        variance, mean = torch.var_mean(source, axes, correction=0, keepdim=True)
+        normal = (x - mean) / (variance + self.eps).sqrt()
+        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """A copy of a network whose batch norms are the plain one above."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm):
+                setattr(module, name, PlainBatchNorm(child))
+    return network
+
+
+def plain_outputs(
+    network: nn.Module, params: Params, support: Tensor, query: Tensor, norm: NormMode
+) -> tuple[Tensor, Tensor]:
+    """Outputs of one task's support and query images."""
+    first: Tensor = functional_call(network, dict(params), (support,))
+    if norm == "transductive":
+        return first, functional_call(network, dict(params), (query,))
+    norms = [module for module in network.modules() if isinstance(module, PlainBatchNorm)]
+    for module in norms:
+        module.rows = len(support)
+    both: Tensor = functional_call(network, dict(params), (torch.cat([support, query]),))
+    for module in norms:
+        module.rows = None
+    return first, both[len(support) :]
+
+
+def plain_initialization(
+    network: nn.Module,
+    outer: Params,
+    task: TaskBatch,
+    norm: NormMode,
+    *,
+    prox: float,
+    adapted: Sequence[str],
+) -> Bilevel:
+    """The initialisation problem of one task, by calls of a plain network."""
+    weights = {n: p for n, p in outer.items() if not n.startswith("step_size/")}
+    way = task.way
+
+    def losses(v: TaskParams) -> tuple[Tensor, Tensor]:
+        params = {**weights, **{n: p.squeeze(0) for n, p in v.items()}}
+        support, query = plain_outputs(network, params, task.support_x[0], task.query_x[0], norm)
+        inner = F.cross_entropy(support[:, :way], task.support_y[0])
+        for name in adapted if prox else ():
+            inner = inner + 0.5 * prox * (params[name] - outer[name]).square().sum()
+        return inner.reshape(1), F.cross_entropy(query[:, :way], task.query_y[0]).reshape(1)
+
+    start = {n: outer[n].unsqueeze(0) for n in adapted}
+    return Bilevel(outer, start, lambda v: losses(v)[0], lambda v: losses(v)[1])
+
+
+Logits = Callable[[Params, Tensor], Tensor]
+
+
+def plain_linear(v: Params, x: Tensor) -> Tensor:
+    """A linear head's logits for one task."""
+    return F.linear(x, v["head.weight"], v["head.bias"])
+
+
+def plain_cosine(v: Params, x: Tensor) -> Tensor:
+    """A cosine head's logits for one task."""
+    w = v["head.weight"]
+    lengths = ((x * x).sum(1) + 1e-12).sqrt().outer(((w * w).sum(1) + 1e-12).sqrt())
+    return 10 * (x @ w.T) / lengths
+
+
+def plain_shared_encoder(
+    network: nn.Module,
+    outer: Params,
+    task: TaskBatch,
+    norm: NormMode,
+    *,
+    prox: float,
+    start: str,
+    logits: Logits = plain_linear,
+) -> Bilevel:
+    """The shared-encoder problem of one task, end to end: no features for leaves."""
+    weights = {n: p for n, p in outer.items() if not n.startswith(("start/", "log_prox"))}
+    strength = outer["log_prox"].exp() if "log_prox" in outer else prox
+    way, labels = task.way, task.support_y[0]
+
+    def encode() -> tuple[Tensor, Tensor]:
+        return plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
+
+    def begin() -> dict[str, Tensor]:
+        if start == "learned":
+            return {n[6:]: p[:way] for n, p in outer.items() if n.startswith("start/")}
+        features = encode()[0]
+        if start == "zeros":
+            zeros = torch.zeros(way, features.shape[1], dtype=features.dtype)
+            return {"head.weight": zeros, "head.bias": zeros[:, 0]}
+        means = torch.stack([features[labels == n].mean(0) for n in range(way)])
+        if logits is plain_cosine:
+            return {"head.weight": means}
+        return {"head.weight": 2 * means, "head.bias": -(means * means).sum(1)}
+
+    def inner_loss(v: TaskParams) -> Tensor:
+        own = {n: p.squeeze(0) for n, p in v.items()}
+        loss = F.cross_entropy(logits(own, encode()[0]), labels)
+        if prox:
+            for name, origin in begin().items():
+                loss = loss + 0.5 * strength * (own[name] - origin).square().sum()
+        return loss.reshape(1)
+
+    def outer_loss(v: TaskParams) -> Tensor:
+        own = {n: p.squeeze(0) for n, p in v.items()}
+        return F.cross_entropy(logits(own, encode()[1]), task.query_y[0]).reshape(1)
+
+    return Bilevel(outer, {n: p.unsqueeze(0) for n, p in begin().items()}, inner_loss, outer_loss)
+
+
+def plain_mean(strategy: Strategy, problems: Sequence[Bilevel]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Outer losses ``[T]`` and the mean hypergradient of single tasks, one after another."""
+    steps = [strategy.hypergradient(problem, strategy.init()) for problem in problems]
+    losses = torch.cat([step.outer_loss for step in steps])
+    return losses, {
+        name: torch.stack([step.gradient[name] for step in steps]).mean(0)
+        for name in steps[0].gradient
+    }
+
+
+def plain_unroll(
+    problems: Sequence[Bilevel], steps: int, step_size: float, *, first_order: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Outer losses ``[T]`` and the mean hypergradient through gradient descent, task by task."""
+    losses = []
+    for problem in problems:
+        v = dict(problem.inner_init)
+        for _ in range(steps):
+            leaves = {
+                n: p.view_as(p) if p.requires_grad else p.requires_grad_() for n, p in v.items()
+            }
+            loss = problem.inner_loss(leaves).sum()
+            gradients = torch.autograd.grad(
+                loss, list(leaves.values()), create_graph=not first_order
+            )
+            v = {n: leaves[n] - step_size * g for n, g in zip(v, gradients, strict=True)}
+        losses.append(problem.outer_loss(v))
+    outer = problems[0].outer
+    total = torch.cat(losses)
+    gradients = torch.autograd.grad(total.mean(), list(outer.values()))
+    return total.detach(), dict(zip(outer, gradients, strict=True))

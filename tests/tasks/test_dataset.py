@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import ClassDataset, DataError, Splits
+
+
+def make(counts: list[int], prefix: str = "class", side: int = 2) -> ClassDataset:
+    """Image ``i`` is filled with ``i``, save for one corner."""
+    images = torch.arange(sum(counts), dtype=torch.uint8)[:, None, None, None]
+    images = images.repeat(1, 1, side, side)
+    images[:, :, 0, 0] = 255
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return ClassDataset(images, labels, tuple(f"{prefix}{n}" for n in range(len(counts))))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
+def test_from_labels_sorts_and_keeps_order_within_a_class(values: list[int]) -> None:
+    distinct = sorted(set(values))
+    labels = torch.tensor([distinct.index(value) for value in values])
+    images = torch.arange(len(values), dtype=torch.uint8)[:, None, None, None]
+    dataset = ClassDataset.from_labels(images, labels, [str(value) for value in distinct])
+    order = sorted(range(len(values)), key=lambda row: values[row])
+    assert dataset.images.flatten().tolist() == order
+    assert dataset.labels.tolist() == labels[order].tolist()
+    assert dataset.counts.tolist() == [values.count(value) for value in distinct]
+    assert len(dataset) == len(values)
+
+
+@given(st.data())
+def test_select(data: st.DataObject) -> None:
+    counts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    classes = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, unique=True))
+    dataset = make(counts)
+    chosen = dataset.select(classes)
+    assert chosen.class_names == tuple(f"class{c}" for c in classes)
+    for position, c in enumerate(classes):
+        expected = dataset.images[dataset.labels == c]
+        assert chosen.images[chosen.labels == position].equal(expected)
+
+
+def test_select_nothing() -> None:
+    with pytest.raises(DataError, match="empty"):
+        make([2]).select([])
+
+
+def test_rotations_are_classes_of_their_own() -> None:
+    dataset = make([2, 3])
+    turned = dataset.with_rotations()
+    assert turned.class_names == tuple(
+        f"class{n}/rot{angle}" for angle in ("000", "090", "180", "270") for n in range(2)
+    )
+    assert turned.counts.tolist() == [2, 3] * 4
+    # The marked corner goes round counter-clockwise.
+    corners = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    for quarter, (row, column) in enumerate(corners):
+        part = turned.images[5 * quarter : 5 * quarter + 5]
+        assert (part[:, 0, row, column] == 255).all()
+        assert part.rot90(-quarter, dims=(2, 3)).equal(dataset.images)
+
+
+def test_to() -> None:
+    moved = make([1, 2]).to("cpu")
+    assert moved.images.equal(make([1, 2]).images)
+    assert moved.class_names == ("class0", "class1")
+
+
+IMAGES = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+LABELS = torch.tensor([0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names", "message"),
+    [
+        (IMAGES.float(), LABELS, ("a", "b"), r"torch\.float32.*must be uint8"),
+        (IMAGES[:, 0], LABELS, ("a", "b"), r"shape \[3, 2, 2\]"),
+        (IMAGES, LABELS[:2], ("a", "b"), "3 images have labels of shape"),
+        (IMAGES, LABELS.flip(0), ("a", "b"), "labels must ascend"),
+        (IMAGES, LABELS - 1, ("a", "b"), "smallest label is -1"),
+        (IMAGES, LABELS.float(), ("a", "b"), r"labels are torch\.float32"),
+        (IMAGES, LABELS, ("a",), "largest label is 1 but there are 1 class names"),
+        (IMAGES, LABELS, ("a", "b", "c"), "class 'c' has no images"),
+        (IMAGES, LABELS, ("a", "a"), r"not: \['a'\]"),
+    ],
+)
+def test_what_does_not_fit(images: Any, labels: Any, names: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ClassDataset(images, labels, names)
+
+
+def test_splits() -> None:
+    parts = [make([2], prefix) for prefix in "abc"]
+    assert [name for name, _ in Splits(*parts)] == ["train", "validation", "test"]
+    assert [dataset for _, dataset in Splits(*parts)] == parts
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [("aab", "in both train and validation"), ("aba", "train and test"), ("abb", "validation and")],
+)
+def test_splits_are_disjoint(prefixes: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"class '[ab]0' is .*{message}"):
+        Splits(*(make([2], prefix) for prefix in prefixes))

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks import DataError
+from tasks.folder import load
+
+
+def make(root: Path, classes: dict[str, int]) -> Path:
+    """A folder of classes with so many images each; the grey value tells the class."""
+    for value, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            grey = 10 * value + index
+            Image.new("RGB", (12, 9), (grey,) * 3).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make(tmp_path / "data", {"ant": 2, "bee": 3, "cat": 1, "dog": 2, "eel": 2})
+
+
+def write_csv(root: Path, text: str) -> Path:
+    file = root.parent / "splits.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_every_class_is_in_one_split_with_all_its_images(root: Path) -> None:
+    splits = load(root, size=6)
+    names = [name for _, part in splits for name in part.class_names]
+    assert sorted(names) == ["ant", "bee", "cat", "dog", "eel"]
+    counts = {"ant": 2, "bee": 3, "cat": 1, "dog": 2, "eel": 2}
+    for _, part in splits:
+        assert part.images.shape == (len(part), 3, 6, 6)
+        assert part.counts.tolist() == [counts[name] for name in part.class_names]
+        for image, label in zip(part.images, part.labels, strict=True):
+            assert int(image[0, 0, 0]) // 10 == list(counts).index(part.class_names[int(label)])
+
+
+def test_splits_follow_the_seed_alone(root: Path) -> None:
+    def division(seed: int) -> list[tuple[str, ...]]:
+        return [part.class_names for _, part in load(root, size=2, seed=seed)]
+
+    assert division(3) == division(3)
+    assert len({tuple(division(seed)) for seed in range(10)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("fractions", "expected"),
+    [
+        ((0.6, 0.2, 0.2), [3, 1, 1]),
+        ((0.98, 0.01, 0.01), [3, 1, 1]),
+        ((0.01, 0.01, 0.98), [1, 1, 3]),
+    ],
+)
+def test_fractions_leave_no_split_empty(
+    root: Path, fractions: tuple[float, float, float], expected: list[int]
+) -> None:
+    splits = load(root, size=2, fractions=fractions)
+    assert [len(part.class_names) for _, part in splits] == expected
+
+
+@pytest.mark.parametrize("fractions", [(0.6, 0.4, 0.0), (0.5, 0.2, 0.2), (64, 16, 20)])
+def test_fractions_that_do_not_divide_are_refused(
+    root: Path, fractions: tuple[float, float, float]
+) -> None:
+    with pytest.raises(DataError, match="three positive numbers that sum to 1"):
+        load(root, size=2, fractions=fractions)
+
+
+def test_csv_divides_the_classes_it_lists(root: Path) -> None:
+    text = "\ufeffnote,class, split\nx,bee,train\nx,ant,Train\nx,cat,val\nx,dog,test\n"
+    splits = load(root, size=2, csv=write_csv(root, text))
+    assert [part.class_names for _, part in splits] == [("ant", "bee"), ("cat",), ("dog",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class,split\nant,train\nbee,held-out\n", "line 3: split is 'held-out'"),
+        ("class,split\nant,train\nwasp,test\n", "line 3: class 'wasp' has no folder"),
+        ("class,split\nant,train\nant,test\n", "line 3: class 'ant' is listed for the second"),
+        ("class,split\nant,train\nbee\n", "line 3: split is ''"),
+        ("class,split\nant,train\nbee,test\n", "no class in validation"),
+        ("name,split\nant,train\n", "line 1: column class is missing"),
+        ("", "line 1: column class and split is missing"),
+    ],
+)
+def test_a_wrong_csv_is_named_with_its_line(root: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(root, size=2, csv=write_csv(root, text))
+
+
+@pytest.mark.parametrize("content", [None, b"class,split\n\xff\xfe,train\n"])
+def test_an_unreadable_csv_is_named(root: Path, content: bytes | None) -> None:
+    file = root.parent / "splits.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=r"splits\.csv cannot be read"):
+        load(root, size=2, csv=file)
+
+
+def test_names_of_any_script_are_composed(tmp_path: Path) -> None:
+    names = ["がくせい", "Ångström", "ключ 1", "🐜"]
+    root = make(tmp_path / "data", {unicodedata.normalize("NFD", name): 1 for name in names})
+    text = "class,split\n" + "".join(
+        f"{name},{split}\n"
+        for name, split in zip(names, ["train", "val", "test", "test"], strict=True)
+    )
+    splits = load(root, size=2, csv=write_csv(root, text))
+    assert {name for _, part in splits for name in part.class_names} == set(names)
+
+
+def test_hidden_files_other_files_and_nested_folders_are_passed_over(root: Path) -> None:
+    (root / ".git").mkdir()
+    (root / "readme.txt").write_text("not a class")
+    for name in ("notes.txt", "._0.png", "Thumbs.db"):
+        (root / "ant" / name).write_bytes(b"no image")
+    (root / "ant" / "more.png").mkdir()
+    assert sum(len(part) for _, part in load(root, size=2)) == 10
+
+
+def test_links_that_leave_the_folder_are_not_followed(root: Path, tmp_path: Path) -> None:
+    outside = make(tmp_path / "outside", {"secret": 1})
+    (root / "secret").symlink_to(outside / "secret")
+    (root / "ant" / "9.png").symlink_to(outside / "secret" / "0.png")
+    (root / "bee" / "9.png").symlink_to(root / "bee" / "0.png")
+    splits = load(root, size=2)
+    counts = {
+        name: count
+        for _, part in splits
+        for name, count in zip(part.class_names, part.counts.tolist(), strict=True)
+    }
+    assert counts == {"ant": 2, "bee": 4, "cat": 1, "dog": 2, "eel": 2}
+
+
+def test_a_folder_reached_through_a_link_is_read(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    assert sum(len(part) for _, part in load(tmp_path / "link", size=2)) == 10
+
+
+def empty_class(root: Path) -> None:
+    (root / "ant" / "0.png").unlink()
+    (root / "ant" / "1.png").unlink()
+
+
+def truncated_image(root: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(root / "ant" / "1.png")
+    content = (root / "ant" / "1.png").read_bytes()
+    (root / "ant" / "1.png").write_bytes(content[: len(content) // 2])
+
+
+def text_as_image(root: Path) -> None:
+    (root / "ant" / "1.png").write_text("<html>404</html>")
+
+
+def two_classes(root: Path) -> None:
+    for name in ("ant", "bee", "cat"):
+        (root / name).rename(root / f".{name}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (empty_class, "ant has no images"),
+        (truncated_image, r"ant/1\.png cannot be decoded"),
+        (text_as_image, r"ant/1\.png cannot be decoded"),
+        (two_classes, "has 2 class subfolders: at least 3"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    root: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        load(root, size=2)
+
+
+def test_a_folder_that_is_absent_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load(tmp_path / "nowhere", size=2)
+
+
+def test_two_spellings_of_one_name_are_refused(tmp_path: Path) -> None:
+    spellings = {unicodedata.normalize(form, "é"): 1 for form in ("NFC", "NFD")}
+    root = make(tmp_path / "data", {**spellings, "b": 1, "c": 1})
+    with pytest.raises(DataError, match="two folders whose names read 'é'"):
+        load(root, size=2)
+
+
+def test_size_must_be_positive(root: Path) -> None:
+    with pytest.raises(DataError, match="size is 0"):
+        load(root, size=0)
+
+
+@pytest.mark.parametrize("limit", [60, 40])
+def test_decompression_bombs_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    # Pillow warns above its limit and raises above twice the limit; the images have 108 pixels.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match=r"\.png is too large"):
+        load(root, size=2)

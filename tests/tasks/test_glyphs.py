@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from tasks import DataError, Splits, glyph_rendering, glyphs
+from tasks.glyph_rendering import LOOK_ALIKE, Face, difference, distinct_characters, render
+
+SIZE = 14
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Face]:
+    return glyph_rendering.read_faces()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def splits(cache: Path, faces: list[Face]) -> Splits:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyph_rendering, "read_faces", lambda: faces)
+        return glyphs.load(size=SIZE, cache=cache)
+
+
+def names(splits: Splits) -> list[str]:
+    return [name for _, dataset in splits for name in dataset.class_names]
+
+
+def characters(splits: Splits) -> list[int]:
+    return sorted(int(name.rpartition("U+")[2], 16) for name in names(splits))
+
+
+def test_enough_classes_of_enough_scripts(splits: Splits) -> None:
+    scripts = Counter(name.split("/")[0] for name in names(splits))
+    assert scripts.total() >= 1000
+    assert len(scripts) >= 12
+    assert max(scripts.values()) < 0.4 * scripts.total()
+    for _, dataset in splits:
+        assert {name.split("/")[0] for name in dataset.class_names} == scripts.keys()
+        assert (dataset.counts == 20).all()
+        assert dataset.images.shape[1:] == (1, SIZE, SIZE)
+
+
+def test_split_sizes(splits: Splits) -> None:
+    sizes = torch.tensor([len(dataset.class_names) for _, dataset in splits])
+    shares = sizes / sizes.sum()
+    assert torch.allclose(shares, torch.tensor([0.64, 0.16, 0.20]), atol=0.03)
+
+
+def test_classes_are_plain_letters(splits: Splits) -> None:
+    for character in characters(splits):
+        text = chr(character)
+        assert unicodedata.category(text) in ("Lu", "Ll", "Lo")
+        assert unicodedata.normalize("NFKD", text) == text
+
+
+def test_no_two_classes_look_alike_in_any_face(splits: Splits, faces: list[Face]) -> None:
+    chosen = characters(splits)
+    for face in faces:
+        kept = np.isin(face.characters, chosen)
+        apart = difference(face.glyphs[kept]).fill_diagonal_(torch.inf)
+        assert apart.min() >= LOOK_ALIKE
+
+
+def test_no_two_classes_have_nearly_the_same_pixels(splits: Splits, faces: list[Face]) -> None:
+    kept = np.isin(faces[0].characters, characters(splits))
+    pixels = torch.from_numpy(faces[0].glyphs[kept]).float().flatten(1)
+    correlation = torch.corrcoef(pixels).fill_diagonal_(-1)
+    assert correlation.max() < 0.98
+
+
+@pytest.mark.parametrize(
+    "alike", ["AΑАꓮ", "OoΟοОоՕ", "SsЅѕ", "Xx", "BВΒ", "Iılǀ", "KΚКĸᴋ", "D𐌃", "Яᴙ"]
+)
+def test_look_alikes_are_one_class(splits: Splits, alike: str) -> None:
+    assert sum(ord(letter) in characters(splits) for letter in alike) == 1
+
+
+@pytest.mark.parametrize("different", ["bdpq", "بتث", "ᐁᐃᐅᐊ", "EF", "ab", "OQ"])
+def test_dots_bars_and_turns_make_other_letters(faces: list[Face], different: str) -> None:
+    chosen = np.isin(faces[0].characters, [ord(letter) for letter in different])
+    apart = difference(faces[0].glyphs[chosen]).fill_diagonal_(torch.inf)
+    assert apart.min() >= LOOK_ALIKE
+
+
+def test_difference_sees_a_dot_and_not_a_small_shift() -> None:
+    bar = np.zeros((64, 64), np.uint8)
+    bar[8:56, 28:36] = 255
+    dotted = bar.copy()
+    dotted[20:28, 44:52] = 255
+    apart = difference(np.stack([bar, np.roll(bar, 2, axis=1), dotted]))
+    assert apart[0, 0] == 0
+    assert apart[0, 1] < LOOK_ALIKE <= apart[0, 2]
+    torch.testing.assert_close(apart, apart.T)
+
+
+def test_of_look_alikes_the_lowest_stays() -> None:
+    bar = np.zeros((64, 64), np.uint8)
+    bar[8:56, 28:36] = 255
+    face = Face((65, 66, 67), np.stack([bar, bar.T, bar]))
+    assert distinct_characters([face]) == [65, 66]
+
+
+def test_pictures_depend_on_character_and_index_alone(faces: list[Face]) -> None:
+    alone = render(faces, [ord("R")], count=20, size=28)
+    among = render(faces, [ord("a"), ord("R")], count=20, size=28)
+    assert torch.equal(among[20:], alone)
+
+
+def test_pictures_are_whole_and_all_different(faces: list[Face], splits: Splits) -> None:
+    some = characters(splits)[::9]
+    pictures = render(faces, some, count=20, size=28)
+    border = pictures.clone()
+    border[:, :, 1:-1, 1:-1] = 0
+    assert border.max() == 0
+    assert (pictures.amax((1, 2, 3)) > 200).all()
+    ink = pictures.float().mean((1, 2, 3)) / 255
+    assert ink.min() > 0.01
+    assert ink.max() < 0.5
+    assert len({picture.numpy().tobytes() for picture in pictures}) == len(pictures)
+
+
+def test_cache_is_read_back_the_same(
+    splits: Splits, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(size: int) -> None:
+        raise AssertionError(f"rendered {size} pixels again")
+
+    monkeypatch.setattr(glyphs, "_render", fail)
+    for (_, cached), (_, rendered) in zip(glyphs.load(size=SIZE, cache=cache), splits, strict=True):
+        assert cached.class_names == rendered.class_names
+        assert torch.equal(cached.images, rendered.images)
+
+
+def small_render(size: int) -> tuple[list[int], torch.Tensor]:
+    letters = list(range(ord("A"), ord("A") + 60))
+    return letters, torch.full((len(letters) * glyphs.RENDERINGS, 1, size, size), 7).byte()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other shape", "pickle"])
+def test_damaged_cache_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(glyphs, "_render", small_render)
+    glyphs.load(cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other shape":
+        np.savez(path, characters=np.arange(3), images=np.zeros((2, 1, 28, 28), np.uint8))
+    else:
+        np.savez(path, characters=np.array([{}]), images=np.array([{}]))
+    splits = glyphs.load(cache=tmp_path)
+    assert sum(len(dataset) for _, dataset in splits) == 60 * glyphs.RENDERINGS
+    assert len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() != b""
+    assert glyphs._read(path, 28) is not None
+
+
+def test_cache_that_cannot_be_written_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glyphs, "_render", small_render)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.warns(UserWarning, match="cannot be cached"):
+        glyphs.load(cache=blocked)
+
+
+def test_missing_fonts_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
+    with pytest.raises(DataError, match="DejaVuSans"):
+        glyphs.load(cache=tmp_path)
+
+
+def test_size_too_small(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="size is 8"):
+        glyphs.load(size=8, cache=tmp_path)

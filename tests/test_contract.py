@@ -1,0 +1,203 @@
+"""Every strategy, on every problem, norm layer and backend, equals a plain loop over tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from oracles import (
+    assert_same,
+    make_batch,
+    make_ragged_batch,
+    plain_cosine,
+    plain_initialization,
+    plain_linear,
+    plain_mean,
+    plain_network,
+    plain_shared_encoder,
+    single_tasks,
+)
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
+from fewshot_blo.errors import StructuralZeroError
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum
+from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.networks import Conv4, CosineHead, Norm, classifier
+from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
+from tasks import TaskBatch
+
+# Adam with its small eps multiplies rounding errors by up to 1e6 at each step that is differentiated.
+STRATEGIES: dict[str, Strategy] = {
+    "unroll": Unroll(2, SGD(0.1)),
+    "unroll first order": Unroll(2, SGD(0.1), first_order=True),
+    "unroll truncated": Unroll(3, Momentum(0.1), truncate=2),
+    "unroll recomputed": Unroll(3, Adam(1e-2, eps=1e-3), recompute=True),
+    "implicit by cg": Implicit(3, SGD(0.1), ConjugateGradient(3, damping=1.0)),
+    "implicit by Neumann": Implicit(3, SGD(0.1), Neumann(3, 0.1)),
+    "implicit in one step": Implicit(3, SGD(0.1), OneStep(0.1)),
+    "penalty": Penalty(2, SGD(1e-2), rho=1.0),
+}
+PROBLEMS = (
+    "initialization",
+    "initialization, prox",
+    "initialization, learned steps",
+    "initialization, head only, prox",
+    "encoder, prototypes",
+    "encoder, zeros, learned prox",
+    "encoder, learned cosine",
+)
+NORMS: tuple[Norm, ...] = ("batch", "group", "layer", "instance", "none")
+BACKENDS: tuple[Backend, ...] = ("batched", "loop")
+NORM_MODES: tuple[NormMode, ...] = ("transductive", "support")
+
+UNDEFINED = {
+    ("implicit", "initialization"),
+    ("implicit", "initialization, learned steps"),
+    ("penalty", "initialization"),
+    ("penalty", "initialization, learned steps"),
+    ("unroll first order", "encoder, zeros, learned prox"),
+}
+"""Prefixes of strategies and problems of which some outer variable is a structural zero."""
+
+Plain = Callable[[TaskBatch, NormMode], Bilevel]
+
+
+def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
+    """A problem of the table, and the same problem for one task by plain calls."""
+    torch.manual_seed(0)
+    encoder = Conv4(hidden=8, norm=norm)
+    if name.startswith("initialization"):
+        initial = Initialization(
+            classifier(encoder, 8, 3).double(),
+            prox=0.5 if "prox" in name else 0.0,
+            step_size=0.1 if "learned steps" in name else None,
+            adapted="head." if "head only" in name else "",
+        )
+        network, prox, adapted = plain_network(initial.network), initial.prox, initial.adapted
+        return initial, lambda task, mode: plain_initialization(
+            network, initial.outer, task, mode, prox=prox, adapted=adapted
+        )
+    cosine = "cosine" in name
+    start: Literal["zeros", "prototypes", "learned"] = (
+        "zeros" if "zeros" in name else "prototypes" if "prototypes" in name else "learned"
+    )
+    shared = SharedEncoder(
+        encoder.double(),
+        CosineHead() if cosine else None,
+        prox=0.5,
+        start=start,
+        learn_prox="learned prox" in name,
+        way=3,
+        features=8,
+    )
+    plain = plain_network(shared.network)
+    return shared, lambda task, mode: plain_shared_encoder(
+        plain,
+        shared.outer,
+        task,
+        mode,
+        prox=0.5,
+        start=start,
+        logits=plain_cosine if cosine else plain_linear,
+    )
+
+
+def chunked(
+    problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, mode: NormMode, size: int
+) -> OuterStep:
+    """The outer step of a batch in chunks, with gradients of the problem's outer variables."""
+    steps = []
+    for chunk in batch.chunks(size):
+        bound = problem.bind(chunk, mode)
+        step = strategy.hypergradient(bound.bilevel, strategy.init())
+        steps.append(dataclasses.replace(step, gradient=bound.pullback(step.gradient)))
+    return combine(steps)
+
+
+def undefined(strategy: str, problem: str) -> bool:
+    """Whether an outer variable of the problem is a structural zero for the strategy."""
+    return any(strategy.startswith(prefix) and problem == name for prefix, name in UNDEFINED)
+
+
+def cases(*, defined: bool = True) -> list[tuple[str, str]]:
+    """Strategies with the problems on which they are defined, or are not."""
+    pairs = itertools.product(STRATEGIES, PROBLEMS)
+    return [
+        (strategy, problem)
+        for strategy, problem in pairs
+        if undefined(strategy, problem) != defined
+    ]
+
+
+def fit(strategy: Strategy, problem: str) -> Strategy:
+    """The strategy with the rule that the problem asks for."""
+    if "learned steps" in problem:
+        assert isinstance(strategy, Unroll | Implicit | Penalty)
+        return dataclasses.replace(strategy, rule=LearnedSGD())
+    return strategy
+
+
+def expected(
+    strategy: Strategy, plain: Plain, batch: TaskBatch, mode: NormMode
+) -> tuple[Tensor, Params]:
+    """What single tasks give, one after another."""
+    return plain_mean(strategy, [plain(task, mode) for task in single_tasks(batch)])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("strategy", "problem"), cases())
+def test_equals_plain_loop(strategy: str, problem: str, norm: Norm) -> None:
+    few_shot, plain = make_problem(problem, norm)
+    method, batch = fit(STRATEGIES[strategy], problem), make_batch()
+    losses, gradient = expected(method, plain, batch, "transductive")
+    for backend in BACKENDS:
+        few_shot.backend = backend
+        step = chunked(few_shot, method, batch, "transductive", size=3)
+        assert_same({"F": step.outer_loss}, {"F": losses})
+        assert_same(step.gradient, gradient)
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+@pytest.mark.parametrize(("strategy", "problem"), cases())
+def test_padding_and_chunks_change_nothing(strategy: str, problem: str, mode: NormMode) -> None:
+    few_shot, plain = make_problem(problem, "batch")
+    method, batch = fit(STRATEGIES[strategy], problem), make_ragged_batch()
+    losses, gradient = expected(method, plain, batch, mode)
+    for backend, size in (("batched", 3), ("batched", 2), ("loop", 1)):
+        few_shot.backend = backend  # type: ignore[assignment]
+        step = chunked(few_shot, method, batch, mode, size)
+        assert_same({"F": step.outer_loss}, {"F": losses})
+        assert_same(step.gradient, gradient)
+
+
+@pytest.mark.parametrize(("strategy", "problem"), cases(defined=False))
+def test_structural_zero_raises(strategy: str, problem: str) -> None:
+    few_shot, _ = make_problem(problem, "batch")
+    few_shot.backend = "loop"
+    method = fit(STRATEGIES[strategy], problem)
+    with pytest.raises(StructuralZeroError, match=r"outer variable '.+' .* identically zero: .+"):
+        chunked(few_shot, method, make_batch(), "transductive", size=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to PyTorch")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("strategy", "problem"), cases())
+def test_device_equals_host(strategy: str, problem: str, norm: Norm) -> None:
+    method, batch = fit(STRATEGIES[strategy], problem), make_ragged_batch()
+    few_shot, _ = make_problem(problem, norm)
+    few_shot.backend = "loop"
+    on_host = chunked(few_shot, method, batch, "support", size=3)
+    for p in few_shot.outer.values():
+        p.data = p.data.cuda()
+    few_shot.network.cuda()
+    for backend in BACKENDS:
+        few_shot.backend = backend
+        step = chunked(few_shot, method, batch.to("cuda"), "support", size=2)
+        assert_same({n: p.cpu() for n, p in step.gradient.items()}, on_host.gradient)
