@@ -101,7 +101,7 @@ def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int)
     return SharedEncoder(
         encoder.to(build_device(config)),
         CosineHead() if settings.head == "cosine" else LinearHead(),
-        prox=settings.prox,
+        prox=0.5 if settings.prox is None else settings.prox,
         start=settings.start,
         learn_prox=settings.learn_prox,
         way=way,
@@ -114,7 +114,7 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
     prefixes = {"all": ("",), "head": ("head.",), "body": ("encoder.",)}
     return Initialization(
         network,
-        prox=config.problem.prox,
+        prox=config.problem.prox or 0.0,
         adapted=prefixes[config.problem.adapt],
         step_size=config.inner.step_size if config.inner.rule == "learned" else None,
         backend=config.problem.backend,

@@ -68,7 +68,8 @@ class ProblemSettings:
             module from images to features.
         hidden: filters of each block of conv4.
         norm: normalisation layers of conv4.
-        prox: weight of the proximal term of the inner problem.
+        prox: weight of the proximal term of the inner problem; by default 0.5 for a shared encoder
+            and 0 for an initialization.
         learn_prox: learn that weight (shared_encoder).
         head: of a shared encoder.
         start: where a shared encoder's heads start.
@@ -80,7 +81,7 @@ class ProblemSettings:
     network: str = "conv4"
     hidden: int = 64
     norm: Norm = "batch"
-    prox: float = 0.1
+    prox: float | None = None
     learn_prox: bool = False
     head: Literal["linear", "cosine"] = "linear"
     start: Start = "prototypes"
@@ -100,7 +101,7 @@ class RuleSettings:
 
     steps: int = 5
     rule: Literal["sgd", "momentum", "adam", "learned"] = "sgd"
-    step_size: float = 0.1
+    step_size: float = 0.5
 
 
 @dataclass(frozen=True)

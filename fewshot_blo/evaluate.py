@@ -23,7 +23,7 @@ class Adaptation:
     """How a task is solved at test time: steps of a rule on the inner loss of its support set."""
 
     steps: int = 10
-    rule: UpdateRule = SGD(0.1)
+    rule: UpdateRule = SGD(0.5)
 
 
 @dataclass(frozen=True)

@@ -71,22 +71,24 @@ def adapt(
     exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
 
     def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:
-        create_graph = torch.is_grad_enabled() and number >= exact_from
+        graph = torch.is_grad_enabled()
         current = {
-            n: p if p.requires_grad else p.detach().requires_grad_() for n, p in current.items()
+            name: p if graph and p.requires_grad else p.detach().requires_grad_()
+            for name, p in current.items()
         }
         with torch.enable_grad(), _at_step(number):
             gradients = torch.autograd.grad(
                 loss(current).sum(),
                 list(current.values()),
-                create_graph=create_graph,
+                create_graph=graph and number >= exact_from,
                 materialize_grads=True,
             )
         return rule.update(dict(zip(current, gradients, strict=True)), state, current, number)
 
-    with torch.set_grad_enabled(derivatives != "none"):
+    graph = derivatives != "none"
+    with torch.set_grad_enabled(graph):
         # A view: where the loss uses the same tensor, as in a proximal term, that is no parameter.
-        current = {name: p.view_as(p) for name, p in params.items()}
+        current = {name: p.view_as(p) if graph else p.detach() for name, p in params.items()}
         state = rule.init(current, outer or {})
         last = exact_from if recompute else steps
         for number in range(last):

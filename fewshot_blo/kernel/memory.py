@@ -24,17 +24,22 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        # What is unknown when it goes in existed before, and so do the views of it.
+        self._count((args, kwargs), inside=False)
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage())
+        self._count(result, inside=True)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, tensors: Any, *, inside: bool) -> None:
+        for leaf in tree_leaves(tensors):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                self._add(storage, storage.nbytes() if inside else 0)
+
+    def _add(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
         if key in self._seen:
             return
-        size = storage.nbytes()
         self._seen.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)

@@ -38,6 +38,9 @@ class SharedEncoder:
     features. The head's problem is small and, with a proximal term, strongly convex: Unroll,
     Implicit and Penalty all have a hypergradient.
 
+    Features are divided by ``sqrt(D)``, so that the curvature of the head's problem, and the
+    step size and ρ that suit it, do not depend on the width of the encoder.
+
     The encoder's outputs are the leaves that a strategy differentiates with respect to; one
     backward pass then carries that cotangent through the encoder. This is exact, and an outer step
     costs one pass through the encoder whatever the strategy does with the head.
@@ -64,7 +67,7 @@ class SharedEncoder:
         encoder: nn.Module,
         head: Head | None = None,
         *,
-        prox: float = 0.1,
+        prox: float = 0.5,
         start: Start = "prototypes",
         learn_prox: bool = False,
         way: int | None = None,
@@ -122,10 +125,10 @@ class SharedEncoder:
             ConfigurationError: if the backend has not been chosen.
         """
         support, query = self._encode(batch, norm, keys)
-        encoded = torch.cat([support, query], 1)
+        encoded = torch.cat([support, query], 1) / support.shape[-1] ** 0.5
         # One leaf, not two: for some strategies the support features alone are in neither loss.
         leaf = encoded.detach().requires_grad_()
-        support_leaf, query_leaf = leaf.split([support.shape[1], query.shape[1]], 1)
+        support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
         own = {n: p for n, p in self.outer.items() if n not in self._encoder}
         start = self._start(batch, support_leaf)
         real = (batch.classes >= 0).to(leaf.dtype)
