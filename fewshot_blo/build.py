@@ -43,7 +43,9 @@ def build_splits(data: DataSettings) -> Splits:
     elif data.name in ("cifarfs", "fc100"):
         arguments = {"variant": data.name, "download": data.download}
     elif data.name == "folder":
-        arguments = {"size": data.size or 84, "seed": data.seed}
+        arguments = {"size": data.size or 84, "seed": data.seed, "color": data.color}
+        if data.csv:
+            arguments["csv"] = data.csv
     roots = () if data.name == "glyphs" else (data.root,)
     splits: Splits = module.load(*roots, **arguments)
     return splits

@@ -21,7 +21,9 @@ class DataSettings:
         split: how Omniglot's characters are divided: vinyals (1028/172/423) or background.
         rotations: turn Omniglot's characters by 90, 180 and 270 degrees into further classes.
         size: height and width of the images; 0 for the data set's usual size.
-        seed: of the division of a folder's classes into splits.
+        csv: file with the columns class and split that divides a folder's classes.
+        seed: of the division of a folder's classes where there is no csv.
+        color: read a folder's images in colour, else in grey.
         download: fetch Omniglot or CIFAR-100 where their files are missing.
     """
 
@@ -32,7 +34,9 @@ class DataSettings:
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True
     size: int = 0
+    csv: str = ""
     seed: int = 0
+    color: bool = True
     download: bool = False
 
 

@@ -6,6 +6,7 @@ The plain loops know one task: no task axis, no vmap, no padding, and PyTorch's 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,13 +35,13 @@ def assert_same(
 
 
 def directional_difference(
-    function: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-3
+    function: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-4
 ) -> float:
     """Derivative of a scalar function along a direction, by the five-point formula."""
 
     def value(length: float) -> float:
         moved = {n: (p.detach() + length * direction[n]).requires_grad_() for n, p in at.items()}
-        return float(function(moved))
+        return float(function(moved).detach())
 
     near, far = value(step) - value(-step), value(2 * step) - value(-2 * step)
     return (8 * near - far) / (12 * step)
@@ -104,7 +105,8 @@ class Quadratic:
 
     def minimiser(self) -> Tensor:
         """argmin of G, ``[T, inner]``."""
-        return torch.linalg.solve(self.a, self.b @ self.u.detach() + self.c)
+        v: Tensor = torch.linalg.solve(self.a, self.b @ self.u.detach() + self.c)
+        return v
 
     def hypergradient(self, v: Tensor, q: Tensor) -> Tensor:
         """``mean_t F_u - G_uv q`` at v, for a solution q of ``A q = F_v``."""
@@ -290,7 +292,10 @@ def plain_shared_encoder(
     way, labels = task.way, task.support_y[0]
 
     def encode() -> tuple[Tensor, Tensor]:
-        return plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
+        """Features, divided by the square root of their number."""
+        outputs = plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
+        support, query = (x / math.sqrt(x.shape[1]) for x in outputs)
+        return support, query
 
     def begin() -> dict[str, Tensor]:
         if start == "learned":

@@ -32,7 +32,7 @@ from fewshot_blo.networks import Conv4, CosineHead, Norm, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from tasks import TaskBatch
 
-# Adam with its small eps multiplies rounding errors by up to 1e6 at each step that is differentiated.
+# With its small eps, each step of Adam multiplies rounding errors by up to 1e6 when differentiated.
 STRATEGIES: dict[str, Strategy] = {
     "unroll": Unroll(2, SGD(0.1)),
     "unroll first order": Unroll(2, SGD(0.1), first_order=True),

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracles import (
+    Quadratic,
+    assert_same,
+    directional_difference,
+    dot,
+    make_batch,
+    random_direction,
+)
+from torch import nn
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.hypergrad import State, Unroll, outer_step
+from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, UpdateRule
+from fewshot_blo.problems import Initialization
+
+COLD = State({}, {}, {})
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 20])
+def test_equals_the_formula_for_gradient_descent(steps: int, recompute: bool) -> None:
+    quadratic = Quadratic.random()
+    step, _ = outer_step(Unroll(steps, SGD(0.2), recompute=recompute), quadratic.bilevel(), COLD)
+    inner, gradient = quadratic.descent(steps, 0.2)
+    assert_same({"v": Quadratic.join(step.inner), **step.gradient}, {"v": inner, "u": gradient})
+
+
+def test_many_steps_reach_the_exact_hypergradient() -> None:
+    quadratic = Quadratic.random()
+    step, _ = outer_step(Unroll(120, SGD(0.3)), quadratic.bilevel(), COLD)
+    assert_same(
+        {"v": Quadratic.join(step.inner), **step.gradient},
+        {"v": quadratic.minimiser(), "u": quadratic.exact()},
+    )
+
+
+def test_reports_losses_at_the_inner_parameters() -> None:
+    problem = Quadratic.random().bilevel()
+    step, _ = outer_step(Unroll(3), problem, COLD)
+    torch.testing.assert_close(step.outer_loss, problem.outer_loss(step.inner).detach())
+    torch.testing.assert_close(step.inner_loss, problem.inner_loss(step.inner).detach())
+    assert step.residual.isnan().all()
+    assert not any(p.requires_grad for p in [*step.inner.values(), step.outer_loss])
+
+
+def test_warm_start_continues_the_descent() -> None:
+    quadratic = Quadratic.random()
+    strategy = Unroll(4, SGD(0.2))
+    step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
+    step, state = outer_step(strategy, quadratic.bilevel(), state)
+    assert_same(step.inner, Quadratic.cut(quadratic.descent(8, 0.2)[0]))
+    cold, _ = outer_step(strategy, quadratic.bilevel(), state.cold())
+    assert_same(cold.inner, Quadratic.cut(quadratic.descent(4, 0.2)[0]))
+
+
+def test_first_order_truncated_and_exact() -> None:
+    problem = Quadratic.random().bilevel
+
+    def gradient(**settings: int | bool) -> torch.Tensor:
+        return outer_step(Unroll(6, SGD(0.1), **settings), problem(), COLD)[0].gradient["u"]  # type: ignore[arg-type]
+
+    exact = gradient()
+    assert torch.equal(gradient(truncate=6), exact)
+    assert torch.equal(gradient(truncate=60), exact)
+    assert torch.equal(gradient(truncate=0), gradient(first_order=True))
+    distances = [float((gradient(truncate=n) - exact).norm()) for n in range(7)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 0.1 * exact.norm()
+
+
+class Smooth(nn.Sequential):
+    """A tanh network with one norm layer."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        convolution = nn.Conv2d(1, 8, 3, stride=4)
+        super().__init__(
+            convolution,
+            norm,
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(128, 6),
+            nn.Tanh(),
+            nn.Linear(6, 3),
+        )
+
+
+SMOOTH_NORMS: dict[str, Callable[[], nn.Module]] = {
+    "batch": lambda: nn.BatchNorm2d(8),
+    "layer": lambda: nn.LayerNorm([8, 4, 4]),
+    "group": lambda: nn.GroupNorm(4, 8),
+    "instance": lambda: nn.InstanceNorm2d(8, affine=True),
+    "none": nn.Identity,
+}
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop"])
+@pytest.mark.parametrize("norm", SMOOTH_NORMS)
+def test_agrees_with_finite_differences(norm: str, backend: Backend) -> None:
+    network = Smooth(SMOOTH_NORMS[norm]()).double()
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.4)
+    problem = Initialization(network, step_size=0.3, prox=0.2, backend=backend)
+    batch, strategy = make_batch(), Unroll(3, LearnedSGD())
+
+    def outer_loss(outer: Params) -> torch.Tensor:
+        with torch.no_grad():
+            for name, p in outer.items():
+                problem.outer[name].copy_(p)
+        return strategy.hypergradient(
+            problem.bind(batch, "support").bilevel, COLD
+        ).outer_loss.mean()
+
+    at = {name: p.detach().clone() for name, p in problem.outer.items()}
+    gradient = strategy.hypergradient(problem.bind(batch, "support").bilevel, COLD).gradient
+    direction = random_direction(at)
+    numeric = directional_difference(outer_loss, at, direction)
+    assert dot(gradient, direction) == pytest.approx(numeric, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", [SGD(0.1), Momentum(0.1), Adam(0.1, eps=1e-3)])
+@pytest.mark.parametrize("truncate", [None, 0, 3])
+def test_recomputing_changes_nothing(rule: UpdateRule, truncate: int | None) -> None:
+    problem = Quadratic.random().bilevel
+    for steps in (1, 5, 12):
+        kept, _ = outer_step(Unroll(steps, rule, truncate=truncate), problem(), COLD)
+        again, _ = outer_step(
+            Unroll(steps, rule, truncate=truncate, recompute=True), problem(), COLD
+        )
+        assert_same(again.inner, kept.inner, 0)
+        assert_same(again.gradient, kept.gradient, 1e-14)
+
+
+def test_unused_outer_variable_is_a_structural_zero() -> None:
+    quadratic = Quadratic.random()
+    for recompute in (False, True):
+        problem = quadratic.bilevel()
+        outer = {**problem.outer, "spare": torch.zeros(2, dtype=torch.float64, requires_grad=True)}
+        problem = type(problem)(outer, problem.inner_init, problem.inner_loss, problem.outer_loss)
+        with pytest.raises(StructuralZeroError, match=r"'spare'.*requires_grad_"):
+            outer_step(Unroll(2, recompute=recompute), problem, COLD)
+
+
+def test_divergence_stops_with_the_cause() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"Unroll: the outer loss of task 0 is .*step size"
+    ):
+        outer_step(Unroll(1000, SGD(10.0)), Quadratic.random().bilevel(), COLD)
+
+
+@pytest.mark.parametrize("settings", [{"steps": -1}, {"truncate": -2}])
+def test_settings_are_checked(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match="must not be negative"):
+        Unroll(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="exclude each other"):
+        Unroll(first_order=True, truncate=1)
+
+
+def test_start_that_the_loss_uses_as_well_is_no_parameter() -> None:
+    """The inner gradient is the partial one, also where v_0 is the very tensor u."""
+    u = torch.tensor([[2.0]], dtype=torch.float64, requires_grad=True)
+
+    def inner_loss(v: TaskParams) -> torch.Tensor:
+        return (v["v"] * u).sum(1)
+
+    def outer_loss(v: TaskParams) -> torch.Tensor:
+        return v["v"].square().sum(1)
+
+    step, _ = outer_step(
+        Unroll(1, SGD(0.5)), Bilevel({"u": u}, {"v": u}, inner_loss, outer_loss), COLD
+    )
+    assert float(step.inner["v"]) == pytest.approx(1.0)
+    assert float(step.gradient["u"]) == pytest.approx(2 * 1.0 * 0.5)

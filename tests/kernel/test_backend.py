@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from oracles import assert_same, make_batch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import backend as module
+from fewshot_blo.kernel import measure_backend
+from fewshot_blo.kernel.forward import TaskForward
+from fewshot_blo.problems import Initialization, SharedEncoder
+
+
+class Branching(nn.Module):
+    """Control flow that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.flatten(1))
+        return out if out.sum().item() > 0 else 2 * out
+
+
+class Recurrent(nn.Module):
+    """A layer that vmap has no rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lstm(x.squeeze(1))[0][:, -1]
+        return out
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"), [(Branching(), r"\.item\(\)"), (Recurrent(), "lstm")]
+)
+def test_falls_back_to_the_loop_and_says_why(network: nn.Module, reason: str) -> None:
+    name, batch = type(network).__name__, make_batch()
+    problem = Initialization(network.double())
+    with pytest.warns(UserWarning, match=f"{name} cannot be batched over tasks.*{reason}"):
+        problem.prepare(batch)
+    assert problem.backend == "loop"
+    together = Unroll(2).hypergradient(problem.bind(batch, "support").bilevel, EMPTY_STATE)
+    alone = [
+        Unroll(2).hypergradient(problem.bind(batch[t : t + 1], "support").bilevel, EMPTY_STATE)
+        for t in range(3)
+    ]
+    assert_same(together.inner, {n: torch.cat([s.inner[n] for s in alone]) for n in together.inner})
+
+
+@pytest.mark.parametrize("fast", ["batched", "loop"])
+def test_picks_the_faster(fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(forward: TaskForward, params: Params, shared: Params, x: Tensor) -> float:
+        return 1.0 if forward.backend == fast else 2.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    assert measure_backend(nn.Linear(2, 2), {}, {}, torch.ones(1, 1, 2)) == fast
+
+
+def test_a_network_that_fails_anyway_shows_its_own_error() -> None:
+    problem = Initialization(nn.Sequential(nn.Flatten(), nn.Linear(99, 3)).double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            problem.prepare(make_batch())
+
+
+def test_measures_both_problems_and_a_frozen_encoder() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).double()
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).double().requires_grad_(False)
+    for problem in (
+        Initialization(encoder),
+        SharedEncoder(encoder),
+        SharedEncoder(frozen, learn_prox=True),
+    ):
+        with pytest.raises(ConfigurationError, match="prepare"):
+            problem.bind(make_batch(), "support")
+        problem.prepare(make_batch())
+        assert problem.backend in ("batched", "loop")

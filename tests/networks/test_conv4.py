@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import BatchNorm
+from fewshot_blo.networks import Conv4, Norm, classifier, make_norm
+
+
+@pytest.mark.parametrize("size", [16, 28, 84])
+def test_number_of_features(size: int) -> None:
+    encoder = Conv4(channels=3, hidden=8)
+    assert encoder(torch.rand(2, 3, size, size)).shape == (2, encoder.features(size))
+
+
+def test_has_the_parameters_of_the_literature() -> None:
+    network = classifier(Conv4(hidden=64), 64, 5)
+    # Four 3x3 convolutions with bias, four batch norms, and a linear layer from 64 to 5.
+    convolutions = (1 + 3 * 64) * 9 * 64 + 4 * 64
+    assert sum(p.numel() for p in network.parameters()) == convolutions + 8 * 64 + 65 * 5
+    assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"encoder", "head"}
+
+
+def test_small_images_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"15x20 is too small.*16x16"):
+        Conv4()(torch.rand(1, 1, 15, 20))
+
+
+@pytest.mark.parametrize(
+    ("norm", "layer"),
+    [
+        ("batch", BatchNorm),
+        ("group", nn.GroupNorm),
+        ("layer", nn.GroupNorm),
+        ("instance", nn.InstanceNorm2d),
+        ("none", nn.Identity),
+    ],
+)
+def test_norm_layers(norm: Norm, layer: type[nn.Module]) -> None:
+    assert norm in get_args(Norm)
+    made = make_norm(norm, 16)
+    assert type(made) is layer
+    x = torch.randn(4, 16, 3, 3) * 5 + 2
+    out = made(x)
+    axes = {"batch": (0, 2, 3), "layer": (1, 2, 3), "instance": (2, 3)}.get(norm)
+    if axes:
+        torch.testing.assert_close(
+            out.mean(axes), torch.zeros_like(out.mean(axes)), atol=1e-5, rtol=0
+        )
+    if norm != "batch":
+        torch.testing.assert_close(made(x[:1]), out[:1])
+
+
+def test_group_norm_needs_multiples_of_eight() -> None:
+    with pytest.raises(ConfigurationError, match=r"12 channels.*multiple of 8"):
+        Conv4(hidden=12, norm="group")

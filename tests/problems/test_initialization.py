@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import assert_same, make_batch, make_ragged_batch, single_tasks
+from torch import nn
+from torch.func import functional_call
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import SGD, LearnedSGD
+from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.problems import Initialization
+from fewshot_blo.problems.few_shot import norm_modes, task_accuracy, task_cross_entropy
+
+
+def network(norm: Norm = "batch") -> nn.Sequential:
+    return classifier(Conv4(hidden=8, norm=norm), 8, 3).double()
+
+
+def test_starts_from_the_outer_parameters() -> None:
+    problem = Initialization(network(), prox=0.7, backend="batched")
+    batch = make_batch()
+    bilevel = problem.bind(batch, "support").bilevel
+    for name, p in bilevel.inner_init.items():
+        assert torch.equal(p, problem.outer[name].expand(3, *p.shape[1:]))
+    alone = Initialization(network(), backend="batched")
+    alone.network.load_state_dict(problem.network.state_dict())
+    torch.testing.assert_close(
+        bilevel.inner_loss(bilevel.inner_init),
+        alone.bind(batch, "support").bilevel.inner_loss(bilevel.inner_init),
+    )
+
+
+def test_proximal_term_is_half_the_squared_distance() -> None:
+    near, far = (Initialization(network("none"), prox=p, backend="loop") for p in (0.0, 0.7))
+    far.network.load_state_dict(near.network.state_dict())
+    batch = make_batch()
+    moved = {n: p + 0.1 for n, p in far.bind(batch, "support").bilevel.inner_init.items()}
+    difference = [
+        problem.bind(batch, "support").bilevel.inner_loss(moved) for problem in (far, near)
+    ]
+    size = sum(p.numel() for p in far.outer.values())
+    expected = torch.full((3,), 0.35 * 0.01 * size, dtype=torch.float64)
+    torch.testing.assert_close(difference[0] - difference[1], expected)
+
+
+def test_network_is_copied() -> None:
+    original = network()
+    problem = Initialization(original)
+    problem.outer["head.bias"].data.add_(1)
+    assert not torch.equal(original.get_parameter("head.bias"), problem.outer["head.bias"])
+
+
+def test_frozen_parameters_stay_out() -> None:
+    frozen = network()
+    frozen.get_submodule("encoder").requires_grad_(False)
+    problem = Initialization(frozen, backend="loop")
+    assert list(problem.outer) == ["head.weight", "head.bias"]
+    bound = problem.bind(make_batch(), "support")
+    step = Unroll(2, SGD(0.1)).hypergradient(bound.bilevel, EMPTY_STATE)
+    assert list(step.inner) == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("adapted", ["head.", ("head.",)])
+def test_parameters_that_do_not_adapt_are_shared(adapted: str | tuple[str, ...]) -> None:
+    problem = Initialization(network("none"), adapted=adapted, backend="batched")
+    assert problem.adapted == ["head.weight", "head.bias"]
+    batch = make_batch()
+    step = Unroll(2, SGD(0.3)).hypergradient(problem.bind(batch, "support").bilevel, EMPTY_STATE)
+    assert list(step.inner) == problem.adapted
+    assert list(step.gradient) == list(problem.outer)
+    # Only the head moves: its features are those of the initial encoder.
+    params = {n: p.detach() for n, p in problem.outer.items()}
+    head = {n: p[0] for n, p in step.inner.items()}
+    logits = functional_call(problem.network, {**params, **head}, (batch.query_x[0],))
+    torch.testing.assert_close(F.cross_entropy(logits, batch.query_y[0]), step.outer_loss[0])
+
+
+def test_learned_step_sizes_are_outer_variables() -> None:
+    problem = Initialization(network(), adapted="head.", step_size=0.25, backend="loop")
+    sizes = [name for name in problem.outer if name.startswith("step_size/")]
+    assert sizes == ["step_size/head.weight", "step_size/head.bias"]
+    assert all(float(problem.outer[name].detach()) == 0.25 for name in sizes)
+    batch = make_batch()
+    learned = Unroll(2, LearnedSGD()).hypergradient(
+        problem.bind(batch, "support").bilevel, EMPTY_STATE
+    )
+    plain = Initialization(network(), adapted="head.", backend="loop")
+    plain.network.load_state_dict(problem.network.state_dict())
+    fixed = Unroll(2, SGD(0.25)).hypergradient(plain.bind(batch, "support").bilevel, EMPTY_STATE)
+    assert_same(learned.inner, fixed.inner)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigurationError, match=r"starts with \('body\.',\).*encoder"):
+        Initialization(network(), adapted="body.")
+    with pytest.raises(ConfigurationError, match=r"prox is -1\.0"):
+        Initialization(network(), prox=-1.0)
+    with pytest.raises(ConfigurationError, match=r"prepare\(batch\)"):
+        Initialization(network()).bind(make_batch(), "support")
+
+
+def test_inductive_predictions_do_not_depend_on_other_queries() -> None:
+    problem, batch = Initialization(network(), backend="batched"), make_batch(query=4)
+    single = type(batch)(
+        batch.support_x, batch.support_y, batch.query_x[:, :1], batch.query_y[:, :1], batch.classes
+    )
+    start = problem.bind(batch, "support").bilevel.inner_init
+    for mode in ("support", "running"):
+        together = problem.bind(batch, mode).query_logits(start)
+        alone = problem.bind(single, mode).query_logits(start)
+        torch.testing.assert_close(alone[:, 0], together[:, 0])
+    together = problem.bind(batch, "transductive").query_logits(start)
+    alone = problem.bind(single, "transductive").query_logits(start)
+    assert not torch.allclose(alone[:, 0], together[:, 0])
+
+
+def test_norm_modes_that_differ() -> None:
+    assert norm_modes(Initialization(network("group")), running=True) == ("support",)
+    modes = norm_modes(Initialization(network()), running=True)
+    assert modes == ("transductive", "support", "running")
+    assert norm_modes(Initialization(network()), running=False) == ("transductive", "support")
+
+
+def test_losses_and_accuracies_leave_padding_out() -> None:
+    batch = make_ragged_batch()
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 6, 3, generator=generator, dtype=torch.float64)
+    logits[1, :, 2] += 50  # a class that the second task does not have
+    losses = task_cross_entropy(logits, batch.query_y, batch.classes)
+    accuracies = task_accuracy(logits, batch.query_y, batch.classes)
+    for t, task in enumerate(single_tasks(batch)):
+        rows = logits[t, batch.query_y[t] >= 0][:, : task.way]
+        torch.testing.assert_close(losses[t], F.cross_entropy(rows, task.query_y[0]))
+        right = (rows.argmax(1) == task.query_y[0]).double().mean()
+        assert float(accuracies[t]) == pytest.approx(float(right))

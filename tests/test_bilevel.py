@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import Quadratic, assert_same
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, combine, task_dot
+from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.strategy import outer_step
+
+
+def losses(v: TaskParams) -> Tensor:
+    return v["v"].sum(1)
+
+
+LEAF = torch.ones(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "message"),
+    [
+        ({"u": LEAF * 2}, {"v": torch.ones(2, 3)}, "'u' is not a leaf.*detach"),
+        ({"u": torch.ones(2)}, {"v": torch.ones(2, 3)}, "'u' is not a leaf"),
+        ({}, {"v": torch.ones(2, 3)}, "outer is empty"),
+        ({"u": LEAF}, {}, "inner_init is empty"),
+        ({"u": LEAF}, {"v": torch.ones(2, 3), "w": torch.ones(3)}, "'v': 2, 'w': 3"),
+        ({"u": LEAF}, {"v": torch.ones(())}, "'v': None"),
+    ],
+)
+def test_problem_is_checked(outer: TaskParams, inner: TaskParams, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Bilevel(outer, inner, losses, losses)
+
+
+def test_number_of_tasks() -> None:
+    assert Bilevel({"u": LEAF}, {"v": torch.ones(4, 3)}, losses, losses).tasks == 4
+
+
+@pytest.mark.parametrize("strategy", [Unroll(1), Implicit(1), Penalty(1)])
+def test_a_loss_that_is_not_one_number_a_task_is_named(strategy: Strategy) -> None:
+    quadratic = Quadratic.random().bilevel()
+
+    def mean(v: TaskParams) -> Tensor:
+        return quadratic.outer_loss(v).mean()
+
+    wrong = Bilevel(quadratic.outer, quadratic.inner_init, quadratic.inner_loss, mean)
+    with pytest.raises(
+        ConfigurationError, match=r"outer_loss has shape \[\].*one loss a task, \[3\]"
+    ):
+        outer_step(strategy, wrong, strategy.init())
+
+
+def make_step(tasks: int, value: float) -> OuterStep:
+    column = torch.full((tasks, 1), value, dtype=torch.float64)
+    gradient = {"u": torch.full((2,), value, dtype=torch.float64)}
+    return OuterStep(
+        gradient, {"v": column}, column[:, 0], column[:, 0], {"v": column}, column[:, 0]
+    )
+
+
+def test_chunks_are_weighted_by_their_tasks() -> None:
+    step = combine([make_step(3, 1.0), make_step(1, 5.0)])
+    assert step.tasks == 4
+    assert step.gradient["u"].tolist() == [2.0, 2.0]
+    for stacked in (step.inner["v"][:, 0], step.outer_loss, step.inner_gradient["v"][:, 0]):
+        assert stacked.tolist() == [1.0, 1.0, 1.0, 5.0]
+    single = make_step(2, 1.0)
+    assert combine([single]) is single
+
+
+@pytest.mark.parametrize("strategy", [Unroll(3), Implicit(3), Penalty(3)])
+def test_chunks_combine_to_the_whole(strategy: Strategy) -> None:
+    quadratic = Quadratic.random(tasks=5)
+    whole = strategy.hypergradient(quadratic.bilevel(), strategy.init())
+
+    def part(tasks: slice) -> OuterStep:
+        q = quadratic
+        chunk = Quadratic(q.a[tasks], q.b[tasks], q.c[tasks], q.d[tasks], q.r, q.u)
+        return strategy.hypergradient(chunk.bilevel(), strategy.init())
+
+    step = combine([part(slice(0, 2)), part(slice(2, 4)), part(slice(4, 5))])
+    assert_same(step.gradient, whole.gradient, 1e-13)
+    assert_same(step.inner, whole.inner, 1e-13)
+
+
+def test_divergence_names_the_quantity() -> None:
+    step = make_step(3, 1.0)
+    step.check_finite("Method")
+    step.inner_loss[1] = torch.inf
+    with pytest.raises(DivergenceError, match="Method: the outer loss of task 1 is inf"):
+        step.check_finite("Method")  # the losses of make_step share their memory
+    step = make_step(3, 1.0)
+    step.gradient["u"][1] = torch.nan
+    with pytest.raises(DivergenceError, match="Method: the hypergradient of 'u' is not finite"):
+        step.check_finite("Method")
+
+
+def test_inner_product_by_task() -> None:
+    a = {"v": torch.arange(6.0).reshape(2, 3), "w": torch.tensor([1.0, 2.0])}
+    assert task_dot(a, a).tolist() == [0 + 1 + 4 + 1, 9 + 16 + 25 + 4]
