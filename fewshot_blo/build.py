@@ -28,12 +28,17 @@ def build_splits(data: DataSettings) -> Splits:
     """The splits of a data set by name.
 
     Raises:
-        ConfigurationError: if the data set needs a folder and none is given.
+        ConfigurationError: if the data set needs a folder and none is given, or its images have
+            one size only and another is asked for.
         DataError: if its files are missing or bad.
     """
     if data.name != "glyphs" and not data.root:
         raise ConfigurationError(
             f"data set '{data.name}' needs the folder of its files: set --data.root"
+        )
+    if data.name in ("cifarfs", "fc100") and data.size not in (0, 32):
+        raise ConfigurationError(
+            f"data.size is {data.size}: the images of {data.name} are of 32 pixels; leave it at 0"
         )
     # Imported here, for each data set needs libraries of its own.
     module = importlib.import_module(f"tasks.{'cifarfs' if data.name == 'fc100' else data.name}")
@@ -172,10 +177,11 @@ def _encoder(settings: ProblemSettings, channels: int) -> nn.Module:
     module_name, _, function = settings.network.partition(":")
     try:
         network = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"network '{settings.network}' cannot be made ({error}): use conv4, or "
-            "module:function for a function without arguments that returns a module"
+            "module:function for a function without arguments that returns a module, in a file "
+            "that Python finds (its folder is in PYTHONPATH)"
         ) from error
     if not isinstance(network, nn.Module):
         raise ConfigurationError(
@@ -187,7 +193,18 @@ def _encoder(settings: ProblemSettings, channels: int) -> nn.Module:
 @torch.no_grad()
 def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) -> int:
     """D of the encoder's features ``[B, D]`` of images ``[B, C, H, W]``."""
-    features: torch.Tensor = encoder(torch.zeros(2, *image, dtype=dtype))
+    was_training = encoder.training
+    encoder.eval()  # The running statistics of a pretrained network stay as they are.
+    try:
+        features: torch.Tensor = encoder(torch.zeros(2, *image, dtype=dtype))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"the network fails on images of shape {list(image)} ({reason}): set data.size, or "
+            "use a network for such images"
+        ) from error
+    finally:
+        encoder.train(was_training)
     if features.ndim != 2:
         raise ConfigurationError(
             f"the network returns shape {list(features.shape)} for 2 images; it must return "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +88,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             "multipliers": strategy.multipliers,
         },
     }
+    # In memory first: PyTorch's writer hides the reason of a failed write to a file.
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
     try:
         with atomic_write(path) as file:
-            torch.save(data, file)
-    except (OSError, RuntimeError) as error:
+            file.write(buffer.getbuffer())
+    except OSError as error:
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {error}; free space or choose another folder. "
             "An earlier checkpoint of that name is intact."
@@ -111,14 +114,16 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint {path}: check the path, or train first")
     try:
         data = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+    except Exception as error:  # A damaged pickle can raise almost any exception.
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than "
+            "tensors and plain data; take another checkpoint of the run, or train again"
+        ) from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
             f"{path} is not a checkpoint of format {_FORMAT} (found {found}): "
-            "it was written by another program or version"
+            "it was written by another program or version; use a file that train wrote"
         )
     try:
         state = data["strategy"]
@@ -128,9 +133,19 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
         }
         plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
-        return Checkpoint(**plain, outer=data["outer"], buffers=data["buffers"], strategy=strategy)
+        outer, buffers = _tensors(data["outer"]), _tensors(data["buffers"])
+        return Checkpoint(**plain, outer=outer, buffers=buffers, strategy=strategy)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} lacks a part of a checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{path} lacks a part of a checkpoint ({error}): use a file that train wrote"
+        ) from error
+
+
+def _tensors(mapping: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    for name, value in mapping.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"'{name}' is no tensor")
+    return mapping
 
 
 @torch.no_grad()
@@ -145,6 +160,7 @@ def _copy(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
         if target.shape != sources[name].shape:
             raise CheckpointError(
                 f"the checkpoint is of another configuration: '{name}' has shape "
-                f"{list(sources[name].shape)} in it and {list(target.shape)} in the problem"
+                f"{list(sources[name].shape)} in it and {list(target.shape)} in the problem; use "
+                "the configuration saved beside the checkpoint"
             )
         target.copy_(sources[name])

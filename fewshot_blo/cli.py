@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from argparse import ArgumentError
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.allocator import keep_freed_memory
@@ -28,10 +28,9 @@ from fewshot_blo.errors import (
     StructuralZeroError,
 )
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
-from fewshot_blo.run import BEST, LAST
+from fewshot_blo.run import BEST
 from fewshot_blo.train import train
 from tasks import DataError
-from tasks.files import atomic_write
 from tasks.picture import episode_picture
 
 _USER_ERRORS = (
@@ -108,9 +107,6 @@ def _train(parser: ArgumentParser, parsed: Namespace) -> int:
     training = build_sampler(config, splits.train, training=True)
     validation = build_sampler(config, splits.validation, training=False)
     strategy, adaptation = build_strategy(config), build_adaptation(config)
-    if parsed.resume or not (parsed.run / LAST).exists():
-        with atomic_write(parsed.run / "config.yaml") as file:
-            file.write(yaml.safe_dump(asdict(config), sort_keys=False).encode())
     result = train(
         problem,
         strategy,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
@@ -32,17 +32,24 @@ class Evaluation:
 
     Attributes:
         norm: norm mode.
-        protocol: way, shot, queries a class, steps, seed, as words for a table.
-        accuracy: of each task, ``[tasks]``, in [0, 1].
+        episodes: way, shot, queries a class and seed, as words for a table.
+        steps: inner steps.
+        accuracy: of each task, ``[tasks]``, float64 in [0, 1].
         class_names: the classes that were drawn.
         class_accuracy: accuracy over all queries of each of them.
     """
 
     norm: NormMode
-    protocol: str
+    episodes: str
+    steps: int
     accuracy: Tensor
     class_names: Sequence[str] = field(repr=False)
     class_accuracy: Tensor = field(repr=False)
+
+    @property
+    def protocol(self) -> str:
+        """Episodes and inner steps, as words for a table."""
+        return f"{self.episodes}, {self.steps} inner steps"
 
     @property
     def mean(self) -> float:
@@ -74,10 +81,15 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
     Raises:
         ConfigurationError: if the two were not measured on the same tasks.
     """
-    if len(a.accuracy) != len(b.accuracy) or a.protocol != b.protocol:
+    if len(a.accuracy) != len(b.accuracy) or a.episodes != b.episodes:
         raise ConfigurationError(
             f"a paired interval needs the same tasks; they are {len(a.accuracy)} of "
-            f"{a.protocol} and {len(b.accuracy)} of {b.protocol}"
+            f"{a.episodes} and {len(b.accuracy)} of {b.episodes}"
+        )
+    if a.class_names != b.class_names:
+        raise ConfigurationError(
+            "a paired interval needs the same tasks; they are of different classes: evaluate both "
+            "on one split of one data set"
         )
     difference = b.accuracy.double() - a.accuracy.double()
     return float(difference.mean()), half_width(difference)
@@ -104,10 +116,11 @@ def evaluate(
         tasks: number of tasks.
         norm: where batch norms take their statistics from.
         adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
-        progress: show a progress bar.
+        progress: show a progress bar on a terminal.
 
     Raises:
         ConfigurationError: if the number of tasks is not positive, or the norm mode does not fit.
+        DivergenceError: if the inner steps of a task end in logits that are not finite.
     """
     if tasks < 1:
         raise ConfigurationError(f"evaluation over {tasks} tasks: use at least 1")
@@ -127,13 +140,13 @@ def evaluate(
         for batch in tqdm(
             batches,
             total=-(-tasks // sampler.tasks),
-            disable=not progress,
+            disable=None if progress else True,  # None: only where there is no terminal.
             desc=f"evaluating ({norm})",
             unit="batch",
         ):
             correct = _correct(problem, batch, norm, adaptation)
             real = batch.query_y >= 0
-            accuracies.append(((correct & real).sum(1) / real.sum(1)).cpu())
+            accuracies.append((correct & real).sum(1).cpu().double() / real.sum(1).cpu())
             drawn = batch.classes.gather(1, batch.query_y.clamp(min=0))[real].cpu()
             seen += torch.bincount(drawn, minlength=classes)
             right += torch.bincount(drawn[correct[real].cpu()], minlength=classes)
@@ -142,8 +155,8 @@ def evaluate(
     drawn_classes = seen.nonzero().flatten()
     names = [sampler.dataset.class_names[c] for c in drawn_classes.tolist()]
     per_class = right[drawn_classes] / seen[drawn_classes]
-    protocol = f"{sampler.describe()}, {adaptation.steps} inner steps, seed {sampler.seed}"
-    return Evaluation(norm, protocol, torch.cat(accuracies), names, per_class)
+    episodes = f"{sampler.describe()}, seed {sampler.seed}"
+    return Evaluation(norm, episodes, adaptation.steps, torch.cat(accuracies), names, per_class)
 
 
 @torch.no_grad()
@@ -159,8 +172,13 @@ def _correct(
         rule=adaptation.rule,
         outer=bound.bilevel.outer,
     )
-    logits = mask_classes(bound.query_logits(inner), batch.classes)
-    return logits.argmax(-1) == batch.query_y
+    logits = bound.query_logits(inner)
+    if not logits.isfinite().all():
+        raise DivergenceError(
+            f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
+            f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
+        )
+    return mask_classes(logits, batch.classes).argmax(-1) == batch.query_y
 
 
 def _batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ class RunLog:
     """Records of one run, in its folder.
 
     A record is a mapping with a ``step``. Records after ``step`` of an earlier attempt are
-    dropped, so that a resumed run's log reads as if it had never stopped.
+    dropped, so that a resumed run's log reads as if it had never stopped. Leaving the log's
+    ``with`` block draws the curves.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
@@ -31,17 +33,33 @@ class RunLog:
         self._file = self.path.open("ab")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._close()
+            return
+        with suppress(OSError):  # A full disk must not hide the error that ended the run.
+            self._close()
+
     def write(self, record: Mapping[str, Any]) -> None:
-        """Adds a record; numbers go to TensorBoard too."""
+        """Adds a record; numbers go to TensorBoard too.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         self.records.append(dict(record))
-        self._file.write(_line(record))
-        self._file.flush()
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"cannot write the log {self.path}: {error}; free space") from error
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, record["step"])
 
-    def close(self) -> None:
-        """Closes the files and draws the curves."""
+    def _close(self) -> None:
         self._file.close()
         self._tensorboard.close()
         draw_curves(self.records, self.path.parent / CURVES)
@@ -52,7 +70,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -29,7 +29,7 @@ class EvaluationRequest:
         tasks: number of tasks.
         way: N; 0 for the training way.
         shot: K; 0 for the training shot.
-        query: Q.
+        query: Q; 0 for that of the run's validation.
         split: classes to draw from.
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
@@ -41,7 +41,7 @@ class EvaluationRequest:
     tasks: int = 600
     way: int = 0
     shot: int = 0
-    query: int = 15
+    query: int = 0
     split: Literal["train", "validation", "test"] = "test"
     seed: int = 1000
     steps: int = -1
@@ -86,7 +86,7 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     saved = checkpoints.load(path).config
-    if not saved:
+    if "problem" not in saved:
         raise CheckpointError(
             f"{path} was saved without a configuration (train(..., config=None)): build the "
             "problem yourself, load the checkpoint, restore it and call evaluate"
@@ -101,7 +101,7 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
             episodes,
             way=request.way or episodes.way,
             shot=request.shot or episodes.shot,
-            validation_query=request.query,
+            validation_query=request.query or episodes.validation_query,
             seed=request.seed - 1,
         ),
         adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
@@ -159,7 +159,7 @@ def _plain(results: dict[str, list[Evaluation]]) -> dict[str, list[dict[str, obj
                 "protocol": evaluation.protocol,
                 "tasks": len(evaluation.accuracy),
                 "mean": evaluation.mean,
-                "interval_95": evaluation.interval,
+                "interval_95": evaluation.interval if len(evaluation.accuracy) > 1 else None,
                 "task_accuracy": evaluation.accuracy.tolist(),
                 "class_accuracy": dict(
                     zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)

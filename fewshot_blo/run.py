@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
@@ -17,8 +19,11 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceEr
 from fewshot_blo.hypergrad import State, Strategy
 from fewshot_blo.problems import FewShotProblem, NormMode
 from tasks import TaskBatch
+from tasks.files import atomic_write
 
-LAST, BEST = "last.pt", "best.pt"
+LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
+# They change where a run takes place, or how far it goes, but no step of it.
+_MAY_CHANGE = {"device", "data.root", "data.download", "train.memory"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class TrainSettings:
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
-    memory: float = 0.75
+    memory: float = 0.25
     validate_every: int = 250
     validation_tasks: int = 200
     log_every: int = 10
@@ -104,7 +109,8 @@ class Run:
         try:
             step.check_finite(type(self.strategy).__name__)
         except DivergenceError as error:
-            raise DivergenceError(f"outer step {self.step + 1}: {error}") from error
+            remedy = "; if the losses grew over the outer steps, lower the outer learning rate"
+            raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name]
         leaves = list(self.problem.outer.values())
@@ -118,6 +124,21 @@ class Run:
         self.state = state if self.settings.start == "warm" else state.cold()
         self.step += 1
         return step
+
+    def save_config(self) -> None:
+        """Writes the run's settings for a person to read, and for ``--config``.
+
+        Raises:
+            ConfigurationError: if they are no plain data, which no checkpoint could give back.
+        """
+        try:
+            text = yaml.safe_dump(self.config, sort_keys=False)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(
+                f"config is no plain data ({error}): use numbers, words, lists and dictionaries"
+            ) from error
+        with atomic_write(self.folder / CONFIG) as file:
+            file.write(text.encode())
 
     def save(self, name: str) -> None:
         """Writes a checkpoint into the run's folder."""
@@ -137,18 +158,18 @@ class Run:
         )
 
     def resume(self) -> None:
-        """Continues from the run's last checkpoint."""
+        """Continues from the run's last checkpoint.
+
+        Raises:
+            CheckpointError: if there is none, or it is of settings that lead to other steps.
+        """
         device = next(iter(self.problem.outer.values())).device
         saved = checkpoints.load(self.folder / LAST, device)
-        if saved.config != self.config:
-            different = sorted(
-                name
-                for name in saved.config.keys() | self.config.keys()
-                if saved.config.get(name) != self.config.get(name)
-            )
+        self._check_config(saved.config)
+        if saved.step > self.settings.steps:
             raise CheckpointError(
-                f"{self.folder / LAST} is of another configuration: {different} differ; resume "
-                "with the settings saved beside it, or choose another folder"
+                f"{self.folder / LAST} has taken {saved.step} steps and train.steps is "
+                f"{self.settings.steps}: set it to at least {saved.step}"
             )
         saved.restore(self.problem)
         self.optimizer.load_state_dict(dict(saved.optimizer))
@@ -156,3 +177,34 @@ class Run:
         self.step, self.best = saved.step, dict(saved.best)
         self.chunk = saved.settled["chunk"]
         checkpoints.set_random_state(saved.random_state)
+
+    def _check_config(self, config: Mapping[str, Any]) -> None:
+        """Settings may differ from the saved ones where no step that was taken depends on them."""
+        saved, own = _flat(config), _flat(self.config)
+        differ = {name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)}
+        may_change = _MAY_CHANGE | (
+            {"train.steps"} if self.settings.schedule == "constant" else set()
+        )
+        if differ <= may_change:
+            return
+        values = ", ".join(
+            f"{name} was {saved.get(name)} and is {own.get(name)}"
+            for name in sorted(differ - may_change)
+        )
+        hint = ""
+        if "train.steps" in differ - may_change:
+            hint = " (the cosine schedule depends on the number of steps; only a run with the "
+            hint += "constant schedule can be extended)"
+        raise CheckpointError(
+            f"{self.folder / LAST} is of another configuration: {values}{hint}; resume with the "
+            f"settings in {self.folder / CONFIG}, or choose another folder"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat

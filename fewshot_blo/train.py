@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from tqdm import tqdm
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
-from fewshot_blo.chunks import measure_chunk
+from fewshot_blo.chunks import dropout_keys, measure_chunk
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluate import Adaptation, evaluate
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.interrupts import interrupts
 from fewshot_blo.kernel import estimate_statistics
 from fewshot_blo.kernel.layers import uses_batch_statistics
+from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
 from fewshot_blo.problems.few_shot import task_accuracy
@@ -61,9 +63,10 @@ def train(
 ) -> TrainResult:
     """Trains the outer variables of a problem in place and leaves them at their best.
 
-    Writes ``last.pt``, ``best.pt`` (highest validation accuracy), a log and curves into
-    ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns. A resumed
-    run continues bit for bit on the same device.
+    Writes ``config.yaml``, ``last.pt``, ``best.pt`` (highest validation accuracy), a log and
+    curves into ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns.
+    A resumed run continues bit for bit on the same device; with a constant learning rate it may
+    have more steps than before.
 
     Args:
         problem: what to train.
@@ -75,14 +78,15 @@ def train(
         adaptation: how tasks are solved in validation.
         config: plain data saved in the checkpoints, from which the problem can be built again.
         resume: continue from ``last.pt``.
-        progress: show a progress bar.
+        progress: print a line for each validation and, on a terminal, show a progress bar.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
+        ConfigurationError: if ``config`` is no plain data.
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
     """
     folder = Path(folder)
-    run = Run(problem, strategy, settings, folder, dict(config or {}))
+    run = Run(problem, strategy, settings, folder, {"train": asdict(settings), **(config or {})})
     first_batch = tasks.batch(0)
     if resume:
         run.resume()
@@ -95,28 +99,33 @@ def train(
         run.chunk = settings.chunk or measure_chunk(
             problem, strategy, first_batch, norm=settings.norm, host_limit=settings.memory
         )
-    log = RunLog(folder, step=run.step)
+    run.save_config()
     bar = tqdm(
-        total=settings.steps, initial=run.step, disable=not progress, desc="training", unit="step"
+        total=settings.steps,
+        initial=run.step,
+        disable=None if progress else True,  # None: only where there is no terminal.
+        desc="training",
+        unit="step",
     )
     problem.network.train()
     clock = _Clock()
-    with interrupts() as stop, bar:
-        try:
-            while run.step < settings.steps and not stop.is_set():
-                batch = tasks.batch(run.step)
-                step = run.update(batch)
-                clock.count(batch.tasks)
-                bar.update()
-                if run.step % settings.log_every == 0 or run.step == settings.steps:
-                    record = _record(run, batch, step, clock)
-                    log.write(record)
-                    bar.set_postfix_str(_words(record))
-                if run.step % settings.validate_every == 0 or run.step == settings.steps:
-                    _validate(run, tasks, validation, adaptation, log)
-            run.save(LAST)
-        finally:
-            log.close()
+    with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
+        while run.step < settings.steps and not stop.is_set():
+            batch = tasks.batch(run.step)
+            step = run.update(batch)
+            clock.count(batch.tasks)
+            bar.update()
+            if run.step % settings.log_every == 0 or run.step == settings.steps:
+                record = _record(run, batch, step, clock)
+                log.write(record)
+                bar.set_postfix_str(_words(record))
+            if run.step % settings.validate_every == 0 or run.step == settings.steps:
+                words = _validate(run, tasks, validation, adaptation, log)
+                if progress:
+                    tqdm.write(words)
+                    sys.stdout.flush()
+                clock = _Clock()
+        run.save(LAST)
     interrupted = run.step < settings.steps
     if not interrupted:
         checkpoints.load(folder / BEST).restore(problem)
@@ -134,6 +143,7 @@ def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[
         "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
         "learning_rate": run.settings.learning_rate_at(run.step - 1),
         "tasks_per_second": clock.rate(),
+        "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
         **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
     }
 
@@ -143,7 +153,8 @@ def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
     """Query accuracy of the inner parameters that the step reached, on its first chunk."""
     part = batch[: run.chunk]
     inner = {name: p[: part.tasks] for name, p in step.inner.items()}
-    logits = run.problem.bind(part, run.settings.norm).query_logits(inner)
+    keys = dropout_keys(batch, run.settings.seed, run.step - 1)[: part.tasks]
+    logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)
     return float(task_accuracy(logits, part.query_y, part.classes).mean())
 
 
@@ -153,8 +164,8 @@ def _validate(
     validation: EpisodicSampler,
     adaptation: Adaptation,
     log: RunLog,
-) -> None:
-    """Measures accuracy on held-out classes and keeps the best checkpoint."""
+) -> str:
+    """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""
     if isinstance(tasks, EpisodicSampler) and isinstance(run.problem, SharedEncoder):
         update_statistics(run.problem, tasks.dataset, tasks.dtype)
     result = evaluate(
@@ -175,7 +186,7 @@ def _validate(
         run.best = {"step": run.step, "accuracy": result.mean}
         run.save(BEST)
     run.save(LAST)
-    tqdm.write(f"step {run.step}: validation {result}")
+    return f"step {run.step}: validation {result}"
 
 
 def update_statistics(
@@ -190,7 +201,12 @@ def update_statistics(
     rows = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
     device = next(iter(problem.outer.values())).device
     images = dataset.images[rows.to(dataset.images.device)].to(device).to(dtype).div_(255)
-    estimate_statistics(problem.network, iter(torch.split(images, 128)))
+    was_training = problem.network.training
+    problem.network.eval()  # The features that the statistics are for have no dropout.
+    try:
+        estimate_statistics(problem.network, torch.split(images, 128))
+    finally:
+        problem.network.train(was_training)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,13 @@ def free_bytes(device: torch.device) -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"{meminfo} does not tell the free memory: set the chunk size explicitly")
+
+
+def peak_resident_bytes(device: torch.device) -> int:
+    """The most memory this process has held so far: of the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def largest_chunk(bytes_per_task: int, tasks: int, budget: int) -> int:
