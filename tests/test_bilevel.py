@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from oracles import Quadratic, assert_same
@@ -88,10 +90,11 @@ def test_chunks_combine_to_the_whole(strategy: Strategy) -> None:
 def test_divergence_names_the_quantity() -> None:
     step = make_step(3, 1.0)
     step.check_finite("Method")
-    step.inner_loss[1] = torch.inf
-    with pytest.raises(DivergenceError, match="Method: the outer loss of task 1 is inf"):
-        step.check_finite("Method")  # the losses of make_step share their memory
-    step = make_step(3, 1.0)
+    losses = torch.tensor([1.0, torch.inf, torch.nan])
+    for name in ("outer", "inner"):
+        diverged = dataclasses.replace(step, **{f"{name}_loss": losses})  # type: ignore[arg-type]
+        with pytest.raises(DivergenceError, match=f"Method: the {name} loss of task 1 is inf"):
+            diverged.check_finite("Method")
     step.gradient["u"][1] = torch.nan
     with pytest.raises(DivergenceError, match="Method: the hypergradient of 'u' is not finite"):
         step.check_finite("Method")

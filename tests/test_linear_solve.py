@@ -28,8 +28,8 @@ class System:
         return cut(torch.einsum("tij,tj->ti", self.h, join(v)))
 
     def damped(self, damping: float) -> Tensor:
-        identity: Tensor = torch.eye(self.h.shape[1], dtype=torch.float64)
-        return self.h + damping * identity
+        damped: Tensor = self.h + damping * torch.eye(self.h.shape[1], dtype=torch.float64)
+        return damped
 
 
 def cut(x: Tensor) -> TaskParams:
@@ -93,12 +93,14 @@ def test_zero_right_hand_side_has_the_zero_solution(system: System, solver: Line
 
 def test_converged_tasks_are_frozen_while_others_go_on() -> None:
     system = System(0, 3, 5)
-    system.h[0] = torch.eye(5)  # converges in one step
+    system.h[0] = torch.diag(1 + 1e-5 * torch.arange(5))  # one step brings it below the tolerance
     system.b[1] = 0
-    short = join(ConjugateGradient(1)(system.product, cut(system.b)))
-    long = join(ConjugateGradient(5)(system.product, cut(system.b)))
+    short, long = (
+        join(ConjugateGradient(steps, tolerance=1e-3)(system.product, cut(system.b)))
+        for steps in (1, 5)
+    )
     assert torch.equal(short[0], long[0])
-    torch.testing.assert_close(long[0], system.b[0])
+    assert 0 < (long[0] - system.b[0]).abs().max() < 1e-4
     assert (long[1] == 0).all()
     torch.testing.assert_close(long[2], torch.linalg.solve(system.h[2], system.b[2]))
 

@@ -1,0 +1,169 @@
+"""Data, problems and runs that take a fraction of a second, for tests of the outer loop."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.linear_solve import ConjugateGradient
+from fewshot_blo.networks import Conv4, classifier
+from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
+from fewshot_blo.run import LAST, TrainSettings
+from fewshot_blo.train import TrainResult, train
+from tasks import ClassDataset, EpisodicSampler, TaskBatch
+
+SETTINGS = TrainSettings(
+    steps=6, validate_every=2, validation_tasks=4, log_every=1, chunk=2, learning_rate=1e-2
+)
+
+
+def make_images(classes: int, images: int, *, seed: int = 0, noise: float = 40) -> Tensor:
+    """Pictures ``[classes, images, 1, 16, 16]``: a pattern of each class under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = 255 * (torch.rand(classes, 1, 1, 4, 4, generator=generator) < 0.5)
+    patterns = patterns.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    noisy = patterns + noise * torch.randn(classes, images, 1, 16, 16, generator=generator)
+    return noisy.clamp(0, 255).to(torch.uint8)
+
+
+def make_dataset(
+    classes: int = 6, images: int = 6, *, seed: int = 0, noise: float = 40
+) -> ClassDataset:
+    """A data set of such pictures."""
+    pictures = make_images(classes, images, seed=seed, noise=noise).flatten(0, 1)
+    labels = torch.arange(classes).repeat_interleave(images)
+    return ClassDataset(pictures, labels, tuple(f"class{seed}/{c}" for c in range(classes)))
+
+
+def make_folder(root: Path, classes: int = 16, images: int = 6) -> Path:
+    """A folder of such pictures; it divides into 10, 3 and 3 classes."""
+    for c, pictures in enumerate(make_images(classes, images)):
+        (root / f"class{c:02}").mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            Image.fromarray(picture[0].numpy()).save(root / f"class{c:02}" / f"{i}.png")
+    return root
+
+
+def make_sampler(dataset: ClassDataset, *, tasks: int = 3, seed: int = 0, **sizes: Any) -> Any:
+    """3-way 1-shot tasks with 2 queries a class unless told otherwise."""
+    sizes = {"way": 3, "shot": 1, "query": 2, **sizes}
+    return EpisodicSampler(dataset, tasks=tasks, seed=seed, **sizes)
+
+
+class Noise(nn.Module):
+    """A user's own random layer, which knows nothing of keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.01 * torch.randn_like(x) if self.training else x
+
+
+def make_problem(strategy: str = "implicit", seed: int = 0) -> FewShotProblem:
+    """A problem for that strategy, with dropout and a random layer of a user's own."""
+    torch.manual_seed(seed)
+    encoder = nn.Sequential(Conv4(hidden=8), nn.Dropout(0.2), Noise())
+    if strategy == "unroll":
+        return Initialization(classifier(encoder, 8, 3), backend="loop")
+    return SharedEncoder(encoder, learn_prox=strategy == "implicit", backend="loop")
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "unroll": Unroll(2, SGD(0.1)),
+    "implicit": Implicit(3, SGD(0.3), ConjugateGradient(3)),
+    # Large tolerance: its schedules advance at once.
+    "penalty": Penalty(3, Adam(1e-2), epsilon=1e6),
+}
+
+
+@dataclass
+class Source:
+    """Training tasks that do something at one index; ``drawn`` lists the indices asked for."""
+
+    sampler: EpisodicSampler
+    at: int = -1
+    action: Callable[[], object] = field(default=lambda: None)
+    drawn: list[int] = field(default_factory=list)
+
+    def batch(self, index: int) -> TaskBatch:
+        self.drawn.append(index)
+        # The first batch is drawn once more to measure with.
+        if index == self.at and self.drawn.count(index) == (2 if index == 0 else 1):
+            self.action()
+        return self.sampler.batch(index)
+
+
+def kill_at(index: int, signal: int) -> Source:
+    """Training tasks that send this process a signal when batch ``index`` is drawn."""
+    source = Source(make_sampler(make_dataset()), index)
+    source.action = lambda: os.kill(os.getpid(), signal)
+    return source
+
+
+def run(
+    folder: Path,
+    strategy: str = "implicit",
+    *,
+    tasks: Any = None,
+    settings: TrainSettings = SETTINGS,
+    resume: bool = False,
+    **options: Any,
+) -> TrainResult:
+    """A small run from the same start every time."""
+    problem = options.pop("problem", None) or make_problem(strategy)
+    if resume:
+        torch.manual_seed(1234)  # What follows must come from the checkpoint.
+    return train(
+        problem,
+        options.pop("method", STRATEGIES[strategy]),
+        tasks or make_sampler(make_dataset()),
+        make_sampler(make_dataset(5, seed=1), seed=1),
+        folder=folder,
+        settings=settings,
+        adaptation=options.pop("adaptation", Adaptation(2, SGD(0.1))),
+        resume=resume,
+        progress=False,
+        **options,
+    )
+
+
+def checkpoint_data(folder: Path, name: str = LAST) -> dict[str, Any]:
+    """What a checkpoint file holds."""
+    data: dict[str, Any] = torch.load(folder / name, weights_only=True)
+    return data
+
+
+def log_records(folder: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        record.pop("tasks_per_second", None)
+    return records
+
+
+def assert_identical(a: Any, b: Any, where: str = "") -> None:
+    """Equal bit for bit, in trees of tensors and plain data."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_identical(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_identical(left, right, f"{where}/{index}")
+    else:
+        assert a == b, where

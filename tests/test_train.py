@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    SETTINGS,
+    STRATEGIES,
+    Source,
+    assert_identical,
+    checkpoint_data,
+    kill_at,
+    log_records,
+    make_dataset,
+    make_problem,
+    make_sampler,
+    run,
+)
+
+from fewshot_blo import train as train_module
+from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.checkpoint import load
+from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.evaluate import Adaptation, Evaluation
+from fewshot_blo.hypergrad import Implicit, Unroll
+from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel.layers import BatchNorm
+from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.run import BEST, LAST, TrainSettings
+from fewshot_blo.train import update_statistics
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two folders hold the same checkpoints and records."""
+    for name in (LAST, BEST):
+        left, right = checkpoint_data(a, name), checkpoint_data(b, name)
+        assert_identical(left, right, name)
+    assert log_records(a) == log_records(b)
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    strategy: str, start: Any, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, start=start)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = run(whole, strategy, settings=settings)
+    stopped = run(parts, strategy, settings=settings, tasks=kill_at(2, signal.SIGINT))
+    assert (stopped.interrupted, stopped.step) == (True, 3)
+    assert not result.interrupted
+    resumed = run(parts, strategy, settings=settings, resume=True)
+    assert resumed.validation_accuracy == result.validation_accuracy
+    assert_same_run(whole, parts)
+    state = checkpoint_data(whole)["strategy"]
+    assert bool(state["inner"]) == (start == "warm")
+    if strategy == "penalty":
+        assert float(state["scalars"]["rho"]) > STRATEGIES["penalty"].init().scalars["rho"]
+
+
+def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole)
+    program = (
+        "import signal, torch\n"
+        "from pathlib import Path\n"
+        "from small_runs import kill_at, run\n"
+        "torch.use_deterministic_algorithms(True)\n"
+        "torch.set_num_threads(1)\n"
+        f"run(Path({str(parts)!r}), tasks=kill_at(3, signal.SIGKILL))\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, env=_environment(), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoint_data(parts)["step"] == 2
+    assert log_records(parts)[-1]["step"] == 3
+    run(parts, resume=True)
+    assert_same_run(whole, parts)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    folder = Path(__file__).resolve().parent
+    return {**os.environ, "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}"}
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    source = kill_at(2, signal.SIGINT)
+    once = source.action
+
+    def twice() -> None:
+        once()
+        once()
+
+    source.action = twice
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tasks=source)
+    assert checkpoint_data(tmp_path)["step"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_folder_with_a_run_is_left_intact(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"already holds a run: resume it \(--resume\)"):
+        run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.01 and is 0\.5"):
+        run(tmp_path, settings=replace(SETTINGS, learning_rate=0.5), resume=True)
+    with pytest.raises(CheckpointError, match=r"problem\.hidden was None and is 8"):
+        run(tmp_path, config={"problem": {"hidden": 8}}, resume=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        run(tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_with_constant_learning_rate_can_be_extended(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, schedule="constant")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole, settings=settings)
+    run(parts, settings=replace(settings, steps=4))
+    run(parts, settings=settings, resume=True)
+    assert_same_run(whole, parts)
+    with pytest.raises(CheckpointError, match=r"has taken 6 steps and train\.steps is 5"):
+        run(parts, settings=replace(settings, steps=5), resume=True)
+
+
+def test_a_run_with_cosine_schedule_cannot_be_extended(tmp_path: Path) -> None:
+    run(tmp_path, settings=replace(SETTINGS, steps=2))
+    with pytest.raises(CheckpointError, match=r"train\.steps was 2 and is 6 \(the cosine schedule"):
+        run(tmp_path, resume=True)
+
+
+def test_the_device_and_the_folder_of_the_data_may_change(tmp_path: Path) -> None:
+    config = {"data": {"root": "a", "size": 16}, "device": "cpu"}
+    run(tmp_path, tasks=kill_at(1, signal.SIGTERM), config=config)
+    moved = {"data": {"root": "b", "size": 16}, "device": "auto"}
+    assert run(tmp_path, resume=True, config=moved).step == SETTINGS.steps
+    assert checkpoint_data(tmp_path)["config"]["data"]["root"] == "b"
+
+
+def test_settings_that_a_checkpoint_could_not_give_back(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no plain data"):
+        run(tmp_path, config={"folder": tmp_path})
+    assert not (tmp_path / LAST).exists()
+
+
+def test_validation_chooses_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.4, 0.7, 0.6])
+    weights: list[dict[str, torch.Tensor]] = []
+
+    def fake(problem: Any, *args: Any, norm: Any, **options: Any) -> Evaluation:
+        weights.append({name: p.detach().clone() for name, p in problem.outer.items()})
+        accuracy = torch.tensor([next(accuracies)])
+        return Evaluation(norm, "fake", 2, accuracy, (), torch.zeros(0))
+
+    monkeypatch.setattr(train_module, "evaluate", fake)
+    problem = make_problem()
+    result = run(tmp_path, problem=problem)
+    assert result.validation_accuracy == pytest.approx(0.7)
+    assert result.best == tmp_path / BEST
+    best = load(tmp_path / BEST)
+    assert (best.step, dict(best.best)["step"]) == (4, 4)
+    assert dict(load(tmp_path / LAST).best)["step"] == 4
+    for name, p in problem.outer.items():
+        assert torch.equal(p, weights[1][name])
+        assert torch.equal(best.outer[name], weights[1][name])
+        assert not torch.equal(p, weights[2][name])
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=40, validate_every=40, chunk=3, log_every=40)
+    dataset = make_dataset(12, noise=90)
+    torch.manual_seed(0)
+    problem = make_problem("penalty")
+    source = make_sampler(dataset, query=4)
+    before = problem.bind(source.batch(100), "transductive", torch.arange(3)).bilevel
+    loss_before = before.outer_loss(before.inner_init).mean()
+    run(tmp_path, problem=problem, method=Unroll(2, SGD(0.3)), tasks=source, settings=settings)
+    after = problem.bind(source.batch(100), "transductive", torch.arange(3)).bilevel
+    assert after.outer_loss(after.inner_init).mean() < 0.8 * loss_before
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "match"),
+    [
+        (Unroll(3, SGD(1e30)), SETTINGS, r"outer step 1: Unroll: .* lower the inner step size"),
+        (
+            Implicit(3, SGD(1e30)),
+            SETTINGS,
+            r"outer step 1: Implicit: .* lower the inner step size",
+        ),
+        (
+            Unroll(3, SGD(0.1)),
+            replace(SETTINGS, learning_rate=1e30, validate_every=1000),
+            r"outer step 2: Unroll: .* lower the outer learning rate",
+        ),
+    ],
+)
+def test_divergence_stops_the_run(
+    method: Any, settings: TrainSettings, match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DivergenceError, match=match):
+        run(tmp_path, method=method, settings=settings)
+    assert not (tmp_path / LAST).exists()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_divergence_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = OuterStep.check_finite
+    calls = []
+
+    def fail_late(step: OuterStep, method: str) -> None:
+        calls.append(method)
+        if len(calls) == 4:
+            step.outer_loss[0] = math.nan
+        check(step, method)
+
+    monkeypatch.setattr(OuterStep, "check_finite", fail_late)
+    with pytest.raises(DivergenceError, match="outer step 4: Implicit: the outer loss of task 0"):
+        run(tmp_path)
+    data = checkpoint_data(tmp_path)
+    assert data["step"] == 2
+    assert all(p.isfinite().all() for p in data["outer"].values())
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_divergence_in_validation(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match=r"evaluation: .* after 5 inner steps of SGD"):
+        run(tmp_path, adaptation=Adaptation(5, SGD(1e30)))
+
+
+def test_learning_rate_schedules() -> None:
+    cosine = TrainSettings(steps=4, learning_rate=0.2)
+    rates = [cosine.learning_rate_at(step) for step in range(5)]
+    assert rates == pytest.approx([0.2, 0.1 + 0.1 / math.sqrt(2), 0.1, 0.1 - 0.1 / math.sqrt(2), 0])
+    constant = replace(cosine, schedule="constant")
+    assert {constant.learning_rate_at(step) for step in range(5)} == {0.2}
+
+
+def test_the_gradient_is_clipped_and_logged_unclipped(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=1, clip=1e-3)
+    run(tmp_path, settings=settings)
+    moments = [s["exp_avg"] for s in checkpoint_data(tmp_path)["optimizer"]["state"].values()]
+    norm = math.sqrt(sum(float((m / 0.1).square().sum()) for m in moments))
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert log_records(tmp_path)[0]["hypergradient/norm"] > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"chunk": -2}, "chunk is -2"),
+        ({"norm": "running"}, "norm 'running' is for evaluation"),
+    ],
+)
+def test_settings_out_of_range(change: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        replace(SETTINGS, **change)
+
+
+def test_batch_i_feeds_step_i(tmp_path: Path) -> None:
+    source = Source(make_sampler(make_dataset()))
+    run(tmp_path, tasks=source)
+    assert source.drawn == [0, *range(SETTINGS.steps)]
+
+
+def test_without_progress_nothing_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_running_statistics_are_of_all_training_classes_without_dropout() -> None:
+    dataset = make_dataset(10, 20)
+    problem = make_problem("penalty")
+    assert isinstance(problem, SharedEncoder)
+    problem.network.train()
+    update_statistics(problem, dataset)
+    assert problem.network.training
+    first = next(m for m in problem.network.modules() if isinstance(m, BatchNorm))
+    means = first.running_mean.clone()
+    torch.manual_seed(99)
+    update_statistics(problem, dataset)
+    assert torch.equal(first.running_mean, means)
+    convolution = problem.network[0].blocks[0].convolution  # type: ignore[index,union-attr]
+    outputs = convolution(dataset.images.float() / 255)
+    assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=0.02)
+    assert torch.allclose(first.running_var, outputs.var((0, 2, 3)), rtol=0.1)
