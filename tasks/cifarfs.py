@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.decoded import fingerprint, read_decoded, write_decoded
 from tasks.errors import DataError
+from tasks.files import ARCHIVE_ERRORS
 from tasks.images import open_image
-from tasks.pickles import load_dictionary
+from tasks.pickles import as_text, load_dictionary
 from tasks.torchvision_import import torchvision_module
 
 IMAGES_PER_CLASS = 600
@@ -40,8 +40,8 @@ def load(
     ``root`` holds the folder ``cifar-100-python`` that torchvision keeps, read without running
     code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to ``c99`` one lossless
     WebP a class, a grid of 20 x 30 images, and in ``classes`` the names. Either gives the same
-    images of each class, in another order. The first call decodes them into ``root`` (184 MB), or
-    the cache folder if ``root`` is read-only.
+    images of each class, in another order. The first call decodes them into the cache folder
+    (184 MB); later calls read that.
 
     Args:
         root: the folder.
@@ -56,17 +56,12 @@ def load(
     root = Path(root)
     dataset = _all_classes(root, download)
     positions = {name: position for position, name in enumerate(dataset.class_names)}
-    lists = Path(__file__).with_name("splits") / variant
     return Splits(
         *(
-            dataset.select([positions[name] for name in _lines(lists / f"{split}.txt")])
-            for split in ("train", "val", "test")
+            dataset.select([positions[name] for name in class_list(variant, split)])
+            for split in SPLITS
         )
     )
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").split()
 
 
 def _all_classes(root: Path, download: bool) -> ClassDataset:
@@ -103,8 +98,7 @@ def _source(root: Path) -> list[Path]:
 
 def _checked(classes: Classes) -> Classes:
     """The classes as they come; an error at the first that is not of CIFAR-100, or at the end."""
-    lists = Path(__file__).with_name("splits") / _VARIANTS[0]
-    expected = {name for file in lists.glob("*.txt") for name in _lines(file)}
+    expected = {name for split in SPLITS for name in class_list(_VARIANTS[0], split)}
     found = set()
     for name, images in classes:
         if name not in expected or name in found:
@@ -127,7 +121,7 @@ def _from_grids(file: Path) -> Classes:
                 yield str(name), _cut(content[f"c{position:02d}"], f"c{position:02d} in {file}")
     except DataError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{file} is truncated or corrupt ({error}): get it again") from error
 
 
@@ -148,8 +142,7 @@ def _from_original(train: Path, test: Path, meta: Path) -> Classes:
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(f"{meta} names {len(names)} classes, and labels reach {labels.max()}")
     for position, name in enumerate(names):
-        text = name.decode("latin1") if isinstance(name, bytes) else str(name)
-        yield text, images[labels == position].reshape(-1, 3, SIDE, SIDE)
+        yield as_text(name), images[labels == position].reshape(-1, 3, SIDE, SIDE)
 
 
 def _images_and_labels(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,13 @@ class ClassDataset:
         """Builds a data set from images in any order by sorting them by label (stable)."""
         order = torch.argsort(labels, stable=True)
         return cls(images[order], labels[order].to(torch.int64), tuple(class_names))
+
+    @classmethod
+    def from_counts(cls, images: Tensor, counts: Mapping[str, int]) -> ClassDataset:
+        """Builds a data set from images class by class and the number of images of each class."""
+        sizes = torch.tensor(list(counts.values()), dtype=torch.int64)
+        labels = torch.arange(len(counts)).repeat_interleave(sizes)
+        return cls(images, labels.to(images.device), tuple(counts))
 
     def __len__(self) -> int:
         return self.images.shape[0]

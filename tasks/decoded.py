@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from tasks.dataset import ClassDataset
 from tasks.errors import DataError
 from tasks.files import atomic_write, cache_folder
 
-_FORMAT = 1
+_FORMAT = 2
 
 
-def fingerprint(root: Path, files: Iterable[Path], *settings: object) -> str:
-    """A digest that changes with the names, sizes and times of the files and with the settings."""
-    digest = hashlib.sha256(repr((_FORMAT, *settings)).encode())
+def fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """A digest that changes with the names in ``root``, sizes and times of the files."""
+    digest = hashlib.sha256(repr(_FORMAT).encode())
     for file in files:
         state = file.stat()
         entry = (file.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns)
@@ -34,22 +34,22 @@ def read_decoded(root: Path, name: str, key: str) -> ClassDataset | None:
 
     Its images are mapped from the file, so that memory holds only those in use.
     """
-    for folder in _folders(root):
-        try:
-            description = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            if description["key"] != key:
-                continue
-            classes: dict[str, int] = description["classes"]
-            shape = (sum(classes.values()), *description["shape"])
-            file = folder / f"{name}.bin"
-            if file.stat().st_size != np.prod(shape):
-                continue
+    folder = _folder(root)
+    try:
+        description = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        if description["key"] != key:
+            return None
+        classes: dict[str, int] = description["classes"]
+        shape = (sum(classes.values()), *description["shape"])
+        with (folder / f"{name}.bin").open("rb") as file:
+            file.seek(math.prod(shape))
+            if file.read(len(key) + 1) != key.encode():
+                return None
             # Copy on write: torch asks for memory it could write to, the file stays as it is.
             pixels = np.memmap(file, np.uint8, mode="c", shape=shape)
-            return _dataset(torch.from_numpy(pixels), classes)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            continue
-    return None
+        return ClassDataset.from_counts(torch.from_numpy(pixels), classes)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        return None
 
 
 def write_decoded(
@@ -61,15 +61,14 @@ def write_decoded(
 ) -> ClassDataset:
     """Writes images ``[C, H, W]`` class by class as they come, and reads the result.
 
-    The files ``<name>.bin`` (the bytes of all images) and ``<name>.json`` (key, shape, number of
-    images of each class) go to ``root``, or to the cache folder if ``root`` is read-only. One image
-    at a time is in memory.
+    The files ``<name>.bin`` (the bytes of all images, then the key) and ``<name>.json`` (key,
+    shape, number of images of each class) go to a folder of the cache folder, in place of those
+    with another key. One image at a time is in memory.
 
     Raises:
-        DataError: if neither folder can be written to, or an image has another shape.
+        DataError: if the folder cannot be written to, or an image has another shape.
     """
-    root_folder, other = _folders(root)
-    folder = root_folder if os.access(root, os.W_OK) else other
+    folder = _folder(root)
     counts: dict[str, int] = {}
     try:
         with atomic_write(folder / f"{name}.bin") as file:
@@ -83,6 +82,8 @@ def write_decoded(
                         )
                     file.write(image.tobytes())
                     counts[class_name] += 1
+            # With the key in both, files of two writings never pass for one data set.
+            file.write(key.encode())
         description = {"key": key, "shape": list(shape), "classes": counts}
         with atomic_write(folder / f"{name}.json") as file:
             file.write(json.dumps(description, indent=1).encode())
@@ -97,14 +98,8 @@ def write_decoded(
     return dataset
 
 
-def _folders(root: Path) -> tuple[Path, Path]:
-    """Where decoded images of ``root`` may be: there, or in a cache folder of its own."""
+def _folder(root: Path) -> Path:
+    """Where decoded images of ``root`` are kept: data folders may be shared, or read-only."""
     place = root.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:16]
-    return root, cache_folder() / f"{place.name}-{digest}"
-
-
-def _dataset(images: torch.Tensor, classes: dict[str, int]) -> ClassDataset:
-    counts = torch.tensor(list(classes.values()))
-    labels = torch.arange(len(classes)).repeat_interleave(counts)
-    return ClassDataset(images, labels, tuple(classes))
+    return cache_folder() / f"{place.name}-{digest}"

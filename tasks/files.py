@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+# What reading a damaged zip archive raises, or an npz file, which is one.
+ARCHIVE_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextmanager
@@ -33,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def cache_folder() -> Path:
-    """Where caches go whose data folder is read-only; it need not exist yet.
+    """Where what can be computed again is kept; it need not exist yet.
 
     ``fewshot_blo`` in ``$XDG_CACHE_HOME`` if that is an absolute path, else in ``~/.cache``.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from csv import DictReader
 from csv import Error as CsvError
@@ -14,9 +13,9 @@ import torch
 
 from tasks.dataset import ClassDataset, Splits
 from tasks.errors import DataError
-from tasks.images import read_image
+from tasks.image_folders import class_folders, class_images, composed
+from tasks.images import check_size, read_image
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
 
 
@@ -50,48 +49,17 @@ def load(
             decoded, or the fractions or the file do not divide the classes in three.
     """
     root = Path(root)
-    if size < 1:
-        raise DataError(f"size is {size}: it must be a positive number of pixels")
-    folders = _class_folders(root)
+    check_size(size)
+    folders = class_folders(root)
     if len(folders) < 3:
         raise DataError(
             f"{root} has {len(folders)} class subfolders: at least 3 are needed, one each for "
             "train, validation and test"
         )
-    names = sorted(folders)
+    names = list(folders)
     parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
-    files = [{name: _images(folders[name], root) for name in part} for part in parts]
+    files = [{name: class_images(folders[name], root) for name in part} for part in parts]
     return Splits(*(_read(part, size, color) for part in files))
-
-
-def _class_folders(root: Path) -> dict[str, Path]:
-    """Class folders by name."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: name one that has a subfolder for every class")
-    folders: dict[str, Path] = {}
-    for folder in _inside(root, root):
-        if folder.is_dir():
-            name = _composed(folder.name)
-            if name in folders:
-                raise DataError(
-                    f"{root} has two folders whose names read '{name}': rename one of them"
-                )
-            folders[name] = folder
-    return folders
-
-
-def _inside(folder: Path, root: Path) -> Iterator[Path]:
-    """What a folder holds, without what is hidden and without links that leave ``root``."""
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-            continue
-        yield path
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _by_fractions(
@@ -141,27 +109,14 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
                 )
             for row in reader:
                 name, split = (row[column] or "" for column in ("class", "split"))
-                yield reader.line_num, _composed(name), split.strip().lower()
+                yield reader.line_num, composed(name), split.strip().lower()
     except (OSError, UnicodeDecodeError, CsvError) as error:
         raise DataError(f"{file} cannot be read as csv in UTF-8: {error}") from error
 
 
-def _images(folder: Path, root: Path) -> list[Path]:
-    files = sorted(
-        path for path in _inside(folder, root) if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
-    if not files:
-        raise DataError(
-            f"class folder {folder} has no images ({', '.join(sorted(SUFFIXES))}): "
-            "remove it or add images to it"
-        )
-    return files
-
-
 def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:
-    counts = torch.tensor([len(paths) for paths in files.values()])
-    pixels = np.empty((int(counts.sum()), 3 if color else 1, size, size), np.uint8)
+    counts = {name: len(paths) for name, paths in files.items()}
+    pixels = np.empty((sum(counts.values()), 3 if color else 1, size, size), np.uint8)
     for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
         row[:] = read_image(file, size=size, color=color)
-    labels = torch.arange(len(files)).repeat_interleave(counts)
-    return ClassDataset(torch.from_numpy(pixels), labels, tuple(files))
+    return ClassDataset.from_counts(torch.from_numpy(pixels), counts)

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.decoded import fingerprint, read_decoded, write_decoded
 from tasks.errors import DataError
-from tasks.folder import SUFFIXES
-from tasks.images import read_image
-
-SPLITS = ("train", "val", "test")
+from tasks.image_folders import class_folders, class_images
+from tasks.images import check_size, read_image
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Published:
 
     def classes(self, split: str) -> list[str]:
         """WordNet ids of the classes of one split."""
-        lists = Path(__file__).with_name("splits")
-        return (lists / self.folder / f"{split}.txt").read_text(encoding="utf-8").split()
+        return class_list(self.folder, split)
 
     def check(self, split: str, counts: Mapping[str, int], *, partial: bool) -> None:
         """Compares classes and number of images with the published ones.
@@ -78,7 +76,7 @@ class Published:
                 missing or the number of images is not the published one.
         """
         if not counts:
-            raise DataError(f"{self.name} {split} has no classes: add some")
+            raise DataError(f"{self.name} {split} has no classes: add their folders or files")
         expected = self.classes(split)
         if not self.named_by_words or any(_is_synset(name) for name in counts):
             self._check_names(split, set(counts), expected, partial)
@@ -126,8 +124,7 @@ def load_splits(
     Raises:
         DataError: if the source is not what was published, or an image cannot be decoded.
     """
-    if size < 1:
-        raise DataError(f"size is {size}: it must be a positive number of pixels")
+    check_size(size)
     return Splits(
         *(_load_split(root, published, split, source(split), size, partial) for split in SPLITS)
     )
@@ -137,7 +134,7 @@ def _load_split(
     root: Path, published: Published, split: str, source: Source, size: int, partial: bool
 ) -> ClassDataset:
     name = f"{published.folder}-{split}-{size}px"
-    key = fingerprint(root, source.files, name)
+    key = fingerprint(root, source.files)
     dataset = read_decoded(root, name, key)
     if dataset is None:
         encoded = source.read(size)
@@ -167,25 +164,14 @@ def file_source(classes: Mapping[str, Sequence[Path]]) -> Source:
     return Source([file for files in classes.values() for file in files], read)
 
 
-def class_folders(folder: Path) -> Source:
-    """The images of ``folder/<class>/``; what is hidden or has no image's suffix is passed over.
+def folder_source(folder: Path) -> Source:
+    """The images of ``folder/<class>/``, as ``tasks.image_folders`` finds them.
 
     Raises:
         DataError: if the folder is missing, or a class folder has no images.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing: it should have one subfolder a class")
-    classes = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            classes[child.name] = sorted(
-                file
-                for file in child.iterdir()
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            )
-            if not classes[child.name]:
-                raise DataError(f"class folder {child} has no images: remove it or add some")
-    return file_source(classes)
+    folders = class_folders(folder)
+    return file_source({name: class_images(path, folder) for name, path in folders.items()})
 
 
 def _is_synset(name: str) -> bool:

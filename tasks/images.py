@@ -16,6 +16,12 @@ from tasks.errors import DataError
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 
 
+def check_size(size: int) -> None:
+    """Raises ``DataError`` unless images can be ``size`` pixels high and wide."""
+    if size < 1:
+        raise DataError(f"size is {size}: it must be a positive number of pixels")
+
+
 def read_image(
     source: Path | BinaryIO, *, size: int, color: bool, crop: bool = True, name: str | None = None
 ) -> NDArray[np.uint8]:

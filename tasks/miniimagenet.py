@@ -11,18 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.class_lists import SPLITS
 from tasks.dataset import Splits
 from tasks.errors import DataError
-from tasks.imagenet import (
-    SPLITS,
-    Encoded,
-    Published,
-    Source,
-    class_folders,
-    file_source,
-    load_splits,
-)
-from tasks.pickles import load_dictionary
+from tasks.imagenet import Encoded, Published, Source, file_source, folder_source, load_splits
+from tasks.pickles import as_text, load_dictionary
 
 PUBLISHED = Published(
     "miniImageNet", "miniimagenet", {"train": 38_400, "val": 9_600, "test": 12_000}
@@ -34,7 +27,8 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
 
     ``root`` has one of these layouts:
 
-    - ``train``, ``val`` and ``test`` with one folder of images a class;
+    - ``train``, ``val`` and ``test`` with one folder of images a class, where links that leave the
+      folder of the split are passed over;
     - ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename,label`` (Ravi and
       Larochelle, 2017) beside ``images/<filename>`` or ``images/<label>/<filename>``;
     - ``mini-imagenet-cache-train.pkl``, ``-val`` (or ``-validation``) and ``-test``, each a
@@ -42,8 +36,7 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
       images of each class), read without running code of the pickles.
 
     Images are stretched to a square with Lanczos's filter. The first call decodes all of them
-    into ``root`` (1.3 GB at 84 pixels), or the cache folder if ``root`` is read-only; later calls
-    map that into memory.
+    into the cache folder (1.3 GB at 84 pixels); later calls map that into memory.
 
     Args:
         root: the folder.
@@ -59,7 +52,7 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
 
 def _layout(root: Path) -> Callable[[str], Source]:
     if any((root / split).is_dir() for split in SPLITS):
-        return lambda split: class_folders(root / split)
+        return lambda split: folder_source(root / split)
     if any((root / f"{split}.csv").is_file() for split in SPLITS):
         return bind(_listed_files, root)
     if any(root.glob("mini-imagenet-cache-*.pkl")):
@@ -130,7 +123,7 @@ def _read_pickle(file: Path, size: int) -> Encoded:
         raise DataError(f"{file}: class_dict is not a dictionary of positions by class")
     classes = {}
     for key, positions in content["class_dict"].items():
-        name = key.decode("latin1") if isinstance(key, bytes) else str(key)
+        name = as_text(key)
         classes[name] = np.asarray(positions)
         if classes[name].dtype.kind not in "iu" or classes[name].ndim != 1:
             raise DataError(f"{file}: class {name} does not have a list of one or more positions")

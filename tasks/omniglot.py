@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +16,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.array_cache import read_arrays, write_arrays
+from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.errors import DataError
-from tasks.files import atomic_write, cache_folder
-from tasks.images import open_image
+from tasks.files import ARCHIVE_ERRORS
+from tasks.images import check_size, open_image
 from tasks.torchvision_import import torchvision_module
 
 GROUPS = ("images_background", "images_evaluation")
 IMAGES_PER_CHARACTER = 20
 SIDE = 105
-SPLITS_FOLDER = Path(__file__).with_name("splits")
 _CACHE_FORMAT = 1
 _ADDRESS = "https://github.com/brendenlake/omniglot/tree/master/python"
 
@@ -43,8 +43,8 @@ def load(
 
     Images are resized as grey images with Lanczos's filter, as in learn2learn's Omniglot
     benchmark. (MAML's script asks for the same filter but resizes 1-bit images, for which Pillow
-    takes the nearest pixel.) The first call decodes 32,460 images and keeps the result in
-    ``root``, or in the cache folder if ``root`` is read-only; later calls read that.
+    takes the nearest pixel.) The first call decodes 32,460 images and keeps the result in the
+    cache folder; later calls read that.
 
     Args:
         root: the folder with ``images_background`` and ``images_evaluation``, as zip archives or
@@ -63,24 +63,19 @@ def load(
     """
     if split not in ("vinyals", "background"):
         raise DataError(f"split is '{split}': it must be 'vinyals' or 'background'")
-    if size < 1:
-        raise DataError(f"size is {size}: it must be a positive number of pixels")
+    check_size(size)
     root = Path(root)
     if download:
         _download(root)
     groups = [_Group.find(root, name) for name in GROUPS]
-    upright = _cached(root, groups, size)
+    upright = _cached(groups, size)
     positions = {name: position for position, name in enumerate(upright.class_names)}
     parts = []
-    for part in ("train", "val", "test"):
-        dataset = upright.select([positions[name] for name in _characters(split, part)])
+    for part in SPLITS:
+        listed = class_list(f"omniglot_{split}", part)
+        dataset = upright.select([positions[name] for name in listed])
         parts.append(dataset.with_rotations() if rotations else dataset)
     return Splits(*parts)
-
-
-def _characters(split: str, *parts: str) -> list[str]:
-    files = [SPLITS_FOLDER / f"omniglot_{split}" / f"{part}.txt" for part in parts]
-    return [name for file in files for name in file.read_text(encoding="utf-8").split()]
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class _Group:
                 try:
                     # The bound keeps a forged archive from filling the memory.
                     content = archive.open(path).read(2**20)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                except ARCHIVE_ERRORS as error:
                     raise DataError(
                         f"image {name} cannot be unpacked ({error}): get the archive again"
                     ) from error
@@ -154,7 +149,7 @@ def _list_archive(source: Path) -> list[tuple[str, str]]:
     try:
         with zipfile.ZipFile(source) as archive:
             return [(member.filename, f"{member.CRC:08x}") for member in archive.infolist()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{source} is not a complete zip archive ({error}): delete it and get it again"
         ) from error
@@ -197,7 +192,7 @@ def _check(source: Path, name: str, characters: Sequence[str]) -> None:
 def _expected(name: str) -> list[str]:
     """The characters of a group, sorted."""
     parts = ("train", "val") if name == "images_background" else ("test",)
-    return sorted(_characters("background", *parts))
+    return sorted(name for part in parts for name in class_list("omniglot_background", part))
 
 
 def _checked_size(image: Image.Image, name: str) -> Image.Image:
@@ -209,22 +204,19 @@ def _checked_size(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _cached(root: Path, groups: Sequence[_Group], size: int) -> ClassDataset:
+def _cached(groups: Sequence[_Group], size: int) -> ClassDataset:
     """All upright characters, from the cache if it is of these very images."""
-    key = hashlib.sha256(repr((_CACHE_FORMAT, size, [g.members for g in groups])).encode())
-    file_name = f"omniglot-{size}px-{key.hexdigest()[:16]}.npz"
-    names = tuple(name for group in GROUPS for name in _expected(group))
-    shape = (len(names) * IMAGES_PER_CHARACTER, size, size)
-    files = [folder / file_name for folder in (root, cache_folder())]
-    for file in files:
-        pixels = _read_cache(file, shape)
-        if pixels is not None:
-            break
+    members = repr([group.members for group in groups])
+    key = f"{_CACHE_FORMAT}, {hashlib.sha256(members.encode()).hexdigest()}"
+    names = [name for group in GROUPS for name in _expected(group)]
+    arrays = read_arrays(f"omniglot-{size}px", key)
+    if arrays is None:
+        pixels = _decode(groups, (len(names) * IMAGES_PER_CHARACTER, size, size))
+        write_arrays(f"omniglot-{size}px", key, images=pixels)
     else:
-        pixels = _decode(groups, shape)
-        _write_cache(files, pixels)
-    labels = torch.arange(len(names)).repeat_interleave(IMAGES_PER_CHARACTER)
-    return ClassDataset(torch.from_numpy(pixels)[:, None], labels, names)
+        pixels = arrays["images"]
+    counts = dict.fromkeys(names, IMAGES_PER_CHARACTER)
+    return ClassDataset.from_counts(torch.from_numpy(pixels)[:, None], counts)
 
 
 def _decode(groups: Sequence[_Group], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -234,27 +226,6 @@ def _decode(groups: Sequence[_Group], shape: tuple[int, int, int]) -> NDArray[np
         resized = image.resize(row.shape, Image.Resampling.LANCZOS)
         np.subtract(255, np.asarray(resized), out=row)
     return pixels
-
-
-def _read_cache(file: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-    """The cached images ``[M, size, size]``, or None if there are none or the file is corrupt."""
-    try:
-        with file.open("rb") as stream:
-            pixels: NDArray[np.uint8] = np.load(stream, allow_pickle=False)["images"]
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    return pixels if pixels.dtype == np.uint8 and pixels.shape == shape else None
-
-
-def _write_cache(files: Sequence[Path], pixels: NDArray[np.uint8]) -> None:
-    """Writes the first of these files whose folder can be written to, if any."""
-    for file in files:
-        try:
-            with atomic_write(file) as stream:
-                np.savez_compressed(stream, images=pixels)
-        except OSError:
-            continue
-        return
 
 
 def _download(root: Path) -> None:

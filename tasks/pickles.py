@@ -56,14 +56,15 @@ def load_dictionary(path: Path, *keys: str) -> dict[str, Any]:
     content = load_pickle(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}; a dictionary was expected")
-    named = {_text(key): value for key, value in content.items()}
+    named = {as_text(key): value for key, value in content.items()}
     missing = [key for key in keys if key not in named]
     if missing:
         raise DataError(f"{path} has no key {missing[0]!r}; its keys are {sorted(named)[:10]}")
     return named
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A name as text, also where Python 2 pickled it as bytes."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
@@ -75,7 +76,7 @@ class _Dtype:
     """Stands in for ``numpy.dtype``: a plain type, whose byte order is all a pickle may set."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
-        dtype = np.dtype(_text(code))
+        dtype = np.dtype(as_text(code))
         if dtype.kind not in KINDS or dtype.fields is not None or dtype.subdtype is not None:
             raise _Refused(f"an array of type {code!r}")
         self.dtype = dtype
@@ -85,7 +86,7 @@ class _Dtype:
         _, order, subdtype, names, fields, *_ = state
         if (subdtype, names, fields) != (None, None, None):
             raise _Refused(f"a structured array of fields {names!r}")
-        order = _text(order)
+        order = as_text(order)
         self.dtype = self.dtype.newbyteorder(order)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.class_lists import SPLITS
 from tasks.dataset import Splits
 from tasks.errors import DataError
-from tasks.imagenet import SPLITS, Encoded, Published, Source, class_folders, load_splits
+from tasks.imagenet import Encoded, Published, Source, folder_source, load_splits
 from tasks.images import read_image
-from tasks.pickles import load_dictionary, load_pickle
+from tasks.pickles import as_text, load_dictionary, load_pickle
 
 PUBLISHED = Published(
     "tieredImageNet",
@@ -29,15 +30,16 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
 
     ``root``, or a folder ``tiered-imagenet`` in it, has one of these layouts:
 
-    - ``train``, ``val`` and ``test`` with one folder of images a class, named by WordNet id;
+    - ``train``, ``val`` and ``test`` with one folder of images a class, named by WordNet id, where
+      links that leave the folder of the split are passed over;
     - ``train_images_png.pkl``, ``train_labels.pkl`` and so on, as published by Ren et al.: a list
       of PNG files as uint8 arrays, and a dictionary with ``label_specific`` (the class of each
       image) and ``label_specific_str`` (the names of the classes, in words). They are read without
       running code of the pickles.
 
-    The first call decodes all images into the folder (16.5 GB at 84 pixels), or the cache folder
-    if it is read-only; for pickles it needs the memory of one of them besides. Later calls map
-    the decoded images into memory: of the 9.5 GB of the train split, memory holds what is in use.
+    The first call decodes all images into the cache folder (16.5 GB at 84 pixels); for pickles it
+    needs the memory of one of them besides. Later calls map the decoded images into memory: of
+    the 9.5 GB of the train split, memory holds what is in use.
 
     Args:
         root: the folder.
@@ -55,7 +57,7 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
 
 def _layout(root: Path) -> Callable[[str], Source]:
     if any((root / split).is_dir() for split in SPLITS):
-        return lambda split: class_folders(root / split)
+        return lambda split: folder_source(root / split)
     if any(root.glob("*_images_png.pkl")):
         return bind(_pickled, root)
     raise DataError(
@@ -75,8 +77,7 @@ def _pickled(root: Path, split: str) -> Source:
 def _read_pickles(images_file: Path, labels_file: Path, size: int) -> Encoded:
     content = load_dictionary(labels_file, "label_specific", "label_specific_str")
     labels = np.asarray(content["label_specific"])
-    words = content["label_specific_str"]
-    names = [word.decode("latin1") if isinstance(word, bytes) else str(word) for word in words]
+    names = [as_text(name) for name in content["label_specific_str"]]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{labels_file}: label_specific is not a list of integers")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,45 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for caches that all tests share: what is slow to compute is computed once."""
+    folder = tmp_path_factory.mktemp("cache_home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def own_cache_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder for the caches of one test alone, which may damage them."""
+    folder = tmp_path_factory.mktemp("own_cache_home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of real data sets; tests that need it are skipped where there is none."""
+def data_root() -> Iterator[Path]:
+    """The folder of real data sets; tests that need it are skipped where there is none.
+
+    An error at the end of the session if a test wrote into it.
+    """
     configured = os.environ.get("FEWSHOT_BLO_DATA")
     folder = (
         Path(configured) if configured else Path(__file__).resolve().parents[2] / "shared" / "data"
     )
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}: name their folder in FEWSHOT_BLO_DATA")
-    return folder
+    before = listing(folder)
+    yield folder
+    assert listing(folder) == before, "a test wrote into the folder of real data sets"
+
+
+def listing(folder: Path) -> dict[Path, int]:
+    """Everything in a folder, with the time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -83,29 +83,26 @@ def inner_start(problem: Bilevel, state: State) -> TaskParams:
     return state.inner or problem.inner_init
 
 
-def outer_gradients(
-    output: Tensor, outer: Params, *, retain_graph: bool = False
-) -> dict[str, Tensor | None]:
+def outer_gradients(output: Tensor, outer: Params) -> dict[str, Tensor | None]:
     """Gradient of a scalar with respect to the outer variables; None where it has no path."""
     if not output.requires_grad:
         return dict.fromkeys(outer)
-    gradients = torch.autograd.grad(
-        output, list(outer.values()), retain_graph=retain_graph, allow_unused=True
-    )
+    gradients = torch.autograd.grad(output, list(outer.values()), allow_unused=True)
     return dict(zip(outer, gradients, strict=True))
 
 
-def inner_gradients(
-    output: Tensor, inner: TaskParams, *, create_graph: bool = False, retain_graph: bool = True
-) -> TaskParams:
-    """Gradient of a scalar with respect to the inner parameters; zero where it has no path."""
+def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = False) -> TaskParams:
+    """Gradient of a scalar with respect to the inner parameters; zero where it has no path.
+
+    The graph is kept for the gradients that follow.
+    """
     if not output.requires_grad:
         return {name: torch.zeros_like(p) for name, p in inner.items()}
     gradients = torch.autograd.grad(
         output,
         list(inner.values()),
         create_graph=create_graph,
-        retain_graph=retain_graph,
+        retain_graph=True,
         materialize_grads=True,
     )
     return dict(zip(inner, gradients, strict=True))

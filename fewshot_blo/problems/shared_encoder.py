@@ -28,7 +28,6 @@ Start = Literal["zeros", "prototypes", "learned"]
 _FEATURES = "features"
 _START = "start/"
 _LOG_PROX = "log_prox"
-_FEATURES = "features"
 
 
 class SharedEncoder:

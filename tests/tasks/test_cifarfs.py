@@ -68,12 +68,11 @@ def write_original(root: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, own_cache_home: Path) -> None:
     """A data set of six images a class, and a cache folder of its own."""
     assert {name: getattr(cifarfs, name) for name in PUBLISHED} == PUBLISHED
     for name, value in zip(PUBLISHED, (PER_CLASS, ROWS, COLUMNS), strict=True):
         monkeypatch.setattr(cifarfs, name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,7 @@ def test_decoded_once(grids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cifarfs, "open_image", fail)
     assert cifarfs.load(grids).train.images.equal(first.train.images)
+    assert [path.name for path in grids.iterdir()] == [GRID]
 
 
 def test_unknown_variant(grids: Path) -> None:
@@ -153,7 +153,9 @@ def link(root: Path, source: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_missing_and_truncated_files(tmp_path: Path, original: Path, name: str) -> None:
+def test_missing_and_truncated_files(
+    tmp_path: Path, original: Path, own_cache_home: Path, name: str
+) -> None:
     file = link(tmp_path, original) / name
     content = file.read_bytes()
     file.unlink()
@@ -165,7 +167,7 @@ def test_missing_and_truncated_files(tmp_path: Path, original: Path, name: str) 
     file.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(DataError, match=rf"{name} is refused.*os\.system"):
         cifarfs.load(tmp_path)
-    assert not list(tmp_path.rglob("*.bin"))
+    assert not list(own_cache_home.rglob("*.bin"))
 
 
 @pytest.mark.parametrize(
@@ -249,16 +251,16 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         cifarfs.load(tmp_path, download=True)
 
 
-def test_real_images(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = data_root / "cifarfs" / GRID
-    if not source.is_file():
-        pytest.skip(f"{source} is not there")
+def test_real_images(data_root: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = data_root / "cifarfs"
+    if not (root / GRID).is_file():
+        pytest.skip(f"{root / GRID} is absent")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     for name, value in PUBLISHED.items():
         monkeypatch.setattr(cifarfs, name, value)
-    (tmp_path / GRID).symlink_to(source)
     for variant, expected in VARIANTS:
-        assert sizes(cifarfs.load(tmp_path, variant=variant)) == expected
-    some = cifarfs.load(tmp_path).train.images[::50]
+        assert sizes(cifarfs.load(root, variant=variant)) == expected
+    some = cifarfs.load(root).train.images[::50]
     # Means of CIFAR-100's training images.
     mean = some.float().mean((0, 2, 3)) / 255
     np.testing.assert_allclose(mean, [0.507, 0.487, 0.441], atol=0.02)

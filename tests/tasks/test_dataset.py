@@ -32,6 +32,15 @@ def test_from_labels_sorts_and_keeps_order_within_a_class(values: list[int]) -> 
     assert len(dataset) == len(values)
 
 
+def test_from_counts() -> None:
+    expected = make([2, 1, 3])
+    dataset = ClassDataset.from_counts(expected.images, {"class0": 2, "class1": 1, "class2": 3})
+    assert dataset.labels.tolist() == expected.labels.tolist()
+    assert dataset.class_names == expected.class_names
+    with pytest.raises(DataError, match=r"6 images have labels of shape \[5\]"):
+        ClassDataset.from_counts(expected.images, {"class0": 2, "class1": 3})
+
+
 @given(st.data())
 def test_select(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))

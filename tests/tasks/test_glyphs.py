@@ -21,15 +21,10 @@ def faces() -> list[Face]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def splits(cache: Path, faces: list[Face]) -> Splits:
+def splits(faces: list[Face]) -> Splits:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyph_rendering, "read_faces", lambda: faces)
-        return glyphs.load(size=SIZE, cache=cache)
+        return glyphs.load(size=SIZE)
 
 
 def names(splits: Splits) -> list[str]:
@@ -130,30 +125,31 @@ def test_pictures_are_whole_and_all_different(faces: list[Face], splits: Splits)
     assert len({picture.numpy().tobytes() for picture in pictures}) == len(pictures)
 
 
-def test_cache_is_read_back_the_same(
-    splits: Splits, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(size: int) -> None:
-        raise AssertionError(f"rendered {size} pixels again")
-
-    monkeypatch.setattr(glyphs, "_render", fail)
-    for (_, cached), (_, rendered) in zip(glyphs.load(size=SIZE, cache=cache), splits, strict=True):
+def test_cache_is_read_back_the_same(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glyph_rendering, "read_faces", None)
+    for (_, cached), (_, rendered) in zip(glyphs.load(size=SIZE), splits, strict=True):
         assert cached.class_names == rendered.class_names
         assert torch.equal(cached.images, rendered.images)
 
 
-def small_render(size: int) -> tuple[list[int], torch.Tensor]:
+@pytest.fixture
+def few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 characters in pictures of one colour, quickly made."""
+
+    def render(_: object, letters: list[int], *, count: int, size: int) -> torch.Tensor:
+        return torch.full((len(letters) * count, 1, size, size), 7, dtype=torch.uint8)
+
     letters = list(range(ord("A"), ord("A") + 60))
-    return letters, torch.full((len(letters) * glyphs.RENDERINGS, 1, size, size), 7).byte()
+    monkeypatch.setattr(glyph_rendering, "read_faces", list)
+    monkeypatch.setattr(glyph_rendering, "distinct_characters", lambda _: letters)
+    monkeypatch.setattr(glyph_rendering, "render", render)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other shape", "pickle"])
-def test_damaged_cache_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
-    monkeypatch.setattr(glyphs, "_render", small_render)
-    glyphs.load(cache=tmp_path)
-    (path,) = tmp_path.iterdir()
+@pytest.mark.usefixtures("few_letters")
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "no archive", "pickle"])
+def test_damaged_cache_is_made_again(own_cache_home: Path, damage: str) -> None:
+    glyphs.load()
+    (path,) = own_cache_home.rglob("*.npz")
     whole = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
@@ -162,33 +158,48 @@ def test_damaged_cache_is_made_again(
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
     elif damage == "empty":
         path.write_bytes(b"")
-    elif damage == "other shape":
-        np.savez(path, characters=np.arange(3), images=np.zeros((2, 1, 28, 28), np.uint8))
+    elif damage == "no archive":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
     else:
-        np.savez(path, characters=np.array([{}]), images=np.array([{}]))
-    splits = glyphs.load(cache=tmp_path)
+        np.savez(path, key=np.array([{}]))
+    splits = glyphs.load()
     assert sum(len(dataset) for _, dataset in splits) == 60 * glyphs.RENDERINGS
-    assert len(list(tmp_path.iterdir())) == 1
-    assert path.read_bytes() != b""
-    assert glyphs._read(path, 28) is not None
+    assert [file for file in own_cache_home.rglob("*") if file.is_file()] == [path]
+    with np.load(path) as arrays:
+        assert (arrays["images"] == 7).all()
 
 
+@pytest.mark.usefixtures("few_letters")
+def test_cache_of_another_version_is_replaced(
+    own_cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glyphs.load()
+    (path,) = own_cache_home.rglob("*.npz")
+    before = path.read_bytes()
+    monkeypatch.setattr(glyphs, "version", lambda _: "0.1")
+    glyphs.load()
+    assert [file for file in own_cache_home.rglob("*") if file.is_file()] == [path]
+    assert path.read_bytes() != before
+
+
+@pytest.mark.usefixtures("few_letters")
 def test_cache_that_cannot_be_written_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(glyphs, "_render", small_render)
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.warns(UserWarning, match="cannot be cached"):
-        glyphs.load(cache=blocked)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=r"glyphs-28px\.npz cannot be written.*XDG_CACHE_HOME"):
+        glyphs.load()
 
 
+@pytest.mark.usefixtures("own_cache_home")
 def test_missing_fonts_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
     with pytest.raises(DataError, match="DejaVuSans"):
-        glyphs.load(cache=tmp_path)
+        glyphs.load()
 
 
-def test_size_too_small(tmp_path: Path) -> None:
+def test_size_too_small() -> None:
     with pytest.raises(DataError, match="size is 8"):
-        glyphs.load(size=8, cache=tmp_path)
+        glyphs.load(size=8)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import decoded, miniimagenet
+from tasks import miniimagenet
+from tasks.class_lists import SPLITS
 from tasks.dataset import ClassDataset
 from tasks.errors import DataError
-from tasks.imagenet import SPLITS
 
 PER_CLASS = 3
 CLASSES = {split: miniimagenet.PUBLISHED.classes(split) for split in SPLITS}
@@ -76,12 +77,11 @@ WRITERS = [write_folders, write_csv, write_nested_csv, write_pickles, write_othe
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, own_cache_home: Path) -> None:
     """A data set of as many images as the fixtures have, and a cache folder of its own."""
     images = {split: PER_CLASS * len(labels) for split, labels in CLASSES.items()}
     published = replace(miniimagenet.PUBLISHED, images=images)
     monkeypatch.setattr(miniimagenet, "PUBLISHED", published)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -157,14 +157,14 @@ def test_foreign_class(root: Path, name: str, owner: str) -> None:
         miniimagenet.load(root, size=8, partial=True)
 
 
-def test_corrupt_image_is_named_and_nothing_is_left(root: Path) -> None:
+def test_corrupt_image_is_named_and_nothing_is_left(root: Path, own_cache_home: Path) -> None:
     write_folders(root)
     broken = root / "test" / CLASSES["test"][3] / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(DataError, match=f"{broken.parent.name}/2.jpg"):
         miniimagenet.load(root, size=8)
-    assert not list(root.glob("*test*.bin"))
-    assert not list(root.glob("*.tmp"))
+    assert not list(own_cache_home.rglob("*test*"))
+    assert not list(own_cache_home.rglob("*.tmp"))
 
 
 def test_no_layout(root: Path) -> None:
@@ -253,7 +253,9 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("write", [write_folders, write_pickles])
 def test_decoded_once(root: Path, write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root)
+    before = sorted(root.rglob("*"))
     first = miniimagenet.load(root, size=8)
+    assert sorted(root.rglob("*")) == before
     forbid_decoding(monkeypatch)
     for (_, a), (_, b) in zip(first, miniimagenet.load(root, size=8), strict=True):
         assert a.images.equal(b.images)
@@ -262,7 +264,7 @@ def test_decoded_once(root: Path, write: Writer, monkeypatch: pytest.MonkeyPatch
         miniimagenet.load(root, size=9)
 
 
-def test_cache_follows_its_source(root: Path) -> None:
+def test_cache_follows_its_source(root: Path, own_cache_home: Path) -> None:
     write_folders(root)
     before = miniimagenet.load(root, size=8).train
     label = CLASSES["train"][0]
@@ -270,27 +272,64 @@ def test_cache_follows_its_source(root: Path) -> None:
     after = miniimagenet.load(root, size=8).train
     assert not after.images[0].equal(before.images[0])
     assert after.images[1:].equal(before.images[1:])
+    assert len(list(own_cache_home.rglob("*train*"))) == 2
 
 
 @pytest.mark.parametrize("suffix", ["bin", "json"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b""])
 def test_damaged_cache_is_rebuilt(
-    root: Path, suffix: str, damage: Callable[[bytes], bytes]
+    root: Path, own_cache_home: Path, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
     write_pickles(root)
     first = miniimagenet.load(root, size=8).test.images.clone()
-    file = root / f"miniimagenet-test-8px.{suffix}"
+    (file,) = own_cache_home.rglob(f"miniimagenet-test-8px.{suffix}")
     file.write_bytes(damage(file.read_bytes()))
     assert miniimagenet.load(root, size=8).test.images.equal(first)
 
 
-def test_cache_of_a_read_only_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_folders_have_two_caches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pickles(root)
-    monkeypatch.setattr(decoded.os, "access", lambda *_: False)
+    other = root.parent / "other" / root.name
+    other.mkdir(parents=True)
+    write_csv(other)
     first = miniimagenet.load(root, size=8)
-    assert not list(root.glob("*.bin"))
+    miniimagenet.load(other, size=8)
     forbid_decoding(monkeypatch)
     assert miniimagenet.load(root, size=8).test.images.equal(first.test.images)
+
+
+def test_files_of_two_writings_are_not_mixed(root: Path, own_cache_home: Path) -> None:
+    write_folders(root)
+    miniimagenet.load(root, size=8)
+    (description,) = own_cache_home.rglob("miniimagenet-train-8px.json")
+    old = description.read_bytes()
+    image = root / "train" / CLASSES["train"][0] / "0.jpg"
+    content, state = image.read_bytes(), image.stat()
+    save(image, CLASSES["train"][1], 9)
+    after = miniimagenet.load(root, size=8).train.images.clone()
+    # As if that had been stopped between the two files, and the image were restored since.
+    description.write_bytes(old)
+    image.write_bytes(content)
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not miniimagenet.load(root, size=8).train.images[0].equal(after[0])
+
+
+def test_nowhere_to_keep_decoded_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pickles(root)
+    file = root.parent / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    with pytest.raises(DataError, match=r"cannot be kept in .*XDG_CACHE_HOME"):
+        miniimagenet.load(root, size=8)
+
+
+def test_links_that_leave_the_folder_are_not_followed(root: Path) -> None:
+    write_folders(root)
+    lost = CLASSES["test"][4]
+    (root / "test" / lost).rename(root.parent / lost)
+    (root / "test" / lost).symlink_to(root.parent / lost)
+    with pytest.raises(DataError, match=f"test lacks 1 of 20 classes: {lost}"):
+        miniimagenet.load(root, size=8)
 
 
 def test_images_can_be_written_to_without_touching_the_cache(root: Path) -> None:
