@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.chunks import dropout_keys
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, Backend, UpdateRule
 from fewshot_blo.problems import FewShotProblem, NormMode
@@ -48,6 +49,9 @@ def check_kernel(
         batch: float64 tasks.
         rule: of the unrolled steps.
         norm: norm mode of the query set.
+
+    Raises:
+        ConfigurationError: if the network cannot be batched over tasks.
     """
     strategies: dict[str, Strategy] = {
         "first-order gradient": Unroll(3, rule, first_order=True),
@@ -56,9 +60,15 @@ def check_kernel(
     }
     comparisons = []
     for quantity, method in strategies.items():
-        (loop_loss, loop), (loss, batched) = (
-            _outer_step(problem(backend), method, batch, norm) for backend in ("loop", "batched")
-        )
+        loop_loss, loop = _outer_step(problem("loop"), method, batch, norm)
+        try:
+            loss, batched = _outer_step(problem("batched"), method, batch, norm)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigurationError(
+                f"the network cannot be batched over tasks ({reason}): it runs task by task, and "
+                "there is nothing to compare; set problem.backend to loop"
+            ) from error
         comparisons.append(Comparison(f"outer loss ({quantity})", _relative(loss, loop_loss)))
         comparisons.append(Comparison(quantity, _relative(batched, loop)))
     return comparisons

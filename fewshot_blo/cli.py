@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
 from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        0; 1 for an error, which is printed as one message, or a check that failed; 130 where the
-        user interrupted.
+        0; 1 for an error, which is printed as one message, or a check that failed; 2 for wrong
+        arguments; 130 where the user interrupted.
     """
     parsers: dict[str, tuple[ArgumentParser, Callable[[ArgumentParser, Namespace], int]]] = {
         "train": (_train_parser(), _train),
@@ -57,12 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data": (_data_parser(), _data),
     }
     parser = ArgumentParser(
-        prog="fewshot-blo", description="Few-shot learning as bilevel problems."
+        prog="fewshot-blo",
+        description="Few-shot learning as bilevel problems.",
+        exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
     for name, (subparser, _) in parsers.items():
+        subparser.exit_on_error = False
         commands.add_subcommand(name, subparser)
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except ArgumentError as error:
+        words = sys.argv[1:] if arguments is None else arguments
+        command_line = " ".join(["fewshot-blo", *(word for word in words[:1] if word in parsers)])
+        reason = " ".join(str(error).split())
+        print(f"{command_line}: {reason} (see {command_line} --help)", file=sys.stderr)
+        return 2
     keep_freed_memory()
     subparser, command = parsers[parsed.command]
     try:
@@ -84,6 +94,11 @@ def _config_parser(description: str) -> ArgumentParser:
 
 
 def _config(parser: ArgumentParser, parsed: Namespace) -> Config:
+    for field in fields(Config):
+        if is_dataclass(field.default) and not isinstance(parsed[field.name], Namespace):
+            raise ConfigurationError(
+                f"{field.name} is {parsed[field.name]}: it must be a mapping of settings"
+            )
     built = parser.instantiate(parsed)
     return Config(**{field.name: built[field.name] for field in fields(Config)})
 
@@ -106,6 +121,11 @@ def _train(parser: ArgumentParser, parsed: Namespace) -> int:
     problem = build_problem(config, splits.train.images.shape[1:])
     training = build_sampler(config, splits.train, training=True)
     validation = build_sampler(config, splits.validation, training=False)
+    if parsed.test_tasks < 0:
+        raise ConfigurationError(f"test_tasks is {parsed.test_tasks}: it must not be negative")
+    if parsed.test_tasks:
+        # Training takes hours: tasks that the test classes cannot give are an error before it.
+        build_sampler(config, splits.test, training=False)
     strategy, adaptation = build_strategy(config), build_adaptation(config)
     result = train(
         problem,

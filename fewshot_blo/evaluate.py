@@ -133,8 +133,9 @@ def evaluate(
     accuracies = []
     classes = len(sampler.dataset.class_names)
     right, seen = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
-    was_training = problem.network.training
-    problem.network.eval()
+    network = problem.network
+    was_training = network.training
+    network.eval()
     try:
         problem, batches = _batches(problem, sampler, norm, tasks)
         for batch in tqdm(
@@ -151,7 +152,7 @@ def evaluate(
             seen += torch.bincount(drawn, minlength=classes)
             right += torch.bincount(drawn[correct[real].cpu()], minlength=classes)
     finally:
-        problem.network.train(was_training)
+        network.train(was_training)
     drawn_classes = seen.nonzero().flatten()
     names = [sampler.dataset.class_names[c] for c in drawn_classes.tolist()]
     per_class = right[drawn_classes] / seen[drawn_classes]

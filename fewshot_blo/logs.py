@@ -103,7 +103,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
 def _plot(
     axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, marker: str = ""
 ) -> None:
-    """One curve; a noisy one is drawn faint, with its running mean on top."""
+    """One curve; a noisy one is drawn faint, with its mean over a tenth of the steps on top."""
     points = [(r["step"], r[name]) for r in records if name in r]
     if not points:
         return
@@ -112,10 +112,12 @@ def _plot(
         axes.plot(steps, values, color=colour, marker=marker, label=label)
         return
     axes.plot(steps, values, color=colour, alpha=0.25)
-    smooth, mean = [], values[0]
-    for value in values:
-        mean = 0.9 * mean + 0.1 * value
-        smooth.append(mean)
+    smooth = []
+    for index in range(len(values)):
+        # As far to either side: a mean over the past alone lags behind a curve that falls.
+        reach = min(len(values) // 20, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        smooth.append(sum(window) / len(window))
     axes.plot(steps, smooth, color=colour, label=label)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,25 +61,32 @@ def evaluate_checkpoints(
 
     Raises:
         CheckpointError: if a checkpoint cannot be read.
-        ConfigurationError: if the checkpoints are of different data sets.
+        ConfigurationError: if the checkpoints are of different data sets or tasks.
     """
-    loaded: tuple[object, Splits] | None = None
-    results: dict[str, list[Evaluation]] = {}
-    for path in paths:
-        config = _config(path, request)
-        if loaded is None:
-            loaded = config.data, build_splits(config.data)
-        elif loaded[0] != config.data:
+    configs = {path: _config(path, request) for path in paths}
+    first = configs[paths[0]]
+    for path, config in configs.items():
+        if config.data != first.data:
             raise ConfigurationError(
-                f"{path} is of data {config.data} and {paths[0]} of {loaded[0]}: only checkpoints "
-                "of one data set are compared on the same tasks"
+                f"{path} is of {config.data} and {paths[0]} of {first.data}: only checkpoints of "
+                "one data set are compared on the same tasks (root names another folder for all)"
             )
-        results[str(path)] = _evaluate(path, config, loaded[1], request)
+        if _sizes(config) != _sizes(first):
+            raise ConfigurationError(
+                f"{path} is of tasks of way, shot, query {_sizes(config)} and {paths[0]} of "
+                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
+            )
+    splits = build_splits(first.data)
+    results = {str(path): _evaluate(path, configs[path], splits, request) for path in paths}
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
             file.write(json.dumps(_plain(results), indent=1).encode())
     return results
+
+
+def _sizes(config: Config) -> tuple[object, ...]:
+    return config.episodes.way, config.episodes.shot, config.episodes.validation_query
 
 
 def _config(path: Path, request: EvaluationRequest) -> Config:
@@ -91,8 +99,14 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
             f"{path} was saved without a configuration (train(..., config=None)): build the "
             "problem yourself, load the checkpoint, restore it and call evaluate"
         )
-    built = parser.instantiate(parser.parse_object(dict(saved)))
-    config = Config(**{name: built[name] for name in saved})
+    try:
+        built = parser.instantiate(parser.parse_object(dict(saved)))
+        config = Config(**{name: built[name] for name in saved})
+    except (ArgumentError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
+            " evaluate it with the version that trained it"
+        ) from error
     episodes, data, adaptation = config.episodes, config.data, config.adaptation
     return replace(
         config,

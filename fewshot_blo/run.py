@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +112,7 @@ class Run:
             remedy = "; if the losses grew over the outer steps, lower the outer learning rate"
             raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
         for name, leaf in self.problem.outer.items():
-            leaf.grad = step.gradient[name]
+            leaf.grad = step.gradient[name].clone()  # Clipping works in place.
         leaves = list(self.problem.outer.values())
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(leaves, self.settings.clip)

@@ -71,7 +71,8 @@ def train(
     Args:
         problem: what to train.
         strategy: how to compute hypergradients.
-        tasks: training tasks; batch i feeds outer step i.
+        tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
+            norm "running", are estimated from an ``EpisodicSampler``'s images only.
         validation: tasks from held-out classes.
         folder: of the run.
         settings: of the outer loop.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +53,12 @@ def make_folder(root: Path, classes: int = 16, images: int = 6) -> Path:
     return root
 
 
-def make_sampler(dataset: ClassDataset, *, tasks: int = 3, seed: int = 0, **sizes: Any) -> Any:
+def make_sampler(
+    dataset: ClassDataset, *, tasks: int = 3, seed: int = 0, **options: Any
+) -> EpisodicSampler:
     """3-way 1-shot tasks with 2 queries a class unless told otherwise."""
-    sizes = {"way": 3, "shot": 1, "query": 2, **sizes}
-    return EpisodicSampler(dataset, tasks=tasks, seed=seed, **sizes)
+    options = {"way": 3, "shot": 1, "query": 2, **options}
+    return EpisodicSampler(dataset, tasks=tasks, seed=seed, **options)
 
 
 class Noise(nn.Module):
@@ -68,13 +68,20 @@ class Noise(nn.Module):
         return x + 0.01 * torch.randn_like(x) if self.training else x
 
 
-def make_problem(strategy: str = "implicit", seed: int = 0) -> FewShotProblem:
-    """A problem for that strategy, with dropout and a random layer of a user's own."""
-    torch.manual_seed(seed)
-    encoder = nn.Sequential(Conv4(hidden=8), nn.Dropout(0.2), Noise())
-    if strategy == "unroll":
-        return Initialization(classifier(encoder, 8, 3), backend="loop")
-    return SharedEncoder(encoder, learn_prox=strategy == "implicit", backend="loop")
+def make_encoder() -> nn.Module:
+    """Conv4 with dropout and a random layer of a user's own."""
+    torch.manual_seed(0)
+    return nn.Sequential(Conv4(hidden=8), nn.Dropout(0.2), Noise())
+
+
+def make_problem() -> FewShotProblem:
+    """A shared encoder whose outer variables are not all weights."""
+    return SharedEncoder(make_encoder(), learn_prox=True, backend="loop")
+
+
+def make_initialization() -> FewShotProblem:
+    """The same network as an initialisation for 3-way tasks."""
+    return Initialization(classifier(make_encoder(), 8, 3), backend="loop")
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -85,28 +92,17 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-@dataclass
-class Source:
-    """Training tasks that do something at one index; ``drawn`` lists the indices asked for."""
+class SignallingSampler(EpisodicSampler):
+    """Draws the training tasks of ``run``, and sends this process signals before batch ``at``."""
 
-    sampler: EpisodicSampler
-    at: int = -1
-    action: Callable[[], object] = field(default=lambda: None)
-    drawn: list[int] = field(default_factory=list)
+    def __init__(self, at: int, *signals: int) -> None:
+        super().__init__(make_dataset(), way=3, shot=1, query=2, tasks=3)
+        self.at, self.signals = at, signals
 
-    def batch(self, index: int) -> TaskBatch:
-        self.drawn.append(index)
-        # The first batch is drawn once more to measure with.
-        if index == self.at and self.drawn.count(index) == (2 if index == 0 else 1):
-            self.action()
-        return self.sampler.batch(index)
-
-
-def kill_at(index: int, signal: int) -> Source:
-    """Training tasks that send this process a signal when batch ``index`` is drawn."""
-    source = Source(make_sampler(make_dataset()), index)
-    source.action = lambda: os.kill(os.getpid(), signal)
-    return source
+    def batch(self, index: int, embeddings: Tensor | None = None) -> TaskBatch:
+        for signal in self.signals if index == self.at else ():
+            os.kill(os.getpid(), signal)
+        return super().batch(index, embeddings)
 
 
 def run(
@@ -119,7 +115,7 @@ def run(
     **options: Any,
 ) -> TrainResult:
     """A small run from the same start every time."""
-    problem = options.pop("problem", None) or make_problem(strategy)
+    problem = options.pop("problem", None) or make_problem()
     if resume:
         torch.manual_seed(1234)  # What follows must come from the checkpoint.
     return train(
@@ -143,11 +139,12 @@ def checkpoint_data(folder: Path, name: str = LAST) -> dict[str, Any]:
 
 
 def log_records(folder: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock."""
+    """The log without what depends on the machine."""
     lines = (folder / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
-        record.pop("tasks_per_second", None)
+        for name in ("tasks_per_second", "memory/peak_gib"):
+            record.pop(name, None)
     return records
 
 
@@ -167,3 +164,29 @@ def assert_identical(a: Any, b: Any, where: str = "") -> None:
             assert_identical(left, right, f"{where}/{index}")
     else:
         assert a == b, where
+
+
+def options(folder: Path, **changes: object) -> list[str]:
+    """Options of a small run of the command line on a folder of ``make_folder``."""
+    settings: dict[str, object] = {
+        "data.name": "folder",
+        "data.root": folder,
+        "data.size": 16,
+        "data.color": "false",
+        "episodes.way": 3,
+        "episodes.query": 2,
+        "episodes.validation_query": 3,
+        "episodes.tasks": 3,
+        "problem.hidden": 8,
+        "problem.backend": "loop",
+        "inner.steps": 2,
+        "adaptation.steps": 2,
+        "train.steps": 4,
+        "train.validate_every": 2,
+        "train.validation_tasks": 4,
+        "train.log_every": 1,
+        "train.schedule": "constant",
+        "device": "cpu",
+    }
+    settings.update({name.replace("__", "."): value for name, value in changes.items()})
+    return [f"--{name}={value}" for name, value in settings.items()]

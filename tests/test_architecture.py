@@ -20,7 +20,7 @@ LAYERS = (
     {"networks", "tasks"},
     {"problems"},
     {"train", "run", "evaluate", "check", "checkpoint", "chunks", "interrupts", "logs"},
-    {"config", "build", "cli", "__main__"},
+    {"config", "build", "report", "cli", "__main__"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRATEGIES_MAY_IMPORT = {

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,12 @@ import torch
 from small_runs import (
     SETTINGS,
     STRATEGIES,
-    Source,
+    SignallingSampler,
     assert_identical,
     checkpoint_data,
-    kill_at,
     log_records,
     make_dataset,
+    make_initialization,
     make_problem,
     make_sampler,
     run,
@@ -32,7 +34,7 @@ from fewshot_blo.evaluate import Adaptation, Evaluation
 from fewshot_blo.hypergrad import Implicit, Unroll
 from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import BatchNorm
-from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.problems import FewShotProblem, SharedEncoder
 from fewshot_blo.run import BEST, LAST, TrainSettings
 from fewshot_blo.train import update_statistics
 
@@ -45,18 +47,28 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert log_records(a) == log_records(b)
 
 
-@pytest.mark.parametrize("start", ["cold", "warm"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("make", "strategy", "start"),
+    [
+        (make_initialization, "unroll", "cold"),
+        (make_problem, "unroll", "warm"),
+        (make_problem, "implicit", "cold"),
+        (make_problem, "implicit", "warm"),
+        (make_problem, "penalty", "cold"),
+        (make_problem, "penalty", "warm"),
+    ],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    strategy: str, start: Any, tmp_path: Path
+    make: Callable[[], FewShotProblem], strategy: str, start: Any, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, start=start)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    result = run(whole, strategy, settings=settings)
-    stopped = run(parts, strategy, settings=settings, tasks=kill_at(2, signal.SIGINT))
+    result = run(whole, strategy, settings=settings, problem=make())
+    tasks = SignallingSampler(2, signal.SIGINT)
+    stopped = run(parts, strategy, settings=settings, tasks=tasks, problem=make())
     assert (stopped.interrupted, stopped.step) == (True, 3)
     assert not result.interrupted
-    resumed = run(parts, strategy, settings=settings, resume=True)
+    resumed = run(parts, strategy, settings=settings, resume=True, problem=make())
     assert resumed.validation_accuracy == result.validation_accuracy
     assert_same_run(whole, parts)
     state = checkpoint_data(whole)["strategy"]
@@ -71,10 +83,10 @@ def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
     program = (
         "import signal, torch\n"
         "from pathlib import Path\n"
-        "from small_runs import kill_at, run\n"
+        "from small_runs import SignallingSampler, run\n"
         "torch.use_deterministic_algorithms(True)\n"
         "torch.set_num_threads(1)\n"
-        f"run(Path({str(parts)!r}), tasks=kill_at(3, signal.SIGKILL))\n"
+        f"run(Path({str(parts)!r}), tasks=SignallingSampler(3, signal.SIGKILL))\n"
     )
     killed = subprocess.run(
         [sys.executable, "-c", program], cwd=Path(__file__).parent, env=_environment(), check=False
@@ -87,23 +99,13 @@ def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     folder = Path(__file__).resolve().parent
     return {**os.environ, "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}"}
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
-    source = kill_at(2, signal.SIGINT)
-    once = source.action
-
-    def twice() -> None:
-        once()
-        once()
-
-    source.action = twice
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, tasks=source)
+        run(tmp_path, tasks=SignallingSampler(2, signal.SIGINT, signal.SIGINT))
     assert checkpoint_data(tmp_path)["step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -132,7 +134,8 @@ def test_a_run_with_constant_learning_rate_can_be_extended(tmp_path: Path) -> No
     run(whole, settings=settings)
     run(parts, settings=replace(settings, steps=4))
     run(parts, settings=settings, resume=True)
-    assert_same_run(whole, parts)
+    assert_identical(checkpoint_data(whole), checkpoint_data(parts))
+    assert log_records(whole) == log_records(parts)
     with pytest.raises(CheckpointError, match=r"has taken 6 steps and train\.steps is 5"):
         run(parts, settings=replace(settings, steps=5), resume=True)
 
@@ -145,7 +148,7 @@ def test_a_run_with_cosine_schedule_cannot_be_extended(tmp_path: Path) -> None:
 
 def test_the_device_and_the_folder_of_the_data_may_change(tmp_path: Path) -> None:
     config = {"data": {"root": "a", "size": 16}, "device": "cpu"}
-    run(tmp_path, tasks=kill_at(1, signal.SIGTERM), config=config)
+    run(tmp_path, tasks=SignallingSampler(1, signal.SIGTERM), config=config)
     moved = {"data": {"root": "b", "size": 16}, "device": "auto"}
     assert run(tmp_path, resume=True, config=moved).step == SETTINGS.steps
     assert checkpoint_data(tmp_path)["config"]["data"]["root"] == "b"
@@ -157,9 +160,7 @@ def test_settings_that_a_checkpoint_could_not_give_back(tmp_path: Path) -> None:
     assert not (tmp_path / LAST).exists()
 
 
-def test_validation_chooses_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.4, 0.7, 0.6])
     weights: list[dict[str, torch.Tensor]] = []
 
@@ -186,7 +187,7 @@ def test_training_learns(tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=40, validate_every=40, chunk=3, log_every=40)
     dataset = make_dataset(12, noise=90)
     torch.manual_seed(0)
-    problem = make_problem("penalty")
+    problem = make_problem()
     source = make_sampler(dataset, query=4)
     before = problem.bind(source.batch(100), "transductive", torch.arange(3)).bilevel
     loss_before = before.outer_loss(before.inner_init).mean()
@@ -278,12 +279,6 @@ def test_settings_out_of_range(change: dict[str, Any], match: str) -> None:
         replace(SETTINGS, **change)
 
 
-def test_batch_i_feeds_step_i(tmp_path: Path) -> None:
-    source = Source(make_sampler(make_dataset()))
-    run(tmp_path, tasks=source)
-    assert source.drawn == [0, *range(SETTINGS.steps)]
-
-
 def test_without_progress_nothing_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +288,7 @@ def test_without_progress_nothing_is_printed(
 
 def test_running_statistics_are_of_all_training_classes_without_dropout() -> None:
     dataset = make_dataset(10, 20)
-    problem = make_problem("penalty")
+    problem = make_problem()
     assert isinstance(problem, SharedEncoder)
     problem.network.train()
     update_statistics(problem, dataset)
@@ -303,7 +298,7 @@ def test_running_statistics_are_of_all_training_classes_without_dropout() -> Non
     torch.manual_seed(99)
     update_statistics(problem, dataset)
     assert torch.equal(first.running_mean, means)
-    convolution = problem.network[0].blocks[0].convolution  # type: ignore[index,union-attr]
+    convolution = problem.network[0].blocks[0].convolution  # type: ignore[index]
     outputs = convolution(dataset.images.float() / 255)
     assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=0.02)
     assert torch.allclose(first.running_var, outputs.var((0, 2, 3)), rtol=0.1)

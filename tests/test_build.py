@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import make_dataset
+from torch import nn
+
+from fewshot_blo.build import (
+    build_adaptation,
+    build_device,
+    build_problem,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
+from fewshot_blo.config import (
+    Config,
+    DataSettings,
+    EpisodeSettings,
+    ProblemSettings,
+    RuleSettings,
+    StrategySettings,
+)
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.hypergrad import Implicit, Penalty, Unroll
+from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
+from fewshot_blo.kernel.layers import BatchNorm, Dropout
+from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.networks import CosineHead
+from fewshot_blo.problems import Initialization, SharedEncoder
+
+IMAGE = torch.Size([1, 16, 16])
+NETWORK = """
+import torch
+from torch import nn
+
+def features():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten()
+    )
+
+def maps():
+    return nn.Conv2d(1, 4, 3)
+
+def colour():
+    return nn.Conv2d(3, 4, 3)
+
+def wants(argument):
+    return nn.Identity()
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of a user's own."""
+    (tmp_path / "own_network.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    return "own_network"
+
+
+def problem_config(**settings: Any) -> Config:
+    return Config(problem=ProblemSettings(**{"hidden": 8, **settings}), device="cpu")
+
+
+def test_strategies() -> None:
+    config = Config(inner=RuleSettings(3, "momentum", 0.2))
+    rule = Momentum(0.2)
+
+    def built(**settings: Any) -> Any:
+        return build_strategy(replace(config, strategy=StrategySettings(**settings)))
+
+    assert built() == Unroll(3, rule)
+    assert built(truncate=2) == Unroll(3, rule, truncate=2)
+    assert built(first_order=True) == Unroll(3, rule, first_order=True)
+    assert built(recompute=True) == Unroll(3, rule, recompute=True)
+    assert built(name="implicit") == Implicit(3, rule, ConjugateGradient(5, 0.0))
+    neumann = built(name="implicit", solver="neumann", solver_steps=7, damping=0.1)
+    assert neumann == Implicit(3, rule, Neumann(7, 0.2, 0.1))
+    assert built(name="implicit", solver="one_step") == Implicit(3, rule, OneStep(0.2))
+    penalty = built(name="penalty", rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
+    assert penalty == Penalty(3, rule, rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
+
+
+def test_adaptation() -> None:
+    config = Config(adaptation=RuleSettings(4, "adam", 0.1))
+    assert build_adaptation(config) == Adaptation(4, Adam(0.1))
+    learned = replace(config, adaptation=RuleSettings(4, "learned", 0.1))
+    assert build_adaptation(learned) == Adaptation(4, LearnedSGD())
+    assert build_adaptation(Config()) == Adaptation(10, SGD(0.5))
+
+
+def test_problems() -> None:
+    shared = build_problem(problem_config(head="cosine", start="learned", prox=0.2), IMAGE)
+    assert isinstance(shared, SharedEncoder)
+    assert isinstance(shared.head, CosineHead)
+    assert shared.prox == 0.2
+    assert shared.outer["start/head.weight"].shape == (5, 8)
+    anil = build_problem(problem_config(name="initialization", adapt="head"), IMAGE)
+    assert isinstance(anil, Initialization)
+    assert anil.adapted == ["head.weight", "head.bias"]
+    assert anil.prox == 0
+    boil = build_problem(problem_config(name="initialization", adapt="body"), IMAGE)
+    assert isinstance(boil, Initialization)
+    assert all(name.startswith("encoder.") for name in boil.adapted)
+    learned = replace(
+        problem_config(name="initialization"), inner=RuleSettings(3, "learned", 0.125)
+    )
+    sizes = build_problem(learned, IMAGE).outer
+    assert sizes["step_size/head.bias"].item() == 0.125
+
+
+def test_weights_follow_the_seed_and_nothing_else() -> None:
+    first = build_problem(problem_config(), IMAGE).outer
+    state = torch.get_rng_state()
+    torch.rand(5)
+    again = build_problem(problem_config(), IMAGE).outer
+    assert all(torch.equal(p, again[name]) for name, p in first.items())
+    other = build_problem(replace(problem_config(), seed=1), IMAGE).outer
+    assert not torch.equal(
+        other["blocks.block1.convolution.weight"], first["blocks.block1.convolution.weight"]
+    )
+    torch.set_rng_state(state)
+
+
+def test_the_widest_task_decides_the_head() -> None:
+    config = replace(problem_config(name="initialization"), episodes=EpisodeSettings(way=(2, 7)))
+    assert build_problem(config, IMAGE).outer["head.bias"].shape == (7,)
+
+
+def test_dtype() -> None:
+    config = replace(problem_config(), dtype="float64")
+    assert {p.dtype for p in build_problem(config, IMAGE).outer.values()} == {torch.float64}
+    sampler = build_sampler(
+        replace(config, episodes=EpisodeSettings(way=3, query=2)), make_dataset(), training=True
+    )
+    assert sampler.batch(0).support_x.dtype == torch.float64
+
+
+def test_training_and_validation_tasks() -> None:
+    episodes = EpisodeSettings(way=(2, 3), shot=1, query=2, validation_query=4, tasks=2, seed=6)
+    config = Config(episodes=episodes, device="cpu")
+    training = build_sampler(config, make_dataset(), training=True)
+    validation = build_sampler(config, make_dataset(), training=False)
+    assert (training.query, validation.query) == ((2, 2), (4, 4))
+    assert (training.seed, validation.seed) == (6, 7)
+    assert training.way == (2, 3)
+
+
+def test_a_network_of_a_users_own(network: str) -> None:
+    problem = build_problem(problem_config(network=f"{network}:features", start="learned"), IMAGE)
+    assert [type(m) for m in problem.network.modules()][2:5] == [BatchNorm, nn.ReLU, Dropout]
+    assert problem.outer["start/head.weight"].shape == (5, 4 * 14 * 14)
+    # Counting its features must leave a pretrained network's statistics alone.
+    assert not problem.network[1].running_mean.any()  # type: ignore[index]
+    assert problem.network.training
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        ("own_network:absent", "has no attribute 'absent'.*module:function"),
+        ("own_network", "cannot be made"),
+        ("absent_module:features", "No module named 'absent_module'.*PYTHONPATH"),
+        (":features", "cannot be made"),
+        ("own_network:wants", "missing 1 required positional argument"),
+        ("own_network:nothing", "returned int, not a torch module"),
+        ("own_network:maps", r"returns shape \[2, 4, 14, 14\].*flatten or pool"),
+        ("own_network:colour", r"fails on images of shape \[1, 16, 16\]"),
+    ],
+)
+def test_networks_that_do_not_fit(network: str, function: str, match: str) -> None:
+    assert network
+    with pytest.raises(ConfigurationError, match=match):
+        build_problem(problem_config(network=function), IMAGE)
+
+
+def test_images_too_small_for_conv4() -> None:
+    with pytest.raises(ConfigurationError, match="use images of at least 16x16"):
+        build_problem(problem_config(), torch.Size([1, 12, 12]))
+
+
+def test_devices() -> None:
+    assert build_device(Config(device="cpu")) == torch.device("cpu")
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert build_device(Config()).type == expected
+    with pytest.raises(ConfigurationError, match=r"device 'cuda:99' .*use cpu or auto"):
+        build_device(Config(device="cuda:99"))
+    with pytest.raises(ConfigurationError, match=r"device 'gpu' .*use cpu or auto"):
+        build_device(Config(device="gpu"))
+
+
+def test_data_sets_that_need_more() -> None:
+    with pytest.raises(ConfigurationError, match=r"'omniglot' needs the folder.*--data\.root"):
+        build_splits(DataSettings("omniglot"))
+    with pytest.raises(ConfigurationError, match="images of cifarfs are of 32 pixels"):
+        build_splits(DataSettings("cifarfs", root="x", size=84))

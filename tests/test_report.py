@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import SETTINGS, make_folder, run
+
+from fewshot_blo.build import (
+    build_adaptation,
+    build_problem,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
+from fewshot_blo.checkpoint import load
+from fewshot_blo.config import (
+    Config,
+    DataSettings,
+    EpisodeSettings,
+    ProblemSettings,
+    RuleSettings,
+)
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
+from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.run import BEST
+from fewshot_blo.train import train
+from tasks import EpisodicSampler
+
+REQUEST = EvaluationRequest(tasks=7)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = make_folder(tmp_path_factory.mktemp("data"))
+    return Config(
+        data=DataSettings("folder", str(root), size=16, color=False),
+        episodes=EpisodeSettings(way=3, query=2, validation_query=3, tasks=3),
+        problem=ProblemSettings(hidden=8, backend="loop"),
+        inner=RuleSettings(2, "sgd", 0.2),
+        adaptation=RuleSettings(4, "sgd", 0.3),
+        train=replace(SETTINGS, steps=1),
+        device="cpu",
+    )
+
+
+def trained(config: Config, folder: Path) -> Path:
+    splits = build_splits(config.data)
+    train(
+        build_problem(config, splits.train.images.shape[1:]),
+        build_strategy(config),
+        build_sampler(config, splits.train, training=True),
+        build_sampler(config, splits.validation, training=False),
+        folder=folder,
+        settings=config.train,
+        adaptation=build_adaptation(config),
+        config=asdict(config),
+        progress=False,
+    )
+    return folder / BEST
+
+
+@pytest.fixture(scope="module")
+def paths(config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Checkpoints of two seeds, and of an initialisation."""
+    initialization = replace(config.problem, name="initialization")
+    return [
+        trained(c, tmp_path_factory.mktemp("run"))
+        for c in (config, replace(config, seed=1), replace(config, problem=initialization))
+    ]
+
+
+def test_figures_are_those_of_evaluate(config: Config, paths: list[Path]) -> None:
+    (evaluations,) = evaluate_checkpoints(paths[:1], REQUEST).values()
+    splits = build_splits(config.data)
+    problem = build_problem(config, splits.test.images.shape[1:])
+    load(paths[0]).restore(problem)
+    sampler = EpisodicSampler(splits.test, way=3, shot=1, query=3, tasks=2, seed=1000)
+    assert [e.norm for e in evaluations] == ["transductive", "support", "running"]
+    for evaluation in evaluations:
+        expected = evaluate(
+            problem, sampler, tasks=7, norm=evaluation.norm, adaptation=build_adaptation(config)
+        )
+        assert evaluation.protocol == expected.protocol
+        assert torch.equal(evaluation.accuracy, expected.accuracy)
+
+
+def test_a_table_compares_every_checkpoint_with_the_first(
+    paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = evaluate_checkpoints(paths, REQUEST)
+    lines = capsys.readouterr().out.splitlines()
+    first, second, third = results.values()
+    assert [e.norm for e in third] == ["transductive", "support"]
+    printed = [line.strip() for line in lines if "same tasks" in line]
+    pairs = [*zip(first, second, strict=True), *zip(first[:2], third, strict=True)]
+    for line, (reference, evaluation) in zip(printed, pairs, strict=True):
+        mean, half = paired_difference(reference, evaluation)
+        assert line == f"{100 * mean:+.2f} ± {100 * half:.2f} against {paths[0]}, same tasks"
+    assert sum(line.startswith("  hardest classes") for line in lines) == 3
+
+
+def test_the_hardest_classes_come_first(
+    paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (evaluations,) = evaluate_checkpoints(paths[:1], REQUEST).values()
+    line = next(s for s in capsys.readouterr().out.splitlines() if "hardest" in s)
+    by_class = dict(
+        zip(evaluations[0].class_names, evaluations[0].class_accuracy.tolist(), strict=True)
+    )
+    shares = [int(part.split()[1]) for part in line.split(": ")[1].split(", ")]
+    assert shares == [round(100 * value) for value in sorted(by_class.values())[:5]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "protocol"),
+    [
+        ({}, "3-way 1-shot 3 queries a class, seed 1000, 4 inner steps"),
+        (
+            {"way": 2, "shot": 2, "query": 1, "seed": 0, "steps": 0},
+            "2-way 2-shot 1 queries a class, seed 0, 0 inner steps",
+        ),
+    ],
+)
+def test_the_request_beats_the_settings_of_the_run(
+    changes: dict[str, Any], protocol: str, paths: list[Path]
+) -> None:
+    (evaluations,) = evaluate_checkpoints(paths[:1], replace(REQUEST, **changes)).values()
+    assert {e.protocol for e in evaluations} == {protocol}
+
+
+def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> None:
+    for name, dataset in build_splits(config.data):
+        request = replace(REQUEST, split=name)  # type: ignore[arg-type]
+        (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
+        assert set(evaluations[0].class_names) <= set(dataset.class_names)
+
+
+def test_the_file_holds_every_figure(paths: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "new" / "figures.json"
+    request = replace(REQUEST, output=output)
+    ((path, evaluations),) = evaluate_checkpoints(paths[:1], request).items()
+    assert json.loads(output.read_text()) == {path: [plain(e) for e in evaluations]}
+
+
+def plain(evaluation: Evaluation) -> dict[str, Any]:
+    by_class = zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)
+    return {
+        "norm": evaluation.norm,
+        "protocol": evaluation.protocol,
+        "tasks": 7,
+        "mean": evaluation.mean,
+        "interval_95": evaluation.interval,
+        "task_accuracy": evaluation.accuracy.tolist(),
+        "class_accuracy": dict(by_class),
+    }
+
+
+def test_one_task_has_no_interval(paths: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    evaluate_checkpoints(paths[:1], replace(REQUEST, tasks=1, output=output))
+    assert "NaN" not in output.read_text()
+    (evaluations,) = json.loads(output.read_text()).values()
+    assert evaluations[0]["interval_95"] is None
+
+
+def test_a_run_without_settings_cannot_be_rebuilt(tmp_path: Path) -> None:
+    run(tmp_path, settings=replace(SETTINGS, steps=1))
+    with pytest.raises(CheckpointError, match="saved without a configuration"):
+        evaluate_checkpoints([tmp_path / BEST], REQUEST)
+
+
+def test_comparisons_are_refused_before_anything_is_evaluated(
+    config: Config, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(config, episodes=replace(config.episodes, shot=2))
+    path = trained(other, tmp_path)
+    with pytest.raises(ConfigurationError, match=r"way, shot, query \(3, 2, 3\)"):
+        evaluate_checkpoints([paths[0], path], REQUEST)
+    assert capsys.readouterr().out == ""
+    evaluate_checkpoints([paths[0], path], replace(REQUEST, shot=1))
