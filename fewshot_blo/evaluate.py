@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
-from fewshot_blo.kernel.layers import uses_batch_statistics
+from fewshot_blo.kernel.layers import has_statistics, uses_batch_statistics
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import mask_classes
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
@@ -128,6 +128,11 @@ def evaluate(
         raise ConfigurationError(
             "running statistics belong to a shared encoder; here each task adapts its own network: "
             "use norm 'support' or 'transductive'"
+        )
+    if norm == "running" and not has_statistics(problem.network):
+        raise ConfigurationError(
+            "the running statistics have not been estimated (train does so, from the images of an "
+            "EpisodicSampler): call update_statistics, or use another norm mode"
         )
     adaptation = adaptation or Adaptation()
     accuracies = []

@@ -12,12 +12,19 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.build import build_adaptation, build_problem, build_sampler, build_splits
+from fewshot_blo.build import (
+    build_adaptation,
+    build_device,
+    build_problem,
+    build_sampler,
+    build_splits,
+)
 from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.provenance import provenance
 from tasks import Splits
 from tasks.files import atomic_write
 
@@ -35,6 +42,8 @@ class EvaluationRequest:
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
         root: folder of the data set, where it is not the one of the run.
+        network: the run's own network, "module:function". A checkpoint may come from anyone, and
+            building its network runs that function: name it here to allow it.
         device: where to run; empty for the run's.
         output: JSON file for all figures, per-class accuracy included.
     """
@@ -47,6 +56,7 @@ class EvaluationRequest:
     seed: int = 1000
     steps: int = -1
     root: str = ""
+    network: str = ""
     device: str = ""
     output: Path | None = None
 
@@ -81,7 +91,7 @@ def evaluate_checkpoints(
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
-            file.write(json.dumps(_plain(results), indent=1).encode())
+            file.write(json.dumps(_plain(results, first), indent=1).encode())
     return results
 
 
@@ -107,6 +117,11 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
             f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
             " evaluate it with the version that trained it"
         ) from error
+    if config.problem.network not in ("conv4", request.network):
+        raise ConfigurationError(
+            f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
+            f"allow it with --network {config.problem.network}"
+        )
     episodes, data, adaptation = config.episodes, config.data, config.adaptation
     return replace(
         config,
@@ -165,8 +180,9 @@ def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
     )
 
 
-def _plain(results: dict[str, list[Evaluation]]) -> dict[str, list[dict[str, object]]]:
-    return {
+def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, object]:
+    """The figures as plain data, with what they come from."""
+    figures = {
         path: [
             {
                 "norm": evaluation.norm,
@@ -183,3 +199,4 @@ def _plain(results: dict[str, list[Evaluation]]) -> dict[str, list[dict[str, obj
         ]
         for path, evaluations in results.items()
     }
+    return {"provenance": provenance(build_device(config)), "checkpoints": figures}

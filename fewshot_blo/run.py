@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +18,12 @@ from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import State, Strategy
-from fewshot_blo.problems import FewShotProblem, NormMode
+from fewshot_blo.problems import FewShotProblem, Initialization, NormMode
+from fewshot_blo.provenance import provenance
 from tasks import TaskBatch
 from tasks.files import atomic_write
 
-LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
+LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
 # They change where a run takes place, or how far it goes, but no step of it.
 _MAY_CHANGE = {"device", "data.root", "data.download", "train.memory"}
 
@@ -45,7 +47,7 @@ class TrainSettings:
         seed: of the dropout masks.
     """
 
-    steps: int = 1000
+    steps: int = 200
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 10.0
@@ -53,7 +55,7 @@ class TrainSettings:
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
     memory: float = 0.25
-    validate_every: int = 250
+    validate_every: int = 100
     validation_tasks: int = 200
     log_every: int = 10
     seed: int = 0
@@ -92,11 +94,21 @@ class Run:
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
+        warm = self.settings.start == "warm"
+        if warm and isinstance(self.problem, Initialization) and self.problem.prox == 0:
+            raise ConfigurationError(
+                "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
+                "use a cold start, or prox above 0"
+            )
         self.optimizer = torch.optim.Adam(list(self.problem.outer.values()))
         self.state: State = self.strategy.init()
 
-    def update(self, batch: TaskBatch) -> OuterStep:
-        """One outer step; changes the outer variables in place."""
+    def hypergradient(self, batch: TaskBatch) -> OuterStep:
+        """The hypergradient of the next outer step.
+
+        Raises:
+            DivergenceError: if a loss or the hypergradient is not finite.
+        """
         step = hypergradient(
             self.problem,
             self.strategy,
@@ -111,6 +123,10 @@ class Run:
         except DivergenceError as error:
             remedy = "; if the losses grew over the outer steps, lower the outer learning rate"
             raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
+        return step
+
+    def update(self, step: OuterStep) -> None:
+        """Takes the outer step; changes the outer variables in place."""
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()  # Clipping works in place.
         leaves = list(self.problem.outer.values())
@@ -123,7 +139,6 @@ class Run:
         state = self.strategy.advance(self.state, step)
         self.state = state if self.settings.start == "warm" else state.cold()
         self.step += 1
-        return step
 
     def save_config(self) -> None:
         """Writes the run's settings for a person to read, and for ``--config``.
@@ -139,6 +154,12 @@ class Run:
             ) from error
         with atomic_write(self.folder / CONFIG) as file:
             file.write(text.encode())
+
+    def note_provenance(self) -> None:
+        """Adds a line about this attempt's command, code and machine to the run's folder."""
+        device = next(iter(self.problem.outer.values())).device
+        with (self.folder / PROVENANCE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"from_step": self.step, **provenance(device)}) + "\n")
 
     def save(self, name: str) -> None:
         """Writes a checkpoint into the run's folder."""

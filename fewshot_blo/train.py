@@ -101,6 +101,7 @@ def train(
             problem, strategy, first_batch, norm=settings.norm, host_limit=settings.memory
         )
     run.save_config()
+    run.note_provenance()
     bar = tqdm(
         total=settings.steps,
         initial=run.step,
@@ -113,13 +114,14 @@ def train(
     with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
         while run.step < settings.steps and not stop.is_set():
             batch = tasks.batch(run.step)
-            step = run.update(batch)
+            step = run.hypergradient(batch)
             clock.count(batch.tasks)
-            bar.update()
-            if run.step % settings.log_every == 0 or run.step == settings.steps:
+            if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
                 record = _record(run, batch, step, clock)
                 log.write(record)
                 bar.set_postfix_str(_words(record))
+            run.update(step)
+            bar.update()
             if run.step % settings.validate_every == 0 or run.step == settings.steps:
                 words = _validate(run, tasks, validation, adaptation, log)
                 if progress:
@@ -134,15 +136,15 @@ def train(
 
 
 def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[str, Any]:
-    """What the log keeps of the last step."""
+    """What the log keeps of a step that is about to be taken."""
     squared = [g.square().sum() for g in step.gradient.values()]
     return {
-        "step": run.step,
+        "step": run.step + 1,
         "loss/outer": float(step.outer_loss.mean()),
         "loss/inner": float(step.inner_loss.mean()),
         "accuracy/train": _training_accuracy(run, batch, step),
         "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
-        "learning_rate": run.settings.learning_rate_at(run.step - 1),
+        "learning_rate": run.settings.learning_rate_at(run.step),
         "tasks_per_second": clock.rate(),
         "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
         **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
@@ -154,7 +156,7 @@ def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
     """Query accuracy of the inner parameters that the step reached, on its first chunk."""
     part = batch[: run.chunk]
     inner = {name: p[: part.tasks] for name, p in step.inner.items()}
-    keys = dropout_keys(batch, run.settings.seed, run.step - 1)[: part.tasks]
+    keys = dropout_keys(batch, run.settings.seed, run.step)[: part.tasks]
     logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)
     return float(task_accuracy(logits, part.query_y, part.classes).mean())
 

@@ -19,7 +19,17 @@ LAYERS = (
     {"hypergrad"},
     {"networks", "tasks"},
     {"problems"},
-    {"train", "run", "evaluate", "check", "checkpoint", "chunks", "interrupts", "logs"},
+    {
+        "train",
+        "run",
+        "evaluate",
+        "check",
+        "checkpoint",
+        "chunks",
+        "interrupts",
+        "logs",
+        "provenance",
+    },
     {"config", "build", "report", "cli", "__main__"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -48,6 +48,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def test_train_leaves_everything_that_it_promises(trained: Path, folder: Path) -> None:
     names = {"last.pt", "best.pt", "log.jsonl", "curves.png", "config.yaml", "evaluation.json"}
+    names |= {"provenance.jsonl"}
     assert names | {"tensorboard"} == {path.name for path in trained.iterdir()}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config.keys() == asdict(Config()).keys()
@@ -56,7 +57,7 @@ def test_train_leaves_everything_that_it_promises(trained: Path, folder: Path) -
     validated = [r["step"] for r in log_records(trained) if "accuracy/validation" in r]
     assert validated == [2, 4]
     report = json.loads((trained / "evaluation.json").read_text())
-    (evaluations,) = report.values()
+    (evaluations,) = report["checkpoints"].values()
     assert [e["norm"] for e in evaluations] == ["transductive", "support", "running"]
     assert all(e["tasks"] == len(e["task_accuracy"]) == 7 for e in evaluations)
     assert evaluations[0]["protocol"] == (
@@ -132,7 +133,7 @@ def test_evaluate_compares_checkpoints_on_the_same_tasks(
     assert out.count(f"against {paths[0]}, same tasks") == 3
     assert out.count("9 tasks, 3-way 1-shot 3 queries a class, seed 1000, 2 inner steps)") == 6
     assert out.count("hardest classes (transductive): ") == 2
-    figures = json.loads(output.read_text())
+    figures = json.loads(output.read_text())["checkpoints"]
     assert list(figures) == paths
     for evaluation in figures[paths[1]]:
         accuracy = evaluation["task_accuracy"]

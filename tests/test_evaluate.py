@@ -215,6 +215,8 @@ def problem_logits(problem: FewShotProblem, batch: TaskBatch, norm: Any) -> Tens
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_changes_nothing(make: Callable[[], FewShotProblem], training: bool) -> None:
     problem = make()
+    if isinstance(problem, SharedEncoder):
+        update_statistics(problem, DATASET)
     problem.network.train(training)
     before = {name: p.detach().clone() for name, p in problem.outer.items()}
     buffers = {name: p.clone() for name, p in problem.network.named_buffers()}
@@ -251,6 +253,11 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
 def test_requests_that_make_no_sense(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         measure(initialization(), **options)
+
+
+def test_running_statistics_that_were_never_estimated() -> None:
+    with pytest.raises(ConfigurationError, match=r"not been estimated .*update_statistics"):
+        evaluate(make_problem(), make_sampler(DATASET), tasks=1, norm="running")
 
 
 def test_diverging_inner_steps_are_no_chance_level() -> None:

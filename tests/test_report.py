@@ -144,7 +144,9 @@ def test_the_file_holds_every_figure(paths: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "new" / "figures.json"
     request = replace(REQUEST, output=output)
     ((path, evaluations),) = evaluate_checkpoints(paths[:1], request).items()
-    assert json.loads(output.read_text()) == {path: [plain(e) for e in evaluations]}
+    report = json.loads(output.read_text())
+    assert report["checkpoints"] == {path: [plain(e) for e in evaluations]}
+    assert {"command", "commit", "torch", "device", "cores"} <= report["provenance"].keys()
 
 
 def plain(evaluation: Evaluation) -> dict[str, Any]:
@@ -160,11 +162,22 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def test_a_foreign_network_runs_only_where_it_is_allowed(config: Config, tmp_path: Path) -> None:
+    own = replace(config, problem=replace(config.problem, network="small_runs:make_encoder"))
+    path = trained(own, tmp_path / "run")
+    with pytest.raises(
+        ConfigurationError, match=r"asks to run 'small_runs:make_encoder'.*--network"
+    ):
+        evaluate_checkpoints([path], REQUEST)
+    allowed = replace(REQUEST, network="small_runs:make_encoder")
+    assert len(evaluate_checkpoints([path], allowed)) == 1
+
+
 def test_one_task_has_no_interval(paths: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     evaluate_checkpoints(paths[:1], replace(REQUEST, tasks=1, output=output))
     assert "NaN" not in output.read_text()
-    (evaluations,) = json.loads(output.read_text()).values()
+    (evaluations,) = json.loads(output.read_text())["checkpoints"].values()
     assert evaluations[0]["interval_95"] is None
 
 

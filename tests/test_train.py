@@ -302,3 +302,9 @@ def test_running_statistics_are_of_all_training_classes_without_dropout() -> Non
     outputs = convolution(dataset.images.float() / 255)
     assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=0.02)
     assert torch.allclose(first.running_var, outputs.var((0, 2, 3)), rtol=0.1)
+
+
+def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, start="warm")
+    with pytest.raises(ConfigurationError, match=r"warm start .*prox above 0"):
+        run(tmp_path, "unroll", problem=make_initialization(), settings=settings)

@@ -204,6 +204,14 @@ def uses_batch_statistics(network: nn.Module) -> bool:
     return any(isinstance(module, BatchNorm) for module in network.modules())
 
 
+def has_statistics(network: nn.Module) -> bool:
+    """Whether every batch norm's running statistics are other than those it is made with."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    return not any(
+        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
+    )
+
+
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Sets the running statistics of every batch norm to the mean over batches of its statistics.

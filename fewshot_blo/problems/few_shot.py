@@ -26,7 +26,9 @@ result for one query does not depend on the others.
 
 @dataclass(frozen=True)
 class BoundTasks:
-    """A bilevel problem over the tasks of one batch.
+    """A bilevel problem over the tasks of one batch, for one hypergradient.
+
+    Differentiating it frees the graphs that its start and its features come from.
 
     Attributes:
         bilevel: the problem as a strategy sees it.

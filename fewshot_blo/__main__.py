@@ -1,0 +1,9 @@
+"""``python -m fewshot_blo`` is the command ``fewshot-blo``."""
+
+from __future__ import annotations
+
+import sys
+
+from fewshot_blo.cli import main
+
+sys.exit(main())
