@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.allocator import keep_freed_memory
@@ -79,6 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(subparser, parsed[parsed.command])
     except _USER_ERRORS as error:
         print(f"fewshot-blo {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(
+            f"fewshot-blo {parsed.command}: {reason} Lower train.chunk (tasks at a time), or "
+            "episodes.tasks",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"fewshot-blo {parsed.command}: interrupted", file=sys.stderr)

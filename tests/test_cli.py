@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from small_runs import checkpoint_data, log_records, make_folder, options
@@ -191,3 +192,16 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in out for command in ("train", "evaluate", "check", "data"))
     assert cli.main([]) == 2
     assert capsys.readouterr().err.startswith("fewshot-blo: expected")
+
+
+def test_out_of_memory_is_one_line_with_a_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(data: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nA long explanation.")
+
+    monkeypatch.setattr(cli, "build_splits", fail)
+    assert cli.main(["data", *options(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fewshot-blo data: CUDA out of memory. Lower train.chunk")
+    assert error.count("\n") == 1
