@@ -37,7 +37,9 @@ class Penalty:
 
     Attributes:
         steps: T, inner steps over v.
-        rule: update rule of the inner steps; the objective is stiff for large ρ, which Adam bears.
+        rule: update rule of the inner steps. The objective is stiff: SGD reaches v^ with a step
+            below 2 / (ρ L²), L the largest curvature of G. Adam bears any ρ, but with a constant
+            step it hovers around v^, and the hypergradient pays for that distance.
         rho: ρ at the start, weight of the penalty.
         lam: λ at the start, weight of G in the inner objective; it guards against stationary
             points of G that are no minima.
