@@ -13,6 +13,7 @@ from tqdm import tqdm
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.layers import has_statistics, uses_batch_statistics
+from fewshot_blo.kernel.memory import largest_chunk, peak_bytes
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import mask_classes
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
@@ -112,7 +113,7 @@ def evaluate(
 
     Args:
         problem: the trained problem.
-        sampler: draws the test tasks; its batch size is how many are adapted at a time.
+        sampler: draws the test tasks; at most a batch of them is adapted at a time.
         tasks: number of tasks.
         norm: where batch norms take their statistics from.
         adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
@@ -142,13 +143,12 @@ def evaluate(
     was_training = network.training
     network.eval()
     try:
-        problem, batches = _batches(problem, sampler, norm, tasks)
+        problem, batches = _batches(problem, sampler, norm, tasks, adaptation)
         for batch in tqdm(
             batches,
-            total=-(-tasks // sampler.tasks),
             disable=None if progress else True,  # None: only where there is no terminal.
             desc=f"evaluating ({norm})",
-            unit="batch",
+            unit="chunk",
         ):
             correct = _correct(problem, batch, norm, adaptation)
             real = batch.query_y >= 0
@@ -188,7 +188,11 @@ def _correct(
 
 
 def _batches(
-    problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, tasks: int
+    problem: FewShotProblem,
+    sampler: EpisodicSampler,
+    norm: NormMode,
+    tasks: int,
+    adaptation: Adaptation,
 ) -> tuple[FewShotProblem, Iterator[TaskBatch]]:
     """The problem and its batches: of images, or of embeddings where that is the same."""
     embeddings: Tensor | None = None
@@ -198,14 +202,25 @@ def _batches(
         problem = problem.on_features()
     else:
         problem.prepare(sampler.batch(0))
-    return problem, _generate(sampler, tasks, embeddings)
+    chunk = _chunk(problem, sampler.batch(0, embeddings), norm, adaptation)
+    return problem, _generate(sampler, tasks, embeddings, chunk)
 
 
 def _generate(
-    sampler: EpisodicSampler, tasks: int, embeddings: Tensor | None
+    sampler: EpisodicSampler, tasks: int, embeddings: Tensor | None, chunk: int
 ) -> Iterator[TaskBatch]:
     for index in range(-(-tasks // sampler.tasks)):
-        yield sampler.batch(index, embeddings)[: tasks - index * sampler.tasks]
+        yield from sampler.batch(index, embeddings)[: tasks - index * sampler.tasks].chunks(chunk)
+
+
+def _chunk(
+    problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
+) -> int:
+    """Tasks at a time: a whole batch on a GPU, on the host what fits into a quarter GiB."""
+    if batch.support_x.device.type == "cuda":
+        return batch.tasks
+    peak = peak_bytes(lambda: _correct(problem, batch[:1], norm, adaptation))
+    return largest_chunk(peak, batch.tasks, 2**28)
 
 
 @torch.no_grad()
