@@ -108,12 +108,12 @@ def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int)
     return SharedEncoder(
         encoder.to(build_device(config)),
         CosineHead() if settings.head == "cosine" else LinearHead(),
-        prox=0.5 if settings.prox is None else settings.prox,
         start=settings.start,
         learn_prox=settings.learn_prox,
         way=way,
         features=features,
         backend=settings.backend,
+        **_prox(settings),
     )
 
 
@@ -121,11 +121,16 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
     prefixes = {"all": ("",), "head": ("head.",), "body": ("encoder.",)}
     return Initialization(
         network,
-        prox=config.problem.prox or 0.0,
         adapted=prefixes[config.problem.adapt],
         step_size=config.inner.step_size if config.inner.rule == "learned" else None,
         backend=config.problem.backend,
+        **_prox(config.problem),
     )
+
+
+def _prox(settings: ProblemSettings) -> dict[str, float]:
+    """The proximal weight where it is set; each problem has its own default."""
+    return {} if settings.prox is None else {"prox": settings.prox}
 
 
 def build_rule(settings: RuleSettings) -> UpdateRule:

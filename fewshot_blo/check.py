@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.chunks import dropout_keys
+from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, Backend, UpdateRule
@@ -79,10 +79,9 @@ def _outer_step(
 ) -> tuple[Tensor, Tensor]:
     """Outer losses ``[T]``, and the hypergradient as one vector."""
     problem.network.train()
-    bound = problem.bind(batch, norm, dropout_keys(batch, 0, 0))
-    step = strategy.hypergradient(bound.bilevel, strategy.init())
-    gradient = bound.pullback(step.gradient)
-    return step.outer_loss, torch.cat([g.flatten() for g in gradient.values()])
+    keys = dropout_keys(batch, 0, 0)
+    step = hypergradient(problem, strategy, strategy.init(), batch, norm=norm, keys=keys)
+    return step.outer_loss, torch.cat([g.flatten() for g in step.gradient.values()])
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:

@@ -17,6 +17,7 @@ from fewshot_blo.kernel.memory import largest_chunk, peak_bytes
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import mask_classes
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
+from tasks.dataset import intensities
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,9 @@ def _batches(
     if isinstance(problem, SharedEncoder) and each_image_alone:
         embeddings = embed(problem.network, sampler.dataset, sampler.dtype)
         problem = problem.on_features()
-    else:
-        problem.prepare(sampler.batch(0))
-    chunk = _chunk(problem, sampler.batch(0, embeddings), norm, adaptation)
+    first = sampler.batch(0, embeddings)
+    problem.prepare(first)
+    chunk = _chunk(problem, first, norm, adaptation)
     return problem, _generate(sampler, tasks, embeddings, chunk)
 
 
@@ -231,10 +232,7 @@ def embed(network: nn.Module, dataset: ClassDataset, dtype: torch.dtype = torch.
     network.eval()
     try:
         return torch.cat(
-            [
-                network(part.to(device).to(dtype).div_(255))
-                for part in torch.split(dataset.images, 256)
-            ]
+            [network(intensities(part, device, dtype)) for part in torch.split(dataset.images, 256)]
         )
     finally:
         network.train(was_training)

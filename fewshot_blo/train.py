@@ -27,6 +27,7 @@ from fewshot_blo.problems import FewShotProblem, SharedEncoder
 from fewshot_blo.problems.few_shot import task_accuracy
 from fewshot_blo.run import BEST, LAST, Run, TrainSettings
 from tasks import ClassDataset, EpisodicSampler, TaskBatch, TaskSource
+from tasks.dataset import intensities
 
 _STATISTICS_IMAGES = 1024
 
@@ -203,7 +204,7 @@ def update_statistics(
     # Consecutive images are of one class: shuffle, so that each batch holds many classes.
     rows = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
     device = next(iter(problem.outer.values())).device
-    images = dataset.images[rows.to(dataset.images.device)].to(device).to(dtype).div_(255)
+    images = intensities(dataset.images[rows.to(dataset.images.device)], device, dtype)
     was_training = problem.network.training
     problem.network.eval()  # The features that the statistics are for have no dropout.
     try:

@@ -115,6 +115,11 @@ class ClassDataset:
         return ClassDataset(torch.cat(turned), labels, tuple(names))
 
 
+def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bytes as floating numbers in [0, 1] on a device; bytes are what travels there."""
+    return images.to(device).to(dtype).div_(255)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Meta-train, meta-validation and meta-test classes of one data set, pairwise disjoint.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.batch import TaskBatch
-from tasks.dataset import ClassDataset
+from tasks.dataset import ClassDataset, intensities
 from tasks.errors import DataError
 
 Range = tuple[int, int]
@@ -150,9 +150,11 @@ class EpisodicSampler:
         tasks, way, images_per_class = rows.shape
         flat = torch.from_numpy(rows.reshape(-1))
         source = self.dataset.images if embeddings is None else embeddings
-        images = source[flat.clamp(min=0).to(source.device)].to(self.device).to(self.dtype)
+        chosen = source[flat.clamp(min=0).to(source.device)]
         if embeddings is None:
-            images.div_(255)
+            images = intensities(chosen, self.device, self.dtype)
+        else:
+            images = chosen.to(self.device).to(self.dtype)
         labels = torch.arange(way).repeat_interleave(images_per_class).repeat(tasks)
         padded = flat < 0
         if padded.any():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.strategy import (
     EMPTY_STATE,
+    IN_NO_LOSS,
     State,
     add_gradients,
     check_not_negative,
@@ -70,8 +71,7 @@ class Implicit:
             problem.outer,
             [f_u, minus_g_uv_q],
             method="Implicit",
-            remedy="add a proximal term (Initialization: prox > 0), make it part of a loss, or use "
-            "Unroll",
+            remedy=IN_NO_LOSS,
         )
         return OuterStep(
             gradient,

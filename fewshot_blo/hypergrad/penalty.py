@@ -10,6 +10,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
+    IN_NO_LOSS,
     State,
     add_gradients,
     check_not_negative,
@@ -102,8 +103,7 @@ class Penalty:
             problem.outer,
             [outer_gradients(upper_objective.mean(), problem.outer)],
             method="Penalty",
-            remedy="add a proximal term (Initialization: prox > 0), make it part of a loss, or use "
-            "Unroll",
+            remedy=IN_NO_LOSS,
         )
         g_v = {name: p.detach() for name, p in g_v.items()}
         lower_v = {name: p + lam * g_v[name] for name, p in upper_v.items()}

@@ -70,6 +70,9 @@ def outer_step(strategy: Strategy, problem: Bilevel, state: State) -> tuple[Oute
 
 EMPTY_STATE = State({}, {}, {})
 
+IN_NO_LOSS = "add a proximal term (Initialization: prox > 0), make it part of a loss, or use Unroll"
+"""The remedy for an outer variable that a strategy sees only through the losses."""
+
 
 def check_not_negative(method: str, **settings: float) -> None:
     """Raises ConfigurationError if a setting of a strategy is negative."""
