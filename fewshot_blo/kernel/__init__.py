@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fewshot_blo.kernel.adapt import adapt
 from fewshot_blo.kernel.backend import measure_backend
+from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.forward import Backend, TaskForward
-from fewshot_blo.kernel.layers import BatchNorm, Dropout, estimate_statistics, for_tasks
+from fewshot_blo.kernel.layers import BatchNorm, Dropout, estimate_statistics
 from fewshot_blo.kernel.rules import SGD, Adam, LearnedSGD, Momentum, UpdateRule
 
 __all__ = [

@@ -7,7 +7,6 @@ so they may be batched by ``torch.func.vmap`` like the task's parameters.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.fused import Then, is_fused, norm_relu_pool
 
 
 @dataclass
@@ -74,9 +74,25 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises ``x``, ``[B, C, ...]``."""
+    def fuses(self, x: Tensor) -> bool:
+        """Whether ``forward`` on inputs like ``x`` may be joined with the layers behind it."""
+        context = _context.get()
+        return is_fused(x) and (context is None or context.rows is None or context.running)
+
+    def forward(self, x: Tensor, *, then: Then | None = None) -> Tensor:
+        """Normalises ``x``, ``[B, C, ...]``, and does in one what comes ``then``."""
         context = _context.get() or ForwardContext(running=not self.training)
+        if then is not None:
+            return norm_relu_pool(
+                x,
+                x.new_ones(x.shape[1]) if self.weight is None else self.weight,
+                x.new_zeros(x.shape[1]) if self.bias is None else self.bias,
+                self.eps,
+                then,
+                statistics=(self.running_mean, self.running_var) if context.running else None,
+            )
+        # Variances are small differences of large numbers.
+        x = x.float() if x.dtype == torch.bfloat16 else x
         if context.running:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
@@ -161,42 +177,6 @@ def _mix(x: Tensor) -> Tensor:
 
 def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word
-
-
-def for_tasks(network: nn.Module) -> nn.Module:
-    """A copy of a network with its batch norm and dropout layers replaced by those above.
-
-    Parameters and running statistics are carried over under the same names.
-    """
-    return _convert(copy.deepcopy(network), {})
-
-
-def _convert(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    if module in done:
-        return done[module]
-    done[module] = module
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
-        done[module] = _convert_norm(module).train(module.training)
-    elif isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
-        dropout = Dropout(module.p, channels=not isinstance(module, nn.Dropout))
-        done[module] = dropout.train(module.training)
-    # Not named_children, which leaves out a layer's second name.
-    for name, child in module._modules.items():
-        if child is not None:
-            setattr(module, name, _convert(child, done))
-    return done[module]
-
-
-def _convert_norm(
-    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm,
-) -> BatchNorm:
-    norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
-    if module.affine:
-        norm = norm.to(module.weight)
-        norm.weight, norm.bias = module.weight, module.bias
-    if module.running_mean is not None and module.running_var is not None:
-        norm.running_mean, norm.running_var = module.running_mean, module.running_var
-    return norm
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:

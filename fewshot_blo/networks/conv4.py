@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BatchNorm
-
-Norm = Literal["batch", "group", "layer", "instance", "none"]
+from fewshot_blo.networks.norms import Norm, make_norm
 
 
 class Conv4(nn.Module):
@@ -56,28 +53,6 @@ class Conv4(nn.Module):
     def features(self, size: int) -> int:
         """D, the number of features of a ``size`` × ``size`` image."""
         return self.hidden * (size // 16) ** 2
-
-
-def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """The norm layer of that name for 2-D feature maps.
-
-    Raises:
-        ConfigurationError: if the channels cannot be divided into groups.
-    """
-    if norm == "batch":
-        return BatchNorm(channels)
-    if norm == "group":
-        if channels % 8:
-            raise ConfigurationError(
-                f"group norm divides channels into 8 groups; {channels} channels do not divide: "
-                "use a multiple of 8"
-            )
-        return nn.GroupNorm(8, channels)
-    if norm == "layer":
-        return nn.GroupNorm(1, channels)
-    if norm == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    return nn.Identity()
 
 
 def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:

@@ -1,0 +1,134 @@
+"""Networks rewritten for tasks: with the kernel's layers in place of PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.kernel.convolution import Geometry, convolve
+from fewshot_blo.kernel.fused import Then
+from fewshot_blo.kernel.layers import BatchNorm, Dropout
+
+
+class Convolution(nn.Conv2d):
+    """A 2-D convolution whose derivatives of any order are as fast as its forward pass."""
+
+    def forward(self, x: Tensor, *, channels_last: bool = False) -> Tensor:
+        """Convolves ``x``, ``[B, C, H, W]``, in the memory layout that is asked for."""
+        weight, bias = self.weight, self.bias
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        padding = (0, 0) if isinstance(self.padding, str) else self.padding
+        pairs = _pair(self.stride), _pair(padding), _pair(self.dilation)
+        return convolve(x, weight, bias, Geometry(*pairs, self.groups, channels_last))
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sizes
+    return height, width
+
+
+class Chain(nn.Sequential):
+    """A sequence that joins each batch norm with the ReLU and the max-pooling behind it.
+
+    From a convolution through the pooling, and on to the next convolution, images are in
+    channels-last memory; all other layers and the caller see contiguous images.
+    """
+
+    def forward(self, x: Tensor, *, channels_last: bool = False) -> Tensor:
+        """The last layer's output, which may be channels-last where the caller says so."""
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, Convolution):
+                norm = layers[0] if layers else None
+                x = layer(x, channels_last=isinstance(norm, BatchNorm) and norm.fuses(x))
+            elif isinstance(layer, BatchNorm) and layer.fuses(x):
+                x = layer(x, then=_then(layers))
+                if not _takes_channels_last(layers, channels_last):
+                    x = x.contiguous()
+            elif isinstance(layer, Chain):
+                x = layer(x, channels_last=_takes_channels_last(layers, channels_last))
+            else:
+                x = layer(x)
+        return x
+
+
+def _then(layers: list[nn.Module]) -> Then:
+    """Takes from the front of ``layers`` those that can be joined with a batch norm."""
+    slope, pool = 1.0, 1
+    if layers and type(layers[0]) in (nn.ReLU, nn.LeakyReLU) and not _has_hooks(layers[0]):
+        relu = layers.pop(0)
+        slope = float(relu.negative_slope) if isinstance(relu, nn.LeakyReLU) else 0.0
+        if layers and _halves(layers[0]) and slope >= 0:
+            layers.pop(0)
+            pool = 2
+    return Then(slope, pool)
+
+
+def _takes_channels_last(layers: Sequence[nn.Module], at_the_end: bool) -> bool:
+    if not layers:
+        return at_the_end
+    first = layers[0]
+    return isinstance(first, Convolution) or (
+        isinstance(first, Chain) and _takes_channels_last(list(first), at_the_end=False)
+    )
+
+
+def _halves(layer: nn.Module) -> bool:
+    """Whether the layer is max-pooling over 2×2 windows side by side, and nothing more."""
+    if type(layer) is not nn.MaxPool2d or _has_hooks(layer) or layer.return_indices:
+        return False
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    pairs = tuple(size if isinstance(size, tuple) else (size, size) for size in sizes)
+    return pairs == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.ceil_mode
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+
+
+def for_tasks(network: nn.Module) -> nn.Module:
+    """A copy of a network with its layers replaced by those above.
+
+    Parameters and running statistics are carried over under the same names.
+    """
+    return _convert(copy.deepcopy(network), {})
+
+
+def _convert(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in done:
+        return done[module]
+    done[module] = module
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+        done[module] = _convert_norm(module).train(module.training)
+    elif isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        dropout = Dropout(module.p, channels=not isinstance(module, nn.Dropout))
+        done[module] = dropout.train(module.training)
+    elif type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.padding != "same":
+        module.__class__ = Convolution
+    elif type(module) is nn.Sequential:
+        module.__class__ = Chain
+    # Not named_children, which leaves out a layer's second name.
+    for name, child in module._modules.items():
+        if child is not None:
+            setattr(module, name, _convert(child, done))
+    return done[module]
+
+
+def _convert_norm(
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm,
+) -> BatchNorm:
+    norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
+    if module.affine:
+        norm = norm.to(module.weight)
+        norm.weight, norm.bias = module.weight, module.bias
+    if module.running_mean is not None and module.running_var is not None:
+        norm.running_mean, norm.running_var = module.running_mean, module.running_var
+    return norm

@@ -1,0 +1,182 @@
+"""Random changes of training images, drawn for each image of a batch and made for all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tasks.batch import send
+from tasks.dataset import intensities
+from tasks.errors import DataError
+
+# One column of the draws for each: a setting that is changed leaves the draws of others alone.
+_FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images; all are off by default.
+
+    In this order: flip, quarter turns, crop, rotation, brightness, contrast, saturation. What
+    comes into an image from outside is zero. Colours are changed, and clipped to [0, 1], as
+    torchvision's ``ColorJitter`` does, but always in this order.
+
+    Attributes:
+        flip: probability of a horizontal flip.
+        quarter_turns: turn by 0, 90, 180 or 270 degrees, each as likely; not as a new class.
+        crop: pixels of margin at each side from which the image's size is cut at random.
+        rotation: largest angle, in degrees, of a turn to either side.
+        brightness: largest relative change of the intensities.
+        contrast: largest relative change of the distance to the image's mean grey.
+        saturation: largest relative change of the distance to each pixel's grey.
+
+    Raises:
+        DataError: if a setting is out of range.
+    """
+
+    flip: float = 0.0
+    quarter_turns: bool = False
+    crop: int = 0
+    rotation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, highest in (
+            ("flip", 1),
+            ("rotation", 180),
+            ("brightness", 1),
+            ("contrast", 1),
+            ("saturation", 1),
+        ):
+            if not 0 <= getattr(self, name) <= highest:  # false for NaN, too
+                raise DataError(
+                    f"augmentation {name} is {getattr(self, name)}: it must be in [0, {highest}]"
+                )
+        if self.crop < 0:
+            raise DataError(f"augmentation crop is {self.crop}: it must not be negative")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is on."""
+        return self != Augmentation()
+
+    def check(self, image: Sequence[int]) -> None:
+        """Raises where images ``[C, H, W]`` cannot be changed so.
+
+        Raises:
+            DataError: if quarter turns are asked of images that are not square, or a saturation of
+                images that are not RGB.
+        """
+        channels, height, width = image
+        if self.quarter_turns and height != width:
+            raise DataError(
+                f"images are {height}x{width}: quarter turns need square images; set size, or "
+                "quarter_turns to false"
+            )
+        if self.saturation and channels != 3:
+            raise DataError(
+                f"images have {channels} channels: saturation needs 3; set it to 0, or read the "
+                "images in colour"
+            )
+
+    def __call__(self, images: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
+        """Changed intensities ``[B, C, H, W]`` in [0, 1], on the device of the images.
+
+        Args:
+            images: ``[B, C, H, W]``, uint8.
+            draws: ``[B, 8]`` of ``draw``.
+            dtype: of the result; computed in float32 where it is less.
+
+        Raises:
+            DataError: as ``check`` does.
+        """
+        self.check(images.shape[1:])
+        draws = send(draws, images.device)
+        working = torch.promote_types(dtype, torch.float32)
+        x = intensities(self._moved(images, draws), images.device, working)
+        if self.rotation:
+            x = self._rotated(x, draws[:, _ANGLE])
+        for strength, column in (
+            (self.brightness, _BRIGHTNESS),
+            (self.contrast, _CONTRAST),
+            (self.saturation, _SATURATION),
+        ):
+            if strength:
+                factor = (1 + strength * (2 * draws[:, column] - 1)).to(working)
+                x = torch.lerp(_origin(x, column), x, factor.reshape(-1, 1, 1, 1)).clamp_(0, 1)
+        return x.to(dtype)
+
+    def _moved(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Flips, quarter turns and crops, which move bytes and change none."""
+        if not (self.flip or self.quarter_turns or self.crop):
+            return images
+        height, width = images.shape[2:]
+        flip = draws[:, _FLIP] < self.flip
+        turns = (draws[:, _TURN] * 4 * self.quarter_turns).long()
+        odd = turns % 2 == 1
+        # A turn by 90 degrees is a transposition, then a flip upside down.
+        upside_down = (turns == 1) ^ (turns == 2) ^ (flip & odd)
+        left_to_right = (turns == 2) ^ (turns == 3) ^ (flip & ~odd)
+        if self.quarter_turns:
+            images = torch.where(odd.reshape(-1, 1, 1, 1), images.mT, images)
+        places = 2 * self.crop + 1
+        y = self._positions(height, (draws[:, _DOWN] * places).long(), upside_down)
+        x = self._positions(width, (draws[:, _RIGHT] * places).long(), left_to_right)
+        images = F.pad(images, (self.crop,) * 4)
+        images = images.gather(
+            2, y[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3])
+        )
+        return images.gather(3, x[:, None, None].expand(-1, *images.shape[1:3], -1))
+
+    def _positions(self, size: int, start: Tensor, flipped: Tensor) -> Tensor:
+        """Positions ``[B, size]`` in the padded image that a crop takes, from its first on."""
+        positions = start[:, None] + torch.arange(size, device=start.device)
+        last = size + 2 * self.crop - 1
+        return torch.where(flipped[:, None], last - positions, positions)
+
+    def _rotated(self, x: Tensor, draws: Tensor) -> Tensor:
+        """Turned about the centre, counter-clockwise where positive, bilinear."""
+        angle = torch.deg2rad(self.rotation * (2 * draws - 1)).to(x.dtype)
+        cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        height, width = x.shape[2:]
+        rows = [cosine, -sine * height / width, zero, sine * width / height, cosine, zero]
+        grid = F.affine_grid(
+            torch.stack(rows, 1).reshape(-1, 2, 3), list(x.shape), align_corners=False
+        )
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def draw(seed: int, tasks: Sequence[int], images: int, part: int) -> Tensor:
+    """Uniform numbers ``[T * images, 8]`` for the images of some tasks, float64 on the host.
+
+    Those of a task depend on the seed, its number and the part alone.
+
+    Args:
+        seed: of the sampler.
+        tasks: numbers of the tasks.
+        images: number of images a task.
+        part: distinguishes the support set from the query set.
+    """
+    # A spawn key keeps these apart from the stream that draws the task itself.
+    streams = (np.random.SeedSequence((seed, task), spawn_key=(part,)) for task in tasks)
+    return torch.from_numpy(
+        np.concatenate([np.random.default_rng(stream).random((images, 8)) for stream in streams])
+    )
+
+
+def _origin(x: Tensor, column: int) -> Tensor:
+    """What a factor of 0 makes of images: black, their mean grey, or the grey of each pixel."""
+    if column == _BRIGHTNESS:
+        return x.new_zeros(1).expand_as(x)
+    grey = x
+    if x.shape[1] == 3:
+        red, green, blue = torch.split(x, 1, 1)
+        grey = 0.2989 * red + 0.587 * green + 0.114 * blue
+    return (grey.mean((1, 2, 3), keepdim=True) if column == _CONTRAST else grey).expand_as(x)

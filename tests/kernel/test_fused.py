@@ -1,0 +1,175 @@
+"""Batch norm, ReLU and pooling in one against PyTorch's layers one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+
+from fewshot_blo.kernel.fused import Then, native_kernels, norm_relu_pool
+
+pytestmark = pytest.mark.skipif(
+    not native_kernels().libraries, reason=f"no fused kernels: {native_kernels().reason}"
+)
+TASKS = 3
+THEN = [Then(slope, pool) for slope in (0.0, 0.1, 1.0) for pool in (1, 2)]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def leaves_for(*shape: int) -> list[Tensor]:
+    """Images away from zero mean, scales of either sign, shifts."""
+    images, vector = shape, shape[-3]
+    values = [3 + 2 * normal(*images), normal(vector, seed=1), normal(vector, seed=2)]
+    return [value.requires_grad_() for value in values]
+
+
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    then: Then,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    # Not F.batch_norm, whose third derivative takes the statistics for constants.
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    mean, variance = statistics or (mean, variance)
+    scale = weight / (variance + 1e-3).sqrt()
+    y = (x - mean.reshape(-1, 1, 1)) * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)
+    y = F.leaky_relu(y, then.slope)
+    return F.max_pool2d(y, 2) if then.pool == 2 else y
+
+
+def fused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    then: Then,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    return norm_relu_pool(x, weight, bias, 1e-3, then, statistics)
+
+
+def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
+    """Of a curved function of the output, then of a curved function of those, and so on."""
+    value = output.sin().sum()
+    results = []
+    for _ in range(order):
+        gradients = torch.autograd.grad(value, leaves, create_graph=True)
+        results += gradients
+        value = torch.stack([g.square().sum() for g in gradients]).sum()
+    return results
+
+
+def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-9, atol=1e-10 * float(theirs.detach().abs().max())
+        )
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 4), (4, 7), (1, 1)])
+@pytest.mark.parametrize("then", THEN, ids=str)
+def test_equals_layers_to_third_order(then: Then, size: tuple[int, int]) -> None:
+    if then.pool == 2 and size == (1, 1):
+        pytest.skip("PyTorch does not pool an image of one pixel")
+    leaves = leaves_for(7, 4, *size)
+    ours, theirs = fused(*leaves, then), plain(*leaves, then)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert_equal(derivatives(ours, leaves, 3), derivatives(theirs, leaves, 3))
+
+
+@pytest.mark.parametrize("then", THEN, ids=str)
+def test_second_derivatives_without_a_graph(then: Then) -> None:
+    """The last derivative of an unrolled step has no graph, and kernels of its own."""
+    leaves = leaves_for(7, 4, 5, 6)
+    results = []
+    for function in (fused, plain):
+        gradients = torch.autograd.grad(
+            function(*leaves, then).sin().sum(), leaves, create_graph=True
+        )
+        value = torch.stack([g.sin().sum() for g in gradients]).sum()
+        results.append(torch.autograd.grad(value, leaves))
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize("then", THEN, ids=str)
+def test_given_statistics(then: Then) -> None:
+    leaves = leaves_for(7, 4, 5, 6)
+    statistics = normal(4, seed=3), normal(4, seed=4).abs()
+    ours, theirs = (function(*leaves, then, statistics) for function in (fused, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
+
+
+def test_the_first_of_equal_values_gets_the_gradient() -> None:
+    x, weight, bias = leaves_for(2, 3, 4, 4)
+    x = x.detach().round().requires_grad_()
+    leaves = (x, weight.detach().abs().requires_grad_(), bias)
+    assert_equal(
+        derivatives(fused(*leaves, Then(0.1, 2)), leaves, 2),
+        derivatives(plain(*leaves, Then(0.1, 2)), leaves, 2),
+    )
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside channels", "as groups"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared scale", "own scale"])
+@pytest.mark.parametrize("then", [Then(0.0, 2), Then(0.1, 1)], ids=str)
+def test_tasks_equal_a_loop(then: Then, shared: bool, beside: bool) -> None:
+    x = normal(5, TASKS, 4, 4, 6) if beside else normal(TASKS, 5, 4, 4, 6)
+    x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if not beside else x
+    if beside:
+        x = x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+    x.requires_grad_()
+    vectors = [normal(*(() if shared else (TASKS,)), 4, seed=s).requires_grad_() for s in (1, 2)]
+    dims = (1 if beside else 0, *([None if shared else 0] * 2))
+    ours = vmap(lambda *arguments: fused(*arguments, then), in_dims=dims)(x, *vectors)
+    rows = [
+        plain(x.select(dims[0] or 0, t), *(v if shared else v[t] for v in vectors), then)
+        for t in range(TASKS)
+    ]
+    leaves = (x, *vectors)
+    theirs = torch.stack(rows)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
+
+
+def test_single_precision_sums_are_as_good_as_torchs() -> None:
+    x = (100 + normal(64, 3, 40, 40)).float()
+    weight, bias = torch.ones(3), torch.zeros(3)
+    exact = plain(x.double(), weight.double(), bias.double(), Then())
+    ours = fused(x, weight, bias, Then())
+    theirs = F.batch_norm(x, None, None, weight, bias, True, eps=1e-3)
+    error, torchs = ((y.double() - exact).abs().max() for y in (ours, theirs))
+    assert error <= 2 * torchs
+
+
+def test_threads_change_nothing() -> None:
+    leaves = [p.detach().float().requires_grad_() for p in leaves_for(33, 5, 6, 6)]
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(derivatives(fused(*leaves, Then(0.0, 2)), leaves, 2))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("position", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_nan_is_not_pooled_away(position: tuple[int, int]) -> None:
+    x = normal(2, 3, 4, 4)
+    x[(0, 1, *position)] = torch.nan
+    statistics = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    ones, zeros = torch.ones_like(statistics[0]), torch.zeros_like(statistics[0])
+    y = fused(x, ones, zeros, Then(0.0, 2), statistics)
+    assert y[0, 1, 0, 0].isnan()
+    assert y.isnan().sum() == 1
