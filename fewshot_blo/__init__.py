@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.hypergrad import Implicit, Penalty, Unroll
 from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import Conv4, CosineHead, LinearHead, classifier
+from fewshot_blo.networks import Conv4, CosineHead, LinearHead, ResNet12, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "OneStep",
     "OuterStep",
     "Penalty",
+    "ResNet12",
     "SharedEncoder",
     "Unroll",
     "classifier",
+    "keep_freed_memory",
 ]

@@ -19,9 +19,11 @@ from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum, UpdateRule
 from fewshot_blo.linear_solve import ConjugateGradient, LinearSolver, Neumann, OneStep
-from fewshot_blo.networks import Conv4, CosineHead, LinearHead, classifier
+from fewshot_blo.networks import NARROW, WIDE, Conv4, CosineHead, LinearHead, ResNet12, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from tasks import ClassDataset, EpisodicSampler, Splits
+
+NETWORKS = ("conv4", "resnet12", "resnet12_narrow")
 
 
 def build_splits(data: DataSettings) -> Splits:
@@ -86,6 +88,7 @@ def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> E
         seed=episodes.seed if training else episodes.seed + 1,
         device=device,
         dtype=_dtype(config),
+        augment=config.augment if training else None,
     )
 
 
@@ -113,6 +116,7 @@ def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int)
         way=way,
         features=features,
         backend=settings.backend,
+        precision=settings.precision,
         **_prox(settings),
     )
 
@@ -124,6 +128,7 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
         adapted=prefixes[config.problem.adapt],
         step_size=config.inner.step_size if config.inner.rule == "learned" else None,
         backend=config.problem.backend,
+        precision=config.problem.precision,
         **_prox(config.problem),
     )
 
@@ -179,12 +184,20 @@ def _solver(settings: StrategySettings, step_size: float) -> LinearSolver:
 def _encoder(settings: ProblemSettings, channels: int) -> nn.Module:
     if settings.network == "conv4":
         return Conv4(channels=channels, hidden=settings.hidden, norm=settings.norm)
+    if settings.network in NETWORKS:
+        return ResNet12(
+            channels=channels,
+            widths=WIDE if settings.network == "resnet12" else NARROW,
+            norm=settings.norm,
+            drop_block=settings.drop_block,
+            drop_rate=settings.drop_rate,
+        )
     module_name, _, function = settings.network.partition(":")
     try:
         network = getattr(importlib.import_module(module_name), function)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"network '{settings.network}' cannot be made ({error}): use conv4, or "
+            f"network '{settings.network}' cannot be made ({error}): use {', '.join(NETWORKS)}, or "
             "module:function for a function without arguments that returns a module, in a file "
             "that Python finds (its folder is in PYTHONPATH)"
         ) from error

@@ -1,9 +1,10 @@
-"""Comparing the kernel's two backends in float64 on a user's own problem and tasks."""
+"""Exactness on a user's own problem and tasks: of the kernel's backends, and of precisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, Backend, UpdateRule
+from fewshot_blo.kernel.plain import plain_operations
+from fewshot_blo.kernel.precision import Precision, offered_precisions
+from fewshot_blo.kernel.timing import best_seconds
 from fewshot_blo.problems import FewShotProblem, NormMode
 from tasks import TaskBatch
 
@@ -20,7 +24,7 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the batched kernel is from the loop, relative to the loop's norm."""
+    """How far the batched kernel is from a plain loop, relative to the loop's norm."""
 
     quantity: str
     difference: float
@@ -39,7 +43,9 @@ def check_kernel(
     rule: UpdateRule = SGD(),
     norm: NormMode = "transductive",
 ) -> list[Comparison]:
-    """Takes one outer step by each backend and compares what comes out.
+    """Takes one outer step by the batched kernel and one by a loop, and compares what comes out.
+
+    The loop calls the network task by task and with PyTorch's own operations.
 
     First- and second-order unrolling over three inner steps are compared beside the strategy.
 
@@ -60,7 +66,8 @@ def check_kernel(
     }
     comparisons = []
     for quantity, method in strategies.items():
-        loop_loss, loop = _outer_step(problem("loop"), method, batch, norm)
+        with plain_operations():
+            loop_loss, loop = _outer_step(problem("loop"), method, batch, norm)
         try:
             loss, batched = _outer_step(problem("batched"), method, batch, norm)
         except RuntimeError as error:
@@ -72,6 +79,75 @@ def check_kernel(
         comparisons.append(Comparison(f"outer loss ({quantity})", _relative(loss, loop_loss)))
         comparisons.append(Comparison(quantity, _relative(batched, loop)))
     return comparisons
+
+
+@dataclass(frozen=True)
+class PrecisionError:
+    """How far an outer step in a precision is from one in float64, and how long each takes.
+
+    Attributes:
+        precision: of the step.
+        loss: relative error of the tasks' outer losses.
+        hypergradient: relative error of the hypergradient.
+        seconds: that the step takes.
+        float64_seconds: that the step in float64 takes.
+    """
+
+    precision: Precision
+    loss: float
+    hypergradient: float
+    seconds: float
+    float64_seconds: float
+
+
+def measure_precisions(
+    problem: Callable[[Literal["float32", "float64"], Precision], FewShotProblem],
+    strategy: Strategy,
+    batch: TaskBatch,
+    *,
+    norm: NormMode = "transductive",
+) -> list[PrecisionError]:
+    """Takes one outer step in every precision that the device offers and in float64.
+
+    All start from the same float32 parameters and images.
+
+    Args:
+        problem: makes the same problem with parameters of either dtype.
+        strategy: any.
+        batch: tasks, whose images are rounded to float32.
+        norm: norm mode of the query set.
+    """
+    rounded = batch.to(batch.support_x.device, torch.float32)
+    exact = rounded.to(batch.support_x.device, torch.float64)
+    example = next(iter(problem("float32", "float32").outer.values()))
+    errors = []
+    for precision in offered_precisions(example):
+        reduced, reference = problem("float32", precision), problem("float64", "float32")
+        with torch.no_grad():
+            for name, leaf in reference.outer.items():
+                leaf.copy_(reduced.outer[name])
+        loss, gradient, seconds = _timed_step(reduced, strategy, rounded, norm)
+        exact_loss, exact_gradient, exact_seconds = _timed_step(reference, strategy, exact, norm)
+        errors.append(
+            PrecisionError(
+                precision,
+                _relative(loss, exact_loss),
+                _relative(gradient, exact_gradient),
+                seconds,
+                exact_seconds,
+            )
+        )
+    return errors
+
+
+def _timed_step(
+    problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
+) -> tuple[Tensor, Tensor, float]:
+    problem.prepare(batch)
+    loss, gradient = _outer_step(problem, strategy, batch, norm)
+    device = batch.support_x.device
+    seconds = best_seconds(lambda: _outer_step(problem, strategy, batch, norm), device)
+    return loss.double(), gradient.double(), seconds
 
 
 def _outer_step(

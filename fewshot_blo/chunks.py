@@ -2,17 +2,93 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import OuterStep, combine
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.kernel.graph import Graphs, Tensors
 from fewshot_blo.kernel.layers import fold
-from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
+from fewshot_blo.kernel.memory import (
+    free_bytes,
+    is_out_of_memory,
+    largest_chunk,
+    peak_bytes,
+    peak_resident_bytes,
+    release_memory,
+)
+from fewshot_blo.kernel.precision import product_precision
 from fewshot_blo.problems import FewShotProblem, NormMode
 from tasks import TaskBatch
+from tasks.batch import send
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Chunk:
+    """How many tasks are computed at a time; fewer from the first time that memory runs out.
+
+    Attributes:
+        size: tasks at a time.
+        setting: the setting that fixes it from the start, for the warning.
+    """
+
+    size: int
+    setting: str = "chunk"
+
+    def run(
+        self, compute: Callable[[slice], Result], tasks: int, device: torch.device
+    ) -> list[Result]:
+        """``compute`` of consecutive slices of ``tasks`` tasks.
+
+        Where memory runs out, a warning says so, and that slice is computed again with half as
+        many tasks, as are those that follow, here and in later calls.
+
+        Raises:
+            ConfigurationError: if a single task does not fit.
+        """
+        results: list[Result] = []
+        start = 0
+        while start < tasks:
+            stop = min(start + self.size, tasks)
+            reason = None
+            try:
+                results.append(compute(slice(start, stop)))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Only now, for the exception holds the frames, and they the tensors.
+            if reason is None:
+                start = stop
+            else:
+                self._halve(stop - start, device, reason)
+        return results
+
+    def _halve(self, tasks: int, device: torch.device, reason: str) -> None:
+        if tasks == 1:
+            peak, free = (n / 2**30 for n in (peak_resident_bytes(device), free_bytes(device)))
+            raise ConfigurationError(
+                f"one task at a time does not fit into the memory of {device}: {reason} (peak "
+                f"{peak:.2f} GiB, free now {free:.2f} GiB); use recompute, fewer inner steps or "
+                "first_order where inner steps are unrolled, smaller images (size), fewer query "
+                "images, or a smaller network"
+            )
+        release_memory(device)
+        self.size = (tasks + 1) // 2
+        warnings.warn(
+            f"{device} ran out of memory with {tasks} tasks at a time: going on with {self.size} "
+            f"(set {self.setting} to {self.size} to start so)",
+            stacklevel=3,
+        )
 
 
 def hypergradient(
@@ -22,8 +98,9 @@ def hypergradient(
     batch: TaskBatch,
     *,
     norm: NormMode = "transductive",
-    chunk: int = 0,
+    chunk: int | Chunk = 0,
     keys: Tensor | None = None,
+    graphs: Graphs | None = None,
 ) -> OuterStep:
     """The hypergradient of a batch of tasks with respect to the problem's outer variables.
 
@@ -31,17 +108,76 @@ def hypergradient(
     not depend on the chunk size, up to rounding.
 
     Args:
-        chunk: tasks at a time; 0 for all.
+        chunk: tasks at a time; 0 for all. Fewer where memory runs out, which a ``Chunk`` remembers.
         keys: dropout keys, ``[T]``.
+        graphs: of steps of this problem and strategy, which are recorded and replayed where keys
+            are given.
+
+    Raises:
+        ConfigurationError: if a single task does not fit into memory.
     """
-    size = chunk or batch.tasks
-    steps = []
-    for start in range(0, batch.tasks, size):
-        part = slice(start, start + size)
-        bound = problem.bind(batch[part], norm, None if keys is None else keys[part])
-        step = strategy.hypergradient(bound.bilevel, state.tasks(part))
-        steps.append(replace(step, gradient=bound.pullback(step.gradient)))
-    return combine(steps)
+    device = batch.support_x.device
+
+    def compute(part: slice) -> OuterStep:
+        own = state.tasks(part)
+        if keys is None:
+            return _step(problem, strategy, own, batch[part], norm, None)
+        if graphs is None:
+            return _step(problem, strategy, own, batch[part], norm, keys[part])
+        return _replayed_step(graphs, problem, strategy, own, batch[part], norm, keys[part])
+
+    chunk = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
+    return combine(chunk.run(compute, batch.tasks, device))
+
+
+def _step(
+    problem: FewShotProblem,
+    strategy: Strategy,
+    state: State,
+    batch: TaskBatch,
+    norm: NormMode,
+    keys: Tensor | None,
+) -> OuterStep:
+    with product_precision(problem.precision, batch.support_x.device):
+        bound = problem.bind(batch, norm, keys)
+        step = strategy.hypergradient(bound.bilevel, state)
+        return replace(step, gradient=bound.pullback(step.gradient))
+
+
+def _replayed_step(
+    graphs: Graphs,
+    problem: FewShotProblem,
+    strategy: Strategy,
+    state: State,
+    batch: TaskBatch,
+    norm: NormMode,
+    keys: Tensor,
+) -> OuterStep:
+    """The same step; what changes from one to the next goes in as tensors, or is read in place."""
+    padded, network = batch.padded, problem.network
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "batch": {field.name: getattr(batch, field.name) for field in fields(batch)},
+        "scalars": state.scalars,
+        "inner": state.inner,
+        "multipliers": state.multipliers,
+        "keys": {"keys": keys},
+    }
+    inputs = {f"{group}/{name}": x for group, part in groups.items() for name, x in part.items()}
+
+    def step(inputs: Tensors) -> dict[str, Any]:
+        given: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, x in inputs.items():
+            group, _, own = name.partition("/")
+            given[group][own] = x
+        tasks = TaskBatch(**given["batch"]).known(padded=padded)
+        own_state = State(given["scalars"], given["inner"], given["multipliers"])
+        result = _step(problem, strategy, own_state, tasks, norm, given["keys"]["keys"])
+        return {field.name: getattr(result, field.name) for field in fields(result)}
+
+    in_place = [*problem.outer.values(), *network.parameters(), *network.buffers()]
+    settings = (norm, padded, network.training, problem.backend, problem.precision)
+    addresses = tuple(p.data_ptr() for p in in_place)
+    return OuterStep(**graphs.run(step, inputs, (settings, addresses)))
 
 
 def measure_chunk(
@@ -55,13 +191,15 @@ def measure_chunk(
     """How many tasks fit into memory, from the measured peak of one of them.
 
     Args:
-        host_limit: GiB that a chunk may take on the host; on a GPU it is what is free.
+        host_limit: GiB that a chunk may take on the host, where so much is free; on a GPU it may
+            take what is free.
     """
     one = batch[:1]
     keys = dropout_keys(one, 0, 0)
-    limit = int(host_limit * 2**30)
-    if one.support_x.device.type == "cuda":
-        limit = int(0.8 * free_bytes(one.support_x.device))
+    device = one.support_x.device
+    limit = int(0.8 * free_bytes(device))  # Operations have temporaries that are not measured.
+    if device.type == "cpu":
+        limit = min(limit, int(host_limit * 2**30))
 
     def one_task() -> OuterStep:
         return hypergradient(problem, strategy, strategy.init(), one, norm=norm, keys=keys)
@@ -72,4 +210,4 @@ def measure_chunk(
 def dropout_keys(batch: TaskBatch, seed: int, step: int) -> Tensor:
     """One dropout key a task, ``[T]``: a pure function of the seed and the task's number."""
     numbers = torch.arange(step * batch.tasks, (step + 1) * batch.tasks)
-    return fold(numbers, seed + 1).to(batch.support_y.device)
+    return send(fold(numbers, seed + 1), batch.support_y.device)

@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -20,7 +21,7 @@ from fewshot_blo.build import (
     build_splits,
     build_strategy,
 )
-from fewshot_blo.check import check_kernel
+from fewshot_blo.check import check_kernel, measure_precisions
 from fewshot_blo.config import Config
 from fewshot_blo.errors import (
     CheckpointError,
@@ -28,6 +29,8 @@ from fewshot_blo.errors import (
     DivergenceError,
     StructuralZeroError,
 )
+from fewshot_blo.kernel.fused import describe_kernels
+from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
@@ -153,7 +156,7 @@ def _train(parser: ArgumentParser, parsed: Namespace) -> int:
     print(f"best validation accuracy {100 * result.validation_accuracy:.2f} % in {result.best}")
     if parsed.test_tasks:
         request = EvaluationRequest(tasks=parsed.test_tasks, output=parsed.run / "evaluation.json")
-        evaluate_checkpoints([parsed.run / BEST], request)
+        evaluate_checkpoints([parsed.run / BEST], request, splits)
     return 0
 
 
@@ -176,29 +179,44 @@ def _evaluate(parser: ArgumentParser, parsed: Namespace) -> int:
 
 def _check_parser() -> ArgumentParser:
     parser = _config_parser(
-        "Compare the batched kernel with a loop over tasks, in float64, on the configured problem."
+        "Compare the batched kernel with a loop over tasks, in float64, on the configured problem, "
+        "and every precision with float64."
     )
     parser.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
     return parser
 
 
 def _check(parser: ArgumentParser, parsed: Namespace) -> int:
-    config = replace(_config(parser, parsed), dtype="float64")
+    config = _config(parser, parsed)
     splits = build_splits(config.data)
     image = splits.train.images.shape[1:]
     config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
+    strategy, norm = build_strategy(config), config.train.norm
+
+    def problem(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
+        changed = replace(config.problem, **settings)
+        return build_problem(replace(config, dtype=dtype, problem=changed), image)
+
+    exact = replace(config, dtype="float64")
+    batch = build_sampler(exact, splits.train, training=True).batch(0)
     comparisons = check_kernel(
-        lambda backend: build_problem(
-            replace(config, problem=replace(config.problem, backend=backend)), image
-        ),
-        build_strategy(config),
-        build_sampler(config, splits.train, training=True).batch(0),
+        lambda backend: problem("float64", backend=backend, precision="float32"),
+        strategy,
+        batch,
         rule=build_rule(config.inner),
-        norm=config.train.norm,
+        norm=norm,
     )
+    print(f"kernels: {describe_kernels(batch.support_x.device)}")
     for comparison in comparisons:
         verdict = "agrees" if comparison.agrees else "DIFFERS"
         print(f"{comparison.quantity:45} {comparison.difference:.1e}  {verdict}")
+    errors = measure_precisions(
+        lambda dtype, precision: problem(dtype, precision=precision), strategy, batch, norm=norm
+    )
+    print("error against float64      loss  hypergradient  seconds (float64)")
+    for error in errors:
+        times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
+        print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     return 0 if all(comparison.agrees for comparison in comparisons) else 1
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewshot_blo.kernel import Backend
+from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks import Norm
 from fewshot_blo.problems.shared_encoder import Start
 from fewshot_blo.run import TrainSettings
+from tasks import Augmentation
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class ProblemSettings:
     Attributes:
         name: shared_encoder learns features for a head; initialization learns where the network
             starts to adapt.
-        network: conv4, or "module:function" for a function without arguments that returns a
-            module from images to features.
+        network: conv4; resnet12, whose blocks have 64, 160, 320 and 640 filters, or
+            resnet12_narrow with 64, 128, 256 and 512; or "module:function" for a function without
+            arguments that returns a module from images to features.
         hidden: filters of each block of conv4.
-        norm: normalisation layers of conv4.
+        norm: normalisation layers of conv4 and resnet12.
+        drop_block: side of the squares that DropBlock drops in resnet12; 0 to drop nothing.
+        drop_rate: share of a block's output that is dropped with them.
         prox: weight of the proximal term of the inner problem; by default 0.5 for a shared encoder
             and 0 for an initialization.
         learn_prox: learn that weight (shared_encoder).
@@ -79,18 +84,23 @@ class ProblemSettings:
         start: where a shared encoder's heads start.
         adapt: which parameters of an initialization adapt: all, the head (ANIL), the body (BOIL).
         backend: of the kernel; auto measures which is faster.
+        precision: of the network's products: float32, or faster and less exact tf32 (GPU) and
+            bfloat16; parameters and losses stay in dtype. `check` prints errors and times.
     """
 
     name: Literal["shared_encoder", "initialization"] = "shared_encoder"
     network: str = "conv4"
     hidden: int = 64
     norm: Norm = "batch"
+    drop_block: int = 0
+    drop_rate: float = 0.1
     prox: float | None = None
     learn_prox: bool = False
     head: Literal["linear", "cosine"] = "linear"
     start: Start = "prototypes"
     adapt: Literal["all", "head", "body"] = "all"
     backend: Backend | Literal["auto"] = "auto"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,8 @@ class StrategySettings:
             replaces the inner problem by a penalty.
         first_order: unroll: take inner gradients for constants.
         truncate: unroll: exact derivatives of the last so many steps; -1 for all.
-        recompute: unroll: compute activations again instead of storing them.
+        recompute: unroll: make the graphs of steps again instead of storing them; null does so
+            where more than 5 steps are differentiated exactly.
         solver: implicit: conjugate gradients, Neumann series, or one step.
         solver_steps: implicit: steps of the linear solver.
         damping: implicit: added to the Hessian.
@@ -130,7 +141,7 @@ class StrategySettings:
     name: Literal["unroll", "implicit", "penalty"] = "unroll"
     first_order: bool = False
     truncate: int = -1
-    recompute: bool = False
+    recompute: bool | None = None
     solver: Literal["cg", "neumann", "one_step"] = "cg"
     solver_steps: int = 5
     damping: float = 0.0
@@ -147,6 +158,7 @@ class Config:
     Attributes:
         data: which images.
         episodes: which tasks.
+        augment: random changes of the training images.
         problem: what is learned.
         strategy: how the hypergradient is computed.
         inner: inner steps in training.
@@ -159,6 +171,7 @@ class Config:
 
     data: DataSettings = DataSettings()
     episodes: EpisodeSettings = EpisodeSettings()
+    augment: Augmentation = Augmentation()
     problem: ProblemSettings = ProblemSettings()
     strategy: StrategySettings = StrategySettings()
     inner: RuleSettings = RuleSettings()

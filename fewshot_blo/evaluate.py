@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fewshot_blo.chunks import Chunk
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.layers import has_statistics, uses_batch_statistics
-from fewshot_blo.kernel.memory import largest_chunk, peak_bytes
+from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
+from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import mask_classes
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
 from tasks.dataset import intensities
+
+_HOST_BYTES, _GPU_BYTES = 2**28, 2**32
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Evaluation:
         accuracy: of each task, ``[tasks]``, float64 in [0, 1].
         class_names: the classes that were drawn.
         class_accuracy: accuracy over all queries of each of them.
+        precision: of the network's products.
     """
 
     norm: NormMode
@@ -47,11 +52,13 @@ class Evaluation:
     accuracy: Tensor
     class_names: Sequence[str] = field(repr=False)
     class_accuracy: Tensor = field(repr=False)
+    precision: Precision = "float32"
 
     @property
     def protocol(self) -> str:
-        """Episodes and inner steps, as words for a table."""
-        return f"{self.episodes}, {self.steps} inner steps"
+        """Episodes, inner steps and reduced precision, as words for a table."""
+        reduced = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.episodes}, {self.steps} inner steps{reduced}"
 
     @property
     def mean(self) -> float:
@@ -104,6 +111,7 @@ def evaluate(
     tasks: int = 600,
     norm: NormMode = "transductive",
     adaptation: Adaptation | None = None,
+    chunk: int = 0,
     progress: bool = False,
 ) -> Evaluation:
     """Adapts to each task's support set and classifies its query set.
@@ -114,18 +122,23 @@ def evaluate(
 
     Args:
         problem: the trained problem.
-        sampler: draws the test tasks; at most a batch of them is adapted at a time.
+        sampler: draws the test tasks; the size of its batches plays no part.
         tasks: number of tasks.
         norm: where batch norms take their statistics from.
         adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
+        chunk: tasks adapted at a time; 0 measures how many fit into memory. No result depends on
+            it, up to rounding.
         progress: show a progress bar on a terminal.
 
     Raises:
-        ConfigurationError: if the number of tasks is not positive, or the norm mode does not fit.
+        ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
+            mode does not fit, or a single task does not fit into memory.
         DivergenceError: if the inner steps of a task end in logits that are not finite.
     """
     if tasks < 1:
         raise ConfigurationError(f"evaluation over {tasks} tasks: use at least 1")
+    if chunk < 0:
+        raise ConfigurationError(f"chunk is {chunk}: use 0 for as many tasks as fit, or more")
     if norm == "running" and not isinstance(problem, SharedEncoder):
         raise ConfigurationError(
             "running statistics belong to a shared encoder; here each task adapts its own network: "
@@ -137,41 +150,83 @@ def evaluate(
             "EpisodicSampler): call update_statistics, or use another norm mode"
         )
     adaptation = adaptation or Adaptation()
-    accuracies = []
-    classes = len(sampler.dataset.class_names)
-    right, seen = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
     network = problem.network
     was_training = network.training
     network.eval()
     try:
-        problem, batches = _batches(problem, sampler, norm, tasks, adaptation)
-        for batch in tqdm(
-            batches,
-            disable=None if progress else True,  # None: only where there is no terminal.
-            desc=f"evaluating ({norm})",
-            unit="chunk",
-        ):
-            correct = _correct(problem, batch, norm, adaptation)
-            real = batch.query_y >= 0
-            accuracies.append((correct & real).sum(1).cpu().double() / real.sum(1).cpu())
-            drawn = batch.classes.gather(1, batch.query_y.clamp(min=0))[real].cpu()
-            seen += torch.bincount(drawn, minlength=classes)
-            right += torch.bincount(drawn[correct[real].cpu()], minlength=classes)
+        with torch.no_grad(), product_precision(problem.precision, sampler.device):
+            scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, progress)
     finally:
         network.train(was_training)
+    accuracy, right, seen = scores
     drawn_classes = seen.nonzero().flatten()
     names = [sampler.dataset.class_names[c] for c in drawn_classes.tolist()]
     per_class = right[drawn_classes] / seen[drawn_classes]
     episodes = f"{sampler.describe()}, seed {sampler.seed}"
-    return Evaluation(norm, episodes, adaptation.steps, torch.cat(accuracies), names, per_class)
+    return Evaluation(
+        norm, episodes, adaptation.steps, accuracy, names, per_class, problem.precision
+    )
 
 
-@torch.no_grad()
-def _correct(
+def _scores(
+    problem: FewShotProblem,
+    sampler: EpisodicSampler,
+    tasks: int,
+    norm: NormMode,
+    adaptation: Adaptation,
+    chunk: int,
+    progress: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Accuracy of each task, and right and all queries of each class, on the host."""
+    embeddings: Tensor | None = None
+    each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
+    if isinstance(problem, SharedEncoder) and each_image_alone:
+        embeddings = embed(problem.network, sampler.dataset, sampler.dtype, problem.precision)
+        problem = problem.on_features()
+    first = sampler.between(0, min(tasks, 4), embeddings)
+    problem.prepare(first)
+    right, seen = torch.zeros(
+        2, len(sampler.dataset.class_names), dtype=torch.int64, device=sampler.device
+    )
+    bar = tqdm(
+        total=tasks,
+        disable=None if progress else True,  # None: only where there is no terminal.
+        desc=f"evaluating ({norm})",
+        unit="task",
+    )
+
+    def score(part: slice) -> tuple[Tensor, Tensor]:
+        """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
+        batch = sampler.between(part.start, part.stop, embeddings)
+        logits = _query_logits(problem, batch, norm, adaptation)
+        real = batch.query_y >= 0
+        correct = real & (mask_classes(logits, batch.classes).argmax(-1) == batch.query_y)
+        drawn = batch.classes.gather(1, batch.query_y.clamp(min=0)).flatten()
+        hits, queries = correct.long().flatten(), real.long().flatten()
+        scores = correct.sum(1).double() / real.sum(1), logits.isfinite().all()
+        # Last, for where memory runs out before, these tasks are scored again.
+        right.index_add_(0, drawn, hits)
+        seen.index_add_(0, drawn, queries)
+        bar.update(batch.tasks)
+        return scores
+
+    size = chunk or _chunk_size(problem, first, norm, adaptation, tasks)
+    with bar:
+        accuracy, finite = zip(*Chunk(size).run(score, tasks, sampler.device), strict=True)
+    if not torch.stack(finite).all():
+        raise DivergenceError(
+            f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
+            f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
+        )
+    return torch.cat(accuracy).cpu(), right.cpu(), seen.cpu()
+
+
+def _query_logits(
     problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
 ) -> Tensor:
-    """Which queries are classified correctly, ``[T, N*Q]``."""
-    bound = problem.bind(batch, norm)
+    """Logits of the query sets after adaptation, ``[T, N*Q, N]``."""
+    keys = torch.zeros_like(batch.classes[:, 0])  # Of dropout, which is off.
+    bound = problem.bind(batch, norm, keys)
     inner = adapt(
         bound.bilevel.inner_loss,
         bound.bilevel.inner_init,
@@ -179,60 +234,43 @@ def _correct(
         rule=adaptation.rule,
         outer=bound.bilevel.outer,
     )
-    logits = bound.query_logits(inner)
-    if not logits.isfinite().all():
-        raise DivergenceError(
-            f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
-            f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
-        )
-    return mask_classes(logits, batch.classes).argmax(-1) == batch.query_y
+    return bound.query_logits(inner)
 
 
-def _batches(
+def _chunk_size(
     problem: FewShotProblem,
-    sampler: EpisodicSampler,
+    batch: TaskBatch,
     norm: NormMode,
-    tasks: int,
     adaptation: Adaptation,
-) -> tuple[FewShotProblem, Iterator[TaskBatch]]:
-    """The problem and its batches: of images, or of embeddings where that is the same."""
-    embeddings: Tensor | None = None
-    each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
-    if isinstance(problem, SharedEncoder) and each_image_alone:
-        embeddings = embed(problem.network, sampler.dataset, sampler.dtype)
-        problem = problem.on_features()
-    first = sampler.batch(0, embeddings)
-    problem.prepare(first)
-    chunk = _chunk(problem, first, norm, adaptation)
-    return problem, _generate(sampler, tasks, embeddings, chunk)
-
-
-def _generate(
-    sampler: EpisodicSampler, tasks: int, embeddings: Tensor | None, chunk: int
-) -> Iterator[TaskBatch]:
-    for index in range(-(-tasks // sampler.tasks)):
-        yield from sampler.batch(index, embeddings)[: tasks - index * sampler.tasks].chunks(chunk)
-
-
-def _chunk(
-    problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
+    tasks: int,
 ) -> int:
-    """Tasks at a time: a whole batch on a GPU, on the host what fits into a quarter GiB."""
-    if batch.support_x.device.type == "cuda":
-        return batch.tasks
-    peak = peak_bytes(lambda: _correct(problem, batch[:1], norm, adaptation))
-    return largest_chunk(peak, batch.tasks, 2**28)
+    """How many tasks are adapted at a time, from the measured peak of one of them.
+
+    Not more than it takes to make the work of Python small beside that of the processor.
+    """
+    peak = peak_bytes(lambda: _query_logits(problem, batch[:1], norm, adaptation))
+    device = batch.support_x.device
+    most = _GPU_BYTES if device.type == "cuda" else _HOST_BYTES
+    budget = min(most, free_bytes(device) // 2)
+    return largest_chunk(peak, tasks, budget)
 
 
 @torch.no_grad()
-def embed(network: nn.Module, dataset: ClassDataset, dtype: torch.dtype = torch.float32) -> Tensor:
+def embed(
+    network: nn.Module,
+    dataset: ClassDataset,
+    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
+) -> Tensor:
     """Features ``[M, D]`` of every image, batch norms using their running statistics."""
     device = next((p.device for p in network.parameters()), dataset.images.device)
     was_training = network.training
     network.eval()
     try:
-        return torch.cat(
-            [network(intensities(part, device, dtype)) for part in torch.split(dataset.images, 256)]
-        )
+        features = []
+        with product_precision(precision, device), forward_precision(precision, device):
+            for part in torch.split(dataset.images, 256):
+                features.append(network(intensities(part, device, dtype)).to(dtype))
+        return torch.cat(features)
     finally:
         network.train(was_training)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fewshot_blo.kernel.fused import describe_kernels
+
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Plain data that says where and by what a run is made."""
@@ -23,6 +25,7 @@ def provenance(device: torch.device) -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": _device_name(device),
+        "kernels": describe_kernels(device),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
     }

@@ -13,16 +13,19 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.build import (
+    NETWORKS,
     build_adaptation,
     build_device,
     build_problem,
     build_sampler,
     build_splits,
 )
+from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
-from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.problems import NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
 from tasks import Splits
@@ -41,10 +44,13 @@ class EvaluationRequest:
         split: classes to draw from.
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
+        norm: norm mode; all those that differ by default.
+        chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.
         device: where to run; empty for the run's.
+        precision: of the network's products; empty for the run's.
         output: JSON file for all figures, per-class accuracy included.
     """
 
@@ -55,16 +61,24 @@ class EvaluationRequest:
     split: Literal["train", "validation", "test"] = "test"
     seed: int = 1000
     steps: int = -1
+    norm: NormMode | Literal["all"] = "all"
+    chunk: int = 0
     root: str = ""
     network: str = ""
     device: str = ""
+    precision: Precision | Literal[""] = ""
     output: Path | None = None
 
 
 def evaluate_checkpoints(
-    paths: Sequence[Path], request: EvaluationRequest
+    paths: Sequence[Path], request: EvaluationRequest, splits: Splits | None = None
 ) -> dict[str, list[Evaluation]]:
     """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
+
+    Args:
+        paths: of the checkpoints.
+        request: what to measure.
+        splits: the data set of the checkpoints, where it is loaded already.
 
     Returns:
         The evaluations of each checkpoint, by path.
@@ -73,7 +87,8 @@ def evaluate_checkpoints(
         CheckpointError: if a checkpoint cannot be read.
         ConfigurationError: if the checkpoints are of different data sets or tasks.
     """
-    configs = {path: _config(path, request) for path in paths}
+    loaded = {path: checkpoints.load(path) for path in paths}
+    configs = {path: _config(path, loaded[path], request) for path in paths}
     first = configs[paths[0]]
     for path, config in configs.items():
         if config.data != first.data:
@@ -86,8 +101,8 @@ def evaluate_checkpoints(
                 f"{path} is of tasks of way, shot, query {_sizes(config)} and {paths[0]} of "
                 f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
             )
-    splits = build_splits(first.data)
-    results = {str(path): _evaluate(path, configs[path], splits, request) for path in paths}
+    splits = splits or build_splits(first.data)
+    results = {str(path): _evaluate(loaded[path], configs[path], splits, request) for path in paths}
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
@@ -99,11 +114,11 @@ def _sizes(config: Config) -> tuple[object, ...]:
     return config.episodes.way, config.episodes.shot, config.episodes.validation_query
 
 
-def _config(path: Path, request: EvaluationRequest) -> Config:
+def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> Config:
     """The run's settings with what the request changes."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
-    saved = checkpoints.load(path).config
+    saved = checkpoint.config
     if "problem" not in saved:
         raise CheckpointError(
             f"{path} was saved without a configuration (train(..., config=None)): build the "
@@ -117,14 +132,16 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
             f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
             " evaluate it with the version that trained it"
         ) from error
-    if config.problem.network not in ("conv4", request.network):
+    if config.problem.network not in (*NETWORKS, request.network):
         raise ConfigurationError(
             f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
             f"allow it with --network {config.problem.network}"
         )
     episodes, data, adaptation = config.episodes, config.data, config.adaptation
+    precision = request.precision or config.problem.precision
     return replace(
         config,
+        problem=replace(config.problem, precision=precision),
         data=replace(data, root=request.root or data.root),
         episodes=replace(
             episodes,
@@ -139,13 +156,14 @@ def _config(path: Path, request: EvaluationRequest) -> Config:
 
 
 def _evaluate(
-    path: Path, config: Config, splits: Splits, request: EvaluationRequest
+    checkpoint: Checkpoint, config: Config, splits: Splits, request: EvaluationRequest
 ) -> list[Evaluation]:
     dataset = getattr(splits, request.split)
     problem = build_problem(config, dataset.images.shape[1:])
-    device = next(iter(problem.outer.values())).device
-    checkpoints.load(path, device).restore(problem)
+    checkpoint.restore(problem)
     sampler = build_sampler(config, dataset, training=False)
+    differing = norm_modes(problem, running=isinstance(problem, SharedEncoder))
+    norms = differing if request.norm == "all" else (request.norm,)
     return [
         evaluate(
             problem,
@@ -153,9 +171,10 @@ def _evaluate(
             tasks=request.tasks,
             norm=norm,
             adaptation=build_adaptation(config),
+            chunk=request.chunk,
             progress=True,
         )
-        for norm in norm_modes(problem, running=isinstance(problem, SharedEncoder))
+        for norm in norms
     ]
 
 

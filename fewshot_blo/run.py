@@ -15,9 +15,10 @@ import yaml
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.chunks import dropout_keys, hypergradient
+from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.kernel.graph import GraphMode, make_graphs
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode
 from fewshot_blo.provenance import provenance
 from tasks import TaskBatch
@@ -25,7 +26,7 @@ from tasks.files import atomic_write
 
 LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
 # They change where a run takes place, or how far it goes, but no step of it.
-_MAY_CHANGE = {"device", "data.root", "data.download", "train.memory"}
+_MAY_CHANGE = {"device", "data.root", "data.download", "train.memory", "train.graph"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ class TrainSettings:
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
         start: "cold" starts each inner problem anew; "warm" where the last batch's ended.
-        chunk: tasks differentiated at a time; 0 measures how many fit into ``memory``.
+        chunk: tasks differentiated at a time; 0 measures how many fit into ``memory``. Fewer from
+            the first time that memory runs out.
         memory: GiB that one chunk may take on the host; on a GPU it is what is free.
+        graph: on a GPU, record the kernels of a chunk and replay them, without Python in between;
+            auto does so where a replay measures faster.
         validate_every: outer steps between validations and checkpoints.
         validation_tasks: tasks of one validation.
         log_every: outer steps between log records.
@@ -55,6 +59,7 @@ class TrainSettings:
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
     memory: float = 0.25
+    graph: GraphMode = "auto"
     validate_every: int = 100
     validation_tasks: int = 200
     log_every: int = 10
@@ -90,7 +95,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     step: int = 0
-    chunk: int = 1
+    chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
@@ -102,14 +107,12 @@ class Run:
             )
         self.optimizer = torch.optim.Adam(list(self.problem.outer.values()))
         self.state: State = self.strategy.init()
+        device = next(iter(self.problem.outer.values())).device
+        self.graphs = make_graphs(self.settings.graph, device)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
-        """The hypergradient of the next outer step.
-
-        Raises:
-            DivergenceError: if a loss or the hypergradient is not finite.
-        """
-        step = hypergradient(
+        """The hypergradient of the next outer step, which a GPU may be computing still."""
+        return hypergradient(
             self.problem,
             self.strategy,
             self.state,
@@ -117,13 +120,20 @@ class Run:
             norm=self.settings.norm,
             chunk=self.chunk,
             keys=dropout_keys(batch, self.settings.seed, self.step),
+            graphs=self.graphs,
         )
+
+    def check_finite(self, step: OuterStep) -> None:
+        """Stops a run that has diverged.
+
+        Raises:
+            DivergenceError: if a loss or the hypergradient is not finite.
+        """
         try:
             step.check_finite(type(self.strategy).__name__)
         except DivergenceError as error:
             remedy = "; if the losses grew over the outer steps, lower the outer learning rate"
             raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
-        return step
 
     def update(self, step: OuterStep) -> None:
         """Takes the outer step; changes the outer variables in place."""
@@ -171,7 +181,7 @@ class Run:
                 buffers=dict(self.problem.network.named_buffers()),
                 optimizer=self.optimizer.state_dict(),
                 strategy=self.state,
-                settled={"backend": self.problem.backend, "chunk": self.chunk},
+                settled={"backend": self.problem.backend, "chunk": self.chunk.size},
                 best=self.best,
                 random_state=checkpoints.random_state(),
             ),
@@ -196,7 +206,7 @@ class Run:
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.state = saved.strategy
         self.step, self.best = saved.step, dict(saved.best)
-        self.chunk = saved.settled["chunk"]
+        self.chunk.size = saved.settled["chunk"]
         checkpoints.set_random_state(saved.random_state)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:

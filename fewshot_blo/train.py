@@ -23,6 +23,7 @@ from fewshot_blo.kernel import estimate_statistics
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
+from fewshot_blo.prefetch import Prefetch
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
 from fewshot_blo.problems.few_shot import task_accuracy
 from fewshot_blo.run import BEST, LAST, Run, TrainSettings
@@ -84,7 +85,7 @@ def train(
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
-        ConfigurationError: if ``config`` is no plain data.
+        ConfigurationError: if ``config`` is no plain data, or one task does not fit into memory.
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
     """
     folder = Path(folder)
@@ -98,7 +99,7 @@ def train(
         )
     else:
         problem.prepare(first_batch)
-        run.chunk = settings.chunk or measure_chunk(
+        run.chunk.size = settings.chunk or measure_chunk(
             problem, strategy, first_batch, norm=settings.norm, host_limit=settings.memory
         )
     run.save_config()
@@ -111,11 +112,15 @@ def train(
         unit="step",
     )
     problem.network.train()
+    batches = Prefetch(tasks, first_batch.support_x.device)
     clock = _Clock()
     with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
         while run.step < settings.steps and not stop.is_set():
-            batch = tasks.batch(run.step)
+            batch = batches.batch(run.step)
             step = run.hypergradient(batch)
+            if run.step + 1 < settings.steps:
+                batches.ahead(run.step + 1)
+            run.check_finite(step)
             clock.count(batch.tasks)
             if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
                 record = _record(run, batch, step, clock)
@@ -149,13 +154,14 @@ def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[
         "tasks_per_second": clock.rate(),
         "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
         **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
+        **({"graph": run.graphs.choice} if run.graphs else {}),
     }
 
 
 @torch.no_grad()
 def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
     """Query accuracy of the inner parameters that the step reached, on its first chunk."""
-    part = batch[: run.chunk]
+    part = batch[: run.chunk.size]
     inner = {name: p[: part.tasks] for name, p in step.inner.items()}
     keys = dropout_keys(batch, run.settings.seed, run.step)[: part.tasks]
     logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)

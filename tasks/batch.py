@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,14 +59,14 @@ class TaskBatch:
         """N, the number of classes of the largest task."""
         return self.classes.shape[1]
 
-    @property
+    @cached_property
     def padded(self) -> bool:
-        """Whether some task is smaller than the batch's shape."""
+        """Whether some task is smaller than the batch's shape; a device is asked once."""
         return bool((self.support_y < 0).any() or (self.query_y < 0).any())
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """The tasks of a slice, as views."""
-        return TaskBatch(*(getattr(self, field.name)[tasks] for field in fields(self)))
+        return self._same_tasks(*(getattr(self, field.name)[tasks] for field in fields(self)))
 
     def chunks(self, size: int) -> Iterator[TaskBatch]:
         """Consecutive parts of at most ``size`` tasks, in order."""
@@ -74,10 +75,29 @@ class TaskBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TaskBatch:
         """The same tasks on ``device``; ``dtype`` applies to the images only."""
-        return TaskBatch(
-            self.support_x.to(device=device, dtype=dtype),
-            self.support_y.to(device),
-            self.query_x.to(device=device, dtype=dtype),
-            self.query_y.to(device),
-            self.classes.to(device),
+        return self._same_tasks(
+            send(self.support_x, device, dtype),
+            send(self.support_y, device),
+            send(self.query_x, device, dtype),
+            send(self.query_y, device),
+            send(self.classes, device),
         )
+
+    def known(self, *, padded: bool) -> TaskBatch:
+        """The same tasks with ``padded`` as given, where the device must not be asked."""
+        tasks = TaskBatch(*(getattr(self, field.name) for field in fields(self)))
+        tasks.__dict__["padded"] = padded
+        return tasks
+
+    def _same_tasks(self, *tensors: Tensor) -> TaskBatch:
+        """Some of these tasks: where none of all is padded, nobody has to ask again."""
+        tasks = TaskBatch(*tensors)
+        if not self.padded:
+            tasks.__dict__["padded"] = False
+        return tasks
+
+
+def send(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor on a device; one that goes to a GPU does not wait for the work queued there."""
+    to_gpu = torch.device(device).type == "cuda"
+    return tensor.to(device=device, dtype=dtype, non_blocking=to_gpu)

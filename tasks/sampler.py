@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.batch import TaskBatch
+from tasks.augmentation import Augmentation, draw
+from tasks.batch import TaskBatch, send
 from tasks.dataset import ClassDataset, intensities
 from tasks.errors import DataError
 
@@ -40,10 +42,12 @@ class EpisodicSampler:
         seed: any non-negative integer.
         device: where the batch goes; the data set's device by default.
         dtype: of the images, which are scaled to [0, 1].
+        augment: random changes of each image, for training; they, too, depend on ``(seed, i)``
+            alone.
 
     Raises:
-        DataError: if a size is not positive, the seed is negative, ``dtype`` is not floating, or
-            the data set has too few classes or images.
+        DataError: if a size is not positive, the seed is negative, ``dtype`` is not floating, the
+            images cannot be augmented so, or the data set has too few classes or images.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class EpisodicSampler:
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        augment: Augmentation | None = None,
     ) -> None:
         self.dataset = dataset
         self.way, self.shot, self.query = (
@@ -74,6 +79,9 @@ class EpisodicSampler:
         self.seed = seed
         self.device = torch.device(device) if device is not None else dataset.images.device
         self.dtype = dtype
+        self.augment = augment if augment is not None and augment.active else None
+        if self.augment is not None:
+            self.augment.check(dataset.images.shape[1:])
         self._counts: NDArray[np.int64] = dataset.counts.cpu().numpy()
         self._starts: NDArray[np.int64] = np.cumsum(self._counts) - self._counts
         self._check_sizes()
@@ -112,56 +120,93 @@ class EpisodicSampler:
             embeddings: ``[M, ...]``, floating, to be handed out in place of the M images.
 
         Raises:
-            DataError: if the index is negative.
+            DataError: if the index is negative, or there are embeddings and augmentation.
         """
         if index < 0:
             raise DataError(f"index is {index}: batches count from 0")
-        tasks = [self._draw(index * self.tasks + t) for t in range(self.tasks)]
-        classes, support, query = (np.stack(part) for part in zip(*tasks, strict=True))
-        support_x, support_y = self._gather(support, embeddings)
-        query_x, query_y = self._gather(query, embeddings)
-        return TaskBatch(
-            support_x, support_y, query_x, query_y, torch.from_numpy(classes).to(self.device)
+        return self.between(index * self.tasks, (index + 1) * self.tasks, embeddings)
+
+    def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
+        """The tasks ``start`` to ``stop - 1``, in a batch of that size; for the rest as ``batch``.
+
+        Raises:
+            DataError: if there are embeddings and augmentation.
+        """
+        if embeddings is not None and self.augment is not None:
+            raise DataError(
+                "embeddings are of the images as they are, and this sampler augments images: draw "
+                "from embeddings with a sampler whose augment is None"
+            )
+        numbers = range(start, stop)
+        classes, support, query = self._draw(numbers)
+        support_x, support_y = self._gather(support, embeddings, numbers, part=0)
+        query_x, query_y = self._gather(query, embeddings, numbers, part=1)
+        # The labels are still on the host, where it costs nothing to see whether they are padded.
+        return TaskBatch(support_x, support_y, query_x, query_y, torch.from_numpy(classes)).to(
+            self.device
         )
 
-    def _draw(self, task: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Classes ``[N]`` and image rows ``[N, K]``, ``[N, Q]`` of one task; -1 where padded."""
-        rng = np.random.default_rng((self.seed, task))
-        way, shot, query = (
-            low if low == high else int(rng.integers(low, high + 1))
-            for low, high in (self.way, self.shot, self.query)
-        )
-        chosen = rng.choice(len(self._counts), size=way, replace=False)
+    def _draw(
+        self, numbers: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Classes ``[T, N]`` and image rows ``[T, N, K]``, ``[T, N, Q]``; -1 where padded."""
+        most = int(self._counts.max())
+        classes = np.full((len(numbers), self.way[1]), -1)
+        shots, queries = np.empty((2, len(numbers)), dtype=np.int64)
+        keys = np.full((*classes.shape, most), np.inf)
+        for t, number in enumerate(numbers):
+            rng = np.random.default_rng((self.seed, number))
+            way, shots[t], queries[t] = (
+                low if low == high else int(rng.integers(low, high + 1))
+                for low, high in (self.way, self.shot, self.query)
+            )
+            chosen = rng.choice(len(self._counts), size=way, replace=False)
+            images = int(self._counts[chosen].max())
+            classes[t, :way] = chosen
+            keys[t, :way, :images] = rng.random((way, images))
         # A random order of each class's images: sort uniform keys, absent images last.
-        keys = rng.random((way, int(self._counts[chosen].max())))
-        keys[np.arange(keys.shape[1]) >= self._counts[chosen, None]] = np.inf
-        order = keys.argsort(axis=1)[:, : shot + query] + self._starts[chosen, None]
+        keys[np.arange(most) >= self._counts[classes][..., None]] = np.inf
+        order = keys.argsort(axis=2)[..., : self.shot[1] + self.query[1]]
+        order += self._starts[classes][..., None]
 
-        classes = np.full(self.way[1], -1)
-        support = np.full((self.way[1], self.shot[1]), -1)
-        queries = np.full((self.way[1], self.query[1]), -1)
-        classes[:way] = chosen
-        support[:way, :shot] = order[:, :shot]
-        queries[:way, :query] = order[:, shot:]
-        return classes, support, queries
+        def part(
+            first: NDArray[np.int64], count: NDArray[np.int64], size: int
+        ) -> NDArray[np.int64]:
+            position = np.arange(size)
+            rows = np.take_along_axis(order, (first[:, None] + position)[:, None], axis=2)
+            real = (position < count[:, None])[:, None] & (classes >= 0)[..., None]
+            return np.where(real, rows, -1)
 
-    def _gather(self, rows: NDArray[np.int64], embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+        support = part(np.zeros_like(shots), shots, self.shot[1])
+        return classes, support, part(shots, queries, self.query[1])
+
+    def _gather(
+        self,
+        rows: NDArray[np.int64],
+        embeddings: Tensor | None,
+        numbers: Sequence[int],
+        part: int,
+    ) -> tuple[Tensor, Tensor]:
         """Images ``[T, N*K, C, H, W]`` and labels ``[T, N*K]`` of image rows ``[T, N, K]``."""
         tasks, way, images_per_class = rows.shape
         flat = torch.from_numpy(rows.reshape(-1))
         source = self.dataset.images if embeddings is None else embeddings
-        chosen = source[flat.clamp(min=0).to(source.device)]
-        if embeddings is None:
-            images = intensities(chosen, self.device, self.dtype)
-        else:
+        chosen = source[send(flat.clamp(min=0), source.device)]
+        if embeddings is not None:
             images = chosen.to(self.device).to(self.dtype)
+        elif self.augment is not None:
+            draws = draw(self.seed, numbers, way * images_per_class, part)
+            images = self.augment(chosen.to(self.device), draws, self.dtype)
+        else:
+            images = intensities(chosen, self.device, self.dtype)
         labels = torch.arange(way).repeat_interleave(images_per_class).repeat(tasks)
         padded = flat < 0
         if padded.any():
-            images[padded.to(self.device)] = 0
+            mask = send(padded, self.device).reshape(-1, *[1] * (images.ndim - 1))
+            images.masked_fill_(mask, 0)
             labels[padded] = -1
         shape = (tasks, way * images_per_class)
-        return images.reshape(*shape, *source.shape[1:]), labels.reshape(shape).to(self.device)
+        return images.reshape(*shape, *source.shape[1:]), labels.reshape(shape)
 
 
 def _range(name: str, size: int | Range) -> Range:

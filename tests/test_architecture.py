@@ -28,6 +28,7 @@ LAYERS = (
         "chunks",
         "interrupts",
         "logs",
+        "prefetch",
         "provenance",
     },
     {"config", "build", "report", "cli", "__main__"},

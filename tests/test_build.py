@@ -11,6 +11,7 @@ from small_runs import make_dataset
 from torch import nn
 
 from fewshot_blo.build import (
+    NETWORKS,
     build_adaptation,
     build_device,
     build_problem,
@@ -33,7 +34,9 @@ from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
 from fewshot_blo.kernel.layers import BatchNorm, Dropout
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.networks import CosineHead
+from fewshot_blo.networks.resnet12 import DropBlock
 from fewshot_blo.problems import Initialization, SharedEncoder
+from tasks import Augmentation
 
 IMAGE = torch.Size([1, 16, 16])
 NETWORK = """
@@ -82,7 +85,8 @@ def test_strategies() -> None:
     assert built() == Unroll(3, rule)
     assert built(truncate=2) == Unroll(3, rule, truncate=2)
     assert built(first_order=True) == Unroll(3, rule, first_order=True)
-    assert built(recompute=True) == Unroll(3, rule, recompute=True)
+    for recompute in (True, False, None):
+        assert built(recompute=recompute) == Unroll(3, rule, recompute=recompute)
     assert built(name="implicit") == Implicit(3, rule, ConjugateGradient(5, 0.0))
     neumann = built(name="implicit", solver="neumann", solver_steps=7, damping=0.1)
     assert neumann == Implicit(3, rule, Neumann(7, 0.2, 0.1))
@@ -117,6 +121,18 @@ def test_problems() -> None:
     )
     sizes = build_problem(learned, IMAGE).outer
     assert sizes["step_size/head.bias"].item() == 0.125
+
+
+@pytest.mark.parametrize(
+    ("name", "features"), [("conv4", 8), ("resnet12", 640), ("resnet12_narrow", 512)]
+)
+def test_networks_by_name(name: str, features: int) -> None:
+    assert name in NETWORKS
+    config = problem_config(network=name, start="learned", drop_block=2, drop_rate=0.2)
+    problem = build_problem(config, IMAGE)
+    assert problem.outer["start/head.weight"].shape == (5, features)
+    rates = [m.rate for m in problem.network.modules() if isinstance(m, DropBlock)]
+    assert rates == ([] if name == "conv4" else [0.2, 0.2])
 
 
 def test_weights_follow_the_seed_and_nothing_else() -> None:
@@ -154,6 +170,15 @@ def test_training_and_validation_tasks() -> None:
     assert (training.query, validation.query) == ((2, 2), (4, 4))
     assert (training.seed, validation.seed) == (6, 7)
     assert training.way == (2, 3)
+
+
+def test_training_images_alone_are_augmented() -> None:
+    episodes = EpisodeSettings(way=2, query=2, validation_query=2)
+    config = Config(augment=Augmentation(flip=0.5), episodes=episodes, device="cpu")
+    assert build_sampler(config, make_dataset(), training=True).augment == config.augment
+    assert build_sampler(config, make_dataset(), training=False).augment is None
+    plain = replace(config, augment=Augmentation())
+    assert build_sampler(plain, make_dataset(), training=True).augment is None
 
 
 def test_a_network_of_a_users_own(network: str) -> None:

@@ -12,6 +12,7 @@ from fewshot_blo import check
 from fewshot_blo.check import Comparison, check_kernel
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import convolution
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 
@@ -84,3 +85,16 @@ def test_what_counts_as_rounding() -> None:
     assert Comparison("x", check.TOLERANCE).agrees
     assert not Comparison("x", 2 * check.TOLERANCE).agrees
     assert not Comparison("x", float("nan")).agrees
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop that the kernel is compared with shares none of its operations."""
+    right = convolution.product
+
+    def wrong(*arguments: Any) -> Tensor:
+        result = right(*arguments)
+        return result + 1e-6 * result.square()  # A factor would be lost in the batch norm.
+
+    monkeypatch.setattr(convolution, "product", wrong)
+    comparisons = check_kernel(initialization, Unroll(2), make_batch())
+    assert not any(comparison.agrees for comparison in comparisons)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -8,7 +11,10 @@ from oracles import assert_same, make_batch
 from small_runs import STRATEGIES
 from torch import Tensor, nn
 
-from fewshot_blo.chunks import dropout_keys, hypergradient, measure_chunk
+from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient, measure_chunk
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import State, Unroll
 from fewshot_blo.kernel.layers import Dropout
 from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.networks import Conv4, classifier
@@ -95,3 +101,134 @@ def test_measured_chunk_obeys_the_limit(strategy: str) -> None:
         assert peak(measured(limit)) <= 1.05 * limit
     assert measured(10 * 2**30) == 8
     assert measured(0) == 1
+
+
+def test_measured_chunk_fits_into_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, method, batch = make_problem("unroll", "loop"), STRATEGIES["unroll"], make_batch(8)
+    keys = dropout_keys(batch[:1], 0, 0)
+    one = peak_bytes(lambda: hypergradient(problem, method, method.init(), batch[:1], keys=keys))
+    monkeypatch.setattr("fewshot_blo.chunks.free_bytes", lambda device: 3 * one)
+    assert measure_chunk(problem, method, batch, norm="transductive", host_limit=1.0) == 2
+
+
+@dataclass(frozen=True)
+class SmallMemory(Unroll):
+    """Unrolling that runs out of memory where there are more than ``fitting`` tasks."""
+
+    fitting: int = 2
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    sizes: list[int] = field(default_factory=list)
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        self.sizes.append(problem.tasks)
+        if problem.tasks > self.fitting:
+            raise self.error
+        return super().hypergradient(problem, state)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nA long story."),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 16384000000 bytes. Error code 12"
+        ),
+    ],
+    ids=["device", "host, Python", "host, torch"],
+)
+def test_out_of_memory_makes_the_chunks_smaller_for_good(error: Exception) -> None:
+    problem, batch = make_problem("unroll", "loop"), make_batch(7)
+    keys = dropout_keys(batch, 0, 0)
+    method, chunk = SmallMemory(2, fitting=2, error=error), Chunk(7, "train.chunk")
+    whole = hypergradient(problem, Unroll(2), method.init(), batch, keys=keys)
+    with pytest.warns(UserWarning, match="ran out of memory") as warnings:
+        step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
+    assert [str(w.message) for w in warnings] == [
+        "cpu ran out of memory with 7 tasks at a time: going on with 4 (set train.chunk to 4 to "
+        "start so)",
+        "cpu ran out of memory with 4 tasks at a time: going on with 2 (set train.chunk to 2 to "
+        "start so)",
+    ]
+    assert method.sizes == [7, 4, 2, 2, 2, 1]
+    assert_same(step.gradient, whole.gradient)
+    assert_same({"F": step.outer_loss}, {"F": whole.outer_loss})
+    # Silent from now on: a warning would be an error.
+    hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
+    assert method.sizes[6:] == [2, 2, 2, 1]
+
+
+def test_chunks_that_fitted_are_not_computed_again() -> None:
+    parts: list[tuple[int, int]] = []
+
+    def compute(part: slice) -> int:
+        parts.append((part.start, part.stop))
+        if part == slice(3, 6):
+            raise MemoryError
+        return part.stop - part.start
+
+    chunk = Chunk(3)
+    with pytest.warns(UserWarning, match="going on with 2"):
+        assert chunk.run(compute, 7, torch.device("cpu")) == [3, 2, 2]
+    assert parts == [(0, 3), (3, 6), (3, 5), (5, 7)]
+
+
+def test_what_the_failed_chunk_held_is_free_before_the_next_try() -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    def compute(part: slice) -> None:
+        assert all(reference() is None for reference in alive)
+        tensor = torch.zeros(4)
+        alive.append(weakref.ref(tensor))
+        if part.stop - part.start > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    gc.disable()  # It is not by chance that the garbage collector comes by.
+    try:
+        with pytest.warns(UserWarning, match="ran out of memory"):
+            Chunk(4).run(compute, 4, torch.device("cpu"))
+    finally:
+        gc.enable()
+
+
+def test_a_task_that_does_not_fit() -> None:
+    problem, batch = make_problem("unroll", "loop"), make_batch(2)
+    method = SmallMemory(2, fitting=0)
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(
+            ConfigurationError,
+            match=r"one task .* memory of cpu: CUDA out of memory\..*peak .* GiB, free now .* GiB"
+            r".*recompute.*fewer inner steps.*first_order.*smaller images",
+        ),
+    ):
+        hypergradient(problem, method, method.init(), batch)
+    with pytest.raises(ConfigurationError, match="one task"):
+        measure_chunk(problem, method, batch, norm="transductive", host_limit=1.0)
+
+
+def test_other_errors_pass_through() -> None:
+    def compute(part: slice) -> None:
+        raise RuntimeError("shape mismatch in memory format")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        Chunk(4).run(compute, 4, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to PyTorch")
+def test_out_of_memory_on_a_device() -> None:
+    device = torch.device("cuda")
+    free, _ = torch.cuda.mem_get_info(device)
+
+    def compute(part: slice) -> int:
+        tensors = [
+            torch.empty(int(0.4 * free), dtype=torch.uint8, device=device)
+            for _ in range(part.stop - part.start)
+        ]
+        return len(tensors)
+
+    with pytest.warns(UserWarning, match="cuda ran out of memory with 4 tasks"):
+        assert Chunk(4).run(compute, 4, device) == [2, 2]
+    torch.cuda.empty_cache()

@@ -161,6 +161,9 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count(" agrees\n") == 6
     assert "Penalty hypergradient" in out
+    errors = [line.split() for line in out.splitlines()[7:]]
+    assert [words[0] for words in errors] == ["float32", "bfloat16"]
+    assert float(errors[0][2]) < 1e-3
 
 
 def test_check_that_fails(
@@ -169,7 +172,7 @@ def test_check_that_fails(
     comparisons = [Comparison("a", 1e-12), Comparison("b", 1e-3)]
     monkeypatch.setattr(cli, "check_kernel", lambda *args, **options: comparisons)
     assert cli.main(["check", *options(folder)]) == 1
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.split() == ["a", "1.0e-12", "agrees"]
     assert second.split() == ["b", "1.0e-03", "DIFFERS"]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,6 +92,89 @@ def test_paired_difference_of_other_tasks_is_refused(changes: dict[str, Any]) ->
     a = make_evaluation(torch.zeros(2))
     with pytest.raises(ConfigurationError, match="needs the same tasks"):
         paired(a, replace(a, **changes))
+
+
+EVERY_MODE = pytest.mark.parametrize(
+    ("make", "norm"),
+    [
+        (shared_encoder, "running"),
+        (shared_encoder, "support"),
+        (shared_encoder, "transductive"),
+        (initialization, "support"),
+        (initialization, "transductive"),
+    ],
+)
+RAGGED: dict[str, Any] = {"way": (2, 3), "shot": (1, 2), "query": (1, 3)}
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("sizes", [{}, RAGGED], ids=["fixed", "ragged"])
+def test_many_tasks_at_a_time_equal_one(
+    make: Callable[[], FewShotProblem], norm: Any, sizes: dict[str, Any]
+) -> None:
+    problem, tasks = make(), sampler(**sizes)
+    alone = measure(problem, norm, sampler=tasks, chunk=1)
+    for chunk in (0, 3, 10):
+        together = measure(problem, norm, sampler=tasks, chunk=chunk)
+        assert torch.equal(together.accuracy, alone.accuracy)
+        assert torch.equal(together.class_accuracy, alone.class_accuracy)
+        assert together.class_names == alone.class_names
+
+
+@pytest.mark.parametrize("sizes", [{}, RAGGED], ids=["fixed", "ragged"])
+def test_logits_from_embeddings_equal_those_of_each_task_from_its_images(
+    sizes: dict[str, Any],
+) -> None:
+    problem, tasks = shared_encoder(), sampler(6, **sizes)
+    problem.network.eval()
+    embeddings = embed(problem.network, DATASET, torch.float64)
+    together = problem_logits(problem.on_features(), tasks.batch(0, embeddings), "running")
+    for t in range(6):
+        task = tasks.batch(0)[t : t + 1]
+        alone, real = problem_logits(problem, task, "running"), task.query_y[0] >= 0
+        torch.testing.assert_close(together[t, real], alone[0, real], rtol=1e-10, atol=1e-12)
+
+
+def test_tasks_are_scored_once_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = shared_encoder()
+    expected = measure(problem, "running", tasks=9)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        if len(next(iter(arguments[1].values()))) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return adapt(*arguments, **options)
+
+    monkeypatch.setattr("fewshot_blo.evaluate.adapt", fail)
+    with pytest.warns(UserWarning, match=r"with 8 tasks at a time.*|with 4 tasks at a time.*"):
+        found = measure(problem, "running", tasks=9, chunk=8)
+    assert torch.equal(found.accuracy, expected.accuracy)
+    assert torch.equal(found.class_accuracy, expected.class_accuracy)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to PyTorch")
+@pytest.mark.parametrize("norm", ["running", "transductive", "support"])
+def test_evaluation_on_a_gpu_waits_as_often_for_many_chunks_as_for_few(norm: Any) -> None:
+    problem = shared_encoder()
+    expected = measure(problem, norm)
+    for p in problem.outer.values():
+        p.data = p.data.cuda()
+    problem.network.cuda()
+    on_device = make_sampler(DATASET.to("cuda"), tasks=4, dtype=torch.float64)
+
+    def waits(chunk: int) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = measure(problem, norm, sampler=on_device, chunk=chunk)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(found.accuracy, expected.accuracy)
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    measure(problem, norm, sampler=on_device)
+    assert waits(2) == waits(5)
 
 
 @pytest.mark.parametrize("make", [shared_encoder, initialization])
@@ -248,7 +332,11 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"tasks": 0}, "over 0 tasks"), ({"norm": "running"}, "belong to a shared encoder")],
+    [
+        ({"tasks": 0}, "over 0 tasks"),
+        ({"chunk": -1}, "chunk is -1"),
+        ({"norm": "running"}, "belong to a shared encoder"),
+    ],
 )
 def test_requests_that_make_no_sense(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):

@@ -16,7 +16,7 @@ from fewshot_blo.build import (
     build_splits,
     build_strategy,
 )
-from fewshot_blo.checkpoint import load
+from fewshot_blo.checkpoint import Checkpoint, load
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -29,7 +29,7 @@ from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
-from tasks import EpisodicSampler
+from tasks import EpisodicSampler, Splits
 
 REQUEST = EvaluationRequest(tasks=7)
 
@@ -131,6 +131,34 @@ def test_the_request_beats_the_settings_of_the_run(
 ) -> None:
     (evaluations,) = evaluate_checkpoints(paths[:1], replace(REQUEST, **changes)).values()
     assert {e.protocol for e in evaluations} == {protocol}
+
+
+def test_one_norm_mode(paths: list[Path]) -> None:
+    (every,) = evaluate_checkpoints(paths[:1], REQUEST).values()
+    (one,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="running")).values()
+    assert [e.norm for e in one] == ["running"]
+    assert torch.equal(one[0].accuracy, every[2].accuracy)
+
+
+def test_each_file_is_read_once(
+    config: Config, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = build_splits(config.data)
+    (expected,) = evaluate_checkpoints(paths[:1], REQUEST).values()
+    opened = []
+
+    def count(path: Path, *arguments: Any) -> Checkpoint:
+        opened.append(path)
+        return load(path, *arguments)
+
+    def refuse(*arguments: Any) -> Splits:
+        raise AssertionError("the data set was handed over")
+
+    monkeypatch.setattr("fewshot_blo.checkpoint.load", count)
+    monkeypatch.setattr("fewshot_blo.report.build_splits", refuse)
+    (found,) = evaluate_checkpoints(paths[:1], REQUEST, splits).values()
+    assert opened == paths[:1]
+    assert all(torch.equal(a.accuracy, b.accuracy) for a, b in zip(found, expected, strict=True))
 
 
 def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> None:

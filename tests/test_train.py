@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from small_runs import (
 )
 
 from fewshot_blo import train as train_module
-from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checkpoint import load
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluate import Adaptation, Evaluation
-from fewshot_blo.hypergrad import Implicit, Unroll
+from fewshot_blo.hypergrad import Implicit, State, Unroll
 from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import BatchNorm
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -181,6 +181,29 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
         assert torch.equal(p, weights[1][name])
         assert torch.equal(best.outer[name], weights[1][name])
         assert not torch.equal(p, weights[2][name])
+
+
+@dataclass(frozen=True)
+class SmallMemory(Unroll):
+    """Unrolling that runs out of memory where there is more than one task at a time."""
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        if problem.tasks > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().hypergradient(problem, state)
+
+
+def test_a_run_goes_on_with_smaller_chunks_when_memory_runs_out(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings, method = replace(SETTINGS, chunk=2), SmallMemory(2, SGD(0.1))
+    with pytest.warns(UserWarning, match=r"going on with 1 \(set train\.chunk to 1") as warnings:
+        run(whole, method=method, settings=settings)
+    assert len(warnings) == 1
+    with pytest.warns(UserWarning, match="going on with 1"):
+        run(parts, method=method, settings=settings, tasks=SignallingSampler(2, signal.SIGINT))
+    assert checkpoint_data(parts)["settled"]["chunk"] == 1
+    run(parts, method=method, settings=settings, resume=True)  # Without a warning.
+    assert_same_run(whole, parts)
 
 
 def test_training_learns(tmp_path: Path) -> None:

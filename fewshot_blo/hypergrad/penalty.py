@@ -83,7 +83,7 @@ class Penalty:
         """Minimises the penalised objective over v and differentiates it over u."""
         start = inner_start(problem, state)
         nu = self._multipliers(problem, state)
-        rho, lam = float(state.scalars["rho"]), float(state.scalars["lam"])
+        rho, lam = state.scalars["rho"], state.scalars["lam"]
 
         def penalised(f: Tensor, g_v: TaskParams) -> Tensor:
             return f + task_dot(nu, g_v) + 0.5 * rho * task_dot(g_v, g_v)
@@ -119,13 +119,12 @@ class Penalty:
     def advance(self, state: State, step: OuterStep) -> State:
         """Tightens the schedules where the step was stationary to within ε."""
         rho, lam, epsilon = (state.scalars[name] for name in ("rho", "lam", "epsilon"))
-        squared = [g.double().square().sum().cpu() for g in step.gradient.values()]
-        squared.append(step.residual.double().mean().cpu())
-        stationary = torch.stack(squared).sum() <= epsilon**2
+        squared = [g.double().square().sum() for g in step.gradient.values()]
+        squared.append(step.residual.double().mean())
+        stationary = torch.stack(squared).sum().cpu() <= epsilon**2
         update = torch.where(stationary, rho, 0.0)
         multipliers = {
-            name: state.multipliers.get(name, torch.full_like(g_v, self.multiplier))
-            + update.to(g_v) * g_v
+            name: state.multipliers.get(name, torch.full_like(g_v, self.multiplier)) + update * g_v
             for name, g_v in step.inner_gradient.items()
         }
         scalars = {

@@ -17,6 +17,7 @@ from fewshot_blo.hypergrad.strategy import (
     outer_gradients,
 )
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel.recompute import KEPT_STEPS
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Unroll:
         first_order: take the inner gradients for constants.
         truncate: differentiate the last so many steps exactly and the earlier ones to first
             order; None for all exactly.
-        recompute: store the parameters of some ``2 sqrt(T)`` steps only, and compute the rest
-            again.
+        recompute: store the parameters before each step in place of its graph, which is made
+            anew in the backward pass. None for where more than 5 steps are differentiated exactly.
 
     Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
     truncation: Shaban et al. (arXiv 1810.10667).
@@ -43,7 +44,7 @@ class Unroll:
     rule: UpdateRule = SGD()
     first_order: bool = False
     truncate: int | None = None
-    recompute: bool = False
+    recompute: bool | None = None
 
     def __post_init__(self) -> None:
         check_not_negative("Unroll", steps=self.steps, truncate=self.truncate or 0)
@@ -59,6 +60,9 @@ class Unroll:
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts with a graph and differentiates through it."""
+        exact = 0 if self.first_order else self.steps
+        if self.truncate is not None:
+            exact = min(exact, self.truncate)
         inner = adapt(
             problem.inner_loss,
             inner_start(problem, state),
@@ -67,7 +71,7 @@ class Unroll:
             outer=problem.outer,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
-            recompute=self.recompute,
+            recompute=exact > KEPT_STEPS if self.recompute is None else self.recompute,
         )
         outer_loss = problem.outer_loss(inner)
         gradient = add_gradients(

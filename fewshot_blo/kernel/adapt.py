@@ -62,8 +62,8 @@ def adapt(
             "second": exact.
         second_order_steps: with "second", how many of the last steps are exact; those before
             are "first". None for all.
-        recompute: keep the parameters of some ``2 sqrt(steps)`` steps only, and compute the rest
-            again in the backward pass, so that memory hardly grows with steps.
+        recompute: keep the parameters before the exact steps in place of their graphs, which are
+            made again in the backward pass, so that memory hardly grows with steps.
 
     Returns:
         The adapted parameters, ``[T, ...]``.

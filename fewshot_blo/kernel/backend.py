@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import torch
@@ -10,9 +9,17 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.kernel.forward import Backend, TaskForward
+from fewshot_blo.kernel.precision import Precision, product_precision
+from fewshot_blo.kernel.timing import best_seconds
 
 
-def measure_backend(network: nn.Module, params: TaskParams, shared: Params, x: Tensor) -> Backend:
+def measure_backend(
+    network: nn.Module,
+    params: TaskParams,
+    shared: Params,
+    x: Tensor,
+    precision: Precision = "float32",
+) -> Backend:
     """The faster backend for one forward pass and its second derivatives on this device.
 
     Falls back to "loop" with a warning that says why where ``torch.func.vmap`` cannot batch the
@@ -23,12 +30,14 @@ def measure_backend(network: nn.Module, params: TaskParams, shared: Params, x: T
         params: parameters of each task, ``[T, ...]``; may be empty.
         shared: parameters without a task axis.
         x: inputs, ``[T, B, ...]``, of the shape that will be used.
+        precision: that will be used.
     """
+    batched, loop = (TaskForward(network, b, precision) for b in ("batched", "loop"))
     try:
-        batched = _seconds(TaskForward(network, "batched"), params, shared, x)
+        batched_seconds = _seconds(batched, params, shared, x)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         # Where the network fails task by task as well, that error is the one to see.
-        _second_order_pass(TaskForward(network, "loop"), params, shared, x)
+        _second_order_pass(loop, params, shared, x)
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
             f"{type(network).__name__} cannot be batched over tasks, so tasks run one after "
@@ -36,20 +45,12 @@ def measure_backend(network: nn.Module, params: TaskParams, shared: Params, x: T
             stacklevel=2,
         )
         return "loop"
-    loop = _seconds(TaskForward(network, "loop"), params, shared, x)
-    return "batched" if batched < loop else "loop"
+    return "batched" if batched_seconds < _seconds(loop, params, shared, x) else "loop"
 
 
 def _seconds(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> float:
-    """Best of two runs after a warm-up."""
-    times = []
-    for _ in range(3):
-        _synchronize(x.device)
-        start = time.perf_counter()
-        _second_order_pass(forward, params, shared, x)
-        _synchronize(x.device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    with product_precision(forward.precision, x.device):
+        return best_seconds(lambda: _second_order_pass(forward, params, shared, x), x.device)
 
 
 def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> None:
@@ -66,8 +67,3 @@ def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params,
         if params:
             total = torch.stack([g.square().sum() for g in gradients]).sum()
             torch.autograd.grad(total, leaves, allow_unused=True)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,36 +11,12 @@ that one call serves all tasks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """Of a convolution: all that is neither input nor weight."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    channels_last: bool = False
-
-    def times(self, tasks: int) -> Geometry:
-        """The geometry of as many convolutions side by side."""
-        return replace(self, groups=self.groups * tasks)
-
-    def arrange(self, x: Tensor) -> Tensor:
-        """The same ``[B, C, H, W]`` in the memory layout of the convolution."""
-        if not self.channels_last:
-            return x.contiguous()
-        _, channels, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).contiguous()
-        # With one channel, or one pixel, only strides say which of the layouts is meant.
-        return rows.as_strided(x.shape, (height * width * channels, 1, width * channels, channels))
+from fewshot_blo.kernel.convolution_algorithms import Geometry, product
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -54,15 +30,7 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        return torch.conv2d(
-            geometry.arrange(x),
-            geometry.arrange(weight),
-            bias,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            geometry.groups,
-        )
+        return product("output", x, weight, bias, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,7 +90,7 @@ class _InputGradient(Function):
     def forward(ctx: Any, g: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(g, weight)
         ctx.geometry = geometry
-        return _gradients(g, like, weight, geometry, (True, False))[0]
+        return product("input", g, weight, like, geometry)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,7 +111,7 @@ class _WeightGradient(Function):
     def forward(ctx: Any, g: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(g, x)
         ctx.geometry = geometry
-        return _gradients(g, x, like, geometry, (False, True))[1]
+        return product("weight", g, x, like, geometry)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,25 +137,6 @@ def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         g, x, weight.detach(), geometry
     )
     return gradient
-
-
-def _gradients(
-    g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor]:
-    over_x, over_weight, _ = torch.ops.aten.convolution_backward(
-        geometry.arrange(g),
-        geometry.arrange(x),
-        geometry.arrange(weight),
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        False,
-        (0, 0),
-        geometry.groups,
-        (*wanted, False),
-    )
-    return over_x, over_weight
 
 
 def _beside_channels(x: Tensor, *, channels_last: bool) -> Tensor:

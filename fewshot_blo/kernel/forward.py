@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.layers import ForwardContext, fold, forward_context
+from fewshot_blo.kernel.precision import Precision, forward_precision
 
 Backend = Literal["loop", "batched"]
 
@@ -24,10 +25,12 @@ class TaskForward:
         network: any module; "batched" needs a forward that ``torch.func.vmap`` can batch.
         backend: "batched" vmaps the forward over tasks; "loop" calls it task by task. Their
             results agree to rounding.
+        precision: of the forward pass; outputs have the dtype of the images.
     """
 
     network: nn.Module
     backend: Backend
+    precision: Precision = "float32"
 
     def __call__(
         self,
@@ -35,7 +38,7 @@ class TaskForward:
         shared: Params,
         x: Tensor,
         *,
-        rows: Tensor | None = None,
+        rows: Tensor | int | None = None,
         running: bool = False,
         keys: Tensor | None = None,
     ) -> Tensor:
@@ -45,27 +48,30 @@ class TaskForward:
             params: parameters of each task, ``[T, ...]``.
             shared: parameters that all tasks share, without a task axis.
             x: inputs, ``[T, B, ...]``.
-            rows: weights of the rows in batch statistics, ``[T, B]``; None for all rows.
+            rows: weights of the rows in batch statistics, ``[T, B]``, or how many of the first
+                rows alone count; None for all rows.
             running: use running statistics.
             keys: one dropout key a task, ``[T]``.
         """
         step = inner_step()
+        weights, first = (rows, None) if isinstance(rows, Tensor) else (None, rows)
 
-        def one(params: Params, x: Tensor, rows: Tensor | None, key: Tensor | None) -> Tensor:
+        def one(params: Params, x: Tensor, weights: Tensor | None, key: Tensor | None) -> Tensor:
             key = None if key is None else fold(key, step)
-            with forward_context(ForwardContext(rows, running, key)):
+            context = ForwardContext(first if weights is None else weights, running, key)
+            with forward_context(context), forward_precision(self.precision, x.device):
                 output: Tensor = functional_call(self.network, {**shared, **params}, (x,))
-            return output
+            return output.to(x.dtype) if self.precision == "bfloat16" else output
 
         if self.backend == "batched":
-            dims = (0 if params else None, 0, *(None if p is None else 0 for p in (rows, keys)))
-            output: Tensor = vmap(one, in_dims=dims)(params, x, rows, keys)
+            dims = (0 if params else None, 0, *(None if p is None else 0 for p in (weights, keys)))
+            output: Tensor = vmap(one, in_dims=dims)(params, x, weights, keys)
             return output
         # One unbind and not T selections, each of whose gradients would be T tasks large.
         columns = {name: p.unbind(0) for name, p in params.items()}
         outputs = []
         for t in range(x.shape[0]):
             task_params = {name: column[t] for name, column in columns.items()}
-            task_rows, key = (None if p is None else p[t] for p in (rows, keys))
-            outputs.append(one(task_params, x[t], task_rows, key))
+            task_weights, key = (None if p is None else p[t] for p in (weights, keys))
+            outputs.append(one(task_params, x[t], task_weights, key))
         return torch.stack(outputs)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.fused import Then, is_fused, norm_relu_pool
+from fewshot_blo.kernel.fused import Then, batch_moments, is_fused, norm_relu_pool
 
 
 @dataclass
@@ -26,13 +26,14 @@ class ForwardContext:
     """What one forward pass of one task knows beside its images.
 
     Attributes:
-        rows: weights ``[B]`` of the batch's rows in the statistics of a batch norm; None for all.
+        rows: weights ``[B]`` of the batch's rows in the statistics of a batch norm, or how many of
+            the first rows alone count; None for all.
         running: use the running statistics instead of the batch's.
         key: int64 scalar that fixes the dropout masks; None draws from the global generator.
         calls: dropout layers passed so far, so that each draws its own mask.
     """
 
-    rows: Tensor | None = None
+    rows: Tensor | int | None = None
     running: bool = False
     key: Tensor | None = None
     calls: int = 0
@@ -77,20 +78,22 @@ class BatchNorm(nn.Module):
     def fuses(self, x: Tensor) -> bool:
         """Whether ``forward`` on inputs like ``x`` may be joined with the layers behind it."""
         context = _context.get()
-        return is_fused(x) and (context is None or context.rows is None or context.running)
+        return is_fused(x) and (
+            context is None or context.running or not isinstance(context.rows, Tensor)
+        )
 
     def forward(self, x: Tensor, *, then: Then | None = None) -> Tensor:
         """Normalises ``x``, ``[B, C, ...]``, and does in one what comes ``then``."""
         context = _context.get() or ForwardContext(running=not self.training)
         if then is not None:
-            return norm_relu_pool(
-                x,
-                x.new_ones(x.shape[1]) if self.weight is None else self.weight,
-                x.new_zeros(x.shape[1]) if self.bias is None else self.bias,
-                self.eps,
-                then,
-                statistics=(self.running_mean, self.running_var) if context.running else None,
-            )
+            statistics = None
+            if context.running:
+                statistics = self.running_mean, self.running_var
+            elif isinstance(context.rows, int):
+                statistics = batch_moments(x[: context.rows])
+            weight = x.new_ones(x.shape[1]) if self.weight is None else self.weight
+            bias = x.new_zeros(x.shape[1]) if self.bias is None else self.bias
+            return norm_relu_pool(x, weight, bias, self.eps, then, statistics)
         # Variances are small differences of large numbers.
         x = x.float() if x.dtype == torch.bfloat16 else x
         if context.running:
@@ -101,16 +104,18 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
         return self._by_rows(x, context.rows)
 
-    def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Statistics over the rows of positive weight, applied to every row."""
+    def _by_rows(self, x: Tensor, rows: Tensor | int) -> Tensor:
+        """Statistics of some rows, applied to every row."""
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        weights = rows.reshape([-1] + [1] * (x.ndim - 1)).to(x.dtype)
-        weights = weights / (weights.sum() * math.prod(x.shape[2:]))
-        mean = (weights * x).sum(axes, keepdim=True)
-        centred = x - mean
-        variance = (weights * centred.square()).sum(axes, keepdim=True)
-        normal = centred * torch.rsqrt(variance + self.eps)
+        if isinstance(rows, int):
+            variance, mean = torch.var_mean(x[:rows], axes, correction=0, keepdim=True)
+        else:
+            weights = rows.reshape([-1] + [1] * (x.ndim - 1)).to(x.dtype)
+            weights = weights / (weights.sum() * math.prod(x.shape[2:]))
+            mean = (weights * x).sum(axes, keepdim=True)
+            variance = (weights * (x - mean).square()).sum(axes, keepdim=True)
+        normal = (x - mean) * torch.rsqrt(variance + self.eps)
         if self.weight is None or self.bias is None:
             return normal
         return normal * self.weight.reshape(shape) + self.bias.reshape(shape)

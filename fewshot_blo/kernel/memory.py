@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import resource
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# Errors of no class of their own: of the host's allocator, the CUDA runtime and its libraries.
+_OUT_OF_MEMORY_WORDS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -64,17 +76,117 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return peak
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on ``device``."""
+class SavedBytes(saved_tensors_hooks):
+    """Counts the bytes of what is saved for a backward pass inside, each storage once.
+
+    Attributes:
+        total: bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.total += storage.nbytes()
+        return tensor.detach()  # Itself, it would hold the node that saves it.
+
+
+def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
+    """Memory that can still be taken on ``device``.
+
+    On the host the least of what the system has available, what the limits of the process'
+    control groups leave (containers, batch systems), and what its own limits of address space
+    and data leave; without bound where the system tells none of them.
+
+    Args:
+        device: a GPU or the host.
+        root: of the file system.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + int(cached)
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
+    limits = [*_available(root), *_control_group_free(root), *_process_free(root)]
+    return max(0, min(limits, default=sys.maxsize))
+
+
+def _available(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{meminfo} does not tell the free memory: set the chunk size explicitly")
+            yield int(line.split()[1]) * 1024
+
+
+def _control_group_free(root: Path) -> Iterator[int]:
+    """What the limit of each control group that holds this process leaves."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _group_free(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from _group_free(root / "sys/fs/cgroup/memory", path, *names)
+
+
+def _group_free(mount: Path, path: str, limit_name: str, usage_name: str) -> Iterator[int]:
+    # The path may be of another namespace: then only the mount, which is this group, is there.
+    inner = mount / path.lstrip("/")
+    for group in (inner, *inner.parents):
+        limit, usage = _number(group / limit_name), _number(group / usage_name)
+        if limit is not None and usage is not None:
+            yield limit - usage + _reclaimable(group / "memory.stat")
+        if group == mount:
+            return
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of cached files that count as used and are given up first."""
+    counts = dict(line.split() for line in _lines(statistics))
+    return int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+
+
+def _process_free(root: Path) -> Iterator[int]:
+    """What the process' own limits (``ulimit -v``, ``ulimit -d``) leave."""
+    for line in _lines(root / "proc/self/statm"):
+        pages = [int(count) for count in line.split()]
+        for what, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            limit, _ = resource.getrlimit(what)
+            if limit != resource.RLIM_INFINITY:
+                yield limit - used * resource.getpagesize()
+
+
+def _number(file: Path) -> int | None:
+    """The number that a file holds; None where there is no file, or the word max."""
+    lines = _lines(file)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file of the system; none where it is missing or closed to us."""
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in _OUT_OF_MEMORY_WORDS
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what a failed computation left behind and what the device's allocator keeps."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def peak_resident_bytes(device: torch.device) -> int:

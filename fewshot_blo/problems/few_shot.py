@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.kernel import Backend, TaskForward
 from fewshot_blo.kernel.layers import fold, uses_batch_statistics
+from fewshot_blo.kernel.precision import Precision
 from tasks import TaskBatch
 
 NormMode = Literal["transductive", "support", "running"]
@@ -49,11 +50,13 @@ class FewShotProblem(Protocol):
         network: the network, a copy with layers made for tasks.
         outer: the outer variables: leaves, changed in place by the outer optimizer.
         backend: of the kernel; "auto" until ``prepare`` has measured.
+        precision: of the network's products.
     """
 
     network: nn.Module
     outer: dict[str, Tensor]
     backend: Backend | Literal["auto"]
+    precision: Precision
 
     def prepare(self, batch: TaskBatch) -> None:
         """Measures which backend is faster for batches like this one, where it is "auto"."""
@@ -89,12 +92,23 @@ def query_forward(
     if norm == "running":
         return forward(params, shared, batch.query_x, running=True, keys=keys)
     if norm == "transductive" or not uses_batch_statistics(forward.network):
-        rows = real_rows(batch.query_y)
+        rows = real_rows(batch, batch.query_y)
         return forward(params, shared, batch.query_x, rows=rows, keys=keys)
-    support = batch.support_y >= 0
-    rows = torch.cat([support, torch.zeros_like(batch.query_y, dtype=torch.bool)], 1)
+    return joint_forward(forward, params, shared, batch, keys)[1]
+
+
+def joint_forward(
+    forward: TaskForward, params: TaskParams, shared: Params, batch: TaskBatch, keys: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outputs of the support and of the query set with batch statistics of the support set."""
+    size = batch.support_y.shape[1]
+    rows: Tensor | int = size
+    if batch.padded:
+        outside = torch.zeros_like(batch.query_y, dtype=torch.bool)
+        rows = torch.cat([batch.support_y >= 0, outside], 1)
     images = torch.cat([batch.support_x, batch.query_x], 1)
-    return forward(params, shared, images, rows=rows, keys=keys)[:, support.shape[1] :]
+    outputs = forward(params, shared, images, rows=rows, keys=keys)
+    return outputs[:, :size], outputs[:, size:]
 
 
 def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
@@ -130,7 +144,11 @@ def task_keys(batch: TaskBatch, keys: Tensor | None) -> tuple[Tensor, Tensor]:
     return fold(keys, 0), fold(keys, 1)
 
 
-def real_rows(labels: Tensor) -> Tensor | None:
-    """Weights ``[T, B]`` that leave padded rows out of batch statistics; None without padding."""
-    real = labels >= 0
-    return None if bool(real.all()) else real
+def real_rows(batch: TaskBatch, labels: Tensor) -> Tensor | None:
+    """Weights ``[T, B]`` that leave padded rows out of batch statistics; None without padding.
+
+    Args:
+        batch: the tasks.
+        labels: those of their support or of their query set.
+    """
+    return labels >= 0 if batch.padded else None

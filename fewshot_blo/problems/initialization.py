@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
@@ -41,9 +42,11 @@ class Initialization:
         step_size: where given, the step size of each adapted parameter is learned from this
             value on, for the rule ``LearnedSGD``.
         backend: of the kernel; "auto" measures at the first batch.
+        precision: of the network's products.
 
     Raises:
-        ConfigurationError: if no parameter adapts, or ``prox`` is negative.
+        ConfigurationError: if no parameter adapts, ``prox`` is negative, or the parameters' device
+            or dtype does not offer the precision.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Initialization:
         adapted: str | Sequence[str] = "",
         step_size: float | None = None,
         backend: Backend | Literal["auto"] = "auto",
+        precision: Precision = "float32",
     ) -> None:
         if prox < 0:
             raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
         self.network = for_tasks(network)
         self.prox = prox
         self.backend = backend
+        self.precision = precision
         self.outer: dict[str, Tensor] = {
             name: p for name, p in self.network.named_parameters() if p.requires_grad
         }
@@ -70,6 +75,7 @@ class Initialization:
                 f"no trainable parameter has a name that starts with {prefixes}; the "
                 f"network's are {list(self.outer)[:8]}"
             )
+        check_precision(precision, self.outer[self.adapted[0]])
         if step_size is not None:
             for name in self.adapted:
                 size = torch.tensor(step_size, dtype=self.outer[name].dtype)
@@ -80,7 +86,9 @@ class Initialization:
         if self.backend == "auto":
             tasks = batch[: min(batch.tasks, 4)]
             params = {name: p.detach() for name, p in self._start(tasks.tasks).items()}
-            self.backend = measure_backend(self.network, params, self._shared(), tasks.support_x)
+            self.backend = measure_backend(
+                self.network, params, self._shared(), tasks.support_x, self.precision
+            )
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
@@ -90,10 +98,10 @@ class Initialization:
         """
         if self.backend == "auto":
             raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
-        forward = TaskForward(self.network, self.backend)
+        forward = TaskForward(self.network, self.backend, self.precision)
         shared = self._shared()
         theta = {name: self.outer[name] for name in self.adapted}
-        support_rows = real_rows(batch.support_y)
+        support_rows = real_rows(batch, batch.support_y)
         support_keys, query_keys = task_keys(batch, keys)
 
         def inner_loss(phi: TaskParams) -> Tensor:

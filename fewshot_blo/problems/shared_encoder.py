@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel.layers import uses_batch_statistics
+from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.heads import CosineHead, Head, LinearHead, class_means
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     NormMode,
+    joint_forward,
     query_forward,
     real_rows,
     task_cross_entropy,
@@ -56,9 +59,11 @@ class SharedEncoder:
         learn_prox: make the logarithm of ``prox`` an outer variable.
         way, features: N and D, needed for a learned start.
         backend: of the encoder's forward pass; "auto" measures at the first batch.
+        precision: of the encoder's products; the head's are in the parameters' dtype.
 
     Raises:
-        ConfigurationError: if the settings contradict each other.
+        ConfigurationError: if the settings contradict each other, or the parameters' device or
+            dtype does not offer the precision.
     """
 
     def __init__(
@@ -72,10 +77,12 @@ class SharedEncoder:
         way: int | None = None,
         features: int | None = None,
         backend: Backend | Literal["auto"] = "auto",
+        precision: Precision = "float32",
     ) -> None:
         self.network = for_tasks(encoder)
         self.head: Head = head or LinearHead()
-        self.start, self.prox, self.backend = start, prox, backend
+        self.start, self.prox = start, prox
+        self.backend, self.precision = backend, precision
         if prox < 0 or (learn_prox and prox == 0):
             raise ConfigurationError(
                 f"prox is {prox}: it must be positive to be learned, and never negative"
@@ -88,6 +95,7 @@ class SharedEncoder:
         self._encoder = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.outer: dict[str, Tensor] = dict(self._encoder)
         example = next(self.network.parameters(), torch.zeros(()))
+        check_precision(precision, example)
         if start == "learned":
             self.outer.update(self._learned_start(example, way, features))
         if learn_prox:
@@ -115,7 +123,9 @@ class SharedEncoder:
         """Measures which backend is faster for batches like this one, where it is "auto"."""
         if self.backend == "auto":
             tasks = batch[: min(batch.tasks, 4)]
-            self.backend = measure_backend(self.network, {}, self._encoder, tasks.query_x)
+            self.backend = measure_backend(
+                self.network, {}, self._encoder, tasks.query_x, self.precision
+            )
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.
@@ -168,7 +178,7 @@ class SharedEncoder:
         on_features.network = nn.Identity()
         on_features._encoder = {}
         on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
-        on_features.backend = "loop"
+        on_features.backend = "batched"
         return on_features
 
     def _encode(
@@ -177,13 +187,15 @@ class SharedEncoder:
         """Features of the support set ``[T, N*K, D]`` and of the query set ``[T, N*Q, D]``."""
         if self.backend == "auto":
             raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
-        forward = TaskForward(self.network, self.backend)
+        forward = TaskForward(self.network, self.backend, self.precision)
         support_keys, query_keys = task_keys(batch, keys)
+        if norm == "support" and uses_batch_statistics(self.network):
+            return joint_forward(forward, {}, self._encoder, batch, query_keys)
         support = forward(
             {},
             self._encoder,
             batch.support_x,
-            rows=real_rows(batch.support_y),
+            rows=real_rows(batch, batch.support_y),
             running=norm == "running",
             keys=support_keys,
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from torch import nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.hypergrad import State, Unroll, outer_step
-from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, UpdateRule
+from fewshot_blo.hypergrad import State, Unroll, outer_step, unroll
+from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, UpdateRule, adapt
 from fewshot_blo.problems import Initialization
 
 COLD = State({}, {}, {})
@@ -124,12 +125,46 @@ def test_agrees_with_finite_differences(norm: str, backend: Backend) -> None:
     assert dot(gradient, direction) == pytest.approx(numeric, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "recomputed"),
+    [
+        ({"steps": 5}, False),
+        ({"steps": 6}, True),
+        ({"steps": 6, "recompute": False}, False),
+        ({"steps": 1, "recompute": True}, True),
+        ({"steps": 6, "first_order": True}, False),
+        ({"steps": 20, "truncate": 5}, False),
+        ({"steps": 20, "truncate": 6}, True),
+        ({"steps": 5, "truncate": 20}, False),
+    ],
+)
+def test_many_exact_steps_are_recomputed(
+    settings: dict[str, int], recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def record(*args: Any, recompute: bool, **options: Any) -> TaskParams:
+        seen.append(recompute)
+        return adapt(*args, recompute=recompute, **options)
+
+    monkeypatch.setattr(unroll, "adapt", record)
+    outer_step(Unroll(**settings), Quadratic.random().bilevel(), COLD)  # type: ignore[arg-type]
+    assert seen == [recomputed]
+
+
 @pytest.mark.parametrize("rule", [SGD(0.1), Momentum(0.1), Adam(0.1, eps=1e-3)])
 @pytest.mark.parametrize("truncate", [None, 0, 3])
-def test_recomputing_changes_nothing(rule: UpdateRule, truncate: int | None) -> None:
+@pytest.mark.parametrize("kept_states", [0, 3])
+def test_recomputing_changes_nothing(
+    rule: UpdateRule, truncate: int | None, kept_states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without room for all states, steps are cut into segments.
+    monkeypatch.setattr("fewshot_blo.kernel.recompute._STATES", kept_states)
     problem = Quadratic.random().bilevel
-    for steps in (1, 5, 12):
-        kept, _ = outer_step(Unroll(steps, rule, truncate=truncate), problem(), COLD)
+    for steps in (1, 5, 12, 30):
+        kept, _ = outer_step(
+            Unroll(steps, rule, truncate=truncate, recompute=False), problem(), COLD
+        )
         again, _ = outer_step(
             Unroll(steps, rule, truncate=truncate, recompute=True), problem(), COLD
         )

@@ -182,19 +182,25 @@ def test_recomputed_steps_draw_the_same_random_numbers() -> None:
         assert torch.equal(kept, again)
 
 
-def conv4_peak(steps: int, *, recompute: bool) -> int:
-    """Peak bytes of an outer step on Conv4-64: 5-way 1-shot, 15 queries of 28x28."""
-    problem = Initialization(classifier(Conv4(hidden=64), 64, 5), backend="loop")
-    one = make_batch(1, 5, 1, 15, size=28).to("cpu", torch.float32)
+def conv4_peak(steps: int, *, recompute: bool | None) -> int:
+    """Peak bytes of an outer step on Conv4: 5-way 1-shot, 5 queries of 28x28."""
+    problem = Initialization(classifier(Conv4(hidden=16), 16, 5), backend="loop")
+    one = make_batch(1, 5, 1, 5, size=28).to("cpu", torch.float32)
     bilevel = problem.bind(one, "transductive").bilevel
     strategy = Unroll(steps, SGD(0.01), recompute=recompute)
     return peak_bytes(lambda: strategy.hypergradient(bilevel, EMPTY_STATE))
 
 
-def test_recomputing_keeps_memory_flat_in_steps() -> None:
-    few = conv4_peak(5, recompute=True)
-    assert conv4_peak(50, recompute=True) < 1.1 * few
-    assert conv4_peak(10, recompute=False) > 1.2 * conv4_peak(5, recompute=False)
+def test_no_number_of_steps_takes_more_memory_than_five() -> None:
+    five = conv4_peak(5, recompute=None)
+    assert conv4_peak(10, recompute=False) > 1.3 * five
+    assert conv4_peak(6, recompute=None) < five
+    assert conv4_peak(40, recompute=None) < five
+
+
+def test_segments_keep_memory_flat_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_blo.kernel.recompute._STATES", 0)
+    assert conv4_peak(30, recompute=True) < 1.1 * conv4_peak(5, recompute=True)
 
 
 @pytest.mark.parametrize("derivatives", ["none", "second"])

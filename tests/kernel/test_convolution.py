@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from fewshot_blo.kernel.convolution import Geometry, convolve
+from fewshot_blo.kernel import convolution_algorithms
+from fewshot_blo.kernel.convolution import convolve
+from fewshot_blo.kernel.convolution_algorithms import ALGORITHMS, Algorithm, Geometry
 
 GEOMETRIES = {
     "padded": Geometry(padding=(1, 1)),
@@ -52,9 +54,13 @@ def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         )
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_equals_torch_to_third_order(geometry: Geometry, channels: int) -> None:
+def test_equals_torch_to_third_order(
+    geometry: Geometry, channels: int, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution_algorithms, "choose", lambda *_: algorithm)
     x = normal(2, channels, 5, 6, seed=0)
     weight = normal(4, channels // geometry.groups, 3, 2, seed=1)
     bias = normal(4, seed=2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from oracles import PlainBatchNorm
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import BatchNorm, Dropout, TaskForward, estimate_statistics, for_tasks
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
+from fewshot_blo.kernel.plain import plain_operations
 
 
 def images(*shape: int) -> Tensor:
@@ -161,3 +164,21 @@ def test_forward_passes_do_not_leave_a_context_behind() -> None:
     with pytest.raises(RuntimeError), forward_context(ForwardContext()):
         raise RuntimeError
     torch.testing.assert_close(norm(x), x / (1 + 1e-5) ** 0.5)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_first_rows_are_a_choice_of_rows(plain: bool) -> None:
+    network = for_tasks(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).double()
+    x, rows = images(2, 5, 3, 6, 6), torch.tensor([[1, 1, 0, 0, 0]] * 2).bool()
+    forward = TaskForward(network, "batched")
+    with plain_operations() if plain else nullcontext():
+        first = forward({}, dict(network.named_parameters()), x, rows=2)
+        chosen = forward({}, dict(network.named_parameters()), x, rows=rows)
+    torch.testing.assert_close(first, chosen)
+    parameters = list(network.parameters())
+    for a, b in zip(
+        torch.autograd.grad(first.sin().sum(), parameters),
+        torch.autograd.grad(chosen.sin().sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import resource
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
+from fewshot_blo.kernel.memory import (
+    SavedBytes,
+    free_bytes,
+    is_out_of_memory,
+    largest_chunk,
+    peak_bytes,
+)
 
 KIB = 1024
 
@@ -56,8 +66,102 @@ def test_counting_starts_anew_each_time() -> None:
     assert [peak_bytes(together) for _ in range(3)] == [8 * KIB] * 3
 
 
+def test_saved_bytes_count_each_storage_once() -> None:
+    x = floats(4).requires_grad_()
+    saved = SavedBytes()
+    with saved:
+        y = x.exp()  # its result is kept, which the product keeps again, beside x
+        z = (y * x).sum()
+    assert saved.total == 8 * KIB
+    (gradient,) = torch.autograd.grad(z, x)
+    assert torch.equal(gradient, (y + y * x).detach())
+
+
 def test_free_memory_is_plausible() -> None:
     assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+
+
+def system(root: Path, **files: str) -> Path:
+    """A folder with files of a system, whose paths are given with double underscores."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("memory_", "memory.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n"
+HOST = torch.device("cpu")
+
+
+def test_free_memory_of_a_host_without_limits(tmp_path: Path) -> None:
+    root = system(tmp_path, proc__meminfo=MEMINFO, proc__self__cgroup="0::/\n")
+    assert free_bytes(HOST, root) == 8000 * KIB
+    assert free_bytes(HOST, tmp_path / "nothing is told") == sys.maxsize
+
+
+def test_free_memory_within_control_groups(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__meminfo=MEMINFO,
+        proc__self__cgroup="0::/jobs/one\n",
+        sys__fs__cgroup__jobs__one__memory_max="max\n",
+        sys__fs__cgroup__jobs__one__memory_current="5000\n",
+        sys__fs__cgroup__jobs__memory_max="9000\n",
+        sys__fs__cgroup__jobs__memory_current="8000\n",
+        sys__fs__cgroup__jobs__memory_stat="anon 5000\ninactive_file 600\n",
+    )
+    assert free_bytes(HOST, root) == 9000 - 8000 + 600
+
+
+@pytest.mark.parametrize("path", ["/job", "/docker/of-another-namespace"])
+def test_free_memory_within_a_control_group_of_version_1(path: str, tmp_path: Path) -> None:
+    group = "" if path.startswith("/docker") else "job__"
+    files = {"limit_in_bytes": "7000", "usage_in_bytes": "7100", "stat": "total_inactive_file 300"}
+    root = system(
+        tmp_path,
+        proc__self__cgroup=f"9:cpu,cpuacct:{path}\n4:memory:{path}\n0::{path}\n",
+        **{f"sys__fs__cgroup__memory__{group}memory_{n}": text for n, text in files.items()},
+    )
+    assert free_bytes(HOST, root) == 200
+
+
+def test_memory_over_the_limit_is_none_left(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/\n",
+        sys__fs__cgroup__memory_max="7000\n",
+        sys__fs__cgroup__memory_current="7100\n",
+    )
+    assert free_bytes(HOST, root) == 0
+
+
+@pytest.mark.parametrize(
+    ("limited", "free"), [(resource.RLIMIT_AS, 50), (resource.RLIMIT_DATA, 120)]
+)
+def test_free_memory_within_the_limits_of_the_process(
+    limited: int, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = system(tmp_path, proc__self__statm="100 50 1 1 0 30 0\n", proc__meminfo=MEMINFO)
+    page, none = resource.getpagesize(), resource.RLIM_INFINITY
+    limits = {limited: (150 * page, none)}
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits.get(what, (none, none)))
+    assert free_bytes(HOST, root) == free * page
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (OSError("Cannot allocate memory"), False),
+    ],
+)
+def test_out_of_memory_errors(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
 
 
 @given(

@@ -63,7 +63,7 @@ def test_one_backward_through_the_encoder_an_outer_step(strategy: Strategy, norm
     problem.network.get_submodule("blocks.block1").register_forward_hook(count)
     batch = make_batch(tasks=1)
     bound = problem.bind(batch, norm)
-    passes = 2  # support and query images
+    passes = 1 if norm == "support" else 2  # support and query images
     step = strategy.hypergradient(bound.bilevel, strategy.init())
     assert not backwards
     gradient = bound.pullback(step.gradient)

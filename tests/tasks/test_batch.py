@@ -31,6 +31,20 @@ def test_padded(name: str) -> None:
     assert replace(make(), **{name: labels}).padded
 
 
+def test_whether_a_part_is_padded() -> None:
+    labels = make().query_y.clone()
+    labels[2, 1] = -1
+    batch = replace(make(), query_y=labels)
+    assert batch.padded
+    assert batch[2:].padded
+    assert not batch[:2].padded
+
+
+def test_a_part_of_a_batch_that_is_not_padded_knows_so_without_a_look_at_its_labels() -> None:
+    for part in (make()[1:3], make().to("meta"), make().to("meta")[1:3], *make().chunks(2)):
+        assert vars(part)["padded"] is False
+
+
 def test_slices_are_views() -> None:
     batch = make()
     part = batch[1:3]

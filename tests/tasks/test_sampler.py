@@ -129,6 +129,35 @@ def test_seeds_and_indices_differ() -> None:
     assert len(numbers) == 16
 
 
+def test_draws_stay_as_they_were() -> None:
+    """Published accuracies are of these tasks."""
+    batch = sampler(seed=1000).batch(3)
+    assert batch.classes.tolist() == [[1, 3, 6], [2, 1, 0]]
+    assert decoded(batch.support_x)[0].tolist() == [
+        [10, 21, 40, 36, 69, 74],
+        [24, 29, 10, 20, 9, 7],
+    ]
+    ragged = sampler(seed=1000, way=(2, 4), shot=(1, 2), query=(1, 3)).batch(3)
+    assert ragged.classes.tolist() == [[4, 1, 2, 3], [4, 6, 5, -1]]
+    assert decoded(ragged.query_x)[0].tolist() == [
+        [50, 51, 53, 19, 21, 16, 23, 27, 29, 36, 35, 33],
+        [42, 0, 0, 68, 0, 0, 66, 0, 0, 0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("way", [3, (2, 4)])
+def test_a_span_of_tasks_is_that_of_the_batches(way: Any) -> None:
+    source = sampler(way=way)
+    embeddings = torch.randn(len(DATASET), 4)
+    for vectors in (None, embeddings):
+        batches = [source.batch(index, vectors) for index in range(3)]
+        for start, stop in ((0, 6), (1, 4), (5, 6)):
+            span = source.between(start, stop, vectors)
+            for task in range(start, stop):
+                expected = batches[task // 2][task % 2 : task % 2 + 1]
+                assert_same(span[task - start : task - start + 1], expected)
+
+
 def test_fixed_sizes_are_not_padded() -> None:
     assert not sampler().batch(0).padded
     assert any(sampler(shot=(1, 2)).batch(index).padded for index in range(5))

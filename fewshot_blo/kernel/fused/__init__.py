@@ -23,8 +23,16 @@ from torch import Tensor
 from fewshot_blo.kernel.fused.affine_relu import affine_relu
 from fewshot_blo.kernel.fused.moments import moments
 from fewshot_blo.kernel.fused.native import native_kernels
+from fewshot_blo.kernel.plain import is_plain
 
-__all__ = ["Then", "is_fused", "native_kernels", "norm_relu_pool"]
+__all__ = [
+    "Then",
+    "batch_moments",
+    "describe_kernels",
+    "is_fused",
+    "native_kernels",
+    "norm_relu_pool",
+]
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,25 @@ def is_fused(x: Tensor) -> bool:
     return (
         kind == "cpu"
         and x.ndim == 4
+        and not is_plain()
         and not torch.is_autocast_enabled(kind)
         and x.dtype in native_kernels().libraries
     )
+
+
+def describe_kernels(device: torch.device) -> str:
+    """Whether there are kernels for a device, in one line."""
+    if device.type != "cpu":
+        return "norm, ReLU and pooling are separate operations on this device"
+    reason = native_kernels().reason
+    return f"norm, ReLU and pooling are separate: {reason}" if reason else "fused"
+
+
+def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[C]`` of ``[B, C, H, W]``; vmap adds a task axis."""
+    x = x.permute(0, 2, 3, 1).unsqueeze(0)
+    mean, variance = moments(x, x.new_ones(1, x.shape[-1]), 1)
+    return mean.squeeze(0), variance.squeeze(0)
 
 
 def norm_relu_pool(

@@ -1,0 +1,345 @@
+"""The benchmarks run, compare what they say they compare, and count what they say they count."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the modules beside the scripts importable, as running a script does."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def small_cell(**settings: Any) -> Any:
+    import grid
+
+    return dataclasses.replace(grid.Cell("conv4-8-28", tasks=2, steps=2, query=2), **settings)
+
+
+CASES = [
+    (method, adapted)
+    for method in ("second", "first", "implicit", "penalty")
+    for adapted in ("all", "head")
+]
+
+
+@pytest.mark.parametrize(("method", "adapted"), CASES)
+def test_contenders_compute_the_same(method: str, adapted: str) -> None:
+    import contest
+    import peers
+
+    cell = small_cell(method=method, adapted=adapted)
+    here = contest.Contest(CPU, seed=0, chunk=2, graph="auto")
+    for name in peers.contenders(cell):
+        if here.missing(name):
+            pytest.skip(f"{name} is not installed")
+        answer = here.compare(name, cell)
+        assert 0 < answer["difference"] < 1e-10
+        assert 1e-9 < answer["error"] < 1e-3
+
+
+@pytest.mark.parametrize(("method", "adapted"), [c for c in CASES if c != ("implicit", "all")])
+def test_operations_are_those_of_a_plain_loop(method: str, adapted: str) -> None:
+    pytest.importorskip("higher")
+    import ours
+    import peers
+    import roofline
+    from torch.utils.flop_counter import FlopCounterMode
+
+    cell = small_cell(method=method, adapted=adapted, tasks=1)
+    batch = cell.batch(0, CPU, torch.float32)
+    name = peers.HIGHER if adapted == "all" else peers.CACHED
+    step = peers.build(name, cell, ours.make_weights(cell, 0), batch)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    # PyTorch's second derivative of a convolution works on padded images.
+    assert 1 <= counter.get_total_flops() / roofline.work(cell).operations < 1.03
+
+
+def test_work_grows_with_tasks_alone() -> None:
+    import roofline
+
+    one, four = (roofline.work(small_cell(tasks=tasks)) for tasks in (1, 4))
+    assert four == roofline.Work(4 * one.operations, 4 * one.bytes)
+    half = roofline.work(small_cell(tasks=1, precision="bfloat16"))
+    assert half.operations == one.operations
+    assert one.bytes / 2 < half.bytes < one.bytes
+
+
+def test_floor_is_the_larger_bound() -> None:
+    import roofline
+
+    cell = small_cell()
+    least = roofline.work(cell)
+    assert roofline.floor(cell, {"operations": 1.0, "bytes": 1e30}) == (
+        least.operations,
+        "operations",
+    )
+    assert roofline.floor(cell, {"operations": 1e30, "bytes": 2.0}) == (least.bytes / 2, "bytes")
+
+
+def test_named_rows_differ_and_can_be_built() -> None:
+    import grid
+
+    for rows in grid.ROWS.values():
+        assert len(set(rows)) == len(rows)
+        for cell in rows:
+            with torch.device("meta"):
+                cell.encoder()
+    with pytest.raises(ValueError, match=r"conv5-64-28.*must be"):
+        small_cell(network="conv5-64-28").encoder()
+
+
+def test_contenders_take_turns() -> None:
+    import timing
+
+    order: list[str] = []
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    rounds = list(timing.take_turns(["a", "b"], measure, repeats=3, budget=100.0))
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    a, b = ([found[name] for found in rounds] for name in ("a", "b"))
+    assert timing.ratios(b, a) == timing.Spread(6 / 5, 3 / 4, 2.0)
+    assert len(list(timing.take_turns(["a"], measure, repeats=9, budget=0.0))) == 2
+
+
+class StubWorker:
+    """Answers as a measuring process does; what it is told to fail on, it fails on."""
+
+    def __init__(self, failures: dict[tuple[str, str], Any]) -> None:
+        self.failures = failures
+
+    def ask(self, request: str, name: str, *arguments: object, deadline: float) -> Any:
+        from worker import MeasurementError
+
+        if (request, name) in self.failures:
+            answer = self.failures[request, name]
+            if answer is None:
+                raise MeasurementError(f"{request}: out of memory")
+            return answer
+        return {
+            "compare": {"difference": 0.0, "error": 1e-6},
+            "prepare": {},
+            "weigh": 1024,
+            "time": 0.5 if name == "ours" else 3.0,
+        }[request]
+
+
+@pytest.mark.parametrize(
+    ("failures", "left", "remark"),
+    [
+        ({}, ["ours", "higher", "learn2learn"], None),
+        ({("prepare", "higher"): None}, ["ours", "learn2learn"], "higher: prepare: out of memory"),
+        (
+            {("compare", "higher"): {"difference": 1e-3, "error": 1.0}},
+            ["ours", "learn2learn"],
+            "higher: its float64 gradient differs from ours by 1e-03",
+        ),
+        ({("compare", "ours"): None}, [], "ours: compare: out of memory"),
+        (
+            {("prepare", "ours"): None},
+            ["higher", "learn2learn"],
+            "ours: prepare: out of memory",
+        ),
+        (
+            {("time", "higher"): None},
+            ["ours", "higher", "learn2learn"],
+            "timing: time: out of memory",
+        ),
+    ],
+)
+def test_a_row_goes_on_without_what_fails(
+    failures: dict[tuple[str, str], Any], left: list[str], remark: str | None
+) -> None:
+    import row
+    import table
+
+    workers: Any = {"kept": StubWorker(failures), "default": StubWorker(failures)}
+    rates = {"operations": 1e9, "bytes": 1e9}
+    found = row.measure(small_cell(), workers, rates, row.Effort(repeats=3), {})
+    assert list(found["contenders"]) == left
+    assert found["remarks"] == ([remark] if remark else [])
+    for name in left:
+        for ratio in found["contenders"][name].get("times_faster", {}).values():
+            assert ratio == {"median": 6.0, "low": 6.0, "high": 6.0}
+    assert len({len(line) for line in table.markdown([found]).splitlines()}) == 1
+    json.dumps(found)
+
+
+def test_peers_on_fewer_tasks_are_scaled() -> None:
+    import row
+
+    workers: Any = {"kept": StubWorker({})}
+    effort = row.Effort(repeats=2, peer_tasks=1)
+    found = row.measure(small_cell(tasks=4), workers, {"operations": 1.0, "bytes": 1.0}, effort, {})
+    higher = found["contenders"]["higher"]
+    assert higher["runs"]["kept"] == [12.0, 12.0]
+    assert higher["timed_tasks"] == 1
+    assert found["contenders"]["ours"]["tasks_per_second"] == 8.0
+    missing = row.measure(
+        small_cell(), workers, {"operations": 1.0, "bytes": 1.0}, effort, {"higher": "not there"}
+    )
+    assert missing["remarks"] == ["no higher"]
+
+
+def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.mark.slow
+def test_speed_command(tmp_path: Path) -> None:
+    output = tmp_path / "speed.json"
+    options = "--network conv4-8-28 --tasks 2 --steps 1 --device cpu --repeats 2"
+    arguments = [*options.split(), "--output", str(output)]
+    result = run_script(sys.executable, str(BENCHMARKS / "speed.py"), *arguments)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(output.read_text())
+    (row,) = report["rows"]
+    assert row["cell"]["network"] == "conv4-8-28"
+    assert row["contenders"]["ours"]["peak_bytes"] > 0
+    assert row["floor"]["distance"] > 0
+    assert {"processor", "cores", "commit", "command", "packages"} <= set(report["machine"])
+    assert report["seed"] == 0
+    for name in ("higher", "learn2learn"):
+        if name not in report["missing"]:
+            ratios = row["contenders"][name]["times_faster"]
+            assert set(ratios) == {"as run", "same allocator"}
+    assert output.with_suffix(".md").read_text() in result.stdout
+
+
+def test_speed_command_starts_no_row_out_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import speed
+
+    class Pool:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def describe(self) -> dict[str, object]:
+            return {}
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(speed, "_Pool", Pool)
+    output = tmp_path / "speed.json"
+    options = f"--rows cpu --network conv4-64-84 --seconds 1e-9 --no_peers --output {output}"
+    speed.main(options.split())
+    report = json.loads(output.read_text())
+    assert report["rows"] == []
+    assert report["not_started"] == [
+        "conv4-64-84 second all T=4 steps=5 shot=1 float32",
+    ]
+
+
+def load_profile(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    import profile_step
+
+    # It would hold for all tests that follow.
+    monkeypatch.setattr(profile_step, "keep_freed_memory", lambda: True)
+    return profile_step
+
+
+def test_profile_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile_step = load_profile(monkeypatch)
+    options = "--network conv4-8-28 --tasks 2 --steps 2 --device cpu --chunk 2"
+    profile_step.main(options.split())
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("layer "))
+    times = {
+        line.split("  ")[0]: [float(number) for number in line.split()[-4:-1]]
+        for line in lines[start + 1 : lines.index("", start)]
+    }
+    for number in range(1, 5):
+        assert min(times[f"encoder.blocks.block{number}.convolution"]) > 0
+    for phase in range(3):
+        parts = sum(phases[phase] for layer, phases in times.items() if layer != "all")
+        assert parts == pytest.approx(times["all"][phase], rel=0.05)
+
+
+def test_first_order_steps_have_no_second_derivatives_of_layers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile_step = load_profile(monkeypatch)
+    options = "--network conv4-8-28 --tasks 2 --steps 2 --device cpu --chunk 2 --method first"
+    profile_step.main(options.split())
+    layers = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "block" in line and "convolution " in line
+    ]
+    assert len(layers) == 4
+    for line in layers:
+        forward, gradient, second = (float(number) for number in line.split()[1:4])
+        assert min(forward, gradient) > 0
+        assert second == 0
+
+
+def test_memory_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import memory
+
+    options = "memory.py --network conv4-8-28 --steps 1 2 --device cpu"
+    monkeypatch.setattr(sys, "argv", options.split())
+    memory.main()
+    assert "unroll, first order" in capsys.readouterr().out
+
+
+STUB_PYTHON = """#!/bin/bash
+case "$*" in
+    *get_device_name*) echo "torch, some GPU" ;;
+    -c*) [ -n "$NO_GPU" ] && exit 1 ; exit 0 ;;
+    *memory.py*) echo failing "$@"; exit 3 ;;
+    *) echo ran "$@" ;;
+esac
+"""
+
+
+def test_gpu_script_goes_on_after_a_failure(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(STUB_PYTHON)
+    python.chmod(0o755)
+    out = tmp_path / "out"
+    script = str(BENCHMARKS / "gpu.sh")
+    result = run_script("bash", script, str(out), PYTHON=str(python))
+    assert result.returncode == 0, result.stderr
+    assert "mark\\.gpu" not in result.stderr
+    assert "tests/test_contract.py" in (out / "tests.txt").read_text()
+    assert "speed.py --rows gpu" in (out / "speed.txt").read_text()
+    assert (out / "memory.txt").read_text().count("failing") == 2
+    assert (out / "profile.txt").read_text().count("profile_step.py") == 2
+    summary = (out / "summary.txt").read_text()
+    assert summary.count("ended with code 3") == 2
+    assert summary.rstrip().endswith("done")
+    skipped = run_script("bash", script, str(out), PYTHON=str(python), TOTAL="0")
+    assert skipped.stdout.count("skipped, out of time") == 6
+    assert run_script("bash", script, str(out), PYTHON=str(python), NO_GPU="1").returncode == 1
+    assert run_script("bash", script).returncode == 2
