@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.kernel.blocks import Block, Blocks
 from fewshot_blo.kernel.convolution import convolve
 from fewshot_blo.kernel.convolution_algorithms import Geometry
-from fewshot_blo.kernel.fused import Then
+from fewshot_blo.kernel.fused import Then, is_fused
 from fewshot_blo.kernel.layers import BatchNorm, Dropout
 from fewshot_blo.kernel.plain import is_plain
 
@@ -18,8 +19,8 @@ from fewshot_blo.kernel.plain import is_plain
 class Convolution(nn.Conv2d):
     """A 2-D convolution whose derivatives of any order are as fast as its forward pass."""
 
-    def forward(self, x: Tensor, *, channels_last: bool = False) -> Tensor:
-        """Convolves ``x``, ``[B, C, H, W]``, in the memory layout that is asked for."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves ``x``, ``[B, C, H, W]``."""
         if is_plain():
             return super().forward(x)
         weight, bias = self.weight, self.bias
@@ -28,9 +29,14 @@ class Convolution(nn.Conv2d):
             dtype = torch.get_autocast_dtype(kind)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
+        return convolve(x, weight, bias, self.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        """All but weight and bias."""
         padding = (0, 0) if isinstance(self.padding, str) else self.padding
         pairs = _pair(self.stride), _pair(padding), _pair(self.dilation)
-        return convolve(x, weight, bias, Geometry(*pairs, self.groups, channels_last))
+        return Geometry(*pairs, self.groups)
 
 
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
@@ -39,50 +45,63 @@ def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Chain(nn.Sequential):
-    """A sequence that joins each batch norm with the ReLU and the max-pooling behind it.
+    """A sequence in which blocks of convolution, batch norm, ReLU and pooling run as one."""
 
-    From a convolution through the pooling, and on to the next convolution, images are in
-    channels-last memory; all other layers and the caller see contiguous images.
-    """
-
-    def forward(self, x: Tensor, *, channels_last: bool = False) -> Tensor:
-        """The last layer's output, which may be channels-last where the caller says so."""
-        layers = list(self)
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        layers = list(_flatten(self))
         while layers:
-            layer = layers.pop(0)
-            if isinstance(layer, Convolution):
-                norm = layers[0] if layers else None
-                x = layer(x, channels_last=isinstance(norm, BatchNorm) and norm.fuses(x))
-            elif isinstance(layer, BatchNorm) and layer.fuses(x):
-                x = layer(x, then=_then(layers))
-                if not _takes_channels_last(layers, channels_last):
-                    x = x.contiguous()
-            elif isinstance(layer, Chain):
-                x = layer(x, channels_last=_takes_channels_last(layers, channels_last))
-            else:
-                x = layer(x)
+            blocks, tensors = _take_blocks(layers, x)
+            x = Blocks(tuple(blocks))(x, tensors).contiguous() if blocks else layers.pop(0)(x)
         return x
 
 
-def _then(layers: list[nn.Module]) -> Then:
+def _flatten(chain: Chain) -> Iterator[nn.Module]:
+    """The layers of a chain and of the chains in it."""
+    for layer in chain:
+        if isinstance(layer, Chain) and not _has_hooks(layer):
+            yield from _flatten(layer)
+        else:
+            yield layer
+
+
+def _take_blocks(layers: list[nn.Module], x: Tensor) -> tuple[list[Block], list[Tensor | None]]:
+    """Takes from the front of ``layers`` the blocks that can run as one, and their tensors."""
+    blocks: list[Block] = []
+    tensors: list[Tensor | None] = []
+    if not is_fused(x):
+        return blocks, tensors
+    while len(layers) > 1:
+        convolution, norm = layers[:2]
+        if not (isinstance(convolution, Convolution) and isinstance(norm, BatchNorm)):
+            break
+        statistics = norm.statistics()
+        if isinstance(statistics, Tensor) or _has_hooks(convolution) or _has_hooks(norm):
+            break
+        del layers[:2]
+        running = isinstance(statistics, str)
+        first = statistics if isinstance(statistics, int) else None
+        blocks.append(Block(convolution.geometry, norm.eps, _take_then(layers), running, first))
+        own = norm.running_mean, norm.running_var
+        weight = torch.ones_like(own[0]) if norm.weight is None else norm.weight
+        bias = torch.zeros_like(own[0]) if norm.bias is None else norm.bias
+        tensors += [convolution.weight, convolution.bias, weight, bias, *own]
+    return blocks, tensors
+
+
+def _take_then(layers: list[nn.Module]) -> Then:
     """Takes from the front of ``layers`` those that can be joined with a batch norm."""
     slope, pool = 1.0, 1
     if layers and type(layers[0]) in (nn.ReLU, nn.LeakyReLU) and not _has_hooks(layers[0]):
-        relu = layers.pop(0)
-        slope = float(relu.negative_slope) if isinstance(relu, nn.LeakyReLU) else 0.0
-        if layers and _halves(layers[0]) and slope >= 0:
+        relu = layers[0]
+        found = float(relu.negative_slope) if isinstance(relu, nn.LeakyReLU) else 0.0
+        if found >= 0:
+            slope = found
             layers.pop(0)
-            pool = 2
+            if layers and _halves(layers[0]):
+                pool = 2
+                layers.pop(0)
     return Then(slope, pool)
-
-
-def _takes_channels_last(layers: Sequence[nn.Module], at_the_end: bool) -> bool:
-    if not layers:
-        return at_the_end
-    first = layers[0]
-    return isinstance(first, Convolution) or (
-        isinstance(first, Chain) and _takes_channels_last(list(first), at_the_end=False)
-    )
 
 
 def _halves(layer: nn.Module) -> bool:

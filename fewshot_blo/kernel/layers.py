@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.fused import Then, batch_moments, is_fused, norm_relu_pool
 
 
 @dataclass
@@ -75,34 +75,23 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def fuses(self, x: Tensor) -> bool:
-        """Whether ``forward`` on inputs like ``x`` may be joined with the layers behind it."""
-        context = _context.get()
-        return is_fused(x) and (
-            context is None or context.running or not isinstance(context.rows, Tensor)
-        )
-
-    def forward(self, x: Tensor, *, then: Then | None = None) -> Tensor:
-        """Normalises ``x``, ``[B, C, ...]``, and does in one what comes ``then``."""
+    def statistics(self) -> Literal["running"] | Tensor | int | None:
+        """Where the next forward pass takes its statistics from: as ``ForwardContext.rows``."""
         context = _context.get() or ForwardContext(running=not self.training)
-        if then is not None:
-            statistics = None
-            if context.running:
-                statistics = self.running_mean, self.running_var
-            elif isinstance(context.rows, int):
-                statistics = batch_moments(x[: context.rows])
-            weight = x.new_ones(x.shape[1]) if self.weight is None else self.weight
-            bias = x.new_zeros(x.shape[1]) if self.bias is None else self.bias
-            return norm_relu_pool(x, weight, bias, self.eps, then, statistics)
+        return "running" if context.running else context.rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``x``, ``[B, C, ...]``."""
+        statistics = self.statistics()
         # Variances are small differences of large numbers.
         x = x.float() if x.dtype == torch.bfloat16 else x
-        if context.running:
+        if isinstance(statistics, str):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
             )
-        if context.rows is None:
+        if statistics is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
-        return self._by_rows(x, context.rows)
+        return self._by_rows(x, statistics)
 
     def _by_rows(self, x: Tensor, rows: Tensor | int) -> Tensor:
         """Statistics of some rows, applied to every row."""

@@ -27,6 +27,11 @@ def block(*rest: nn.Module, norm: nn.Module | None = None) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm or nn.BatchNorm2d(4), *rest)
 
 
+def block_of(channels: int) -> nn.Sequential:
+    pool = nn.MaxPool2d(2)
+    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), pool)
+
+
 RELU = nn.ReLU()
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "block": lambda: block(nn.ReLU(), nn.MaxPool2d(2)),
@@ -102,6 +107,49 @@ def test_equals_the_network_as_written(name: str) -> None:
         second_order(theirs, list(network.parameters())),
         strict=True,
     )
+    for actual, expected in pairs:
+        scale = float(expected.detach().abs().max())
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10 * max(scale, 1))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ("0.0.weight", "1.0.bias"),
+        ("1.0.weight", "1.1.weight"),
+        ("0.1.weight",),
+        ("0.0.bias", "0.1.bias", "1.1.bias"),
+        ("0.0.weight", "2.0.weight"),
+    ],
+    ids="-".join,
+)
+@pytest.mark.parametrize("images_differ", [True, False])
+def test_some_parameters_of_a_task_and_others_shared(
+    own: tuple[str, ...], images_differ: bool
+) -> None:
+    """The tasks move between channels and images where shared weights follow own ones."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*(block_of(c) for c in (3, 4, 4))).double()
+    converted = for_tasks(network)
+    shared = dict(converted.named_parameters())
+    starts = {key: shared.pop(key).detach() for key in own}
+    stacked = {key: torch.stack([p * (1 + 0.1 * t) for t in range(3)]) for key, p in starts.items()}
+    leaves = [p.requires_grad_() for p in (*stacked.values(), *shared.values())]
+    x = images(3, 5, 3, 8, 8) if images_differ else images(5, 3, 8, 8)
+
+    def one(params: dict[str, Tensor], x: Tensor) -> Tensor:
+        output: Tensor = functional_call(converted, {**shared, **params}, (x,))
+        return output
+
+    ours = vmap(one, in_dims=(0, 0 if images_differ else None))(stacked, x)
+    rows = []
+    for t in range(3):
+        params = {**shared, **{key: p[t] for key, p in stacked.items()}}
+        image = x[t] if images_differ else x
+        rows.append(functional_call(copy.deepcopy(network), params, (image,)))
+    theirs = torch.stack(rows)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    pairs = zip(second_order(ours, leaves), second_order(theirs, leaves), strict=True)
     for actual, expected in pairs:
         scale = float(expected.detach().abs().max())
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10 * max(scale, 1))

@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
 
 from fewshot_blo.kernel.fused import Then, native_kernels, norm_relu_pool
 
 pytestmark = pytest.mark.skipif(
     not native_kernels().libraries, reason=f"no fused kernels: {native_kernels().reason}"
 )
-TASKS = 3
+GROUPS = 3
 THEN = [Then(slope, pool) for slope in (0.0, 0.1, 1.0) for pool in (1, 2)]
 
 
@@ -54,7 +53,11 @@ def fused(
     then: Then,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    return norm_relu_pool(x, weight, bias, 1e-3, then, statistics)
+    """With one group of images."""
+    if statistics is not None:
+        statistics = statistics[0].unsqueeze(0), statistics[1].unsqueeze(0)
+    vectors = weight.unsqueeze(0), bias.unsqueeze(0)
+    return norm_relu_pool(x, *vectors, 1e-3, then, statistics=statistics)
 
 
 def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
@@ -119,24 +122,18 @@ def test_the_first_of_equal_values_gets_the_gradient() -> None:
     )
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["beside channels", "as groups"])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared scale", "own scale"])
+@pytest.mark.parametrize("first", [None, 2])
 @pytest.mark.parametrize("then", [Then(0.0, 2), Then(0.1, 1)], ids=str)
-def test_tasks_equal_a_loop(then: Then, shared: bool, beside: bool) -> None:
-    x = normal(5, TASKS, 4, 4, 6) if beside else normal(TASKS, 5, 4, 4, 6)
-    x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if not beside else x
-    if beside:
-        x = x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
-    x.requires_grad_()
-    vectors = [normal(*(() if shared else (TASKS,)), 4, seed=s).requires_grad_() for s in (1, 2)]
-    dims = (1 if beside else 0, *([None if shared else 0] * 2))
-    ours = vmap(lambda *arguments: fused(*arguments, then), in_dims=dims)(x, *vectors)
-    rows = [
-        plain(x.select(dims[0] or 0, t), *(v if shared else v[t] for v in vectors), then)
-        for t in range(TASKS)
-    ]
+def test_groups_equal_a_loop(then: Then, first: int | None) -> None:
+    x = normal(GROUPS, 5, 4, 4, 6).requires_grad_()
+    vectors = [normal(GROUPS, 4, seed=seed).requires_grad_() for seed in (1, 2)]
     leaves = (x, *vectors)
-    theirs = torch.stack(rows)
+    ours = norm_relu_pool(x.flatten(0, 1), *vectors, 1e-3, then, first=first)
+    rows = []
+    for group in range(GROUPS):
+        variance, mean = torch.var_mean(x[group, :first], (0, 2, 3), correction=0)
+        rows.append(plain(x[group], *(v[group] for v in vectors), then, (mean, variance)))
+    theirs = torch.cat(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
     assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
 

@@ -8,9 +8,8 @@ taken at full size:
     μ, v, p = mean, variance and pooled x                             (``moments``)
     y = relu(scale p + shift),  scale = γ / √(v + ε),  shift = β - μ scale   (``affine_relu``)
 
-Each function here is one pass over memory, and so are its first and its second derivative. Tensors
-are contiguous ``[G, B, H, W, C]``: groups of images that share their statistics, images,
-positions, channels. The tasks are either the groups or lie beside the channels.
+Each function here is one pass over memory, and so are its first and its second derivative. Images
+are ``[G*B, C, H, W]`` in channels-last memory: G groups of B images that share their statistics.
 """
 
 from __future__ import annotations
@@ -25,14 +24,7 @@ from fewshot_blo.kernel.fused.moments import moments
 from fewshot_blo.kernel.fused.native import native_kernels
 from fewshot_blo.kernel.plain import is_plain
 
-__all__ = [
-    "Then",
-    "batch_moments",
-    "describe_kernels",
-    "is_fused",
-    "native_kernels",
-    "norm_relu_pool",
-]
+__all__ = ["Then", "describe_kernels", "is_fused", "native_kernels", "norm_relu_pool"]
 
 
 @dataclass(frozen=True)
@@ -68,39 +60,37 @@ def describe_kernels(device: torch.device) -> str:
     return f"norm, ReLU and pooling are separate: {reason}" if reason else "fused"
 
 
-def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``[C]`` of ``[B, C, H, W]``; vmap adds a task axis."""
-    x = x.permute(0, 2, 3, 1).unsqueeze(0)
-    mean, variance = moments(x, x.new_ones(1, x.shape[-1]), 1)
-    return mean.squeeze(0), variance.squeeze(0)
-
-
 def norm_relu_pool(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     then: Then,
+    *,
     statistics: tuple[Tensor, Tensor] | None = None,
+    first: int | None = None,
 ) -> Tensor:
-    """Batch norm and what follows it on ``[B, C, H, W]``; vmap adds a task axis.
+    """Batch norm and what follows it, ``[G*B, C, H // pool, W // pool]``.
 
     Args:
-        weight: γ, ``[C]``.
-        bias: β, ``[C]``.
+        x: ``[G*B, C, H, W]``.
+        weight: γ, ``[G, C]``.
+        bias: β, ``[G, C]``.
         eps: ε.
         then: what follows.
-        statistics: mean and variance, ``[C]``; None for those of the batch.
+        statistics: mean and variance, ``[G, C]``; None for those of the batch.
+        first: take the batch's statistics from so many first images of each group alone.
     """
-    x = x.permute(0, 2, 3, 1).unsqueeze(0)
-    mean, variance = statistics or (weight, weight)
+    sign = torch.where(weight.detach() < 0, -1.0, 1.0).to(x.dtype)
+    if first is not None and statistics is None:
+        chosen = x.reshape(len(weight), -1, *x.shape[1:])[:, :first].flatten(0, 1)
+        mean, variance = moments(chosen, sign, 1)
+        statistics = mean, variance
     if statistics is None or then.pool > 1:
-        sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype).unsqueeze(0)
-        batch_mean, batch_variance, *pooled = moments(x, sign, then.pool)
+        mean, variance, *pooled = moments(x, sign, then.pool)
         x = pooled[0] if pooled else x
-        if statistics is None:
-            mean, variance = batch_mean, batch_variance
+        statistics = statistics or (mean, variance)
+    mean, variance = statistics
     scale = weight * torch.rsqrt(variance + eps)
-    shift = bias - mean * scale
-    y = affine_relu(x, scale.reshape(1, -1), shift.reshape(1, -1), then.slope)
-    return y.squeeze(0).permute(0, 3, 1, 2)
+    shift = torch.addcmul(bias, mean, scale, value=-1)
+    return affine_relu(x, scale, shift, then.slope)

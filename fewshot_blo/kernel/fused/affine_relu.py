@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fewshot_blo.kernel.fused.native import native_kernels
-from fewshot_blo.kernel.fused.task_axis import TaskAxis, over_rows
+from fewshot_blo.kernel.fused.rows import images_of, over_rows, rows_of
 
 
 def affine_relu(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
-    """``y = relu(scale x + shift)`` of ``[G, B, H, W, C]``, with scale and shift ``[G, C]``.
+    """``y = relu(scale x + shift)``, ``[G*B, C, H, W]``, with scale and shift ``[G, C]``.
 
     Args:
         slope: of the ReLU at negative values.
@@ -26,18 +26,15 @@ class _AffineReLU(Function):
     """As ``affine_relu`` says."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        native_kernels().call(
-            "affine_relu", x, scale.contiguous(), shift.contiguous(), slope, *_rows(x), y
-        )
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+        rows = rows_of(x, len(scale))
+        result = torch.empty_like(rows)
+        vectors = scale.contiguous(), shift.contiguous()
+        native_kernels().call("affine_relu", rows, *vectors, slope, *_sizes(rows), result)
+        y = images_of(result)
+        ctx.slope = slope
+        ctx.save_for_backward(x, y, scale)
         return y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, _, ctx.slope = inputs
-        ctx.save_for_backward(x, output, scale)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -46,20 +43,6 @@ class _AffineReLU(Function):
             g, x, scale, y.detach(), ctx.slope
         )
         return *gradients, None
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        slope: float,
-    ) -> tuple[Tensor, int]:
-        tasks = TaskAxis(info.batch_size, x, in_dims[0])
-        scale, shift = tasks.vectors(scale, in_dims[1]), tasks.vectors(shift, in_dims[2])
-        y = affine_relu(tasks.images(x, in_dims[0]), scale, shift, slope)
-        return tasks.restore(y), tasks.dim(y)
 
 
 class _AffineReLUGradient(Function):
@@ -70,14 +53,17 @@ class _AffineReLUGradient(Function):
         ctx: Any, g: Tensor, x: Tensor, scale: Tensor, y: Tensor, slope: float
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(g, x, scale, y)
-        g, x, scale = g.contiguous(), x.contiguous(), scale.contiguous()
         ctx.slope = slope
         ctx.set_materialize_grads(False)
-        of_x, of_scale, of_shift = (torch.empty_like(like) for like in (x, scale, scale))
+        inputs = [rows_of(z, len(scale)) for z in (g, x, y)]
+        of_x = torch.empty_like(inputs[1])
+        of_scale, of_shift = of_x.new_empty(2, *scale.shape).unbind()
+        results = of_x, of_scale, of_shift
+        sizes = _sizes(of_x)
         native_kernels().call(
-            "affine_relu_backward", g, x, y, scale, slope, *_rows(x), of_x, of_scale, of_shift
+            "affine_relu_backward", *inputs, scale.contiguous(), slope, *sizes, *results
         )
-        return of_x, of_scale, of_shift
+        return images_of(of_x), of_scale, of_shift
 
     @staticmethod
     def backward(
@@ -88,29 +74,33 @@ class _AffineReLUGradient(Function):
         u_scale, u_shift = (torch.zeros_like(scale) if v is None else v for v in (u_scale, u_shift))
         if torch.is_grad_enabled():
             active = torch.where(y <= 0, ctx.slope, torch.ones_like(y))
-            of_g = active * (u * over_rows(scale) + over_rows(u_scale) * x + over_rows(u_shift))
-            of_x, of_scale = active * g * over_rows(u_scale), (active * g * u).sum((1, 2, 3))
-        else:
-            g, x, scale = g.contiguous(), x.contiguous(), scale.contiguous()
-            of_g, of_x, of_scale = (torch.empty_like(like) for like in (x, x, scale))
-            vectors = u_scale.contiguous(), u_shift.contiguous()
-            native_kernels().call(
-                "affine_relu_double",
-                u.contiguous(),
-                *vectors,
-                g,
-                x,
-                y,
-                scale,
-                ctx.slope,
-                *_rows(x),
-                of_g,
-                of_x,
-                of_scale,
+            by_scale, by_u_scale, by_u_shift = (over_rows(v, x) for v in (scale, u_scale, u_shift))
+            of_g, of_x = (
+                active * (u * by_scale + by_u_scale * x + by_u_shift),
+                active * g * by_u_scale,
             )
-        return of_g, of_x, of_scale, None, None
+            of_scale = (active * g * u).reshape(len(scale), -1, *u.shape[1:]).sum((1, 3, 4))
+            return of_g, of_x, of_scale, None, None
+        inputs = [rows_of(z, len(scale)) for z in (u, g, x, y)]
+        vectors = [v.contiguous() for v in (u_scale, u_shift, scale)]
+        rows_of_g, rows_of_x = (torch.empty_like(inputs[0]) for _ in range(2))
+        of_scale = torch.empty_like(vectors[2])
+        native_kernels().call(
+            "affine_relu_double",
+            inputs[0],
+            *vectors[:2],
+            *inputs[1:],
+            vectors[2],
+            ctx.slope,
+            *_sizes(rows_of_g),
+            rows_of_g,
+            rows_of_x,
+            of_scale,
+        )
+        return images_of(rows_of_g), images_of(rows_of_x), of_scale, None, None
 
 
-def _rows(x: Tensor) -> tuple[int, int, int]:
-    """Groups, rows of a group and channels."""
-    return x.shape[0], x[0].numel() // x.shape[-1] if len(x) else 0, x.shape[-1]
+def _sizes(rows: Tensor) -> tuple[int, int, int]:
+    """Groups, rows of pixels in a group, channels."""
+    groups, images, height, width, channels = rows.shape
+    return groups, images * height * width, channels

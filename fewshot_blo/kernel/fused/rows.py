@@ -1,0 +1,23 @@
+"""Images in channels-last memory as the kernels see them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def rows_of(x: Tensor, groups: int) -> Tensor:
+    """``[G*B, C, H, W]`` as contiguous ``[G, B, H, W, C]``; no copy where it is channels-last."""
+    images, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).contiguous()
+    return rows.view(groups, images // max(groups, 1), height, width, channels)
+
+
+def images_of(rows: Tensor) -> Tensor:
+    """Back from ``[G, B, H, W, C]``."""
+    return rows.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def over_rows(vectors: Tensor, x: Tensor) -> Tensor:
+    """``[G, C]`` for each of the images ``[G*B, C, H, W]``, ``[G*B, C, 1, 1]``."""
+    repeated = vectors.repeat_interleave(len(x) // max(len(vectors), 1), 0)
+    return repeated[:, :, None, None]
