@@ -33,7 +33,7 @@ STEP_SIZE = 0.01
 PROX = {"all": 2.0, "head": 0.5}
 RHO, LAM, MULTIPLIER = 0.1, 1e-2, 1e-4
 CG_STEPS = 5
-HOST_LIMIT = 0.25  # GiB that a chunk may take, as in training by default
+HOST_LIMIT = 0.5  # GiB that a chunk may take, as in training by default
 
 
 @dataclass

@@ -206,7 +206,6 @@ def _check(parser: ArgumentParser, parsed: Namespace) -> int:
         rule=build_rule(config.inner),
         norm=norm,
     )
-    print(f"kernels: {describe_kernels(batch.support_x.device)}")
     for comparison in comparisons:
         verdict = "agrees" if comparison.agrees else "DIFFERS"
         print(f"{comparison.quantity:45} {comparison.difference:.1e}  {verdict}")
@@ -217,6 +216,7 @@ def _check(parser: ArgumentParser, parsed: Namespace) -> int:
     for error in errors:
         times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
+    print(f"kernels: {describe_kernels(batch.support_x.device)}")
     return 0 if all(comparison.agrees for comparison in comparisons) else 1
 
 

@@ -58,7 +58,7 @@ class TrainSettings:
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
-    memory: float = 0.25
+    memory: float = 0.5
     graph: GraphMode = "auto"
     validate_every: int = 100
     validation_tasks: int = 200

@@ -161,8 +161,9 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count(" agrees\n") == 6
     assert "Penalty hypergradient" in out
-    errors = [line.split() for line in out.splitlines()[7:]]
+    *errors, kernels = [line.split() for line in out.splitlines()[7:]]
     assert [words[0] for words in errors] == ["float32", "bfloat16"]
+    assert kernels[0] == "kernels:"
     assert float(errors[0][2]) < 1e-3
 
 

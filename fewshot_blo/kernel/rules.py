@@ -46,7 +46,7 @@ class SGD:
     ) -> tuple[TaskParams, RuleState]:
         """One gradient step."""
         del step
-        new = {name: p - self.step_size * gradients[name] for name, p in params.items()}
+        new = {n: torch.add(p, gradients[n], alpha=-self.step_size) for n, p in params.items()}
         return new, state
 
 
@@ -68,7 +68,7 @@ class Momentum:
         """One step along the momentum."""
         del step
         momentum = {n: self.momentum * m + gradients[n] for n, m in state["momentum"].items()}
-        new = {name: p - self.step_size * momentum[name] for name, p in params.items()}
+        new = {n: torch.add(p, momentum[n], alpha=-self.step_size) for n, p in params.items()}
         return new, {"momentum": momentum}
 
 
