@@ -69,7 +69,9 @@ class Blocks:
         beside = False
         for number, block in enumerate(self.blocks):
             weight, bias, *vectors = tensors[TENSORS * number : TENSORS * (number + 1)]
-            own = weight.is_stacked or bias.is_stacked
+            # A norm by the batch's own statistics takes the bias away again.
+            added = bias if block.running else _Stacked(None, None)
+            own = weight.is_stacked or added.is_stacked
             if own and not beside:
                 images = _put_beside(images, tasks)
             elif beside and not own:
@@ -78,10 +80,12 @@ class Blocks:
             images = convolve(
                 images,
                 weight.by_channel(tasks) if own else weight.shared,
-                None if bias.tensor is None else bias.by_channel(tasks) if own else bias.shared,
+                None if added.tensor is None else added.by_channel(tasks) if own else added.shared,
                 replace(block.geometry.times(tasks if own else 1), channels_last=True),
             )
             gamma, beta, mean, variance = (v.vectors(tasks, beside=own) for v in vectors)
+            if added is not bias and bias.tensor is not None:
+                beta = beta + 0 * bias.vectors(tasks, beside=own)  # So that it has a gradient.
             images = norm_relu_pool(
                 images,
                 gamma,
