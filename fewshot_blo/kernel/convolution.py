@@ -5,8 +5,8 @@ derivatives are the convolution, the input gradient and the weight gradient; the
 each of them are the other two. PyTorch's own second derivative of a convolution instead swaps the
 batch with the channels, for which there are no fast kernels.
 
-The task axis lies beside the channels: images ``[B, T*C, H, W]`` are convolved in T groups, so
-that one call serves all tasks.
+Under ``torch.func.vmap`` the task axis lies beside the channels: images ``[B, T*C, H, W]`` are
+convolved in T groups, so that one call serves all tasks.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Convolution(Function):
             return output, 0
         images = _stack(x, x_dim, tasks).transpose(0, 1)
         output = convolve(
-            _beside_channels(images, channels_last=geometry.channels_last),
+            images.flatten(1, 2),
             weight.movedim(weight_dim, 0).flatten(0, 1),
             None if biases is None else biases.flatten(),
             geometry.times(tasks),
@@ -137,10 +137,3 @@ def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         g, x, weight.detach(), geometry
     )
     return gradient
-
-
-def _beside_channels(x: Tensor, *, channels_last: bool) -> Tensor:
-    """``[B, T, C, H, W]`` as ``[B, T*C, H, W]``, without a copy where memory is so already."""
-    if not channels_last:
-        return x.flatten(1, 2)
-    return x.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

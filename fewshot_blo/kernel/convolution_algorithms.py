@@ -2,8 +2,8 @@
 
 "grouped" is PyTorch's own. "im2col" writes out the window under each output pixel and leaves the
 rest to batched matrix products; it moves more memory, and runs on tensor cores where the kernels
-for many small groups do not. On the host "grouped" always won; on a CUDA device both are timed once
-for each kind of product, shape and type.
+for many small groups do not. On the host "grouped" is used, whose kernels reach the speed of matrix
+products; on a CUDA device both are timed once for each kind of product, shape and type.
 """
 
 from __future__ import annotations
