@@ -12,6 +12,10 @@ from fewshot_blo.kernel.forward import Backend, TaskForward
 from fewshot_blo.kernel.precision import Precision, product_precision
 from fewshot_blo.kernel.timing import best_seconds
 
+_CLEARLY = 0.8
+"""The loop is chosen where it takes less than this part of the batched time: it falls behind with
+more tasks than the few that are measured."""
+
 
 def measure_backend(
     network: nn.Module,
@@ -20,7 +24,7 @@ def measure_backend(
     x: Tensor,
     precision: Precision = "float32",
 ) -> Backend:
-    """The faster backend for one forward pass and its second derivatives on this device.
+    """The backend for this device, by timing a forward pass and its second derivatives.
 
     Falls back to "loop" with a warning that says why where ``torch.func.vmap`` cannot batch the
     network.
@@ -45,7 +49,11 @@ def measure_backend(
             stacklevel=2,
         )
         return "loop"
-    return "batched" if batched_seconds < _seconds(loop, params, shared, x) else "loop"
+    loop_seconds = _seconds(loop, params, shared, x)
+    # In turns, for a machine may be busy with something else for a while.
+    batched_seconds = min(batched_seconds, _seconds(batched, params, shared, x))
+    loop_seconds = min(loop_seconds, _seconds(loop, params, shared, x))
+    return "loop" if loop_seconds < _CLEARLY * batched_seconds else "batched"
 
 
 def _seconds(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> float:
