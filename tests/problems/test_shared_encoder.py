@@ -68,7 +68,10 @@ def test_one_backward_through_the_encoder_an_outer_step(strategy: Strategy, norm
     assert not backwards
     gradient = bound.pullback(step.gradient)
     assert len(backwards) == passes
-    assert all(gradient[name].abs().max() > 0 for name in problem.outer)
+    for name in problem.outer:
+        # The batch's own statistics take a bias away again: its gradient is exactly zero.
+        lost = name.endswith("convolution.bias") and norm != "running"
+        assert (gradient[name].abs().max() == 0) == lost, name
 
 
 @pytest.mark.parametrize(
