@@ -11,7 +11,7 @@ train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -158,12 +158,8 @@ def _higher(
         with higher.innerloop_ctx(
             model, optimizer, copy_initial_weights=False, track_higher_grads=second_order
         ) as (fast, inner):
-            for _ in range(cell.steps):
-                with cast():
-                    loss = F.cross_entropy(fast(support_x), support_y)
-                inner.step(loss)
-            with cast():
-                loss = F.cross_entropy(fast(query_x), query_y)
+            task = support_x, support_y, query_x, query_y
+            loss = _adapted_loss(fast, inner.step, task, cell.steps, cast)
             if second_order:
                 torch.autograd.backward(loss)
                 return
@@ -187,15 +183,23 @@ def _learn2learn(
         with cast():
             support_x, query_x = body(support_x), body(query_x)
         learner = maml.clone()
-        for _ in range(cell.steps):
-            with cast():
-                loss = F.cross_entropy(learner(support_x), support_y)
-            learner.adapt(loss)
-        with cast():
-            loss = F.cross_entropy(learner(query_x), query_y)
-        torch.autograd.backward(loss)
+        task = support_x, support_y, query_x, query_y
+        torch.autograd.backward(_adapted_loss(learner, learner.adapt, task, cell.steps, cast))
 
     return add_gradient
+
+
+def _adapted_loss(
+    model: nn.Module, take_step: Callable[[Tensor], Any], task: Task, steps: int, cast: Cast
+) -> Tensor:
+    """Loss on the query set after so many steps on the support set."""
+    support_x, support_y, query_x, query_y = task
+    for _ in range(steps):
+        with cast():
+            loss = F.cross_entropy(model(support_x), support_y)
+        take_step(loss)
+    with cast():
+        return F.cross_entropy(model(query_x), query_y)
 
 
 def accumulate(leaves: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:

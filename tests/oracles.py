@@ -34,6 +34,32 @@ def assert_same(
         assert error <= relative * scale, f"{name}: {error / scale:.1e}"
 
 
+def assert_each_same(
+    actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float = 1e-9, scale: float = 0.0
+) -> None:
+    """Entries equal up to ``relative``, or 1e-10 of their tensor's largest (at least ``scale``)."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        largest = max(float(theirs.detach().abs().max()), scale)
+        torch.testing.assert_close(ours, theirs, rtol=relative, atol=1e-10 * largest)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal entries in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
+    """Of a curved function of the output, then of the squared norm of those, and so on."""
+    value = output.sin().sum()
+    results = []
+    for _ in range(order):
+        gradients = torch.autograd.grad(value, leaves, create_graph=True)
+        results += gradients
+        value = torch.stack([g.square().sum() for g in gradients]).sum()
+    return results
+
+
 def directional_difference(
     function: Callable[[Params], Tensor], at: Params, direction: Params, step: float = 1e-4
 ) -> float:

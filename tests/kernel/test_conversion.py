@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles import assert_each_same, derivatives, normal
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -72,22 +73,12 @@ def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     native_kernels.cache_clear()
 
 
-def images(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def make(name: str) -> nn.Module:
     torch.manual_seed(0)
     network = NETWORKS[name]().double()
     for p in network.parameters():
-        p.data = images(*p.shape, seed=1)
+        p.data = normal(*p.shape, seed=1)
     return network
-
-
-def second_order(output: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    gradients = torch.autograd.grad(output.sin().sum(), parameters, create_graph=True)
-    total = torch.stack([g.sin().sum() for g in gradients]).sum()
-    return [*gradients, *torch.autograd.grad(total, parameters)]
 
 
 @pytest.mark.usefixtures("_kernels")
@@ -98,18 +89,15 @@ def test_equals_the_network_as_written(name: str) -> None:
     assert list(converted.state_dict()) == [
         key for key in network.state_dict() if "num_batches" not in key
     ]
-    x = images(5, 3, 8, 8)
+    x = normal(5, 3, 8, 8)
     ours, theirs = converted(x), network(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert ours.is_contiguous()
-    pairs = zip(
-        second_order(ours, list(converted.parameters())),
-        second_order(theirs, list(network.parameters())),
-        strict=True,
-    )
-    for actual, expected in pairs:
-        scale = float(expected.detach().abs().max())
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10 * max(scale, 1))
+    results = [
+        derivatives(ours, list(converted.parameters()), 2),
+        derivatives(theirs, list(network.parameters()), 2),
+    ]
+    assert_each_same(*results, scale=1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +123,7 @@ def test_some_parameters_of_a_task_and_others_shared(
     starts = {key: shared.pop(key).detach() for key in own}
     stacked = {key: torch.stack([p * (1 + 0.1 * t) for t in range(3)]) for key, p in starts.items()}
     leaves = [p.requires_grad_() for p in (*stacked.values(), *shared.values())]
-    x = images(3, 5, 3, 8, 8) if images_differ else images(5, 3, 8, 8)
+    x = normal(3, 5, 3, 8, 8) if images_differ else normal(5, 3, 8, 8)
 
     def one(params: dict[str, Tensor], x: Tensor) -> Tensor:
         output: Tensor = functional_call(converted, {**shared, **params}, (x,))
@@ -149,10 +137,7 @@ def test_some_parameters_of_a_task_and_others_shared(
         rows.append(functional_call(copy.deepcopy(network), params, (image,)))
     theirs = torch.stack(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    pairs = zip(second_order(ours, leaves), second_order(theirs, leaves), strict=True)
-    for actual, expected in pairs:
-        scale = float(expected.detach().abs().max())
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10 * max(scale, 1))
+    assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2), scale=1)
 
 
 @pytest.mark.usefixtures("_kernels")
@@ -160,7 +145,7 @@ def test_some_parameters_of_a_task_and_others_shared(
 def test_tasks_equal_a_loop(name: str) -> None:
     network = make(name)
     converted = for_tasks(network)
-    x = images(3, 5, 3, 8, 8)
+    x = normal(3, 5, 3, 8, 8)
     stacked = {
         key: torch.stack([p.detach() + 0.1 * t for t in range(3)])
         for key, p in converted.named_parameters()
@@ -178,7 +163,7 @@ def test_a_layer_with_hooks_is_called() -> None:
     assert isinstance(converted[0], Convolution)
     seen = []
     converted[2].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    converted(images(5, 3, 8, 8))
+    converted(normal(5, 3, 8, 8))
     assert seen == [(5, 4, 8, 8)]
 
 
@@ -203,7 +188,7 @@ def test_without_a_compiler_there_is_a_reason(
         assert not kernels.libraries
         assert kernels.reason
         assert "\n" not in kernels.reason
-        assert not is_fused(images(2, 3, 4, 4))
+        assert not is_fused(normal(2, 3, 4, 4))
         assert not list(tmp_path.glob("**/*.so"))
     finally:
         native_kernels.cache_clear()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import assert_each_same, derivatives, normal
 from torch import Tensor
 from torch.func import vmap
 
@@ -26,32 +26,9 @@ GEOMETRIES = {
 TASKS = 3
 
 
-def normal(*shape: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     g = geometry
     return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
-
-
-def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
-    """Of a curved function of the output, then of the squared norm of those, and so on."""
-    value = output.sin().sum()
-    results = []
-    for _ in range(order):
-        gradients = torch.autograd.grad(value, leaves, create_graph=True)
-        results += gradients
-        value = torch.stack([g.square().sum() for g in gradients]).sum()
-    return results
-
-
-def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(
-            ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.detach().abs().max())
-        )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -61,13 +38,13 @@ def test_equals_torch_to_third_order(
     geometry: Geometry, channels: int, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution_algorithms, "choose", lambda *_: algorithm)
-    x = normal(2, channels, 5, 6, seed=0)
-    weight = normal(4, channels // geometry.groups, 3, 2, seed=1)
-    bias = normal(4, seed=2)
+    x = normal(2, channels, 5, 6, seed=0).requires_grad_()
+    weight = normal(4, channels // geometry.groups, 3, 2, seed=1).requires_grad_()
+    bias = normal(4, seed=2).requires_grad_()
     leaves = (x, weight, bias)
     ours, theirs = convolve(*leaves, geometry), plain(*leaves, geometry)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert_equal(derivatives(ours, leaves, 3), derivatives(theirs, leaves, 3))
+    assert_each_same(derivatives(ours, leaves, 3), derivatives(theirs, leaves, 3), 1e-10)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -76,7 +53,7 @@ def test_tasks_equal_a_loop(stacked: tuple[bool, ...], channels_last: bool) -> N
     geometry = Geometry(padding=(1, 1), channels_last=channels_last)
     shapes = ((2, 3, 4, 4), (5, 3, 3, 3), (5,))
     leaves = [
-        normal(*((TASKS, *shape) if has_axis else shape), seed=seed)
+        normal(*((TASKS, *shape) if has_axis else shape), seed=seed).requires_grad_()
         for seed, (shape, has_axis) in enumerate(zip(shapes, stacked, strict=True))
     ]
     ours = vmap(
@@ -89,13 +66,13 @@ def test_tasks_equal_a_loop(stacked: tuple[bool, ...], channels_last: bool) -> N
     ]
     theirs = torch.stack(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
+    assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2), 1e-10)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 6, 6), (3, 4, 1, 1), (1, 1, 1, 1)])
 def test_one_channel_or_pixel_is_channels_last_by_its_strides(shape: tuple[int, ...]) -> None:
     geometry = Geometry(padding=(1, 1), channels_last=True)
-    x, weight = normal(*shape, seed=0), normal(4, shape[1], 3, 3, seed=1)
+    x, weight = normal(*shape), normal(4, shape[1], 3, 3, seed=1)
     output = convolve(x, weight, None, geometry)
     assert output.permute(0, 2, 3, 1).is_contiguous()
     arranged = geometry.arrange(x)
@@ -105,8 +82,7 @@ def test_one_channel_or_pixel_is_channels_last_by_its_strides(shape: tuple[int, 
 
 def test_no_gradient_that_nobody_reads() -> None:
     x = normal(2, 3, 4, 4, seed=0).detach()
-    weight, bias = normal(5, 3, 3, 3, seed=1), normal(5, seed=2)
-    names = []
+    weight, bias = normal(5, 3, 3, 3, seed=1).requires_grad_(), normal(5, seed=2).requires_grad_()
     output = convolve(x, weight, bias, Geometry())
     with torch.profiler.profile() as profile:
         torch.autograd.grad(output.sum(), (weight, bias))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import assert_each_same, derivatives, normal
 from torch import Tensor
 
 from fewshot_blo.kernel.fused import Then, native_kernels, norm_relu_pool
@@ -16,11 +15,6 @@ pytestmark = pytest.mark.skipif(
 )
 GROUPS = 3
 THEN = [Then(slope, pool) for slope in (0.0, 0.1, 1.0) for pool in (1, 2)]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def leaves_for(*shape: int) -> list[Tensor]:
@@ -60,24 +54,6 @@ def fused(
     return norm_relu_pool(x, *vectors, 1e-3, then, statistics=statistics)
 
 
-def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
-    """Of a curved function of the output, then of a curved function of those, and so on."""
-    value = output.sin().sum()
-    results = []
-    for _ in range(order):
-        gradients = torch.autograd.grad(value, leaves, create_graph=True)
-        results += gradients
-        value = torch.stack([g.square().sum() for g in gradients]).sum()
-    return results
-
-
-def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(
-            ours, theirs, rtol=1e-9, atol=1e-10 * float(theirs.detach().abs().max())
-        )
-
-
 @pytest.mark.parametrize("size", [(4, 6), (5, 4), (4, 7), (1, 1)])
 @pytest.mark.parametrize("then", THEN, ids=str)
 def test_equals_layers_to_third_order(then: Then, size: tuple[int, int]) -> None:
@@ -86,7 +62,7 @@ def test_equals_layers_to_third_order(then: Then, size: tuple[int, int]) -> None
     leaves = leaves_for(7, 4, *size)
     ours, theirs = fused(*leaves, then), plain(*leaves, then)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    assert_equal(derivatives(ours, leaves, 3), derivatives(theirs, leaves, 3))
+    assert_each_same(derivatives(ours, leaves, 3), derivatives(theirs, leaves, 3))
 
 
 @pytest.mark.parametrize("then", THEN, ids=str)
@@ -100,7 +76,7 @@ def test_second_derivatives_without_a_graph(then: Then) -> None:
         )
         value = torch.stack([g.sin().sum() for g in gradients]).sum()
         results.append(torch.autograd.grad(value, leaves))
-    assert_equal(*results)
+    assert_each_same(*results)
 
 
 @pytest.mark.parametrize("then", THEN, ids=str)
@@ -109,14 +85,14 @@ def test_given_statistics(then: Then) -> None:
     statistics = normal(4, seed=3), normal(4, seed=4).abs()
     ours, theirs = (function(*leaves, then, statistics) for function in (fused, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
+    assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
 
 
 def test_the_first_of_equal_values_gets_the_gradient() -> None:
     x, weight, bias = leaves_for(2, 3, 4, 4)
     x = x.detach().round().requires_grad_()
     leaves = (x, weight.detach().abs().requires_grad_(), bias)
-    assert_equal(
+    assert_each_same(
         derivatives(fused(*leaves, Then(0.1, 2)), leaves, 2),
         derivatives(plain(*leaves, Then(0.1, 2)), leaves, 2),
     )
@@ -135,7 +111,7 @@ def test_groups_equal_a_loop(then: Then, first: int | None) -> None:
         rows.append(plain(x[group], *(v[group] for v in vectors), then, (mean, variance)))
     theirs = torch.cat(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    assert_equal(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
+    assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
 
 
 def test_single_precision_sums_are_as_good_as_torchs() -> None:

@@ -75,10 +75,8 @@ class _AffineReLUGradient(Function):
         if torch.is_grad_enabled():
             active = torch.where(y <= 0, ctx.slope, torch.ones_like(y))
             by_scale, by_u_scale, by_u_shift = (over_rows(v, x) for v in (scale, u_scale, u_shift))
-            of_g, of_x = (
-                active * (u * by_scale + by_u_scale * x + by_u_shift),
-                active * g * by_u_scale,
-            )
+            of_g = active * (u * by_scale + by_u_scale * x + by_u_shift)
+            of_x = active * g * by_u_scale
             of_scale = (active * g * u).reshape(len(scale), -1, *u.shape[1:]).sum((1, 3, 4))
             return of_g, of_x, of_scale, None, None
         inputs = [rows_of(z, len(scale)) for z in (u, g, x, y)]
