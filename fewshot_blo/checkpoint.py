@@ -56,6 +56,28 @@ class Checkpoint:
         _copy(dict(problem.network.named_buffers()), self.buffers)
         problem.backend = self.settled["backend"]
 
+    def start(self, problem: FewShotProblem) -> None:
+        """Puts the network's weights and buffers into a problem of another kind, for a new run.
+
+        Heads and classifiers are left out, and ``encoder.`` in front of a name plays no part.
+
+        Raises:
+            CheckpointError: if the checkpoint lacks a weight of the encoder, or has it in another
+                shape.
+        """
+        saved = {name.removeprefix(_ENCODER): p for name, p in self.outer.items()}
+        saved.update({name.removeprefix(_ENCODER): p for name, p in self.buffers.items()})
+        network = problem.network
+        own = {
+            name.removeprefix(_ENCODER): tensor
+            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
+            if not name.startswith("head.")
+        }
+        _copy(own, {name: saved[name] for name in own if name in saved})
+
+
+_ENCODER = "encoder."
+
 
 def random_state() -> dict[str, Any]:
     """The state of PyTorch's global generators."""

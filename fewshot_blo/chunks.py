@@ -110,8 +110,7 @@ def hypergradient(
     Args:
         chunk: tasks at a time; 0 for all. Fewer where memory runs out, which a ``Chunk`` remembers.
         keys: dropout keys, ``[T]``.
-        graphs: of steps of this problem and strategy, which are recorded and replayed where keys
-            are given.
+        graphs: of steps of this problem, which are recorded and replayed where keys are given.
 
     Raises:
         ConfigurationError: if a single task does not fit into memory.
@@ -175,7 +174,7 @@ def _replayed_step(
         return {field.name: getattr(result, field.name) for field in fields(result)}
 
     in_place = [*problem.outer.values(), *network.parameters(), *network.buffers()]
-    settings = (norm, padded, network.training, problem.backend, problem.precision)
+    settings = (norm, padded, network.training, problem.backend, problem.precision, id(strategy))
     addresses = tuple(p.data_ptr() for p in in_place)
     return OuterStep(**graphs.run(step, inputs, (settings, addresses)))
 

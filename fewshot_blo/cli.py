@@ -1,11 +1,11 @@
-"""The command line: ``fewshot-blo train | evaluate | check | data``."""
+"""The command line: ``fewshot-blo train | evaluate | compare | check | data``."""
 
 from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +13,8 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.allocator import keep_freed_memory
-from fewshot_blo.build import (
-    build_adaptation,
-    build_problem,
-    build_rule,
-    build_sampler,
-    build_splits,
-    build_strategy,
-)
 from fewshot_blo.check import check_kernel, measure_precisions
+from fewshot_blo.compare import compare
 from fewshot_blo.config import Config
 from fewshot_blo.errors import (
     CheckpointError,
@@ -29,11 +22,19 @@ from fewshot_blo.errors import (
     DivergenceError,
     StructuralZeroError,
 )
+from fewshot_blo.from_config import (
+    build_problem,
+    build_rule,
+    build_sampler,
+    build_splits,
+    build_strategy,
+    train_from_config,
+)
+from fewshot_blo.hypergrad import Phases
 from fewshot_blo.kernel.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST
-from fewshot_blo.train import train
 from tasks import DataError
 from tasks.picture import episode_picture
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers: dict[str, tuple[ArgumentParser, Callable[[ArgumentParser, Namespace], int]]] = {
         "train": (_train_parser(), _train),
         "evaluate": (_evaluate_parser(), _evaluate),
+        "compare": (_compare_parser(), _compare),
         "check": (_check_parser(), _check),
         "data": (_data_parser(), _data),
     }
@@ -129,26 +131,11 @@ def _train_parser() -> ArgumentParser:
 
 def _train(parser: ArgumentParser, parsed: Namespace) -> int:
     config = _config(parser, parsed)
-    splits = build_splits(config.data)
-    problem = build_problem(config, splits.train.images.shape[1:])
-    training = build_sampler(config, splits.train, training=True)
-    validation = build_sampler(config, splits.validation, training=False)
     if parsed.test_tasks < 0:
         raise ConfigurationError(f"test_tasks is {parsed.test_tasks}: it must not be negative")
-    if parsed.test_tasks:
-        # Training takes hours: tasks that the test classes cannot give are an error before it.
-        build_sampler(config, splits.test, training=False)
-    strategy, adaptation = build_strategy(config), build_adaptation(config)
-    result = train(
-        problem,
-        strategy,
-        training,
-        validation,
-        folder=parsed.run,
-        settings=config.train,
-        adaptation=adaptation,
-        config=asdict(config),
-        resume=parsed.resume,
+    splits = build_splits(config.data)
+    result = train_from_config(
+        config, splits, parsed.run, resume=parsed.resume, tested=parsed.test_tasks > 0
     )
     if result.interrupted:
         print(f"stopped at step {result.step}; continue with the same command and --resume")
@@ -177,6 +164,30 @@ def _evaluate(parser: ArgumentParser, parsed: Namespace) -> int:
     return 0
 
 
+def _compare_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Train the recipes that have no finished run, evaluate all on the same tasks, "
+        "and write a table (Markdown, CSV) and a picture. The same command goes on after Ctrl-C."
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=Path, help="recipes (YAML), folders of runs, or checkpoints"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/compare"), help="of new runs and the table"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training recipes")
+    parser.add_class_arguments(EvaluationRequest, skip={"output"})
+    return parser
+
+
+def _compare(parser: ArgumentParser, parsed: Namespace) -> int:
+    built = parser.instantiate(parsed)
+    names = [f.name for f in fields(EvaluationRequest) if f.name != "output"]
+    request = EvaluationRequest(**{name: built[name] for name in names})
+    compare(parsed.sources, request, folder=parsed.folder, seeds=parsed.seeds)
+    return 0
+
+
 def _check_parser() -> ArgumentParser:
     parser = _config_parser(
         "Compare the batched kernel with a loop over tasks, in float64, on the configured problem, "
@@ -192,6 +203,8 @@ def _check(parser: ArgumentParser, parsed: Namespace) -> int:
     image = splits.train.images.shape[1:]
     config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
     strategy, norm = build_strategy(config), config.train.norm
+    if isinstance(strategy, Phases):
+        _, strategy = strategy.phases[-1]
 
     def problem(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
         changed = replace(config.problem, **settings)
@@ -203,7 +216,7 @@ def _check(parser: ArgumentParser, parsed: Namespace) -> int:
         lambda backend: problem("float64", backend=backend, precision="float32"),
         strategy,
         batch,
-        rule=build_rule(config.inner),
+        rule=build_rule(config, config.inner),
         norm=norm,
     )
     for comparison in comparisons:

@@ -8,7 +8,7 @@ from typing import Literal
 from fewshot_blo.kernel import Backend
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks import Norm
-from fewshot_blo.problems.shared_encoder import Start
+from fewshot_blo.networks.heads import Start
 from fewshot_blo.run import TrainSettings
 from tasks import Augmentation
 
@@ -50,7 +50,9 @@ class EpisodeSettings:
         way: N, classes a task; or an inclusive range [low, high].
         shot: K, support images a class; or a range.
         query: Q, query images a class in training; or a range.
-        validation_query: Q in validation.
+        validation_way: N in validation and evaluation; 0 for that of training.
+        validation_shot: K there; 0 for that of training.
+        validation_query: Q there.
         tasks: T, tasks a batch.
         seed: of the training tasks; validation tasks take the next seed.
     """
@@ -58,6 +60,8 @@ class EpisodeSettings:
     way: int | tuple[int, int] = 5
     shot: int | tuple[int, int] = 1
     query: int | tuple[int, int] = 5
+    validation_way: int = 0
+    validation_shot: int = 0
     validation_query: int = 15
     tasks: int = 16
     seed: int = 0
@@ -69,36 +73,55 @@ class ProblemSettings:
 
     Attributes:
         name: shared_encoder learns features for a head; initialization learns where the network
-            starts to adapt.
+            starts to adapt; pretraining learns features by telling all training classes apart.
         network: conv4; resnet12, whose blocks have 64, 160, 320 and 640 filters, or
-            resnet12_narrow with 64, 128, 256 and 512; or "module:function" for a function without
-            arguments that returns a module from images to features.
+            resnet12_narrow with 64, 128, 256 and 512; wrn_28_10; or "module:function" for a
+            function without arguments that returns a module from images to features.
         hidden: filters of each block of conv4.
-        norm: normalisation layers of conv4 and resnet12.
+        norm: normalisation layers of these networks; stepwise is batch with parameters of its own
+            for each inner step.
         drop_block: side of the squares that DropBlock drops in resnet12; 0 to drop nothing.
-        drop_rate: share of a block's output that is dropped with them.
-        prox: weight of the proximal term of the inner problem; by default 0.5 for a shared encoder
-            and 0 for an initialization.
+        drop_rate: share of a block's output that is dropped with them; in wrn_28_10 of dropout.
+        prox: weight of the proximal term of the inner problem; by default 0.5 for a linear or
+            cosine head, and 0 for the others and for an initialization.
+        classes: of pretraining; 0 counts those of the training split.
+        start_from: checkpoint whose encoder training starts from; empty for random weights.
         learn_prox: learn that weight (shared_encoder).
-        head: of a shared encoder.
-        start: where a shared encoder's heads start.
-        adapt: which parameters of an initialization adapt: all, the head (ANIL), the body (BOIL).
+        head: of a shared encoder: linear or cosine, which adapt in inner steps; ridge (R2D2) or
+            max_margin (MetaOptNet), solved in closed form or as a quadratic program; matching,
+            which attends to the support set; relation, which learns to compare. Without inner steps
+            a linear head is a ProtoNet.
+        start: where a shared encoder's heads start: at zeros, prototypes, the solution in closed
+            form, or learned; by default prototypes for linear and cosine, else closed_form.
+        scale: of a head's logits, where it has one: 10 by default.
+        lam: initial regularisation of the ridge head.
+        margin_weight: weight of the losses of the max_margin head.
+        adapt: which parameters of an initialization adapt: all, the head (ANIL), the body (BOIL),
+            or all but those of the norms (MAML++).
+        step_sizes: learned ones of an initialization: one for each tensor, each entry (Meta-SGD),
+            or each tensor and inner step (MAML++).
         backend: of the kernel; auto measures which is faster.
         precision: of the network's products: float32, or faster and less exact tf32 (GPU) and
             bfloat16; parameters and losses stay in dtype. `check` prints errors and times.
     """
 
-    name: Literal["shared_encoder", "initialization"] = "shared_encoder"
+    name: Literal["shared_encoder", "initialization", "pretraining"] = "shared_encoder"
     network: str = "conv4"
     hidden: int = 64
     norm: Norm = "batch"
     drop_block: int = 0
     drop_rate: float = 0.1
     prox: float | None = None
+    classes: int = 0
+    start_from: str = ""
     learn_prox: bool = False
-    head: Literal["linear", "cosine"] = "linear"
-    start: Start = "prototypes"
-    adapt: Literal["all", "head", "body"] = "all"
+    head: Literal["linear", "cosine", "ridge", "max_margin", "matching", "relation"] = "linear"
+    start: Start | None = None
+    scale: float = 10.0
+    lam: float = 1.0
+    margin_weight: float = 1.0
+    adapt: Literal["all", "head", "body", "no_norms"] = "all"
+    step_sizes: Literal["tensor", "entry", "step"] = "tensor"
     backend: Backend | Literal["auto"] = "auto"
     precision: Precision = "float32"
 
@@ -109,7 +132,7 @@ class RuleSettings:
 
     Attributes:
         steps: number of inner steps.
-        rule: update rule; learned is sgd with a step size learned for each parameter.
+        rule: update rule; learned is sgd with learned step sizes (problem.step_sizes).
         step_size: of the rule; for learned ones where they start.
     """
 
@@ -123,9 +146,12 @@ class StrategySettings:
     """How the hypergradient is computed.
 
     Attributes:
-        name: unroll differentiates through the inner steps, implicit at their end, penalty
-            replaces the inner problem by a penalty.
+        name: unroll differentiates through the inner steps, implicit at their end; penalty
+            replaces the inner problem by a penalty on its gradient, value_function and bome by one
+            on its value; reptile moves an initialization to where the inner steps end.
         first_order: unroll: take inner gradients for constants.
+        first_order_steps: unroll: do so in the first so many outer steps.
+        multi_step: unroll: outer steps in which the loss after each inner step counts.
         truncate: unroll: exact derivatives of the last so many steps; -1 for all.
         recompute: unroll: make the graphs of steps again instead of storing them; null does so
             where more than 5 steps are differentiated exactly.
@@ -133,22 +159,37 @@ class StrategySettings:
         solver_steps: implicit: steps of the linear solver.
         damping: implicit: added to the Hessian.
         rho: penalty: weight of the squared inner gradient at the start.
-        lam: penalty: weight of the inner loss in the inner objective at the start.
+        lam: penalty: weight of the inner loss in the inner objective at the start, by default 0.01;
+            value_function: weight of the value's penalty at the start, by default 100.
         epsilon: penalty: tolerance at which the schedules advance, at the start.
         multiplier: penalty: initial Lagrange multipliers.
+        value_steps: value_function, bome: inner steps to the value of the inner problem.
+        lam_growth: value_function: added to lam after each outer step.
+        lam_max: value_function: lam grows no further.
+        continued: value_function: these steps start where the others ended.
+        eta: bome: how fast the penalty must fall.
+        query_weight: reptile: weight of the query set in the inner steps.
     """
 
-    name: Literal["unroll", "implicit", "penalty"] = "unroll"
+    name: Literal["unroll", "implicit", "penalty", "value_function", "bome", "reptile"] = "unroll"
     first_order: bool = False
+    first_order_steps: int = 0
+    multi_step: int = 0
     truncate: int = -1
     recompute: bool | None = None
     solver: Literal["cg", "neumann", "one_step"] = "cg"
     solver_steps: int = 5
     damping: float = 0.0
     rho: float = 1e-2
-    lam: float = 1e-2
+    lam: float | None = None
     epsilon: float = 1e-2
     multiplier: float = 1e-4
+    value_steps: int = 20
+    lam_growth: float = 0.0
+    lam_max: float = float("inf")
+    continued: bool = False
+    eta: float = 0.5
+    query_weight: float = 0.5
 
 
 @dataclass(frozen=True)

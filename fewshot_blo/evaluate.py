@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +10,12 @@ from tqdm import tqdm
 
 from fewshot_blo.chunks import Chunk
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.layers import has_statistics, uses_batch_statistics
 from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
-from fewshot_blo.problems.few_shot import mask_classes
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
 from tasks.dataset import intensities
 
@@ -30,78 +28,6 @@ class Adaptation:
 
     steps: int = 10
     rule: UpdateRule = SGD(0.5)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy on a number of tasks, and the protocol it was measured under.
-
-    Attributes:
-        norm: norm mode.
-        episodes: way, shot, queries a class and seed, as words for a table.
-        steps: inner steps.
-        accuracy: of each task, ``[tasks]``, float64 in [0, 1].
-        class_names: the classes that were drawn.
-        class_accuracy: accuracy over all queries of each of them.
-        precision: of the network's products.
-    """
-
-    norm: NormMode
-    episodes: str
-    steps: int
-    accuracy: Tensor
-    class_names: Sequence[str] = field(repr=False)
-    class_accuracy: Tensor = field(repr=False)
-    precision: Precision = "float32"
-
-    @property
-    def protocol(self) -> str:
-        """Episodes, inner steps and reduced precision, as words for a table."""
-        reduced = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.episodes}, {self.steps} inner steps{reduced}"
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over tasks."""
-        return float(self.accuracy.mean())
-
-    @property
-    def interval(self) -> float:
-        """Half width of the 95 % interval of the mean, ``1.96 s / sqrt(tasks)``."""
-        return half_width(self.accuracy)
-
-    def __str__(self) -> str:
-        return (
-            f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} % "
-            f"({self.norm}, {len(self.accuracy)} tasks, {self.protocol})"
-        )
-
-
-def half_width(values: Tensor) -> float:
-    """Half width of the 95 % interval of a mean, ``1.96 s / sqrt(n)``; NaN for one value."""
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * float(values.double().std()) / math.sqrt(len(values))
-
-
-def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
-    """Mean and half width of the 95 % interval of ``b - a``, task by task.
-
-    Raises:
-        ConfigurationError: if the two were not measured on the same tasks.
-    """
-    if len(a.accuracy) != len(b.accuracy) or a.episodes != b.episodes:
-        raise ConfigurationError(
-            f"a paired interval needs the same tasks; they are {len(a.accuracy)} of "
-            f"{a.episodes} and {len(b.accuracy)} of {b.episodes}"
-        )
-    if a.class_names != b.class_names:
-        raise ConfigurationError(
-            "a paired interval needs the same tasks; they are of different classes: evaluate both "
-            "on one split of one data set"
-        )
-    difference = b.accuracy.double() - a.accuracy.double()
-    return float(difference.mean()), half_width(difference)
 
 
 def evaluate(
@@ -158,13 +84,19 @@ def evaluate(
             scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, progress)
     finally:
         network.train(was_training)
-    accuracy, right, seen = scores
-    drawn_classes = seen.nonzero().flatten()
-    names = [sampler.dataset.class_names[c] for c in drawn_classes.tolist()]
-    per_class = right[drawn_classes] / seen[drawn_classes]
+    accuracy, tally = scores
+    drawn = tally.confusion.sum(1).nonzero().flatten()
+    names = [sampler.dataset.class_names[c] for c in drawn.tolist()]
     episodes = f"{sampler.describe()}, seed {sampler.seed}"
     return Evaluation(
-        norm, episodes, adaptation.steps, accuracy, names, per_class, problem.precision
+        norm,
+        episodes,
+        adaptation.steps,
+        accuracy,
+        names,
+        tally.confusion[drawn][:, drawn],
+        tally.calibration_error(),
+        problem.precision,
     )
 
 
@@ -176,8 +108,8 @@ def _scores(
     adaptation: Adaptation,
     chunk: int,
     progress: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Accuracy of each task, and right and all queries of each class, on the host."""
+) -> tuple[Tensor, Tally]:
+    """Accuracy of each task, on the host, and counts of all queries."""
     embeddings: Tensor | None = None
     each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
     if isinstance(problem, SharedEncoder) and each_image_alone:
@@ -185,9 +117,7 @@ def _scores(
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first)
-    right, seen = torch.zeros(
-        2, len(sampler.dataset.class_names), dtype=torch.int64, device=sampler.device
-    )
+    tally = Tally(len(sampler.dataset.class_names), sampler.device)
     bar = tqdm(
         total=tasks,
         disable=None if progress else True,  # None: only where there is no terminal.
@@ -199,16 +129,11 @@ def _scores(
         """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
         batch = sampler.between(part.start, part.stop, embeddings)
         logits = _query_logits(problem, batch, norm, adaptation)
-        real = batch.query_y >= 0
-        correct = real & (mask_classes(logits, batch.classes).argmax(-1) == batch.query_y)
-        drawn = batch.classes.gather(1, batch.query_y.clamp(min=0)).flatten()
-        hits, queries = correct.long().flatten(), real.long().flatten()
-        scores = correct.sum(1).double() / real.sum(1), logits.isfinite().all()
+        finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Last, for where memory runs out before, these tasks are scored again.
-        right.index_add_(0, drawn, hits)
-        seen.index_add_(0, drawn, queries)
+        right = tally.add(logits, batch)
         bar.update(batch.tasks)
-        return scores
+        return right.sum(1).double() / queries, finite
 
     size = chunk or _chunk_size(problem, first, norm, adaptation, tasks)
     with bar:
@@ -218,7 +143,7 @@ def _scores(
             f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
         )
-    return torch.cat(accuracy).cpu(), right.cpu(), seen.cpu()
+    return torch.cat(accuracy).cpu(), tally
 
 
 def _query_logits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ class RunLog:
         with atomic_write(self.path) as file:
             for record in self.records:
                 file.write(_line(record))
+        self._start = time.perf_counter() - self._seconds_before()
         self._file = self.path.open("ab")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -42,6 +44,14 @@ class RunLog:
             return
         with suppress(OSError):  # A full disk must not hide the error that ended the run.
             self._close()
+
+    def _seconds_before(self) -> float:
+        """What earlier attempts took."""
+        return max((record.get("seconds", 0.0) for record in self.records), default=0.0)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier attempts up to where this one began included."""
+        return time.perf_counter() - self._start
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds a record; numbers go to TensorBoard too.

@@ -12,7 +12,12 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.build import (
+from fewshot_blo.checkpoint import Checkpoint
+from fewshot_blo.config import Config
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluate import evaluate
+from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.from_config import (
     NETWORKS,
     build_adaptation,
     build_device,
@@ -20,10 +25,6 @@ from fewshot_blo.build import (
     build_sampler,
     build_splits,
 )
-from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.config import Config
-from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.problems import NormMode, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
@@ -38,9 +39,9 @@ class EvaluationRequest:
 
     Attributes:
         tasks: number of tasks.
-        way: N; 0 for the training way.
-        shot: K; 0 for the training shot.
-        query: Q; 0 for that of the run's validation.
+        way: N; 0 for that of the run's validation.
+        shot: K; likewise.
+        query: Q; likewise.
         split: classes to draw from.
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
@@ -111,7 +112,9 @@ def evaluate_checkpoints(
 
 
 def _sizes(config: Config) -> tuple[object, ...]:
-    return config.episodes.way, config.episodes.shot, config.episodes.validation_query
+    episodes = config.episodes
+    way, shot = episodes.validation_way or episodes.way, episodes.validation_shot or episodes.shot
+    return way, shot, episodes.validation_query
 
 
 def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> Config:
@@ -145,8 +148,8 @@ def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> C
         data=replace(data, root=request.root or data.root),
         episodes=replace(
             episodes,
-            way=request.way or episodes.way,
-            shot=request.shot or episodes.shot,
+            validation_way=request.way or episodes.validation_way,
+            validation_shot=request.shot or episodes.validation_shot,
             validation_query=request.query or episodes.validation_query,
             seed=request.seed - 1,
         ),
@@ -187,8 +190,11 @@ def _print_tables(results: dict[str, list[Evaluation]]) -> None:
             if path != first and evaluation.norm == reference.norm:
                 mean, half = paired_difference(reference, evaluation)
                 print(f"    {100 * mean:+.2f} ± {100 * half:.2f} against {first}, same tasks")
-        hardest = _hardest_classes(evaluations[0])
-        print(f"  hardest classes ({evaluations[0].norm}): {hardest}")
+        norm = evaluations[0].norm
+        print(f"  hardest classes ({norm}): {_hardest_classes(evaluations[0])}")
+        print(f"  taken for another ({norm}): {_confused_classes(evaluations[0])}")
+        errors = (f"{100 * e.calibration_error:.1f} % ({e.norm})" for e in evaluations)
+        print(f"  calibration error: {', '.join(errors)}")
 
 
 def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
@@ -196,6 +202,18 @@ def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
     return ", ".join(
         f"{evaluation.class_names[c]} {100 * float(evaluation.class_accuracy[c]):.0f} %"
         for c in order
+    )
+
+
+def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
+    """The pairs of classes that are confused most often, with the share of the first's queries."""
+    shares = evaluation.confusion / evaluation.confusion.sum(1, keepdim=True)
+    shares.fill_diagonal_(0)
+    order = shares.flatten().argsort(descending=True)[:count].tolist()
+    names, classes = evaluation.class_names, len(shares)
+    pairs = ((place // classes, place % classes) for place in order)
+    return ", ".join(
+        f"{names[a]} for {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
     )
 
 
@@ -209,6 +227,7 @@ def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, ob
                 "tasks": len(evaluation.accuracy),
                 "mean": evaluation.mean,
                 "interval_95": evaluation.interval if len(evaluation.accuracy) > 1 else None,
+                "calibration_error": evaluation.calibration_error,
                 "task_accuracy": evaluation.accuracy.tolist(),
                 "class_accuracy": dict(
                     zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from torch import Tensor
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.hypergrad import Phases, State, Strategy
 from fewshot_blo.kernel.graph import GraphMode, make_graphs
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode
 from fewshot_blo.provenance import provenance
@@ -35,7 +36,10 @@ class TrainSettings:
 
     Attributes:
         steps: outer steps.
-        learning_rate: of the outer optimizer, Adam.
+        learning_rate: of the outer optimizer.
+        optimizer: adam, or sgd with Nesterov's momentum.
+        momentum: of sgd.
+        weight_decay: of both; Adam's is decoupled from the gradient (AdamW).
         schedule: "cosine" lets the learning rate fall to zero over the steps.
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
@@ -53,6 +57,9 @@ class TrainSettings:
 
     steps: int = 200
     learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 10.0
     norm: NormMode = "transductive"
@@ -69,7 +76,7 @@ class TrainSettings:
         for name in ("steps", "validate_every", "validation_tasks", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("clip", "chunk", "learning_rate", "memory"):
+        for name in ("clip", "chunk", "learning_rate", "memory", "momentum", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}: it is not negative")
         if self.norm == "running":
@@ -77,6 +84,17 @@ class TrainSettings:
                 "norm 'running' is for evaluation: its statistics are estimated after training; "
                 "train with 'transductive' or 'support'"
             )
+
+    def make_optimizer(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
+        """The outer optimizer."""
+        if self.optimizer == "adam":
+            return torch.optim.AdamW(leaves, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            leaves,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+        )
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of outer step ``step``, counted from 0."""
@@ -90,7 +108,7 @@ class Run:
     """A run between two outer steps."""
 
     problem: FewShotProblem
-    strategy: Strategy
+    phases: Phases
     settings: TrainSettings
     folder: Path
     config: dict[str, Any]
@@ -105,10 +123,15 @@ class Run:
                 "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
                 "use a cold start, or prox above 0"
             )
-        self.optimizer = torch.optim.Adam(list(self.problem.outer.values()))
+        self.optimizer = self.settings.make_optimizer(list(self.problem.outer.values()))
         self.state: State = self.strategy.init()
         device = next(iter(self.problem.outer.values())).device
         self.graphs = make_graphs(self.settings.graph, device)
+
+    @property
+    def strategy(self) -> Strategy:
+        """Of the next outer step."""
+        return self.phases.at(self.step)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
         """The hypergradient of the next outer step, which a GPU may be computing still."""

@@ -17,15 +17,15 @@ from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.chunks import dropout_keys, measure_chunk
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluate import Adaptation, evaluate
-from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.hypergrad import Phases, Strategy
 from fewshot_blo.interrupts import interrupts
 from fewshot_blo.kernel import estimate_statistics
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
+from fewshot_blo.networks.losses import task_accuracy
 from fewshot_blo.prefetch import Prefetch
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
-from fewshot_blo.problems.few_shot import task_accuracy
 from fewshot_blo.run import BEST, LAST, Run, TrainSettings
 from tasks import ClassDataset, EpisodicSampler, TaskBatch, TaskSource
 from tasks.dataset import intensities
@@ -52,7 +52,7 @@ class TrainResult:
 
 def train(
     problem: FewShotProblem,
-    strategy: Strategy,
+    strategy: Strategy | Phases,
     tasks: TaskSource,
     validation: EpisodicSampler,
     *,
@@ -72,7 +72,7 @@ def train(
 
     Args:
         problem: what to train.
-        strategy: how to compute hypergradients.
+        strategy: how to compute hypergradients; or several, one after another.
         tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
             norm "running", are estimated from an ``EpisodicSampler``'s images only.
         validation: tasks from held-out classes.
@@ -89,7 +89,8 @@ def train(
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
     """
     folder = Path(folder)
-    run = Run(problem, strategy, settings, folder, {"train": asdict(settings), **(config or {})})
+    phases = strategy if isinstance(strategy, Phases) else Phases(((0, strategy),))
+    run = Run(problem, phases, settings, folder, {"train": asdict(settings), **(config or {})})
     first_batch = tasks.batch(0)
     if resume:
         run.resume()
@@ -99,8 +100,11 @@ def train(
         )
     else:
         problem.prepare(first_batch)
-        run.chunk.size = settings.chunk or measure_chunk(
-            problem, strategy, first_batch, norm=settings.norm, host_limit=settings.memory
+        run.chunk.size = settings.chunk or min(
+            measure_chunk(
+                problem, phase, first_batch, norm=settings.norm, host_limit=settings.memory
+            )
+            for _, phase in phases.phases
         )
     run.save_config()
     run.note_provenance()
@@ -124,7 +128,7 @@ def train(
             clock.count(batch.tasks)
             if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
                 record = _record(run, batch, step, clock)
-                log.write(record)
+                log.write({**record, "seconds": log.seconds()})
                 bar.set_postfix_str(_words(record))
             run.update(step)
             bar.update()
@@ -190,6 +194,7 @@ def _validate(
             "step": run.step,
             "accuracy/validation": result.mean,
             "accuracy/validation_interval": result.interval,
+            "seconds": log.seconds(),
         }
     )
     if result.mean > run.best["accuracy"]:

@@ -17,7 +17,8 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.kernel import BatchNorm
+from fewshot_blo.kernel import BatchNorm, StepwiseBatchNorm
+from fewshot_blo.kernel.adapt import at_step, inner_step
 from fewshot_blo.problems import NormMode
 from tasks import TaskBatch
 
@@ -224,16 +225,22 @@ class PlainBatchNorm(nn.Module):
     def __init__(self, norm: BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.stepwise = isinstance(norm, StepwiseBatchNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.weight is not None
-        assert self.bias is not None
+        weight, bias = self.weight, self.bias
+        assert weight is not None
+        assert bias is not None
+        if self.stepwise:
+            step = inner_step()
+            row = len(weight) - 1 if step is None else min(step, len(weight) - 1)
+            weight, bias = weight[row], bias[row]
         source = x[: self.rows]
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         variance, mean = torch.var_mean(source, axes, correction=0, keepdim=True)
         normal = (x - mean) / (variance + self.eps).sqrt()
-        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return normal * weight.reshape(shape) + bias.reshape(shape)
 
 
 def plain_network(network: nn.Module) -> nn.Module:
@@ -287,9 +294,6 @@ def plain_initialization(
     return Bilevel(outer, start, lambda v: losses(v)[0], lambda v: losses(v)[1])
 
 
-Logits = Callable[[Params, Tensor], Tensor]
-
-
 def plain_linear(v: Params, x: Tensor) -> Tensor:
     """A linear head's logits for one task."""
     return F.linear(x, v["head.weight"], v["head.bias"])
@@ -302,6 +306,90 @@ def plain_cosine(v: Params, x: Tensor) -> Tensor:
     return 10 * (x @ w.T) / lengths
 
 
+@dataclass(frozen=True)
+class PlainHead:
+    """A head of one task.
+
+    Attributes:
+        logits: of parameters and features ``[B, D]``, with the outer variables.
+        from_support: parameters by a formula, of features, labels, way and the outer variables.
+        loss: of parameters, features and labels; None for cross-entropy.
+    """
+
+    logits: Callable[[Params, Tensor, Params], Tensor]
+    from_support: Callable[[Tensor, Tensor, int, Params], dict[str, Tensor]]
+    loss: Callable[[Params, Tensor, Tensor, Params], Tensor] | None = None
+
+
+def _means(x: Tensor, labels: Tensor, way: int) -> Tensor:
+    return torch.stack([x[labels == n].mean(0) for n in range(way)])
+
+
+def _linear_prototypes(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+    del outer
+    means = _means(x, labels, way)
+    return {"head.weight": 2 * means, "head.bias": -(means * means).sum(1)}
+
+
+def _ridge_solution(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+    """The normal equations, of the size of the features."""
+    lam = outer["head/log_lam"].exp()
+    y = F.one_hot(labels, way).to(x.dtype)
+    identity = torch.eye(x.shape[1], dtype=x.dtype)
+    return {"head.weight": y.T @ x @ torch.linalg.inv(x.T @ x + lam * identity)}
+
+
+def _ridge_loss(v: Params, x: Tensor, labels: Tensor, outer: Params) -> Tensor:
+    w = v["head.weight"]
+    error = x @ w.T - F.one_hot(labels, len(w)).to(x.dtype)
+    return 0.5 * (error * error).sum() + 0.5 * outer["head/log_lam"].exp() * (w * w).sum()
+
+
+def _attention(v: Params, x: Tensor, outer: Params) -> Tensor:
+    """Log of the sum of ``exp(10 cos)`` over each class's rows of the support set."""
+    del outer
+    support, labels = v["head.support"], v["head.labels"]
+    lengths = ((x * x).sum(1) + 1e-12).sqrt().outer(((support * support).sum(1) + 1e-12).sqrt())
+    weights = (10 * (x @ support.T) / lengths).exp()
+    return (weights @ labels).log()
+
+
+def _relation(v: Params, x: Tensor, outer: Params) -> Tensor:
+    """Each query and class mean side by side through one hidden layer."""
+    weight = torch.cat([outer["head/of_class"], outer["head/of_query"]], 1)
+    scores = [
+        [torch.cat([c, query]) @ weight.T + outer["head/bias"] for c in v["head.weight"]]
+        for query in x
+    ]
+    hidden = torch.stack([torch.stack(row) for row in scores]).relu()
+    return hidden @ outer["head/score"]
+
+
+PLAIN_HEADS = {
+    "linear": PlainHead(lambda v, x, _: plain_linear(v, x), _linear_prototypes),
+    "cosine": PlainHead(
+        lambda v, x, _: plain_cosine(v, x),
+        lambda x, labels, way, _: {"head.weight": _means(x, labels, way)},
+    ),
+    "ridge": PlainHead(
+        lambda v, x, outer: outer["head/log_scale"].exp() * (x @ v["head.weight"].T),
+        _ridge_solution,
+        _ridge_loss,
+    ),
+    "matching": PlainHead(
+        _attention,
+        lambda x, labels, way, _: {
+            "head.support": x,
+            "head.labels": F.one_hot(labels, way).to(x.dtype),
+        },
+        lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum(),
+    ),
+    "relation": PlainHead(
+        _relation, lambda x, labels, way, _: {"head.weight": _means(x, labels, way)}
+    ),
+}
+
+
 def plain_shared_encoder(
     network: nn.Module,
     outer: Params,
@@ -310,16 +398,18 @@ def plain_shared_encoder(
     *,
     prox: float,
     start: str,
-    logits: Logits = plain_linear,
+    head: PlainHead,
 ) -> Bilevel:
     """The shared-encoder problem of one task, end to end: no features for leaves."""
-    weights = {n: p for n, p in outer.items() if not n.startswith(("start/", "log_prox"))}
+    names = ("start/", "head/", "log_prox")
+    weights = {n: p for n, p in outer.items() if not n.startswith(names)}
     strength = outer["log_prox"].exp() if "log_prox" in outer else prox
     way, labels = task.way, task.support_y[0]
 
     def encode() -> tuple[Tensor, Tensor]:
         """Features, divided by the square root of their number."""
-        outputs = plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
+        with at_step(None):  # The encoder takes no part in the inner steps.
+            outputs = plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
         support, query = (x / math.sqrt(x.shape[1]) for x in outputs)
         return support, query
 
@@ -328,16 +418,16 @@ def plain_shared_encoder(
             return {n[6:]: p[:way] for n, p in outer.items() if n.startswith("start/")}
         features = encode()[0]
         if start == "zeros":
-            zeros = torch.zeros(way, features.shape[1], dtype=features.dtype)
-            return {"head.weight": zeros, "head.bias": zeros[:, 0]}
-        means = torch.stack([features[labels == n].mean(0) for n in range(way)])
-        if logits is plain_cosine:
-            return {"head.weight": means}
-        return {"head.weight": 2 * means, "head.bias": -(means * means).sum(1)}
+            shapes = head.from_support(features, labels, way, outer)
+            return {n: torch.zeros_like(p) for n, p in shapes.items()}
+        return head.from_support(features, labels, way, outer)
 
     def inner_loss(v: TaskParams) -> Tensor:
-        own = {n: p.squeeze(0) for n, p in v.items()}
-        loss = F.cross_entropy(logits(own, encode()[0]), labels)
+        own, features = {n: p.squeeze(0) for n, p in v.items()}, encode()[0]
+        if head.loss is None:
+            loss = F.cross_entropy(head.logits(own, features, outer), labels)
+        else:
+            loss = head.loss(own, features, labels, outer)
         if prox:
             for name, origin in begin().items():
                 loss = loss + 0.5 * strength * (own[name] - origin).square().sum()
@@ -345,7 +435,8 @@ def plain_shared_encoder(
 
     def outer_loss(v: TaskParams) -> Tensor:
         own = {n: p.squeeze(0) for n, p in v.items()}
-        return F.cross_entropy(logits(own, encode()[1]), task.query_y[0]).reshape(1)
+        logits = head.logits(own, encode()[1], outer)
+        return F.cross_entropy(logits, task.query_y[0]).reshape(1)
 
     return Bilevel(outer, {n: p.unsqueeze(0) for n, p in begin().items()}, inner_loss, outer_loss)
 

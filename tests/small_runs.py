@@ -143,7 +143,7 @@ def log_records(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     for record in records:
-        for name in ("tasks_per_second", "memory/peak_gib"):
+        for name in ("tasks_per_second", "memory/peak_gib", "seconds"):
             record.pop(name, None)
     return records
 

@@ -23,15 +23,17 @@ LAYERS = (
         "train",
         "run",
         "evaluate",
+        "evaluation",
         "check",
         "checkpoint",
+        "comparison",
         "chunks",
         "interrupts",
         "logs",
         "prefetch",
         "provenance",
     },
-    {"config", "build", "report", "cli", "__main__"},
+    {"config", "from_config", "report", "compare", "cli", "__main__"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRATEGIES_MAY_IMPORT = {

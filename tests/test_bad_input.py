@@ -99,6 +99,7 @@ def test_an_image_that_does_not_decode(
     [
         ({"episodes__way": 20}, "20-way tasks need 20 classes"),
         ({"episodes__way": 4}, "4-way tasks need 4 classes; this split has 3"),
+        ({"episodes__validation_way": 4}, "4-way tasks need 4 classes; this split has 3"),
         ({"episodes__shot": 5}, "has 6 images; 5 shots + 2 queries need 7"),
         ({"episodes__validation_query": 6}, "has 6 images; 1 shots + 6 queries need 7"),
         ({"episodes__tasks": 0}, "tasks is 0"),
@@ -202,7 +203,7 @@ def test_checkpoints_that_cannot_be_compared(
     ("option", "words"),
     [
         ("--tasks=0", "over 0 tasks"),
-        ("--way=2", "is of another configuration: 'head.weight' has shape [3, 8]"),
+        ("--way=2", "the network tells 3 classes apart and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),
         ("--root=/nowhere", "/nowhere is not a folder"),

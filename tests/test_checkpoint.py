@@ -222,3 +222,24 @@ def test_another_problem_is_named_by_what_differs(path: Path) -> None:
         CheckpointError, match=r"has shape \[8, 1, 3, 3\] in it and \[16, 1, 3, 3\]"
     ):
         checkpoint.restore(wide)
+
+
+def test_another_problem_starts_from_the_encoder(path: Path) -> None:
+    """Of a shared encoder for an initialisation: names differ by ``encoder.``."""
+    save(make_checkpoint(), path)
+    saved, problem = load(path), make_initialization()
+    for p in problem.outer.values():
+        p.data.normal_()
+    head = problem.outer["head.weight"].detach().clone()
+    saved.start(problem)
+    encoder = {n: p for n, p in problem.outer.items() if n.startswith("encoder.")}
+    assert encoder
+    for name, p in encoder.items():
+        assert torch.equal(p, saved.outer[name.removeprefix("encoder.")])
+    assert torch.equal(problem.outer["head.weight"], head)
+
+
+def test_another_encoder_cannot_start_from_it(path: Path) -> None:
+    save(make_checkpoint(), path)
+    with pytest.raises(CheckpointError, match="of another configuration"):
+        load(path).start(SharedEncoder(Conv4(hidden=16)))

@@ -12,8 +12,8 @@ import yaml
 from small_runs import make_folder
 
 from fewshot_blo import cli
-from fewshot_blo.build import build_strategy
 from fewshot_blo.config import Config, EpisodeSettings
+from fewshot_blo.from_config import build_strategy, training
 from fewshot_blo.report import EvaluationRequest
 from fewshot_blo.train import TrainResult
 
@@ -35,7 +35,7 @@ def parsed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
             assert options["settings"] == options["settings"].__class__(**config["train"])
             return TrainResult(tmp_path, 0, 0.0, False)
 
-        monkeypatch.setattr(cli, "train", train)
+        monkeypatch.setattr(training, "train", train)
         data = [f"--data.root={folder}", "--data.name=folder", "--data.size=16"]
         episodes = ["--episodes.query=1", "--episodes.validation_query=2", "--episodes.way=2"]
         assert cli.main(["train", *options, *data, *episodes, "--test_tasks=0"]) == 0

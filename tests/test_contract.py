@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import pytest
 import torch
 from oracles import (
+    PLAIN_HEADS,
     assert_same,
     make_batch,
     make_ragged_batch,
-    plain_cosine,
     plain_initialization,
-    plain_linear,
     plain_mean,
     plain_network,
     plain_shared_encoder,
@@ -25,23 +23,48 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
 from fewshot_blo.errors import StructuralZeroError
-from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
-from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum
+from fewshot_blo.hypergrad import (
+    BOME,
+    Implicit,
+    Penalty,
+    Reptile,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
+from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, StepwiseBatchNorm
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import Conv4, CosineHead, Norm, classifier
+from fewshot_blo.networks import (
+    Conv4,
+    CosineHead,
+    Head,
+    LinearHead,
+    MatchingHead,
+    Norm,
+    RelationHead,
+    RidgeHead,
+    classifier,
+)
+from fewshot_blo.networks.heads import Start
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from tasks import TaskBatch
 
 # With its small eps, each step of Adam multiplies rounding errors by up to 1e6 when differentiated.
 STRATEGIES: dict[str, Strategy] = {
     "unroll": Unroll(2, SGD(0.1)),
+    "unroll, no step": Unroll(0),
     "unroll first order": Unroll(2, SGD(0.1), first_order=True),
     "unroll truncated": Unroll(3, Momentum(0.1), truncate=2),
     "unroll recomputed": Unroll(3, Adam(1e-2, eps=1e-3), recompute=True),
+    "unroll, loss of all steps": Unroll(3, SGD(0.1), multi_step=10),
     "implicit by cg": Implicit(3, SGD(0.1), ConjugateGradient(3, damping=1.0)),
     "implicit by Neumann": Implicit(3, SGD(0.1), Neumann(3, 0.1)),
     "implicit in one step": Implicit(3, SGD(0.1), OneStep(0.1)),
     "penalty": Penalty(2, SGD(1e-2), rho=1.0),
+    "value function": ValueFunction(2, 3, SGD(0.1), lam=2.0),
+    "value function, continued": ValueFunction(2, 1, Momentum(0.1), lam=0.5, continued=True),
+    "bome": BOME(2, 2, SGD(0.1)),
+    "reptile": Reptile(2, SGD(0.1)),
 }
 PROBLEMS = (
     "initialization",
@@ -51,17 +74,48 @@ PROBLEMS = (
     "encoder, prototypes",
     "encoder, zeros, learned prox",
     "encoder, learned cosine",
+    "encoder, ridge, closed_form",
+    "encoder, ridge, zeros",
+    "encoder, matching, closed_form",
+    "encoder, relation, closed_form",
 )
-NORMS: tuple[Norm, ...] = ("batch", "group", "layer", "instance", "none")
+HEADS: dict[str, Head] = {
+    "linear": LinearHead(),
+    "cosine": CosineHead(),
+    "ridge": RidgeHead(lam=0.3),
+    "matching": MatchingHead(),
+    "relation": RelationHead(hidden=5),
+}
+SOLVED = ("encoder, matching", "encoder, relation")
+"""Problems with nothing to adapt."""
+AT_THE_SOLUTION = ("unroll recomputed", "encoder, ridge, closed_form")
+"""Its gradients are rounding and nothing else there, and Adam divides them by their own size."""
+
+NORMS: tuple[Norm, ...] = ("batch", "stepwise", "group", "layer", "instance", "none")
 BACKENDS: tuple[Backend, ...] = ("batched", "loop")
 NORM_MODES: tuple[NormMode, ...] = ("transductive", "support")
 
 UNDEFINED = {
-    ("implicit", "initialization"),
-    ("implicit", "initialization, learned steps"),
-    ("penalty", "initialization"),
-    ("penalty", "initialization, learned steps"),
+    *itertools.product(
+        ("implicit", "penalty", "value function", "bome"),
+        ("initialization", "initialization, learned steps"),
+    ),
     ("unroll first order", "encoder, zeros, learned prox"),
+    ("unroll first order", "encoder, ridge, zeros"),
+    ("unroll, no step", "initialization, learned steps"),
+    ("unroll, no step", "encoder, zeros, learned prox"),
+    ("unroll, no step", "encoder, ridge, zeros"),
+    *itertools.product(
+        ("reptile",),
+        (
+            "initialization, learned steps",
+            "initialization, head only, prox",
+            "encoder, zeros, learned prox",
+            "encoder, learned cosine",
+            "encoder, ridge, closed_form",
+            "encoder, ridge, zeros",
+        ),
+    ),
 }
 """Prefixes of strategies and problems of which some outer variable is a structural zero."""
 
@@ -71,7 +125,8 @@ Plain = Callable[[TaskBatch, NormMode], Bilevel]
 def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
     """A problem of the table, and the same problem for one task by plain calls."""
     torch.manual_seed(0)
-    encoder = Conv4(hidden=8, norm=norm)
+    encoder = Conv4(hidden=8, norm=norm, steps=2)
+    _tell_steps_apart(encoder)
     if name.startswith("initialization"):
         initial = Initialization(
             classifier(encoder, 8, 3).double(),
@@ -83,15 +138,12 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
         return initial, lambda task, mode: plain_initialization(
             network, initial.outer, task, mode, prox=prox, adapted=adapted
         )
-    cosine = "cosine" in name
-    start: Literal["zeros", "prototypes", "learned"] = (
-        "zeros" if "zeros" in name else "prototypes" if "prototypes" in name else "learned"
-    )
+    kind = next((head for head in HEADS if head in name), "linear")
+    starts: tuple[Start, ...] = ("zeros", "prototypes", "closed_form")
     shared = SharedEncoder(
         encoder.double(),
-        CosineHead() if cosine else None,
-        prox=0.5,
-        start=start,
+        HEADS[kind],
+        start=next((start for start in starts if start in name), "learned"),
         learn_prox="learned prox" in name,
         way=3,
         features=8,
@@ -102,10 +154,18 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
         shared.outer,
         task,
         mode,
-        prox=0.5,
-        start=start,
-        logits=plain_cosine if cosine else plain_linear,
+        prox=shared.prox,
+        start=shared.start,
+        head=PLAIN_HEADS[kind],
     )
+
+
+def _tell_steps_apart(encoder: Conv4) -> None:
+    """Gives each inner step of a stepwise norm other values."""
+    for module in encoder.modules():
+        if isinstance(module, StepwiseBatchNorm):
+            for p in module.parameters():
+                p.data += 0.1 * torch.randn_like(p)
 
 
 def chunked(
@@ -132,14 +192,15 @@ def cases(*, defined: bool = True) -> list[tuple[str, str]]:
         (strategy, problem)
         for strategy, problem in pairs
         if undefined(strategy, problem) != defined
+        and (strategy == "unroll, no step" or not problem.startswith(SOLVED))
+        and (strategy, problem) != AT_THE_SOLUTION
     ]
 
 
 def fit(strategy: Strategy, problem: str) -> Strategy:
     """The strategy with the rule that the problem asks for."""
     if "learned steps" in problem:
-        assert isinstance(strategy, Unroll | Implicit | Penalty)
-        return dataclasses.replace(strategy, rule=LearnedSGD())
+        return dataclasses.replace(strategy, rule=LearnedSGD())  # type: ignore[type-var]
     return strategy
 
 

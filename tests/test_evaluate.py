@@ -14,8 +14,9 @@ from small_runs import make_dataset, make_initialization, make_problem, make_sam
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
-from fewshot_blo.evaluate import Adaptation, Evaluation, embed, evaluate, half_width
-from fewshot_blo.evaluate import paired_difference as paired
+from fewshot_blo.evaluate import Adaptation, embed, evaluate
+from fewshot_blo.evaluation import Evaluation, half_width
+from fewshot_blo.evaluation import paired_difference as paired
 from fewshot_blo.kernel import SGD, adapt
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
@@ -50,7 +51,7 @@ def measure(problem: FewShotProblem, norm: Any = "transductive", **options: Any)
 
 def make_evaluation(accuracy: Tensor, **changes: Any) -> Evaluation:
     evaluation = Evaluation(
-        "support", "5-way, seed 0", 3, accuracy, ("a", "b"), torch.tensor([0.5, 0.7])
+        "support", "5-way, seed 0", 3, accuracy, ("a", "b"), torch.tensor([[5, 5], [3, 7]])
     )
     return replace(evaluation, **changes)
 
@@ -204,26 +205,59 @@ def predictions(problem: FewShotProblem, batch: TaskBatch, norm: Any) -> Tensor:
 def test_accuracy_by_task_and_by_class_against_a_count_by_hand() -> None:
     problem = initialization()
     evaluation = measure(problem, tasks=6, sampler=sampler(2))
-    right, seen, accuracies = Counter[str](), Counter[str](), []
+    pairs, seen, accuracies = Counter[tuple[str, str]](), Counter[str](), []
     for index in range(3):
         batch = sampler(2).batch(index)
         for t, predicted in enumerate(predictions(problem, batch, "transductive")):
             hits = 0
             for guess, label in zip(predicted.tolist(), batch.query_y[t].tolist(), strict=True):
-                name = DATASET.class_names[int(batch.classes[t, label])]
+                name, other = (
+                    DATASET.class_names[int(batch.classes[t, c])] for c in (label, guess)
+                )
                 seen[name] += 1
-                right[name] += guess == label
+                pairs[name, other] += 1
                 hits += guess == label
             accuracies.append(hits / 6)
     assert evaluation.accuracy.tolist() == pytest.approx(accuracies)
     assert set(evaluation.class_names) == set(seen)
     by_class = dict(zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True))
-    assert by_class == pytest.approx({name: right[name] / seen[name] for name in seen})
+    assert by_class == pytest.approx({name: pairs[name, name] / seen[name] for name in seen})
+    names = evaluation.class_names
+    assert evaluation.confusion.tolist() == [[pairs[a, b] for b in names] for a in names]
+
+
+def test_calibration_error_by_a_plain_loop() -> None:
+    problem = shared_encoder()
+    evaluation = measure(problem, tasks=6, sampler=sampler(6))
+    batch = sampler(6).batch(0)
+    bound = problem.bind(batch, "transductive", torch.zeros(6, dtype=torch.int64))
+    bilevel = bound.bilevel
+    inner = adapt(
+        bilevel.inner_loss,
+        bilevel.inner_init,
+        steps=ADAPTATION.steps,
+        rule=ADAPTATION.rule,
+        outer=bilevel.outer,
+    )
+    probabilities = bound.query_logits(inner).detach().double().softmax(2).flatten(0, 1)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(probabilities, batch.query_y.flatten(), strict=True):
+        confidence, chosen = float(row.max()), int(row.argmax())
+        bins.setdefault(int(confidence * 15), []).append((confidence, chosen == int(label)))
+    total = sum(len(members) for members in bins.values())
+    expected = sum(
+        abs(sum(c for c, _ in members) - sum(right for _, right in members)) / total
+        for members in bins.values()
+    )
+    assert evaluation.calibration_error == pytest.approx(expected)
 
 
 def test_ragged_tasks_count_their_real_queries() -> None:
     ragged = sampler(3, way=(2, 4), shot=(1, 2), query=(1, 3))
     evaluation = measure(shared_encoder("none"), "support", sampler=ragged, tasks=9)
+    real = sum(int((ragged.batch(index).query_y >= 0).sum()) for index in range(3))
+    assert int(evaluation.confusion.sum()) == real
+    assert 0 <= evaluation.calibration_error <= 1
     for t, accuracy in enumerate(evaluation.accuracy.tolist()):
         queries = int((ragged.batch(t // 3).query_y[t % 3] >= 0).sum())
         assert accuracy * queries == pytest.approx(round(accuracy * queries))

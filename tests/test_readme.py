@@ -1,23 +1,45 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from oracles import Quadratic, assert_same
+
+from fewshot_blo.hypergrad import outer_step
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def run_example(number: int) -> dict[str, Any]:
+    """The names that one of the README's Python blocks leaves."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    # A module of its own, for dataclasses look theirs up.
+    module = types.ModuleType("readme_example")
+    sys.modules[module.__name__] = module
+    exec(compile(blocks[number], str(README), "exec"), module.__dict__)
+    return module.__dict__
 
 
 @pytest.mark.slow
 def test_the_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = re.search(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
-    assert example is not None
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(example[1], str(README), "exec"), names)
+    run_example(0)
     assert re.search(r"^\d\d\.\d\d ± \d\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_strategy_is_one() -> None:
+    """Of a quadratic: its inner steps are those of the formula, and F_u is all of its gradient."""
+    strategy = run_example(1)["Alternating"]()
+    quadratic = Quadratic.random()
+    step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
+    assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})
+    assert_same(step.inner, Quadratic.cut(quadratic.descent(5, 0.1)[0]))
+    assert state.inner is step.inner

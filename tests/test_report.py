@@ -9,13 +9,6 @@ import pytest
 import torch
 from small_runs import SETTINGS, make_folder, run
 
-from fewshot_blo.build import (
-    build_adaptation,
-    build_problem,
-    build_sampler,
-    build_splits,
-    build_strategy,
-)
 from fewshot_blo.checkpoint import Checkpoint, load
 from fewshot_blo.config import (
     Config,
@@ -25,7 +18,15 @@ from fewshot_blo.config import (
     RuleSettings,
 )
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.evaluate import Evaluation, evaluate, paired_difference
+from fewshot_blo.evaluate import evaluate
+from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.from_config import (
+    build_adaptation,
+    build_problem,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
@@ -116,6 +117,18 @@ def test_the_hardest_classes_come_first(
     assert shares == [round(100 * value) for value in sorted(by_class.values())[:5]]
 
 
+def test_the_most_confused_classes_come_first(
+    paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (evaluations,) = evaluate_checkpoints(paths[:1], REQUEST).values()
+    line = next(s for s in capsys.readouterr().out.splitlines() if "taken for" in s)
+    names, confusion = evaluations[0].class_names, evaluations[0].confusion
+    for words in line.split(": ")[1].split(", "):
+        first, _, second, share, _ = words.split()
+        row = confusion[names.index(first)]
+        assert int(share) == round(100 * float(row[names.index(second)] / row.sum()))
+
+
 @pytest.mark.parametrize(
     ("changes", "protocol"),
     [
@@ -185,6 +198,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
         "tasks": 7,
         "mean": evaluation.mean,
         "interval_95": evaluation.interval,
+        "calibration_error": evaluation.calibration_error,
         "task_accuracy": evaluation.accuracy.tolist(),
         "class_accuracy": dict(by_class),
     }

@@ -30,7 +30,8 @@ from fewshot_blo import train as train_module
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checkpoint import load
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.evaluate import Adaptation, Evaluation
+from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.evaluation import Evaluation
 from fewshot_blo.hypergrad import Implicit, State, Unroll
 from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import BatchNorm
@@ -168,7 +169,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     def fake(problem: Any, *args: Any, norm: Any, **options: Any) -> Evaluation:
         weights.append({name: p.detach().clone() for name, p in problem.outer.items()})
         accuracy = torch.tensor([next(accuracies)])
-        return Evaluation(norm, "fake", 2, accuracy, (), torch.zeros(0))
+        return Evaluation(norm, "fake", 2, accuracy, (), torch.zeros(0, 0))
 
     monkeypatch.setattr(train_module, "evaluate", fake)
     problem = make_problem()

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors, task_dot
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 
 
@@ -131,3 +131,28 @@ def add_gradients(
             )
         total[name] = sum_tensors(present)
     return total
+
+
+def value_gap_step(
+    problem: Bilevel, v: TaskParams, z: TaskParams, weight: Tensor, *, method: str
+) -> OuterStep:
+    """``du = mean_t F_u(v) + λ (G_u(v) - G_u(z))`` at constant v and z.
+
+    Args:
+        v: inner parameters reached, ``[T, ...]``.
+        z: minimisers of G, ``[T, ...]``.
+        weight: λ, a scalar or ``[T]``.
+        method: name for the error where an outer variable is in no loss.
+    """
+    v = {name: p.detach().requires_grad_() for name, p in v.items()}
+    f, g = problem.outer_loss(v), problem.inner_loss(v)
+    penalised = f + weight * (g - problem.inner_loss(z))
+    over_v = inner_gradients(penalised.sum(), v)
+    gradient = add_gradients(
+        problem.outer,
+        [outer_gradients(penalised.mean(), problem.outer)],
+        method=method,
+        remedy=IN_NO_LOSS,
+    )
+    inner = {name: p.detach() for name, p in v.items()}
+    return OuterStep(gradient, inner, f.detach(), g.detach(), {}, task_dot(over_v, over_v))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
     EMPTY_STATE,
@@ -17,6 +18,7 @@ from fewshot_blo.hypergrad.strategy import (
     outer_gradients,
 )
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
 
 
@@ -35,9 +37,12 @@ class Unroll:
             order; None for all exactly.
         recompute: store the parameters before each step in place of its graph, which is made
             anew in the backward pass. None for where more than 5 steps are differentiated exactly.
+        multi_step: where positive, the loss is ``Σ_k w_k F(v_k)`` over all steps k, and in the
+            course of so many outer steps the weights move from equal ones to the last step's.
 
     Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
-    truncation: Shaban et al. (arXiv 1810.10667).
+    truncation: Shaban et al. (arXiv 1810.10667); loss of several steps: Antoniou et al., "MAML++"
+    (arXiv 1810.09502), section 4, with the weights of its code.
     """
 
     steps: int = 5
@@ -45,9 +50,17 @@ class Unroll:
     first_order: bool = False
     truncate: int | None = None
     recompute: bool | None = None
+    multi_step: int = 0
 
     def __post_init__(self) -> None:
-        check_not_negative("Unroll", steps=self.steps, truncate=self.truncate or 0)
+        check_not_negative(
+            "Unroll", steps=self.steps, truncate=self.truncate or 0, multi_step=self.multi_step
+        )
+        if self.multi_step and (self.recompute or not self.steps):
+            raise ConfigurationError(
+                "multi_step needs the parameters after each inner step: use at least one step, and "
+                "no recompute"
+            )
         if self.first_order and self.truncate is not None:
             raise ConfigurationError(
                 f"first_order and truncate={self.truncate} exclude each other: "
@@ -55,14 +68,24 @@ class Unroll:
             )
 
     def init(self) -> State:
-        """No state."""
-        return EMPTY_STATE
+        """The count of outer steps where the weights of the inner steps depend on it."""
+        if not self.multi_step:
+            return EMPTY_STATE
+        return State({"outer_step": torch.zeros((), dtype=torch.float64)}, {}, {})
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts with a graph and differentiates through it."""
         exact = 0 if self.first_order else self.steps
         if self.truncate is not None:
             exact = min(exact, self.truncate)
+        recompute = exact > KEPT_STEPS and not self.multi_step
+        losses: list[Tensor] = []
+
+        def evaluate(number: int, v: TaskParams) -> None:
+            if number < self.steps - 1:
+                with at_step(number):
+                    losses.append(problem.outer_loss(v))
+
         inner = adapt(
             problem.inner_loss,
             inner_start(problem, state),
@@ -71,12 +94,18 @@ class Unroll:
             outer=problem.outer,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
-            recompute=exact > KEPT_STEPS if self.recompute is None else self.recompute,
+            recompute=recompute if self.recompute is None else self.recompute,
+            visit=evaluate if self.multi_step else None,
         )
         outer_loss = problem.outer_loss(inner)
+        total = outer_loss
+        if self.multi_step:
+            weights = self._step_weights(state.scalars["outer_step"])
+            parts = zip(weights, [*losses, outer_loss], strict=True)
+            total = sum_tensors([weight * loss for weight, loss in parts])
         gradient = add_gradients(
             problem.outer,
-            [outer_gradients(outer_loss.mean(), problem.outer)],
+            [outer_gradients(total.mean(), problem.outer)],
             method="Unroll",
             remedy="freeze it with requires_grad_(False) if it is not in use; with first_order it "
             "must be in the outer loss or in the start",
@@ -88,5 +117,12 @@ class Unroll:
         return OuterStep(gradient, inner, outer_loss.detach(), inner_loss, {}, no_residual)
 
     def advance(self, state: State, step: OuterStep) -> State:
-        """Keeps the inner parameters for a warm start."""
-        return replace(state, inner=step.inner)
+        """Counts outer steps, and keeps the inner parameters for a warm start."""
+        scalars = {name: count + 1 for name, count in state.scalars.items()}
+        return replace(state, scalars=scalars, inner=step.inner)
+
+    def _step_weights(self, outer_step: Tensor) -> list[Tensor]:
+        """w_k: those of earlier steps fall to 3 % of equal ones, and in the end to zero."""
+        done = outer_step / self.multi_step
+        earlier = torch.where(done < 1, (1 - done).clamp(min=0.03), 0) / self.steps
+        return [earlier] * (self.steps - 1) + [1 - (self.steps - 1) * earlier]

@@ -6,7 +6,7 @@ from fewshot_blo.kernel.adapt import adapt
 from fewshot_blo.kernel.backend import measure_backend
 from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.forward import Backend, TaskForward
-from fewshot_blo.kernel.layers import BatchNorm, Dropout, estimate_statistics
+from fewshot_blo.kernel.layers import BatchNorm, Dropout, StepwiseBatchNorm, estimate_statistics
 from fewshot_blo.kernel.rules import SGD, Adam, LearnedSGD, Momentum, UpdateRule
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Dropout",
     "LearnedSGD",
     "Momentum",
+    "StepwiseBatchNorm",
     "TaskForward",
     "UpdateRule",
     "adapt",

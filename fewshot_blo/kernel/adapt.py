@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -15,16 +15,22 @@ from fewshot_blo.kernel.rules import RuleState, UpdateRule
 
 Derivatives = Literal["none", "first", "second"]
 
-_inner_step: ContextVar[int] = ContextVar("inner_step", default=0)
+Visit = Callable[[int, TaskParams], None]
+
+_inner_step: ContextVar[int | None] = ContextVar("inner_step", default=None)
 
 
-def inner_step() -> int:
-    """The number of the inner step whose loss is being computed, for random layers."""
+def inner_step() -> int | None:
+    """The number of the inner step whose loss is being computed; None after the last one.
+
+    Layers that draw random numbers or have parameters of each step depend on it.
+    """
     return _inner_step.get()
 
 
 @contextmanager
-def _at_step(step: int) -> Iterator[None]:
+def at_step(step: int | None) -> Iterator[None]:
+    """Losses computed inside belong to that inner step; None for after the last one."""
     token = _inner_step.set(step)
     try:
         yield
@@ -42,6 +48,7 @@ def adapt(
     derivatives: Derivatives = "none",
     second_order_steps: int | None = None,
     recompute: bool = False,
+    visit: Visit | None = None,
 ) -> TaskParams:
     """Takes ``steps`` steps of ``rule`` on the loss of every task at once.
 
@@ -64,6 +71,7 @@ def adapt(
             are "first". None for all.
         recompute: keep the parameters before the exact steps in place of their graphs, which are
             made again in the backward pass, so that memory hardly grows with steps.
+        visit: called after each step that is not recomputed, with its number and the parameters.
 
     Returns:
         The adapted parameters, ``[T, ...]``.
@@ -76,7 +84,7 @@ def adapt(
             name: p if graph and p.requires_grad else p.detach().requires_grad_()
             for name, p in current.items()
         }
-        with torch.enable_grad(), _at_step(number):
+        with torch.enable_grad(), at_step(number):
             gradients = torch.autograd.grad(
                 loss(current).sum(),
                 list(current.values()),
@@ -93,6 +101,8 @@ def adapt(
         last = exact_from if recompute else steps
         for number in range(last):
             current, state = step(number, current, state)
+            if visit is not None:
+                visit(number, current)
         if recompute:
             current, state = run_recomputed(
                 step, range(exact_from, steps), (current, state), outer or {}

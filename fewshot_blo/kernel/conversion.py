@@ -82,10 +82,8 @@ def _take_blocks(layers: list[nn.Module], x: Tensor) -> tuple[list[Block], list[
         running = isinstance(statistics, str)
         first = statistics if isinstance(statistics, int) else None
         blocks.append(Block(convolution.geometry, norm.eps, _take_then(layers), running, first))
-        own = norm.running_mean, norm.running_var
-        weight = torch.ones_like(own[0]) if norm.weight is None else norm.weight
-        bias = torch.zeros_like(own[0]) if norm.bias is None else norm.bias
-        tensors += [convolution.weight, convolution.bias, weight, bias, *own]
+        own = *norm.scale_and_shift(), norm.running_mean, norm.running_var
+        tensors += [convolution.weight, convolution.bias, *own]
     return blocks, tensors
 
 

@@ -57,8 +57,8 @@ class TaskForward:
         weights, first = (rows, None) if isinstance(rows, Tensor) else (None, rows)
 
         def one(params: Params, x: Tensor, weights: Tensor | None, key: Tensor | None) -> Tensor:
-            key = None if key is None else fold(key, step)
-            context = ForwardContext(first if weights is None else weights, running, key)
+            key = None if key is None else fold(key, step or 0)
+            context = ForwardContext(first if weights is None else weights, running, key, step)
             with forward_context(context), forward_precision(self.precision, x.device):
                 output: Tensor = functional_call(self.network, {**shared, **params}, (x,))
             return output.to(x.dtype) if self.precision == "bfloat16" else output

@@ -30,12 +30,14 @@ class ForwardContext:
             the first rows alone count; None for all.
         running: use the running statistics instead of the batch's.
         key: int64 scalar that fixes the dropout masks; None draws from the global generator.
+        step: number of the inner step; None after the last one.
         calls: dropout layers passed so far, so that each draws its own mask.
     """
 
     rows: Tensor | int | None = None
     running: bool = False
     key: Tensor | None = None
+    step: int | None = None
     calls: int = 0
 
 
@@ -80,23 +82,30 @@ class BatchNorm(nn.Module):
         context = _context.get() or ForwardContext(running=not self.training)
         return "running" if context.running else context.rows
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """γ and β of the next forward pass, ``[C]`` each."""
+        if self.weight is None or self.bias is None:
+            return torch.ones_like(self.running_mean), torch.zeros_like(self.running_mean)
+        return self.weight, self.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x``, ``[B, C, ...]``."""
         statistics = self.statistics()
+        weight, bias = self.scale_and_shift()
         # Variances are small differences of large numbers.
         x = x.float() if x.dtype == torch.bfloat16 else x
         if isinstance(statistics, str):
             return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
+                x, self.running_mean, self.running_var, weight, bias, False, eps=self.eps
             )
         if statistics is None:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
-        return self._by_rows(x, statistics)
+            return F.batch_norm(x, None, None, weight, bias, True, eps=self.eps)
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        return self._by_rows(x, statistics) * weight.reshape(shape) + bias.reshape(shape)
 
     def _by_rows(self, x: Tensor, rows: Tensor | int) -> Tensor:
-        """Statistics of some rows, applied to every row."""
+        """Every row normalised by the statistics of some."""
         axes = [0, *range(2, x.ndim)]
-        shape = [1, -1] + [1] * (x.ndim - 2)
         if isinstance(rows, int):
             variance, mean = torch.var_mean(x[:rows], axes, correction=0, keepdim=True)
         else:
@@ -104,10 +113,41 @@ class BatchNorm(nn.Module):
             weights = weights / (weights.sum() * math.prod(x.shape[2:]))
             mean = (weights * x).sum(axes, keepdim=True)
             variance = (weights * (x - mean).square()).sum(axes, keepdim=True)
-        normal = (x - mean) * torch.rsqrt(variance + self.eps)
-        if self.weight is None or self.bias is None:
-            return normal
-        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return (x - mean) * torch.rsqrt(variance + self.eps)
+
+
+class StepwiseBatchNorm(BatchNorm):
+    """Batch norm with a scale and a shift of its own for each inner step.
+
+    The query set is normalised with those of the last step, and so are steps beyond it. Statistics
+    are those of the pass at hand, as in ``BatchNorm``, and so differ from step to step by
+    themselves.
+
+    Source: Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, per-step batch normalisation.
+
+    Args:
+        channels: C.
+        steps: S, inner steps that have parameters of their own.
+        eps: as in ``BatchNorm``.
+
+    Raises:
+        ConfigurationError: if the number of steps is not positive.
+    """
+
+    def __init__(self, channels: int, steps: int, *, eps: float = 1e-5) -> None:
+        if steps < 1:
+            raise ConfigurationError(f"batch norm for {steps} inner steps: it needs at least 1")
+        super().__init__(channels, eps=eps)
+        self.weight = nn.Parameter(torch.ones(steps, channels))
+        self.bias = nn.Parameter(torch.zeros(steps, channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Those of the inner step, ``[C]`` each."""
+        weight, bias = super().scale_and_shift()
+        context = _context.get()
+        last = len(weight) - 1
+        step = last if context is None or context.step is None else min(context.step, last)
+        return weight[step], bias[step]
 
 
 class Dropout(nn.Module):

@@ -114,11 +114,18 @@ STEP_SIZE = "step_size/"
 
 @dataclass(frozen=True)
 class LearnedSGD:
-    """``v ← v - α_v g`` with a step size for each parameter tensor, learned as an outer variable.
+    """``v ← v - α_v g`` with step sizes for each parameter tensor, learned as outer variables.
 
     The outer variables named ``step_size/<parameter>`` broadcast against the parameter.
-    Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one size a tensor or an entry.
+
+    Attributes:
+        per_step: they have a leading axis of inner steps; the last one serves for steps beyond.
+
+    Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one size an entry; Antoniou et al., "MAML++"
+    (arXiv 1810.09502), one size a tensor and step.
     """
+
+    per_step: bool = False
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """Picks the step sizes from the outer variables.
@@ -138,6 +145,7 @@ class LearnedSGD:
         self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
     ) -> tuple[TaskParams, RuleState]:
         """One gradient step."""
-        del step
         sizes = state["step_size"]
+        if self.per_step:
+            sizes = {name: size[min(step, len(size) - 1)] for name, size in sizes.items()}
         return {name: p - sizes[name] * gradients[name] for name, p in params.items()}, state

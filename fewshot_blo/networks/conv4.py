@@ -20,13 +20,17 @@ class Conv4(nn.Module):
         channels: of the images.
         hidden: filters of each block, 64 for Omniglot and 32 or 64 for miniImageNet.
         norm: the layer after each convolution. "batch" depends on the other images of the task,
-            in the way that the norm mode says; the others normalise each image by itself.
+            in the way that the norm mode says, and so does "stepwise"; the others normalise each
+            image by itself.
+        steps: inner steps that have scales and shifts of their own in a stepwise norm.
 
     Raises:
-        ConfigurationError: if the number of filters does not fit the norm.
+        ConfigurationError: if the number of filters or of steps does not fit the norm.
     """
 
-    def __init__(self, *, channels: int = 1, hidden: int = 64, norm: Norm = "batch") -> None:
+    def __init__(
+        self, *, channels: int = 1, hidden: int = 64, norm: Norm = "batch", steps: int = 0
+    ) -> None:
         super().__init__()
         self.hidden = hidden
         blocks = []
@@ -34,7 +38,7 @@ class Conv4(nn.Module):
             convolution = nn.Conv2d(channels if block == 0 else hidden, hidden, 3, padding=1)
             layers = [
                 ("convolution", convolution),
-                ("norm", make_norm(norm, hidden)),
+                ("norm", make_norm(norm, hidden, steps)),
                 ("relu", nn.ReLU()),
                 ("pool", nn.MaxPool2d(2)),
             ]

@@ -7,19 +7,30 @@ from typing import Literal
 from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BatchNorm
+from fewshot_blo.kernel import BatchNorm, StepwiseBatchNorm
 
-Norm = Literal["batch", "group", "layer", "instance", "none"]
+NORM_LAYERS = (BatchNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Layers that normalise, ours and PyTorch's."""
+
+Norm = Literal["batch", "stepwise", "group", "layer", "instance", "none"]
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
+def make_norm(norm: Norm, channels: int, steps: int = 0) -> nn.Module:
     """The norm layer of that name for 2-D feature maps.
 
+    Args:
+        norm: "stepwise" is batch norm with parameters of its own for each inner step.
+        channels: of the maps.
+        steps: inner steps of a stepwise norm.
+
     Raises:
-        ConfigurationError: if the channels cannot be divided into groups.
+        ConfigurationError: if the channels cannot be divided into groups, or a stepwise norm has no
+            steps.
     """
     if norm == "batch":
         return BatchNorm(channels)
+    if norm == "stepwise":
+        return StepwiseBatchNorm(channels, steps)
     if norm == "group":
         if channels % 8:
             raise ConfigurationError(

@@ -33,6 +33,7 @@ class ResNet12(nn.Module):
         drop_block: side of the squares that the last two blocks drop in training, while the first
             two drop single entries; 5 for images of 84×84, 2 for 32×32, 0 to drop nothing.
         drop_rate: share of a block's output that is dropped.
+        steps: as in ``Conv4``.
 
     Raises:
         ConfigurationError: if a width does not fit the norm, or the drop settings are out of range.
@@ -46,6 +47,7 @@ class ResNet12(nn.Module):
         norm: Norm = "batch",
         drop_block: int = 0,
         drop_rate: float = 0.1,
+        steps: int = 0,
     ) -> None:
         super().__init__()
         if drop_block < 0:
@@ -58,7 +60,7 @@ class ResNet12(nn.Module):
             drop: nn.Module | None = None
             if drop_block:
                 drop = Dropout(drop_rate) if block < 2 else DropBlock(drop_block, drop_rate)
-            blocks.append((f"block{block + 1}", ResidualBlock(before, width, norm, drop)))
+            blocks.append((f"block{block + 1}", ResidualBlock(before, width, norm, steps, drop)))
         self.blocks = nn.Sequential(OrderedDict(blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -82,19 +84,21 @@ class ResNet12(nn.Module):
 class ResidualBlock(nn.Module):
     """``drop(pool(relu(residual(x) + shortcut(x))))``."""
 
-    def __init__(self, before: int, width: int, norm: Norm, drop: nn.Module | None) -> None:
+    def __init__(
+        self, before: int, width: int, norm: Norm, steps: int, drop: nn.Module | None
+    ) -> None:
         super().__init__()
         residual: list[tuple[str, nn.Module]] = []
         for number, inputs in ((1, before), (2, width), (3, width)):
             residual += [
                 (f"convolution{number}", nn.Conv2d(inputs, width, 3, padding=1, bias=False)),
-                (f"norm{number}", make_norm(norm, width)),
+                (f"norm{number}", make_norm(norm, width, steps)),
                 (f"relu{number}", nn.LeakyReLU(0.1)),
             ]
         del residual[-1]  # The last one follows the sum.
         shortcut = [
             ("convolution", nn.Conv2d(before, width, 1, bias=False)),
-            ("norm", make_norm(norm, width)),
+            ("norm", make_norm(norm, width, steps)),
         ]
         output = [("relu", nn.LeakyReLU(0.1)), ("pool", nn.MaxPool2d(2))]
         if drop is not None:

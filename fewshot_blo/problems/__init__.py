@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode
 from fewshot_blo.problems.initialization import Initialization
+from fewshot_blo.problems.pretraining import Pretraining
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
-__all__ = ["BoundTasks", "FewShotProblem", "Initialization", "NormMode", "SharedEncoder"]
+__all__ = [
+    "BoundTasks",
+    "FewShotProblem",
+    "Initialization",
+    "NormMode",
+    "Pretraining",
+    "SharedEncoder",
+]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
@@ -109,32 +108,6 @@ def joint_forward(
     images = torch.cat([batch.support_x, batch.query_x], 1)
     outputs = forward(params, shared, images, rows=rows, keys=keys)
     return outputs[:, :size], outputs[:, size:]
-
-
-def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross-entropy of each task over its real rows and classes, ``[T]``.
-
-    Args:
-        logits: ``[T, B, N]``.
-        labels: ``[T, B]``, -1 where padded.
-        classes: ``[T, N]``, -1 where padded.
-    """
-    logits = mask_classes(logits, classes)
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none"
-    )
-    return losses.reshape(labels.shape).sum(1) / (labels >= 0).sum(1)
-
-
-def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits with padded classes at -inf."""
-    return logits.masked_fill((classes < 0).unsqueeze(1), -torch.inf)
-
-
-def task_accuracy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Share of each task's real rows that are classified correctly, ``[T]``; shapes as above."""
-    right = mask_classes(logits, classes).argmax(-1) == labels
-    return right.sum(1) / (labels >= 0).sum(1)
 
 
 def task_keys(batch: TaskBatch, keys: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
@@ -13,12 +12,12 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
+from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     NormMode,
     query_forward,
     real_rows,
-    task_cross_entropy,
     task_keys,
 )
 from tasks import TaskBatch
@@ -39,14 +38,16 @@ class Initialization:
         prox: weight of the proximal term.
         adapted: prefix or prefixes of the names of the parameters that adapt to a task; the
             others are outer variables that all tasks share.
-        step_size: where given, the step size of each adapted parameter is learned from this
-            value on, for the rule ``LearnedSGD``.
+        step_size: where given, step sizes are learned from this value on, for the rule
+            ``LearnedSGD``: one for each adapted parameter tensor.
+        entry_steps: one for each entry of it, as in Meta-SGD.
+        own_steps: one for each of so many inner steps, as in MAML++, for its ``per_step``.
         backend: of the kernel; "auto" measures at the first batch.
         precision: of the network's products.
 
     Raises:
-        ConfigurationError: if no parameter adapts, ``prox`` is negative, or the parameters' device
-            or dtype does not offer the precision.
+        ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, or the
+            parameters' device or dtype does not offer the precision.
     """
 
     def __init__(
@@ -56,11 +57,15 @@ class Initialization:
         prox: float = 0.0,
         adapted: str | Sequence[str] = "",
         step_size: float | None = None,
+        entry_steps: bool = False,
+        own_steps: int = 0,
         backend: Backend | Literal["auto"] = "auto",
         precision: Precision = "float32",
     ) -> None:
         if prox < 0:
             raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
+        if own_steps < 0:
+            raise ConfigurationError(f"own_steps is {own_steps}: it is a number of inner steps")
         self.network = for_tasks(network)
         self.prox = prox
         self.backend = backend
@@ -78,8 +83,10 @@ class Initialization:
         check_precision(precision, self.outer[self.adapted[0]])
         if step_size is not None:
             for name in self.adapted:
-                size = torch.tensor(step_size, dtype=self.outer[name].dtype)
-                self.outer[STEP_SIZE + name] = size.to(self.outer[name].device).requires_grad_()
+                entries = self.outer[name].shape if entry_steps else ()
+                shape = ((own_steps,) if own_steps else ()) + tuple(entries)
+                size = self.outer[name].new_full(shape, step_size)
+                self.outer[STEP_SIZE + name] = size.requires_grad_()
 
     def prepare(self, batch: TaskBatch) -> None:
         """Measures which backend is faster for batches like this one, where it is "auto"."""

@@ -14,31 +14,31 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.networks.heads import CosineHead, Head, LinearHead, class_means
+from fewshot_blo.networks.heads import Head, LinearHead, Start
+from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     NormMode,
     joint_forward,
     query_forward,
     real_rows,
-    task_cross_entropy,
     task_keys,
 )
 from tasks import TaskBatch
 
-Start = Literal["zeros", "prototypes", "learned"]
-
-_FEATURES = "features"
+FEATURES = "features"
 _START = "start/"
+_HEAD = "head/"
 _LOG_PROX = "log_prox"
 
 
 class SharedEncoder:
     """outer: an encoder shared by all tasks; inner: the weights v_t of each task's head.
 
-    ``F_t = CE(query; v)`` and ``G_t = CE(support; v) + prox/2 |v - start|²`` on the encoder's
-    features. The head's problem is small and, with a proximal term, strongly convex: Unroll,
-    Implicit and Penalty all have a hypergradient.
+    ``F_t = CE(query; v)`` and ``G_t = L(support; v) + prox/2 |v - start|²`` on the encoder's
+    features, with the head's own loss L. The head's problem is small and, with a proximal term,
+    strongly convex: all strategies have a hypergradient. Where the start is the solution in closed
+    form, ``Unroll(0)`` has the exact one.
 
     Features are divided by ``sqrt(D)``, so that the curvature of the head's problem, and the
     step size and ρ that suit it, do not depend on the width of the encoder.
@@ -48,14 +48,15 @@ class SharedEncoder:
     costs one pass through the encoder whatever the strategy does with the head.
 
     Source: Mehra & Hamm (arXiv 1911.03432), the few-shot experiment; starting from prototypes:
-    Triantafillou et al., "Proto-MAML" (arXiv 1903.03096).
+    Triantafillou et al., "Proto-MAML" (arXiv 1903.03096), and without inner steps Snell et al.,
+    "Prototypical Networks" (arXiv 1703.05175).
 
     Args:
         encoder: any module from images to features ``[B, D]``; it is copied.
-        head: linear or cosine.
-        prox: weight of the proximal term, which is l2 regularisation for a start at zero.
-        start: where the inner problem starts. "zeros" (linear head), "prototypes" (the class
-            means of the support features) or "learned" (an outer variable).
+        head: of ``networks``; linear by default.
+        prox: weight of the proximal term, which is l2 regularisation for a start at zero; the
+            head's usual one by default.
+        start: where the inner problem starts; the head's usual start by default.
         learn_prox: make the logarithm of ``prox`` an outer variable.
         way, features: N and D, needed for a learned start.
         backend: of the encoder's forward pass; "auto" measures at the first batch.
@@ -71,8 +72,8 @@ class SharedEncoder:
         encoder: nn.Module,
         head: Head | None = None,
         *,
-        prox: float = 0.5,
-        start: Start = "prototypes",
+        prox: float | None = None,
+        start: Start | None = None,
         learn_prox: bool = False,
         way: int | None = None,
         features: int | None = None,
@@ -81,29 +82,32 @@ class SharedEncoder:
     ) -> None:
         self.network = for_tasks(encoder)
         self.head: Head = head or LinearHead()
-        self.start, self.prox = start, prox
+        self.start: Start = start or self.head.starts[0]
+        self.prox = self.head.prox if prox is None else prox
         self.backend, self.precision = backend, precision
-        if prox < 0 or (learn_prox and prox == 0):
+        if self.prox < 0 or (learn_prox and self.prox == 0):
             raise ConfigurationError(
-                f"prox is {prox}: it must be positive to be learned, and never negative"
+                f"prox is {self.prox}: it must be positive to be learned, and never negative"
             )
-        if start == "zeros" and isinstance(self.head, CosineHead):
+        if self.start not in self.head.starts:
             raise ConfigurationError(
-                "zero weights have no direction for a cosine head: use start 'prototypes' or "
-                "'learned'"
+                f"{type(self.head).__name__} cannot start from '{self.start}': use one of "
+                f"{', '.join(self.head.starts)}"
             )
         self._encoder = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.outer: dict[str, Tensor] = dict(self._encoder)
         example = next(self.network.parameters(), torch.zeros(()))
         check_precision(precision, example)
-        if start == "learned":
+        if self.start == "learned":
             self.outer.update(self._learned_start(example, way, features))
         if learn_prox:
-            self.outer[_LOG_PROX] = example.new_tensor(prox).log().requires_grad_()
+            self.outer[_LOG_PROX] = example.new_tensor(self.prox).log().requires_grad_()
+        for name, value in self.head.learned(features).items():
+            self.outer[_HEAD + name] = value.to(example).requires_grad_()
         if not self.outer:
             raise ConfigurationError(
-                "no parameter of the encoder requires a gradient and there is no learned start or "
-                "prox: there is nothing to learn"
+                "no parameter of the encoder requires a gradient and the head, its start and prox "
+                "have none that is learned: there is nothing to learn"
             )
 
     def _learned_start(
@@ -139,13 +143,14 @@ class SharedEncoder:
         leaf = encoded.detach().requires_grad_()
         support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
         own = {n: p for n, p in self.outer.items() if n not in self._encoder}
-        start = self._start(batch, support_leaf)
+        learned = {n.removeprefix(_HEAD): p for n, p in own.items() if n.startswith(_HEAD)}
+        start = self._start(batch, support_leaf, learned)
         real = (batch.classes >= 0).to(leaf.dtype)
         prox: Tensor | float = own[_LOG_PROX].exp() if _LOG_PROX in own else self.prox
 
         def inner_loss(v: TaskParams) -> Tensor:
-            logits = self.head.logits(v, support_leaf)
-            loss = task_cross_entropy(logits, batch.support_y, batch.classes)
+            support_set = support_leaf, batch.support_y, batch.classes
+            loss = self.head.loss(v, *support_set, learned)
             if self.prox == 0:
                 return loss
             distance = {
@@ -155,7 +160,7 @@ class SharedEncoder:
             return loss + 0.5 * prox * task_dot(distance, distance)
 
         def query_logits(v: TaskParams) -> Tensor:
-            return self.head.logits(v, query_leaf)
+            return self.head.logits(v, query_leaf, learned)
 
         def outer_loss(v: TaskParams) -> Tensor:
             return task_cross_entropy(query_logits(v), batch.query_y, batch.classes)
@@ -165,11 +170,11 @@ class SharedEncoder:
             if not self._encoder:
                 return rest
             encoder = torch.autograd.grad(
-                encoded, list(self._encoder.values()), gradient[_FEATURES], materialize_grads=True
+                encoded, list(self._encoder.values()), gradient[FEATURES], materialize_grads=True
             )
             return {**dict(zip(self._encoder, encoder, strict=True)), **rest}
 
-        bilevel = Bilevel({_FEATURES: leaf, **own}, start, inner_loss, outer_loss)
+        bilevel = Bilevel({FEATURES: leaf, **own}, start, inner_loss, outer_loss)
         return BoundTasks(bilevel, query_logits, pullback)
 
     def on_features(self) -> SharedEncoder:
@@ -201,12 +206,12 @@ class SharedEncoder:
         )
         return support, query_forward(forward, {}, self._encoder, batch, norm, query_keys)
 
-    def _start(self, batch: TaskBatch, support: Tensor) -> TaskParams:
-        if self.start == "prototypes":
-            return self.head.from_prototypes(class_means(support, batch.support_y, batch.way))
+    def _start(self, batch: TaskBatch, support: Tensor, learned: Params) -> TaskParams:
+        if self.start in ("prototypes", "closed_form"):
+            return self.head.from_support(support, batch.support_y, batch.way, learned)
         if self.start == "zeros":
             return self.head.zeros(batch.tasks, batch.way, support)
-        learned: Mapping[str, Tensor] = {
+        start: Mapping[str, Tensor] = {
             n.removeprefix(_START): p for n, p in self.outer.items() if n.startswith(_START)
         }
-        return {name: p.expand(batch.tasks, *p.shape) for name, p in learned.items()}
+        return {name: p.expand(batch.tasks, *p.shape) for name, p in start.items()}

@@ -51,6 +51,43 @@ def test_reports_losses_at_the_inner_parameters() -> None:
     assert not any(p.requires_grad for p in [*step.inner.values(), step.outer_loss])
 
 
+@pytest.mark.parametrize(
+    ("outer_step_number", "weights"),
+    [
+        (0, [0.25, 0.25, 0.25, 0.25]),
+        (5, [0.125, 0.125, 0.125, 0.625]),
+        (9, [0.025, 0.025, 0.025, 0.925]),
+        (10, [0, 0, 0, 1]),
+        (99, [0, 0, 0, 1]),
+    ],
+)
+def test_loss_of_all_steps(outer_step_number: int, weights: list[float]) -> None:
+    problem = Quadratic.random().bilevel()
+    strategy = Unroll(4, SGD(0.2), multi_step=10)
+    state = strategy.init()
+    for _ in range(outer_step_number):
+        state = strategy.advance(state, strategy.hypergradient(problem, state)).cold()
+    gradient = strategy.hypergradient(problem, state).gradient
+    each = [Unroll(k + 1, SGD(0.2)).hypergradient(problem, COLD).gradient["u"] for k in range(4)]
+    expected = torch.stack([w * g for w, g in zip(weights, each, strict=True)]).sum(0)
+    torch.testing.assert_close(gradient["u"], expected)
+
+
+def test_earlier_losses_keep_a_little_weight_until_the_end() -> None:
+    problem = Quadratic.random().bilevel()
+    strategy = Unroll(2, SGD(0.2), multi_step=1000)
+    state = State({"outer_step": torch.tensor(999.0, dtype=torch.float64)}, {}, {})
+    gradient = strategy.hypergradient(problem, state).gradient
+    one, two = (Unroll(k, SGD(0.2)).hypergradient(problem, COLD).gradient["u"] for k in (1, 2))
+    torch.testing.assert_close(gradient["u"], 0.015 * one + 0.985 * two)
+
+
+@pytest.mark.parametrize("settings", [{"recompute": True}, {"steps": 0}])
+def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="multi_step needs the parameters"):
+        Unroll(multi_step=10, **settings)
+
+
 def test_warm_start_continues_the_descent() -> None:
     quadratic = Quadratic.random()
     strategy = Unroll(4, SGD(0.2))

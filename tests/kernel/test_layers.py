@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -8,7 +9,15 @@ from oracles import PlainBatchNorm
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BatchNorm, Dropout, TaskForward, estimate_statistics, for_tasks
+from fewshot_blo.kernel import (
+    BatchNorm,
+    Dropout,
+    StepwiseBatchNorm,
+    TaskForward,
+    estimate_statistics,
+    for_tasks,
+)
+from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
 from fewshot_blo.kernel.plain import plain_operations
 
@@ -182,3 +191,24 @@ def test_the_first_rows_are_a_choice_of_rows(plain: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_stepwise_parameters_are_those_of_the_step_and_then_of_the_last() -> None:
+    norm = StepwiseBatchNorm(4, 2).double()
+    norm.weight.data = images(2, 4)
+    norm.bias.data = images(2, 4) + 1
+    network = for_tasks(nn.Sequential(nn.Conv2d(3, 4, 3).double(), norm, nn.ReLU()))
+    forward = TaskForward(network, "batched")
+    shared, x = dict(network.named_parameters()), images(2, 5, 3, 6, 6)
+    for step, row in ((0, 0), (1, 1), (5, 1), (None, 1)):
+        plain = copy.deepcopy(network)
+        plain[1] = BatchNorm(4).double()
+        plain[1].weight.data, plain[1].bias.data = norm.weight.data[row], norm.bias.data[row]
+        with nullcontext() if step is None else at_step(step):
+            outputs = forward({}, shared, x)
+        torch.testing.assert_close(outputs, torch.stack([plain(images) for images in x]))
+
+
+def test_a_stepwise_norm_needs_steps() -> None:
+    with pytest.raises(ConfigurationError, match="0 inner steps: it needs at least 1"):
+        StepwiseBatchNorm(4, 0)

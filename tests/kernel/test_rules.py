@@ -61,6 +61,29 @@ def test_learned_step_sizes_are_used_and_differentiated() -> None:
         assert float(slope) == pytest.approx(-float(g.sum()))
 
 
+def test_step_sizes_of_each_inner_step() -> None:
+    """The last one serves for further steps."""
+    sizes = {n: torch.tensor([0.02, 0.01], dtype=torch.float64) for n in ("a", "b")}
+    outer = {"step_size/" + name: size for name, size in sizes.items()}
+    adapted = adapt(loss, start(), steps=4, rule=LearnedSGD(per_step=True), outer=outer)
+    expected = start()
+    for size in (0.02, 0.01, 0.01, 0.01):
+        expected = adapt(loss, expected, steps=1, rule=SGD(size))
+    assert_same(adapted, expected)
+
+
+def test_step_sizes_of_each_entry() -> None:
+    sizes = {n: 0.01 * torch.rand_like(p[0]) for n, p in start().items()}
+    outer = {"step_size/" + name: size for name, size in sizes.items()}
+    leaves = {n: p.requires_grad_() for n, p in start().items()}
+    gradients = torch.autograd.grad(loss(leaves).sum(), list(leaves.values()))
+    adapted = adapt(loss, start(), steps=1, rule=LearnedSGD(), outer=outer)
+    expected = {
+        n: (p - sizes[n] * g).detach() for (n, p), g in zip(leaves.items(), gradients, strict=True)
+    }
+    assert_same(adapted, expected)
+
+
 def test_learned_step_sizes_must_be_outer_variables() -> None:
     with pytest.raises(ConfigurationError, match=r"'a' has no learned step size.*step_size/a"):
         adapt(loss, start(), steps=1, rule=LearnedSGD())

@@ -2,22 +2,29 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import plain_cosine, plain_linear
+from oracles import normal, plain_cosine, plain_linear
 from torch import Tensor
 
-from fewshot_blo.networks import CosineHead, Head, LinearHead
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks import CosineHead, Head, LinearHead, MatchingHead, RidgeHead
 from fewshot_blo.networks.heads import class_means
 
-FEATURES = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-PROTOTYPES = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+FEATURES = normal(2, 5, 4)
+PROTOTYPES = normal(2, 3, 4, seed=1)
+LABELS = torch.arange(3).expand(2, 3)
+
+
+def from_prototypes(head: Head, prototypes: Tensor) -> dict[str, Tensor]:
+    """Of a support set with one image a class."""
+    return head.from_support(prototypes, LABELS, 3, {})
 
 
 @pytest.mark.parametrize(
     ("head", "plain"), [(LinearHead(), plain_linear), (CosineHead(), plain_cosine)]
 )
 def test_logits_equal_those_of_single_tasks(head: Head, plain) -> None:  # type: ignore[no-untyped-def]
-    params = head.from_prototypes(PROTOTYPES)
-    logits = head.logits(params, FEATURES)
+    params = from_prototypes(head, PROTOTYPES)
+    logits = head.logits(params, FEATURES, {})
     for t in range(2):
         expected = plain({name: p[t] for name, p in params.items()}, FEATURES[t])
         torch.testing.assert_close(logits[t], expected)
@@ -25,21 +32,21 @@ def test_logits_equal_those_of_single_tasks(head: Head, plain) -> None:  # type:
 
 def test_linear_prototypes_classify_by_squared_distance() -> None:
     head = LinearHead()
-    logits = head.logits(head.from_prototypes(PROTOTYPES), FEATURES)
+    logits = head.logits(from_prototypes(head, PROTOTYPES), FEATURES, {})
     distances = torch.cdist(FEATURES, PROTOTYPES).square()
     torch.testing.assert_close(logits.softmax(2), (-distances).softmax(2))
 
 
 def test_cosine_logits_are_scaled_cosines() -> None:
     head = CosineHead(scale=3.0)
-    logits = head.logits(head.from_prototypes(PROTOTYPES), FEATURES)
+    logits = head.logits(from_prototypes(head, PROTOTYPES), FEATURES, {})
     expected = torch.cosine_similarity(FEATURES[:, :, None], PROTOTYPES[:, None], dim=3)
     torch.testing.assert_close(logits, 3 * expected)
 
 
 @pytest.mark.parametrize("head", [LinearHead(), CosineHead()])
 def test_zeros_have_the_shape_of_prototypes(head: Head) -> None:
-    zeros, other = head.zeros(2, 3, FEATURES), head.from_prototypes(PROTOTYPES)
+    zeros, other = head.zeros(2, 3, FEATURES), from_prototypes(head, PROTOTYPES)
     assert {n: p.shape for n, p in zeros.items()} == {n: p.shape for n, p in other.items()}
     assert all(p.dtype == torch.float64 and not p.any() for p in zeros.values())
 
@@ -50,7 +57,7 @@ def test_zero_rows_have_finite_derivatives_of_any_order(head: Head) -> None:
     features, prototypes = FEATURES.clone(), PROTOTYPES.clone()
     features[0, 0], prototypes[0, 0] = 0, 0
     leaves = [features.requires_grad_(), prototypes.requires_grad_()]
-    out: Tensor = head.logits(head.from_prototypes(prototypes), features)[:, 1:, 1:].sum()
+    out: Tensor = head.logits(from_prototypes(head, prototypes), features, {})[:, 1:, 1:].sum()
     for _ in range(3):
         gradients = torch.autograd.grad(out, leaves, create_graph=True)
         assert all(g.isfinite().all() for g in gradients)
@@ -64,3 +71,38 @@ def test_class_means_leave_padding_out() -> None:
     torch.testing.assert_close(means[0, 2], FEATURES[0, 3])
     torch.testing.assert_close(means[1, 1], FEATURES[1, [0, 2]].mean(0))
     assert (means[1, 2] == 0).all()
+
+
+def test_ridge_solution_is_the_minimiser() -> None:
+    head, learned = (
+        RidgeHead(),
+        {"log_scale": torch.tensor(0.5).double(), "log_lam": torch.tensor(-1.0).double()},
+    )
+    labels = torch.tensor([[0, 0, 1, 2, -1], [1, 0, 1, -1, -1]])
+    classes = torch.tensor([[7, 8, 9], [7, 8, -1]])
+    params = head.from_support(FEATURES, labels, 3, learned)
+    weight = params["head.weight"].detach().requires_grad_()
+    loss = head.loss({"head.weight": weight}, FEATURES, labels, classes, learned)
+    (gradient,) = torch.autograd.grad(loss.sum(), weight)
+    assert gradient.abs().max() < 1e-12
+    assert (params["head.weight"][1, 2] == 0).all()
+    scaled = learned["log_scale"].exp() * FEATURES @ weight.transpose(1, 2)
+    torch.testing.assert_close(head.logits(params, FEATURES, learned), scaled)
+
+
+@pytest.mark.parametrize("settings", [{"lam": 0.0}, {"scale": -1.0}])
+def test_numbers_learned_by_logarithm_are_positive(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="must be positive"):
+        RidgeHead(**settings).learned(None)
+
+
+def test_matching_is_attention_over_the_support_set() -> None:
+    head = MatchingHead(scale=2.0)
+    labels = torch.tensor([[0, 0, 1, 2, -1], [1, 0, 1, -1, -1]])
+    queries = normal(2, 6, 4, seed=2)
+    params = head.from_support(FEATURES, labels, 3, {})
+    probabilities = head.logits(params, queries, {}).softmax(2)
+    rows = slice(4)
+    attention = (2 * torch.cosine_similarity(queries[0][:, None], FEATURES[0, rows], 2)).softmax(1)
+    expected = torch.stack([attention[:, labels[0, rows] == n].sum(1) for n in range(3)], 1)
+    torch.testing.assert_close(probabilities[0], expected)

@@ -12,8 +12,9 @@ from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.networks.losses import task_accuracy, task_cross_entropy
 from fewshot_blo.problems import Initialization
-from fewshot_blo.problems.few_shot import norm_modes, task_accuracy, task_cross_entropy
+from fewshot_blo.problems.few_shot import norm_modes
 
 
 def network(norm: Norm = "batch") -> nn.Sequential:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import (
+    PLAIN_HEADS,
     assert_same,
     directional_difference,
     dot,
@@ -38,7 +39,9 @@ def test_pullback_equals_one_graph_from_end_to_end(start: Any, first_order: bool
     problem = SharedEncoder(encoder(), start=start, prox=0.3, way=3, features=8, backend="batched")
     batch, plain = make_batch(), plain_network(problem.network)
     tasks = [
-        plain_shared_encoder(plain, problem.outer, task, "support", prox=0.3, start=start)
+        plain_shared_encoder(
+            plain, problem.outer, task, "support", prox=0.3, start=start, head=PLAIN_HEADS["linear"]
+        )
         for task in single_tasks(batch)
     ]
     losses, gradient = plain_unroll(tasks, 3, 0.2, first_order=first_order)
@@ -108,7 +111,9 @@ def test_prototype_start_is_a_prototypical_network() -> None:
     logits = bound.query_logits(bound.bilevel.inner_init)
     plain, outer = plain_network(problem.network), problem.outer
     for t, task in enumerate(single_tasks(batch)):
-        one = plain_shared_encoder(plain, outer, task, "support", prox=0.1, start="prototypes")
+        one = plain_shared_encoder(
+            plain, outer, task, "support", prox=0.1, start="prototypes", head=PLAIN_HEADS["linear"]
+        )
         params = {n: p[0] for n, p in one.inner_init.items()}
         assert plain_linear(params, torch.zeros(1, 8).double()).shape == (1, 3)
         expected = one.outer_loss(one.inner_init)
@@ -131,7 +136,10 @@ def test_frozen_encoder_learns_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head": CosineHead(), "start": "zeros"}, "cosine head.*'prototypes' or 'learned'"),
+        (
+            {"head": CosineHead(), "start": "zeros"},
+            "use one of prototypes, learned",
+        ),
         ({"prox": -0.1}, r"prox is -0\.1"),
         ({"prox": 0.0, "learn_prox": True}, "must be positive to be learned"),
         ({"start": "learned"}, "needs way and features; they are None and None"),

@@ -10,15 +10,6 @@ import torch
 from small_runs import make_dataset
 from torch import nn
 
-from fewshot_blo.build import (
-    NETWORKS,
-    build_adaptation,
-    build_device,
-    build_problem,
-    build_sampler,
-    build_splits,
-    build_strategy,
-)
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -29,7 +20,24 @@ from fewshot_blo.config import (
 )
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluate import Adaptation
-from fewshot_blo.hypergrad import Implicit, Penalty, Unroll
+from fewshot_blo.from_config import (
+    NETWORKS,
+    build_adaptation,
+    build_device,
+    build_problem,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
+from fewshot_blo.hypergrad import (
+    BOME,
+    Implicit,
+    Penalty,
+    Phases,
+    Reptile,
+    Unroll,
+    ValueFunction,
+)
 from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
 from fewshot_blo.kernel.layers import BatchNorm, Dropout
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
@@ -93,6 +101,34 @@ def test_strategies() -> None:
     assert built(name="implicit", solver="one_step") == Implicit(3, rule, OneStep(0.2))
     penalty = built(name="penalty", rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
     assert penalty == Penalty(3, rule, rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
+    assert built(name="penalty") == Penalty(3, rule)
+    assert built(name="value_function") == ValueFunction(3, 20, rule)
+    value = built(name="value_function", lam=2.0, lam_growth=0.5, lam_max=9.0, continued=True)
+    assert value == ValueFunction(3, 20, rule, 2.0, 0.5, 9.0, continued=True)
+    assert built(name="bome", value_steps=4, eta=0.25) == BOME(3, 4, rule, 0.25)
+    assert built(name="reptile", query_weight=0.75) == Reptile(3, rule, 0.75)
+
+
+def test_phases_of_unrolling() -> None:
+    config = Config(inner=RuleSettings(3, "sgd", 0.2))
+    rule = SGD(0.2)
+
+    def phases(**settings: Any) -> Any:
+        built = build_strategy(replace(config, strategy=StrategySettings(**settings)))
+        assert isinstance(built, Phases)
+        return built.phases
+
+    first, last = Unroll(3, rule, first_order=True), Unroll(3, rule)
+    assert phases(first_order_steps=7) == ((0, first), (7, last))
+    weighted = replace(last, multi_step=5)
+    assert phases(multi_step=5) == ((0, weighted), (5, last))
+    assert phases(first_order_steps=2, multi_step=5) == (
+        (0, replace(weighted, first_order=True)),
+        (2, weighted),
+        (5, last),
+    )
+    assert phases(first_order_steps=5, multi_step=2)[1] == (2, first)
+    assert phases(first_order_steps=5, truncate=2)[1] == (5, Unroll(3, rule, truncate=2))
 
 
 def test_adaptation() -> None:
@@ -121,6 +157,32 @@ def test_problems() -> None:
     )
     sizes = build_problem(learned, IMAGE).outer
     assert sizes["step_size/head.bias"].item() == 0.125
+
+
+def test_the_parts_of_maml_plus_plus() -> None:
+    settings = problem_config(
+        name="initialization", norm="stepwise", adapt="no_norms", step_sizes="step"
+    )
+    config = replace(
+        settings,
+        inner=RuleSettings(3, "learned", 0.125),
+        adaptation=RuleSettings(3, "learned"),
+    )
+    problem = build_problem(config, IMAGE)
+    assert isinstance(problem, Initialization)
+    assert problem.outer["encoder.blocks.block1.norm.weight"].shape == (3, 8)
+    assert not any(".norm." in name for name in problem.adapted)
+    assert sum(".convolution." in name for name in problem.adapted) == 8
+    assert problem.outer["step_size/head.bias"].tolist() == [0.125] * 3
+    assert build_adaptation(config).rule == LearnedSGD(per_step=True)
+    assert build_strategy(config) == Unroll(3, LearnedSGD(per_step=True))
+
+
+def test_step_sizes_of_entries() -> None:
+    settings = problem_config(name="initialization", step_sizes="entry")
+    problem = build_problem(replace(settings, inner=RuleSettings(3, "learned", 0.1)), IMAGE)
+    for name in ("head.weight", "encoder.blocks.block2.convolution.weight"):
+        assert problem.outer["step_size/" + name].shape == problem.outer[name].shape
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""Several methods on the same tasks: trained or loaded, one table and one picture."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from fewshot_blo.comparison import Row, write_table
+from fewshot_blo.config import Config
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.from_config import build_splits, train_from_config
+from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.run import BEST, LAST
+from tasks import Splits
+
+
+def compare(
+    sources: Sequence[Path],
+    request: EvaluationRequest,
+    *,
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+) -> list[Row]:
+    """Trains recipes that have no finished run, evaluates all on the same tasks, writes a table.
+
+    Args:
+        sources: recipes (YAML files of settings), folders of runs, or checkpoints. A folder whose
+            subfolders are runs counts as one method with several seeds.
+        request: what to measure; its ``root`` is that of the recipes, its ``output`` the folder's.
+        folder: where recipes are trained, ``<folder>/<recipe>/seed<k>``, and the table is written.
+        seeds: of the training of recipes.
+
+    Returns:
+        A row for each source.
+
+    Raises:
+        CheckpointError: if a source holds no checkpoint.
+        ConfigurationError: if a recipe is no settings, two sources share a name, or they are of
+            different data or tasks.
+        KeyboardInterrupt: if training was interrupted; the same call goes on.
+    """
+    names = [_name(source) for source in sources]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"two sources have one name: {', '.join(sorted(names))}; rename one"
+        )
+    splits: Splits | None = None
+    found: list[list[Path]] = []
+    for name, source in zip(names, sources, strict=True):
+        if source.suffix in (".yaml", ".yml"):
+            config = read_recipe(source, request.root)
+            splits = splits or build_splits(config.data)
+            found.append([_trained(config, splits, folder / name, seed) for seed in seeds])
+        else:
+            found.append(_checkpoints(source))
+    paths = [path for group in found for path in group]
+    request = replace(request, output=folder / "evaluation.json")
+    figures = evaluate_checkpoints(paths, request, splits)
+    rows = [
+        Row(name, group, [figures[str(path)] for path in group])
+        for name, group in zip(names, found, strict=True)
+    ]
+    print(write_table(rows, folder))
+    return rows
+
+
+def _name(source: Path) -> str:
+    """Of a recipe its file's, of a run or its checkpoint the folder's."""
+    if source.name in (BEST, LAST):
+        return source.parent.name
+    return source.stem if source.is_file() else source.name
+
+
+def read_recipe(path: Path, root: str = "") -> Config:
+    """The settings of a recipe, with the folder of its data.
+
+    Raises:
+        ConfigurationError: if it is no file of settings.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Config)
+    try:
+        built = parser.instantiate(parser.parse_args([f"--config={path}"]))
+    except (ArgumentError, OSError, TypeError) as error:
+        raise ConfigurationError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    del built["config"]
+    config = Config(**built)
+    return replace(config, data=replace(config.data, root=root)) if root else config
+
+
+def _trained(config: Config, splits: Splits, folder: Path, seed: int) -> Path:
+    """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
+    folder = folder / f"seed{seed}"
+    config = replace(
+        config,
+        seed=seed,
+        # Validation tasks have the seed after that of the training tasks.
+        episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
+        train=replace(config.train, seed=seed),
+    )
+    print(f"{folder}:", flush=True)
+    result = train_from_config(config, splits, folder, resume=(folder / LAST).exists(), tested=True)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.best
+
+
+def _checkpoints(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    paths = [source / BEST] if (source / BEST).is_file() else sorted(source.glob(f"*/{BEST}"))
+    if not paths:
+        raise CheckpointError(
+            f"{source} holds no {BEST}, nor does a folder in it: pass a recipe (.yaml), the folder "
+            "of a run, or a checkpoint"
+        )
+    return paths

@@ -1,0 +1,20 @@
+"""From the settings of a run to its data, problem and strategy."""
+
+from __future__ import annotations
+
+from fewshot_blo.from_config.data import build_device, build_sampler, build_splits
+from fewshot_blo.from_config.problem import NETWORKS, build_problem
+from fewshot_blo.from_config.strategy import build_adaptation, build_rule, build_strategy
+from fewshot_blo.from_config.training import train_from_config
+
+__all__ = [
+    "NETWORKS",
+    "build_adaptation",
+    "build_device",
+    "build_problem",
+    "build_rule",
+    "build_sampler",
+    "build_splits",
+    "build_strategy",
+    "train_from_config",
+]

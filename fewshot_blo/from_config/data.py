@@ -1,0 +1,82 @@
+"""From the settings of a run to its data."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from fewshot_blo.config import Config, DataSettings
+from fewshot_blo.errors import ConfigurationError
+from tasks import ClassDataset, EpisodicSampler, Splits
+
+
+def build_splits(data: DataSettings) -> Splits:
+    """The splits of a data set by name.
+
+    Raises:
+        ConfigurationError: if the data set needs a folder and none is given, or its images have
+            one size only and another is asked for.
+        DataError: if its files are missing or bad.
+    """
+    if data.name != "glyphs" and not data.root:
+        raise ConfigurationError(
+            f"data set '{data.name}' needs the folder of its files: set --data.root"
+        )
+    if data.name in ("cifarfs", "fc100") and data.size not in (0, 32):
+        raise ConfigurationError(
+            f"data.size is {data.size}: the images of {data.name} are of 32 pixels; leave it at 0"
+        )
+    # Imported here, for each data set needs libraries of its own.
+    module = importlib.import_module(f"tasks.{'cifarfs' if data.name == 'fc100' else data.name}")
+    arguments: dict[str, object] = {"size": data.size} if data.size else {}
+    if data.name == "omniglot":
+        arguments.update(split=data.split, rotations=data.rotations, download=data.download)
+    elif data.name in ("cifarfs", "fc100"):
+        arguments = {"variant": data.name, "download": data.download}
+    elif data.name == "folder":
+        arguments = {"size": data.size or 84, "seed": data.seed, "color": data.color}
+        if data.csv:
+            arguments["csv"] = data.csv
+    roots = () if data.name == "glyphs" else (data.root,)
+    splits: Splits = module.load(*roots, **arguments)
+    return splits
+
+
+def build_device(config: Config) -> torch.device:
+    """The device.
+
+    Raises:
+        ConfigurationError: if it is not there.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros((), device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"device '{config.device}' cannot be used ({reason}): use cpu or auto"
+        ) from error
+    return torch.device(config.device)
+
+
+def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> EpisodicSampler:
+    """The training tasks, or the validation tasks, of a split."""
+    episodes, device = config.episodes, build_device(config)
+    return EpisodicSampler(
+        dataset.to(device),
+        way=episodes.way if training else episodes.validation_way or episodes.way,
+        shot=episodes.shot if training else episodes.validation_shot or episodes.shot,
+        query=episodes.query if training else episodes.validation_query,
+        tasks=episodes.tasks,
+        seed=episodes.seed if training else episodes.seed + 1,
+        device=device,
+        dtype=build_dtype(config),
+        augment=config.augment if training else None,
+    )
+
+
+def build_dtype(config: Config) -> torch.dtype:
+    """Of images and parameters."""
+    return torch.float64 if config.dtype == "float64" else torch.float32

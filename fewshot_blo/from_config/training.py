@@ -1,0 +1,55 @@
+"""A run from its settings alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from fewshot_blo import checkpoint as checkpoints
+from fewshot_blo.config import Config
+from fewshot_blo.from_config.data import build_sampler
+from fewshot_blo.from_config.problem import build_problem
+from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
+from fewshot_blo.train import TrainResult, train
+from tasks import Splits
+
+
+def train_from_config(
+    config: Config, splits: Splits, folder: Path, *, resume: bool, tested: bool
+) -> TrainResult:
+    """Trains what the settings describe, in ``folder``.
+
+    Args:
+        config: the settings.
+        splits: of their data.
+        folder: of the run.
+        resume: continue from ``last.pt``.
+        tested: the test classes must be able to give tasks, for they will be drawn afterwards:
+            training takes hours, so that is an error before it.
+
+    Raises:
+        CheckpointError: as ``train``, or if ``problem.start_from`` does not fit.
+        ConfigurationError: if settings contradict each other.
+        DataError: if the classes cannot give such tasks.
+    """
+    if config.problem.name == "pretraining" and not config.problem.classes:
+        classes = len(splits.train.class_names)
+        config = replace(config, problem=replace(config.problem, classes=classes))
+    problem = build_problem(config, splits.train.images.shape[1:])
+    if config.problem.start_from and not resume:
+        checkpoints.load(Path(config.problem.start_from)).start(problem)
+    training = build_sampler(config, splits.train, training=True)
+    validation = build_sampler(config, splits.validation, training=False)
+    if tested:
+        build_sampler(config, splits.test, training=False)
+    return train(
+        problem,
+        build_strategy(config),
+        training,
+        validation,
+        folder=folder,
+        settings=config.train,
+        adaptation=build_adaptation(config),
+        config=asdict(config),
+        resume=resume,
+    )

@@ -1,0 +1,75 @@
+"""BOME: a value-function constraint whose multiplier follows from the gradients at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
+from fewshot_blo.hypergrad.strategy import (
+    EMPTY_STATE,
+    State,
+    check_not_negative,
+    inner_gradients,
+    inner_start,
+    value_gap_step,
+)
+from fewshot_blo.kernel import SGD, UpdateRule, adapt
+
+
+@dataclass(frozen=True)
+class BOME:
+    """``v ← v - α (F_v + λ q_v)`` with ``q = G(v) - G(z)``, then ``du = F_u + λ q_u``.
+
+    ``λ = max(η - <F_v, q_v> / |q_v|², 0)`` is the smallest weight at which a step lowers q by at
+    least ``η |q_v|²``; z is where K steps on G lead from v, held constant. No second derivative is
+    taken. The multiplier is computed for each task from the gradients over its own v: in the
+    paper there is one inner problem, and the gradients over u enter it too.
+
+    Attributes:
+        steps: inner steps over v.
+        value_steps: K, steps from v to z, at each step over v.
+        rule: update rule of both.
+        eta: η.
+
+    Source: Liu, Ye et al., "BOME!" (arXiv 2209.08709), algorithm 1.
+    """
+
+    steps: int = 20
+    value_steps: int = 5
+    rule: UpdateRule = SGD()
+    eta: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_not_negative("BOME", steps=self.steps, value_steps=self.value_steps, eta=self.eta)
+
+    def init(self) -> State:
+        """No state."""
+        return EMPTY_STATE
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        """Descends on F while q falls, and differentiates at the last v."""
+
+        def penalised(v: TaskParams) -> Tensor:
+            # G(z) is a constant here, and so no part of the gradient over v.
+            return problem.outer_loss(v) + self._multiplier(problem, v) * problem.inner_loss(v)
+
+        start = inner_start(problem, state)
+        v = adapt(penalised, start, steps=self.steps, rule=self.rule, outer=problem.outer)
+        z = adapt(
+            problem.inner_loss, v, steps=self.value_steps, rule=self.rule, outer=problem.outer
+        )
+        return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
+
+    def _multiplier(self, problem: Bilevel, v: TaskParams) -> Tensor:
+        """λ at v, ``[T]``."""
+        v = {name: p.detach().requires_grad_() for name, p in v.items()}
+        f_v = inner_gradients(problem.outer_loss(v).sum(), v)
+        q_v = inner_gradients(problem.inner_loss(v).sum(), v)
+        tiny = 1e-12
+        return (self.eta - task_dot(f_v, q_v) / (task_dot(q_v, q_v) + tiny)).clamp(min=0)
+
+    def advance(self, state: State, step: OuterStep) -> State:
+        """Keeps v for a warm start."""
+        return replace(state, inner=step.inner)

@@ -1,0 +1,101 @@
+"""Reptile: the start of the inner problems moves towards where they end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.strategy import (
+    EMPTY_STATE,
+    State,
+    add_gradients,
+    check_not_negative,
+)
+from fewshot_blo.kernel import SGD, UpdateRule, adapt
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """``du = mean_t (v_0 - v_T)``, carried to the outer variables that v_0 depends on.
+
+    No gradient of a loss: with plain gradient descent as outer optimizer, the start moves along
+    the line to the adapted parameters. Only what the start depends on can be learned, so it is
+    defined for an initialization, and there for the parameters that adapt.
+
+    Attributes:
+        steps: T, inner steps.
+        rule: update rule of the inner steps.
+        query_weight: w of ``(1 - w) G + w F``, the objective of the inner steps. The paper takes
+            all images of a task: 1/2 does so where shot and query are as many.
+
+    Source: Nichol et al., "Reptile" (arXiv 1803.02999), algorithm 2.
+    """
+
+    steps: int = 8
+    rule: UpdateRule = SGD()
+    query_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_not_negative("Reptile", steps=self.steps)
+        if not 0 <= self.query_weight <= 1:
+            raise ConfigurationError(
+                f"Reptile: query_weight is {self.query_weight}: it must be in [0, 1]"
+            )
+
+    def init(self) -> State:
+        """No state."""
+        return EMPTY_STATE
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        """Adapts without a graph and compares the end with the start.
+
+        Raises:
+            ConfigurationError: if the start is a warm one.
+        """
+        if state.inner:
+            raise ConfigurationError(
+                "Reptile learns where the inner problems start: use a cold start"
+            )
+        weight = self.query_weight
+
+        def all_images(v: TaskParams) -> Tensor:
+            loss = (1 - weight) * problem.inner_loss(v)
+            return loss + weight * problem.outer_loss(v) if weight else loss
+
+        start = problem.inner_init
+        inner = adapt(all_images, start, steps=self.steps, rule=self.rule, outer=problem.outer)
+        difference = {name: (p.detach() - inner[name]) / problem.tasks for name, p in start.items()}
+        gradient = add_gradients(
+            problem.outer,
+            [_through_start(problem, difference)],
+            method="Reptile",
+            remedy="Reptile learns the start of the inner problems alone: adapt all parameters, "
+            "freeze the others with requires_grad_(False), or use Unroll with first_order",
+        )
+        with torch.no_grad():
+            outer_loss, inner_loss = problem.outer_loss(inner), problem.inner_loss(inner)
+        no_residual = torch.full_like(inner_loss, torch.nan)
+        return OuterStep(gradient, inner, outer_loss, inner_loss, {}, no_residual)
+
+    def advance(self, state: State, step: OuterStep) -> State:
+        """Keeps the inner parameters, for a warm start to be noticed."""
+        return replace(state, inner=step.inner)
+
+
+def _through_start(problem: Bilevel, cotangent: TaskParams) -> dict[str, Tensor | None]:
+    """The product of the cotangent with the derivative of the start by the outer variables."""
+    moving = [name for name, p in problem.inner_init.items() if p.requires_grad]
+    if not moving:
+        return dict.fromkeys(problem.outer)
+    gradients = torch.autograd.grad(
+        [problem.inner_init[name] for name in moving],
+        list(problem.outer.values()),
+        [cotangent[name] for name in moving],
+        allow_unused=True,
+        retain_graph=True,
+    )
+    return dict(zip(problem.outer, gradients, strict=True))

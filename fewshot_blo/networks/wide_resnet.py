@@ -1,0 +1,108 @@
+"""The wide residual encoder of the few-shot literature."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import Dropout
+from fewshot_blo.networks.norms import Norm, make_norm
+
+
+class WideResNet(nn.Module):
+    """A convolution, three stages of pre-activated residual blocks, norm, ReLU, and averaging.
+
+    The stages have 16, 32 and 64 filters times ``widen``; the second and third halve the image.
+
+    Source: Zagoruyko & Komodakis, "Wide Residual Networks" (arXiv 1605.07146); depth 28 and width
+    10 for few-shot learning: Rusu et al., "LEO" (arXiv 1807.05960), Mangla et al., "S2M2" (arXiv
+    1907.12087).
+
+    Args:
+        channels: of the images.
+        depth: number of convolutions beside the shortcuts: 4 more than a multiple of 6.
+        widen: factor of the filters.
+        norm: the layer before each convolution, as in ``Conv4``.
+        drop_rate: of the dropout between the convolutions of a block; 0 for none.
+        steps: as in ``Conv4``.
+
+    Raises:
+        ConfigurationError: if there is no network of that depth, or a width does not fit the norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        depth: int = 28,
+        widen: int = 10,
+        norm: Norm = "batch",
+        drop_rate: float = 0.0,
+        steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ConfigurationError(
+                f"a wide residual network of depth {depth}: use 10, 16, 22, 28, 34 or 40"
+            )
+        self.width = 64 * widen
+        layers: list[tuple[str, nn.Module]] = [
+            ("convolution", nn.Conv2d(channels, 16, 3, padding=1, bias=False))
+        ]
+        before = 16
+        for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen)):
+            for block in range((depth - 4) // 6):
+                stride = 2 if stage and not block else 1
+                name = f"stage{stage + 1}_block{block + 1}"
+                layers.append((name, WideBlock(before, width, stride, norm, drop_rate, steps)))
+                before = width
+        layers += [("norm", make_norm(norm, before, steps)), ("relu", nn.ReLU())]
+        self.layers = nn.Sequential(OrderedDict(layers))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[B, D]`` of images ``[B, C, H, W]``."""
+        maps: Tensor = self.layers(x)
+        return maps.mean((2, 3))
+
+    def features(self, size: int) -> int:
+        """D, the number of features of an image of any ``size``."""
+        del size
+        return self.width
+
+
+class WideBlock(nn.Module):
+    """``shortcut(x) + residual(x)``, each convolution behind a norm and a ReLU."""
+
+    def __init__(
+        self, before: int, width: int, stride: int, norm: Norm, drop_rate: float, steps: int
+    ) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, before, steps)
+        residual: list[tuple[str, nn.Module]] = [
+            ("convolution1", nn.Conv2d(before, width, 3, stride, padding=1, bias=False)),
+            ("norm", make_norm(norm, width, steps)),
+            ("relu", nn.ReLU()),
+        ]
+        if drop_rate:
+            residual.append(("drop", Dropout(drop_rate)))
+        residual.append(("convolution2", nn.Conv2d(width, width, 3, padding=1, bias=False)))
+        self.residual = nn.Sequential(OrderedDict(residual))
+        self.shortcut = (
+            nn.Identity()
+            if before == width and stride == 1
+            else nn.Conv2d(before, width, 1, stride, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, width, H / stride, W / stride]`` of maps ``[B, before, H, W]``."""
+        active = F.relu(self.norm(x))
+        # A shortcut that changes shape sees the activation too, as in the authors' code.
+        skipped = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
+        maps: Tensor = skipped + self.residual(active)
+        return maps

@@ -1,0 +1,79 @@
+"""Learning features by telling all training classes apart; tasks are for testing them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.losses import task_cross_entropy
+from fewshot_blo.problems.few_shot import BoundTasks, NormMode
+from fewshot_blo.problems.shared_encoder import FEATURES, SharedEncoder
+from tasks import TaskBatch
+
+_CLASSIFIER = "classifier/"
+
+
+class Pretraining(SharedEncoder):
+    """outer: an encoder and one classifier of all training classes; inner: as in ``SharedEncoder``.
+
+    ``F_t`` is the classifier's cross-entropy on the images of the task, support and query alike,
+    with their class in the data set for a label; the head of a task is not in it, and serves
+    validation and test. So a batch of tasks is a batch of images of T times N classes, and
+    ``Unroll(0)`` gives the gradient of supervised training.
+
+    The classifier is of the head's kind: a linear one makes this Baseline, a cosine one Baseline++.
+
+    Source: Chen et al., "A Closer Look at Few-shot Classification" (arXiv 1904.04232); testing with
+    prototypes: Chen et al., "Meta-Baseline" (arXiv 2003.04390), the first stage.
+
+    Args:
+        encoder: as in ``SharedEncoder``.
+        classes: number of the training classes.
+        features: D.
+        settings: the others of ``SharedEncoder``.
+
+    Raises:
+        ConfigurationError: if there are no classes, the head is neither linear nor cosine, or as
+            ``SharedEncoder``.
+    """
+
+    def __init__(self, encoder: nn.Module, *, classes: int, features: int, **settings: Any) -> None:
+        if classes < 1:
+            raise ConfigurationError(
+                f"classes is {classes}: pretraining needs the number of training classes"
+            )
+        super().__init__(encoder, features=features, **settings)
+        if self.head.learned(features):
+            raise ConfigurationError(
+                f"pretraining has a classifier of the head's kind, and {type(self.head).__name__} "
+                "is none: use a linear or a cosine head"
+            )
+        example = next(self.network.parameters(), torch.zeros(()))
+        zeros = self.head.zeros(1, classes, example.new_zeros(1, 1, features))
+        for name, p in zeros.items():
+            start = 0.01 * torch.randn_like(p[0])
+            self.outer[_CLASSIFIER + name] = start.requires_grad_()
+
+    def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
+        """The heads' bilevel problem, with the classifier's loss for the outer one."""
+        bound = super().bind(batch, norm, keys)
+        images = bound.bilevel.outer[FEATURES]
+        labels = torch.cat([batch.support_y, batch.query_y], 1)
+        known = batch.classes.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -1)
+        classifier = {
+            name.removeprefix(_CLASSIFIER): p.expand(batch.tasks, *p.shape)
+            for name, p in bound.bilevel.outer.items()
+            if name.startswith(_CLASSIFIER)
+        }
+
+        def outer_loss(v: TaskParams) -> Tensor:
+            del v
+            logits = self.head.logits(classifier, images, {})
+            return task_cross_entropy(logits, known, torch.zeros_like(logits[:, 0]))
+
+        return replace(bound, bilevel=replace(bound.bilevel, outer_loss=outer_loss))

@@ -1,0 +1,172 @@
+"""Comparisons of several methods, and the recipes that come with the project."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from small_runs import make_folder, options
+
+from fewshot_blo import cli
+from fewshot_blo import train as train_module
+from fewshot_blo.chunks import hypergradient
+from fewshot_blo.compare import compare, read_recipe
+from fewshot_blo.config import Config
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.from_config import build_adaptation, build_problem, build_strategy
+from fewshot_blo.hypergrad import Phases
+from fewshot_blo.report import EvaluationRequest
+from fewshot_blo.run import BEST
+from tasks import TaskBatch
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*/*.yaml"))
+REQUEST = EvaluationRequest(tasks=8)
+
+
+def write_recipe(path: Path, folder: Path, **changes: object) -> Path:
+    """A recipe with the options of a small run."""
+    settings: dict[str, object] = {}
+    for option in options(folder, train__validate_every=1, train__steps=2, **changes):
+        name, _, value = option.removeprefix("--").partition("=")
+        section, _, key = name.rpartition(".")
+        place = settings if not section else settings.setdefault(section, {})
+        place[key] = yaml.safe_load(value)  # type: ignore[index]
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A shared encoder and an initialisation, which has no running statistics."""
+    place = tmp_path_factory.mktemp("recipes")
+    return [
+        write_recipe(place / "proto.yaml", folder, inner__steps=0, adaptation__steps=0),
+        write_recipe(place / "maml.yaml", folder, problem__name="initialization"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def compared(recipes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("compared")
+    words = ["compare", *map(str, recipes), f"--folder={place}", "--seeds", "0", "1", "--tasks=8"]
+    assert cli.main(words) == 0
+    return place
+
+
+def test_table_and_picture(compared: Path) -> None:
+    with (compared / "table.csv").open(encoding="utf-8") as file:
+        proto, maml = csv.DictReader(file)
+    assert (proto["method"], maml["method"]) == ("proto", "maml")
+    assert proto["seeds"] == maml["seeds"] == "2"
+    assert float(proto["steps"]) == 2
+    assert float(proto["seconds"]) > 0
+    text = (compared / "table.md").read_text()
+    for record, norms in ((proto, ("transductive", "support", "running")), (maml, ("support",))):
+        for norm in norms:
+            value, interval = float(record[norm]), float(record[f"{norm} interval"])
+            assert f"{value:.2f} ± {interval:.2f} [" in text
+    assert maml["running"] == ""
+    assert "8 tasks (3-way 1-shot 3 queries a class, seed 1000)" in text
+    difference = float(maml["transductive"]) - float(proto["transductive"])
+    assert float(maml["transductive difference"]) == pytest.approx(difference)
+    with Image.open(compared / "accuracy.png") as picture:
+        assert picture.size == (960, 600)
+
+
+def test_the_mean_over_seeds(compared: Path) -> None:
+    (row,) = compare([compared / "proto"], REQUEST, folder=compared / "again")
+    each = [
+        compare([compared / "proto" / seed], REQUEST, folder=compared / seed)[0]
+        for seed in ("seed0", "seed1")
+    ]
+    accuracies = [single.tasks("support") for single in each]
+    mean = row.tasks("support")
+    assert mean is not None
+    assert accuracies[0] is not None
+    assert accuracies[1] is not None
+    torch.testing.assert_close(mean, (accuracies[0] + accuracies[1]) / 2)
+    spread = torch.stack([a.mean() for a in accuracies if a is not None]).std()
+    assert row.seed_deviation("support") == pytest.approx(float(spread))
+    assert not torch.equal(accuracies[0], accuracies[1])
+
+
+def test_finished_runs_are_not_trained_again(compared: Path, recipes: list[Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in compared.glob(f"*/seed*/{BEST}")}
+    assert len(before) == 4
+    compare(recipes, REQUEST, folder=compared, seeds=(0, 1))
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_goes_on_after_an_interrupt(
+    recipes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    words = ["compare", str(recipes[0]), f"--folder={tmp_path}", "--tasks=8"]
+    plain = train_module._validate
+
+    def interrupted(*arguments: object) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "_validate", interrupted)
+    assert cli.main(words) == 130
+    assert not (tmp_path / "table.md").exists()
+    monkeypatch.setattr(train_module, "_validate", plain)
+    assert cli.main(words) == 0
+    assert (tmp_path / "table.md").exists()
+    assert "step 2: validation" in capsys.readouterr().out
+
+
+def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no best\.pt"):
+        compare([tmp_path], REQUEST, folder=tmp_path / "table")
+    with pytest.raises(ConfigurationError, match="two sources have one name: proto, proto"):
+        compare([recipes[0], recipes[0]], REQUEST, folder=tmp_path / "table")
+    bad = write_recipe(tmp_path / "bad.yaml", folder, problem__name="nothing")
+    with pytest.raises(ConfigurationError, match=r"recipe .*bad\.yaml"):
+        compare([bad], REQUEST, folder=tmp_path / "table")
+    with pytest.raises(ConfigurationError, match=r"recipe .*absent\.yaml"):
+        compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
+
+
+def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
+    """One task of the recipe's size, of random images."""
+    episodes = config.episodes
+    assert isinstance(episodes.way, int)
+    assert isinstance(episodes.shot, int)
+    assert isinstance(episodes.query, int)
+    way, generator = episodes.way, torch.Generator().manual_seed(0)
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.rand(1, way * count, *image, generator=generator)
+        return images, torch.arange(way).repeat_interleave(count)[None]
+
+    return TaskBatch(*part(episodes.shot), *part(episodes.query), torch.arange(way)[None])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipes_give_hypergradients(path: Path) -> None:
+    config = read_recipe(path)
+    problem_settings = replace(config.problem, hidden=8, backend="batched", classes=64)
+    config = replace(config, problem=problem_settings, device="cpu")
+    image = torch.Size([1, 28, 28] if config.data.name == "omniglot" else [3, 32, 32])
+    problem = build_problem(config, image)
+    strategies = build_strategy(config)
+    build_adaptation(config)
+    phases = strategies.phases if isinstance(strategies, Phases) else ((0, strategies),)
+    for _, strategy in phases:
+        step = hypergradient(problem, strategy, strategy.init(), random_tasks(config, image))
+        step.check_finite("recipe")
+        assert any(bool(g.any()) for g in step.gradient.values())
