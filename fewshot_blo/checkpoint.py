@@ -65,15 +65,18 @@ class Checkpoint:
             CheckpointError: if the checkpoint lacks a weight of the encoder, or has it in another
                 shape.
         """
-        saved = {name.removeprefix(_ENCODER): p for name, p in self.outer.items()}
-        saved.update({name.removeprefix(_ENCODER): p for name, p in self.buffers.items()})
-        network = problem.network
-        own = {
-            name.removeprefix(_ENCODER): tensor
-            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
-            if not name.startswith("head.")
-        }
+        saved, buffers = (
+            {name.removeprefix(_ENCODER): p for name, p in tensors.items()}
+            for tensors in (self.outer, self.buffers)
+        )
+        own, own_buffers = (
+            {name.removeprefix(_ENCODER): p for name, p in tensors if not name.startswith("head.")}
+            for tensors in (problem.network.named_parameters(), problem.network.named_buffers())
+        )
         _copy(own, {name: saved[name] for name in own if name in saved})
+        # The problem may have further statistics, to be estimated.
+        shared = own_buffers.keys() & buffers.keys()
+        _copy({n: own_buffers[n] for n in shared}, {n: buffers[n] for n in shared})
 
 
 _ENCODER = "encoder."

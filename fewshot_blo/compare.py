@@ -50,11 +50,11 @@ def compare(
         )
     splits: Splits | None = None
     found: list[list[Path]] = []
-    for name, source in zip(names, sources, strict=True):
+    for source in sources:
         if source.suffix in (".yaml", ".yml"):
             config = read_recipe(source, request.root)
             splits = splits or build_splits(config.data)
-            found.append([_trained(config, splits, folder / name, seed) for seed in seeds])
+            found.append([_trained(config, source, splits, folder, seed) for seed in seeds])
         else:
             found.append(_checkpoints(source))
     paths = [path for group in found for path in group]
@@ -93,9 +93,13 @@ def read_recipe(path: Path, root: str = "") -> Config:
     return replace(config, data=replace(config.data, root=root)) if root else config
 
 
-def _trained(config: Config, splits: Splits, folder: Path, seed: int) -> Path:
+def _trained(config: Config, recipe: Path, splits: Splits, runs: Path, seed: int) -> Path:
     """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
-    folder = folder / f"seed{seed}"
+    folder = runs / recipe.stem / f"seed{seed}"
+    if config.problem.start_from.endswith(".yaml"):
+        first = recipe.parent / config.problem.start_from
+        path = _trained(read_recipe(first, config.data.root), first, splits, runs, seed)
+        config = replace(config, problem=replace(config.problem, start_from=str(path)))
     config = replace(
         config,
         seed=seed,

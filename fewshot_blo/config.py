@@ -12,6 +12,8 @@ from fewshot_blo.networks.heads import Start
 from fewshot_blo.run import TrainSettings
 from tasks import Augmentation
 
+HeadName = Literal["linear", "cosine", "ridge", "max_margin", "matching", "relation", "propagation"]
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -85,14 +87,17 @@ class ProblemSettings:
         prox: weight of the proximal term of the inner problem; by default 0.5 for a linear or
             cosine head, and 0 for the others and for an initialization.
         classes: of pretraining; 0 counts those of the training split.
-        start_from: checkpoint whose encoder training starts from; empty for random weights.
+        start_from: checkpoint whose encoder training starts from, or for `compare` the name of a
+            recipe in the same folder; empty for random weights.
         learn_prox: learn that weight (shared_encoder).
         head: of a shared encoder: linear or cosine, which adapt in inner steps; ridge (R2D2) or
             max_margin (MetaOptNet), solved in closed form or as a quadratic program; matching,
-            which attends to the support set; relation, which learns to compare. Without inner steps
-            a linear head is a ProtoNet.
+            which attends to the support set; relation, which learns to compare; propagation, which
+            spreads labels over all queries. Without inner steps a linear head is a ProtoNet.
         start: where a shared encoder's heads start: at zeros, prototypes, the solution in closed
             form, or learned; by default prototypes for linear and cosine, else closed_form.
+        unit: divide features by their length.
+        centre: subtract the mean feature of the training images, outside of training.
         scale: of a head's logits, where it has one: 10 by default.
         lam: initial regularisation of the ridge head.
         margin_weight: weight of the losses of the max_margin head.
@@ -115,8 +120,10 @@ class ProblemSettings:
     classes: int = 0
     start_from: str = ""
     learn_prox: bool = False
-    head: Literal["linear", "cosine", "ridge", "max_margin", "matching", "relation"] = "linear"
+    head: HeadName = "linear"
     start: Start | None = None
+    unit: bool = False
+    centre: bool = False
     scale: float = 10.0
     lam: float = 1.0
     margin_weight: float = 1.0

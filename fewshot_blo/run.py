@@ -27,7 +27,14 @@ from tasks.files import atomic_write
 
 LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
 # They change where a run takes place, or how far it goes, but no step of it.
-_MAY_CHANGE = {"device", "data.root", "data.download", "train.memory", "train.graph"}
+_MAY_CHANGE = {
+    "device",
+    "data.root",
+    "data.download",
+    "train.memory",
+    "train.graph",
+    "problem.start_from",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class TrainSettings:
     """Settings of the outer loop.
 
     Attributes:
-        steps: outer steps.
+        steps: outer steps; with 0 the start is validated and kept.
         learning_rate: of the outer optimizer.
         optimizer: adam, or sgd with Nesterov's momentum.
         momentum: of sgd.
@@ -73,10 +80,18 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "validation_tasks", "log_every"):
+        for name in ("validate_every", "validation_tasks", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("clip", "chunk", "learning_rate", "memory", "momentum", "weight_decay"):
+        for name in (
+            "steps",
+            "clip",
+            "chunk",
+            "learning_rate",
+            "memory",
+            "momentum",
+            "weight_decay",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}: it is not negative")
         if self.norm == "running":

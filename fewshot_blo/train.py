@@ -23,6 +23,7 @@ from fewshot_blo.kernel import estimate_statistics
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
+from fewshot_blo.networks.centre import estimate_centres
 from fewshot_blo.networks.losses import task_accuracy
 from fewshot_blo.prefetch import Prefetch
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -119,6 +120,8 @@ def train(
     batches = Prefetch(tasks, first_batch.support_x.device)
     clock = _Clock()
     with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
+        if settings.steps == 0 and not resume:
+            print(_validate(run, tasks, validation, adaptation, log), flush=True)
         while run.step < settings.steps and not stop.is_set():
             batch = batches.batch(run.step)
             step = run.hypergradient(batch)
@@ -207,9 +210,7 @@ def _validate(
 def update_statistics(
     problem: SharedEncoder, dataset: ClassDataset, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Estimates an encoder's running statistics from images spread over a data set's classes."""
-    if not uses_batch_statistics(problem.network):
-        return
+    """Estimates running statistics and centres from images spread over a data set's classes."""
     count = min(_STATISTICS_IMAGES, len(dataset))
     rows = torch.linspace(0, len(dataset) - 1, count).long()
     # Consecutive images are of one class: shuffle, so that each batch holds many classes.
@@ -219,7 +220,9 @@ def update_statistics(
     was_training = problem.network.training
     problem.network.eval()  # The features that the statistics are for have no dropout.
     try:
-        estimate_statistics(problem.network, torch.split(images, 128))
+        if uses_batch_statistics(problem.network):
+            estimate_statistics(problem.network, torch.split(images, 128))
+        estimate_centres(problem.network, torch.split(images, 128))
     finally:
         problem.network.train(was_training)
 

@@ -6,6 +6,7 @@ The plain loops know one task: no task axis, no vmap, no padding, and PyTorch's 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -365,6 +366,29 @@ def _relation(v: Params, x: Tensor, outer: Params) -> Tensor:
     return hidden @ outer["head/score"]
 
 
+def _propagation(v: Params, x: Tensor, outer: Params) -> Tensor:
+    """The series ``Σ_k α^k S^k Y`` of a graph of 4 neighbours, written edge by edge."""
+    rows, labels = torch.cat([v["head.support"], x]), v["head.labels"]
+    variance, places = 2 * outer["head/log_sigma"].exp() ** 2, range(len(rows))
+    weights = torch.zeros(len(rows), len(rows), dtype=x.dtype)
+    near = {}
+    for i in places:
+        distances = (rows[i] - rows).detach().square().sum(1).tolist()
+        near[i] = sorted((j for j in places if j != i), key=distances.__getitem__)[:4]
+    for i, j in itertools.product(places, places):
+        if j in near[i] or i in near[j]:
+            closeness = (-(rows[i] - rows[j]).square().sum() / variance).exp()
+            weights = weights.index_put((torch.tensor(i), torch.tensor(j)), closeness)
+    scale = (weights.sum(1) + 1e-12).rsqrt()
+    graph = scale[:, None] * weights * scale
+    term = torch.cat([labels, torch.zeros(len(x), labels.shape[1], dtype=x.dtype)])
+    total = term
+    for _ in range(400):
+        term = 0.9 * graph @ term
+        total = total + term
+    return (total[len(labels) :] + 1e-12).log()
+
+
 PLAIN_HEADS = {
     "linear": PlainHead(lambda v, x, _: plain_linear(v, x), _linear_prototypes),
     "cosine": PlainHead(
@@ -378,6 +402,14 @@ PLAIN_HEADS = {
     ),
     "matching": PlainHead(
         _attention,
+        lambda x, labels, way, _: {
+            "head.support": x,
+            "head.labels": F.one_hot(labels, way).to(x.dtype),
+        },
+        lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum(),
+    ),
+    "propagation": PlainHead(
+        _propagation,
         lambda x, labels, way, _: {
             "head.support": x,
             "head.labels": F.one_hot(labels, way).to(x.dtype),
@@ -399,6 +431,7 @@ def plain_shared_encoder(
     prox: float,
     start: str,
     head: PlainHead,
+    unit: bool = False,
 ) -> Bilevel:
     """The shared-encoder problem of one task, end to end: no features for leaves."""
     names = ("start/", "head/", "log_prox")
@@ -410,7 +443,10 @@ def plain_shared_encoder(
         """Features, divided by the square root of their number."""
         with at_step(None):  # The encoder takes no part in the inner steps.
             outputs = plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
-        support, query = (x / math.sqrt(x.shape[1]) for x in outputs)
+        if unit:
+            support, query = (x / ((x * x).sum(1, True) + 1e-12).sqrt() for x in outputs)
+        else:
+            support, query = (x / math.sqrt(x.shape[1]) for x in outputs)
         return support, query
 
     def begin() -> dict[str, Tensor]:

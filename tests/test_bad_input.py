@@ -106,7 +106,7 @@ def test_an_image_that_does_not_decode(
         ({"episodes__seed": -1}, "seed is -1"),
         ({"episodes__way": "[4,2]"}, "way is (4, 2)"),
         ({"data__size": 12}, "use images of at least 16x16"),
-        ({"train__steps": 0}, "steps is 0"),
+        ({"train__steps": -1}, "steps is -1"),
         ({"train__norm": "running"}, "train with 'transductive' or 'support'"),
         ({"problem__prox": -1}, "prox is -1"),
         ({"problem__hidden": 9, "problem__norm": "group"}, "use a multiple of 8"),

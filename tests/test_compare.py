@@ -16,11 +16,17 @@ from small_runs import make_folder, options
 
 from fewshot_blo import cli
 from fewshot_blo import train as train_module
+from fewshot_blo.checkpoint import load
 from fewshot_blo.chunks import hypergradient
 from fewshot_blo.compare import compare, read_recipe
 from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.from_config import build_adaptation, build_problem, build_strategy
+from fewshot_blo.from_config import (
+    build_adaptation,
+    build_problem,
+    build_strategy,
+    train_from_config,
+)
 from fewshot_blo.hypergrad import Phases
 from fewshot_blo.report import EvaluationRequest
 from fewshot_blo.run import BEST
@@ -33,7 +39,8 @@ REQUEST = EvaluationRequest(tasks=8)
 def write_recipe(path: Path, folder: Path, **changes: object) -> Path:
     """A recipe with the options of a small run."""
     settings: dict[str, object] = {}
-    for option in options(folder, train__validate_every=1, train__steps=2, **changes):
+    few = {"train__validate_every": 1, "train__steps": 2}
+    for option in options(folder, **{**few, **changes}):
         name, _, value = option.removeprefix("--").partition("=")
         section, _, key = name.rpartition(".")
         place = settings if not section else settings.setdefault(section, {})
@@ -127,6 +134,35 @@ def test_goes_on_after_an_interrupt(
     assert cli.main(words) == 0
     assert (tmp_path / "table.md").exists()
     assert "step 2: validation" in capsys.readouterr().out
+
+
+def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "first.yaml", folder, problem__name="pretraining")
+    settings = {"problem__start_from": "first.yaml", "problem__unit": True, "problem__centre": True}
+    second = write_recipe(
+        tmp_path / "second.yaml", folder, train__steps=0, inner__steps=0, **settings
+    )
+    (row,) = compare([second], REQUEST, folder=tmp_path / "runs")
+    start = load(tmp_path / "runs" / "first" / "seed0" / BEST)
+    (end,) = (load(path) for path in row.checkpoints)
+    encoder = {n.removeprefix("encoder."): p for n, p in end.outer.items()}
+    assert encoder
+    for name, p in encoder.items():
+        assert torch.equal(p, start.outer[name])
+    assert bool(end.buffers["centre.mean"].any())
+    # The first one is trained, and not trained again.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"runs/*/*/{BEST}")}
+    assert len(before) == 2
+    compare([second], REQUEST, folder=tmp_path / "runs")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: `compare` trains it"):
+        train_from_config(
+            read_recipe(second),
+            None,
+            tmp_path / "alone",
+            resume=False,
+            tested=False,  # type: ignore[arg-type]
+        )
 
 
 def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:

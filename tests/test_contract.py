@@ -38,6 +38,7 @@ from fewshot_blo.networks import (
     Conv4,
     CosineHead,
     Head,
+    LabelPropagationHead,
     LinearHead,
     MatchingHead,
     Norm,
@@ -78,6 +79,8 @@ PROBLEMS = (
     "encoder, ridge, zeros",
     "encoder, matching, closed_form",
     "encoder, relation, closed_form",
+    "encoder, propagation, closed_form",
+    "encoder, unit, prototypes",
 )
 HEADS: dict[str, Head] = {
     "linear": LinearHead(),
@@ -85,8 +88,9 @@ HEADS: dict[str, Head] = {
     "ridge": RidgeHead(lam=0.3),
     "matching": MatchingHead(),
     "relation": RelationHead(hidden=5),
+    "propagation": LabelPropagationHead(neighbours=4),
 }
-SOLVED = ("encoder, matching", "encoder, relation")
+SOLVED = ("encoder, matching", "encoder, relation", "encoder, propagation")
 """Problems with nothing to adapt."""
 AT_THE_SOLUTION = ("unroll recomputed", "encoder, ridge, closed_form")
 """Its gradients are rounding and nothing else there, and Adam divides them by their own size."""
@@ -145,6 +149,7 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
         HEADS[kind],
         start=next((start for start in starts if start in name), "learned"),
         learn_prox="learned prox" in name,
+        unit="unit" in name,
         way=3,
         features=8,
     )
@@ -157,6 +162,7 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
         prox=shared.prox,
         start=shared.start,
         head=PLAIN_HEADS[kind],
+        unit=shared.unit,
     )
 
 

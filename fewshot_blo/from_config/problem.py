@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fewshot_blo.networks import (
     Conv4,
     CosineHead,
     Head,
+    LabelPropagationHead,
     LinearHead,
     MatchingHead,
     MaxMarginHead,
@@ -26,6 +28,7 @@ from fewshot_blo.networks import (
     WideResNet,
     classifier,
 )
+from fewshot_blo.networks.centre import Centre
 from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
 
@@ -48,12 +51,15 @@ def build_problem(config: Config, image: torch.Size) -> FewShotProblem:
 
 def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int) -> SharedEncoder:
     settings = config.problem
+    if settings.centre:
+        encoder = nn.Sequential(OrderedDict(encoder=encoder, centre=Centre(features)))
     arguments: dict[str, Any] = {
-        "encoder": encoder.to(build_device(config)),
+        "encoder": encoder.to(build_device(config), build_dtype(config)),
         "head": _head(settings),
         "start": settings.start,
         "prox": settings.prox,
         "learn_prox": settings.learn_prox,
+        "unit": settings.unit,
         "way": way,
         "features": features,
         "backend": settings.backend,
@@ -73,6 +79,8 @@ def _head(settings: ProblemSettings) -> Head:
         return MaxMarginHead(settings.scale, settings.margin_weight)
     if settings.head == "relation":
         return RelationHead()
+    if settings.head == "propagation":
+        return LabelPropagationHead()
     return CosineHead(settings.scale) if settings.head == "cosine" else MatchingHead(settings.scale)
 
 

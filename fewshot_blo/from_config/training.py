@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.config import Config
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_sampler
 from fewshot_blo.from_config.problem import build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
@@ -32,6 +33,11 @@ def train_from_config(
         ConfigurationError: if settings contradict each other.
         DataError: if the classes cannot give such tasks.
     """
+    if config.problem.start_from.endswith(".yaml"):
+        raise ConfigurationError(
+            f"problem.start_from is the recipe {config.problem.start_from}: `compare` trains it "
+            "first; here give a checkpoint"
+        )
     if config.problem.name == "pretraining" and not config.problem.classes:
         classes = len(splits.train.class_names)
         config = replace(config, problem=replace(config.problem, classes=classes))

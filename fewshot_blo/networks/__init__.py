@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewshot_blo.networks.conv4 import Conv4, classifier
 from fewshot_blo.networks.heads import CosineHead, Head, LinearHead, RidgeHead
+from fewshot_blo.networks.label_propagation import LabelPropagationHead
 from fewshot_blo.networks.matching import MatchingHead
 from fewshot_blo.networks.max_margin import MaxMarginHead
 from fewshot_blo.networks.norms import Norm, make_norm
@@ -17,6 +18,7 @@ __all__ = [
     "Conv4",
     "CosineHead",
     "Head",
+    "LabelPropagationHead",
     "LinearHead",
     "MatchingHead",
     "MaxMarginHead",

@@ -54,8 +54,18 @@ class Head(Protocol):
         """
         ...
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
-        """Logits ``[T, B, N]`` of features ``[T, B, D]``."""
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``[T, B, N]`` of features ``[T, B, D]``.
+
+        Args:
+            params: of the tasks.
+            features: to be classified.
+            learned: the head's outer variables.
+            real: ``[T, B]``, which rows are no padding, for heads that look at all of them
+                together; None for all.
+        """
         ...
 
     def loss(
@@ -80,7 +90,9 @@ class CrossEntropyHead:
         del features
         return {}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         raise NotImplementedError
 
     def loss(
@@ -122,9 +134,11 @@ class LinearHead(CrossEntropyHead):
             "head.bias": -prototypes.square().sum(-1),
         }
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """Linear logits."""
-        del learned
+        del learned, real
         weight, bias = params["head.weight"], params["head.bias"]
         return features @ weight.transpose(1, 2) + bias.unsqueeze(1)
 
@@ -155,9 +169,11 @@ class CosineHead(CrossEntropyHead):
         del learned
         return {"head.weight": class_means(features, labels, way)}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """Scaled cosines."""
-        del learned
+        del learned, real
         weight = normalize(params["head.weight"])
         return self.scale * (normalize(features) @ weight.transpose(1, 2))
 
@@ -201,8 +217,11 @@ class RidgeHead:
         kernel = x @ x.transpose(1, 2) + learned["log_lam"].exp() * identity
         return {"head.weight": torch.linalg.solve(kernel, y).transpose(1, 2) @ x}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """Scaled predictions of the one-hot labels."""
+        del real
         return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
 
     def loss(

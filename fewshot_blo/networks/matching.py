@@ -50,9 +50,11 @@ class MatchingHead:
         del learned
         return {"head.support": features, "head.labels": one_hot(labels, way, features.dtype)}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """Logarithms of the classes' attention."""
-        del learned
+        del learned, real
         support, labels = params["head.support"], params["head.labels"]
         scores = self.scale * (normalize(features) @ normalize(support).transpose(1, 2))
         # [T, B, N, N*K]: the scores of a class's own rows, others at -inf.

@@ -67,8 +67,11 @@ class MaxMarginHead:
         alpha, _ = _solve(dual, bound)
         return {"head.weight": alpha.transpose(1, 2) @ x}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """Scaled scores."""
+        del real
         return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
 
     def loss(

@@ -57,8 +57,11 @@ class RelationHead(CrossEntropyHead):
         del learned
         return {"head.weight": class_means(features, labels, way)}
 
-    def logits(self, params: TaskParams, features: Tensor, learned: Params) -> Tensor:
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
         """The scores."""
+        del real
         of_class = params["head.weight"] @ learned["of_class"].T
         of_query = features @ learned["of_query"].T + learned["bias"]
         return (of_class.unsqueeze(1) + of_query.unsqueeze(2)).relu() @ learned["score"]

@@ -14,7 +14,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.networks.heads import Head, LinearHead, Start
+from fewshot_blo.networks.heads import Head, LinearHead, Start, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
@@ -40,8 +40,8 @@ class SharedEncoder:
     strongly convex: all strategies have a hypergradient. Where the start is the solution in closed
     form, ``Unroll(0)`` has the exact one.
 
-    Features are divided by ``sqrt(D)``, so that the curvature of the head's problem, and the
-    step size and ρ that suit it, do not depend on the width of the encoder.
+    Features are divided by ``sqrt(D)``, or by their length, so that the curvature of the head's
+    problem, and the step size and ρ that suit it, do not depend on the width of the encoder.
 
     The encoder's outputs are the leaves that a strategy differentiates with respect to; one
     backward pass then carries that cotangent through the encoder. This is exact, and an outer step
@@ -58,6 +58,7 @@ class SharedEncoder:
             head's usual one by default.
         start: where the inner problem starts; the head's usual start by default.
         learn_prox: make the logarithm of ``prox`` an outer variable.
+        unit: divide features by their length.
         way, features: N and D, needed for a learned start.
         backend: of the encoder's forward pass; "auto" measures at the first batch.
         precision: of the encoder's products; the head's are in the parameters' dtype.
@@ -75,6 +76,7 @@ class SharedEncoder:
         prox: float | None = None,
         start: Start | None = None,
         learn_prox: bool = False,
+        unit: bool = False,
         way: int | None = None,
         features: int | None = None,
         backend: Backend | Literal["auto"] = "auto",
@@ -84,7 +86,7 @@ class SharedEncoder:
         self.head: Head = head or LinearHead()
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
-        self.backend, self.precision = backend, precision
+        self.backend, self.precision, self.unit = backend, precision, unit
         if self.prox < 0 or (learn_prox and self.prox == 0):
             raise ConfigurationError(
                 f"prox is {self.prox}: it must be positive to be learned, and never negative"
@@ -138,7 +140,8 @@ class SharedEncoder:
             ConfigurationError: if the backend has not been chosen.
         """
         support, query = self._encode(batch, norm, keys)
-        encoded = torch.cat([support, query], 1) / support.shape[-1] ** 0.5
+        encoded = torch.cat([support, query], 1)
+        encoded = normalize(encoded) if self.unit else encoded / support.shape[-1] ** 0.5
         # One leaf, not two: for some strategies the support features alone are in neither loss.
         leaf = encoded.detach().requires_grad_()
         support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
@@ -160,7 +163,7 @@ class SharedEncoder:
             return loss + 0.5 * prox * task_dot(distance, distance)
 
         def query_logits(v: TaskParams) -> Tensor:
-            return self.head.logits(v, query_leaf, learned)
+            return self.head.logits(v, query_leaf, learned, real_rows(batch, batch.query_y))
 
         def outer_loss(v: TaskParams) -> Tensor:
             return task_cross_entropy(query_logits(v), batch.query_y, batch.classes)

@@ -6,7 +6,14 @@ from oracles import normal, plain_cosine, plain_linear
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.networks import CosineHead, Head, LinearHead, MatchingHead, RidgeHead
+from fewshot_blo.networks import (
+    CosineHead,
+    Head,
+    LabelPropagationHead,
+    LinearHead,
+    MatchingHead,
+    RidgeHead,
+)
 from fewshot_blo.networks.heads import class_means
 
 FEATURES = normal(2, 5, 4)
@@ -106,3 +113,14 @@ def test_matching_is_attention_over_the_support_set() -> None:
     attention = (2 * torch.cosine_similarity(queries[0][:, None], FEATURES[0, rows], 2)).softmax(1)
     expected = torch.stack([attention[:, labels[0, rows] == n].sum(1) for n in range(3)], 1)
     torch.testing.assert_close(probabilities[0], expected)
+
+
+def test_labels_spread_to_their_neighbours() -> None:
+    """Queries in two clusters follow the one labelled image of each."""
+    centres = torch.tensor([[0.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    queries = (centres.repeat_interleave(4, 0) + 0.3 * normal(8, 2))[None]
+    head = LabelPropagationHead(sigma=1.0, neighbours=3)
+    learned = {name: p.double() for name, p in head.learned(None).items()}
+    params = head.from_support(centres[None], torch.tensor([[0, 1]]), 2, learned)
+    chosen = head.logits(params, queries, learned).argmax(2)
+    assert chosen.tolist() == [[0] * 4 + [1] * 4]
