@@ -12,6 +12,9 @@ from fewshot_blo.networks.heads import Start
 from fewshot_blo.run import TrainSettings
 from tasks import Augmentation
 
+DataName = Literal[
+    "glyphs", "omniglot", "miniimagenet", "tieredimagenet", "cifarfs", "fc100", "folder"
+]
 HeadName = Literal["linear", "cosine", "ridge", "max_margin", "matching", "relation", "propagation"]
 
 
@@ -31,9 +34,7 @@ class DataSettings:
         download: fetch Omniglot or CIFAR-100 where their files are missing.
     """
 
-    name: Literal[
-        "glyphs", "omniglot", "miniimagenet", "tieredimagenet", "cifarfs", "fc100", "folder"
-    ] = "glyphs"
+    name: DataName = "glyphs"
     root: str = ""
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.config import Config
+from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
@@ -48,6 +48,8 @@ class EvaluationRequest:
         norm: norm mode; all those that differ by default.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
+        data: another data set than that of the run, to test what carries over to it.
+        size: height and width of its images; 0 for those of the run's setting.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.
         device: where to run; empty for the run's.
@@ -65,6 +67,8 @@ class EvaluationRequest:
     norm: NormMode | Literal["all"] = "all"
     chunk: int = 0
     root: str = ""
+    data: DataName | Literal[""] = ""
+    size: int = 0
     network: str = ""
     device: str = ""
     precision: Precision | Literal[""] = ""
@@ -145,7 +149,7 @@ def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> C
     return replace(
         config,
         problem=replace(config.problem, precision=precision),
-        data=replace(data, root=request.root or data.root),
+        data=_data(data, request),
         episodes=replace(
             episodes,
             validation_way=request.way or episodes.validation_way,
@@ -156,6 +160,14 @@ def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> C
         adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
         device=request.device or config.device,
     )
+
+
+def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
+    """The data to test on: the run's, perhaps elsewhere, or another set."""
+    size = request.size or trained.size
+    if not request.data:
+        return replace(trained, root=request.root or trained.root, size=size)
+    return replace(trained, name=request.data, root=request.root, csv="", size=size)
 
 
 def _evaluate(

@@ -30,7 +30,7 @@ from fewshot_blo.from_config import (
 from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
-from tasks import EpisodicSampler, Splits
+from tasks import EpisodicSampler, Splits, folder, glyphs
 
 REQUEST = EvaluationRequest(tasks=7)
 
@@ -179,6 +179,18 @@ def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> Non
         request = replace(REQUEST, split=name)  # type: ignore[arg-type]
         (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
         assert set(evaluations[0].class_names) <= set(dataset.class_names)
+
+
+def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
+    """What was trained on one folder is tested on another, and on embedded glyphs."""
+    other = make_folder(tmp_path / "other", classes=30)
+    (evaluations,) = evaluate_checkpoints(paths[:1], replace(REQUEST, root=str(other))).values()
+    test = folder.load(other, size=16, color=False).test
+    assert set(evaluations[0].class_names) <= set(test.class_names)
+    request = replace(REQUEST, data="glyphs", size=28)
+    (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
+    assert set(evaluations[0].class_names) <= set(glyphs.load().test.class_names)
+    assert len(evaluations[0].accuracy) == 7
 
 
 def test_the_file_holds_every_figure(paths: list[Path], tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class LabelPropagationHead:
         weights = self._graph(rows, torch.cat([known, queries], 1), learned["log_sigma"].exp())
         given = torch.cat([labels, labels.new_zeros(*features.shape[:2], labels.shape[2])], 1)
         identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        spread = torch.linalg.solve(identity - self.alpha * weights, given)
+        spread: Tensor = torch.linalg.solve(identity - self.alpha * weights, given)
         return (spread[:, support.shape[1] :] + _TINY).log()
 
     def _graph(self, rows: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
