@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo import (
+    BOME,
     SGD,
     Adam,
     ConjugateGradient,
@@ -24,6 +25,7 @@ from fewshot_blo import (
     Penalty,
     SharedEncoder,
     Unroll,
+    ValueFunction,
 )
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.chunks import hypergradient
@@ -39,6 +41,14 @@ STRATEGIES: dict[str, Strategy] = {
     "penalty, ρ 10, 20 steps of Adam 0.05": Penalty(20, Adam(0.05), rho=10),
     "penalty, ρ 0.01, 20 steps of Adam 0.01": Penalty(20, Adam(0.01)),
     "penalty, ρ 10, converged": Penalty(5000, SGD(0.02), rho=10),
+    "value function, λ 1, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=1),
+    "value function, λ 10, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=10),
+    "value function, λ 100, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=100),
+    "value function, λ 10, z from v": ValueFunction(20, 20, SGD(0.5), lam=10, continued=True),
+    "value function, λ 100, converged": ValueFunction(2000, 2000, SGD(0.5), lam=100),
+    "BOME, η 0.5, 10 and 5 steps": BOME(10, 5, SGD(0.5), 0.5),
+    "BOME, η 0.1, 20 and 20 steps": BOME(20, 20, SGD(0.1), 0.1),
+    "F_u alone, 5 steps": Penalty(5, SGD(0.5), rho=0, lam=0, multiplier=0),
 }
 
 

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.bilevel import Bilevel, OuterStep
-from fewshot_blo.hypergrad import Implicit, Penalty, Unroll
+from fewshot_blo.hypergrad import (
+    BOME,
+    Implicit,
+    Penalty,
+    Phases,
+    Reptile,
+    Unroll,
+    ValueFunction,
+)
 from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import Conv4, CosineHead, LinearHead, ResNet12, classifier
-from fewshot_blo.problems import Initialization, SharedEncoder
+from fewshot_blo.networks import (
+    Conv4,
+    CosineHead,
+    LabelPropagationHead,
+    LinearHead,
+    MatchingHead,
+    MaxMarginHead,
+    RelationHead,
+    ResNet12,
+    RidgeHead,
+    WideResNet,
+    classifier,
+)
+from fewshot_blo.problems import Initialization, Pretraining, SharedEncoder
 
 __all__ = [
+    "BOME",
     "SGD",
     "Adam",
     "Bilevel",
@@ -19,16 +40,26 @@ __all__ = [
     "CosineHead",
     "Implicit",
     "Initialization",
+    "LabelPropagationHead",
     "LearnedSGD",
     "LinearHead",
+    "MatchingHead",
+    "MaxMarginHead",
     "Momentum",
     "Neumann",
     "OneStep",
     "OuterStep",
     "Penalty",
+    "Phases",
+    "Pretraining",
+    "RelationHead",
+    "Reptile",
     "ResNet12",
+    "RidgeHead",
     "SharedEncoder",
     "Unroll",
+    "ValueFunction",
+    "WideResNet",
     "classifier",
     "keep_freed_memory",
 ]
