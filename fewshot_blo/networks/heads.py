@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.bilevel import Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.losses import one_hot, task_cross_entropy
 
@@ -18,8 +18,35 @@ Start = Literal["zeros", "prototypes", "closed_form", "learned"]
 at its solution in closed form, or at outer variables."""
 
 
+@dataclass(frozen=True)
+class SupportSet:
+    """What a head learns a task from.
+
+    Attributes:
+        features: ``[T, N*K, D]``.
+        labels: ``[T, N*K]``, -1 where padded.
+        classes: ``[T, N]``, -1 where padded.
+    """
+
+    features: Tensor
+    labels: Tensor
+    classes: Tensor
+
+    @property
+    def one_hot(self) -> Tensor:
+        """Labels as ``[T, N*K, N]``; a padded row is zero."""
+        return one_hot(self.labels, self.classes.shape[1], self.features.dtype)
+
+    @property
+    def class_means(self) -> Tensor:
+        """Mean feature of each class, ``[T, N, D]``; zero for a padded class."""
+        membership = self.one_hot
+        counts = membership.sum(1).clamp(min=1)
+        return torch.einsum("tbn,tbd->tnd", membership, self.features) / counts.unsqueeze(-1)
+
+
 class Head(Protocol):
-    """Task-stacked parameters, ``[T, N, ...]``, the logits they give, and what they minimise.
+    """Task-stacked parameters, ``[T, ...]``, the logits they give, and what they minimise.
 
     Attributes:
         starts: where its inner problem can start, the usual start first.
@@ -38,20 +65,11 @@ class Head(Protocol):
         ...
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Parameters of T tasks that are all zero, ``[T, N, ...]``."""
+        """Parameters of T tasks that are all zero; of features only D and the type count."""
         ...
 
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """Parameters by a formula of the support set, which is differentiable.
-
-        Args:
-            features: ``[T, N*K, D]``.
-            labels: ``[T, N*K]``, -1 where padded.
-            way: N.
-            learned: the head's outer variables.
-        """
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """Parameters by a formula of the support set, which is differentiable."""
         ...
 
     def logits(
@@ -68,15 +86,8 @@ class Head(Protocol):
         """
         ...
 
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
-        """Loss of each task on its support set, ``[T]``; classes ``[T, N]`` are -1 where padded."""
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
+        """Loss of each task on its support set, ``[T]``."""
         ...
 
 
@@ -90,21 +101,65 @@ class CrossEntropyHead:
         del features
         return {}
 
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Weights ``[T, N, D]``."""
+        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
+
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """The class means as weights."""
+        del learned
+        return {"head.weight": support.class_means}
+
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
         raise NotImplementedError
 
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """Mean cross-entropy."""
-        return task_cross_entropy(self.logits(params, features, learned), labels, classes)
+        logits = self.logits(params, support.features, learned)
+        return task_cross_entropy(logits, support.labels, support.classes)
+
+
+class ScaledLinearHead:
+    """``s W x``, where s is an outer variable, learned as a logarithm."""
+
+    prox: ClassVar[float] = 0.0
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Weights ``[T, N, D]``."""
+        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Scaled scores."""
+        del real
+        return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
+
+
+class SupportSetHead:
+    """A head whose parameters are the support set itself: there is nothing to adapt."""
+
+    starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
+    prox: ClassVar[float] = 0.0
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """An empty support set."""
+        return {
+            "head.support": features.new_zeros(tasks, 0, features.shape[-1]),
+            "head.labels": features.new_zeros(tasks, 0, way),
+        }
+
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """The support set; a padded row has no label."""
+        del learned
+        return {"head.support": support.features, "head.labels": support.one_hot}
+
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
+        """Zero: adapting changes nothing."""
+        del support, learned
+        return sum_tensors([0 * p.flatten(1).sum(1) for p in params.values()])
 
 
 @dataclass(frozen=True)
@@ -115,24 +170,16 @@ class LinearHead(CrossEntropyHead):
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """Equal probabilities for all classes."""
-        return {
-            "head.weight": features.new_zeros(tasks, way, features.shape[-1]),
-            "head.bias": features.new_zeros(tasks, way),
-        }
+        return {**super().zeros(tasks, way, features), "head.bias": features.new_zeros(tasks, way)}
 
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """``w_n = 2 c_n, b_n = -|c_n|²``: logits are minus squared distances, up to a constant.
 
         Source: Snell et al., "Prototypical Networks" (arXiv 1703.05175), equation 8.
         """
         del learned
-        prototypes = class_means(features, labels, way)
-        return {
-            "head.weight": 2 * prototypes,
-            "head.bias": -prototypes.square().sum(-1),
-        }
+        prototypes = support.class_means
+        return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
@@ -158,17 +205,6 @@ class CosineHead(CrossEntropyHead):
     # Zero weights have no direction.
     starts: ClassVar[tuple[Start, ...]] = ("prototypes", "learned")
 
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """All-zero weights; they have no direction, so nothing can start from them."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """The class means as weights."""
-        del learned
-        return {"head.weight": class_means(features, labels, way)}
-
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
@@ -176,68 +212,6 @@ class CosineHead(CrossEntropyHead):
         del learned, real
         weight = normalize(params["head.weight"])
         return self.scale * (normalize(features) @ weight.transpose(1, 2))
-
-
-@dataclass(frozen=True)
-class RidgeHead:
-    """``s W x``, where W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y.
-
-    s and λ are outer variables, learned as logarithms. The minimiser has a closed form, and so an
-    exact hypergradient with no inner step.
-
-    Source: Bertinetto et al., "R2D2" (arXiv 1805.08136), equations 4 to 7.
-
-    Attributes:
-        scale: initial s.
-        lam: initial λ.
-    """
-
-    scale: float = 10.0
-    lam: float = 1.0
-
-    starts: ClassVar[tuple[Start, ...]] = ("closed_form", "zeros", "learned")
-    prox: ClassVar[float] = 0.0
-
-    def learned(self, features: int | None) -> dict[str, Tensor]:
-        """Logarithms of s and λ."""
-        del features
-        return logarithms(scale=self.scale, lam=self.lam)
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """All-zero weights."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """``W' = X' (X X' + λ I)^-1 Y``: a system of the size of the support set."""
-        real = (labels >= 0).unsqueeze(-1)
-        x, y = features * real, one_hot(labels, way, features.dtype)
-        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        kernel = x @ x.transpose(1, 2) + learned["log_lam"].exp() * identity
-        return {"head.weight": torch.linalg.solve(kernel, y).transpose(1, 2) @ x}
-
-    def logits(
-        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
-    ) -> Tensor:
-        """Scaled predictions of the one-hot labels."""
-        del real
-        return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
-
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
-        """The regularised squares that W minimises; padded classes are in none."""
-        weight = params["head.weight"] * (classes >= 0).unsqueeze(2)
-        real = (labels >= 0).unsqueeze(-1)
-        error = features @ weight.transpose(1, 2) - one_hot(labels, weight.shape[1], weight.dtype)
-        squares = (error * real).square().sum((1, 2))
-        return 0.5 * squares + 0.5 * learned["log_lam"].exp() * weight.square().sum((1, 2))
 
 
 def logarithms(**values: float) -> dict[str, Tensor]:
@@ -257,16 +231,3 @@ def logarithms(**values: float) -> dict[str, Tensor]:
 def normalize(x: Tensor) -> Tensor:
     """``x / |x|``, smooth at zero: ``F.normalize`` has a NaN second derivative there."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-12)
-
-
-def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
-    """Mean feature of each class, ``[T, N, D]``; zero for a padded class.
-
-    Args:
-        features: ``[T, B, D]``.
-        labels: ``[T, B]``, -1 where padded.
-        way: N.
-    """
-    membership = one_hot(labels, way, features.dtype)
-    counts = membership.sum(1).clamp(min=1)
-    return torch.einsum("tbn,tbd->tnd", membership, features) / counts.unsqueeze(-1)

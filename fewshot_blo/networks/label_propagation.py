@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.networks.heads import Start, logarithms
-from fewshot_blo.networks.losses import one_hot
+from fewshot_blo.networks.heads import SupportSetHead, logarithms
 
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class LabelPropagationHead:
+class LabelPropagationHead(SupportSetHead):
     """``p ∝ (I - α S)^-1 Y``: the labels Y of the support set spread along a graph.
 
     ``S = D^-1/2 W D^-1/2`` with ``w_ij = exp(-|x_i - x_j|² / 2σ²)`` between neighbours. The result
@@ -36,27 +34,10 @@ class LabelPropagationHead:
     alpha: float = 0.9
     neighbours: int = 20
 
-    starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
-    prox: ClassVar[float] = 0.0
-
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Logarithm of σ."""
         del features
         return logarithms(sigma=self.sigma)
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """An empty support set."""
-        return {
-            "head.support": features.new_zeros(tasks, 0, features.shape[-1]),
-            "head.labels": features.new_zeros(tasks, 0, way),
-        }
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """The support set itself; a padded row has no label."""
-        del learned
-        return {"head.support": features, "head.labels": one_hot(labels, way, features.dtype)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
@@ -87,14 +68,3 @@ class LabelPropagationHead:
         scale = torch.rsqrt(weights.sum(2) + _TINY)
         graph: Tensor = scale.unsqueeze(2) * weights * scale.unsqueeze(1)
         return graph
-
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
-        """Zero: adapting changes nothing."""
-        return torch.stack([0 * p.flatten(1).sum(1) for p in params.values()]).sum(0)

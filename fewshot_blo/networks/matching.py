@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.networks.heads import Start, normalize
-from fewshot_blo.networks.losses import one_hot
+from fewshot_blo.networks.heads import SupportSetHead, normalize
 
 
 @dataclass(frozen=True)
-class MatchingHead:
+class MatchingHead(SupportSetHead):
     """``p_n = Σ_i a_i [y_i = n]`` with attention ``a = softmax(s cos(x, x_i))`` to support images.
 
     There is nothing to adapt: the parameters are the support set, and their loss is zero.
@@ -28,27 +26,10 @@ class MatchingHead:
 
     scale: float = 10.0
 
-    starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
-    prox: ClassVar[float] = 0.0
-
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """None."""
         del features
         return {}
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """An empty support set."""
-        return {
-            "head.support": features.new_zeros(tasks, 0, features.shape[-1]),
-            "head.labels": features.new_zeros(tasks, 0, way),
-        }
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """The support set itself; a padded row has no label."""
-        del learned
-        return {"head.support": features, "head.labels": one_hot(labels, way, features.dtype)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
@@ -62,14 +43,3 @@ class MatchingHead:
         of_class = scores.unsqueeze(2).masked_fill(~own, -torch.inf)
         absent = ~own.any(3)
         return torch.logsumexp(of_class.masked_fill(absent.unsqueeze(3), 0), 3)
-
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
-        """Zero: adapting changes nothing."""
-        return torch.stack([0 * p.flatten(1).sum(1) for p in params.values()]).sum(0)

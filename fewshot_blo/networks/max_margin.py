@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.networks.heads import Start, logarithms
-from fewshot_blo.networks.losses import one_hot
+from fewshot_blo.networks.heads import ScaledLinearHead, Start, SupportSet, logarithms
 
 _JITTER = 1e-6
 
 
 @dataclass(frozen=True)
-class MaxMarginHead:
+class MaxMarginHead(ScaledLinearHead):
     """``s W x``, where W minimises ``|W|²/2 + C Σ_i max_n (1 - [n = y_i] + w_n x_i) - w_y x_i``.
 
     s is an outer variable, learned as a logarithm. W is computed from the dual problem, whose
@@ -36,30 +35,22 @@ class MaxMarginHead:
     iterations: int = 1000
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
-    prox: ClassVar[float] = 0.0
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Logarithm of s."""
         del features
         return logarithms(scale=self.scale)
 
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """All-zero weights."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """``w_n = Σ_i α_in x_i`` for the solution α of the dual problem."""
         del learned
-        real = labels >= 0
-        x = features * real.unsqueeze(-1)
+        real, targets = support.labels >= 0, support.one_hot
+        x = support.features * real.unsqueeze(-1)
         kernel = x @ x.transpose(1, 2)
         mean = kernel.diagonal(dim1=1, dim2=2).sum(1).detach() / real.sum(1)
         mean = mean.clamp(min=_JITTER)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = kernel + _JITTER * mean.reshape(-1, 1, 1) * identity
-        targets = one_hot(labels, way, x.dtype)
         present = targets.sum(1, keepdim=True) > 0
         dual = _Dual(kernel, targets, present, self.c * targets)
         with torch.no_grad():
@@ -67,28 +58,15 @@ class MaxMarginHead:
         alpha, _ = _solve(dual, bound)
         return {"head.weight": alpha.transpose(1, 2) @ x}
 
-    def logits(
-        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
-    ) -> Tensor:
-        """Scaled scores."""
-        del real
-        return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
-
-    def loss(
-        self,
-        params: TaskParams,
-        features: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        learned: Params,
-    ) -> Tensor:
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """The objective that W minimises; padded classes are in no part of it."""
-        weight = params["head.weight"] * (classes >= 0).unsqueeze(2)
-        scores = features @ weight.transpose(1, 2)
-        targets = one_hot(labels, weight.shape[1], weight.dtype)
-        margins = (scores + 1 - targets).masked_fill((classes < 0).unsqueeze(1), -torch.inf)
+        del learned
+        absent, targets = support.classes < 0, support.one_hot
+        weight = params["head.weight"] * ~absent.unsqueeze(2)
+        scores = support.features @ weight.transpose(1, 2)
+        margins = (scores + 1 - targets).masked_fill(absent.unsqueeze(1), -torch.inf)
         hinge = margins.amax(2) - (scores * targets).sum(2)
-        losses = torch.where(labels >= 0, hinge, 0).sum(1)
+        losses = torch.where(support.labels >= 0, hinge, 0).sum(1)
         return 0.5 * weight.square().sum((1, 2)) + self.c * losses
 
 

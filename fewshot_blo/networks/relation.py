@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.networks.heads import CrossEntropyHead, Start, class_means
+from fewshot_blo.networks.heads import CrossEntropyHead, Start
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,6 @@ class RelationHead(CrossEntropyHead):
             "bias": torch.zeros(self.hidden),
             "score": torch.randn(self.hidden) / self.hidden**0.5,
         }
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Class means that are all zero."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
-
-    def from_support(
-        self, features: Tensor, labels: Tensor, way: int, learned: Params
-    ) -> TaskParams:
-        """The class means."""
-        del learned
-        return {"head.weight": class_means(features, labels, way)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None

@@ -14,7 +14,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.networks.heads import Head, LinearHead, Start, normalize
+from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
@@ -147,13 +147,13 @@ class SharedEncoder:
         support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
         own = {n: p for n, p in self.outer.items() if n not in self._encoder}
         learned = {n.removeprefix(_HEAD): p for n, p in own.items() if n.startswith(_HEAD)}
-        start = self._start(batch, support_leaf, learned)
+        support_set = SupportSet(support_leaf, batch.support_y, batch.classes)
+        start = self._start(support_set, learned)
         real = (batch.classes >= 0).to(leaf.dtype)
         prox: Tensor | float = own[_LOG_PROX].exp() if _LOG_PROX in own else self.prox
 
         def inner_loss(v: TaskParams) -> Tensor:
-            support_set = support_leaf, batch.support_y, batch.classes
-            loss = self.head.loss(v, *support_set, learned)
+            loss = self.head.loss(v, support_set, learned)
             if self.prox == 0:
                 return loss
             distance = {
@@ -209,12 +209,13 @@ class SharedEncoder:
         )
         return support, query_forward(forward, {}, self._encoder, batch, norm, query_keys)
 
-    def _start(self, batch: TaskBatch, support: Tensor, learned: Params) -> TaskParams:
+    def _start(self, support: SupportSet, learned: Params) -> TaskParams:
+        tasks, way = support.classes.shape
         if self.start in ("prototypes", "closed_form"):
-            return self.head.from_support(support, batch.support_y, batch.way, learned)
+            return self.head.from_support(support, learned)
         if self.start == "zeros":
-            return self.head.zeros(batch.tasks, batch.way, support)
+            return self.head.zeros(tasks, way, support.features)
         start: Mapping[str, Tensor] = {
             n.removeprefix(_START): p for n, p in self.outer.items() if n.startswith(_START)
         }
-        return {name: p.expand(batch.tasks, *p.shape) for name, p in start.items()}
+        return {name: p.expand(tasks, *p.shape) for name, p in start.items()}

@@ -14,16 +14,16 @@ from fewshot_blo.networks import (
     MatchingHead,
     RidgeHead,
 )
-from fewshot_blo.networks.heads import class_means
+from fewshot_blo.networks.heads import SupportSet
 
 FEATURES = normal(2, 5, 4)
 PROTOTYPES = normal(2, 3, 4, seed=1)
-LABELS = torch.arange(3).expand(2, 3)
+LABELS = CLASSES = torch.arange(3).expand(2, 3)
 
 
 def from_prototypes(head: Head, prototypes: Tensor) -> dict[str, Tensor]:
     """Of a support set with one image a class."""
-    return head.from_support(prototypes, LABELS, 3, {})
+    return head.from_support(SupportSet(prototypes, LABELS, CLASSES), {})
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_zero_rows_have_finite_derivatives_of_any_order(head: Head) -> None:
 
 def test_class_means_leave_padding_out() -> None:
     labels = torch.tensor([[0, 0, 1, 2, -1], [1, 0, 1, -1, -1]])
-    means = class_means(FEATURES, labels, 3)
+    means = SupportSet(FEATURES, labels, CLASSES).class_means
     torch.testing.assert_close(means[0, 0], FEATURES[0, :2].mean(0))
     torch.testing.assert_close(means[0, 2], FEATURES[0, 3])
     torch.testing.assert_close(means[1, 1], FEATURES[1, [0, 2]].mean(0))
@@ -87,9 +87,10 @@ def test_ridge_solution_is_the_minimiser() -> None:
     )
     labels = torch.tensor([[0, 0, 1, 2, -1], [1, 0, 1, -1, -1]])
     classes = torch.tensor([[7, 8, 9], [7, 8, -1]])
-    params = head.from_support(FEATURES, labels, 3, learned)
+    support = SupportSet(FEATURES, labels, classes)
+    params = head.from_support(support, learned)
     weight = params["head.weight"].detach().requires_grad_()
-    loss = head.loss({"head.weight": weight}, FEATURES, labels, classes, learned)
+    loss = head.loss({"head.weight": weight}, support, learned)
     (gradient,) = torch.autograd.grad(loss.sum(), weight)
     assert gradient.abs().max() < 1e-12
     assert (params["head.weight"][1, 2] == 0).all()
@@ -107,7 +108,7 @@ def test_matching_is_attention_over_the_support_set() -> None:
     head = MatchingHead(scale=2.0)
     labels = torch.tensor([[0, 0, 1, 2, -1], [1, 0, 1, -1, -1]])
     queries = normal(2, 6, 4, seed=2)
-    params = head.from_support(FEATURES, labels, 3, {})
+    params = head.from_support(SupportSet(FEATURES, labels, CLASSES), {})
     probabilities = head.logits(params, queries, {}).softmax(2)
     rows = slice(4)
     attention = (2 * torch.cosine_similarity(queries[0][:, None], FEATURES[0, rows], 2)).softmax(1)
@@ -121,6 +122,7 @@ def test_labels_spread_to_their_neighbours() -> None:
     queries = (centres.repeat_interleave(4, 0) + 0.3 * normal(8, 2))[None]
     head = LabelPropagationHead(sigma=1.0, neighbours=3)
     learned = {name: p.double() for name, p in head.learned(None).items()}
-    params = head.from_support(centres[None], torch.tensor([[0, 1]]), 2, learned)
+    labels = torch.tensor([[0, 1]])
+    params = head.from_support(SupportSet(centres[None], labels, labels), learned)
     chosen = head.logits(params, queries, learned).argmax(2)
     assert chosen.tolist() == [[0] * 4 + [1] * 4]

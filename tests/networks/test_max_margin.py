@@ -8,6 +8,7 @@ from oracles import normal
 from torch import Tensor
 
 from fewshot_blo.networks import MaxMarginHead
+from fewshot_blo.networks.heads import SupportSet
 from fewshot_blo.networks.losses import one_hot
 
 LEARNED: dict[str, Tensor] = {}
@@ -51,9 +52,9 @@ def dual_bound(weight: Tensor, x: Tensor, labels: Tensor, c: float) -> Tensor:
 )
 def test_is_optimal(way: int, shot: int, features: int, spread: float, c: float) -> None:
     x, labels, classes = support(way, shot, features, spread)
-    head = MaxMarginHead(c=c)
-    params = head.from_support(x, labels, way, LEARNED)
-    objective = head.loss(params, x, labels, classes, LEARNED)
+    head, task = MaxMarginHead(c=c), SupportSet(x, labels, classes)
+    params = head.from_support(task, LEARNED)
+    objective = head.loss(params, task, LEARNED)
     bound = dual_bound(params["head.weight"], x, labels, c)
     # Weak duality: no W has an objective below the bound.
     assert (objective >= bound - 1e-9 * objective).all()
@@ -62,18 +63,19 @@ def test_is_optimal(way: int, shot: int, features: int, spread: float, c: float)
     for seed in range(20):
         for size in (1e-2, 1e-4):
             moved = params["head.weight"] + size * normal(*params["head.weight"].shape, seed=seed)
-            other = head.loss({"head.weight": moved}, x, labels, classes, LEARNED)
+            other = head.loss({"head.weight": moved}, task, LEARNED)
             assert (other >= objective * (1 - 1e-5)).all()
 
 
 @pytest.mark.parametrize(("shot", "spread", "c"), [(1, 0.1, 1.0), (3, 1.5, 0.3), (3, 1.0, 0.02)])
 def test_derivative_by_finite_differences(shot: int, spread: float, c: float) -> None:
-    x, labels, _ = support(3, shot, 5, spread)
+    x, labels, classes = support(3, shot, 5, spread)
     head, direction = MaxMarginHead(c=c), normal(*x.shape, seed=5)
     probe = normal(3, 3, 5, seed=6)
 
     def value(moved: Tensor) -> Tensor:
-        return (head.from_support(moved, labels, 3, LEARNED)["head.weight"] * probe).sum()
+        weight = head.from_support(SupportSet(moved, labels, classes), LEARNED)["head.weight"]
+        return (weight * probe).sum()
 
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(leaf), leaf)
@@ -83,17 +85,20 @@ def test_derivative_by_finite_differences(shot: int, spread: float, c: float) ->
 
 
 def test_padding_changes_nothing() -> None:
-    x, labels, _ = support(3, 2, 5, 1.0)
+    x, labels, classes = support(3, 2, 5, 1.0)
     head = MaxMarginHead(c=0.5)
-    expected = head.from_support(x, labels, 3, LEARNED)["head.weight"]
+    expected = head.from_support(SupportSet(x, labels, classes), LEARNED)["head.weight"]
     padded_x = torch.cat([x, normal(3, 2, 5, seed=9)], 1)
     padded_labels = torch.cat([labels, torch.full((3, 2), -1)], 1)
-    padded = head.from_support(padded_x, padded_labels, 4, LEARNED)["head.weight"]
+    padded_classes = torch.cat([classes, torch.full((3, 1), -1)], 1)
+    task = SupportSet(padded_x, padded_labels, padded_classes)
+    padded = head.from_support(task, LEARNED)["head.weight"]
     torch.testing.assert_close(padded[:, :3], expected, rtol=1e-5, atol=1e-6)
     assert (padded[:, 3] == 0).all()
 
 
 def test_repeated_images_are_no_singular_system() -> None:
-    x, labels, _ = support(3, 2, 5, 0.0)
-    weight = MaxMarginHead().from_support(x.float(), labels, 3, LEARNED)["head.weight"]
+    x, labels, classes = support(3, 2, 5, 0.0)
+    task = SupportSet(x.float(), labels, classes)
+    weight = MaxMarginHead().from_support(task, LEARNED)["head.weight"]
     assert weight.isfinite().all()
