@@ -1,0 +1,108 @@
+"""Puts a trained model under ``checkpoints/released`` with a card of what its run recorded.
+
+    python scripts/release.py runs/omniglot/protonet/seed0 omniglot-5w1s-protonet \
+        --recipe recipes/omniglot-5w1s/protonet.yaml --evaluation runs/omniglot/evaluation.json
+
+Every figure of the card is read from the run's folder and from the evaluation that ``compare`` or
+``evaluate`` wrote. The optimizer's state and the folder of the data are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot_blo import checkpoint as checkpoints
+from fewshot_blo.checkpoint import Checkpoint
+from fewshot_blo.comparison import Row
+from fewshot_blo.run import BEST, PROVENANCE
+
+RELEASED = Path(__file__).resolve().parents[1] / "checkpoints" / "released"
+
+
+def main() -> None:
+    """Writes the checkpoint, its settings and its card."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    options = parser.parse_args()
+    path = options.run / BEST
+    checkpoint = _without_traces(checkpoints.load(path))
+    report = json.loads(options.evaluation.read_text(encoding="utf-8"))
+    folder = RELEASED / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(checkpoint, folder / BEST)
+    settings = yaml.safe_dump(dict(checkpoint.config), sort_keys=False)
+    (folder / "config.yaml").write_text(settings, encoding="utf-8")
+    figures = report["checkpoints"][str(path)]
+    card = _card(options.name, options.recipe, path, checkpoint, figures)
+    (folder / "card.md").write_text(card, encoding="utf-8")
+    print(folder)
+
+
+def _without_traces(checkpoint: Checkpoint) -> Checkpoint:
+    """The model alone, without what only this machine needs."""
+    config = json.loads(json.dumps(checkpoint.config))
+    config["data"]["root"] = ""
+    config["problem"]["start_from"] = ""
+    return replace(
+        checkpoint,
+        config=config,
+        optimizer={"state": {}, "param_groups": []},
+        strategy=checkpoint.strategy.cold(),
+        random_state={"cpu": checkpoint.random_state["cpu"], "cuda": []},
+    )
+
+
+def _card(
+    name: str, recipe: Path, path: Path, checkpoint: Checkpoint, figures: list[dict[str, Any]]
+) -> str:
+    comments = recipe.read_text(encoding="utf-8").splitlines()[:2]
+    title, source = (line.removeprefix("# ") for line in comments)
+    lines = (path.parent / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    attempts = [json.loads(line) for line in lines]
+    made = attempts[-1]
+    commits = ", ".join(dict.fromkeys(f"`{attempt['commit'][:12]}`" for attempt in attempts))
+    cost = Row(name, [path], []).cost()
+    best, train = checkpoint.best, checkpoint.config["train"]
+    seed, tasks = checkpoint.config["seed"], figures[0]["tasks"]
+    accuracies = "\n".join(
+        f"| {f['norm']} | {100 * f['mean']:.2f} ± {100 * f['interval_95']:.2f} "
+        f"| {100 * f['calibration_error']:.1f} |"
+        for f in figures
+    )
+    return f"""# {name}
+
+{title} Source: {source}
+
+| norm mode | accuracy on test classes, % | calibration error, % |
+|---|---|---|
+{accuracies}
+
+Mean over {tasks} tasks, {figures[0]["protocol"]}, with
+the 95 % interval 1.96 s / sqrt(n). A single model: the checkpoint with the highest accuracy on
+validation classes (outer step {best["step"]} of {train["steps"]}, {100 * best["accuracy"]:.2f} %), one
+training seed ({seed}).
+
+- trained by `fewshot-blo compare {recipe.as_posix()} --root DIR --seeds {seed}`
+- commit {commits}, torch {made["torch"]}, Python {made["python"]}
+- machine: {made["device"]}, {made["cores"]} cores, {made["threads"]} thread(s) used
+- {cost["seconds"] / 60:.0f} minutes with validation, {cost["tasks_per_second"]:.1f} tasks/s (median)
+- peak resident memory {cost["peak_gib"]:.2f} GiB
+- settings: `config.yaml`; optimizer state is left out
+
+To repeat the figures:
+
+    fewshot-blo evaluate checkpoints/released/{name}/best.pt --tasks {tasks} --root DIR
+"""
+
+
+if __name__ == "__main__":
+    main()
