@@ -88,13 +88,13 @@ def _card(
 
 Mean over {tasks} tasks, {figures[0]["protocol"]}, with
 the 95 % interval 1.96 s / sqrt(n). A single model: the checkpoint with the highest accuracy on
-validation classes (outer step {best["step"]} of {train["steps"]}, {100 * best["accuracy"]:.2f} %), one
-training seed ({seed}).
+validation classes (outer step {best["step"]} of {train["steps"]}: {100 * best["accuracy"]:.2f} %),
+one training seed ({seed}).
 
 - trained by `fewshot-blo compare {recipe.as_posix()} --root DIR --seeds {seed}`
 - commit {commits}, torch {made["torch"]}, Python {made["python"]}
 - machine: {made["device"]}, {made["cores"]} cores, {made["threads"]} thread(s) used
-- {cost["seconds"] / 60:.0f} minutes with validation, {cost["tasks_per_second"]:.1f} tasks/s (median)
+- {cost["seconds"] / 60:.0f} minutes with validation, {cost["tasks_per_second"]:.1f} tasks/s
 - peak resident memory {cost["peak_gib"]:.2f} GiB
 - settings: `config.yaml`; optimizer state is left out
 
