@@ -85,14 +85,19 @@ def _logged(path: Path) -> dict[str, float]:
 
 
 def write_table(rows: Sequence[Row], folder: Path) -> str:
-    """Writes ``table.md``, ``table.csv`` and ``accuracy.png``, and returns the first."""
+    """Writes ``table.md``, ``table.csv`` and, where times are known, ``accuracy.png``.
+
+    Returns:
+        The text of the first.
+    """
     records = [row.record(rows[0]) for row in rows]
     text = markdown(records, rows[0].evaluations[0][0])
     with atomic_write(folder / "table.md") as file:
         file.write(text.encode())
     with atomic_write(folder / "table.csv") as file:
         file.write(_csv(records).encode())
-    draw(records, folder / "accuracy.png")
+    if any("seconds" in record for record in records):
+        draw(records, folder / "accuracy.png")
     return text
 
 
