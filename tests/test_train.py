@@ -32,7 +32,7 @@ from fewshot_blo.checkpoint import load
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.evaluation import Evaluation
-from fewshot_blo.hypergrad import Implicit, State, Unroll
+from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll
 from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import BatchNorm
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -293,7 +293,7 @@ def test_the_gradient_is_clipped_and_logged_unclipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": -1}, "steps is -1"),
         ({"log_every": 0}, "log_every is 0"),
         ({"clip": -1.0}, "clip is -1.0"),
         ({"chunk": -2}, "chunk is -2"),
@@ -334,3 +334,27 @@ def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> Non
     settings = replace(SETTINGS, start="warm")
     with pytest.raises(ConfigurationError, match=r"warm start .*prox above 0"):
         run(tmp_path, "unroll", problem=make_initialization(), settings=settings)
+
+
+def test_without_steps_the_start_is_validated_and_kept(tmp_path: Path) -> None:
+    problem = make_problem()
+    before = {name: p.detach().clone() for name, p in problem.outer.items()}
+    result = run(tmp_path, problem=problem, settings=replace(SETTINGS, steps=0))
+    assert (result.step, result.interrupted) == (0, False)
+    assert 0 < result.validation_accuracy <= 1
+    saved = checkpoint_data(tmp_path, BEST)["outer"]
+    assert all(torch.equal(saved[name], p) for name, p in before.items())
+    assert [record["step"] for record in log_records(tmp_path)] == [0]
+
+
+def test_strategies_take_turns(tmp_path: Path) -> None:
+    """A run of phases takes the steps that each strategy takes alone."""
+    first, second = Unroll(2, SGD(0.1), first_order=True), Unroll(2, SGD(0.1))
+    phases = Phases(((0, first), (3, second)))
+    make, settings = make_initialization, replace(SETTINGS, schedule="constant")
+    run(tmp_path / "phases", problem=make(), method=phases, settings=settings)
+    three = replace(settings, steps=3)
+    run(tmp_path / "parts", problem=make(), method=first, settings=three)
+    run(tmp_path / "parts", problem=make(), method=second, settings=settings, resume=True)
+    together, parts = (checkpoint_data(tmp_path / name)["outer"] for name in ("phases", "parts"))
+    assert all(torch.equal(together[name], parts[name]) for name in together)
