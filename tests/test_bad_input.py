@@ -112,6 +112,7 @@ def test_an_image_that_does_not_decode(
         ({"problem__hidden": 9, "problem__norm": "group"}, "use a multiple of 8"),
         ({"strategy__name": "penalty", "problem__name": "initialization"}, "identically zero"),
         ({"inner__rule": "learned"}, "no learned step size"),
+        ({"strategy__name": "penalty", "problem__head": "matching"}, "use Unroll with 0 steps"),
         ({"device": "cuda:77"}, "device 'cuda:77' cannot be used"),
         ({"problem__network": "absent_module:network"}, "No module named 'absent_module'"),
         ({"problem__network": "math"}, "module:function"),
