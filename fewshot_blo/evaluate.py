@@ -85,7 +85,8 @@ def evaluate(
     finally:
         network.train(was_training)
     accuracy, tally = scores
-    drawn = tally.confusion.sum(1).nonzero().flatten()
+    confusion = tally.confusion
+    drawn = confusion.sum(1).nonzero().flatten()
     names = [sampler.dataset.class_names[c] for c in drawn.tolist()]
     episodes = f"{sampler.describe()}, seed {sampler.seed}"
     return Evaluation(
@@ -94,7 +95,7 @@ def evaluate(
         adaptation.steps,
         accuracy,
         names,
-        tally.confusion[drawn][:, drawn],
+        confusion[drawn][:, drawn],
         tally.calibration_error(),
         problem.precision,
     )

@@ -23,7 +23,7 @@ from fewshot_blo.kernel import estimate_statistics
 from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
-from fewshot_blo.networks.centre import estimate_centres
+from fewshot_blo.networks.centre import estimate_centres, has_centres
 from fewshot_blo.networks.losses import task_accuracy
 from fewshot_blo.prefetch import Prefetch
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -211,6 +211,9 @@ def update_statistics(
     problem: SharedEncoder, dataset: ClassDataset, dtype: torch.dtype = torch.float32
 ) -> None:
     """Estimates running statistics and centres from images spread over a data set's classes."""
+    statistics, centres = uses_batch_statistics(problem.network), has_centres(problem.network)
+    if not (statistics or centres):
+        return
     count = min(_STATISTICS_IMAGES, len(dataset))
     rows = torch.linspace(0, len(dataset) - 1, count).long()
     # Consecutive images are of one class: shuffle, so that each batch holds many classes.
@@ -220,9 +223,10 @@ def update_statistics(
     was_training = problem.network.training
     problem.network.eval()  # The features that the statistics are for have no dropout.
     try:
-        if uses_batch_statistics(problem.network):
+        if statistics:
             estimate_statistics(problem.network, torch.split(images, 128))
-        estimate_centres(problem.network, torch.split(images, 128))
+        if centres:
+            estimate_centres(problem.network, torch.split(images, 128))
     finally:
         problem.network.train(was_training)
 

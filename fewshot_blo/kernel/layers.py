@@ -8,7 +8,7 @@ so they may be batched by ``torch.func.vmap`` like the task's parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -226,6 +226,19 @@ def has_statistics(network: nn.Module) -> bool:
     )
 
 
+@contextmanager
+def watched(
+    modules: Iterable[nn.Module], look: Callable[[nn.Module, tuple[Tensor, ...]], None]
+) -> Iterator[None]:
+    """Calls ``look`` with each module and its inputs before each of its forward passes inside."""
+    hooks = [module.register_forward_pre_hook(look) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Sets the running statistics of every batch norm to the mean over batches of its statistics.
@@ -249,16 +262,12 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
         sums[norm][0] += mean
         sums[norm][1] += variance
 
-    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
     count = 0
-    try:
+    with watched(norms, record):
         for images in batches:
             with forward_context(ForwardContext()):
                 network(images)
             count += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
     if count == 0:
         raise ConfigurationError("there are no batches to take statistics from: pass at least one")
     for norm in norms:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.kernel.layers import watched
+
 
 class Centre(nn.Module):
     """Subtracts the mean feature of the training images, outside of training.
@@ -28,6 +30,11 @@ class Centre(nn.Module):
         return x if self.training else x - self.mean
 
 
+def has_centres(network: nn.Module) -> bool:
+    """Whether there is a mean to be estimated."""
+    return any(isinstance(module, Centre) for module in network.modules())
+
+
 @torch.no_grad()
 def estimate_centres(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Sets every ``Centre`` to the mean of what comes into it.
@@ -37,8 +44,6 @@ def estimate_centres(network: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: images, ``[B, ...]`` each.
     """
     centres = [module for module in network.modules() if isinstance(module, Centre)]
-    if not centres:
-        return
     sums = {centre: torch.zeros_like(centre.mean) for centre in centres}
     count = 0
 
@@ -46,13 +51,9 @@ def estimate_centres(network: nn.Module, batches: Iterable[Tensor]) -> None:
         assert isinstance(centre, Centre)
         sums[centre] += inputs[0].sum(0)
 
-    hooks = [centre.register_forward_pre_hook(record) for centre in centres]
-    try:
+    with watched(centres, record):
         for images in batches:
             network(images)
             count += len(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     for centre in centres:
         centre.mean.copy_(sums[centre] / count)

@@ -91,7 +91,15 @@ class Head(Protocol):
         ...
 
 
-class CrossEntropyHead:
+class ClassWeights:
+    """A head with one weight vector a class."""
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Weights ``[T, N, D]``."""
+        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
+
+
+class CrossEntropyHead(ClassWeights):
     """A head that minimises cross-entropy and, unless it says otherwise, shares nothing."""
 
     prox: ClassVar[float] = 0.5
@@ -100,10 +108,6 @@ class CrossEntropyHead:
         """None."""
         del features
         return {}
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Weights ``[T, N, D]``."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """The class means as weights."""
@@ -121,14 +125,10 @@ class CrossEntropyHead:
         return task_cross_entropy(logits, support.labels, support.classes)
 
 
-class ScaledLinearHead:
+class ScaledLinearHead(ClassWeights):
     """``s W x``, where s is an outer variable, learned as a logarithm."""
 
     prox: ClassVar[float] = 0.0
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Weights ``[T, N, D]``."""
-        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
@@ -143,6 +143,11 @@ class SupportSetHead:
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
     prox: ClassVar[float] = 0.0
+
+    def learned(self, features: int | None) -> dict[str, Tensor]:
+        """None, unless it says otherwise."""
+        del features
+        return {}
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """An empty support set."""

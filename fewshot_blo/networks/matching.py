@@ -26,11 +26,6 @@ class MatchingHead(SupportSetHead):
 
     scale: float = 10.0
 
-    def learned(self, features: int | None) -> dict[str, Tensor]:
-        """None."""
-        del features
-        return {}
-
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from oracles import normal
 from torch import nn
 
-from fewshot_blo.networks.centre import Centre, estimate_centres
+from fewshot_blo.networks.centre import Centre, estimate_centres, has_centres
 
 
 def test_the_mean_feature_is_subtracted_outside_of_training() -> None:
@@ -18,5 +18,10 @@ def test_the_mean_feature_is_subtracted_outside_of_training() -> None:
     assert torch.equal(network.train()(images), linear(images))
 
 
-def test_without_a_centre_nothing_runs() -> None:
+def test_whether_there_is_a_centre() -> None:
+    assert has_centres(nn.Sequential(nn.Linear(3, 4), Centre(4)))
+    assert not has_centres(nn.Linear(3, 4))
+
+
+def test_without_a_centre_nothing_changes() -> None:
     estimate_centres(nn.Linear(3, 4), iter(()))
