@@ -176,6 +176,9 @@ def _compare_parser() -> ArgumentParser:
         "--folder", type=Path, default=Path("runs/compare"), help="of new runs and the table"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training recipes")
+    parser.add_argument(
+        "--max_steps", type=int, help="train recipes of more outer steps for so many only"
+    )
     parser.add_class_arguments(EvaluationRequest, skip={"output"})
     return parser
 
@@ -184,7 +187,13 @@ def _compare(parser: ArgumentParser, parsed: Namespace) -> int:
     built = parser.instantiate(parsed)
     names = [f.name for f in fields(EvaluationRequest) if f.name != "output"]
     request = EvaluationRequest(**{name: built[name] for name in names})
-    compare(parsed.sources, request, folder=parsed.folder, seeds=parsed.seeds)
+    compare(
+        parsed.sources,
+        request,
+        folder=parsed.folder,
+        seeds=parsed.seeds,
+        max_steps=parsed.max_steps,
+    )
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -24,6 +25,7 @@ def compare(
     *,
     folder: Path,
     seeds: Sequence[int] = (0,),
+    max_steps: int | None = None,
 ) -> list[Row]:
     """Trains recipes that have no finished run, evaluates all on the same tasks, writes a table.
 
@@ -33,6 +35,7 @@ def compare(
         request: what to measure; its ``root`` is that of the recipes, its ``output`` the folder's.
         folder: where recipes are trained, ``<folder>/<recipe>/seed<k>``, and the table is written.
         seeds: of the training of recipes.
+        max_steps: a budget: recipes of more outer steps are trained for so many.
 
     Returns:
         A row for each source.
@@ -52,9 +55,9 @@ def compare(
     found: list[list[Path]] = []
     for source in sources:
         if source.suffix in (".yaml", ".yml"):
-            config = read_recipe(source, request.root)
-            splits = splits or build_splits(config.data)
-            found.append([_trained(config, source, splits, folder, seed) for seed in seeds])
+            recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
+            splits = splits or build_splits(recipe(source).data)
+            found.append([_trained(source, recipe, splits, folder, seed) for seed in seeds])
         else:
             found.append(_checkpoints(source))
     paths = [path for group in found for path in group]
@@ -75,12 +78,14 @@ def _name(source: Path) -> str:
     return source.stem if source.is_file() else source.name
 
 
-def read_recipe(path: Path, root: str = "") -> Config:
-    """The settings of a recipe, with the folder of its data.
+def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Config:
+    """The settings of a recipe, with the folder of its data and at most so many outer steps.
 
     Raises:
-        ConfigurationError: if it is no file of settings.
+        ConfigurationError: if it is no file of settings, or the steps are not positive.
     """
+    if max_steps is not None and max_steps < 1:
+        raise ConfigurationError(f"max_steps is {max_steps}: it must be at least 1")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Config)
@@ -90,15 +95,23 @@ def read_recipe(path: Path, root: str = "") -> Config:
         raise ConfigurationError(f"recipe {path}: {' '.join(str(error).split())}") from error
     del built["config"]
     config = Config(**built)
-    return replace(config, data=replace(config.data, root=root)) if root else config
+    steps = config.train.steps if max_steps is None else min(config.train.steps, max_steps)
+    return replace(
+        config,
+        data=replace(config.data, root=root or config.data.root),
+        train=replace(config.train, steps=steps),
+    )
 
 
-def _trained(config: Config, recipe: Path, splits: Splits, runs: Path, seed: int) -> Path:
+def _trained(
+    source: Path, recipe: Callable[[Path], Config], splits: Splits, runs: Path, seed: int
+) -> Path:
     """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
-    folder = runs / recipe.stem / f"seed{seed}"
+    config = recipe(source)
+    folder = runs / source.stem / f"seed{seed}"
     if config.problem.start_from.endswith(".yaml"):
-        first = recipe.parent / config.problem.start_from
-        path = _trained(read_recipe(first, config.data.root), first, splits, runs, seed)
+        first = source.parent / config.problem.start_from
+        path = _trained(first, recipe, splits, runs, seed)
         config = replace(config, problem=replace(config.problem, start_from=str(path)))
     config = replace(
         config,
