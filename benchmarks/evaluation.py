@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fewshot_blo import Conv4, SharedEncoder
 from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.evaluate import Adaptation, embed, evaluate
-from fewshot_blo.train import update_statistics
+from fewshot_blo.statistics import update_statistics
 from tasks import ClassDataset, EpisodicSampler, omniglot
 from tasks.files import atomic_write
 
@@ -54,7 +54,7 @@ def main() -> None:
     dataset = (omniglot.load(arguments.root).test if arguments.root else synthetic()).to(device)
     sampler = EpisodicSampler(dataset, way=WAY, shot=SHOT, query=QUERY, tasks=32, seed=1000)
     problem = SharedEncoder(Conv4().to(device), prox=PROX)
-    update_statistics(problem, dataset)
+    update_statistics(problem, sampler)
     plain = plain_encoder(problem.network).to(device).eval()
     tasks, loop_tasks = arguments.tasks, min(arguments.tasks, arguments.loop_tasks)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,9 @@ from fewshot_blo.chunks import Chunk
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
-from fewshot_blo.kernel.layers import has_statistics, uses_batch_statistics
 from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
+from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from tasks import ClassDataset, EpisodicSampler, TaskBatch
 from tasks.dataset import intensities
@@ -65,11 +67,6 @@ def evaluate(
         raise ConfigurationError(f"evaluation over {tasks} tasks: use at least 1")
     if chunk < 0:
         raise ConfigurationError(f"chunk is {chunk}: use 0 for as many tasks as fit, or more")
-    if norm == "running" and not isinstance(problem, SharedEncoder):
-        raise ConfigurationError(
-            "running statistics belong to a shared encoder; here each task adapts its own network: "
-            "use norm 'support' or 'transductive'"
-        )
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
             "the running statistics have not been estimated (train does so, from the images of an "
@@ -129,7 +126,7 @@ def _scores(
     def score(part: slice) -> tuple[Tensor, Tensor]:
         """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
         batch = sampler.between(part.start, part.stop, embeddings)
-        logits = _query_logits(problem, batch, norm, adaptation)
+        logits = adapted(problem, batch, norm, adaptation)()
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Last, for where memory runs out before, these tasks are scored again.
         right = tally.add(logits, batch)
@@ -147,10 +144,14 @@ def _scores(
     return torch.cat(accuracy).cpu(), tally
 
 
-def _query_logits(
+def adapted(
     problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
-) -> Tensor:
-    """Logits of the query sets after adaptation, ``[T, N*Q, N]``."""
+) -> Callable[[], Tensor]:
+    """Adapts to the support sets of tasks; calling the result classifies their query sets.
+
+    Returns:
+        A function that gives logits ``[T, N*Q, N]``.
+    """
     keys = torch.zeros_like(batch.classes[:, 0])  # Of dropout, which is off.
     bound = problem.bind(batch, norm, keys)
     inner = adapt(
@@ -160,7 +161,7 @@ def _query_logits(
         rule=adaptation.rule,
         outer=bound.bilevel.outer,
     )
-    return bound.query_logits(inner)
+    return partial(bound.query_logits, inner)
 
 
 def _chunk_size(
@@ -174,7 +175,7 @@ def _chunk_size(
 
     Not more than it takes to make the work of Python small beside that of the processor.
     """
-    peak = peak_bytes(lambda: _query_logits(problem, batch[:1], norm, adaptation))
+    peak = peak_bytes(lambda: adapted(problem, batch[:1], norm, adaptation)())
     device = batch.support_x.device
     most = _GPU_BYTES if device.type == "cuda" else _HOST_BYTES
     budget = min(most, free_bytes(device) // 2)

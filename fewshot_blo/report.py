@@ -26,7 +26,7 @@ from fewshot_blo.from_config import (
     build_splits,
 )
 from fewshot_blo.kernel.precision import Precision
-from fewshot_blo.problems import NormMode, SharedEncoder
+from fewshot_blo.problems import NormMode
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
 from tasks import Splits
@@ -177,7 +177,7 @@ def _evaluate(
     problem = build_problem(config, dataset.images.shape[1:])
     checkpoint.restore(problem)
     sampler = build_sampler(config, dataset, training=False)
-    differing = norm_modes(problem, running=isinstance(problem, SharedEncoder))
+    differing = norm_modes(problem)
     norms = differing if request.norm == "all" else (request.norm,)
     return [
         evaluate(

@@ -19,19 +19,14 @@ from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluate import Adaptation, evaluate
 from fewshot_blo.hypergrad import Phases, Strategy
 from fewshot_blo.interrupts import interrupts
-from fewshot_blo.kernel import estimate_statistics
-from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.memory import peak_resident_bytes
 from fewshot_blo.logs import RunLog
-from fewshot_blo.networks.centre import estimate_centres, has_centres
 from fewshot_blo.networks.losses import task_accuracy
 from fewshot_blo.prefetch import Prefetch
-from fewshot_blo.problems import FewShotProblem, SharedEncoder
+from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.run import BEST, LAST, Run, TrainSettings
-from tasks import ClassDataset, EpisodicSampler, TaskBatch, TaskSource
-from tasks.dataset import intensities
-
-_STATISTICS_IMAGES = 1024
+from fewshot_blo.statistics import update_statistics
+from tasks import EpisodicSampler, TaskBatch, TaskSource
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def train(
         problem: what to train.
         strategy: how to compute hypergradients; or several, one after another.
         tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
-            norm "running", are estimated from an ``EpisodicSampler``'s images only.
+            norm "running", are estimated from those of an ``EpisodicSampler`` only.
         validation: tasks from held-out classes.
         folder: of the run.
         settings: of the outer loop.
@@ -183,8 +178,8 @@ def _validate(
     log: RunLog,
 ) -> str:
     """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""
-    if isinstance(tasks, EpisodicSampler) and isinstance(run.problem, SharedEncoder):
-        update_statistics(run.problem, tasks.dataset, tasks.dtype)
+    if isinstance(tasks, EpisodicSampler):
+        update_statistics(run.problem, tasks, adaptation)
     result = evaluate(
         run.problem,
         validation,
@@ -205,30 +200,6 @@ def _validate(
         run.save(BEST)
     run.save(LAST)
     return f"step {run.step}: validation {result}"
-
-
-def update_statistics(
-    problem: SharedEncoder, dataset: ClassDataset, dtype: torch.dtype = torch.float32
-) -> None:
-    """Estimates running statistics and centres from images spread over a data set's classes."""
-    statistics, centres = uses_batch_statistics(problem.network), has_centres(problem.network)
-    if not (statistics or centres):
-        return
-    count = min(_STATISTICS_IMAGES, len(dataset))
-    rows = torch.linspace(0, len(dataset) - 1, count).long()
-    # Consecutive images are of one class: shuffle, so that each batch holds many classes.
-    rows = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
-    device = next(iter(problem.outer.values())).device
-    images = intensities(dataset.images[rows.to(dataset.images.device)], device, dtype)
-    was_training = problem.network.training
-    problem.network.eval()  # The features that the statistics are for have no dropout.
-    try:
-        if statistics:
-            estimate_statistics(problem.network, torch.split(images, 128))
-        if centres:
-            estimate_centres(problem.network, torch.split(images, 128))
-    finally:
-        problem.network.train(was_training)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -101,6 +102,12 @@ class EpisodicSampler:
                 f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} "
                 f"queries need {need}: lower --shot or --query"
             )
+
+    def plain(self) -> EpisodicSampler:
+        """The same tasks without augmentation."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
 
     def describe(self) -> str:
         """Way, shot and queries a class, as words for a table."""

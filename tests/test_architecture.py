@@ -32,6 +32,7 @@ LAYERS = (
         "logs",
         "prefetch",
         "provenance",
+        "statistics",
     },
     {"config", "from_config", "report", "compare", "cli", "__main__"},
 )

@@ -21,7 +21,7 @@ from fewshot_blo.kernel import SGD, adapt
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
-from fewshot_blo.train import update_statistics
+from fewshot_blo.statistics import update_statistics
 from tasks import TaskBatch
 
 DATASET = make_dataset(7, 8, noise=150)
@@ -31,7 +31,7 @@ ADAPTATION = Adaptation(3, SGD(0.2))
 def shared_encoder(norm: Any = "batch") -> SharedEncoder:
     torch.manual_seed(0)
     problem = SharedEncoder(Conv4(hidden=8, norm=norm).double(), backend="loop")
-    update_statistics(problem, DATASET, torch.float64)
+    update_statistics(problem, make_sampler(DATASET, dtype=torch.float64))
     return problem
 
 
@@ -272,13 +272,13 @@ def test_running_from_embeddings_equals_binding_the_images() -> None:
         right = predictions(problem, batch, "running") == batch.query_y
         expected += right.double().mean(1).tolist()
     assert evaluation.accuracy.tolist() == pytest.approx(expected)
-    modes = {norm: measure(problem, norm).accuracy for norm in norm_modes(problem, running=True)}
+    modes = {norm: measure(problem, norm).accuracy for norm in norm_modes(problem)}
     assert len({tuple(accuracy.tolist()) for accuracy in modes.values()}) == 3
 
 
 def test_embeddings_where_images_do_not_meet_equal_binding_the_images() -> None:
     problem = shared_encoder("group")
-    assert norm_modes(problem, running=True) == ("support",)
+    assert norm_modes(problem) == ("support",)
     evaluation = measure(problem, "support", tasks=4)
     batch = sampler().batch(0)
     right = predictions(problem, batch, "support") == batch.query_y
@@ -333,12 +333,11 @@ def problem_logits(problem: FewShotProblem, batch: TaskBatch, norm: Any) -> Tens
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_changes_nothing(make: Callable[[], FewShotProblem], training: bool) -> None:
     problem = make()
-    if isinstance(problem, SharedEncoder):
-        update_statistics(problem, DATASET)
+    update_statistics(problem, make_sampler(DATASET))
     problem.network.train(training)
     before = {name: p.detach().clone() for name, p in problem.outer.items()}
     buffers = {name: p.clone() for name, p in problem.network.named_buffers()}
-    for norm in norm_modes(problem, running=make is make_problem):
+    for norm in norm_modes(problem):
         evaluate(problem, make_sampler(DATASET), tasks=3, norm=norm, adaptation=ADAPTATION)
     assert problem.network.training == training
     assert all(torch.equal(p, before[name]) for name, p in problem.outer.items())
@@ -369,7 +368,7 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
     [
         ({"tasks": 0}, "over 0 tasks"),
         ({"chunk": -1}, "chunk is -1"),
-        ({"norm": "running"}, "belong to a shared encoder"),
+        ({"norm": "running"}, r"not been estimated .*update_statistics"),
     ],
 )
 def test_requests_that_make_no_sense(options: dict[str, Any], match: str) -> None:

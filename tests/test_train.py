@@ -34,10 +34,8 @@ from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.evaluation import Evaluation
 from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll
 from fewshot_blo.kernel import SGD
-from fewshot_blo.kernel.layers import BatchNorm
-from fewshot_blo.problems import FewShotProblem, SharedEncoder
+from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.run import BEST, LAST, TrainSettings
-from fewshot_blo.train import update_statistics
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -310,24 +308,6 @@ def test_without_progress_nothing_is_printed(
 ) -> None:
     run(tmp_path)
     assert capsys.readouterr() == ("", "")
-
-
-def test_running_statistics_are_of_all_training_classes_without_dropout() -> None:
-    dataset = make_dataset(10, 20)
-    problem = make_problem()
-    assert isinstance(problem, SharedEncoder)
-    problem.network.train()
-    update_statistics(problem, dataset)
-    assert problem.network.training
-    first = next(m for m in problem.network.modules() if isinstance(m, BatchNorm))
-    means = first.running_mean.clone()
-    torch.manual_seed(99)
-    update_statistics(problem, dataset)
-    assert torch.equal(first.running_mean, means)
-    convolution = problem.network[0].blocks[0].convolution  # type: ignore[index]
-    outputs = convolution(dataset.images.float() / 255)
-    assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=0.02)
-    assert torch.allclose(first.running_var, outputs.var((0, 2, 3)), rtol=0.1)
 
 
 def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> None:

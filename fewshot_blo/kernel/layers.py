@@ -8,7 +8,7 @@ so they may be batched by ``torch.func.vmap`` like the task's parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -105,15 +105,25 @@ class BatchNorm(nn.Module):
 
     def _by_rows(self, x: Tensor, rows: Tensor | int) -> Tensor:
         """Every row normalised by the statistics of some."""
-        axes = [0, *range(2, x.ndim)]
-        if isinstance(rows, int):
-            variance, mean = torch.var_mean(x[:rows], axes, correction=0, keepdim=True)
-        else:
-            weights = rows.reshape([-1] + [1] * (x.ndim - 1)).to(x.dtype)
-            weights = weights / (weights.sum() * math.prod(x.shape[2:]))
-            mean = (weights * x).sum(axes, keepdim=True)
-            variance = (weights * (x - mean).square()).sum(axes, keepdim=True)
+        mean, variance = batch_moments(x, rows)
         return (x - mean) * torch.rsqrt(variance + self.eps)
+
+
+def batch_moments(x: Tensor, rows: Tensor | int | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of ``x``, ``[B, C, ...]``, as ``[1, C, 1, ...]``.
+
+    Args:
+        x: the batch.
+        rows: as in ``ForwardContext``.
+    """
+    axes = [0, *range(2, x.ndim)]
+    if not isinstance(rows, Tensor):
+        variance, mean = torch.var_mean(x[:rows], axes, correction=0, keepdim=True)
+        return mean, variance
+    weights = rows.reshape([-1] + [1] * (x.ndim - 1)).to(x.dtype)
+    weights = weights / (weights.sum() * math.prod(x.shape[2:]))
+    mean = (weights * x).sum(axes, keepdim=True)
+    return mean, (weights * (x - mean).square()).sum(axes, keepdim=True)
 
 
 class StepwiseBatchNorm(BatchNorm):
@@ -121,9 +131,11 @@ class StepwiseBatchNorm(BatchNorm):
 
     The query set is normalised with those of the last step, and so are steps beyond it. Statistics
     are those of the pass at hand, as in ``BatchNorm``, and so differ from step to step by
-    themselves.
+    themselves; the running ones are of passes after the last step, the only ones that use them.
 
     Source: Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, per-step batch normalisation.
+    There running statistics of every step are kept; an inner step takes its support set's, in
+    training and in test alike.
 
     Args:
         channels: C.
@@ -211,65 +223,3 @@ def _mix(x: Tensor) -> Tensor:
 
 def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word
-
-
-def uses_batch_statistics(network: nn.Module) -> bool:
-    """Whether a row of the network's output depends on the other rows of its batch."""
-    return any(isinstance(module, BatchNorm) for module in network.modules())
-
-
-def has_statistics(network: nn.Module) -> bool:
-    """Whether every batch norm's running statistics are other than those it is made with."""
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    return not any(
-        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
-    )
-
-
-@contextmanager
-def watched(
-    modules: Iterable[nn.Module], look: Callable[[nn.Module, tuple[Tensor, ...]], None]
-) -> Iterator[None]:
-    """Calls ``look`` with each module and its inputs before each of its forward passes inside."""
-    hooks = [module.register_forward_pre_hook(look) for module in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Sets the running statistics of every batch norm to the mean over batches of its statistics.
-
-    Args:
-        network: changed in place.
-        batches: images, ``[B, ...]`` each, of the classes that the network was trained on.
-
-    Raises:
-        ConfigurationError: if there is no batch.
-
-    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
-    """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    sums = {norm: [torch.zeros_like(norm.running_mean) for _ in range(2)] for norm in norms}
-
-    def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        (x,) = inputs
-        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
-        assert isinstance(norm, BatchNorm)
-        sums[norm][0] += mean
-        sums[norm][1] += variance
-
-    count = 0
-    with watched(norms, record):
-        for images in batches:
-            with forward_context(ForwardContext()):
-                network(images)
-            count += 1
-    if count == 0:
-        raise ConfigurationError("there are no batches to take statistics from: pass at least one")
-    for norm in norms:
-        norm.running_mean.copy_(sums[norm][0] / count)
-        norm.running_var.copy_(sums[norm][1] / count)

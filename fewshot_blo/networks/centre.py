@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.kernel.layers import watched
+from fewshot_blo.kernel.statistics import watched
 
 
 class Centre(nn.Module):

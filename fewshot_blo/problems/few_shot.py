@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.kernel import Backend, TaskForward
-from fewshot_blo.kernel.layers import fold, uses_batch_statistics
+from fewshot_blo.kernel.layers import fold
 from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from tasks import TaskBatch
 
 NormMode = Literal["transductive", "support", "running"]
@@ -20,7 +21,8 @@ NormMode = Literal["transductive", "support", "running"]
 
 "transductive": from the query set, as the code of MAML does. The inductive modes are "support",
 from the task's support set, and "running", from estimates over the meta-training images; their
-result for one query does not depend on the others.
+result for one query does not depend on the others. Inner steps of an initialization take their
+support set's in every mode, as in training.
 """
 
 
@@ -72,11 +74,13 @@ class FewShotProblem(Protocol):
         ...
 
 
-def norm_modes(problem: FewShotProblem, *, running: bool) -> tuple[NormMode, ...]:
-    """The norm modes that differ: one where no layer depends on the batch."""
+def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:
+    """The norm modes that differ: one where no layer depends on the batch, and "running" only
+    where running statistics have been estimated."""
     if not uses_batch_statistics(problem.network):
         return ("support",)
-    return ("transductive", "support", "running") if running else ("transductive", "support")
+    modes: tuple[NormMode, ...] = ("transductive", "support")
+    return (*modes, "running") if has_statistics(problem.network) else modes
 
 
 def query_forward(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
-from fewshot_blo.kernel.layers import uses_batch_statistics
 from fewshot_blo.kernel.precision import Precision, check_precision
+from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_running_statistics_are_used_where_asked() -> None:
 def test_estimated_statistics_are_means_over_batches() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), BatchNorm(4), nn.ReLU(), BatchNorm(4)).double()
     batches = [images(6, 1, 8, 8), images(8, 1, 8, 8)[2:] * 2]
-    estimate_statistics(network, batches)
+    estimate_statistics(network, [partial(network, batch) for batch in batches])
     for index in (1, 3):
         inputs = [network[:index](batch) for batch in batches]
         norm = network[index]
@@ -98,7 +99,7 @@ def test_estimated_statistics_are_means_over_batches() -> None:
         variances = torch.stack([x.var((0, 2, 3), correction=0) for x in inputs])
         torch.testing.assert_close(norm.running_mean, means.mean(0))
         torch.testing.assert_close(norm.running_var, variances.mean(0))
-    with pytest.raises(ConfigurationError, match="no batches"):
+    with pytest.raises(ConfigurationError, match="no passes"):
         estimate_statistics(network, [])
 
 

@@ -120,10 +120,8 @@ def test_inductive_predictions_do_not_depend_on_other_queries() -> None:
 
 
 def test_norm_modes_that_differ() -> None:
-    assert norm_modes(Initialization(network("group")), running=True) == ("support",)
-    modes = norm_modes(Initialization(network()), running=True)
-    assert modes == ("transductive", "support", "running")
-    assert norm_modes(Initialization(network()), running=False) == ("transductive", "support")
+    assert norm_modes(Initialization(network("group"))) == ("support",)
+    assert norm_modes(Initialization(network())) == ("transductive", "support")
 
 
 def test_losses_and_accuracies_leave_padding_out() -> None:
