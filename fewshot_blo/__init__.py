@@ -18,6 +18,7 @@ from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.networks import (
     Conv4,
     CosineHead,
+    FullContextHead,
     LabelPropagationHead,
     LinearHead,
     MatchingHead,
@@ -38,6 +39,7 @@ __all__ = [
     "ConjugateGradient",
     "Conv4",
     "CosineHead",
+    "FullContextHead",
     "Implicit",
     "Initialization",
     "LabelPropagationHead",

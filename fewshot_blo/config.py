@@ -15,7 +15,16 @@ from tasks import Augmentation
 DataName = Literal[
     "glyphs", "omniglot", "miniimagenet", "tieredimagenet", "cifarfs", "fc100", "folder"
 ]
-HeadName = Literal["linear", "cosine", "ridge", "max_margin", "matching", "relation", "propagation"]
+HeadName = Literal[
+    "linear",
+    "cosine",
+    "ridge",
+    "max_margin",
+    "matching",
+    "full_context",
+    "relation",
+    "propagation",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class ProblemSettings:
             resnet12_narrow with 64, 128, 256 and 512; wrn_28_10; or "module:function" for a
             function without arguments that returns a module from images to features.
         hidden: filters of each block of conv4.
+        pools: blocks of conv4 that end in pooling; 2 leave the maps that relation networks compare.
         norm: normalisation layers of these networks; stepwise is batch with parameters of its own
             for each inner step.
         drop_block: side of the squares that DropBlock drops in resnet12; 0 to drop nothing.
@@ -93,7 +103,8 @@ class ProblemSettings:
         learn_prox: learn that weight (shared_encoder).
         head: of a shared encoder: linear or cosine, which adapt in inner steps; ridge (R2D2) or
             max_margin (MetaOptNet), solved in closed form or as a quadratic program; matching,
-            which attends to the support set; relation, which learns to compare; propagation, which
+            which attends to the support set, and full_context, whose embeddings read it too;
+            relation, which learns to compare; propagation, which
             spreads labels over all queries. Without inner steps a linear head is a ProtoNet.
         start: where a shared encoder's heads start: at zeros, prototypes, the solution in closed
             form, or learned; by default prototypes for linear and cosine, else closed_form.
@@ -114,6 +125,7 @@ class ProblemSettings:
     name: Literal["shared_encoder", "initialization", "pretraining"] = "shared_encoder"
     network: str = "conv4"
     hidden: int = 64
+    pools: int = 4
     norm: Norm = "batch"
     drop_block: int = 0
     drop_rate: float = 0.1

@@ -356,14 +356,69 @@ def _attention(v: Params, x: Tensor, outer: Params) -> Tensor:
 
 
 def _relation(v: Params, x: Tensor, outer: Params) -> Tensor:
-    """Each query and class mean side by side through one hidden layer."""
-    weight = torch.cat([outer["head/of_class"], outer["head/of_query"]], 1)
-    scores = [
-        [torch.cat([c, query]) @ weight.T + outer["head/bias"] for c in v["head.weight"]]
-        for query in x
-    ]
-    hidden = torch.stack([torch.stack(row) for row in scores]).relu()
-    return hidden @ outer["head/score"]
+    """Each query's maps side by side with a class's through a plain network."""
+    own = {n.removeprefix("head/"): p for n, p in outer.items() if n.startswith("head/")}
+    weight = torch.cat([own["of_class"], own["of_query"]], 1)
+    channels, kernel = own["of_class"].shape[1], weight.shape[-1]
+    side = round((x.shape[1] // channels) ** 0.5)
+
+    def block(x: Tensor, number: int) -> Tensor:
+        normal = F.layer_norm(x, x.shape[1:])
+        gain, shift = (own[f"{name}{number}"][:, None, None] for name in ("gain", "shift"))
+        x = (normal * gain + shift).relu()
+        return x if x.shape[-1] == 1 else F.max_pool2d(x, 2)
+
+    def score(c: Tensor, query: Tensor) -> Tensor:
+        pair = torch.cat([c.reshape(-1, side, side), query.reshape(-1, side, side)])[None]
+        first = block(F.conv2d(pair, weight, padding=kernel // 2), 1)
+        second = block(F.conv2d(first, own["second"], padding=own["second"].shape[-1] // 2), 2)
+        hidden = F.linear(second.flatten(), own["units"], own["bias"]).relu()
+        return (hidden * own["score"]).sum()
+
+    return torch.stack([torch.stack([score(c, query) for c in v["head.weight"]]) for query in x])
+
+
+def _lstm(outer: Params, name: str, size: int, state: int) -> nn.LSTMCell:
+    """PyTorch's cell with weights of the outer variables; its gates are in the same order."""
+    cell = nn.LSTMCell(size, state).to(outer[f"head/{name}.bias"].dtype)
+    del cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+    cell.weight_ih = outer[f"head/{name}.of_input"]  # type: ignore[assignment]
+    cell.weight_hh = outer[f"head/{name}.of_state"]  # type: ignore[assignment]
+    cell.bias_ih = outer[f"head/{name}.bias"]  # type: ignore[assignment]
+    cell.bias_hh = torch.zeros_like(cell.bias_ih)  # type: ignore[assignment]
+    return cell
+
+
+def _in_context(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+    """Support images with the states of two LSTMs that have read the set up to them."""
+    total = x
+    for name, order in (("forward", range(len(x))), ("backward", range(len(x) - 1, -1, -1))):
+        cell, states = _lstm(outer, name, x.shape[1], x.shape[1]), dict[int, Tensor]()
+        state = (torch.zeros_like(x[0]), torch.zeros_like(x[0]))
+        for row in order:
+            state = cell(x[row], state)
+            states[row] = state[0]
+        total = total + torch.stack([states[row] for row in range(len(x))])
+    return {"head.support": total, "head.labels": F.one_hot(labels, way).to(x.dtype)}
+
+
+def _read_in_context(v: Params, x: Tensor, outer: Params) -> Tensor:
+    """Queries, one by one, that have read the support set twice, attending to it at the end."""
+    support, size = v["head.support"], x.shape[1]
+    weight_hh = outer["head/query.of_state"]
+    queries = []
+    for query in x:
+        h, c, read = (torch.zeros_like(query) for _ in range(3))
+        for _ in range(2):
+            # PyTorch's cell wants an output as long as its state: work the gates out in two parts.
+            gates = outer["head/query.of_input"] @ query + outer["head/query.bias"]
+            gates = gates + weight_hh[:, :size] @ h + weight_hh[:, size:] @ read
+            i, f, g, o = torch.split(gates, size)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh() + query
+            read = (support @ h).softmax(0) @ support
+        queries.append(h)
+    return _attention(v, torch.stack(queries), outer)
 
 
 def _propagation(v: Params, x: Tensor, outer: Params) -> Tensor:
@@ -407,6 +462,9 @@ PLAIN_HEADS = {
             "head.labels": F.one_hot(labels, way).to(x.dtype),
         },
         lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum(),
+    ),
+    "full_context": PlainHead(
+        _read_in_context, _in_context, lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum()
     ),
     "propagation": PlainHead(
         _propagation,

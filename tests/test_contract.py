@@ -37,6 +37,7 @@ from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.networks import (
     Conv4,
     CosineHead,
+    FullContextHead,
     Head,
     LabelPropagationHead,
     LinearHead,
@@ -78,6 +79,7 @@ PROBLEMS = (
     "encoder, ridge, closed_form",
     "encoder, ridge, zeros",
     "encoder, matching, closed_form",
+    "encoder, full_context, closed_form",
     "encoder, relation, closed_form",
     "encoder, propagation, closed_form",
     "encoder, unit, prototypes",
@@ -87,10 +89,16 @@ HEADS: dict[str, Head] = {
     "cosine": CosineHead(),
     "ridge": RidgeHead(lam=0.3),
     "matching": MatchingHead(),
-    "relation": RelationHead(hidden=5),
+    "full_context": FullContextHead(steps=2),
+    "relation": RelationHead(channels=2, hidden=5, units=3),
     "propagation": LabelPropagationHead(neighbours=4),
 }
-SOLVED = ("encoder, matching", "encoder, relation", "encoder, propagation")
+SOLVED = (
+    "encoder, matching",
+    "encoder, full_context",
+    "encoder, relation",
+    "encoder, propagation",
+)
 """Problems with nothing to adapt."""
 AT_THE_SOLUTION = ("unroll recomputed", "encoder, ridge, closed_form")
 """Its gradients are rounding and nothing else there, and Adam divides them by their own size."""

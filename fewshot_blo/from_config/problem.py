@@ -17,6 +17,7 @@ from fewshot_blo.networks import (
     WIDE,
     Conv4,
     CosineHead,
+    FullContextHead,
     Head,
     LabelPropagationHead,
     LinearHead,
@@ -78,9 +79,11 @@ def _head(settings: ProblemSettings) -> Head:
     if settings.head == "max_margin":
         return MaxMarginHead(settings.scale, settings.margin_weight)
     if settings.head == "relation":
-        return RelationHead()
+        return RelationHead(settings.hidden if settings.network == "conv4" else None)
     if settings.head == "propagation":
         return LabelPropagationHead()
+    if settings.head == "full_context":
+        return FullContextHead(settings.scale)
     return CosineHead(settings.scale) if settings.head == "cosine" else MatchingHead(settings.scale)
 
 
@@ -108,7 +111,13 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
 def _encoder(config: Config, channels: int) -> nn.Module:
     settings, steps = config.problem, config.inner.steps
     if settings.network == "conv4":
-        return Conv4(channels=channels, hidden=settings.hidden, norm=settings.norm, steps=steps)
+        return Conv4(
+            channels=channels,
+            hidden=settings.hidden,
+            norm=settings.norm,
+            steps=steps,
+            pools=settings.pools,
+        )
     if settings.network == "wrn_28_10":
         return WideResNet(
             channels=channels, norm=settings.norm, drop_rate=settings.drop_rate, steps=steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.networks.conv4 import Conv4, classifier
+from fewshot_blo.networks.full_context import FullContextHead
 from fewshot_blo.networks.heads import CosineHead, Head, LinearHead
 from fewshot_blo.networks.label_propagation import LabelPropagationHead
 from fewshot_blo.networks.matching import MatchingHead
@@ -18,6 +19,7 @@ __all__ = [
     "WIDE",
     "Conv4",
     "CosineHead",
+    "FullContextHead",
     "Head",
     "LabelPropagationHead",
     "LinearHead",

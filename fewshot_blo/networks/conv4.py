@@ -23,16 +23,27 @@ class Conv4(nn.Module):
             in the way that the norm mode says, and so does "stepwise"; the others normalise each
             image by itself.
         steps: inner steps that have scales and shifts of their own in a stepwise norm.
+        pools: the first so many blocks end in pooling. Fewer than 4 leave larger maps, for a
+            relation head.
 
     Raises:
-        ConfigurationError: if the number of filters or of steps does not fit the norm.
+        ConfigurationError: if the number of filters or of steps does not fit the norm, or pools is
+            not 0 to 4.
     """
 
     def __init__(
-        self, *, channels: int = 1, hidden: int = 64, norm: Norm = "batch", steps: int = 0
+        self,
+        *,
+        channels: int = 1,
+        hidden: int = 64,
+        norm: Norm = "batch",
+        steps: int = 0,
+        pools: int = 4,
     ) -> None:
         super().__init__()
-        self.hidden = hidden
+        if not 0 <= pools <= 4:
+            raise ConfigurationError(f"pools is {pools}: Conv4 has 4 blocks, 0 to 4 of which pool")
+        self.hidden, self.pools = hidden, pools
         blocks = []
         for block in range(4):
             convolution = nn.Conv2d(channels if block == 0 else hidden, hidden, 3, padding=1)
@@ -40,23 +51,25 @@ class Conv4(nn.Module):
                 ("convolution", convolution),
                 ("norm", make_norm(norm, hidden, steps)),
                 ("relu", nn.ReLU()),
-                ("pool", nn.MaxPool2d(2)),
+                *([("pool", nn.MaxPool2d(2))] if block < pools else []),
             ]
             blocks.append((f"block{block + 1}", nn.Sequential(OrderedDict(layers))))
         self.blocks = nn.Sequential(OrderedDict(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``[B, D]`` of images ``[B, C, H, W]``; H and W are at least 16."""
-        if min(x.shape[-2:]) < 16:
+        """Features ``[B, D]`` of images ``[B, C, H, W]``; with 4 pools H and W are 16 or more."""
+        least = 2**self.pools
+        if min(x.shape[-2:]) < least:
             raise ConfigurationError(
-                f"Conv4 halves an image four times; {x.shape[-2]}x{x.shape[-1]} is too small: "
-                "use images of at least 16x16"
+                f"Conv4 halves an image {self.pools} times; {x.shape[-2]}x{x.shape[-1]} is too "
+                f"small: use images of at least {least}x{least}"
             )
         return torch.flatten(self.blocks(x), 1)
 
     def features(self, size: int) -> int:
         """D, the number of features of a ``size`` × ``size`` image."""
-        return self.hidden * (size // 16) ** 2
+        side = size >> self.pools
+        return self.hidden * side * side
 
 
 def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:

@@ -17,6 +17,13 @@ def test_number_of_features(size: int) -> None:
     assert encoder(torch.rand(2, 3, size, size)).shape == (2, encoder.features(size))
 
 
+def test_maps_of_fewer_pools() -> None:
+    encoder = Conv4(hidden=8, pools=2)
+    assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, 8 * 7 * 7) == (2, encoder.features(28))
+    with pytest.raises(ConfigurationError, match="pools is 5"):
+        Conv4(pools=5)
+
+
 def test_has_the_parameters_of_the_literature() -> None:
     network = classifier(Conv4(hidden=64), 64, 5)
     # Four 3x3 convolutions with bias, four batch norms, and a linear layer from 64 to 5.

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import normal, plain_cosine, plain_linear
+from oracles import PLAIN_HEADS, normal, plain_cosine, plain_linear
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks import (
     CosineHead,
+    FullContextHead,
     Head,
     LabelPropagationHead,
     LinearHead,
     MatchingHead,
+    RelationHead,
     RidgeHead,
 )
 from fewshot_blo.networks.heads import SupportSet
@@ -126,3 +128,45 @@ def test_labels_spread_to_their_neighbours() -> None:
     params = head.from_support(SupportSet(centres[None], labels, labels), learned)
     chosen = head.logits(params, queries, learned).argmax(2)
     assert chosen.tolist() == [[0] * 4 + [1] * 4]
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 7])
+def test_relations_of_maps_of_any_size(side: int) -> None:
+    """Against a plain network, pair by pair."""
+    torch.manual_seed(0)
+    head = RelationHead(channels=2, hidden=4, units=3)
+    learned = {name: p.double() for name, p in head.learned(2 * side**2).items()}
+    weight, features = normal(2, 3, 2 * side**2), normal(2, 5, 2 * side**2, seed=1)
+    logits = head.logits({"head.weight": weight}, features, learned)
+    outer = {f"head/{name}": p for name, p in learned.items()}
+    for t in range(2):
+        expected = PLAIN_HEADS["relation"].logits({"head.weight": weight[t]}, features[t], outer)
+        torch.testing.assert_close(logits[t], expected)
+
+
+def test_relations_need_square_maps() -> None:
+    with pytest.raises(ConfigurationError, match=r"24 features are no square maps of 2 channels"):
+        RelationHead(channels=2).learned(24)
+    with pytest.raises(ConfigurationError, match=r"needs features"):
+        RelationHead().learned(None)
+
+
+def test_full_context_embeddings_read_no_padding() -> None:
+    """A task with a padded row in the middle equals the task without it."""
+    torch.manual_seed(0)
+    head = FullContextHead(steps=2)
+    learned = {name: p.double() for name, p in head.learned(4).items()}
+    rows, labels = normal(1, 4, 4), torch.tensor([[0, -1, 1, 2]])
+    whole = rows[:, [0, 2, 3]]
+    padded = head.from_support(SupportSet(rows, labels, CLASSES[:1]), learned)
+    plain = head.from_support(SupportSet(whole, LABELS[:1], CLASSES[:1]), learned)
+    torch.testing.assert_close(padded["head.support"][:, [0, 2, 3]], plain["head.support"])
+    logits = [head.logits(params, FEATURES[:1], learned) for params in (padded, plain)]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_full_context_needs_steps_and_features() -> None:
+    with pytest.raises(ConfigurationError, match="steps is 0"):
+        FullContextHead(steps=0)
+    with pytest.raises(ConfigurationError, match="need features"):
+        FullContextHead().learned(None)
