@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import signal
 from dataclasses import replace
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A shared encoder and an initialisation, which has no running statistics."""
+    """A shared encoder and an initialisation."""
     place = tmp_path_factory.mktemp("recipes")
     return [
         write_recipe(place / "proto.yaml", folder, inner__steps=0, adaptation__steps=0),
@@ -80,16 +81,22 @@ def test_table_and_picture(compared: Path) -> None:
     assert float(proto["steps"]) == 2
     assert float(proto["seconds"]) > 0
     text = (compared / "table.md").read_text()
-    for record, norms in ((proto, ("transductive", "support", "running")), (maml, ("support",))):
-        for norm in norms:
-            value, interval = float(record[norm]), float(record[f"{norm} interval"])
-            assert f"{value:.2f} ± {interval:.2f} [" in text
-    assert maml["running"] == ""
+    for record, norm in itertools.product((proto, maml), ("transductive", "support", "running")):
+        value, interval = float(record[norm]), float(record[f"{norm} interval"])
+        assert f"{value:.2f} ± {interval:.2f} [" in text
     assert "8 tasks (3-way 1-shot 3 queries a class, seed 1000)" in text
     difference = float(maml["transductive"]) - float(proto["transductive"])
     assert float(maml["transductive difference"]) == pytest.approx(difference)
     with Image.open(compared / "accuracy.png") as picture:
         assert picture.size == (960, 600)
+
+
+def test_a_budget_of_steps_for_all_recipes(recipes: list[Path]) -> None:
+    assert read_recipe(recipes[0]).train.steps == 2
+    assert read_recipe(recipes[0], max_steps=1).train.steps == 1
+    assert read_recipe(recipes[0], max_steps=9).train.steps == 2
+    with pytest.raises(ConfigurationError, match="max_steps is 0"):
+        read_recipe(recipes[0], max_steps=0)
 
 
 def test_the_mean_over_seeds(compared: Path) -> None:
