@@ -32,7 +32,10 @@ class Implicit:
         solve: linear solver for q.
 
     Source: Rajeswaran et al., "iMAML" (arXiv 1909.04630), equation 6 and algorithm 2; Neumann:
-    Lorraine et al. (arXiv 1911.02590); one step: Luketina et al. (arXiv 1511.06727).
+    Lorraine et al. (arXiv 1911.02590); one step: Luketina et al. (arXiv 1511.06727). As in iMAML's
+    paper, the proximal term is in every inner step and in ``G_vv``, and in adaptation at test. Its
+    published code takes the inner steps without it and then a single step of it, solves for q with
+    another matrix than the paper's, and adapts at test without it.
     """
 
     steps: int = 16
