@@ -26,6 +26,7 @@ from fewshot_blo.networks import (
     RelationHead,
     ResNet12,
     RidgeHead,
+    TailHead,
     WideResNet,
     classifier,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "ResNet12",
     "RidgeHead",
     "SharedEncoder",
+    "TailHead",
     "Unroll",
     "ValueFunction",
     "WideResNet",

@@ -315,11 +315,13 @@ class PlainHead:
         logits: of parameters and features ``[B, D]``, with the outer variables.
         from_support: parameters by a formula, of features, labels, way and the outer variables.
         loss: of parameters, features and labels; None for cross-entropy.
+        scaled: whether features come divided by the square root of their number.
     """
 
     logits: Callable[[Params, Tensor, Params], Tensor]
     from_support: Callable[[Tensor, Tensor, int, Params], dict[str, Tensor]]
     loss: Callable[[Params, Tensor, Tensor, Params], Tensor] | None = None
+    scaled: bool = True
 
 
 def _means(x: Tensor, labels: Tensor, way: int) -> Tensor:
@@ -480,6 +482,27 @@ PLAIN_HEADS = {
 }
 
 
+def _tail(x: Tensor, v: Params, outer: Params) -> Tensor:
+    """Layers 0, 1, 3 and 4 of the tail, with the task's parameters where it has its own."""
+    p = {name.removeprefix("head/tail."): value for name, value in outer.items()}
+    p.update({name.removeprefix("tail."): value for name, value in v.items()})
+    x = F.linear(x, p["0.weight"], p["0.bias"])
+    x = F.layer_norm(x, x.shape[1:], p["1.weight"], p["1.bias"]).tanh()
+    x = F.linear(x, p["3.weight"], p["3.bias"])
+    return F.layer_norm(x, x.shape[1:], p["4.weight"], p["4.bias"]) / 2
+
+
+def _tail_start(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+    start = {f"tail.{name}": outer[f"head/tail.{name}"] for name in ("1.weight", "3.weight")}
+    start["tail.3.bias"] = outer["head/tail.3.bias"]
+    return {**start, **_linear_prototypes(_tail(x, {}, outer), labels, way, outer)}
+
+
+PLAIN_HEADS["tail"] = PlainHead(
+    lambda v, x, outer: plain_linear(v, _tail(x, v, outer)), _tail_start, scaled=False
+)
+
+
 def plain_shared_encoder(
     network: nn.Module,
     outer: Params,
@@ -501,6 +524,8 @@ def plain_shared_encoder(
         """Features, divided by the square root of their number."""
         with at_step(None):  # The encoder takes no part in the inner steps.
             outputs = plain_outputs(network, weights, task.support_x[0], task.query_x[0], norm)
+        if not head.scaled:
+            return outputs
         if unit:
             support, query = (x / ((x * x).sum(1, True) + 1e-12).sqrt() for x in outputs)
         else:

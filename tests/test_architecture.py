@@ -17,7 +17,7 @@ LAYERS = (
     {"bilevel"},
     {"kernel", "linear_solve"},
     {"hypergrad"},
-    {"networks", "tasks"},
+    {"networks", "backbones", "tasks"},
     {"problems"},
     {
         "train",

@@ -19,7 +19,7 @@ from oracles import (
     plain_shared_encoder,
     single_tasks,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
 from fewshot_blo.errors import StructuralZeroError
@@ -45,6 +45,7 @@ from fewshot_blo.networks import (
     Norm,
     RelationHead,
     RidgeHead,
+    TailHead,
     classifier,
 )
 from fewshot_blo.networks.heads import Start
@@ -82,8 +83,19 @@ PROBLEMS = (
     "encoder, full_context, closed_form",
     "encoder, relation, closed_form",
     "encoder, propagation, closed_form",
+    "encoder, tail, prototypes",
+    "encoder, tail, prototypes, prox",
     "encoder, unit, prototypes",
 )
+
+
+def make_tail() -> TailHead:
+    """Layers that adapt between layers that do not."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4), nn.LayerNorm(4)]
+    return TailHead(nn.Sequential(*layers).double(), ("1.weight", "3.weight", "3.bias"), features=4)
+
+
 HEADS: dict[str, Head] = {
     "linear": LinearHead(),
     "cosine": CosineHead(),
@@ -92,6 +104,7 @@ HEADS: dict[str, Head] = {
     "full_context": FullContextHead(steps=2),
     "relation": RelationHead(channels=2, hidden=5, units=3),
     "propagation": LabelPropagationHead(neighbours=4),
+    "tail": make_tail(),
 }
 SOLVED = (
     "encoder, matching",
@@ -110,7 +123,7 @@ NORM_MODES: tuple[NormMode, ...] = ("transductive", "support")
 UNDEFINED = {
     *itertools.product(
         ("implicit", "penalty", "value function", "bome"),
-        ("initialization", "initialization, learned steps"),
+        ("initialization", "initialization, learned steps", "encoder, tail, prototypes"),
     ),
     ("unroll first order", "encoder, zeros, learned prox"),
     ("unroll first order", "encoder, ridge, zeros"),
@@ -155,6 +168,7 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
     shared = SharedEncoder(
         encoder.double(),
         HEADS[kind],
+        prox=0.5 if "prox" in name else None,
         start=next((start for start in starts if start in name), "learned"),
         learn_prox="learned prox" in name,
         unit="unit" in name,

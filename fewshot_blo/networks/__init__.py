@@ -12,6 +12,7 @@ from fewshot_blo.networks.norms import Norm, make_norm
 from fewshot_blo.networks.relation import RelationHead
 from fewshot_blo.networks.resnet12 import NARROW, WIDE, ResNet12
 from fewshot_blo.networks.ridge import RidgeHead
+from fewshot_blo.networks.tail import TailHead
 from fewshot_blo.networks.wide_resnet import WideResNet
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RelationHead",
     "ResNet12",
     "RidgeHead",
+    "TailHead",
     "WideResNet",
     "classifier",
     "make_norm",

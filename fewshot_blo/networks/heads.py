@@ -48,13 +48,18 @@ class SupportSet:
 class Head(Protocol):
     """Task-stacked parameters, ``[T, ...]``, the logits they give, and what they minimise.
 
+    Parameters with a class axis, ``[T, N, ...]``, have names that begin with ``head.``.
+
     Attributes:
         starts: where its inner problem can start, the usual start first.
         prox: usual weight of the proximal term.
+        scaled: whether features come divided by √D or by their length, or as the encoder gives
+            them.
     """
 
     starts: ClassVar[tuple[Start, ...]]
     prox: ClassVar[float]
+    scaled: ClassVar[bool]
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """The initial values of what it shares between tasks: outer variables.
@@ -93,6 +98,8 @@ class Head(Protocol):
 
 class ClassWeights:
     """A head with one weight vector a class."""
+
+    scaled: ClassVar[bool] = True
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """Weights ``[T, N, D]``."""
@@ -143,6 +150,7 @@ class SupportSetHead:
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
     prox: ClassVar[float] = 0.0
+    scaled: ClassVar[bool] = True
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """None, unless it says otherwise."""

@@ -91,6 +91,11 @@ class SharedEncoder:
             raise ConfigurationError(
                 f"prox is {self.prox}: it must be positive to be learned, and never negative"
             )
+        if unit and not self.head.scaled:
+            raise ConfigurationError(
+                f"{type(self.head).__name__} takes the encoder's features as they are: unit is a "
+                "setting of its own"
+            )
         if self.start not in self.head.starts:
             raise ConfigurationError(
                 f"{type(self.head).__name__} cannot start from '{self.start}': use one of "
@@ -141,7 +146,8 @@ class SharedEncoder:
         """
         support, query = self._encode(batch, norm, keys)
         encoded = torch.cat([support, query], 1)
-        encoded = normalize(encoded) if self.unit else encoded / support.shape[-1] ** 0.5
+        if self.head.scaled:
+            encoded = normalize(encoded) if self.unit else encoded / support.shape[-1] ** 0.5
         # One leaf, not two: for some strategies the support features alone are in neither loss.
         leaf = encoded.detach().requires_grad_()
         support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
@@ -156,10 +162,11 @@ class SharedEncoder:
             loss = self.head.loss(v, support_set, learned)
             if self.prox == 0:
                 return loss
-            distance = {
-                name: (p - start[name]) * real.reshape(*real.shape, *[1] * (p.ndim - 2))
-                for name, p in v.items()
-            }
+            distance = {name: p - start[name] for name, p in v.items()}
+            for name in distance:
+                if name.startswith("head."):  # [T, N, ...]: a padded class has no weights.
+                    mask = real.reshape(*real.shape, *[1] * (distance[name].ndim - 2))
+                    distance[name] = distance[name] * mask
             return loss + 0.5 * prox * task_dot(distance, distance)
 
         def query_logits(v: TaskParams) -> Tensor:

@@ -1,0 +1,143 @@
+"""A pretrained network as an encoder: images in, features out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
+
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Pool = Literal["average", "maximum", "first", "flatten"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network was trained to see.
+
+    Attributes:
+        size: height and width in pixels; None for images as they come.
+        mean: of the channels of images with values in [0, 1], which is subtracted.
+        std: of the channels, which they are divided by.
+        interpolation: of the resizing.
+    """
+
+    size: int | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ConfigurationError(f"size is {self.size}: it is a positive number of pixels")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ConfigurationError(
+                f"mean is {self.mean} and std {self.std}: one of each for every channel, and "
+                "standard deviations are positive"
+            )
+
+
+class Preprocess(nn.Module):
+    """Resizes and normalises images; grey ones get as many channels as the network has."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: Preprocessing) -> None:
+        super().__init__()
+        self.settings = settings
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(settings.mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).reshape(shape), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, S, S]`` of images ``[B, C or 1, H, W]`` with values in [0, 1]."""
+        size, mode = self.settings.size, self.settings.interpolation
+        if size is not None and x.shape[-2:] != (size, size):
+            smooth = mode != "nearest"
+            x = F.interpolate(x, (size, size), mode=mode, antialias=smooth).clamp(0, 1)
+        return (x - self.mean) / self.std
+
+
+class Pooling(nn.Module):
+    """Features ``[B, D]`` of maps ``[B, D, H, W]`` or tokens ``[B, L, D]``."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The pooled features; vectors stay as they are."""
+        if x.ndim == 2 or self.pool == "flatten":
+            return x.flatten(1)
+        if x.ndim == 4:
+            x = x.flatten(2).transpose(1, 2)
+        if self.pool == "first":
+            return x[:, 0]
+        return x.mean(1) if self.pool == "average" else x.amax(1)
+
+
+class Backbone(nn.Module):
+    """Preprocessing, a pretrained network without its classifier, and pooling.
+
+    Args:
+        body: from normalised images to vectors, maps or tokens.
+        preprocessing: what it was trained to see.
+        name: of the network, as in ``load_backbone``.
+        pool: of maps or tokens.
+
+    Raises:
+        ConfigurationError: if the network does not take images of that size, or returns something
+            else.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        preprocessing: Preprocessing = Preprocessing(),
+        *,
+        name: str = "",
+        pool: Pool = "average",
+    ) -> None:
+        super().__init__()
+        self.name = name or type(body).__name__
+        self.preprocess = Preprocess(preprocessing)
+        self.body = body
+        self.pool = Pooling(pool)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[B, D]`` of images ``[B, C, H, W]`` with values in [0, 1]."""
+        features: Tensor = self.pool(self.body(self.preprocess(x)))
+        return features
+
+    @torch.no_grad()
+    def features(self, image: torch.Size) -> int:
+        """D, for images ``[C, H, W]``.
+
+        Raises:
+            ConfigurationError: if the network fails on them, or returns no features.
+        """
+        example = next(self.parameters(), torch.zeros(()))
+        try:
+            features = self(torch.zeros(2, *image).to(example))
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigurationError(
+                f"{self.name} fails on images of shape {list(image)}, resized to "
+                f"{self.preprocess.settings.size} ({reason}): choose another size"
+            ) from error
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+            raise ConfigurationError(
+                f"{self.name} returns {_described(features)} for 2 images: it must return vectors, "
+                "maps or tokens, one for each"
+            )
+        return features.shape[1]
+
+
+def _described(value: object) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

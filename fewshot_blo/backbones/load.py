@@ -1,0 +1,118 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.backbones import timm_models, torchvision_models, transformers_models
+from fewshot_blo.backbones.backbone import Backbone, Pool, Preprocessing
+from fewshot_blo.backbones.layers import prepared
+from fewshot_blo.backbones.weights import load_weights
+from fewshot_blo.errors import ConfigurationError
+from tasks.torchvision_import import torchvision_module
+
+_LIBRARIES = {
+    "torchvision": torchvision_models.load,
+    "timm": timm_models.load,
+    "hf": transformers_models.load,
+}
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Path | str | None = None,
+    pretrained: bool = True,
+    size: int | None = None,
+    layer: str = "",
+    pool: Pool = "average",
+) -> Backbone:
+    """A pretrained network without its classifier, with its own preprocessing.
+
+    Args:
+        name: ``torchvision:mobilenet_v3_small``, ``timm:vit_small_patch14_dinov2``,
+            ``hf:facebook/dinov2-small`` (a repository or a folder), or ``module:function`` for a
+            function of your own that returns a module from images in [0, 1] to features.
+        weights: file of weights to load instead of the library's own.
+        pretrained: without, weights are random.
+        size: of the images in pixels; by default that of the network's training.
+        layer: name of a layer whose output to take instead of the network's last features.
+        pool: of maps or tokens: average, maximum, first (a class token), or flatten.
+
+    Raises:
+        CheckpointError: if weights are missing or another network's; it says where to put which
+            file.
+        ConfigurationError: if there is no such network or layer, or its library is not installed.
+    """
+    library, separator, rest = name.partition(":")
+    if not separator or not rest:
+        raise ConfigurationError(
+            f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
+        )
+    file = None if weights is None else Path(weights)
+    if library in _LIBRARIES:
+        body, preprocessing = _LIBRARIES[library](rest, file, pretrained)
+    else:
+        body, preprocessing = _own(library, rest, file)
+    body = prepared(body)
+    if layer:
+        body = _up_to(body, layer)
+    if size is not None:
+        preprocessing = replace(preprocessing, size=size)
+    return Backbone(body, preprocessing, name=name, pool=pool)
+
+
+def _own(module: str, function: str, weights: Path | None) -> tuple[nn.Module, Preprocessing]:
+    try:
+        network = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"backbone '{module}:{function}' cannot be made ({error}): it must be a function "
+            "without arguments in a module that Python finds (its folder is in PYTHONPATH)"
+        ) from error
+    if isinstance(network, Backbone):
+        body, preprocessing = network.body, network.preprocess.settings
+    elif isinstance(network, nn.Module):
+        body, preprocessing = network, Preprocessing()
+    else:
+        raise ConfigurationError(
+            f"backbone '{module}:{function}' returned {type(network).__name__}, not a torch module"
+        )
+    if weights is not None:
+        load_weights(body, weights)
+    return body, preprocessing
+
+
+class _Output(nn.Module):
+    """The one output of a feature extractor."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: dict[str, Tensor] = self.extractor(x)
+        return outputs["output"]
+
+
+def _up_to(body: nn.Module, layer: str) -> nn.Module:
+    names = dict(body.named_modules())
+    if layer not in names:
+        known = ", ".join(name for name in names if name.count(".") < 2)[:300]
+        raise ConfigurationError(f"there is no layer '{layer}'; there are {known}")
+    torchvision_module()
+    extraction: Any = importlib.import_module("torchvision.models.feature_extraction")
+    try:
+        extractor = extraction.create_feature_extractor(body, {layer: "output"})
+    except (torch.fx.proxy.TraceError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"layer '{layer}' cannot be reached, for torch.fx cannot trace the network ({error}): "
+            "use its last features, or a module:function of your own"
+        ) from error
+    return _Output(extractor)

@@ -1,0 +1,207 @@
+"""Cutting a network in two: what no task changes, which runs once, and the rest."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fewshot_blo.errors import ConfigurationError
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_SIZES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """``tail(trunk(x))`` is the network's output.
+
+    Attributes:
+        trunk: from images ``[B, C, H, W]`` to all that the tail needs, ``[B, D]``; it holds no
+            parameter that adapts.
+        tail: from there to the network's output.
+        adapted: names of the parameters of the tail that adapt.
+        whole: the network could not be cut, and the tail is all of it.
+    """
+
+    trunk: nn.Module
+    tail: nn.Module
+    adapted: tuple[str, ...]
+    whole: bool
+
+
+@torch.no_grad()
+def split_network(network: nn.Module, adapted: Collection[str], image: torch.Size) -> Split:
+    """Cuts a network before the first layers whose parameters adapt.
+
+    A network that ``torch.fx`` cannot trace, or whose halves do not give its output again, stays
+    whole: its frozen layers then run in every inner step.
+
+    Args:
+        network: with batch norms and dropout as in ``eval()``; the halves hold a copy.
+        adapted: names of the parameters that adapt.
+        image: ``[C, H, W]`` of the images.
+
+    Raises:
+        ConfigurationError: if there is no name, or one is no parameter's.
+    """
+    parameters = dict(network.named_parameters())
+    unknown = sorted(set(adapted) - set(parameters))
+    if unknown or not adapted:
+        raise ConfigurationError(
+            f"'{unknown[0]}' is no parameter of the network: it cannot adapt"
+            if unknown
+            else "no parameter adapts, so there is nothing to cut the network at"
+        )
+    network = copy.deepcopy(network).eval()
+    images = torch.rand(_SIZES[0], *image).to(next(iter(parameters.values())))
+    expected = network(images)
+    try:
+        trunk, tail = _halves(network, frozenset(adapted), images)
+        found = tail(trunk(images))
+    except Exception:  # Tracing fails in as many ways as there are to write a network.
+        found = None
+    if found is not None and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        return Split(trunk, tail, tuple(adapted), whole=False)
+    layers = OrderedDict(images=nn.Unflatten(1, tuple(image)), network=network)
+    names = tuple(f"network.{name}" for name in adapted)
+    return Split(nn.Flatten(), nn.Sequential(layers), names, whole=True)
+
+
+class _Tracer(fx.Tracer):
+    """Takes modules without children for single operations, whoever wrote them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps the shape of every tensor, None for other values."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, torch.Size | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.shapes[n] = value.shape if isinstance(value, Tensor) else None
+        return value
+
+
+def _halves(
+    network: nn.Module, adapted: frozenset[str], images: Tensor
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    graph = _Tracer().trace(network)
+    _make_out_of_place(network, graph)
+    per_image = _per_image(fx.GraphModule(network, graph), images)
+    in_tail, boundary = _partition(graph, _owner(network, adapted), set(per_image))
+    sizes = [prod(per_image[node]) for node in boundary]
+
+    trunk, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    needed = _with_sources(boundary)
+    for node in graph.nodes:
+        if node in needed or node.op == "placeholder":
+            copies[node] = trunk.node_copy(node, copies.__getitem__)
+    flat = [trunk.call_function(torch.flatten, (copies[node], 1)) for node in boundary]
+    trunk.output(trunk.call_function(torch.cat, (flat, 1)))
+
+    tail = fx.Graph()
+    copies = {}
+    parts = tail.call_function(torch.split, (tail.placeholder("features"), sizes, 1))
+    for place, node in enumerate(boundary):
+        part = tail.call_function(operator.getitem, (parts, place))
+        copies[node] = tail.call_method("reshape", (part, -1, *per_image[node]))
+    for node in graph.nodes:
+        if node in in_tail:
+            copies[node] = tail.node_copy(node, copies.__getitem__)
+    halves = fx.GraphModule(network, trunk), fx.GraphModule(network, tail)
+    for half in halves:
+        half.graph.eliminate_dead_code()
+        half.delete_all_unused_submodules()
+        half.recompile()
+    return halves
+
+
+def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
+    """What the trunk gives is used again and again: nothing may write into it."""
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+        if node.op == "call_method" and node.target.endswith("_") and node.target[:-1].isalpha():
+            node.target = node.target[:-1]
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+
+
+def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Size]:
+    """The shapes, without the first axis, of the tensors whose first axis is that of the images."""
+    shapes = []
+    for size in _SIZES:
+        recorder = _Recorder(module)
+        recorder.run(torch.cat([images, images])[:size])
+        shapes.append(recorder.shapes)
+    first, second = shapes
+    return {
+        node: shape[1:]
+        for node, shape in first.items()
+        if shape and (other := second[node]) and (shape[0], other[0]) == _SIZES
+    }
+
+
+def _owner(network: nn.Module, adapted: frozenset[str]) -> frozenset[str]:
+    """Names of the parameters that adapt and of all modules that hold one."""
+    names = set(adapted)
+    for name in adapted:
+        parts = name.split(".")
+        names.update(".".join(parts[:end]) for end in range(1, len(parts)))
+    return frozenset(names)
+
+
+def _partition(
+    graph: fx.Graph, adapting: frozenset[str], per_image: set[fx.Node]
+) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes of the tail, and those of the trunk that it takes values from."""
+    in_tail: set[fx.Node] = set()
+    for node in graph.nodes:
+        own = node.op in ("call_module", "get_attr") and node.target in adapting
+        if own or node.op == "output" or not in_tail.isdisjoint(node.all_input_nodes):
+            in_tail.add(node)
+    boundary: set[fx.Node] = set()
+    waiting = [source for node in in_tail for source in node.all_input_nodes]
+    while waiting:
+        node = waiting.pop()
+        if node in in_tail:
+            continue
+        if node in per_image:
+            boundary.add(node)
+        else:  # A size, or a tensor that belongs to no image: made in the tail as well.
+            in_tail.add(node)
+            waiting.extend(node.all_input_nodes)
+    return in_tail, [node for node in graph.nodes if node in boundary]
+
+
+def _with_sources(nodes: list[fx.Node]) -> set[fx.Node]:
+    """The nodes and all that they are made from."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found

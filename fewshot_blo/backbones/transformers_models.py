@@ -1,0 +1,74 @@
+"""Vision models from Hugging Face transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from tasks.torchvision_import import torchvision_module
+
+_BICUBIC = 3
+"""Pillow's number for it."""
+
+
+class Features(nn.Module):
+    """The last hidden state of a vision model, as a plain tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``[B, L, D]`` or maps ``[B, D, H, W]`` of images ``[B, 3, H, W]``."""
+        output = self.model(pixel_values=x)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    """A vision model and what it was trained to see.
+
+    Args:
+        name: of a repository, or of a folder that ``save_pretrained`` wrote.
+        weights: must be None: the folder has them.
+        pretrained: load weights at all, or the model's structure alone.
+
+    Raises:
+        CheckpointError: if the model is neither in the cache nor to be downloaded.
+        ConfigurationError: if transformers is not installed, or a file of weights is given.
+    """
+    torchvision_module()
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "transformers is not installed: pip install transformers"
+        ) from error
+    if weights is not None:
+        raise ConfigurationError(
+            f"hf:{name} reads its weights from its own folder: name that folder, hf:FOLDER"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if pretrained:
+            model: Any = AutoModel.from_pretrained(name, attn_implementation="eager")
+        else:
+            model = AutoModel.from_config(config, attn_implementation="eager")
+        processor: Any = AutoImageProcessor.from_pretrained(name, use_fast=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the model hf:{name} could not be loaded ({reason}): with a network, check its name; "
+            "without, name the folder that save_pretrained wrote, hf:FOLDER"
+        ) from error
+    model = getattr(model, "vision_model", model)  # Of models of images and text.
+    sizes: Any = getattr(processor, "crop_size", None) or processor.size
+    size = int(sizes.get("height") or sizes["shortest_edge"])
+    interpolation: Interpolation = "bicubic" if processor.resample == _BICUBIC else "bilinear"
+    return Features(model), Preprocessing(
+        size, tuple(processor.image_mean), tuple(processor.image_std), interpolation
+    )

@@ -1,0 +1,93 @@
+"""Weights of pretrained networks from files, without running any code in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.errors import CheckpointError
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
+_PREFIXES = ("module.", "backbone.", "model.", "encoder.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a PyTorch or safetensors file.
+
+    Raises:
+        CheckpointError: if there is no such file, or it holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no weight file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs the package safetensors: install it") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}): it must be a file of tensors, as "
+            "torch.save(model.state_dict(), path) writes it"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no tensors by name, as a state_dict does")
+    other = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise CheckpointError(f"{path}: '{other}' is no tensor, as a state_dict's values are")
+    return {str(name): value for name, value in content.items()}
+
+
+def load_weights(network: nn.Module, path: Path, *, dropped: Collection[str] = ()) -> None:
+    """Loads weights from a file into a network.
+
+    Args:
+        network: changed in place.
+        path: of the file. Prefixes that training code adds to all names are ignored.
+        dropped: names of tensors that the whole network has and this one does not: the
+            classifier's. The file may have them or not.
+
+    Raises:
+        CheckpointError: as ``read_weights``, or if the tensors are another network's.
+    """
+    weights = _without_prefix(read_weights(path), network)
+    expected = network.state_dict()
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = sorted(set(expected) - set(weights) - counters)
+    foreign = sorted(set(weights) - set(expected) - set(dropped))
+    shapes = [
+        f"'{name}' has shape {list(weights[name].shape)} instead of {list(value.shape)}"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    faults = [
+        *shapes[:1],
+        *(f"'{name}' is missing" for name in missing[:2]),
+        *(f"'{name}' is unknown" for name in foreign[:2]),
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{path} does not fit {type(network).__name__}: {'; '.join(faults)} "
+            f"({len(shapes)} shapes, {len(missing)} missing, {len(foreign)} unknown of "
+            f"{len(expected)}): it is the file of another network"
+        )
+    network.load_state_dict({n: p for n, p in weights.items() if n in expected}, strict=False)
+
+
+def _without_prefix(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    expected = set(network.state_dict())
+    for prefix in _PREFIXES:
+        if expected.isdisjoint(weights) and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): p for name, p in weights.items()}
+    return weights
