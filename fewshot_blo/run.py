@@ -155,6 +155,11 @@ class Run:
                         f"{type(self.problem.head).__name__} for the minimisers of its loss, and "
                         "they are a formula of the support set: use Unroll with 0 steps"
                     )
+        if not self.problem.outer:
+            raise ConfigurationError(
+                "no parameter of the encoder requires a gradient and the head, its start and prox "
+                "have none that is learned: there is nothing to learn"
+            )
         self.optimizer = self.settings.make_optimizer(list(self.problem.outer.values()))
         self.state: State = self.strategy.init()
         device = next(iter(self.problem.outer.values())).device

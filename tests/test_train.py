@@ -34,8 +34,9 @@ from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.evaluation import Evaluation
 from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll
 from fewshot_blo.kernel import SGD
-from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.run import BEST, LAST, TrainSettings
+from fewshot_blo.networks import Conv4
+from fewshot_blo.problems import FewShotProblem, SharedEncoder
+from fewshot_blo.run import BEST, LAST, Run, TrainSettings
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -308,6 +309,12 @@ def test_without_progress_nothing_is_printed(
 ) -> None:
     run(tmp_path)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_problem_with_nothing_to_learn(tmp_path: Path) -> None:
+    frozen = SharedEncoder(Conv4(hidden=8).requires_grad_(False))
+    with pytest.raises(ConfigurationError, match="there is nothing to learn"):
+        Run(frozen, Phases(((0, Unroll(1)),)), SETTINGS, tmp_path, {})
 
 
 def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> None:

@@ -71,10 +71,11 @@ def split_network(network: nn.Module, adapted: Collection[str], image: torch.Siz
     try:
         trunk, tail = _halves(network, frozenset(adapted), images)
         found = tail(trunk(images))
-    except Exception:  # Tracing fails in as many ways as there are to write a network.
-        found = None
-    if found is not None and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
-        return Split(trunk, tail, tuple(adapted), whole=False)
+        complete = set(adapted) <= {name for name, _ in tail.named_parameters()}
+        if complete and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+            return Split(trunk, tail, tuple(adapted), whole=False)
+    except Exception:
+        pass
     layers = OrderedDict(images=nn.Unflatten(1, tuple(image)), network=network)
     names = tuple(f"network.{name}" for name in adapted)
     return Split(nn.Flatten(), nn.Sequential(layers), names, whole=True)

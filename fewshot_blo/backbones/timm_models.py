@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,10 +30,8 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
     """
     timm = _timm()
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise ConfigurationError(
-            f"timm has no network '{name}'" + (f": did you mean {near}?" if near else "")
-        )
+        near = ", ".join(get_close_matches(name, timm.list_models(), 3, 0.0))
+        raise ConfigurationError(f"timm has no network '{name}'; it has {near}, and others")
     if pretrained and weights is None:
         network = _published(timm, name)
     else:

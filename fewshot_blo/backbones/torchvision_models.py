@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -30,9 +31,8 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
     """
     models = torchvision_module().models
     if name not in models.list_models(module=models):
-        raise ConfigurationError(
-            f"torchvision has no network '{name}': see torchvision.models.list_models()"
-        )
+        near = ", ".join(get_close_matches(name, models.list_models(module=models), 3, 0.0))
+        raise ConfigurationError(f"torchvision has no network '{name}'; it has {near}, and others")
     published = models.get_model_weights(name).DEFAULT
     network: nn.Module = models.get_model(name, weights=None)
     if pretrained and weights is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
     """
     torchvision_module()
     try:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+        transformers: Any = importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "transformers is not installed: pip install transformers"
@@ -53,12 +54,13 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
             f"hf:{name} reads its weights from its own folder: name that folder, hf:FOLDER"
         )
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name)
+        models, eager = transformers.AutoModel, {"attn_implementation": "eager"}
         if pretrained:
-            model: Any = AutoModel.from_pretrained(name, attn_implementation="eager")
+            model = models.from_pretrained(name, **eager)
         else:
-            model = AutoModel.from_config(config, attn_implementation="eager")
-        processor: Any = AutoImageProcessor.from_pretrained(name, use_fast=False)
+            model = models.from_config(config, **eager)
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -103,19 +104,15 @@ class SharedEncoder:
             )
         self._encoder = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.outer: dict[str, Tensor] = dict(self._encoder)
-        example = next(self.network.parameters(), torch.zeros(()))
+        learned = self.head.learned(features)
+        example = next(chain(self.network.parameters(), learned.values()), torch.zeros(()))
         check_precision(precision, example)
         if self.start == "learned":
             self.outer.update(self._learned_start(example, way, features))
         if learn_prox:
             self.outer[_LOG_PROX] = example.new_tensor(self.prox).log().requires_grad_()
-        for name, value in self.head.learned(features).items():
+        for name, value in learned.items():
             self.outer[_HEAD + name] = value.to(example).requires_grad_()
-        if not self.outer:
-            raise ConfigurationError(
-                "no parameter of the encoder requires a gradient and the head, its start and prox "
-                "have none that is learned: there is nothing to learn"
-            )
 
     def _learned_start(
         self, example: Tensor, way: int | None, features: int | None

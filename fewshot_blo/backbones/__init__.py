@@ -1,0 +1,18 @@
+"""Pretrained networks as encoders, and what of them adapts to a task."""
+
+from __future__ import annotations
+
+from fewshot_blo.backbones.backbone import Backbone, Preprocessing
+from fewshot_blo.backbones.load import load_backbone
+from fewshot_blo.backbones.parameters import Adapts, choose_parameters
+from fewshot_blo.backbones.split import Split, split_network
+
+__all__ = [
+    "Adapts",
+    "Backbone",
+    "Preprocessing",
+    "Split",
+    "choose_parameters",
+    "load_backbone",
+    "split_network",
+]

@@ -1,0 +1,109 @@
+"""Low-rank updates of linear and convolutional layers."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
+
+
+class LowRank(nn.Module):
+    """``layer(x) + up(down(x))``, where down has few outputs, and up starts at zero.
+
+    Source: Hu et al., "LoRA" (arXiv 2106.09685), section 4.1; for convolutions down has the
+    layer's kernel and up one pixel's.
+
+    Args:
+        layer: linear, or a convolution without groups.
+        rank: outputs of down.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down: nn.Module
+        self.up: nn.Module
+        if isinstance(layer, nn.Linear):
+            self.down = nn.Linear(layer.in_features, rank, bias=False)
+            self.up = nn.Linear(rank, layer.out_features, bias=False)
+        else:
+            self.down = nn.Conv2d(
+                layer.in_channels,
+                rank,
+                layer.kernel_size,  # type: ignore[arg-type]
+                layer.stride,  # type: ignore[arg-type]
+                layer.padding,  # type: ignore[arg-type]
+                layer.dilation,  # type: ignore[arg-type]
+                bias=False,
+            )
+            self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+        self.down.to(layer.weight)
+        self.up.to(layer.weight)
+        nn.init.zeros_(self.up.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight with its update, for networks that read it themselves."""
+        up, down = self.up.weight, self.down.weight
+        assert isinstance(up, Tensor)
+        assert isinstance(down, Tensor)
+        return self.layer.weight + (up.flatten(1) @ down.flatten(1)).reshape(
+            self.layer.weight.shape
+        )
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's."""
+        return self.layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output and its update."""
+        output: Tensor = self.layer(x) + self.up(self.down(x))
+        return output
+
+
+def with_low_rank(
+    network: nn.Module, rank: int, prefixes: tuple[str, ...] = ("",), seed: int = 0
+) -> tuple[nn.Module, list[str]]:
+    """A copy of a network with low-rank updates, and the names of their parameters.
+
+    Args:
+        network: its linear layers and convolutions without groups get updates.
+        rank: of the updates, at most half of what the layer's own could be: others get none.
+        prefixes: beginnings of the names of layers that get one.
+        seed: of the initial values of down.
+
+    Raises:
+        ConfigurationError: if the rank is not positive, or no layer can be updated.
+    """
+    if rank < 1:
+        raise ConfigurationError(f"rank is {rank}: it must be at least 1")
+    network = copy.deepcopy(network)
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if name.startswith(prefixes) and _suits(layer, rank)
+    }
+    if not layers:
+        raise ConfigurationError(
+            f"no layer whose name begins with {' or '.join(map(repr, prefixes))} can have an "
+            f"update of rank {rank}: linear layers and convolutions without groups can, of twice "
+            "as many inputs and outputs"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, layer in layers.items():
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, LowRank(layer, rank))
+    return network, [f"{name}.{part}.weight" for name in layers for part in ("down", "up")]
+
+
+def _suits(layer: nn.Module, rank: int) -> bool:
+    if isinstance(layer, nn.Linear):
+        return min(layer.in_features, layer.out_features) >= 2 * rank
+    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and layer.groups == 1:
+        return min(layer.in_channels, layer.out_channels) >= 2 * rank
+    return False
