@@ -58,7 +58,7 @@ def main() -> None:
     plain = plain_encoder(problem.network).to(device).eval()
     tasks, loop_tasks = arguments.tasks, min(arguments.tasks, arguments.loop_tasks)
 
-    embeddings = embed(problem.network, dataset)
+    embeddings = embed(problem.network, dataset.images)
 
     def draw() -> None:
         for start in range(0, tasks, 1000):
@@ -77,7 +77,7 @@ def main() -> None:
     measured: dict[str, list[float]] = {}
     contenders = {
         "whole": lambda: evaluate(problem, sampler, tasks=tasks, norm="running"),
-        "embedding": lambda: embed(problem.network, dataset),
+        "embedding": lambda: embed(problem.network, dataset.images),
         "from embeddings": from_embeddings,
         "sampling": draw,
         "loop": lambda: loop(plain, sampler, loop_tasks),

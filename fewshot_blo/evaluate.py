@@ -18,7 +18,7 @@ from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
-from tasks import ClassDataset, EpisodicSampler, TaskBatch
+from tasks import EpisodicSampler, TaskBatch
 from tasks.dataset import intensities
 
 _HOST_BYTES, _GPU_BYTES = 2**28, 2**32
@@ -111,7 +111,8 @@ def _scores(
     embeddings: Tensor | None = None
     each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
     if isinstance(problem, SharedEncoder) and each_image_alone:
-        embeddings = embed(problem.network, sampler.dataset, sampler.dtype, problem.precision)
+        images = sampler.dataset.images
+        embeddings = embed(problem.network, images, sampler.dtype, problem.precision)
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first)
@@ -185,18 +186,18 @@ def _chunk_size(
 @torch.no_grad()
 def embed(
     network: nn.Module,
-    dataset: ClassDataset,
+    images: Tensor,
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Features ``[M, D]`` of every image, batch norms using their running statistics."""
-    device = next((p.device for p in network.parameters()), dataset.images.device)
+    """Features ``[M, D]`` of uint8 images, batch norms using their running statistics."""
+    device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
     network.eval()
     try:
         features = []
         with product_precision(precision, device), forward_precision(precision, device):
-            for part in torch.split(dataset.images, 256):
+            for part in torch.split(images, 256):
                 features.append(network(intensities(part, device, dtype)).to(dtype))
         return torch.cat(features)
     finally:

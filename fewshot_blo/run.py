@@ -18,19 +18,11 @@ from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import (
-    BOME,
-    Implicit,
-    Penalty,
-    Phases,
-    Reptile,
-    State,
-    Strategy,
-    ValueFunction,
-)
+from fewshot_blo.hypergrad import Phases, State, Strategy
 from fewshot_blo.kernel.graph import GraphMode, make_graphs
-from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
+from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.provenance import provenance
+from fewshot_blo.suitability import check_suits
 from tasks import TaskBatch
 from tasks.files import atomic_write
 
@@ -141,25 +133,7 @@ class Run:
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
-        warm = self.settings.start == "warm"
-        if warm and isinstance(self.problem, Initialization) and self.problem.prox == 0:
-            raise ConfigurationError(
-                "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
-                "use a cold start, or prox above 0"
-            )
-        if isinstance(self.problem, SharedEncoder) and self.problem.head.starts == ("closed_form",):
-            for _, strategy in self.phases.phases:
-                if isinstance(strategy, Implicit | Penalty | ValueFunction | BOME | Reptile):
-                    raise ConfigurationError(
-                        f"{type(strategy).__name__} takes the parameters of a "
-                        f"{type(self.problem.head).__name__} for the minimisers of its loss, and "
-                        "they are a formula of the support set: use Unroll with 0 steps"
-                    )
-        if not self.problem.outer:
-            raise ConfigurationError(
-                "no parameter of the encoder requires a gradient and the head, its start and prox "
-                "have none that is learned: there is nothing to learn"
-            )
+        check_suits(self.problem, self.phases, self.settings.start)
         self.optimizer = self.settings.make_optimizer(list(self.problem.outer.values()))
         self.state: State = self.strategy.init()
         device = next(iter(self.problem.outer.values())).device

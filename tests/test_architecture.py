@@ -33,8 +33,9 @@ LAYERS = (
         "prefetch",
         "provenance",
         "statistics",
+        "suitability",
     },
-    {"config", "from_config", "report", "compare", "cli", "__main__"},
+    {"config", "from_config", "report", "compare", "finetune", "commands", "cli", "__main__"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRATEGIES_MAY_IMPORT = {

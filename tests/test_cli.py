@@ -171,7 +171,8 @@ def test_check_that_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparisons = [Comparison("a", 1e-12), Comparison("b", 1e-3)]
-    monkeypatch.setattr(cli, "check_kernel", lambda *args, **options: comparisons)
+    target = "fewshot_blo.commands.check.check_kernel"
+    monkeypatch.setattr(target, lambda *args, **options: comparisons)
     assert cli.main(["check", *options(folder)]) == 1
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.split() == ["a", "1.0e-12", "agrees"]
@@ -193,7 +194,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     process = start("--help")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert all(command in out for command in ("train", "evaluate", "check", "data"))
+    commands = ("train", "evaluate", "compare", "finetune", "predict", "check", "data")
+    assert all(command in out for command in commands)
     assert cli.main([]) == 2
     assert capsys.readouterr().err.startswith("fewshot-blo: expected")
 
@@ -204,7 +206,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
     def fail(data: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nA long explanation.")
 
-    monkeypatch.setattr(cli, "build_splits", fail)
+    monkeypatch.setattr("fewshot_blo.commands.data.build_splits", fail)
     assert cli.main(["data", *options(folder)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("fewshot-blo data: CUDA out of memory. Lower train.chunk")

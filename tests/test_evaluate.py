@@ -128,7 +128,7 @@ def test_logits_from_embeddings_equal_those_of_each_task_from_its_images(
 ) -> None:
     problem, tasks = shared_encoder(), sampler(6, **sizes)
     problem.network.eval()
-    embeddings = embed(problem.network, DATASET, torch.float64)
+    embeddings = embed(problem.network, DATASET.images, torch.float64)
     together = problem_logits(problem.on_features(), tasks.batch(0, embeddings), "running")
     for t in range(6):
         task = tasks.batch(0)[t : t + 1]
@@ -288,10 +288,10 @@ def test_embeddings_where_images_do_not_meet_equal_binding_the_images() -> None:
 def test_embedding_does_not_depend_on_the_mode_of_the_network() -> None:
     problem = shared_encoder()
     problem.network.train()
-    features = embed(problem.network, DATASET, torch.float64)
+    features = embed(problem.network, DATASET.images, torch.float64)
     assert problem.network.training
     problem.network.eval()
-    assert torch.equal(features, embed(problem.network, DATASET, torch.float64))
+    assert torch.equal(features, embed(problem.network, DATASET.images, torch.float64))
     assert features.shape == (len(DATASET), 8)
 
 

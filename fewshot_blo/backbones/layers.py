@@ -87,6 +87,14 @@ class Attention(nn.Module):
         return (output if self.batch_first else output.transpose(0, 1)), None
 
 
+class Hardsigmoid(nn.Module):
+    """``nn.Hardsigmoid`` from operations that have second derivatives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``min(max(x + 3, 0), 6) / 6``."""
+        return (x + 3).clamp(0, 6) / 6
+
+
 def prepared(network: nn.Module) -> nn.Module:
     """A copy of a pretrained network in ``eval()`` mode with these layers in place of PyTorch's."""
     return _replace(copy.deepcopy(network).eval())
@@ -96,6 +104,8 @@ def _replace(module: nn.Module) -> nn.Module:
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     if isinstance(module, norms) and module.running_mean is not None:
         return FrozenBatchNorm(module)
+    if type(module) is nn.Hardsigmoid:
+        return Hardsigmoid()
     plain = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
     if plain and module.bias_k is None and not module.add_zero_attn:
         return Attention(module)

@@ -85,7 +85,7 @@ def with_low_rank(
     layers = {
         name: layer
         for name, layer in network.named_modules()
-        if name.startswith(prefixes) and _suits(layer, rank)
+        if f"{name}.".startswith(prefixes) and _suits(layer, rank)
     }
     if not layers:
         raise ConfigurationError(

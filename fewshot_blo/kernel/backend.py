@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ def measure_backend(
     shared: Params,
     x: Tensor,
     precision: Precision = "float32",
+    *,
+    second_order: bool = True,
 ) -> Backend:
     """The backend for this device, by timing a forward pass and its second derivatives.
 
@@ -35,13 +38,18 @@ def measure_backend(
         shared: parameters without a task axis.
         x: inputs, ``[T, B, ...]``, of the shape that will be used.
         precision: that will be used.
+        second_order: without, by timing first derivatives alone, of parameters of tasks.
     """
+
+    def run(forward: TaskForward) -> None:
+        _derivatives(forward, params, shared, x, second_order=second_order)
+
     batched, loop = (TaskForward(network, b, precision) for b in ("batched", "loop"))
     try:
-        batched_seconds = _seconds(batched, params, shared, x)
+        batched_seconds = _seconds(batched, run, x)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         # Where the network fails task by task as well, that error is the one to see.
-        _second_order_pass(loop, params, shared, x)
+        run(loop)
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
             f"{type(network).__name__} cannot be batched over tasks, so tasks run one after "
@@ -49,19 +57,21 @@ def measure_backend(
             stacklevel=2,
         )
         return "loop"
-    loop_seconds = _seconds(loop, params, shared, x)
+    loop_seconds = _seconds(loop, run, x)
     # In turns, for a machine may be busy with something else for a while.
-    batched_seconds = min(batched_seconds, _seconds(batched, params, shared, x))
-    loop_seconds = min(loop_seconds, _seconds(loop, params, shared, x))
+    batched_seconds = min(batched_seconds, _seconds(batched, run, x))
+    loop_seconds = min(loop_seconds, _seconds(loop, run, x))
     return "loop" if loop_seconds < _CLEARLY * batched_seconds else "batched"
 
 
-def _seconds(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> float:
+def _seconds(forward: TaskForward, run: Callable[[TaskForward], None], x: Tensor) -> float:
     with product_precision(forward.precision, x.device):
-        return best_seconds(lambda: _second_order_pass(forward, params, shared, x), x.device)
+        return best_seconds(lambda: run(forward), x.device)
 
 
-def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params, x: Tensor) -> None:
+def _derivatives(
+    forward: TaskForward, params: TaskParams, shared: Params, x: Tensor, *, second_order: bool
+) -> None:
     with torch.enable_grad():
         params = {name: p.detach().requires_grad_() for name, p in params.items()}
         shared = {name: p.detach().requires_grad_() for name, p in shared.items()}
@@ -71,7 +81,8 @@ def _second_order_pass(forward: TaskForward, params: TaskParams, shared: Params,
         adapted = list(params.values()) or leaves
         if not adapted:
             return
-        gradients = torch.autograd.grad(output, adapted, create_graph=bool(params))
-        if params:
+        twice = bool(params) and second_order
+        gradients = torch.autograd.grad(output, adapted, create_graph=twice)
+        if twice:
             total = torch.stack([g.square().sum() for g in gradients]).sum()
             torch.autograd.grad(total, leaves, allow_unused=True)

@@ -123,6 +123,13 @@ def test_frozen_norms_never_look_at_the_batch(affine: bool) -> None:
     assert {n for n, _ in frozen.named_parameters()} == ({"weight", "bias"} if affine else set())
 
 
+def test_hardsigmoid_has_second_derivatives() -> None:
+    x = torch.linspace(-4, 4, 17).double().requires_grad_()
+    ours = prepared(nn.Sequential(nn.Hardsigmoid()))
+    torch.testing.assert_close(ours(x), nn.Hardsigmoid()(x))
+    assert torch.autograd.gradgradcheck(lambda y: ours(y).square(), x + 0.1)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_attention_equals_the_fused_one_and_has_second_derivatives(batch_first: bool) -> None:
     torch.manual_seed(0)

@@ -1,0 +1,68 @@
+"""``fewshot-blo check``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from fewshot_blo.check import check_kernel, measure_precisions
+from fewshot_blo.commands.settings import config_parser, parsed_config
+from fewshot_blo.from_config import (
+    build_problem,
+    build_rule,
+    build_sampler,
+    build_splits,
+    build_strategy,
+)
+from fewshot_blo.hypergrad import Phases
+from fewshot_blo.kernel.fused import describe_kernels
+from fewshot_blo.problems import FewShotProblem
+
+
+def parser() -> ArgumentParser:
+    """Its options."""
+    options = config_parser(
+        "Compare the batched kernel with a loop over tasks, in float64, on the configured problem, "
+        "and every precision with float64."
+    )
+    options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
+    return options
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Runs it; returns the exit status."""
+    config = parsed_config(parser, parsed)
+    splits = build_splits(config.data)
+    image = splits.train.images.shape[1:]
+    config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
+    strategy, norm = build_strategy(config), config.train.norm
+    if isinstance(strategy, Phases):
+        _, strategy = strategy.phases[-1]
+
+    def problem(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
+        changed = replace(config.problem, **settings)
+        return build_problem(replace(config, dtype=dtype, problem=changed), image)
+
+    exact = replace(config, dtype="float64")
+    batch = build_sampler(exact, splits.train, training=True).batch(0)
+    comparisons = check_kernel(
+        lambda backend: problem("float64", backend=backend, precision="float32"),
+        strategy,
+        batch,
+        rule=build_rule(config, config.inner),
+        norm=norm,
+    )
+    for comparison in comparisons:
+        verdict = "agrees" if comparison.agrees else "DIFFERS"
+        print(f"{comparison.quantity:45} {comparison.difference:.1e}  {verdict}")
+    errors = measure_precisions(
+        lambda dtype, precision: problem(dtype, precision=precision), strategy, batch, norm=norm
+    )
+    print("error against float64      loss  hypergradient  seconds (float64)")
+    for error in errors:
+        times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
+        print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
+    print(f"kernels: {describe_kernels(batch.support_x.device)}")
+    return 0 if all(comparison.agrees for comparison in comparisons) else 1

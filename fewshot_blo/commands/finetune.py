@@ -1,0 +1,84 @@
+"""``fewshot-blo finetune``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from fewshot_blo.backbones import Adapts
+from fewshot_blo.backbones.backbone import Pool
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.finetune import Source, fit, read_labelled
+from fewshot_blo.finetune.html import write_report
+
+
+@dataclass(frozen=True)
+class FineTuneRequest:
+    """What to fine-tune on what.
+
+    Attributes:
+        data: a folder with one subfolder of images a class.
+        backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function.
+        weights: file of weights to use instead of the library's own.
+        size: of the images in pixels; 0 for that of the network's training.
+        layer: name of a layer whose output to take instead of the network's last features.
+        pool: of maps or tokens.
+        adapts: what adapts; auto tries several and lets held-out images choose.
+        skip_unreadable: leave out images that cannot be decoded.
+        output: folder of the classifier and the report.
+    """
+
+    data: str
+    backbone: str = "torchvision:mobilenet_v3_small"
+    weights: str = ""
+    size: int = 0
+    layer: str = ""
+    pool: Pool = "average"
+    adapts: Adapts | Literal["auto"] = "auto"
+    skip_unreadable: bool = False
+    output: Path = Path("runs/finetune")
+
+
+def parser() -> ArgumentParser:
+    """Its options."""
+    options = ArgumentParser(
+        description="Fine-tune a pretrained network on a folder of a few images a class: one file "
+        "to predict with, and a report with the accuracy to expect."
+    )
+    options.add_class_arguments(FineTuneRequest)
+    return options
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Runs it; returns the exit status."""
+    built = parser.instantiate(parsed)
+    request = FineTuneRequest(**{f.name: built[f.name] for f in fields(FineTuneRequest)})
+    start = time.perf_counter()
+    source = Source(request.backbone, request.layer, request.pool)
+    backbone = source.load(weights=request.weights or None, size=request.size or None)
+    size = backbone.preprocess.settings.size
+    if size is None:
+        raise ConfigurationError(f"{request.backbone} says no image size: set size")
+    data = read_labelled(request.data, size, skip_unreadable=request.skip_unreadable)
+    for sentence in data.left_out:
+        print(sentence)
+    counts = ", ".join(
+        f"{name} {count}"
+        for name, count in zip(data.class_names, data.counts.tolist(), strict=True)
+    )
+    print(f"{len(data.labels)} images of {len(data.class_names)} classes ({counts})", flush=True)
+    classifier, selection = fit(
+        data, backbone, source, adapts=request.adapts, say=lambda text: print(text, flush=True)
+    )
+    print(f"chosen: {selection.reason}")
+    print(selection.describe())
+    file = request.output / "classifier.pt"
+    classifier.save(file)
+    write_report(request.output / "report.html", data, classifier, selection)
+    seconds = time.perf_counter() - start
+    print(f"{file} and {request.output / 'report.html'} written after {seconds:.0f} s")
+    return 0

@@ -1,0 +1,131 @@
+"""``fewshot-blo predict``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.finetune import Classifier
+from tasks import DataError
+from tasks.files import atomic_write
+from tasks.image_folders import SUFFIXES
+from tasks.images import read_image
+
+NONE = "none of these"
+
+
+def parser() -> ArgumentParser:
+    """Its options."""
+    options = ArgumentParser(
+        description="Label images with a classifier that finetune has written, or teach it a class."
+    )
+    options.add_argument("classifier", type=Path, help="file written by finetune")
+    options.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
+    options.add_argument("--output", type=Path, help="CSV or JSON file to write")
+    options.add_argument(
+        "--add_class", type=Path, help="folder of images of a new class, named as the folder is"
+    )
+    return options
+
+
+def run(parser: ArgumentParser, parsed: Namespace) -> int:
+    """Runs it; returns the exit status: 1 if an image could not be read."""
+    del parser
+    if parsed.output and parsed.output.suffix not in (".csv", ".json"):
+        raise ConfigurationError(f"output is {parsed.output}: its name must end in .csv or .json")
+    classifier = Classifier.load(parsed.classifier)
+    if parsed.add_class:
+        _add_class(classifier, parsed.add_class, parsed.classifier)
+    elif not parsed.images:
+        raise ConfigurationError("there are no images to label: name files or folders")
+    files = [file for path in parsed.images for file in _files(path)]
+    records = predictions(classifier, files) if files else []
+    for record in records:
+        print(_line(record))
+    if parsed.output:
+        text = _json(records) if parsed.output.suffix == ".json" else _csv(records)
+        with atomic_write(parsed.output) as output:
+            output.write(text.encode())
+    return 1 if any("error" in record for record in records) else 0
+
+
+def predictions(classifier: Classifier, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """For each file its label, probability, how like known images it is, and all probabilities.
+
+    A file that is no readable image gets an error instead.
+    """
+    pixels: dict[Path, torch.Tensor] = {}
+    records: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        try:
+            pixels[file] = torch.from_numpy(read_image(file, size=classifier.size, color=True))
+        except DataError as error:
+            records[file] = {"file": str(file), "error": str(error)}
+    if pixels:
+        found = classifier.predict(torch.stack(list(pixels.values())))
+        for row, file in enumerate(pixels):
+            probabilities = found.probabilities[row].tolist()
+            likeliest = int(np.argmax(probabilities))
+            records[file] = {
+                "file": str(file),
+                "label": classifier.class_names[likeliest] if found.known[row] else NONE,
+                "probability": probabilities[likeliest],
+                "likeness": float(found.likeness[row]),
+                "probabilities": dict(zip(classifier.class_names, probabilities, strict=True)),
+            }
+    return [records[file] for file in files]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
+    images = [
+        torch.from_numpy(read_image(path, size=classifier.size, color=True))
+        for path in _files(folder)
+    ]
+    classifier.add_class(folder.resolve().name, torch.stack(images))
+    classifier.save(file)
+    print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "error" in record:
+        return f"{record['file']}: {record['error']}"
+    likeliest = max(record["probabilities"], key=record["probabilities"].get)
+    percent = f"{100 * record['probability']:.1f} %"
+    if record["label"] == NONE:
+        return f"{record['file']}: {NONE} (likest {likeliest}, {percent})"
+    return f"{record['file']}: {record['label']} {percent}"
+
+
+def _json(records: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
+
+
+def _csv(records: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    flat = [
+        {**{k: v for k, v in r.items() if k != "probabilities"}, **r.get("probabilities", {})}
+        for r in records
+    ]
+    names = dict.fromkeys(name for record in flat for name in record)
+    writer = csv.DictWriter(text, list(names))
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()

@@ -1,0 +1,18 @@
+"""Fine-tuning a pretrained network on a person's own few images."""
+
+from __future__ import annotations
+
+from fewshot_blo.finetune.classifier import Classifier, Predictions, Source
+from fewshot_blo.finetune.fit import fit
+from fewshot_blo.finetune.images import LabelledImages, read_labelled
+from fewshot_blo.finetune.selection import Selection
+
+__all__ = [
+    "Classifier",
+    "LabelledImages",
+    "Predictions",
+    "Selection",
+    "Source",
+    "fit",
+    "read_labelled",
+]

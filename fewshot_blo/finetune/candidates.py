@@ -1,0 +1,116 @@
+"""Ways to fine-tune, one of which the images choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fewshot_blo.backbones import Adapts, Backbone
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.networks import CosineHead, Head, LinearHead, RidgeHead
+from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.problems.fine_tuning import fine_tuning
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to fine-tune.
+
+    Attributes:
+        name: for a person.
+        head: cosine prototypes, a linear head, or ridge regression in closed form.
+        adapts: what adapts beside it.
+        blocks: how many of the last blocks; 0 for all.
+        rank: of low-rank updates.
+        steps: of the inner problem.
+        rule: of the steps.
+        step_size: of the rule.
+        lam: regularisation of ridge regression.
+    """
+
+    name: str
+    head: Literal["cosine", "linear", "ridge"] = "linear"
+    adapts: Adapts = "head"
+    blocks: int = 0
+    rank: int = 4
+    steps: int = 0
+    rule: Literal["sgd", "adam"] = "sgd"
+    step_size: float = 1.0
+    lam: float = 0.1
+
+    def adaptation(self) -> Adaptation:
+        """Its steps."""
+        rule = Adam(self.step_size) if self.rule == "adam" else SGD(self.step_size)
+        return Adaptation(self.steps, rule)
+
+    def problem(self, backbone: Backbone, image: torch.Size) -> SharedEncoder:
+        """Its inner problem for images ``[C, H, W]``."""
+        heads: dict[str, Head] = {
+            "cosine": CosineHead(),
+            "linear": LinearHead(),
+            "ridge": RidgeHead(lam=self.lam),
+        }
+        problem = fine_tuning(
+            backbone,
+            image,
+            adapts=self.adapts,
+            blocks=self.blocks,
+            rank=self.rank,
+            head=heads[self.head],
+            prox=0.0,
+        )
+        problem.backend = "batched"
+        return problem
+
+
+PROTOTYPES = Candidate("prototypes", head="cosine")
+HEADS = (
+    PROTOTYPES,
+    Candidate("ridge regression", head="ridge", lam=0.1),
+    Candidate("ridge regression, stronger", head="ridge", lam=1.0),
+    Candidate("linear head", steps=100, step_size=2.0),
+    Candidate("linear head, longer", steps=100, step_size=10.0),
+)
+TAILS = (
+    Candidate("last block", adapts="last_blocks", steps=30, rule="adam", step_size=1e-3),
+    Candidate(
+        "low-rank updates of the last 2 blocks",
+        adapts="low_rank",
+        blocks=2,
+        steps=30,
+        rule="adam",
+        step_size=3e-3,
+    ),
+)
+
+
+def candidates(adapts: Adapts | Literal["auto"], *, images: int) -> tuple[Candidate, ...]:
+    """Those to choose from.
+
+    Args:
+        adapts: "auto" for heads and, with at most 500 images, also parts of the network; or what is
+            to adapt.
+        images: number of images.
+
+    Raises:
+        ConfigurationError: if there is none of that kind.
+    """
+    if adapts == "auto":
+        return HEADS + TAILS if images <= 500 else HEADS
+    if adapts == "head":
+        return HEADS
+    of_kind = tuple(candidate for candidate in TAILS if candidate.adapts == adapts)
+    if of_kind:
+        return of_kind
+    if adapts not in ("bias", "norms", "all"):
+        raise ConfigurationError(f"adapts is '{adapts}': nothing of that name adapts")
+    return tuple(
+        Candidate(
+            f"{adapts}, step size {size}", adapts=adapts, steps=30, rule="adam", step_size=size
+        )
+        for size in (1e-4, 1e-3)
+    )

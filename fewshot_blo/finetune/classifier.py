@@ -1,0 +1,279 @@
+"""A fine-tuned classifier: labels with probabilities, one file, new classes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
+from fewshot_blo.backbones.backbone import Pool
+from fewshot_blo.bilevel import Bilevel, TaskParams
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluate import embed
+from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.finetune.likeness import is_known, p_values
+from fewshot_blo.kernel import SGD, adapt
+from fewshot_blo.networks import TailHead
+from fewshot_blo.networks.heads import SupportSet, normalize
+from fewshot_blo.networks.losses import task_cross_entropy
+from fewshot_blo.problems import SharedEncoder
+from tasks import TaskBatch
+from tasks.files import atomic_write
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone comes from, so that a file can build it again.
+
+    Attributes:
+        name, layer, pool: as in ``load_backbone``.
+    """
+
+    name: str
+    layer: str = ""
+    pool: Pool = "average"
+
+    def load(self, preprocessing: Preprocessing | None = None, **settings: Any) -> Backbone:
+        """The backbone.
+
+        Raises:
+            CheckpointError, ConfigurationError: as ``load_backbone``.
+        """
+        backbone = load_backbone(self.name, layer=self.layer, pool=self.pool, **settings)
+        if preprocessing is None:
+            return backbone
+        return Backbone(backbone.body, preprocessing, name=self.name, pool=self.pool)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of M images.
+
+    Attributes:
+        probabilities: calibrated, ``[M, N]``.
+        likeness: p-value of each image being like those of its likeliest class, ``[M]``.
+        known: whether it is like them, ``[M]``: else it is none of the classes.
+    """
+
+    probabilities: Tensor
+    likeness: Tensor
+    known: Tensor
+
+
+class Classifier:
+    """A backbone, what was adapted of it, and a head.
+
+    Args:
+        backbone: the pretrained network.
+        source: where it comes from.
+        candidate: how it was fine-tuned.
+        params: inner parameters of one task, ``[1, ...]``.
+        class_names: N names.
+        features: of the training images, as the head takes them, ``[M, D]``.
+        labels: of these, ``[M]``.
+        temperature: that logits are divided by.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        source: Source,
+        candidate: Candidate,
+        params: TaskParams,
+        class_names: Sequence[str],
+        features: Tensor,
+        labels: Tensor,
+        temperature: float,
+    ) -> None:
+        size = backbone.preprocess.settings.size
+        if size is None:
+            raise ConfigurationError(
+                f"{backbone.name} says no image size: a classifier needs one, so set size"
+            )
+        self.size = size
+        self.backbone, self.source, self.candidate = backbone, source, candidate
+        self.problem = candidate.problem(backbone, torch.Size((3, size, size)))
+        self.params = {name: p.detach() for name, p in params.items()}
+        self.class_names = tuple(class_names)
+        self.features, self.labels = features, labels
+        self.temperature = temperature
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Predictions:
+        """Probabilities of images, uint8 ``[M, C, S, S]``."""
+        features = embed(self.problem.network, images)
+        logits = self.logits(features)
+        p = p_values(self.pretrained(features), self.pretrained(self.features), self.labels)
+        known = is_known(p, len(self.labels))
+        return Predictions((logits / self.temperature).softmax(1), p, known)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits ``[M, N]`` of features as the head takes them."""
+        own = self._scaled(features[None])
+        return self.problem.head.logits(self.params, own, self._learned())[0]
+
+    def pretrained(self, features: Tensor) -> Tensor:
+        """Features of the whole network before anything of it was adapted."""
+        head = self.problem.head
+        output: Tensor = head.network(features) if isinstance(head, TailHead) else features
+        return output
+
+    @torch.no_grad()
+    def add_class(self, name: str, images: Tensor) -> None:
+        """Learns a new class from images, uint8 ``[K, C, S, S]``; all else stays as it is.
+
+        Its weights start from the mean of its images and take the head's steps with those of the
+        other classes held fixed. Ridge regression has its solution for all classes side by side, so
+        there the new class's column is solved for and the others keep theirs.
+
+        Raises:
+            ConfigurationError: if the name is taken.
+        """
+        if name in self.class_names:
+            raise ConfigurationError(f"there is a class '{name}' already: choose another name")
+        new = len(self.class_names)
+        features = torch.cat([self.features, embed(self.problem.network, images)])
+        labels = torch.cat([self.labels, torch.full((len(images),), new)])
+        start = whole_task(self.problem, features, labels, new + 1).inner_init
+        own = {n: p[:, new:] for n, p in start.items() if n.startswith("head.")}
+        fixed = {n: p for n, p in self.params.items() if not n.startswith("head.")}
+        old = {n: p for n, p in self.params.items() if n.startswith("head.")}
+        learned = self._learned()
+        support = SupportSet(features[None], labels[None], torch.arange(new + 1)[None])
+
+        def joined(v: TaskParams) -> dict[str, Tensor]:
+            return {**fixed, **{n: torch.cat([old[n], v[n]], 1) for n in old}}
+
+        def loss(v: TaskParams) -> Tensor:
+            scaled = self._scaled(support.features)
+            logits = self.problem.head.logits(joined(v), scaled, learned)
+            return task_cross_entropy(logits, support.labels, support.classes)
+
+        adaptation = self.candidate.adaptation()
+        # Adam's steps suit the network's weights; the head's take gradient descent's.
+        rule = SGD(2.0) if self.candidate.rule == "adam" else adaptation.rule
+        own = adapt(loss, own, steps=adaptation.steps, rule=rule)
+        self.params = joined(own)
+        self.features, self.labels = features, labels
+        self.class_names = (*self.class_names, name)
+
+    def _learned(self) -> dict[str, Tensor]:
+        prefix = "head/"
+        outer = self.problem.outer.items()
+        return {n.removeprefix(prefix): p for n, p in outer if n.startswith(prefix)}
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        """Features as the problem hands them to its head."""
+        return normalize(features) if self.problem.head.scaled else features
+
+    def save(self, path: Path | str) -> None:
+        """Writes one file with everything in it."""
+        content = {
+            "format": _FORMAT,
+            "source": asdict(self.source),
+            "preprocessing": asdict(self.backbone.preprocess.settings),
+            "backbone": self.backbone.body.state_dict(),
+            "candidate": asdict(self.candidate),
+            "params": dict(self.params),
+            "class_names": list(self.class_names),
+            "features": self.features,
+            "labels": self.labels,
+            "temperature": self.temperature,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with atomic_write(Path(path)) as file:
+            file.write(buffer.getbuffer())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Classifier:
+        """Reads a file that ``save`` wrote, without running any code in it.
+
+        Raises:
+            CheckpointError: if it is no such file.
+            ConfigurationError: if the backbone's library is not installed.
+        """
+        content = _read(Path(path))
+        source = Source(**content["source"])
+        settings = content["preprocessing"]
+        preprocessing = Preprocessing(
+            settings["size"],
+            tuple(settings["mean"]),
+            tuple(settings["std"]),
+            settings["interpolation"],
+        )
+        backbone = source.load(preprocessing, pretrained=False)
+        backbone.body.load_state_dict(content["backbone"])
+        return cls(
+            backbone,
+            source,
+            Candidate(**content["candidate"]),
+            content["params"],
+            content["class_names"],
+            content["features"],
+            content["labels"],
+            content["temperature"],
+        )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no classifier {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a classifier ({reason})") from error
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is no classifier that finetune has written")
+    return content
+
+
+def fit_classifier(
+    candidate: Candidate,
+    backbone: Backbone,
+    source: Source,
+    data: LabelledImages,
+    temperature: float,
+) -> Classifier:
+    """Fine-tunes on all images.
+
+    Args:
+        candidate: how.
+        backbone: what.
+        source: where it comes from.
+        data: on what.
+        temperature: of the held-out logits.
+    """
+    problem = candidate.problem(backbone, data.images.shape[1:])
+    features = embed(problem.network, data.images)
+    bilevel = whole_task(problem, features, data.labels, len(data.class_names))
+    adaptation = candidate.adaptation()
+    with torch.no_grad():
+        params = adapt(
+            bilevel.inner_loss,
+            bilevel.inner_init,
+            steps=adaptation.steps,
+            rule=adaptation.rule,
+            outer=bilevel.outer,
+        )
+    names = data.class_names
+    return Classifier(
+        backbone, source, candidate, params, names, features, data.labels, temperature
+    )
+
+
+def whole_task(problem: SharedEncoder, features: Tensor, labels: Tensor, ways: int) -> Bilevel:
+    """The inner problem of one task whose support set is all images, on their features."""
+    x, y = features[None], labels[None]
+    batch = TaskBatch(x, y, x[:, :1], y[:, :1], torch.arange(ways)[None])
+    return problem.on_features().bind(batch, "support").bilevel

@@ -1,0 +1,151 @@
+"""Held-out predictions of every image, all folds as one stack of tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_blo.evaluate import adapted, embed
+from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.problems import SharedEncoder
+from tasks import TaskBatch
+
+_LEAVE_ONE_OUT, _FOLDS = 20, 10
+_ROWS = 4096
+"""Support rows adapted at a time, which bounds memory."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a candidate says of images that it has not seen.
+
+    Attributes:
+        candidate: the candidate.
+        logits: ``[M, N]``, NaN for images that were never held out.
+        labels: ``[M]``.
+    """
+
+    candidate: Candidate
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def known(self) -> Tensor:
+        """Images that were held out, ``[M]``: all but those that are alone in their class."""
+        return self.logits.isfinite().all(1)
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the image's class was found, ``[M]``."""
+        return (self.logits.argmax(1) == self.labels) & self.known
+
+    def log_loss(self) -> Tensor:
+        """Of each image at its best temperature, ``[M]``; NaN where it was not held out."""
+        scaled = self.logits / temperature(self.logits[self.known], self.labels[self.known])
+        return F.cross_entropy(scaled, self.labels, reduction="none")
+
+
+def folds(labels: Tensor, seed: int = 0) -> list[Tensor]:
+    """Rows to hold out together, so that every class keeps an image.
+
+    Leave-one-out for up to 20 images, else 10 folds with as much of each class as can be. Images
+    that are alone in their class are never held out.
+    """
+    rng = np.random.default_rng(seed)
+    counts = torch.bincount(labels)
+    able = (counts[labels] > 1).nonzero().flatten()
+    if len(able) <= _LEAVE_ONE_OUT:
+        return [row.reshape(1) for row in able]
+    place = torch.zeros(len(labels), dtype=torch.int64)
+    for number in range(len(counts)):
+        rows = (labels == number).nonzero().flatten()
+        # A class of fewer images than folds starts anywhere, so that folds are of one size.
+        start = int(rng.integers(_FOLDS))
+        order = torch.from_numpy(rng.permutation(len(rows)))
+        place[rows[order]] = (torch.arange(len(rows)) + start) % _FOLDS
+    parts = [able[place[able] == fold] for fold in range(_FOLDS)]
+    return [part for part in parts if len(part)]
+
+
+def hold_out(
+    candidate: Candidate, problem: SharedEncoder, data: LabelledImages, parts: Sequence[Tensor]
+) -> HeldOut:
+    """Fine-tunes without each part in turn and classifies it.
+
+    Args:
+        candidate: how.
+        problem: its inner problem.
+        data: all images.
+        parts: rows to hold out together.
+    """
+    features = embed(problem.network, data.images)
+    on_features, ways = problem.on_features(), len(data.class_names)
+    logits = torch.full((len(data.labels), ways), torch.nan)
+    at_once = max(_ROWS // len(data.labels), 1)
+    with torch.no_grad():
+        for start in range(0, len(parts), at_once):
+            some = parts[start : start + at_once]
+            batch = _as_tasks(features, data.labels, some, ways)
+            answers = adapted(on_features, batch, "support", candidate.adaptation())()
+            for part, answer in zip(some, answers, strict=True):
+                logits[part] = answer[: len(part)].float()
+    return HeldOut(candidate, logits, data.labels)
+
+
+def _as_tasks(features: Tensor, labels: Tensor, parts: Sequence[Tensor], ways: int) -> TaskBatch:
+    """A task for each part: it is the query set, and all else the support set."""
+    kept = []
+    for part in parts:
+        mask = torch.ones(len(labels), dtype=torch.bool)
+        mask[part] = False
+        kept.append(mask.nonzero().flatten())
+    support, query = _padded(kept), _padded(parts)
+
+    def gather(rows: Tensor) -> tuple[Tensor, Tensor]:
+        real = rows >= 0
+        x = features[rows.clamp(min=0)] * real.unsqueeze(2)
+        return x, labels[rows.clamp(min=0)].masked_fill(~real, -1)
+
+    classes = torch.arange(ways).expand(len(parts), ways)
+    return TaskBatch(*gather(support), *gather(query), classes)
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The positive number to divide logits by that makes the labels most likely.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), section 4.2.
+    By search on a logarithmic grid, twice refined: with few images nothing finer means anything.
+    """
+    if not len(labels):
+        return 1.0
+    low, high = math.log(1e-2), math.log(1e3)
+    best = 0.0
+    for _ in range(3):
+        grid = torch.linspace(low, high, 41)
+        losses = torch.stack([F.cross_entropy(logits / t.exp(), labels) for t in grid])
+        best = float(grid[losses.argmin()])
+        step = (high - low) / 40
+        low, high = best - step, best + step
+    return math.exp(best)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``count``.
+
+    Source: Wilson (1927), the score interval; it also makes sense for all or none right.
+    """
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)

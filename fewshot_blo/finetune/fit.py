@@ -1,0 +1,54 @@
+"""From a person's images to a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from fewshot_blo.backbones import Adapts, Backbone
+from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate, candidates
+from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
+from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature
+from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.finetune.selection import Selection, select
+
+
+def fit(
+    data: LabelledImages,
+    backbone: Backbone,
+    source: Source,
+    *,
+    adapts: Adapts | Literal["auto"] = "auto",
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Classifier, Selection]:
+    """Chooses how to fine-tune by held-out images, and does it on all.
+
+    Args:
+        data: a person's images.
+        backbone: a pretrained network.
+        source: where it comes from.
+        adapts: what adapts; "auto" lets the images choose.
+        say: is told of each candidate.
+
+    Raises:
+        ConfigurationError: if nothing of that kind adapts.
+    """
+    parts = folds(data.labels)
+    tried: list[HeldOut] = []
+    options = candidates(adapts, images=len(data.labels)) if parts else (PROTOTYPES,)
+    for candidate in options:
+        problem = candidate.problem(backbone, data.images.shape[1:])
+        result = hold_out(candidate, problem, data, parts)
+        tried.append(result)
+        if parts:
+            say(_described(candidate, result))
+    selection = select(tried)
+    best = selection.held_out[selection.chosen]
+    scale = temperature(best.logits[best.known], best.labels[best.known])
+    classifier = fit_classifier(best.candidate, backbone, source, data, scale)
+    return classifier, selection
+
+
+def _described(candidate: Candidate, result: HeldOut) -> str:
+    right, count = int(result.right.sum()), int(result.known.sum())
+    return f"{candidate.name}: {right} of {count} held-out images right"

@@ -1,0 +1,119 @@
+"""A person's own few images of each class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks import DataError
+from tasks.image_folders import class_folders, class_images
+from tasks.images import check_size, read_image
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """M images of N classes.
+
+    Attributes:
+        images: uint8 ``[M, C, S, S]``.
+        labels: ``[M]``, in ``0..N-1``.
+        class_names: N names.
+        files: M names of the images, for a person.
+        left_out: what was not taken, and why, a sentence each.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Tensor:
+        """Images of each class, ``[N]``."""
+        return torch.bincount(self.labels, minlength=len(self.class_names))
+
+
+def read_labelled(
+    root: Path | str, size: int, *, skip_unreadable: bool = False, least: int = 2
+) -> LabelledImages:
+    """The images of ``root/<class>/``, cropped to a square, one or more of every class.
+
+    An image that is in a class twice is taken once.
+
+    Args:
+        root: a folder with one subfolder a class.
+        size: height and width in pixels.
+        skip_unreadable: leave out images that cannot be decoded.
+        least: number of classes.
+
+    Raises:
+        DataError: if there are fewer classes, a class has no image, images cannot be decoded, or
+            one is in two classes.
+    """
+    root = Path(root)
+    check_size(size)
+    folders = class_folders(root)
+    if len(folders) < least:
+        raise DataError(
+            f"{root} has {len(folders)} class subfolders: a classifier tells {least} classes or "
+            "more apart, so make a folder of images for each"
+        )
+    paths = [(path, name) for name in folders for path in class_images(folders[name], root)]
+    pixels, left_out = _decoded([path for path, _ in paths], size, skip_unreadable)
+    names = tuple(folders)
+    taken: dict[str, tuple[Path, str]] = {}
+    rows: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    files: list[str] = []
+    for path, name in paths:
+        if path not in pixels:
+            continue
+        digest = hashlib.sha256(pixels[path].tobytes()).hexdigest()
+        if digest in taken:
+            first, owner = taken[digest]
+            if owner != name:
+                raise DataError(
+                    f"{first} and {path} are one image in two classes, '{owner}' and '{name}': "
+                    "remove the wrong one"
+                )
+            left_out.append(f"{path} is the same image as {first}")
+            continue
+        taken[digest] = path, name
+        rows.append(pixels[path])
+        labels.append(names.index(name))
+        files.append(str(path))
+    counts = np.bincount(labels, minlength=len(names))
+    if not counts.all():
+        raise DataError(
+            f"class '{names[int(counts.argmin())]}' has no image that can be decoded: add one, or "
+            "remove its folder"
+        )
+    images = torch.from_numpy(np.stack(rows))
+    return LabelledImages(images, torch.tensor(labels), names, tuple(files), tuple(left_out))
+
+
+def _decoded(
+    paths: Sequence[Path], size: int, skip: bool
+) -> tuple[dict[Path, NDArray[np.uint8]], list[str]]:
+    """Pixels by path, and what could not be decoded."""
+    pixels, failures = {}, []
+    for path in paths:
+        try:
+            pixels[path] = read_image(path, size=size, color=True)
+        except DataError as error:
+            failures.append(str(error))
+    if failures and not skip:
+        listed = "\n  ".join(failures[:20])
+        raise DataError(
+            f"{len(failures)} of {len(paths)} images cannot be read:\n  {listed}\n"
+            "remove them, or leave them out with skip_unreadable"
+        )
+    return pixels, [f"{failure} (left out)" for failure in failures]

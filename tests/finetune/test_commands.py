@@ -1,0 +1,177 @@
+"""The commands finetune and predict, and the classifier between them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NAMES, picture
+
+from fewshot_blo import cli
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.finetune import Classifier, LabelledImages, Source, fit, read_labelled
+from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.classifier import fit_classifier
+
+HEAD = Candidate("head", steps=20, step_size=2.0)
+RIDGE = Candidate("ridge", head="ridge")
+TAIL = Candidate("tail", adapts="last_blocks", steps=5, rule="adam", step_size=1e-3)
+LOW = Candidate("low rank", adapts="low_rank", rank=1, steps=5, rule="adam", step_size=1e-3)
+
+
+@pytest.fixture
+def data(make_folder: Callable[..., Path]) -> LabelledImages:
+    return read_labelled(make_folder(5, 4, 5), 16)
+
+
+@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
+def test_one_file_holds_everything(
+    candidate: Candidate, data: LabelledImages, small_networks: str, tmp_path: Path
+) -> None:
+    source = Source(small_networks)
+    classifier = fit_classifier(candidate, source.load(), source, data, 0.5)
+    before = classifier.predict(data.images)
+    classifier.save(tmp_path / "c.pt")
+    after = Classifier.load(tmp_path / "c.pt").predict(data.images)
+    assert torch.equal(before.probabilities, after.probabilities)
+    assert torch.equal(before.likeness, after.likeness)
+    torch.testing.assert_close(before.probabilities.sum(1), torch.ones(14))
+    assert (before.probabilities.argmax(1) == data.labels).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
+def test_a_new_class_leaves_the_others_as_they_are(
+    candidate: Candidate, make_folder: Callable[..., Path], small_networks: str
+) -> None:
+    data = read_labelled(make_folder(5, 5), 16)
+    source = Source(small_networks)
+    classifier = fit_classifier(candidate, source.load(), source, data, 1.0)
+    old = classifier.logits(classifier.features)
+    pixels = [np.asarray(picture(2, number).resize((16, 16))) for number in range(6)]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    classifier.add_class("blue", images[:3])
+    assert classifier.class_names[-1] == "blue"
+    torch.testing.assert_close(classifier.logits(classifier.features)[: len(old), :2], old)
+    assert (classifier.predict(images[3:]).probabilities.argmax(1) == 2).all()
+    assert (classifier.predict(data.images).probabilities.argmax(1) == data.labels).all()
+    with pytest.raises(ConfigurationError, match="a class 'blue' already"):
+        classifier.add_class("blue", images[:1])
+
+
+def test_fit_tries_the_candidates_and_says_so(data: LabelledImages, small_networks: str) -> None:
+    said: list[str] = []
+    source = Source(small_networks)
+    classifier, selection = fit(data, source.load(), source, adapts="head", say=said.append)
+    assert len(said) == len(selection.held_out)
+    assert classifier.candidate == selection.held_out[selection.chosen].candidate
+    assert classifier.temperature > 0
+
+
+def test_one_image_a_class(make_folder: Callable[..., Path], small_networks: str) -> None:
+    data = read_labelled(make_folder(1, 1, 1), 16)
+    source = Source(small_networks)
+    classifier, selection = fit(data, source.load(), source)
+    assert selection.accuracy is None
+    predictions = classifier.predict(data.images)
+    assert (predictions.probabilities.argmax(1) == data.labels).all()
+    assert predictions.known.all()
+
+
+class Tags(HTMLParser):
+    """Checks that tags close, and gathers text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "img", "br", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "circle":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_from_a_folder_to_labels(
+    make_folder: Callable[..., Path],
+    small_networks: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, output = make_folder(5, 5, 5), tmp_path / "out"
+    words = ["finetune", f"--data={root}", f"--backbone={small_networks}", f"--output={output}"]
+    assert cli.main([*words, "--adapts=head"]) == 0
+    printed = capsys.readouterr().out
+    assert "15 images of 3 classes (blue & <b> 5, groß 緑 5, red 5)" in printed
+    assert "accuracy on held-out images" in printed
+
+    page = Tags()
+    page.feed((output / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "blue & <b>" in page.text
+    assert "3 classes from 15 images" in page.text
+
+    (tmp_path / "new").mkdir()
+    for colour in range(3):
+        picture(colour, 50).save(tmp_path / "new" / f"{colour}.png")
+    (tmp_path / "new" / "bad.png").write_text("no image")
+    table = tmp_path / "labels.csv"
+    words = ["predict", str(output / "classifier.pt"), str(tmp_path / "new")]
+    assert cli.main([*words, f"--output={table}"]) == 1
+    printed = capsys.readouterr().out
+    assert "bad.png cannot be decoded" in printed
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows = [row for row in rows if not row["error"]]
+    assert [max(NAMES, key=lambda name: float(row[name])) for row in rows] == list(NAMES)
+    assert {row["label"] for row in rows} <= {*NAMES, "none of these"}
+    assert float(rows[0]["red"]) == pytest.approx(float(rows[0]["probability"]))
+    (tmp_path / "new" / "bad.png").unlink()
+    assert cli.main([*words, f"--output={table.with_suffix('.json')}"]) == 0
+    records = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+    assert sum(records[0]["probabilities"].values()) == pytest.approx(1)
+
+    white = tmp_path / "white"
+    white.mkdir()
+    for number in range(3):
+        picture(number, number).convert("L").save(white / f"{number}.png")
+    assert cli.main(["predict", str(output / "classifier.pt"), f"--add_class={white}"]) == 0
+    assert Classifier.load(output / "classifier.pt").class_names[-1] == "white"
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["predict", "nowhere.pt", "x.png"], "there is no classifier nowhere.pt"),
+        (["predict", "nowhere.pt", "--output=x.txt"], "must end in .csv or .json"),
+        (["finetune", "--data=nowhere", "--backbone=small_networks:network"], "is not a folder"),
+        (["finetune", "--data=x", "--backbone=small_networks:unsized"], "says no image size"),
+        (["finetune", "--data=x", "--backbone=nothing"], "none of torchvision:NAME"),
+    ],
+)
+def test_bad_requests(words: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 1
+    assert match in capsys.readouterr().err
+
+
+def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="no classifier that finetune has written"):
+        Classifier.load(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    with pytest.raises(CheckpointError, match="cannot be read as a classifier"):
+        Classifier.load(tmp_path / "text.pt")
