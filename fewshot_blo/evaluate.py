@@ -40,6 +40,7 @@ def evaluate(
     norm: NormMode = "transductive",
     adaptation: Adaptation | None = None,
     chunk: int = 0,
+    embeddings: Tensor | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Adapts to each task's support set and classifies its query set.
@@ -56,6 +57,8 @@ def evaluate(
         adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
         chunk: tasks adapted at a time; 0 measures how many fit into memory. No result depends on
             it, up to rounding.
+        embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
+            known; otherwise they are made, where images do not meet.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -78,7 +81,8 @@ def evaluate(
     network.eval()
     try:
         with torch.no_grad(), product_precision(problem.precision, sampler.device):
-            scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, progress)
+            embeddings = _embeddings(problem, sampler, norm) if embeddings is None else embeddings
+            scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, embeddings, progress)
     finally:
         network.train(was_training)
     accuracy, tally = scores
@@ -105,14 +109,15 @@ def _scores(
     norm: NormMode,
     adaptation: Adaptation,
     chunk: int,
+    embeddings: Tensor | None,
     progress: bool,
 ) -> tuple[Tensor, Tally]:
     """Accuracy of each task, on the host, and counts of all queries."""
-    embeddings: Tensor | None = None
-    each_image_alone = norm == "running" or not uses_batch_statistics(problem.network)
-    if isinstance(problem, SharedEncoder) and each_image_alone:
-        images = sampler.dataset.images
-        embeddings = embed(problem.network, images, sampler.dtype, problem.precision)
+    if embeddings is not None:
+        if not isinstance(problem, SharedEncoder):
+            raise ConfigurationError(
+                "embeddings are of a shared encoder's features: leave them out"
+            )
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first)
@@ -143,6 +148,14 @@ def _scores(
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
         )
     return torch.cat(accuracy).cpu(), tally
+
+
+def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode) -> Tensor | None:
+    """Features of all images, where no image's depend on the others."""
+    alone = norm == "running" or not uses_batch_statistics(problem.network)
+    if not (alone and isinstance(problem, SharedEncoder)):
+        return None
+    return embed(problem.network, sampler.dataset.images, sampler.dtype, problem.precision)
 
 
 def adapted(

@@ -276,6 +276,15 @@ def test_running_from_embeddings_equals_binding_the_images() -> None:
     assert len({tuple(accuracy.tolist()) for accuracy in modes.values()}) == 3
 
 
+def test_embeddings_that_are_known() -> None:
+    problem = shared_encoder()
+    known = embed(problem.network, DATASET.images, torch.float64)
+    given = measure(problem, "running", tasks=8, embeddings=known)
+    assert torch.equal(given.accuracy, measure(problem, "running", tasks=8).accuracy)
+    with pytest.raises(ConfigurationError, match="embeddings are features of a shared encoder"):
+        measure(initialization(), embeddings=known)
+
+
 def test_embeddings_where_images_do_not_meet_equal_binding_the_images() -> None:
     problem = shared_encoder("group")
     assert norm_modes(problem) == ("support",)
