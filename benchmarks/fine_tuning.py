@@ -76,8 +76,7 @@ def main() -> None:
             tried = [
                 measure(c, backbone, splits.validation, on_validation, shot, tasks) for c in options
             ]
-            validation = max(tried, key=lambda e: e.mean)
-            best = options[tried.index(validation)]
+            best = options[max(range(len(tried)), key=lambda place: tried[place].mean)]
             start = time.perf_counter()
             test = measure(best, backbone, splits.test, on_test, shot, arguments.tasks)
             milliseconds = 1000 * (time.perf_counter() - start) / arguments.tasks

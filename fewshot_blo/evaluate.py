@@ -203,7 +203,14 @@ def embed(
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Features ``[M, D]`` of uint8 images, batch norms using their running statistics."""
+    """Features ``[M, D]`` of images, batch norms using their running statistics.
+
+    Args:
+        network: from images ``[B, ...]`` to features.
+        images: ``[M, ...]``, uint8, or floating and then taken as they are.
+        dtype: of what the network sees, and of the features.
+        precision: of the network's products.
+    """
     device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
     network.eval()
@@ -211,7 +218,9 @@ def embed(
         features = []
         with product_precision(precision, device), forward_precision(precision, device):
             for part in torch.split(images, 256):
-                features.append(network(intensities(part, device, dtype)).to(dtype))
+                whole = part.dtype == torch.uint8
+                x = intensities(part, device, dtype) if whole else part.to(device, dtype)
+                features.append(network(x).to(dtype))
         return torch.cat(features)
     finally:
         network.train(was_training)

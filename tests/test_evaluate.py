@@ -281,7 +281,7 @@ def test_embeddings_that_are_known() -> None:
     known = embed(problem.network, DATASET.images, torch.float64)
     given = measure(problem, "running", tasks=8, embeddings=known)
     assert torch.equal(given.accuracy, measure(problem, "running", tasks=8).accuracy)
-    with pytest.raises(ConfigurationError, match="embeddings are features of a shared encoder"):
+    with pytest.raises(ConfigurationError, match="embeddings are of a shared encoder"):
         measure(initialization(), embeddings=known)
 
 

@@ -81,6 +81,7 @@ class Classifier:
         features: of the training images, as the head takes them, ``[M, D]``.
         labels: of these, ``[M]``.
         temperature: that logits are divided by.
+        image: ``[C, S, S]`` of the images.
     """
 
     def __init__(
@@ -93,19 +94,20 @@ class Classifier:
         features: Tensor,
         labels: Tensor,
         temperature: float,
+        image: torch.Size,
     ) -> None:
-        size = backbone.preprocess.settings.size
-        if size is None:
-            raise ConfigurationError(
-                f"{backbone.name} says no image size: a classifier needs one, so set size"
-            )
-        self.size = size
         self.backbone, self.source, self.candidate = backbone, source, candidate
-        self.problem = candidate.problem(backbone, torch.Size((3, size, size)))
+        self.image = image
+        self.problem = candidate.problem(backbone, image)
         self.params = {name: p.detach() for name, p in params.items()}
         self.class_names = tuple(class_names)
         self.features, self.labels = features, labels
         self.temperature = temperature
+
+    @property
+    def size(self) -> int:
+        """Pixels that an image is high and wide."""
+        return self.image[-1]
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Predictions:
@@ -188,6 +190,7 @@ class Classifier:
             "features": self.features,
             "labels": self.labels,
             "temperature": self.temperature,
+            "image": list(self.image),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -222,6 +225,7 @@ class Classifier:
             content["features"],
             content["labels"],
             content["temperature"],
+            torch.Size(content["image"]),
         )
 
 
@@ -267,8 +271,9 @@ def fit_classifier(
             outer=bilevel.outer,
         )
     names = data.class_names
+    image = data.images.shape[1:]
     return Classifier(
-        backbone, source, candidate, params, names, features, data.labels, temperature
+        backbone, source, candidate, params, names, features, data.labels, temperature, image
     )
 
 

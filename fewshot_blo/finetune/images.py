@@ -22,7 +22,7 @@ class LabelledImages:
     """M images of N classes.
 
     Attributes:
-        images: uint8 ``[M, C, S, S]``.
+        images: uint8 ``[M, C, S, S]``; or features of somebody else's, floating ``[M, D, 1, 1]``.
         labels: ``[M]``, in ``0..N-1``.
         class_names: N names.
         files: M names of the images, for a person.
