@@ -11,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.allocator import keep_freed_memory
-from fewshot_blo.commands import check, compare, data, evaluate, finetune, predict, train
+from fewshot_blo.commands import check, compare, data, evaluate, export, finetune, predict, train
 from fewshot_blo.errors import (
     CheckpointError,
     ConfigurationError,
@@ -26,6 +26,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "finetune": finetune,
     "predict": predict,
+    "export": export,
     "check": check,
     "data": data,
 }

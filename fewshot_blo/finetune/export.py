@@ -1,0 +1,151 @@
+"""A classifier without this package: a plain module, torch.export, ONNX."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_blo.backbones import choose_parameters
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.finetune.classifier import Classifier
+from fewshot_blo.networks import CosineHead, RidgeHead, TailHead
+from tasks.files import atomic_write
+
+_TOLERANCE = 1e-4
+
+
+class Deployed(nn.Module):
+    """Images ``[B, C, S, S]`` with values in [0, 1] to probabilities ``[B, N]``.
+
+    Every head here is linear in features of length one.
+
+    Args:
+        encoder: from images to features ``[B, D]``.
+        weight: ``[N, D]``.
+        bias: ``[N]``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, encoder: nn.Module, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The probabilities."""
+        features = F.normalize(self.encoder(images))
+        return F.linear(features, self.weight, self.bias).softmax(1)
+
+
+@torch.no_grad()
+def to_module(classifier: Classifier) -> Deployed:
+    """The classifier as a plain PyTorch module with what was adapted in its place."""
+    candidate, params = classifier.candidate, classifier.params
+    network, names = choose_parameters(
+        classifier.backbone, candidate.adapts, blocks=candidate.blocks, rank=candidate.rank
+    )
+    network = copy.deepcopy(network).eval()
+    parameters = dict(network.named_parameters())
+    head = classifier.problem.head
+    if isinstance(head, TailHead):
+        for name, own in zip(names, head.adapted, strict=True):
+            parameters[name].copy_(params[f"tail.{own}"][0])
+        head = head.head
+    weight = params["head.weight"][0]
+    bias = params["head.bias"][0] if "head.bias" in params else torch.zeros(len(weight))
+    if isinstance(head, CosineHead):
+        weight = head.scale * F.normalize(weight)
+    elif isinstance(head, RidgeHead):
+        weight = classifier.problem.outer["head/log_scale"].exp() * weight
+    deployed = Deployed(network, weight / classifier.temperature, bias / classifier.temperature)
+    return deployed.requires_grad_(False).eval()
+
+
+def export(classifier: Classifier, path: Path) -> float:
+    """Writes a file to deploy, and compares what it says with the classifier.
+
+    Args:
+        classifier: what to export.
+        path: ``.onnx`` for ONNX, which onnxruntime is run to check, or ``.pt2`` for torch.export;
+            a ``.json`` of the same name gets the class names and the size of images.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        CheckpointError: if the file says something else than the classifier.
+        ConfigurationError: if the name ends in something else, or a package is not installed.
+    """
+    module = to_module(classifier)
+    images = torch.rand(3, *classifier.image, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(images)
+    if path.suffix == ".onnx":
+        found = _onnx(module, images, path)
+    elif path.suffix == ".pt2":
+        found = _pt2(module, images, path)
+    else:
+        raise ConfigurationError(f"{path} must end in .onnx or .pt2")
+    difference = float((found - expected).abs().max())
+    if not difference <= _TOLERANCE:
+        path.unlink()
+        raise CheckpointError(
+            f"{path.name} gives other probabilities than the classifier, by {difference:.1e}; it "
+            "was removed"
+        )
+    description = {
+        "classes": list(classifier.class_names),
+        "image": list(classifier.image),
+        "values": "RGB in [0, 1]",
+        "backbone": classifier.source.name,
+    }
+    with atomic_write(path.with_suffix(".json")) as file:
+        file.write(json.dumps(description, indent=1, ensure_ascii=False).encode())
+    return difference
+
+
+def _exported(module: nn.Module, images: Tensor) -> Any:
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(module, (images,), dynamic_shapes={"images": {0: batch}})
+
+
+def _pt2(module: nn.Module, images: Tensor, path: Path) -> Tensor:
+    with atomic_write(path) as file:
+        torch.export.save(_exported(module, images), file)
+    found: Tensor = torch.export.load(path).module()(images)
+    return found
+
+
+def _onnx(module: nn.Module, images: Tensor, path: Path) -> Tensor:
+    try:
+        importlib.import_module("onnxscript")
+        runtime: Any = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed: pip install 'fewshot_blo[onnx]'"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of the exporter's own use of PyTorch.
+        program = torch.onnx.export(
+            _exported(module, images), input_names=["images"], output_names=["probabilities"]
+        )
+        assert program is not None
+        content = program.model_proto.SerializeToString()
+    with atomic_write(path) as file:
+        file.write(content)
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    one_by_one = [session.run(None, {"images": image[None].numpy()})[0] for image in images]
+    return torch.from_numpy(np.concatenate(one_by_one))

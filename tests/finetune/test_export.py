@@ -1,0 +1,94 @@
+"""Files that other programs run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewshot_blo import cli
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.finetune import Classifier, Source, read_labelled
+from fewshot_blo.finetune import export as export_module
+from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.classifier import fit_classifier
+from fewshot_blo.finetune.export import export, to_module
+
+CANDIDATES = [
+    PROTOTYPES,
+    Candidate("ridge", head="ridge"),
+    Candidate("head", steps=5),
+    Candidate("tail", adapts="last_blocks", steps=3, rule="adam", step_size=1e-2),
+    Candidate("low rank", adapts="low_rank", rank=1, steps=3, rule="adam", step_size=1e-2),
+    Candidate("all", adapts="all", steps=3, rule="adam", step_size=1e-2),
+]
+
+
+@pytest.fixture
+def make_classifier(
+    make_folder: Callable[..., Path], small_networks: str
+) -> Callable[[Candidate], Classifier]:
+    data = read_labelled(make_folder(3, 3, 3), 16)
+
+    def make(candidate: Candidate) -> Classifier:
+        source = Source(small_networks)
+        return fit_classifier(candidate, source.load(), source, data, 0.7)
+
+    return make
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+def test_plain_modules(
+    candidate: Candidate, make_classifier: Callable[[Candidate], Classifier]
+) -> None:
+    classifier = make_classifier(candidate)
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    expected = classifier.predict(images).probabilities
+    torch.testing.assert_close(to_module(classifier)(images / 255), expected)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_files(
+    suffix: str,
+    make_classifier: Callable[[Candidate], Classifier],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    classifier = make_classifier(CANDIDATES[4])
+    classifier.save(tmp_path / "c.pt")
+    assert cli.main(["export", str(tmp_path / "c.pt"), str(tmp_path / f"m{suffix}")]) == 0
+    assert "probabilities differ" in capsys.readouterr().out
+    description = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert description["classes"] == list(classifier.class_names)
+    assert description["image"] == [3, 16, 16]
+
+
+def test_a_file_that_says_something_else_is_removed(
+    make_classifier: Callable[[Candidate], Classifier],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(module: torch.nn.Module, images: torch.Tensor, path: Path) -> torch.Tensor:
+        path.write_bytes(b"wrong")
+        return torch.zeros(3, 3)
+
+    monkeypatch.setattr(export_module, "_pt2", wrong)
+    with pytest.raises(CheckpointError, match="gives other probabilities"):
+        export(make_classifier(PROTOTYPES), tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
+
+
+def test_other_names(
+    make_classifier: Callable[[Candidate], Classifier],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_classifier(PROTOTYPES).save(tmp_path / "c.pt")
+    assert cli.main(["export", str(tmp_path / "c.pt"), str(tmp_path / "m.txt")]) == 1
+    assert "must end in .onnx or .pt2" in capsys.readouterr().err
