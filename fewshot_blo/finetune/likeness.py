@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from fewshot_blo.finetune.cross_validation import folds
 
 _LEVEL = 0.05
 
 
-def own_likenesses(features: Tensor, labels: Tensor) -> Tensor:
-    """How like each training image is to the others of its class, ascending.
-
-    Images that are alone in their class have no others.
-
-    Args:
-        features: of the pretrained network, ``[M, D]``.
-        labels: ``[M]``.
-    """
-    x = _directions(features, features)
-    counts = torch.bincount(labels)[labels]
-    sums = torch.zeros(int(labels.max()) + 1, x.shape[1]).to(x).index_add(0, labels, x)
-    others = sums[labels] - x
-    return torch.cosine_similarity(x, others, dim=1)[counts > 1].sort().values
-
-
 def p_values(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Share of training images that are no more like their class than a new one is like any.
+    """Share of training images that, held out, are no more like any class than a new one is.
 
-    Source: conformal prediction, Vovk et al., "Algorithmic Learning in a Random World"; the score
-    is the cosine of the angle to the class mean, as seen from the mean of all images.
+    Training images that are alone in their class are never held out, and without others every
+    p-value is 1.
 
     Args:
         new: features of new images, ``[B, D]``.
         features: of the training images, ``[M, D]``.
         labels: of these, ``[M]``.
+
+    Source: conformal prediction, Vovk et al., "Algorithmic Learning in a Random World"; the score
+    is the cosine of the angle to the nearest class mean, as seen from the mean of all images.
     """
-    known = own_likenesses(features, labels)
-    x = _directions(features, features)
-    means = torch.zeros(int(labels.max()) + 1, x.shape[1]).to(x).index_add(0, labels, x)
-    angles = torch.nn.functional.normalize(means) @ _directions(new, features).T
-    below = torch.searchsorted(known, angles.amax(0).contiguous(), right=True)
+    known = held_out_scores(features, labels)
+    below = torch.searchsorted(known, _scores(new, features, labels), right=True)
     return (below + 1) / (len(known) + 1)
+
+
+def held_out_scores(features: Tensor, labels: Tensor) -> Tensor:
+    """Score of each training image among the others, ascending."""
+    scores = [features.new_empty(0)]
+    for part in folds(labels):
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[part] = False
+        scores.append(_scores(features[part], features[kept], labels[kept]))
+    return torch.cat(scores).sort().values
 
 
 def is_known(p: Tensor, images: int) -> Tensor:
@@ -48,5 +45,9 @@ def is_known(p: Tensor, images: int) -> Tensor:
     return p >= max(_LEVEL, 1.5 / (images + 1))
 
 
-def _directions(x: Tensor, features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x - features.mean(0))
+def _scores(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Cosine of the angle of each new image to the nearest class mean, ``[B]``."""
+    centre = features.mean(0)
+    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1])
+    sums.index_add_(0, labels, F.normalize(features - centre))
+    return (F.normalize(new - centre) @ F.normalize(sums).T).amax(1)

@@ -16,7 +16,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import read_labelled
 from fewshot_blo.finetune.candidates import HEADS, PROTOTYPES, TAILS, Candidate, candidates
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature, wilson
-from fewshot_blo.finetune.likeness import is_known, own_likenesses, p_values
+from fewshot_blo.finetune.likeness import held_out_scores, is_known, p_values
 from fewshot_blo.finetune.selection import select
 
 
@@ -133,21 +133,24 @@ def test_wilson_interval() -> None:
 
 
 def clusters(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Three classes far from each other in 500 dimensions."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(3).repeat_interleave(count)
-    centres = 5 * torch.eye(3, 20)
-    return centres[labels] + torch.randn(3 * count, 20, generator=generator), labels
+    centres = 15 * torch.eye(3, 500)
+    return centres[labels] + torch.randn(3 * count, 500, generator=generator), labels
 
 
 def test_likeness_is_uniform_for_known_images_and_low_for_others() -> None:
-    features, labels = clusters(40)
+    torch.manual_seed(0)
     new, _ = clusters(200, seed=1)
-    p = p_values(new, features, labels)
-    assert abs(float(p.median()) - 0.5) < 0.1
-    assert float(is_known(p, len(labels)).double().mean()) == pytest.approx(0.95, abs=0.04)
-    others = torch.randn(200, 20) + 5 * torch.eye(20)[7]
-    assert float(is_known(p_values(others, features, labels), len(labels)).double().mean()) < 0.3
-    assert len(own_likenesses(features, labels)) == 120
+    others = torch.randn(200, 500) + 15 * torch.eye(500)[7]
+    for count, share in ((6, 0.75), (40, 0.9)):
+        features, labels = clusters(count)
+        p = p_values(new, features, labels)
+        assert float(p.median()) == pytest.approx(0.5, abs=0.2)
+        assert float(is_known(p, len(labels)).double().mean()) > share
+        assert not is_known(p_values(others, features, labels), len(labels)).any()
+    assert len(held_out_scores(features, labels)) == 120
     alone = p_values(new, features[[0, 50]], torch.tensor([0, 1]))
     assert (alone == 1).all()
 
