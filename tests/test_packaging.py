@@ -78,7 +78,13 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
     assert "fewshot-blo = fewshot_blo.cli:main" in commands
     assert described["Requires-Python"] == ">=3.10"
     assert any(line.startswith("torch<2.14") for line in described.get_all("Requires-Dist", []))
-    assert set(described.get_all("Provides-Extra", [])) == {"backbones", "peers", "test"}
+    assert set(described.get_all("Provides-Extra", [])) == {
+        "backbones",
+        "onnx",
+        "peers",
+        "sklearn",
+        "test",
+    }
 
 
 def test_installed_wheel_is_used_from_any_folder(wheel: Path, tmp_path: Path) -> None:
