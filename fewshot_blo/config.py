@@ -87,8 +87,11 @@ class ProblemSettings:
         name: shared_encoder learns features for a head; initialization learns where the network
             starts to adapt; pretraining learns features by telling all training classes apart.
         network: conv4; resnet12, whose blocks have 64, 160, 320 and 640 filters, or
-            resnet12_narrow with 64, 128, 256 and 512; wrn_28_10; or "module:function" for a
-            function without arguments that returns a module from images to features.
+            resnet12_narrow with 64, 128, 256 and 512; wrn_28_10; a pretrained torchvision:NAME,
+            timm:NAME or hf:NAME; or "module:function" for a function without arguments that
+            returns a module from images to features.
+        weights: file of a pretrained network's weights instead of its library's own.
+        input_size: pixels that a pretrained network resizes images to; 0 for its training's.
         hidden: filters of each block of conv4.
         pools: blocks of conv4 that end in pooling; 2 leave the maps that relation networks compare.
         norm: normalisation layers of these networks; stepwise is batch with parameters of its own
@@ -124,6 +127,8 @@ class ProblemSettings:
 
     name: Literal["shared_encoder", "initialization", "pretraining"] = "shared_encoder"
     network: str = "conv4"
+    weights: str = ""
+    input_size: int = 0
     hidden: int = 64
     pools: int = 4
     norm: Norm = "batch"

@@ -174,7 +174,7 @@ def _evaluate(
     checkpoint: Checkpoint, config: Config, splits: Splits, request: EvaluationRequest
 ) -> list[Evaluation]:
     dataset = getattr(splits, request.split)
-    problem = build_problem(config, dataset.images.shape[1:])
+    problem = build_problem(config, dataset.images.shape[1:], pretrained=False)
     checkpoint.restore(problem)
     sampler = build_sampler(config, dataset, training=False)
     differing = norm_modes(problem)

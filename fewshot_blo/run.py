@@ -35,6 +35,7 @@ _MAY_CHANGE = {
     "train.memory",
     "train.graph",
     "problem.start_from",
+    "problem.weights",
 }
 
 

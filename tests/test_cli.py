@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,21 @@ def test_interrupt_saves_and_resume_goes_on(
     steps = [r["step"] for r in log_records(tmp_path) if "loss/outer" in r]
     assert steps == list(range(1, step + 3))
     assert "best validation accuracy" in capsys.readouterr().out
+
+
+def test_settings_that_are_younger_than_a_run(
+    folder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    saved = torch.load(run / LAST, weights_only=True)
+    del saved["config"]["problem"]["pools"]
+    torch.save(saved, run / LAST)
+    words = ["train", f"--run={run}", "--resume", "--test_tasks=0"]
+    assert cli.main([*words, *options(folder)]) == 0
+    torch.save(saved, run / LAST)
+    assert cli.main([*words, *options(folder, problem__pools=2)]) == 1
+    assert "problem.pools was None and is 2" in capsys.readouterr().err
 
 
 def test_refused_resume_leaves_the_saved_settings(

@@ -10,6 +10,7 @@ import torch
 from small_runs import make_dataset
 from torch import nn
 
+from fewshot_blo.backbones import load_backbone
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -18,7 +19,7 @@ from fewshot_blo.config import (
     RuleSettings,
     StrategySettings,
 )
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.from_config import (
     NETWORKS,
@@ -137,6 +138,24 @@ def test_adaptation() -> None:
     learned = replace(config, adaptation=RuleSettings(4, "learned", 0.1))
     assert build_adaptation(learned) == Adaptation(4, LearnedSGD())
     assert build_adaptation(Config()) == Adaptation(10, SGD(0.5))
+
+
+def test_pretrained_networks(tmp_path: Path) -> None:
+    """A checkpoint brings its weights, so that the file is needed for training alone."""
+    name = "torchvision:mobilenet_v3_small"
+    body = load_backbone(name, pretrained=False).body
+    torch.save(body.state_dict(), tmp_path / "w.pt")
+    config = problem_config(network=name, weights=str(tmp_path / "w.pt"), input_size=32)
+    problem = build_problem(config, torch.Size((3, 20, 20)))
+    assert isinstance(problem, SharedEncoder)
+    first = problem.outer["body.features.0.0.weight"]
+    assert torch.equal(first, body.features[0][0].weight)  # type: ignore[index, union-attr]
+    assert problem.network.preprocess.settings.size == 32  # type: ignore[union-attr]
+    (tmp_path / "w.pt").unlink()
+    again = build_problem(config, torch.Size((3, 20, 20)), pretrained=False)
+    assert again.outer.keys() == problem.outer.keys()
+    with pytest.raises(CheckpointError, match="no weight file"):
+        build_problem(config, torch.Size((3, 20, 20)))
 
 
 def test_problems() -> None:

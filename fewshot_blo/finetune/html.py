@@ -24,8 +24,9 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; background: #fff }
 h2 { margin-top: 2.5rem } table { border-collapse: collapse } .scroll { overflow-x: auto }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+  white-space: nowrap }
+th:first-child, td:first-child { text-align: left; white-space: normal }
 tr.chosen { font-weight: 600; background: #eef5fb }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 8.5rem }
 figure img { width: 8.5rem; height: 8.5rem; object-fit: cover; border-radius: .3rem }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewshot_blo.backbones import load_backbone
 from fewshot_blo.config import Config, ProblemSettings
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_device, build_dtype
@@ -34,13 +35,20 @@ from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
 
 NETWORKS = ("conv4", "resnet12", "resnet12_narrow", "wrn_28_10")
+LIBRARIES = ("torchvision:", "timm:", "hf:")
 
 
-def build_problem(config: Config, image: torch.Size) -> FewShotProblem:
-    """The few-shot problem for images ``[C, H, W]``, with weights drawn from the seed."""
+def build_problem(config: Config, image: torch.Size, *, pretrained: bool = True) -> FewShotProblem:
+    """The few-shot problem for images ``[C, H, W]``, with weights drawn from the seed.
+
+    Args:
+        config: the settings.
+        image: of one image.
+        pretrained: load the weights of pretrained networks; not where a checkpoint brings them.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder = _encoder(config, image[0]).to(build_dtype(config))
+        encoder = _encoder(config, image[0], pretrained).to(build_dtype(config))
         features = _feature_count(encoder, image, build_dtype(config))
         way = config.episodes.way
         way = way if isinstance(way, int) else way[1]
@@ -108,8 +116,15 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
     )
 
 
-def _encoder(config: Config, channels: int) -> nn.Module:
+def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
     settings, steps = config.problem, config.inner.steps
+    if settings.network.startswith(LIBRARIES):
+        return load_backbone(
+            settings.network,
+            weights=(settings.weights or None) if pretrained else None,
+            pretrained=pretrained,
+            size=settings.input_size or None,
+        )
     if settings.network == "conv4":
         return Conv4(
             channels=channels,

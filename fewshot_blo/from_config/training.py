@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.config import Config
@@ -11,6 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_sampler
 from fewshot_blo.from_config.problem import build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
+from fewshot_blo.run import LAST
 from fewshot_blo.train import TrainResult, train
 from tasks import Splits
 
@@ -41,7 +44,7 @@ def train_from_config(
     if config.problem.name == "pretraining" and not config.problem.classes:
         classes = len(splits.train.class_names)
         config = replace(config, problem=replace(config.problem, classes=classes))
-    problem = build_problem(config, splits.train.images.shape[1:])
+    problem = build_problem(config, splits.train.images.shape[1:], pretrained=not resume)
     if config.problem.start_from and not resume:
         checkpoints.load(Path(config.problem.start_from)).start(problem)
     training = build_sampler(config, splits.train, training=True)
@@ -56,6 +59,23 @@ def train_from_config(
         folder=folder,
         settings=config.train,
         adaptation=build_adaptation(config),
-        config=asdict(config),
+        config=_known(config, folder / LAST) if resume else asdict(config),
         resume=resume,
     )
+
+
+def _known(config: Config, checkpoint: Path) -> dict[str, Any]:
+    """The settings without those that are younger than a checkpoint and have their defaults."""
+    settings, defaults = asdict(config), asdict(Config())
+    if not checkpoint.is_file():
+        return settings
+    saved = checkpoints.load(checkpoint).config
+    for section, values in settings.items():
+        before = saved.get(section)
+        if isinstance(values, dict) and isinstance(before, Mapping):
+            settings[section] = {
+                name: value
+                for name, value in values.items()
+                if name in before or value != defaults[section][name]
+            }
+    return settings
