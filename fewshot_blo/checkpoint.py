@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Checkpoint:
         best: step and validation accuracy of the best checkpoint so far.
         random_state: of PyTorch's global generators; tasks and dropout do not use them, a user's
             own modules may.
+        average: moving average of the outer variables, where there is one.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Checkpoint:
     settled: Mapping[str, Any]
     best: Mapping[str, Any]
     random_state: Mapping[str, Any]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
     def restore(self, problem: FewShotProblem) -> None:
         """Puts outer variables and buffers into a problem of the same configuration.
@@ -107,6 +109,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "format": _FORMAT,
         "outer": {name: p.detach() for name, p in checkpoint.outer.items()},
         "buffers": dict(checkpoint.buffers),
+        "average": dict(checkpoint.average),
         "strategy": {
             "scalars": dict(strategy.scalars),
             "inner": strategy.inner,
@@ -158,8 +161,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
         }
         plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
-        outer, buffers = _tensors(data["outer"]), _tensors(data["buffers"])
-        return Checkpoint(**plain, outer=outer, buffers=buffers, strategy=strategy)
+        return Checkpoint(
+            **plain,
+            outer=_tensors(data["outer"]),
+            buffers=_tensors(data["buffers"]),
+            strategy=strategy,
+            average=_tensors(data.get("average", {})),  # Earlier versions had none.
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} lacks a part of a checkpoint ({error}): use a file that train wrote"

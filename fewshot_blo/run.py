@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from torch import Tensor
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
@@ -20,6 +19,7 @@ from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Phases, State, Strategy
 from fewshot_blo.kernel.graph import GraphMode, make_graphs
+from fewshot_blo.outer_updates import MovingAverage, make_optimizer
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.provenance import provenance
 from fewshot_blo.suitability import check_suits
@@ -62,6 +62,10 @@ class TrainSettings:
         validation_tasks: tasks of one validation.
         log_every: outer steps between log records.
         seed: of the dropout masks.
+        ema: decay of a moving average of the outer variables, which validation and ``best.pt``
+            take; 0 for none.
+        rates: factors of the learning rate by beginnings of the outer variables' names, the
+            longest that fits; others have 1.
     """
 
     steps: int = 200
@@ -80,6 +84,8 @@ class TrainSettings:
     validation_tasks: int = 200
     log_every: int = 10
     seed: int = 0
+    ema: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("validate_every", "validation_tasks", "log_every"):
@@ -96,22 +102,13 @@ class TrainSettings:
         ):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}: it is not negative")
+        if not 0 <= self.ema < 1:
+            raise ConfigurationError(f"ema is {self.ema}: it is a decay below 1, or 0 for none")
         if self.norm == "running":
             raise ConfigurationError(
                 "norm 'running' is for evaluation: its statistics are estimated after training; "
                 "train with 'transductive' or 'support'"
             )
-
-    def make_optimizer(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        """The outer optimizer."""
-        if self.optimizer == "adam":
-            return torch.optim.AdamW(leaves, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            leaves,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.momentum > 0,
-        )
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of outer step ``step``, counted from 0."""
@@ -135,7 +132,14 @@ class Run:
 
     def __post_init__(self) -> None:
         check_suits(self.problem, self.phases, self.settings.start)
-        self.optimizer = self.settings.make_optimizer(list(self.problem.outer.values()))
+        self.optimizer = make_optimizer(
+            self.problem.outer,
+            self.settings.optimizer,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+            rates=self.settings.rates,
+        )
+        self.average = MovingAverage(self.settings.ema)
         self.state: State = self.strategy.init()
         device = next(iter(self.problem.outer.values())).device
         self.graphs = make_graphs(self.settings.graph, device)
@@ -178,8 +182,10 @@ class Run:
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(leaves, self.settings.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_at(self.step)
+            rate = self.settings.learning_rate_at(self.step)
+            group["lr"] = rate * group.get("factor", 1.0)  # Older checkpoints have none.
         self.optimizer.step()
+        self.average.update(self.problem.outer, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         state = self.strategy.advance(self.state, step)
         self.state = state if self.settings.start == "warm" else state.cold()
@@ -219,6 +225,7 @@ class Run:
                 settled={"backend": self.problem.backend, "chunk": self.chunk.size},
                 best=self.best,
                 random_state=checkpoints.random_state(),
+                average=self.average.values,
             ),
             self.folder / name,
         )
@@ -241,6 +248,7 @@ class Run:
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.state = saved.strategy
         self.step, self.best = saved.step, dict(saved.best)
+        self.average.values = dict(saved.average)
         self.chunk.size = saved.settled["chunk"]
         checkpoints.set_random_state(saved.random_state)
 

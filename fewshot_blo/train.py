@@ -178,15 +178,19 @@ def _validate(
     log: RunLog,
 ) -> str:
     """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""
-    if isinstance(tasks, EpisodicSampler):
-        update_statistics(run.problem, tasks, adaptation)
-    result = evaluate(
-        run.problem,
-        validation,
-        tasks=run.settings.validation_tasks,
-        norm=run.settings.norm,
-        adaptation=adaptation,
-    )
+    with run.average.applied(run.problem.outer):
+        if isinstance(tasks, EpisodicSampler):
+            update_statistics(run.problem, tasks, adaptation)
+        result = evaluate(
+            run.problem,
+            validation,
+            tasks=run.settings.validation_tasks,
+            norm=run.settings.norm,
+            adaptation=adaptation,
+        )
+        if result.mean > run.best["accuracy"]:
+            run.best = {"step": run.step, "accuracy": result.mean}
+            run.save(BEST)
     log.write(
         {
             "step": run.step,
@@ -195,9 +199,6 @@ def _validate(
             "seconds": log.seconds(),
         }
     )
-    if result.mean > run.best["accuracy"]:
-        run.best = {"step": run.step, "accuracy": result.mean}
-        run.save(BEST)
     run.save(LAST)
     return f"step {run.step}: validation {result}"
 

@@ -21,6 +21,7 @@ LAYERS = (
     {"problems"},
     {
         "train",
+        "outer_updates",
         "run",
         "evaluate",
         "evaluation",
