@@ -17,11 +17,13 @@ from fewshot_blo.backbones.weights import load_weights
 from fewshot_blo.errors import ConfigurationError
 from tasks.torchvision_import import torchvision_module
 
-_LIBRARIES = {
+_LOADERS = {
     "torchvision": torchvision_models.load,
     "timm": timm_models.load,
     "hf": transformers_models.load,
 }
+LIBRARIES = tuple(f"{library}:" for library in _LOADERS)
+"""Beginnings of the names of backbones that libraries make."""
 
 
 def load_backbone(
@@ -56,8 +58,8 @@ def load_backbone(
             f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
         )
     file = None if weights is None else Path(weights)
-    if library in _LIBRARIES:
-        body, preprocessing = _LIBRARIES[library](rest, file, pretrained)
+    if library in _LOADERS:
+        body, preprocessing = _LOADERS[library](rest, file, pretrained)
     else:
         body, preprocessing = _own(library, rest, file)
     body = prepared(body)

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from fewshot_blo.backbones import Adapts
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Source, fit, read_labelled
+from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
 from fewshot_blo.finetune.html import write_report
 
 
@@ -77,7 +77,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     print(f"chosen: {selection.reason}")
     print(selection.describe())
     file = request.output / "classifier.pt"
-    classifier.save(file)
+    save_classifier(classifier, file)
     write_report(request.output / "report.html", data, classifier, selection)
     seconds = time.perf_counter() - start
     print(f"{file} and {request.output / 'report.html'} written after {seconds:.0f} s")

@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Classifier
+from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
 from tasks import DataError
 from tasks.files import atomic_write
 from tasks.image_folders import SUFFIXES
@@ -34,6 +34,9 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--add_class", type=Path, help="folder of images of a new class, named as the folder is"
     )
+    options.add_argument(
+        "--own", default="", help="module:function of the backbone, where it is your own"
+    )
     return options
 
 
@@ -42,7 +45,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     del parser
     if parsed.output and parsed.output.suffix not in (".csv", ".json"):
         raise ConfigurationError(f"output is {parsed.output}: its name must end in .csv or .json")
-    classifier = Classifier.load(parsed.classifier)
+    classifier = load_classifier(parsed.classifier, own=parsed.own)
     if parsed.add_class:
         _add_class(classifier, parsed.add_class, parsed.classifier)
     elif not parsed.images:
@@ -100,7 +103,7 @@ def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
         for path in _files(folder)
     ]
     classifier.add_class(folder.resolve().name, torch.stack(images))
-    classifier.save(file)
+    save_classifier(classifier, file)
     print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
 
 

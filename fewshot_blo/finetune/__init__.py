@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.finetune.classifier import Classifier, Predictions, Source
+from fewshot_blo.finetune.files import load_classifier, save_classifier
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages, read_labelled
 from fewshot_blo.finetune.selection import Selection
@@ -14,5 +15,7 @@ __all__ = [
     "Selection",
     "Source",
     "fit",
+    "load_classifier",
     "read_labelled",
+    "save_classifier",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.bilevel import Bilevel, TaskParams
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluate import embed
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
@@ -25,9 +23,6 @@ from fewshot_blo.networks.heads import SupportSet, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems import SharedEncoder
 from tasks import TaskBatch
-from tasks.files import atomic_write
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -176,70 +171,6 @@ class Classifier:
     def _scaled(self, features: Tensor) -> Tensor:
         """Features as the problem hands them to its head."""
         return normalize(features) if self.problem.head.scaled else features
-
-    def save(self, path: Path | str) -> None:
-        """Writes one file with everything in it."""
-        content = {
-            "format": _FORMAT,
-            "source": asdict(self.source),
-            "preprocessing": asdict(self.backbone.preprocess.settings),
-            "backbone": self.backbone.body.state_dict(),
-            "candidate": asdict(self.candidate),
-            "params": dict(self.params),
-            "class_names": list(self.class_names),
-            "features": self.features,
-            "labels": self.labels,
-            "temperature": self.temperature,
-            "image": list(self.image),
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with atomic_write(Path(path)) as file:
-            file.write(buffer.getbuffer())
-
-    @classmethod
-    def load(cls, path: Path | str) -> Classifier:
-        """Reads a file that ``save`` wrote, without running any code in it.
-
-        Raises:
-            CheckpointError: if it is no such file.
-            ConfigurationError: if the backbone's library is not installed.
-        """
-        content = _read(Path(path))
-        source = Source(**content["source"])
-        settings = content["preprocessing"]
-        preprocessing = Preprocessing(
-            settings["size"],
-            tuple(settings["mean"]),
-            tuple(settings["std"]),
-            settings["interpolation"],
-        )
-        backbone = source.load(preprocessing, pretrained=False)
-        backbone.body.load_state_dict(content["backbone"])
-        return cls(
-            backbone,
-            source,
-            Candidate(**content["candidate"]),
-            content["params"],
-            content["class_names"],
-            content["features"],
-            content["labels"],
-            content["temperature"],
-            torch.Size(content["image"]),
-        )
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no classifier {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a classifier ({reason})") from error
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is no classifier that finetune has written")
-    return content
 
 
 def fit_classifier(

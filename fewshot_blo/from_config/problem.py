@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fewshot_blo.backbones import load_backbone
+from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.config import Config, ProblemSettings
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_device, build_dtype
@@ -35,7 +36,6 @@ from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
 
 NETWORKS = ("conv4", "resnet12", "resnet12_narrow", "wrn_28_10")
-LIBRARIES = ("torchvision:", "timm:", "hf:")
 
 
 def build_problem(config: Config, image: torch.Size, *, pretrained: bool = True) -> FewShotProblem:

@@ -15,7 +15,14 @@ from conftest import NAMES, picture
 
 from fewshot_blo import cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.finetune import Classifier, LabelledImages, Source, fit, read_labelled
+from fewshot_blo.finetune import (
+    LabelledImages,
+    Source,
+    fit,
+    load_classifier,
+    read_labelled,
+    save_classifier,
+)
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
 from fewshot_blo.finetune.classifier import fit_classifier
 
@@ -37,8 +44,8 @@ def test_one_file_holds_everything(
     source = Source(small_networks)
     classifier = fit_classifier(candidate, source.load(), source, data, 0.5)
     before = classifier.predict(data.images)
-    classifier.save(tmp_path / "c.pt")
-    after = Classifier.load(tmp_path / "c.pt").predict(data.images)
+    save_classifier(classifier, tmp_path / "c.pt")
+    after = load_classifier(tmp_path / "c.pt", own=small_networks).predict(data.images)
     assert torch.equal(before.probabilities, after.probabilities)
     assert torch.equal(before.likeness, after.likeness)
     torch.testing.assert_close(before.probabilities.sum(1), torch.ones(14))
@@ -130,7 +137,8 @@ def test_from_a_folder_to_labels(
         picture(colour, 50).save(tmp_path / "new" / f"{colour}.png")
     (tmp_path / "new" / "bad.png").write_text("no image")
     table = tmp_path / "labels.csv"
-    words = ["predict", str(output / "classifier.pt"), str(tmp_path / "new")]
+    own = f"--own={small_networks}"
+    words = ["predict", str(output / "classifier.pt"), str(tmp_path / "new"), own]
     assert cli.main([*words, f"--output={table}"]) == 1
     printed = capsys.readouterr().out
     assert "bad.png cannot be decoded" in printed
@@ -149,8 +157,10 @@ def test_from_a_folder_to_labels(
     white.mkdir()
     for number in range(3):
         picture(number, number).convert("L").save(white / f"{number}.png")
-    assert cli.main(["predict", str(output / "classifier.pt"), f"--add_class={white}"]) == 0
-    assert Classifier.load(output / "classifier.pt").class_names[-1] == "white"
+    assert cli.main(["predict", str(output / "classifier.pt"), f"--add_class={white}", own]) == 0
+    assert cli.main(["predict", str(output / "classifier.pt"), str(white)]) == 1
+    assert "wants the function small_networks:network to be called" in capsys.readouterr().err
+    assert load_classifier(output / "classifier.pt", own=small_networks).class_names[-1] == "white"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +181,10 @@ def test_bad_requests(words: list[str], match: str, capsys: pytest.CaptureFixtur
 def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="no classifier that finetune has written"):
-        Classifier.load(tmp_path / "other.pt")
+        load_classifier(tmp_path / "other.pt")
+    torch.save({"format": 1, "source": {"name": "timm:resnet18"}}, tmp_path / "part.pt")
+    with pytest.raises(CheckpointError, match=r"lacks a part of a classifier \('preprocessing'\)"):
+        load_classifier(tmp_path / "part.pt")
     (tmp_path / "text.pt").write_text("text")
     with pytest.raises(CheckpointError, match="cannot be read as a classifier"):
-        Classifier.load(tmp_path / "text.pt")
+        load_classifier(tmp_path / "text.pt")

@@ -11,7 +11,7 @@ import torch
 
 from fewshot_blo import cli
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.finetune import Classifier, Source, read_labelled
+from fewshot_blo.finetune import Classifier, Source, read_labelled, save_classifier
 from fewshot_blo.finetune import export as export_module
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
 from fewshot_blo.finetune.classifier import fit_classifier
@@ -53,6 +53,7 @@ def test_plain_modules(
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_files(
     suffix: str,
+    small_networks: str,
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -61,8 +62,9 @@ def test_files(
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     classifier = make_classifier(CANDIDATES[4])
-    classifier.save(tmp_path / "c.pt")
-    assert cli.main(["export", str(tmp_path / "c.pt"), str(tmp_path / f"m{suffix}")]) == 0
+    save_classifier(classifier, tmp_path / "c.pt")
+    words = ["export", str(tmp_path / "c.pt"), str(tmp_path / f"m{suffix}")]
+    assert cli.main([*words, f"--own={small_networks}"]) == 0
     assert "probabilities differ" in capsys.readouterr().out
     description = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     assert description["classes"] == list(classifier.class_names)
@@ -85,10 +87,12 @@ def test_a_file_that_says_something_else_is_removed(
 
 
 def test_other_names(
+    small_networks: str,
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make_classifier(PROTOTYPES).save(tmp_path / "c.pt")
-    assert cli.main(["export", str(tmp_path / "c.pt"), str(tmp_path / "m.txt")]) == 1
+    save_classifier(make_classifier(PROTOTYPES), tmp_path / "c.pt")
+    words = ["export", str(tmp_path / "c.pt"), str(tmp_path / "m.txt")]
+    assert cli.main([*words, f"--own={small_networks}"]) == 1
     assert "must end in .onnx or .pt2" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""A classifier as one file of tensors and plain data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_blo.backbones import Preprocessing
+from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.finetune.classifier import Classifier, Source
+from tasks.files import atomic_write
+
+_FORMAT = 1
+
+
+def save_classifier(classifier: Classifier, path: Path | str) -> None:
+    """Writes one file with everything in it, the backbone's weights too."""
+    content = {
+        "format": _FORMAT,
+        "source": asdict(classifier.source),
+        "preprocessing": asdict(classifier.backbone.preprocess.settings),
+        "backbone": classifier.backbone.body.state_dict(),
+        "candidate": asdict(classifier.candidate),
+        "params": dict(classifier.params),
+        "class_names": list(classifier.class_names),
+        "features": classifier.features,
+        "labels": classifier.labels,
+        "temperature": classifier.temperature,
+        "image": list(classifier.image),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_write(Path(path)) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
+    """Reads a file that ``save_classifier`` wrote, without running any code in it.
+
+    Args:
+        path: of the file.
+        own: the ``module:function`` of a backbone of your own, which is called: a file alone does
+            not get to name what is.
+
+    Raises:
+        CheckpointError: if it is no such file, or its backbone is ``own`` and was not named.
+        ConfigurationError: if the backbone's library is not installed.
+    """
+    content = _read(Path(path))
+    try:
+        source = Source(**content["source"])
+        if not source.name.startswith(LIBRARIES) and source.name != own:
+            raise CheckpointError(
+                f"{path} wants the function {source.name} to be called for its backbone: if it is "
+                "yours, name it with own"
+            )
+        backbone = source.load(_preprocessing(content["preprocessing"]), pretrained=False)
+        backbone.body.load_state_dict(content["backbone"])
+        return Classifier(
+            backbone,
+            source,
+            Candidate(**content["candidate"]),
+            content["params"],
+            content["class_names"],
+            content["features"],
+            content["labels"],
+            content["temperature"],
+            torch.Size(content["image"]),
+        )
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} lacks a part of a classifier ({reason}): use a file that finetune wrote"
+        ) from error
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+    values = {**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}
+    return Preprocessing(**values)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no classifier {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a classifier ({reason})") from error
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is no classifier that finetune has written")
+    return content
