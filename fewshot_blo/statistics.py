@@ -16,7 +16,7 @@ from fewshot_blo.problems import FewShotProblem, Initialization
 from tasks import EpisodicSampler
 from tasks.dataset import intensities
 
-_IMAGES = 2048
+_IMAGES, _TASKS = 1024, 64
 
 
 def update_statistics(
@@ -70,7 +70,7 @@ def _query_passes(
     backend, problem.backend = problem.backend, "loop"
     index = images = 0
     try:
-        while images < _IMAGES:
+        while images < _IMAGES and index < _TASKS:
             batch = tasks.between(index, index + 1)
             yield adapted(problem, batch, "transductive", adaptation)
             index, images = index + 1, images + batch.query_y.shape[1]

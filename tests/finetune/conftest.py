@@ -1,4 +1,4 @@
-"""A small backbone and folders of images."""
+"""A small backbone by name, and folders of images."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from small_images import NAMES, network, picture
 from torch import nn
-
-from fewshot_blo.backbones import Backbone, Preprocessing
-
-NAMES = ("red", "groß 緑", "blue & <b>")
-
-
-def network() -> Backbone:
-    torch.manual_seed(0)
-    body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1)
-    )
-    return Backbone(body, Preprocessing(16, (0.5,) * 3, (0.25,) * 3))
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +20,6 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> str:
     module.network, module.unsized = network, lambda: nn.Conv2d(3, 4, 3)
     monkeypatch.setitem(sys.modules, "small_networks", module)
     return "small_networks:network"
-
-
-def picture(colour: int, number: int) -> Image.Image:
-    """Mostly one channel, with noise."""
-    rng = np.random.default_rng((colour, number))
-    pixels = rng.integers(0, 120, (20, 24, 3))
-    pixels[..., colour] += 110
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.fixture

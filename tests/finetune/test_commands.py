@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, picture
+from small_images import NAMES, picture
 
 from fewshot_blo import cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError

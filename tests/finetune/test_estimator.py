@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture
 from numpy.typing import NDArray
+from small_images import picture
 
 pytest.importorskip("sklearn")
 from sklearn.base import clone

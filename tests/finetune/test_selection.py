@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import network
+from small_images import network
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError

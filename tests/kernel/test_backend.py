@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from oracles import assert_same, make_batch
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
@@ -60,7 +60,7 @@ def test_falls_back_to_the_loop_and_says_why(network: nn.Module, reason: str) ->
 
 @pytest.mark.parametrize("fast", ["batched", "loop"])
 def test_picks_the_faster(fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(forward: TaskForward, params: Params, shared: Params, x: Tensor) -> float:
+    def seconds(forward: TaskForward, run: Callable[[TaskForward], None], x: Tensor) -> float:
         return 1.0 if forward.backend == fast else 2.0
 
     monkeypatch.setattr(module, "_seconds", seconds)
