@@ -231,6 +231,44 @@ def test_speed_command(tmp_path: Path) -> None:
     assert output.with_suffix(".md").read_text() in result.stdout
 
 
+@pytest.mark.slow
+def test_fine_tuning_in_stacks_equals_plain_loops(data_root: Path, tmp_path: Path) -> None:
+    weights = data_root / "weights" / "mobilenet_v3_small_features_imagenet1k_bnfolded.pth"
+    sizes = "--size 32 --shot 1 --query 2 --classes 5 --images 4 --tasks 2 --plain_tasks 1"
+    arguments = [*sizes.split(), "--weights", str(weights), "--output", str(tmp_path / "f.json")]
+    script = str(BENCHMARKS / "fine_tuning_speed.py")
+    result = run_script(sys.executable, script, *arguments)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert len(rows) == 3
+    assert all(row["difference"] < 1e-4 and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_validation_and_test_classes(data_root: Path, tmp_path: Path) -> None:
+    weights = data_root / "weights" / "mobilenet_v3_small_features_imagenet1k_bnfolded.pth"
+    options = [
+        "--size",
+        "32",
+        "--shots",
+        "1",
+        "--tasks",
+        "4",
+        "--validation_tasks",
+        "4",
+        "--only",
+        "ridge",
+    ]
+    arguments = ["--root", str(data_root / "cifarfs"), "--weights", str(weights), *options]
+    output = tmp_path / "f.json"
+    script = str(BENCHMARKS / "fine_tuning.py")
+    result = run_script(sys.executable, script, *arguments, "--output", str(output))
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["method"] for row in rows] == ["prototypes", "ridge"]
+    assert len(rows[1]["validation"]) == 4
+
+
 def test_speed_command_starts_no_row_out_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
