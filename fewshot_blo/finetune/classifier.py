@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -140,12 +140,11 @@ class Classifier:
         new = len(self.class_names)
         features = torch.cat([self.features, embed(self.problem.network, images)])
         labels = torch.cat([self.labels, torch.full((len(images),), new)])
-        start = whole_task(self.problem, features, labels, new + 1).inner_init
-        own = {n: p[:, new:] for n, p in start.items() if n.startswith("head.")}
+        support = SupportSet(features[None], labels[None], torch.arange(new + 1)[None])
+        own = {n: p[:, new:] for n, p in self._prototypes(support).items()}
         fixed = {n: p for n, p in self.params.items() if not n.startswith("head.")}
         old = {n: p for n, p in self.params.items() if n.startswith("head.")}
         learned = self._learned()
-        support = SupportSet(features[None], labels[None], torch.arange(new + 1)[None])
 
         def joined(v: TaskParams) -> dict[str, Tensor]:
             return {**fixed, **{n: torch.cat([old[n], v[n]], 1) for n in old}}
@@ -162,6 +161,15 @@ class Classifier:
         self.params = joined(own)
         self.features, self.labels = features, labels
         self.class_names = (*self.class_names, name)
+
+    def _prototypes(self, support: SupportSet) -> TaskParams:
+        """Where the head's parameters start, on features as they are after adaptation."""
+        head, learned = self.problem.head, self._learned()
+        if isinstance(head, TailHead):
+            own = head.adapted_features(self.params, support.features, learned)
+            return head.head.from_support(replace(support, features=own), learned)
+        own = self._scaled(support.features)
+        return head.from_support(replace(support, features=own), learned)
 
     def _learned(self) -> dict[str, Tensor]:
         prefix = "head/"

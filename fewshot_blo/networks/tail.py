@@ -97,22 +97,22 @@ class TailHead:
             _TAIL + name: learned[_TAIL + name].expand(tasks, *learned[_TAIL + name].shape)
             for name in self.adapted
         }
-        own = replace(support, features=self._features(start, support.features, learned))
+        own = replace(support, features=self.adapted_features(start, support.features, learned))
         return {**start, **self.head.from_support(own, learned)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
         """The head's logits of the tail's features."""
-        own = self._features(params, features, learned)
+        own = self.adapted_features(params, features, learned)
         return self.head.logits(params, own, learned, real)
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """The head's loss on the tail's features."""
-        own = replace(support, features=self._features(params, support.features, learned))
+        own = replace(support, features=self.adapted_features(params, support.features, learned))
         return self.head.loss(params, own, learned)
 
-    def _features(self, params: TaskParams, x: Tensor, learned: Params) -> Tensor:
+    def adapted_features(self, params: TaskParams, x: Tensor, learned: Params) -> Tensor:
         """Features ``[T, B, E]`` of ``[T, B, D]`` under the tasks' parameters."""
         stacked = {n.removeprefix(_TAIL): p for n, p in params.items() if n.startswith(_TAIL)}
         names = {n.removeprefix(_TAIL): p for n, p in learned.items() if n.startswith(_TAIL)}

@@ -65,6 +65,8 @@ def test_a_new_class_leaves_the_others_as_they_are(
     classifier.add_class("blue", images[:3])
     assert classifier.class_names[-1] == "blue"
     torch.testing.assert_close(classifier.logits(classifier.features)[: len(old), :2], old)
+    expected = classifier.logits(classifier.features[-3:]).argmax(1)
+    assert (expected == 2).all()
     assert (classifier.predict(images[3:]).probabilities.argmax(1) == 2).all()
     assert (classifier.predict(data.images).probabilities.argmax(1) == data.labels).all()
     with pytest.raises(ConfigurationError, match="a class 'blue' already"):
