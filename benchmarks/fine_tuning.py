@@ -32,11 +32,11 @@ CANDIDATES: dict[str, list[Candidate]] = {
     ],
     "last block": [
         Candidate("last block", adapts="last_blocks", step_size=size, **ADAM)  # type: ignore[arg-type]
-        for size in (1e-4, 3e-4, 1e-3)
+        for size in (3e-4, 1e-3, 3e-3, 1e-2)
     ],
     "low rank, last 2 blocks": [
         Candidate("low rank", adapts="low_rank", blocks=2, step_size=size, **ADAM)  # type: ignore[arg-type]
-        for size in (3e-4, 1e-3, 3e-3)
+        for size in (1e-3, 3e-3, 1e-2)
     ],
 }
 
