@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_blo.evaluate import adapted, embed
+from fewshot_blo.evaluate import adapted
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.problems import SharedEncoder
@@ -75,17 +75,21 @@ def folds(labels: Tensor, seed: int = 0) -> list[Tensor]:
 
 
 def hold_out(
-    candidate: Candidate, problem: SharedEncoder, data: LabelledImages, parts: Sequence[Tensor]
+    candidate: Candidate,
+    problem: SharedEncoder,
+    features: Tensor,
+    data: LabelledImages,
+    parts: Sequence[Tensor],
 ) -> HeldOut:
     """Fine-tunes without each part in turn and classifies it.
 
     Args:
         candidate: how.
         problem: its inner problem.
+        features: of all images, from the problem's network.
         data: all images.
         parts: rows to hold out together.
     """
-    features = embed(problem.network, data.images)
     on_features, ways = problem.on_features(), len(data.class_names)
     logits = torch.full((len(data.labels), ways), torch.nan)
     at_once = max(_ROWS // len(data.labels), 1)

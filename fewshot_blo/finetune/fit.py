@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from torch import Tensor
+
 from fewshot_blo.backbones import Adapts, Backbone
+from fewshot_blo.evaluate import embed
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate, candidates
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature
@@ -36,9 +39,14 @@ def fit(
     parts = folds(data.labels)
     tried: list[HeldOut] = []
     options = candidates(adapts, images=len(data.labels)) if parts else (PROTOTYPES,)
+    embedded: dict[tuple[Adapts, int, int], Tensor] = {}
     for candidate in options:
         problem = candidate.problem(backbone, data.images.shape[1:])
-        result = hold_out(candidate, problem, data, parts)
+        # Candidates with the same frozen layers have the same features.
+        layers = candidate.adapts, candidate.blocks, candidate.rank
+        if layers not in embedded:
+            embedded[layers] = embed(problem.network, data.images)
+        result = hold_out(candidate, problem, embedded[layers], data, parts)
         tried.append(result)
         if parts:
             say(_described(candidate, result))

@@ -13,6 +13,7 @@ from small_images import network
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluate import embed
 from fewshot_blo.finetune import read_labelled
 from fewshot_blo.finetune.candidates import HEADS, PROTOTYPES, TAILS, Candidate, candidates
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature, wilson
@@ -39,8 +40,9 @@ def test_held_out_logits_are_those_of_a_fit_without_the_image(
     data = read_labelled(make_folder(2, 3, 2), 16)
     candidate = Candidate(**{**candidate.__dict__, "blocks": min(candidate.blocks, 1), "rank": 1})
     problem = candidate.problem(network(), data.images.shape[1:])
-    together = hold_out(candidate, problem, data, folds(data.labels))
-    alone = hold_out(candidate, problem, data, [torch.tensor([3])])
+    features = embed(problem.network, data.images)
+    together = hold_out(candidate, problem, features, data, folds(data.labels))
+    alone = hold_out(candidate, problem, features, data, [torch.tensor([3])])
     assert alone.known.tolist() == [row == 3 for row in range(7)]
     torch.testing.assert_close(together.logits[3], alone.logits[3], rtol=1e-4, atol=1e-4)
     assert together.known.all()
@@ -50,7 +52,8 @@ def test_prototypes_by_hand(make_folder: Callable[..., Path]) -> None:
     data = read_labelled(make_folder(2, 3, 1), 16)
     backbone = network()
     problem = PROTOTYPES.problem(backbone, data.images.shape[1:])
-    result = hold_out(PROTOTYPES, problem, data, folds(data.labels))
+    features = embed(problem.network, data.images)
+    result = hold_out(PROTOTYPES, problem, features, data, folds(data.labels))
     with torch.no_grad():
         x = F.normalize(backbone(data.images / 255))
     for row in range(6):
