@@ -74,6 +74,8 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
             content["temperature"],
             torch.Size(content["image"]),
         )
+    except CheckpointError:  # A RuntimeError too, which says what is wrong already.
+        raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
