@@ -71,24 +71,40 @@ def load_backbone(
 
 
 def _own(module: str, function: str, weights: Path | None) -> tuple[nn.Module, Preprocessing]:
+    network = own_network(f"{module}:{function}", "torchvision:NAME, timm:NAME, hf:NAME")
+    if isinstance(network, Backbone):
+        body, preprocessing = network.body, network.preprocess.settings
+    else:
+        body, preprocessing = network, Preprocessing()
+    if weights is not None:
+        load_weights(body, weights)
+    return body, preprocessing
+
+
+def own_network(name: str, others: str) -> nn.Module:
+    """What a user's function ``module:function`` returns.
+
+    Args:
+        name: of the function.
+        others: what could be named instead, for the error.
+
+    Raises:
+        ConfigurationError: if there is no such function, or it returns no module.
+    """
+    module, _, function = name.partition(":")
     try:
         network = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"backbone '{module}:{function}' cannot be made ({error}): it must be a function "
-            "without arguments in a module that Python finds (its folder is in PYTHONPATH)"
+            f"network '{name}' cannot be made ({error}): use {others}, or "
+            "module:function for a function without arguments that returns a module, in a file "
+            "that Python finds (its folder is in PYTHONPATH)"
         ) from error
-    if isinstance(network, Backbone):
-        body, preprocessing = network.body, network.preprocess.settings
-    elif isinstance(network, nn.Module):
-        body, preprocessing = network, Preprocessing()
-    else:
+    if not isinstance(network, nn.Module):
         raise ConfigurationError(
-            f"backbone '{module}:{function}' returned {type(network).__name__}, not a torch module"
+            f"network '{name}' returned {type(network).__name__}, not a torch module"
         )
-    if weights is not None:
-        load_weights(body, weights)
-    return body, preprocessing
+    return network
 
 
 class _Output(nn.Module):

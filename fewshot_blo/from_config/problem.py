@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import OrderedDict
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from fewshot_blo.backbones import load_backbone
-from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.backbones.load import LIBRARIES, own_network
 from fewshot_blo.config import Config, ProblemSettings
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_device, build_dtype
@@ -146,20 +145,7 @@ def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
             drop_rate=settings.drop_rate,
             steps=steps,
         )
-    module_name, _, function = settings.network.partition(":")
-    try:
-        network = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"network '{settings.network}' cannot be made ({error}): use {', '.join(NETWORKS)}, or "
-            "module:function for a function without arguments that returns a module, in a file "
-            "that Python finds (its folder is in PYTHONPATH)"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ConfigurationError(
-            f"network '{settings.network}' returned {type(network).__name__}, not a torch module"
-        )
-    return network
+    return own_network(settings.network, ", ".join(NETWORKS))
 
 
 @torch.no_grad()
