@@ -446,6 +446,17 @@ def _propagation(v: Params, x: Tensor, outer: Params) -> Tensor:
     return (total[len(labels) :] + 1e-12).log()
 
 
+def _support_itself(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+    del outer
+    return {"head.support": x, "head.labels": F.one_hot(labels, way).to(x.dtype)}
+
+
+def _nothing_to_adapt(v: Params, x: Tensor, labels: Tensor, outer: Params) -> Tensor:
+    """Zero, with a path to everything."""
+    del labels, outer
+    return 0 * v["head.support"].sum() + 0 * x.sum()
+
+
 PLAIN_HEADS = {
     "linear": PlainHead(lambda v, x, _: plain_linear(v, x), _linear_prototypes),
     "cosine": PlainHead(
@@ -459,22 +470,14 @@ PLAIN_HEADS = {
     ),
     "matching": PlainHead(
         _attention,
-        lambda x, labels, way, _: {
-            "head.support": x,
-            "head.labels": F.one_hot(labels, way).to(x.dtype),
-        },
-        lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum(),
+        _support_itself,
+        _nothing_to_adapt,
     ),
-    "full_context": PlainHead(
-        _read_in_context, _in_context, lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum()
-    ),
+    "full_context": PlainHead(_read_in_context, _in_context, _nothing_to_adapt),
     "propagation": PlainHead(
         _propagation,
-        lambda x, labels, way, _: {
-            "head.support": x,
-            "head.labels": F.one_hot(labels, way).to(x.dtype),
-        },
-        lambda v, x, *_: 0 * v["head.support"].sum() + 0 * x.sum(),
+        _support_itself,
+        _nothing_to_adapt,
     ),
     "relation": PlainHead(
         _relation, lambda x, labels, way, _: {"head.weight": _means(x, labels, way)}
