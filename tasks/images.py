@@ -40,7 +40,11 @@ def read_image(
     Raises:
         DataError: as ``open_image`` does.
     """
-    image = open_image(source, color=color, name=name)
+    return square(open_image(source, color=color, name=name), size=size, crop=crop)
+
+
+def square(image: Image.Image, *, size: int, crop: bool = True) -> NDArray[np.uint8]:
+    """Pixels ``[C, size, size]`` of an image with 8 bits a channel, as ``read_image`` has them."""
     shape = (size, size)
     if crop:
         # Crops before it resizes: an image of extreme aspect never grows.

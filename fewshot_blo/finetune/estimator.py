@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -20,7 +20,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages
-from tasks.images import read_image
+from tasks.images import read_image, square
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -137,9 +137,8 @@ def _images(X: Any, size: int) -> torch.Tensor:
             pixels = read_image(Path(item), size=size, color=True)
         else:
             image = item if isinstance(item, Image.Image) else Image.fromarray(_bytes(item))
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-            pixels = np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
-        pictures.append(torch.from_numpy(pixels.copy()))
+            pixels = square(image.convert("RGB"), size=size)
+        pictures.append(torch.from_numpy(pixels))
     return torch.stack(pictures)
 
 
