@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot_blo.backbones.views import ImageViews, MeanOverViews, Views
 from fewshot_blo.errors import ConfigurationError
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -89,6 +90,7 @@ class Backbone(nn.Module):
         preprocessing: what it was trained to see.
         name: of the network, as in ``load_backbone``.
         pool: of maps or tokens.
+        views: of every image, whose features are averaged.
 
     Raises:
         ConfigurationError: if the network does not take images of that size, or returns something
@@ -102,18 +104,26 @@ class Backbone(nn.Module):
         *,
         name: str = "",
         pool: Pool = "average",
+        views: Views = "one",
     ) -> None:
         super().__init__()
         self.name = name or type(body).__name__
+        self.views = ImageViews(views)
         self.preprocess = Preprocess(preprocessing)
         self.body = body
         self.pool = Pooling(pool)
+        self.mean = MeanOverViews(views)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``[B, D]`` of images ``[B, C, H, W]`` with values in [0, 1]."""
-        features: Tensor = self.pool(self.body(self.preprocess(x)))
+        features: Tensor = self.mean(self.pool(self.body(self.preprocess(self.views(x)))))
         return features
+
+    def seen(self, views: Views) -> Backbone:
+        """The same network, which sees other views of an image."""
+        settings, pool = self.preprocess.settings, self.pool.pool
+        return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
 
     @torch.no_grad()
     def features(self, image: torch.Size) -> int:

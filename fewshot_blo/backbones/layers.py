@@ -78,9 +78,9 @@ class Attention(nn.Module):
         if key is not query or value is not query or masked or options.get("is_causal"):
             raise ConfigurationError("only self-attention without a mask is possible here")
         x = query if self.batch_first else query.transpose(0, 1)
+        parts = self.in_proj(x).chunk(3, -1)  # By index: torch.fx cannot iterate.
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-            for part in self.in_proj(x).chunk(3, -1)
+            parts[place].unflatten(-1, (self.heads, -1)).transpose(-2, -3) for place in range(3)
         )
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
         output = self.out_proj((weights @ v).transpose(-2, -3).flatten(-2))

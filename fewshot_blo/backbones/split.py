@@ -115,7 +115,10 @@ def _halves(
     for node in graph.nodes:
         if node in needed or node.op == "placeholder":
             copies[node] = trunk.node_copy(node, copies.__getitem__)
-    flat = [trunk.call_function(torch.flatten, (copies[node], 1)) for node in boundary]
+    flat = [
+        trunk.call_method("reshape", (copies[node], -1, size))
+        for node, size in zip(boundary, sizes, strict=True)
+    ]
     trunk.output(trunk.call_function(torch.cat, (flat, 1)))
 
     tail = fx.Graph()
@@ -123,7 +126,7 @@ def _halves(
     parts = tail.call_function(torch.split, (tail.placeholder("features"), sizes, 1))
     for place, node in enumerate(boundary):
         part = tail.call_function(operator.getitem, (parts, place))
-        copies[node] = tail.call_method("reshape", (part, -1, *per_image[node]))
+        copies[node] = tail.call_method("reshape", (part, -1, *per_image[node][1:]))
     for node in graph.nodes:
         if node in in_tail:
             copies[node] = tail.node_copy(node, copies.__getitem__)
@@ -150,7 +153,10 @@ def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
 
 
 def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Size]:
-    """The shapes, without the first axis, of the tensors whose first axis is that of the images."""
+    """The shapes ``[V, ...]`` of one image's part of the tensors that have rows for each image.
+
+    V is 1, or the number of views of an image that the network makes.
+    """
     shapes = []
     for size in _SIZES:
         recorder = _Recorder(module)
@@ -158,9 +164,9 @@ def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Si
         shapes.append(recorder.shapes)
     first, second = shapes
     return {
-        node: shape[1:]
+        node: torch.Size((shape[0] // _SIZES[0], *shape[1:]))
         for node, shape in first.items()
-        if shape and (other := second[node]) and (shape[0], other[0]) == _SIZES
+        if shape and (other := second[node]) and shape[0] * _SIZES[1] == other[0] * _SIZES[0] > 0
     }
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.backbones import Adapts
+from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
@@ -28,6 +28,7 @@ class FineTuneRequest:
         layer: name of a layer whose output to take instead of the network's last features.
         pool: of maps or tokens.
         adapts: what adapts; auto tries several and lets held-out images choose.
+        views: of each image: one, mirrored (two), crops (ten); auto lets held-out images choose.
         skip_unreadable: leave out images that cannot be decoded.
         output: folder of the classifier and the report.
     """
@@ -39,6 +40,7 @@ class FineTuneRequest:
     layer: str = ""
     pool: Pool = "average"
     adapts: Adapts | Literal["auto"] = "auto"
+    views: Views | Literal["auto"] = "auto"
     skip_unreadable: bool = False
     output: Path = Path("runs/finetune")
 
@@ -72,7 +74,12 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     )
     print(f"{len(data.labels)} images of {len(data.class_names)} classes ({counts})", flush=True)
     classifier, selection = fit(
-        data, backbone, source, adapts=request.adapts, say=lambda text: print(text, flush=True)
+        data,
+        backbone,
+        source,
+        adapts=request.adapts,
+        views=request.views,
+        say=lambda text: print(text, flush=True),
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from fewshot_blo.backbones import Adapts, Backbone
+from fewshot_blo.backbones import Adapts, Backbone, Views
+from fewshot_blo.backbones.views import COUNT
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.kernel import SGD, Adam
 from fewshot_blo.networks import CosineHead, Head, LinearHead, RidgeHead
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
+
+_FEW = 500
+"""Images up to which what takes longer is tried too."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Candidate:
         rule: of the steps.
         step_size: of the rule.
         lam: regularisation of ridge regression.
+        views: of an image that the network sees.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Candidate:
     rule: Literal["sgd", "adam"] = "sgd"
     step_size: float = 1.0
     lam: float = 0.1
+    views: Views = "one"
 
     def adaptation(self) -> Adaptation:
         """Its steps."""
@@ -55,7 +61,7 @@ class Candidate:
             "ridge": RidgeHead(lam=self.lam),
         }
         problem = fine_tuning(
-            backbone,
+            backbone.seen(self.views),
             image,
             adapts=self.adapts,
             blocks=self.blocks,
@@ -88,19 +94,37 @@ TAILS = (
 )
 
 
-def candidates(adapts: Adapts | Literal["auto"], *, images: int) -> tuple[Candidate, ...]:
+def candidates(
+    adapts: Adapts | Literal["auto"], views: Views | Literal["auto"], *, images: int
+) -> tuple[Candidate, ...]:
     """Those to choose from.
 
     Args:
         adapts: "auto" for heads and, with at most 500 images, also parts of the network; or what is
             to adapt.
+        views: of each image; "auto" for one and, with at most 500 images, heads on ten as well.
         images: number of images.
 
     Raises:
         ConfigurationError: if there is none of that kind.
     """
+    few = images <= _FEW
+    of_kind = _of_kind(adapts, few=few)
+    if views == "auto":
+        heads = [candidate for candidate in of_kind if candidate.adapts == "head" and few]
+        return of_kind + tuple(_seeing(candidate, "crops") for candidate in heads)
+    return tuple(_seeing(candidate, views) for candidate in of_kind)
+
+
+def _seeing(candidate: Candidate, views: Views) -> Candidate:
+    if views == "one":
+        return candidate
+    return replace(candidate, name=f"{candidate.name}, {COUNT[views]} views", views=views)
+
+
+def _of_kind(adapts: Adapts | Literal["auto"], *, few: bool) -> tuple[Candidate, ...]:
     if adapts == "auto":
-        return HEADS + TAILS if images <= 500 else HEADS
+        return HEADS + TAILS if few else HEADS
     if adapts == "head":
         return HEADS
     of_kind = tuple(candidate for candidate in TAILS if candidate.adapts == adapts)

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from fewshot_blo.backbones import Adapts, Backbone, Preprocessing
+from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
@@ -35,6 +35,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: file of weights to use instead of the library's own.
         size: of the images in pixels; None for that of the network's training.
         adapts: what adapts; "auto" lets held-out images choose.
+        views: of each image: one, mirrored (two), crops (ten); "auto" lets held-out images choose.
 
     Attributes:
         classes_: the labels.
@@ -48,11 +49,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: str | Path | None = None,
         size: int | None = None,
         adapts: Adapts | Literal["auto"] = "auto",
+        views: Views | Literal["auto"] = "auto",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.size = size
         self.adapts = adapts
+        self.views = views
 
     def fit(self, X: Any, y: ArrayLike) -> FewShotClassifier:
         """Chooses how to fine-tune by held-out images, and does it on all."""
@@ -77,8 +80,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = tuple(map(str, range(len(self.classes_))))
         target = torch.from_numpy(labels[order].astype(np.int64))
         data = LabelledImages(images[torch.from_numpy(order)], target, names, ())
-        adapts = "head" if self.backbone is None else self.adapts
-        self.model_, selection = fit(data, network, source, adapts=adapts)
+        table = self.backbone is None
+        adapts, views = ("head", "one") if table else (self.adapts, self.views)
+        self.model_, selection = fit(data, network, source, adapts=adapts, views=views)
         self.accuracy_ = selection.accuracy
         return self
 

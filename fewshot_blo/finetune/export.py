@@ -54,7 +54,10 @@ def to_module(classifier: Classifier) -> Deployed:
     """The classifier as a plain PyTorch module with what was adapted in its place."""
     candidate, params = classifier.candidate, classifier.params
     network, names = choose_parameters(
-        classifier.backbone, candidate.adapts, blocks=candidate.blocks, rank=candidate.rank
+        classifier.backbone.seen(candidate.views),
+        candidate.adapts,
+        blocks=candidate.blocks,
+        rank=candidate.rank,
     )
     network = copy.deepcopy(network).eval()
     parameters = dict(network.named_parameters())

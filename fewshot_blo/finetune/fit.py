@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fewshot_blo.backbones import Adapts, Backbone
+from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.evaluate import embed
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate, candidates
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
@@ -22,6 +22,7 @@ def fit(
     source: Source,
     *,
     adapts: Adapts | Literal["auto"] = "auto",
+    views: Views | Literal["auto"] = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Classifier, Selection]:
     """Chooses how to fine-tune by held-out images, and does it on all.
@@ -31,6 +32,7 @@ def fit(
         backbone: a pretrained network.
         source: where it comes from.
         adapts: what adapts; "auto" lets the images choose.
+        views: of each image; "auto" lets the images choose.
         say: is told of each candidate.
 
     Raises:
@@ -38,12 +40,12 @@ def fit(
     """
     parts = folds(data.labels)
     tried: list[HeldOut] = []
-    options = candidates(adapts, images=len(data.labels)) if parts else (PROTOTYPES,)
-    embedded: dict[tuple[Adapts, int, int], Tensor] = {}
+    options = candidates(adapts, views, images=len(data.labels)) if parts else (PROTOTYPES,)
+    embedded: dict[tuple[Views, Adapts, int, int], Tensor] = {}
     for candidate in options:
         problem = candidate.problem(backbone, data.images.shape[1:])
         # Candidates with the same frozen layers have the same features.
-        layers = candidate.adapts, candidate.blocks, candidate.rank
+        layers = candidate.views, candidate.adapts, candidate.blocks, candidate.rank
         if layers not in embedded:
             embedded[layers] = embed(problem.network, data.images)
         result = hold_out(candidate, problem, embedded[layers], data, parts)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.backbones import Split, load_backbone, split_network
+from fewshot_blo.backbones import Split, Views, load_backbone, split_network
 from fewshot_blo.backbones.low_rank import with_low_rank
 from fewshot_blo.errors import ConfigurationError
 
@@ -114,21 +114,23 @@ def test_a_layer_that_is_read_and_not_called_stays_in_the_tail() -> None:
     assert gradient.any()
 
 
+@pytest.mark.parametrize("views", ["one", "crops"])
 @pytest.mark.parametrize(
     ("name", "prefix", "size"),
     [
         ("torchvision:mobilenet_v3_small", "body.features.11", 64),
         ("torchvision:resnet18", "body.layer4.1.conv2", 64),
+        ("torchvision:vit_b_32", "body.encoder.layers.encoder_layer_11", 224),
         ("torchvision:convnext_tiny", "body.features.7.2", 64),
         ("timm:tf_efficientnet_lite0", "body.blocks.6", 64),
         ("timm:vit_tiny_patch16_224", "body.blocks.11", None),
     ],
 )
-def test_published_networks(name: str, prefix: str, size: int | None) -> None:
+def test_published_networks(name: str, prefix: str, size: int | None, views: Views) -> None:
     if name.startswith("timm"):
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    network = load_backbone(name, pretrained=False, size=size)
+    network = load_backbone(name, pretrained=False, size=size).seen(views)
     adapted = [n for n, _ in network.named_parameters() if n.startswith(prefix)]
     split = split_network(network, adapted, IMAGE)
     assert not split.whole

@@ -29,6 +29,7 @@ from fewshot_blo.finetune.classifier import fit_classifier
 HEAD = Candidate("head", steps=20, step_size=2.0)
 RIDGE = Candidate("ridge", head="ridge")
 TAIL = Candidate("tail", adapts="last_blocks", steps=5, rule="adam", step_size=1e-3)
+CROPS = Candidate("crops", views="crops")
 LOW = Candidate("low rank", adapts="low_rank", rank=1, steps=5, rule="adam", step_size=1e-3)
 
 
@@ -37,7 +38,7 @@ def data(make_folder: Callable[..., Path]) -> LabelledImages:
     return read_labelled(make_folder(5, 4, 5), 16)
 
 
-@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
+@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW, CROPS])
 def test_one_file_holds_everything(
     candidate: Candidate, data: LabelledImages, small_networks: str, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ CANDIDATES = [
     Candidate("head", steps=5),
     Candidate("tail", adapts="last_blocks", steps=3, rule="adam", step_size=1e-2),
     Candidate("low rank", adapts="low_rank", rank=1, steps=3, rule="adam", step_size=1e-2),
+    Candidate("crops", views="crops"),
+    Candidate("crops, tail", adapts="last_blocks", views="crops", steps=3, step_size=1e-2),
     Candidate("all", adapts="all", steps=3, rule="adam", step_size=1e-2),
 ]
 

@@ -159,10 +159,14 @@ def test_likeness_is_uniform_for_known_images_and_low_for_others() -> None:
 
 
 def test_candidates_by_name() -> None:
-    assert candidates("auto", images=30) == HEADS + TAILS
-    assert candidates("auto", images=900) == HEADS
-    assert candidates("head", images=30) == HEADS
-    assert [c.adapts for c in candidates("last_blocks", images=900)] == ["last_blocks"]
-    assert {c.adapts for c in candidates("bias", images=30)} == {"bias"}
+    assert candidates("auto", "one", images=30) == HEADS + TAILS
+    assert candidates("auto", "auto", images=900) == candidates("auto", "one", images=900) == HEADS
+    assert candidates("head", "one", images=30) == HEADS
+    assert [c.adapts for c in candidates("last_blocks", "auto", images=900)] == ["last_blocks"]
+    assert {c.adapts for c in candidates("bias", "one", images=30)} == {"bias"}
+    some = candidates("auto", "auto", images=30)
+    assert some[: len(HEADS + TAILS)] == HEADS + TAILS
+    assert [(c.adapts, c.views) for c in some[len(HEADS + TAILS) :]] == [("head", "crops")] * 5
+    assert {c.views for c in candidates("auto", "mirrored", images=900)} == {"mirrored"}
     with pytest.raises(ConfigurationError, match="adapts is 'nothing'"):
-        candidates("nothing", images=3)  # type: ignore[arg-type]
+        candidates("nothing", "one", images=3)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Views of an image against torchvision's."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_images import network
+
+from fewshot_blo.backbones.views import COUNT, ImageViews, Views
+from tasks.torchvision_import import torchvision_module
+
+IMAGES = torch.rand(3, 2, 16, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_ten_crops_are_those_of_torchvision() -> None:
+    torchvision_module()
+    functional: Any = importlib.import_module("torchvision.transforms.functional")
+    found = ImageViews("crops")(IMAGES).unflatten(0, (3, 10))
+    for image, own in zip(IMAGES, found, strict=True):
+        expected = functional.ten_crop(image, [14, 28])
+        assert {crop.numpy().tobytes() for crop in own} == {c.numpy().tobytes() for c in expected}
+
+
+def test_views_of_an_image_and_its_mirror_image_are_two() -> None:
+    found = ImageViews("mirrored")(IMAGES)
+    assert torch.equal(found[0::2], IMAGES)
+    assert torch.equal(found[1::2], IMAGES.flip(-1))
+    assert ImageViews("one")(IMAGES) is IMAGES
+    assert ImageViews("crops")(IMAGES[..., :1, :1]).shape == (30, 2, 1, 1)
+
+
+@pytest.mark.parametrize("views", ["mirrored", "crops"])
+def test_features_are_means_of_the_directions_of_the_views(views: Views) -> None:
+    backbone, images = network(), torch.rand(4, 3, 18, 20)
+    with torch.no_grad():
+        found = backbone.seen(views)(images)
+        for image, features in zip(images, found, strict=True):
+            each = [backbone(view[None])[0] for view in ImageViews(views)(image[None])]
+            assert len(each) == COUNT[views]
+            expected = torch.stack([F.normalize(f, dim=0) for f in each]).mean(0)
+            torch.testing.assert_close(features, expected)
+        torch.testing.assert_close(backbone.seen(views).seen("one")(images), backbone(images))
