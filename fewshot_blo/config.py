@@ -121,6 +121,8 @@ class ProblemSettings:
         step_sizes: learned ones of an initialization: one for each tensor, each entry (Meta-SGD),
             or each tensor and inner step (MAML++).
         backend: of the kernel; auto measures which is faster.
+        slices: of a shared encoder that treats every image by itself: images encoded at a time,
+            whose activations are made again in the backward pass; 0 keeps all.
         precision: of the network's products: float32, or faster and less exact tf32 (GPU) and
             bfloat16; parameters and losses stay in dtype. `check` prints errors and times.
     """
@@ -148,6 +150,7 @@ class ProblemSettings:
     adapt: Literal["all", "head", "body", "no_norms"] = "all"
     step_sizes: Literal["tensor", "entry", "step"] = "tensor"
     backend: Backend | Literal["auto"] = "auto"
+    slices: int = 0
     precision: Precision = "float32"
 
 

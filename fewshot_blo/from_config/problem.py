@@ -72,6 +72,7 @@ def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int)
         "features": features,
         "backend": settings.backend,
         "precision": settings.precision,
+        "slices": settings.slices,
     }
     if settings.name == "pretraining":
         return Pretraining(classes=settings.classes, **arguments)

@@ -25,6 +25,7 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.problems.slices import in_slices
 from tasks import TaskBatch
 
 FEATURES = "features"
@@ -63,6 +64,9 @@ class SharedEncoder:
         way, features: N and D, needed for a learned start.
         backend: of the encoder's forward pass; "auto" measures at the first batch.
         precision: of the encoder's products; the head's are in the parameters' dtype.
+        slices: images encoded at a time, whose activations are made again in the backward pass, so
+            that memory does not grow with their number; 0 keeps all. For encoders that treat every
+            image by itself, as pretrained ones do.
 
     Raises:
         ConfigurationError: if the settings contradict each other, or the parameters' device or
@@ -82,12 +86,18 @@ class SharedEncoder:
         features: int | None = None,
         backend: Backend | Literal["auto"] = "auto",
         precision: Precision = "float32",
+        slices: int = 0,
     ) -> None:
         self.network = for_tasks(encoder)
         self.head: Head = head or LinearHead()
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
-        self.backend, self.precision, self.unit = backend, precision, unit
+        self.backend, self.precision, self.unit, self.slices = backend, precision, unit, slices
+        if slices < 0 or (slices and uses_batch_statistics(self.network)):
+            raise ConfigurationError(
+                f"slices is {slices}: it is a number of images, and 0 for a network whose batch "
+                "norms take their statistics from all of them"
+            )
         if self.prox < 0 or (learn_prox and self.prox == 0):
             raise ConfigurationError(
                 f"prox is {self.prox}: it must be positive to be learned, and never negative"
@@ -190,7 +200,7 @@ class SharedEncoder:
         on_features.network = nn.Identity()
         on_features._encoder = {}
         on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
-        on_features.backend = "batched"
+        on_features.backend, on_features.slices = "batched", 0
         return on_features
 
     def _encode(
@@ -201,6 +211,12 @@ class SharedEncoder:
             raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
         forward = TaskForward(self.network, self.backend, self.precision)
         support_keys, query_keys = task_keys(batch, keys)
+        if self.slices:
+            images = torch.cat([batch.support_x, batch.query_x], 1)
+            features = in_slices(forward, self._encoder, images, self.slices, support_keys)
+            sizes = [batch.support_x.shape[1], batch.query_x.shape[1]]
+            support, query = features.split(sizes, 1)
+            return support, query
         if norm == "support" and uses_batch_statistics(self.network):
             return joint_forward(forward, {}, self._encoder, batch, query_keys)
         support = forward(

@@ -1,0 +1,41 @@
+"""An encoder for a few images at a time, whose activations are made again in the backward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.kernel import TaskForward
+from fewshot_blo.kernel.layers import fold
+
+
+def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
+    """Features ``[T, B, D]`` of images ``[T, B, ...]``, a slice at a time.
+
+    The memory of a backward pass then does not grow with the number of images, for one more forward
+    pass. Exact where images do not meet, that is without statistics of the batch.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), cut
+    between images and not between layers.
+
+    Args:
+        forward: of the encoder.
+        shared: its parameters.
+        x: images.
+        images: at a time, of all tasks together.
+        keys: dropout keys ``[T]``.
+    """
+    slices = x.split(max(images // len(x), 1), 1)
+
+    def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
+        return forward({}, shared, part, keys=keys)
+
+    return torch.cat(
+        [
+            checkpoint(features, shared, part, fold(keys, place), use_reentrant=False)
+            for place, part in enumerate(slices)
+        ],
+        1,
+    )

@@ -1,0 +1,76 @@
+"""Encoders whose activations are made again, a few images at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import assert_same, make_batch
+from torch import nn
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import SGD, Backend
+from fewshot_blo.kernel.memory import peak_bytes
+from fewshot_blo.networks import Conv4
+from fewshot_blo.problems import SharedEncoder
+from tasks import TaskBatch
+
+
+def problem(slices: int, *, dropout: float = 0.0, backend: Backend = "batched") -> SharedEncoder:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(Conv4(hidden=8, norm="group"), nn.Dropout(dropout)).double()
+    return SharedEncoder(encoder, slices=slices, backend=backend)
+
+
+def step(of: SharedEncoder, batch: TaskBatch) -> tuple[Params, Params]:
+    bound = of.bind(batch, "support", torch.arange(batch.tasks))
+    found = Unroll(2, SGD(0.3)).hypergradient(bound.bilevel, EMPTY_STATE)
+    return {"F": found.outer_loss}, bound.pullback(found.gradient)
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+@pytest.mark.parametrize("slices", [1, 7, 1000])
+def test_slices_change_nothing(slices: int, backend: Backend) -> None:
+    batch = make_batch()
+    expected, found = step(problem(0), batch), step(problem(slices, backend=backend), batch)
+    assert_same(found[0], expected[0])
+    assert_same(found[1], expected[1])
+
+
+def test_dropout_masks_are_made_again() -> None:
+    batch = make_batch()
+    first, second = (step(problem(4, dropout=0.5), batch) for _ in range(2))
+    assert_same(first[1], second[1])
+    of = problem(4, dropout=0.5)
+    direction = {n: torch.randn_like(p) for n, p in of.outer.items()}
+    slope = sum(float((first[1][n] * d).sum()) for n, d in direction.items())
+    losses = []
+    for sign in (1, -1):
+        moved = problem(4, dropout=0.5)
+        for name, p in moved.outer.items():
+            p.data.add_(direction[name], alpha=sign * 1e-7)
+        losses.append(float(step(moved, batch)[0]["F"].mean()))
+    assert slope == pytest.approx((losses[0] - losses[1]) / 2e-7, rel=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    def peak(slices: int, repeats: int) -> int:
+        batch = make_batch()
+        queries = {
+            name: torch.cat([getattr(batch, name)] * repeats, 1) for name in ("query_x", "query_y")
+        }
+        longer = TaskBatch(batch.support_x, batch.support_y, classes=batch.classes, **queries)
+        of = problem(slices)
+        return peak_bytes(lambda: step(of, longer))
+
+    assert peak(0, 16) > 8 * peak(0, 1)
+    assert peak(8, 16) < 0.3 * peak(0, 16)
+
+
+def test_networks_whose_images_meet_have_no_slices() -> None:
+    with pytest.raises(ConfigurationError, match="slices is 4"):
+        SharedEncoder(Conv4(hidden=8), slices=4)
+    with pytest.raises(ConfigurationError, match="slices is -1"):
+        problem(-1)
