@@ -12,6 +12,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
+from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -139,7 +140,8 @@ def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> C
             f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
             " evaluate it with the version that trained it"
         ) from error
-    if config.problem.network not in (*NETWORKS, request.network):
+    known = (*NETWORKS, request.network)
+    if config.problem.network not in known and not config.problem.network.startswith(LIBRARIES):
         raise ConfigurationError(
             f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
             f"allow it with --network {config.problem.network}"

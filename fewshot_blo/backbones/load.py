@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import timm_models, torchvision_models, transformers_models
 from fewshot_blo.backbones.backbone import Backbone, Pool, Preprocessing
 from fewshot_blo.backbones.layers import prepared
-from fewshot_blo.backbones.weights import load_weights
+from fewshot_blo.backbones.weights import load_weights, put_weights, trained_weights
 from fewshot_blo.errors import ConfigurationError
 from tasks.torchvision_import import torchvision_module
 
@@ -41,7 +41,8 @@ def load_backbone(
         name: ``torchvision:mobilenet_v3_small``, ``timm:vit_small_patch14_dinov2``,
             ``hf:facebook/dinov2-small`` (a repository or a folder), or ``module:function`` for a
             function of your own that returns a module from images in [0, 1] to features.
-        weights: file of weights to load instead of the library's own.
+        weights: file of weights to load instead of the library's own, or a checkpoint of a run
+            that trained this network further.
         pretrained: without, weights are random.
         size: of the images in pixels; by default that of the network's training.
         layer: name of a layer whose output to take instead of the network's last features.
@@ -58,11 +59,16 @@ def load_backbone(
             f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
         )
     file = None if weights is None else Path(weights)
+    trained = None if file is None else trained_weights(file)
+    if trained is not None:
+        file, pretrained = None, False
     if library in _LOADERS:
         body, preprocessing = _LOADERS[library](rest, file, pretrained)
     else:
         body, preprocessing = _own(library, rest, file)
     body = prepared(body)
+    if trained is not None:
+        put_weights(body, trained, Path(str(weights)))
     if layer:
         body = _up_to(body, layer)
     if size is not None:

@@ -58,4 +58,4 @@ class MeanOverViews(nn.Module):
         """The mean."""
         if self.views == "one":
             return x
-        return F.normalize(x, dim=1).unflatten(0, (-1, COUNT[self.views])).mean(1)
+        return F.normalize(x, dim=1).reshape(-1, COUNT[self.views], x.shape[1]).mean(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fewshot_blo.errors import CheckpointError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
+_ENCODERS = ("body.", "encoder.body.")
 _PREFIXES = ("module.", "backbone.", "model.", "encoder.")
 
 
@@ -21,23 +22,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if there is no such file, or it holds anything but tensors by name.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no weight file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise CheckpointError(f"{path} needs the package safetensors: install it") from error
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}): it must be a file of tensors, as "
-            "torch.save(model.state_dict(), path) writes it"
-        ) from error
+    content = _content(path)
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -47,6 +32,52 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if other is not None:
         raise CheckpointError(f"{path}: '{other}' is no tensor, as a state_dict's values are")
     return {str(name): value for name, value in content.items()}
+
+
+def trained_weights(path: Path) -> dict[str, Tensor] | None:
+    """The encoder's tensors by name from a checkpoint of ``train``; None for any other file.
+
+    Raises:
+        CheckpointError: if there is no such file, or its encoder is no pretrained backbone.
+    """
+    content = _content(path)
+    parts = ("outer", "buffers", "optimizer")
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(part), Mapping) for part in parts
+    ):
+        return None
+    tensors = {**content["outer"], **content["buffers"]}
+    found = {
+        name.removeprefix(prefix): value
+        for prefix in _ENCODERS
+        for name, value in tensors.items()
+        if name.startswith(prefix) and isinstance(value, Tensor)
+    }
+    if not found:
+        raise CheckpointError(
+            f"{path} is a checkpoint of another encoder than a pretrained backbone: use one that "
+            "was trained with problem.network torchvision:NAME, timm:NAME or hf:NAME"
+        )
+    return found
+
+
+def _content(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"there is no weight file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs the package safetensors: install it") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}): it must be a file of tensors, as "
+            "torch.save(model.state_dict(), path) writes it"
+        ) from error
 
 
 def load_weights(network: nn.Module, path: Path, *, dropped: Collection[str] = ()) -> None:
@@ -61,7 +92,17 @@ def load_weights(network: nn.Module, path: Path, *, dropped: Collection[str] = (
     Raises:
         CheckpointError: as ``read_weights``, or if the tensors are another network's.
     """
-    weights = _without_prefix(read_weights(path), network)
+    put_weights(network, _without_prefix(read_weights(path), network), path, dropped)
+
+
+def put_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], path: Path, dropped: Collection[str] = ()
+) -> None:
+    """Copies tensors that were read from ``path`` into a network.
+
+    Raises:
+        CheckpointError: if the tensors are another network's.
+    """
     expected = network.state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(set(expected) - set(weights) - counters)

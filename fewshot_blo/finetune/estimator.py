@@ -80,8 +80,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = tuple(map(str, range(len(self.classes_))))
         target = torch.from_numpy(labels[order].astype(np.int64))
         data = LabelledImages(images[torch.from_numpy(order)], target, names, ())
-        table = self.backbone is None
-        adapts, views = ("head", "one") if table else (self.adapts, self.views)
+        adapts = "head" if self.backbone is None else self.adapts
+        views = "one" if self.backbone is None else self.views
         self.model_, selection = fit(data, network, source, adapts=adapts, views=views)
         self.accuracy_ = selection.accuracy
         return self

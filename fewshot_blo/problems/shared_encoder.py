@@ -215,7 +215,7 @@ class SharedEncoder:
             images = torch.cat([batch.support_x, batch.query_x], 1)
             features = in_slices(forward, self._encoder, images, self.slices, support_keys)
             sizes = [batch.support_x.shape[1], batch.query_x.shape[1]]
-            support, query = features.split(sizes, 1)
+            support, query = torch.split(features, sizes, 1)
             return support, query
         if norm == "support" and uses_batch_statistics(self.network):
             return joint_forward(forward, {}, self._encoder, batch, query_keys)

@@ -27,7 +27,7 @@ def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys
         images: at a time, of all tasks together.
         keys: dropout keys ``[T]``.
     """
-    slices = x.split(max(images // len(x), 1), 1)
+    slices = torch.split(x, max(images // len(x), 1), 1)
 
     def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
         return forward({}, shared, part, keys=keys)
