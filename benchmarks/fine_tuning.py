@@ -1,7 +1,8 @@
-"""Few-shot accuracy of a pretrained backbone: prototypes, and adaptations.
+"""Few-shot accuracy of a pretrained backbone: prototypes, and ways to fine-tune.
 
-CIFAR-FS, 5-way, 15 queries a class. Every adaptation has a few step sizes; for each shot the one
-with the highest accuracy on validation classes is taken to the test classes.
+CIFAR-FS, 5-way, 15 queries a class. Each row has a few settings (size of images, step size,
+regularisation, views); for each shot the one with the highest accuracy on validation classes is
+taken to the test classes, all on the same tasks.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.backbones import Backbone, load_backbone
@@ -23,26 +27,91 @@ from fewshot_blo.provenance import provenance
 from tasks import ClassDataset, EpisodicSampler, cifarfs
 from tasks.files import atomic_write
 
-ADAM = {"rule": "adam", "steps": 50}
-CANDIDATES: dict[str, list[Candidate]] = {
-    "prototypes": [Candidate("prototypes", head="cosine")],
-    "ridge": [Candidate("ridge", head="ridge", lam=lam) for lam in (0.03, 0.1, 0.3, 1.0)],
-    "linear head": [
-        Candidate("linear head", steps=50, step_size=size) for size in (0.3, 1.0, 3.0, 10.0)
-    ],
-    "last block": [
-        Candidate("last block", adapts="last_blocks", step_size=size, **ADAM)  # type: ignore[arg-type]
-        for size in (3e-4, 1e-3, 3e-3, 1e-2)
-    ],
-    "low rank, last 2 blocks": [
-        Candidate("low rank", adapts="low_rank", blocks=2, step_size=size, **ADAM)  # type: ignore[arg-type]
-        for size in (1e-3, 3e-3, 1e-2)
-    ],
-}
+Option = tuple[Candidate, int]
+"""A way to fine-tune, and the size of images in pixels."""
+
+ADAM: dict[str, Any] = {"rule": "adam", "steps": 50}
+LARGER = (160, 192, 224)
+
+
+def options(row: str, size: int) -> list[Option]:
+    """The settings of a row, at one size unless the row is about sizes."""
+    if row == "prototypes":
+        return [(Candidate(row, head="cosine"), size)]
+    if row == "ridge":
+        return [(Candidate(row, head="ridge", lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)]
+    if row == "linear head":
+        return [(Candidate(row, steps=50, step_size=s), size) for s in (0.3, 1.0, 3.0, 10.0)]
+    if row in ("last block", "last 3 blocks"):
+        blocks = 1 if row == "last block" else 3
+        return [
+            (Candidate(row, adapts="last_blocks", blocks=blocks, step_size=s, **ADAM), size)
+            for s in (1e-3, 3e-3, 1e-2)
+        ]
+    if row == "low rank, last 2 blocks":
+        return [
+            (Candidate(row, adapts="low_rank", blocks=2, step_size=s, **ADAM), size)
+            for s in (1e-3, 3e-3, 1e-2)
+        ]
+    prototypes, ridge = Candidate(row, head="cosine"), Candidate(row, head="ridge", lam=0.3)
+    if row == "larger images, prototypes":
+        return [(prototypes, larger) for larger in LARGER]
+    if row == "larger images, ridge":
+        return [(ridge, larger) for larger in LARGER]
+    if row == "2 views, larger images, ridge":
+        return [(replace(ridge, views="mirrored"), larger) for larger in LARGER]
+    return [
+        (replace(ridge, views="crops", lam=lam), larger)
+        for larger, lam in product((128, 160), (0.1, 0.3, 1.0))
+    ]
+
+
+ROWS = (
+    "prototypes",
+    "ridge",
+    "linear head",
+    "last block",
+    "last 3 blocks",
+    "low rank, last 2 blocks",
+    "larger images, prototypes",
+    "larger images, ridge",
+    "2 views, larger images, ridge",
+    "10 views, ridge",
+)
+
+
+@dataclass
+class Embedded:
+    """What the frozen layers make of all images of a data set, for the options that share them."""
+
+    backbone: Backbone
+    dataset: ClassDataset
+    key: tuple[object, ...] = ()
+    features: Tensor | None = None
+
+    def measure(self, option: Option, shot: int, tasks: int) -> Evaluation:
+        """Accuracy on tasks of this data set."""
+        candidate, size = option
+        settings = replace(self.backbone.preprocess.settings, size=size)
+        backbone = Backbone(self.backbone.body, settings, name=self.backbone.name)
+        problem = candidate.problem(backbone, self.dataset.images.shape[1:])
+        key = (size, candidate.views, candidate.adapts, candidate.blocks, candidate.rank)
+        if self.features is None or self.key != key:
+            self.features = None  # Freed before the next are made.
+            self.key, self.features = key, embed(problem.network, self.dataset.images)
+        sampler = EpisodicSampler(self.dataset, way=5, shot=shot, query=15, tasks=32, seed=1000)
+        return evaluate(
+            problem,
+            sampler,
+            tasks=tasks,
+            norm="support",
+            adaptation=candidate.adaptation(),
+            embeddings=self.features,
+        )
 
 
 def main() -> None:
-    """Measures, prints a table and writes JSON."""
+    """Measures, prints a table and writes JSON after every row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of CIFAR-FS")
     parser.add_argument("--backbone", default="torchvision:mobilenet_v3_small")
@@ -51,87 +120,90 @@ def main() -> None:
     parser.add_argument("--interpolation", default="bicubic")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--tasks", type=int, default=600, help="test tasks")
-    parser.add_argument("--validation_tasks", type=int, default=200)
-    parser.add_argument("--only", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--validation_tasks", type=int, default=400)
+    parser.add_argument("--validation_images", type=int, default=200, help="of each class")
+    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
     keep_freed_memory()
     splits = cifarfs.load(arguments.root)
-    backbone = load_backbone(arguments.backbone, weights=arguments.weights, size=arguments.size)
+    backbone = load_backbone(arguments.backbone, weights=arguments.weights)
     settings = replace(backbone.preprocess.settings, interpolation=arguments.interpolation)
     backbone = Backbone(backbone.body, settings, name=backbone.name)
-    measured: dict[str, dict[str, Evaluation]] = {str(shot): {} for shot in arguments.shots}
-    known: dict[tuple[str, int], list[torch.Tensor]] = {}  # Of one kind at a time.
-    records, tasks = [], arguments.validation_tasks
-    for name in dict.fromkeys(["prototypes", *arguments.only]):
-        options = CANDIDATES[name]
-        kind = options[0].adapts, options[0].blocks
-        if kind not in known:
-            problem = options[0].problem(backbone, splits.test.images.shape[1:])
-            parts = (splits.validation, splits.test)
-            known = {kind: [embed(problem.network, part.images) for part in parts]}
-        on_validation, on_test = known[kind]
+    validation = Embedded(backbone, first(splits.validation, arguments.validation_images))
+    test = Embedded(backbone, splits.test)
+    records: list[dict[str, Any]] = []
+    base: dict[int, Evaluation] = {}
+    for row in dict.fromkeys(["prototypes", *arguments.only]):
+        tried = options(row, arguments.size)
+        accuracy = {
+            (place, shot): validation.measure(option, shot, arguments.validation_tasks).mean
+            for place, option in enumerate(tried)
+            for shot in arguments.shots
+        }
         for shot in arguments.shots:
-            tried = [
-                measure(c, backbone, splits.validation, on_validation, shot, tasks) for c in options
-            ]
-            best = options[max(range(len(tried)), key=lambda place: tried[place].mean)]
+            place = max(range(len(tried)), key=lambda p: accuracy[p, shot])
+            found = test.measure(tried[place], shot, 1)  # The images are embedded.
             start = time.perf_counter()
-            test = measure(best, backbone, splits.test, on_test, shot, arguments.tasks)
-            milliseconds = 1000 * (time.perf_counter() - start) / arguments.tasks
-            measured[str(shot)][name] = test
-            gain, half = paired_difference(measured[str(shot)]["prototypes"], test)
-            records.append(
-                {
-                    "method": name,
-                    "shot": shot,
-                    "step_size": best.step_size,
-                    "lam": best.lam,
-                    "validation": [e.mean for e in tried],
-                    "accuracy": test.mean,
-                    "interval": test.interval,
-                    "gain": gain,
-                    "gain_interval": half,
-                    "milliseconds_per_task": milliseconds,
-                }
-            )
-            print(
-                f"{name:24} {shot}-shot {100 * test.mean:.2f} ± {100 * test.interval:.2f} "
-                f"({100 * gain:+.2f} ± {100 * half:.2f}), {milliseconds:.0f} ms a task, "
-                f"validation {', '.join(f'{100 * e.mean:.2f}' for e in tried)}",
-                flush=True,
-            )
-            if arguments.output:
-                content = {
-                    "backbone": backbone.name,
-                    "preprocessing": str(settings),
-                    "tasks": arguments.tasks,
-                    "provenance": provenance(torch.device("cpu")),
-                    "rows": records,
-                }
-                with atomic_write(arguments.output) as file:
-                    file.write(json.dumps(content, indent=1).encode())
+            found = test.measure(tried[place], shot, arguments.tasks)
+            seconds = time.perf_counter() - start
+            base.setdefault(shot, found)
+            record = described(row, shot, tried[place], found, base[shot])
+            record["milliseconds_per_task"] = 1000 * seconds / arguments.tasks
+            record["validation"] = [accuracy[p, shot] for p in range(len(tried))]
+            records.append(record)
+            print(line(record), flush=True)
+        if arguments.output:
+            content = {
+                "backbone": backbone.name,
+                "weights": Path(arguments.weights).name if arguments.weights else "",
+                "interpolation": arguments.interpolation,
+                "tasks": arguments.tasks,
+                "provenance": provenance(torch.device("cpu")),
+                "rows": records,
+            }
+            with atomic_write(arguments.output) as file:
+                file.write(json.dumps(content, indent=1).encode())
 
 
-def measure(
-    candidate: Candidate,
-    backbone: Backbone,
-    dataset: ClassDataset,
-    features: torch.Tensor,
-    shot: int,
-    tasks: int,
-) -> Evaluation:
-    """Accuracy of one adaptation on tasks of one split."""
-    sampler = EpisodicSampler(dataset, way=5, shot=shot, query=15, tasks=32, seed=1000)
-    problem = candidate.problem(backbone, dataset.images.shape[1:])
-    return evaluate(
-        problem,
-        sampler,
-        tasks=tasks,
-        norm="support",
-        adaptation=candidate.adaptation(),
-        embeddings=features,
+def first(dataset: ClassDataset, count: int) -> ClassDataset:
+    """The first so many images of each class."""
+    rows = [
+        (dataset.labels == c).nonzero().flatten()[:count] for c in range(len(dataset.class_names))
+    ]
+    kept = torch.cat(rows)
+    return ClassDataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
+
+
+def described(
+    row: str, shot: int, option: Option, found: Evaluation, base: Evaluation
+) -> dict[str, Any]:
+    """What was chosen, its accuracy on test classes, and what it gains over prototypes."""
+    candidate, size = option
+    gain, half = paired_difference(base, found)
+    return {
+        "method": row,
+        "shot": shot,
+        "size": size,
+        "views": candidate.views,
+        "step_size": candidate.step_size,
+        "lam": candidate.lam,
+        "accuracy": found.mean,
+        "interval": found.interval,
+        "gain": gain,
+        "gain_interval": half,
+    }
+
+
+def line(record: dict[str, Any]) -> str:
+    """A record for a person."""
+    percent = {k: 100 * record[k] for k in ("accuracy", "interval", "gain", "gain_interval")}
+    return (
+        f"{record['method']:30} {record['shot']}-shot {percent['accuracy']:.2f} ± "
+        f"{percent['interval']:.2f} ({percent['gain']:+.2f} ± {percent['gain_interval']:.2f}), "
+        f"size {record['size']}, {record['milliseconds_per_task']:.0f} ms a task, validation "
+        + ", ".join(f"{100 * mean:.2f}" for mean in record["validation"])
     )
 
 
