@@ -8,6 +8,24 @@ import ctypes.util
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
+_HEAP = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
+
+
+class _HeapUse(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (*_HEAP, "fordblks", "keepcost"))
+
+
+def kept_bytes() -> int:
+    """Bytes that were freed and that the C library keeps; 0 where it does not tell."""
+    function = getattr(_c_library(), "mallinfo2", None)
+    if function is None:
+        return 0
+    function.restype = _HeapUse
+    return int(function().fordblks)
+
+
 def keep_freed_memory() -> bool:
     """Makes the C library reuse large blocks; call it before the first tensor is made.
 
@@ -18,11 +36,15 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took the settings; others than glibc do not have them.
     """
-    library = ctypes.util.find_library("c")
-    mallopt = getattr(ctypes.CDLL(library), "mallopt", None) if library else None
+    mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
         return False
     gibibyte = 1 << 30
     settings = {_M_MMAP_THRESHOLD: gibibyte, _M_TRIM_THRESHOLD: gibibyte, _M_TOP_PAD: 1 << 26}
     taken = [mallopt(option, value) == 1 for option, value in settings.items()]
     return all(taken)
+
+
+def _c_library() -> ctypes.CDLL | None:
+    name = ctypes.util.find_library("c")
+    return ctypes.CDLL(name) if name else None

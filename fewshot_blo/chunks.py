@@ -30,6 +30,7 @@ from tasks import TaskBatch
 from tasks.batch import send
 
 Result = TypeVar("Result")
+_HOST_BYTES, _GPU_BYTES = 2**28, 2**32
 
 
 @dataclass
@@ -38,11 +39,13 @@ class Chunk:
 
     Attributes:
         size: tasks at a time.
-        setting: the setting that fixes it from the start, for the warning.
+        setting: the setting that fixes it from the start, for the warning; empty for none.
+        what: the word for the tasks where they are something else.
     """
 
     size: int
     setting: str = "chunk"
+    what: str = "task"
 
     def run(
         self, compute: Callable[[slice], Result], tasks: int, device: torch.device
@@ -77,18 +80,33 @@ class Chunk:
         if tasks == 1:
             peak, free = (n / 2**30 for n in (peak_resident_bytes(device), free_bytes(device)))
             raise ConfigurationError(
-                f"one task at a time does not fit into the memory of {device}: {reason} (peak "
-                f"{peak:.2f} GiB, free now {free:.2f} GiB); use recompute, fewer inner steps or "
-                "first_order where inner steps are unrolled, smaller images (size), fewer query "
+                f"one {self.what} at a time does not fit into the memory of {device}: {reason} "
+                f"(peak {peak:.2f} GiB, free now {free:.2f} GiB); use recompute, fewer inner steps "
+                "or first_order where inner steps are unrolled, smaller images (size), fewer query "
                 "images, or a smaller network"
             )
         release_memory(device)
         self.size = (tasks + 1) // 2
+        advice = f" (set {self.setting} to {self.size} to start so)" if self.setting else ""
         warnings.warn(
-            f"{device} ran out of memory with {tasks} tasks at a time: going on with {self.size} "
-            f"(set {self.setting} to {self.size} to start so)",
+            f"{device} ran out of memory with {tasks} {self.what}s at a time: going on with "
+            f"{self.size}{advice}",
             stacklevel=3,
         )
+
+
+def at_a_time(one: Callable[[], object], count: int, device: torch.device) -> int:
+    """How many are computed at a time without gradients, from the measured peak of one.
+
+    Not more than it takes to make the work of Python small beside that of the processor.
+
+    Args:
+        one: computes one.
+        count: how many there are.
+        device: where.
+    """
+    most = _GPU_BYTES if device.type == "cuda" else _HOST_BYTES
+    return largest_chunk(peak_bytes(one), count, min(most, free_bytes(device) // 2))
 
 
 def hypergradient(

@@ -18,6 +18,7 @@ from fewshot_blo.errors import (
     DivergenceError,
     StructuralZeroError,
 )
+from fewshot_blo.kernel.memory import memory_limit
 from tasks import DataError
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -56,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subcommands(dest="command")
     for name, subparser in parsers.items():
         subparser.exit_on_error = False
+        subparser.add_argument(
+            "--memory_limit",
+            type=float,
+            help="GiB that the process may hold: what is computed at a time is made to fit",
+        )
         commands.add_subcommand(name, subparser)
     try:
         parsed = parser.parse_args(arguments)
@@ -66,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{command_line}: {reason} (see {command_line} --help)", file=sys.stderr)
         return 2
     keep_freed_memory()
+    options = parsed[parsed.command]
     try:
         command = _COMMANDS[parsed.command]
-        status: int = command.run(parsers[parsed.command], parsed[parsed.command])
+        with memory_limit(options.memory_limit):
+            status: int = command.run(parsers[parsed.command], options)
         return status
     except _USER_ERRORS as error:
         print(f"fewshot-blo {parsed.command}: {error}", file=sys.stderr)

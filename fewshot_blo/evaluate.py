@@ -10,18 +10,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewshot_blo.chunks import Chunk
+from fewshot_blo.chunks import Chunk, at_a_time
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
-from fewshot_blo.kernel.memory import free_bytes, largest_chunk, peak_bytes
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from tasks import EpisodicSampler, TaskBatch
 from tasks.dataset import intensities
 
-_HOST_BYTES, _GPU_BYTES = 2**28, 2**32
+_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,9 @@ def _scores(
         bar.update(batch.tasks)
         return right.sum(1).double() / queries, finite
 
-    size = chunk or _chunk_size(problem, first, norm, adaptation, tasks)
+    size = chunk or at_a_time(
+        lambda: adapted(problem, first[:1], norm, adaptation)(), tasks, sampler.device
+    )
     with bar:
         accuracy, finite = zip(*Chunk(size).run(score, tasks, sampler.device), strict=True)
     if not torch.stack(finite).all():
@@ -178,24 +179,6 @@ def adapted(
     return partial(bound.query_logits, inner)
 
 
-def _chunk_size(
-    problem: FewShotProblem,
-    batch: TaskBatch,
-    norm: NormMode,
-    adaptation: Adaptation,
-    tasks: int,
-) -> int:
-    """How many tasks are adapted at a time, from the measured peak of one of them.
-
-    Not more than it takes to make the work of Python small beside that of the processor.
-    """
-    peak = peak_bytes(lambda: adapted(problem, batch[:1], norm, adaptation)())
-    device = batch.support_x.device
-    most = _GPU_BYTES if device.type == "cuda" else _HOST_BYTES
-    budget = min(most, free_bytes(device) // 2)
-    return largest_chunk(peak, tasks, budget)
-
-
 @torch.no_grad()
 def embed(
     network: nn.Module,
@@ -214,13 +197,18 @@ def embed(
     device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
     network.eval()
+
+    def features(rows: slice) -> Tensor:
+        part = images[rows]
+        whole = part.dtype == torch.uint8
+        x = intensities(part, device, dtype) if whole else part.to(device, dtype)
+        found: Tensor = network(x).to(dtype)
+        return found
+
     try:
-        features = []
         with product_precision(precision, device), forward_precision(precision, device):
-            for part in torch.split(images, 256):
-                whole = part.dtype == torch.uint8
-                x = intensities(part, device, dtype) if whole else part.to(device, dtype)
-                features.append(network(x).to(dtype))
-        return torch.cat(features)
+            size = min(_IMAGES, at_a_time(lambda: features(slice(1)), len(images), device))
+            parts = Chunk(size, setting="", what="image").run(features, len(images), device)
+        return torch.cat(parts)
     finally:
         network.train(was_training)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_blo.chunks import Chunk, at_a_time
 from fewshot_blo.evaluate import adapted
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
@@ -18,8 +19,6 @@ from fewshot_blo.problems import SharedEncoder
 from tasks import TaskBatch
 
 _LEAVE_ONE_OUT, _FOLDS = 20, 10
-_ROWS = 4096
-"""Support rows adapted at a time, which bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,18 @@ def hold_out(
     """
     on_features, ways = problem.on_features(), len(data.class_names)
     logits = torch.full((len(data.labels), ways), torch.nan)
-    at_once = max(_ROWS // len(data.labels), 1)
+    adaptation, device = candidate.adaptation(), features.device
+
+    def answer(some: slice) -> None:
+        batch = _as_tasks(features, data.labels, parts[some], ways)
+        answers = adapted(on_features, batch, "support", adaptation)()
+        for part, own in zip(parts[some], answers, strict=True):
+            logits[part] = own[: len(part)].float()
+
     with torch.no_grad():
-        for start in range(0, len(parts), at_once):
-            some = parts[start : start + at_once]
-            batch = _as_tasks(features, data.labels, some, ways)
-            answers = adapted(on_features, batch, "support", candidate.adaptation())()
-            for part, answer in zip(some, answers, strict=True):
-                logits[part] = answer[: len(part)].float()
+        if parts:
+            size = at_a_time(lambda: answer(slice(1)), len(parts), device)
+            Chunk(size, setting="", what="fold").run(answer, len(parts), device)
     return HeldOut(candidate, logits, data.labels)
 
 

@@ -7,6 +7,8 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fewshot_blo.allocator import kept_bytes
+from fewshot_blo.errors import ConfigurationError
 
 # Errors of no class of their own: of the host's allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY_WORDS = (
@@ -96,12 +101,38 @@ class SavedBytes(saved_tensors_hooks):
         return tensor.detach()  # Itself, it would hold the node that saves it.
 
 
+_limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+
+
+@contextmanager
+def memory_limit(gibibytes: float | None) -> Iterator[None]:
+    """Chunks of tasks and images are made to fit into so much memory inside.
+
+    One task, or one image, at a time is the least that can be computed, whatever it takes.
+
+    Args:
+        gibibytes: that the process may hold, resident on the host with the program itself (about
+            half a GiB), and as much again on a GPU; None for no limit.
+
+    Raises:
+        ConfigurationError: if it is not positive.
+    """
+    if gibibytes is not None and not gibibytes > 0:
+        raise ConfigurationError(f"the memory limit is {gibibytes} GiB: it must be positive")
+    token = _limit.set(None if gibibytes is None else int(gibibytes * 2**30))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     """Memory that can still be taken on ``device``.
 
     On the host the least of what the system has available, what the limits of the process'
     control groups leave (containers, batch systems), and what its own limits of address space
-    and data leave; without bound where the system tells none of them.
+    and data leave; without bound where the system tells none of them. A limit that the user has
+    set (``memory_limit``) is kept as well.
 
     Args:
         device: a GPU or the host.
@@ -110,9 +141,18 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + int(cached)
+        own = (_limit.get() or sys.maxsize) - torch.cuda.memory_allocated(device)
+        return max(0, min(int(free) + int(cached), own))
     limits = [*_available(root), *_control_group_free(root), *_process_free(root)]
+    if limit := _limit.get():
+        limits.append(limit - _held(root))
     return max(0, min(limits, default=sys.maxsize))
+
+
+def _held(root: Path) -> int:
+    """Resident bytes, less what the C library keeps for later."""
+    resident = sum(int(line.split()[1]) for line in _lines(root / "proc/self/statm"))
+    return resident * resource.getpagesize() - kept_bytes()
 
 
 def _available(root: Path) -> Iterator[int]:

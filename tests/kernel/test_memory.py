@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.memory import (
     SavedBytes,
     free_bytes,
     is_out_of_memory,
     largest_chunk,
+    memory_limit,
     peak_bytes,
 )
 
@@ -147,6 +149,28 @@ def test_free_memory_within_the_limits_of_the_process(
     limits = {limited: (150 * page, none)}
     monkeypatch.setattr(resource, "getrlimit", lambda what: limits.get(what, (none, none)))
     assert free_bytes(HOST, root) == free * page
+
+
+def test_free_memory_within_a_limit_of_the_user() -> None:
+    unlimited = free_bytes(HOST)
+    with memory_limit(1e6):
+        assert free_bytes(HOST) == pytest.approx(unlimited, rel=0.2)
+    with memory_limit(4.0):
+        free = free_bytes(HOST)
+        held = torch.ones(2**26)  # 256 MiB
+        assert free - free_bytes(HOST) == pytest.approx(2**28, rel=0.1)
+        del held
+        assert free - free_bytes(HOST) == pytest.approx(0, abs=2**25)
+    with memory_limit(1e-3):
+        assert free_bytes(HOST) == 0
+    with memory_limit(None):
+        assert free_bytes(HOST) > 0
+
+
+@pytest.mark.parametrize("gibibytes", [0.0, -1.0, float("nan")])
+def test_memory_limits_that_make_no_sense(gibibytes: float) -> None:
+    with pytest.raises(ConfigurationError, match="the memory limit is"), memory_limit(gibibytes):
+        pass
 
 
 @pytest.mark.parametrize(
