@@ -22,8 +22,7 @@ def p_values(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         features: of the training images, ``[M, D]``.
         labels: of these, ``[M]``.
 
-    Source: conformal prediction, Vovk et al., "Algorithmic Learning in a Random World"; the score
-    is the cosine of the angle to the nearest class mean, as seen from the mean of all images.
+    Source: conformal prediction, Vovk et al., "Algorithmic Learning in a Random World".
     """
     known = held_out_scores(features, labels)
     below = torch.searchsorted(known, _scores(new, features, labels), right=True)
@@ -46,8 +45,14 @@ def is_known(p: Tensor, images: int) -> Tensor:
 
 
 def _scores(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Cosine of the angle of each new image to the nearest class mean, ``[B]``."""
-    centre = features.mean(0)
-    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1])
-    sums.index_add_(0, labels, F.normalize(features - centre))
-    return (F.normalize(new - centre) @ F.normalize(sums).T).amax(1)
+    """How like each new image is to its nearest class and image, ``[B]``.
+
+    The sum of three cosines: to the nearest class mean, seen from zero and from the mean of all
+    images, and to the nearest image. Each misses strangers that another finds.
+    """
+    scores = (F.normalize(new) @ F.normalize(features).T).amax(1)
+    for origin in (torch.zeros_like(features[0]), features.mean(0)):
+        sums = features.new_zeros(int(labels.max()) + 1, features.shape[1])
+        sums.index_add_(0, labels, F.normalize(features - origin))
+        scores = scores + (F.normalize(new - origin) @ F.normalize(sums).T).amax(1)
+    return scores
