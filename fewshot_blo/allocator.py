@@ -1,9 +1,10 @@
-"""Keeping freed host memory for the next step instead of returning it to the system."""
+"""Keeping freed host memory for the next step, or returning it to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from collections.abc import Mapping
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -36,12 +37,27 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took the settings; others than glibc do not have them.
     """
+    gibibyte = 1 << 30
+    return _set({_M_MMAP_THRESHOLD: gibibyte, _M_TRIM_THRESHOLD: gibibyte, _M_TOP_PAD: 1 << 26})
+
+
+def return_freed_memory() -> bool:
+    """Makes the C library give large blocks back at once, so that little but tensors is held.
+
+    By default glibc keeps ever larger blocks for later; a heap of these lies in pieces that no new
+    tensor fits into.
+
+    Returns:
+        Whether the C library took the settings; others than glibc do not have them.
+    """
+    return _set({_M_MMAP_THRESHOLD: 1 << 17, _M_TRIM_THRESHOLD: 1 << 17})
+
+
+def _set(options: Mapping[int, int]) -> bool:
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
         return False
-    gibibyte = 1 << 30
-    settings = {_M_MMAP_THRESHOLD: gibibyte, _M_TRIM_THRESHOLD: gibibyte, _M_TOP_PAD: 1 << 26}
-    taken = [mallopt(option, value) == 1 for option, value in settings.items()]
+    taken = [mallopt(option, value) == 1 for option, value in options.items()]
     return all(taken)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from jsonargparse import ArgumentParser
 
-from fewshot_blo.allocator import keep_freed_memory
+from fewshot_blo.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.commands import check, compare, data, evaluate, export, finetune, predict, train
 from fewshot_blo.errors import (
     CheckpointError,
@@ -71,8 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = " ".join(str(error).split())
         print(f"{command_line}: {reason} (see {command_line} --help)", file=sys.stderr)
         return 2
-    keep_freed_memory()
     options = parsed[parsed.command]
+    if options.memory_limit is None:
+        keep_freed_memory()
+    else:
+        return_freed_memory()
     try:
         command = _COMMANDS[parsed.command]
         with memory_limit(options.memory_limit):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -394,3 +396,30 @@ def test_diverging_inner_steps_are_no_chance_level() -> None:
     adaptation = Adaptation(9, SGD(1e200))
     with pytest.raises(DivergenceError, match=r"not finite after 9 inner steps .*lower the step"):
         measure(initialization(), adaptation=adaptation)
+
+
+_EMBEDDING = """
+import resource, torch
+from torch import nn
+from fewshot_blo.allocator import return_freed_memory
+from fewshot_blo.evaluate import embed
+from fewshot_blo.kernel.memory import memory_limit
+
+assert return_freed_memory()
+network = nn.Sequential(nn.Conv2d(1, 256, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+images = torch.zeros(256, 1, 64, 64, dtype=torch.uint8)  # 8 MiB each behind the convolution.
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with memory_limit(before / 2**20 + float(LIMIT)):
+    features = embed(network, images)
+assert features.shape == (256, 256)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory as Linux tells it")
+@pytest.mark.parametrize(("limit", "least"), [(0.15, 0.0), (4.0, 0.2)])
+def test_images_at_a_time_keep_a_limit_of_memory(limit: float, least: float) -> None:
+    code = _EMBEDDING.replace("LIMIT", f"'{limit}'")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert least < float(result.stdout) < limit
