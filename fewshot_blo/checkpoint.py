@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.hypergrad import State
 from fewshot_blo.problems import FewShotProblem
-from tasks.files import atomic_write
+from fewshot_blo.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
 
@@ -116,17 +115,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             "multipliers": strategy.multipliers,
         },
     }
-    # In memory first: PyTorch's writer hides the reason of a failed write to a file.
-    buffer = io.BytesIO()
-    torch.save(data, buffer)
-    try:
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {error}; free space or choose another folder. "
-            "An earlier checkpoint of that name is intact."
-        ) from error
+    write_tensors(data, path, "checkpoint")
 
 
 _PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
@@ -138,15 +127,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     Raises:
         CheckpointError: if it is missing, truncated or no checkpoint of this package.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}: check the path, or train first")
-    try:
-        data = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # A damaged pickle can raise almost any exception.
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or holds more than "
-            "tensors and plain data; take another checkpoint of the run, or train again"
-        ) from error
+    data = read_tensors(path, "checkpoint", device)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(

@@ -17,7 +17,7 @@ LAYERS = (
     {"bilevel"},
     {"kernel", "linear_solve"},
     {"hypergrad"},
-    {"networks", "backbones", "tasks"},
+    {"networks", "backbones", "tensor_files", "tasks"},
     {"problems"},
     {
         "train",

@@ -165,7 +165,7 @@ def test_truncated(path: Path, share: float) -> None:
     save(make_checkpoint(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*train again"):
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*written anew"):
         load(path)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.tensor_files import read_tensors
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
 _ENCODERS = ("body.", "encoder.body.")
@@ -22,7 +21,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if there is no such file, or it holds anything but tensors by name.
     """
-    content = _content(path)
+    content = read_tensors(path, "weight file")
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -40,7 +39,7 @@ def trained_weights(path: Path) -> dict[str, Tensor] | None:
     Raises:
         CheckpointError: if there is no such file, or its encoder is no pretrained backbone.
     """
-    content = _content(path)
+    content = read_tensors(path, "weight file")
     parts = ("outer", "buffers", "optimizer")
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(part), Mapping) for part in parts
@@ -59,25 +58,6 @@ def trained_weights(path: Path) -> dict[str, Tensor] | None:
             "was trained with problem.network torchvision:NAME, timm:NAME or hf:NAME"
         )
     return found
-
-
-def _content(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"there is no weight file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise CheckpointError(f"{path} needs the package safetensors: install it") from error
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}): it must be a file of tensors, as "
-            "torch.save(model.state_dict(), path) writes it"
-        ) from error
 
 
 def load_weights(network: nn.Module, path: Path, *, dropped: Collection[str] = ()) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.finetune import load_classifier
+from fewshot_blo.commands.settings import add_classifier, read_classifier
 from fewshot_blo.finetune.export import export
 
 
@@ -16,18 +16,15 @@ def parser() -> ArgumentParser:
         description="Write a classifier as a file that needs nothing of this package, and compare "
         "the two."
     )
-    options.add_argument("classifier", type=Path, help="file written by finetune")
+    add_classifier(options)
     options.add_argument("output", type=Path, help="NAME.onnx, or NAME.pt2 for torch.export")
-    options.add_argument(
-        "--own", default="", help="module:function of the backbone, where it is your own"
-    )
     return options
 
 
 def run(parser: ArgumentParser, parsed: Namespace) -> int:
     """Runs it; returns the exit status."""
     del parser
-    difference = export(load_classifier(parsed.classifier, own=parsed.own), parsed.output)
+    difference = export(read_classifier(parsed), parsed.output)
     names = f"{parsed.output} and {parsed.output.with_suffix('.json').name}"
     print(f"{names} written; probabilities differ from the classifier's by {difference:.1e}")
     return 0

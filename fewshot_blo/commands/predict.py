@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from fewshot_blo.commands.settings import add_classifier, read_classifier
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
+from fewshot_blo.finetune import Classifier, save_classifier
 from tasks import DataError
 from tasks.files import atomic_write
 from tasks.image_folders import SUFFIXES
@@ -28,14 +29,11 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         description="Label images with a classifier that finetune has written, or teach it a class."
     )
-    options.add_argument("classifier", type=Path, help="file written by finetune")
+    add_classifier(options)
     options.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
     options.add_argument("--output", type=Path, help="CSV or JSON file to write")
     options.add_argument(
         "--add_class", type=Path, help="folder of images of a new class, named as the folder is"
-    )
-    options.add_argument(
-        "--own", default="", help="module:function of the backbone, where it is your own"
     )
     return options
 
@@ -45,7 +43,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     del parser
     if parsed.output and parsed.output.suffix not in (".csv", ".json"):
         raise ConfigurationError(f"output is {parsed.output}: its name must end in .csv or .json")
-    classifier = load_classifier(parsed.classifier, own=parsed.own)
+    classifier = read_classifier(parsed)
     if parsed.add_class:
         _add_class(classifier, parsed.add_class, parsed.classifier)
     elif not parsed.images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import Classifier, Source
-from tasks.files import atomic_write
+from fewshot_blo.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
 
@@ -35,10 +34,7 @@ def save_classifier(classifier: Classifier, path: Path | str) -> None:
         "temperature": classifier.temperature,
         "image": list(classifier.image),
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic_write(Path(path)) as file:
-        file.write(buffer.getbuffer())
+    write_tensors(content, Path(path), "classifier")
 
 
 def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
@@ -89,13 +85,7 @@ def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no classifier {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a classifier ({reason})") from error
+    content = read_tensors(path, "classifier")
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is no classifier that finetune has written")
     return content

@@ -203,7 +203,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no weight file"):
         read_weights(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("weights")
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
         read_weights(tmp_path / "text.pt")
     torch.save({"epoch": 3}, tmp_path / "number.pt")
     with pytest.raises(CheckpointError, match="'epoch' is no tensor"):
@@ -219,7 +219,7 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
             return (Path(tmp_path / "ran").touch, ())
 
     (tmp_path / "attack.pt").write_bytes(pickle.dumps({"weight": Attack()}))
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
         read_weights(tmp_path / "attack.pt")
     assert not (tmp_path / "ran").exists()
 
