@@ -36,7 +36,7 @@ LARGER = (160, 192, 224)
 
 def options(row: str, size: int) -> list[Option]:
     """The settings of a row, at one size unless the row is about sizes."""
-    if row == "prototypes":
+    if row in ("prototypes", "prototypes, centred"):
         return [(Candidate(row, head="cosine"), size)]
     if row == "ridge":
         return [(Candidate(row, head="ridge", lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)]
@@ -68,6 +68,7 @@ def options(row: str, size: int) -> list[Option]:
 
 ROWS = (
     "prototypes",
+    "prototypes, centred",
     "ridge",
     "linear head",
     "last block",
@@ -82,10 +83,17 @@ ROWS = (
 
 @dataclass
 class Embedded:
-    """What the frozen layers make of all images of a data set, for the options that share them."""
+    """What the frozen layers make of all images of a data set, for the options that share them.
+
+    Attributes:
+        backbone: the network.
+        dataset: the images.
+        base: images of training classes, whose mean feature a centred row subtracts.
+    """
 
     backbone: Backbone
     dataset: ClassDataset
+    base: ClassDataset
     key: tuple[object, ...] = ()
     features: Tensor | None = None
 
@@ -99,6 +107,9 @@ class Embedded:
         if self.features is None or self.key != key:
             self.features = None  # Freed before the next are made.
             self.key, self.features = key, embed(problem.network, self.dataset.images)
+        features = self.features
+        if candidate.name.endswith("centred"):
+            features = features - embed(problem.network, self.base.images).mean(0)
         sampler = EpisodicSampler(self.dataset, way=5, shot=shot, query=15, tasks=32, seed=1000)
         return evaluate(
             problem,
@@ -106,7 +117,7 @@ class Embedded:
             tasks=tasks,
             norm="support",
             adaptation=candidate.adaptation(),
-            embeddings=self.features,
+            embeddings=features,
         )
 
 
@@ -131,8 +142,9 @@ def main() -> None:
     backbone = load_backbone(arguments.backbone, weights=arguments.weights)
     settings = replace(backbone.preprocess.settings, interpolation=arguments.interpolation)
     backbone = Backbone(backbone.body, settings, name=backbone.name)
-    validation = Embedded(backbone, first(splits.validation, arguments.validation_images))
-    test = Embedded(backbone, splits.test)
+    base = first(splits.train, 20)
+    validation = Embedded(backbone, first(splits.validation, arguments.validation_images), base)
+    test = Embedded(backbone, splits.test, base)
     records: list[dict[str, Any]] = []
     base: dict[int, Evaluation] = {}
     for row in dict.fromkeys(["prototypes", *arguments.only]):

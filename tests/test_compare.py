@@ -202,10 +202,11 @@ def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_give_hypergradients(path: Path) -> None:
     config = read_recipe(path)
-    problem_settings = replace(config.problem, hidden=8, backend="batched", classes=64)
+    small = {"hidden": 8, "input_size": 32, "classes": 64}
+    problem_settings = replace(config.problem, backend="batched", **small)  # type: ignore[arg-type]
     config = replace(config, problem=problem_settings, device="cpu")
     image = torch.Size([1, 28, 28] if config.data.name == "omniglot" else [3, 32, 32])
-    problem = build_problem(config, image)
+    problem = build_problem(config, image, pretrained=False)
     strategies = build_strategy(config)
     build_adaptation(config)
     phases = strategies.phases if isinstance(strategies, Phases) else ((0, strategies),)
