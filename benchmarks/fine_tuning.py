@@ -146,7 +146,7 @@ def main() -> None:
     validation = Embedded(backbone, first(splits.validation, arguments.validation_images), base)
     test = Embedded(backbone, splits.test, base)
     records: list[dict[str, Any]] = []
-    base: dict[int, Evaluation] = {}
+    prototypes: dict[int, Evaluation] = {}
     for row in dict.fromkeys(["prototypes", *arguments.only]):
         tried = options(row, arguments.size)
         accuracy = {
@@ -160,8 +160,8 @@ def main() -> None:
             start = time.perf_counter()
             found = test.measure(tried[place], shot, arguments.tasks)
             seconds = time.perf_counter() - start
-            base.setdefault(shot, found)
-            record = described(row, shot, tried[place], found, base[shot])
+            prototypes.setdefault(shot, found)
+            record = described(row, shot, tried[place], found, prototypes[shot])
             record["milliseconds_per_task"] = 1000 * seconds / arguments.tasks
             record["validation"] = [accuracy[p, shot] for p in range(len(tried))]
             records.append(record)
