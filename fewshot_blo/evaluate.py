@@ -185,6 +185,8 @@ def embed(
     images: Tensor,
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
+    *,
+    progress: bool = False,
 ) -> Tensor:
     """Features ``[M, D]`` of images, batch norms using their running statistics.
 
@@ -193,6 +195,7 @@ def embed(
         images: ``[M, ...]``, uint8, or floating and then taken as they are.
         dtype: of what the network sees, and of the features.
         precision: of the network's products.
+        progress: show a progress bar on a terminal.
     """
     device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
@@ -203,11 +206,17 @@ def embed(
         whole = part.dtype == torch.uint8
         x = intensities(part, device, dtype) if whole else part.to(device, dtype)
         found: Tensor = network(x).to(dtype)
+        bar.update(len(part))
         return found
 
+    bar = tqdm(
+        total=len(images), disable=None if progress else True, desc="embedding", unit="image"
+    )
+
     try:
-        with product_precision(precision, device), forward_precision(precision, device):
+        with bar, product_precision(precision, device), forward_precision(precision, device):
             size = min(_IMAGES, at_a_time(lambda: features(slice(1)), len(images), device))
+            bar.reset()
             parts = Chunk(size, setting="", what="image").run(features, len(images), device)
         return torch.cat(parts)
     finally:

@@ -47,7 +47,7 @@ def fit(
         # Candidates with the same frozen layers have the same features.
         layers = candidate.views, candidate.adapts, candidate.blocks, candidate.rank
         if layers not in embedded:
-            embedded[layers] = embed(problem.network, data.images)
+            embedded[layers] = embed(problem.network, data.images, progress=True)
         result = hold_out(candidate, problem, embedded[layers], data, parts)
         tried.append(result)
         if parts:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.kernel.adapt import inner_step
@@ -15,6 +17,14 @@ from fewshot_blo.kernel.layers import ForwardContext, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
 
 Backend = Literal["loop", "batched"]
+
+
+def _attention(*, differentiated: bool) -> AbstractContextManager[None]:
+    """Attention from single operations where inner parameters are differentiated.
+
+    The fused kernels behind ``scaled_dot_product_attention`` have no second derivatives.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if differentiated else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,8 @@ class TaskForward:
         def one(params: Params, x: Tensor, weights: Tensor | None, key: Tensor | None) -> Tensor:
             key = None if key is None else fold(key, step or 0)
             context = ForwardContext(first if weights is None else weights, running, key, step)
-            with forward_context(context), forward_precision(self.precision, x.device):
+            precision = forward_precision(self.precision, x.device)
+            with forward_context(context), precision, _attention(differentiated=bool(params)):
                 output: Tensor = functional_call(self.network, {**shared, **params}, (x,))
             return output.to(x.dtype) if self.precision == "bfloat16" else output
 

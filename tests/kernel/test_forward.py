@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import assert_same, make_batch
 from torch import Tensor, nn
 
@@ -111,3 +112,34 @@ def test_parameters_may_be_shared_or_of_each_task() -> None:
         shared = {"weight": weight[0], "bias": bias}
         out = TaskForward(network, backend)({}, shared, x)
         torch.testing.assert_close(out, x @ weight[0].T + bias)
+
+
+class Attends(nn.Module):
+    """Attention over the rows of an image, by PyTorch's function or written out."""
+
+    def __init__(self, *, written_out: bool) -> None:
+        super().__init__()
+        self.projection, self.last = nn.Linear(16, 24), nn.Linear(8, 3)
+        self.written_out = written_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.projection(x.flatten(1, 2)).unsqueeze(1).chunk(3, -1)
+        if self.written_out:
+            mixed = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.last(mixed.mean((1, 2)))
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+@pytest.mark.parametrize("strategy", [Unroll(3), Unroll(3, recompute=True), Implicit(3)])
+def test_fused_attention_has_second_derivatives(strategy: Strategy, backend: Backend) -> None:
+    def step(*, written_out: bool, backend: Backend) -> OuterStep:
+        torch.manual_seed(0)
+        network = Attends(written_out=written_out).double()
+        return chunked(Initialization(network, prox=0.3, backend=backend), strategy, 3, KEYS)
+
+    reference = step(written_out=True, backend="loop")
+    found = step(written_out=False, backend=backend)
+    assert_same({"F": found.outer_loss}, {"F": reference.outer_loss})
+    assert_same(found.gradient, reference.gradient)
