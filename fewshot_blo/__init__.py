@@ -30,7 +30,7 @@ from fewshot_blo.networks import (
     WideResNet,
     classifier,
 )
-from fewshot_blo.problems import Initialization, Pretraining, SharedEncoder
+from fewshot_blo.problems import Initialization, PlainProblem, Pretraining, SharedEncoder
 
 __all__ = [
     "BOME",
@@ -54,6 +54,7 @@ __all__ = [
     "OuterStep",
     "Penalty",
     "Phases",
+    "PlainProblem",
     "Pretraining",
     "RelationHead",
     "Reptile",

@@ -35,6 +35,8 @@ LAYERS = (
         "provenance",
         "statistics",
         "suitability",
+        "solve",
+        "constraints",
     },
     {"config", "from_config", "report", "compare", "finetune", "commands", "cli", "__main__"},
 )

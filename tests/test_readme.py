@@ -35,9 +35,18 @@ def test_the_example_runs(
     assert re.search(r"^\d\d\.\d\d ± \d\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_learned_decays_lower_the_held_out_loss() -> None:
+    torch.manual_seed(0)
+    solution = run_example(1)["solution"]
+    losses = [record["loss/outer"] for record in solution.history]
+    assert len(losses) == 1
+    decay = solution.outer["decay"]
+    assert bool(decay[2:].mean() > decay[:2].max())  # Two weights of twenty carry the signal.
+
+
 def test_the_strategy_is_one() -> None:
     """Of a quadratic: its inner steps are those of the formula, and F_u is all of its gradient."""
-    strategy = run_example(1)["Alternating"]()
+    strategy = run_example(2)["Alternating"]()
     quadratic = Quadratic.random()
     step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
     assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})

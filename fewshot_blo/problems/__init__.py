@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode
 from fewshot_blo.problems.initialization import Initialization
+from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.problems.pretraining import Pretraining
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
@@ -12,6 +13,7 @@ __all__ = [
     "FewShotProblem",
     "Initialization",
     "NormMode",
+    "PlainProblem",
     "Pretraining",
     "SharedEncoder",
 ]

@@ -1,0 +1,89 @@
+"""Any bilevel problem: two losses of two dictionaries of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.adapt import inner_step
+
+Loss = Callable[..., Tensor]
+"""``(v, u)`` or, where there are batches, ``(v, u, batch)`` to a scalar."""
+
+AFTER = -1
+"""The number of the inner step whose batch is asked for where the inner steps are over."""
+
+
+@dataclass(frozen=True)
+class PlainProblem:
+    """``min over u of F(v*, u)`` subject to ``v* ≈ argmin over v of G(v, u)``.
+
+    Attributes:
+        outer: u by name, where the outer problem starts; made leaves in place of copies, so that
+            they hold the solution in the end.
+        inner: v by name, where the inner problem starts.
+        inner_loss: G, a scalar.
+        outer_loss: F, a scalar.
+        inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
+            ``(s, k)``; k is -1 after the last one. Without, G gets none.
+        outer_batches: the batch that F gets in outer step s, a pure function of s.
+
+    Raises:
+        ConfigurationError: if there are no variables, or an outer one is no floating leaf.
+    """
+
+    outer: Params
+    inner: Params
+    inner_loss: Loss
+    outer_loss: Loss
+    inner_batches: Callable[[int, int], Any] | None = None
+    outer_batches: Callable[[int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, leaf in self.outer.items():
+            if not (leaf.is_leaf and leaf.is_floating_point()):
+                raise ConfigurationError(
+                    f"outer variable '{name}' is no leaf of floating-point numbers: pass "
+                    "tensor.detach()"
+                )
+            leaf.requires_grad_()
+        self.at(0)  # States what is missing.
+
+    def at(self, step: int) -> Bilevel:
+        """The problem of outer step ``step``, as one task.
+
+        Raises:
+            ConfigurationError: at the first evaluation, if a loss is no scalar.
+        """
+
+        def inner_loss(v: TaskParams) -> Tensor:
+            batch: list[Any] = []
+            if self.inner_batches is not None:
+                number = inner_step()
+                batch = [self.inner_batches(step, AFTER if number is None else number)]
+            return _scalar("inner_loss", self.inner_loss(unstacked(v), self.outer, *batch))
+
+        def outer_loss(v: TaskParams) -> Tensor:
+            batch = [] if self.outer_batches is None else [self.outer_batches(step)]
+            return _scalar("outer_loss", self.outer_loss(unstacked(v), self.outer, *batch))
+
+        start = {name: p.detach()[None] for name, p in self.inner.items()}
+        return Bilevel(self.outer, start, inner_loss, outer_loss)
+
+
+def unstacked(v: TaskParams) -> dict[str, Tensor]:
+    """The parameters of the one task, without its axis."""
+    return {name: p[0] for name, p in v.items()}
+
+
+def _scalar(name: str, value: Tensor) -> Tensor:
+    if value.ndim:
+        raise ConfigurationError(
+            f"{name} has shape {list(value.shape)}: it must return a scalar; take its mean"
+        )
+    return value[None]
