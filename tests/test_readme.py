@@ -35,13 +35,10 @@ def test_the_example_runs(
     assert re.search(r"^\d\d\.\d\d ± \d\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_learned_decays_lower_the_held_out_loss() -> None:
+def test_weights_of_noise_learn_to_decay() -> None:
     torch.manual_seed(0)
-    solution = run_example(1)["solution"]
-    losses = [record["loss/outer"] for record in solution.history]
-    assert len(losses) == 1
-    decay = solution.outer["decay"]
-    assert bool(decay[2:].mean() > decay[:2].max())  # Two weights of twenty carry the signal.
+    decay = run_example(1)["solution"].outer["decay"]
+    assert decay[2:].mean() > decay[:2].max()  # Two weights of twenty carry the signal.
 
 
 def test_the_strategy_is_one() -> None:
