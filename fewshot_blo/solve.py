@@ -240,7 +240,7 @@ class _Run:
                     f"{path.parent} already holds a run: resume it, or choose another folder"
                 )
             return
-        saved = read_tensors(path, "checkpoint")
+        saved = read_tensors(path, "checkpoint", next(iter(self.problem.outer.values())).device)
         kinds = {name: list(p.shape) for name, p in self.problem.outer.items()}
         try:
             found = {name: list(p.shape) for name, p in saved["outer"].items()}

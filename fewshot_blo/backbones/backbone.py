@@ -120,8 +120,8 @@ class Backbone(nn.Module):
         features: Tensor = self.mean(self.pool(self.body(self.preprocess(self.views(x)))))
         return features
 
-    def seen(self, views: Views) -> Backbone:
-        """The same network, which sees other views of an image."""
+    def with_views(self, views: Views) -> Backbone:
+        """The same network on other views of an image."""
         settings, pool = self.preprocess.settings, self.pool.pool
         return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
 

@@ -61,7 +61,7 @@ class Candidate:
             "ridge": RidgeHead(lam=self.lam),
         }
         problem = fine_tuning(
-            backbone.seen(self.views),
+            backbone.with_views(self.views),
             image,
             adapts=self.adapts,
             blocks=self.blocks,

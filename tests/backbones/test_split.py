@@ -7,9 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.backbones import Split, Views, load_backbone, split_network
+from fewshot_blo.backbones import (
+    Backbone,
+    Preprocessing,
+    Split,
+    Views,
+    load_backbone,
+    split_network,
+)
+from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.low_rank import with_low_rank
 from fewshot_blo.errors import ConfigurationError
+from tasks.torchvision_import import torchvision_module
 
 IMAGE = torch.Size((3, 32, 32))
 
@@ -114,23 +123,36 @@ def test_a_layer_that_is_read_and_not_called_stays_in_the_tail() -> None:
     assert gradient.any()
 
 
-@pytest.mark.parametrize("views", ["one", "crops"])
+def test_networks_of_attention_are_cut() -> None:
+    torch.manual_seed(0)
+    models = torchvision_module().models
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2}
+    network = models.VisionTransformer(**sizes, hidden_dim=16, mlp_dim=32, num_classes=5)
+    network.heads = nn.Identity()
+    backbone = Backbone(prepared(network), Preprocessing(32)).with_views("mirrored")
+    prefix = "body.encoder.layers.encoder_layer_1"
+    adapted = [name for name, _ in backbone.named_parameters() if name.startswith(prefix)]
+    split = split_network(backbone, adapted, IMAGE)
+    assert not split.whole
+    halves_agree(backbone, split)
+
+
 @pytest.mark.parametrize(
-    ("name", "prefix", "size"),
+    ("name", "prefix", "size", "views"),
     [
-        ("torchvision:mobilenet_v3_small", "body.features.11", 64),
-        ("torchvision:resnet18", "body.layer4.1.conv2", 64),
-        ("torchvision:vit_b_32", "body.encoder.layers.encoder_layer_11", 224),
-        ("torchvision:convnext_tiny", "body.features.7.2", 64),
-        ("timm:tf_efficientnet_lite0", "body.blocks.6", 64),
-        ("timm:vit_tiny_patch16_224", "body.blocks.11", None),
+        ("torchvision:mobilenet_v3_small", "body.features.11", 64, "one"),
+        ("torchvision:mobilenet_v3_small", "body.features.11", 64, "crops"),
+        ("torchvision:resnet18", "body.layer4.1.conv2", 64, "one"),
+        ("torchvision:convnext_tiny", "body.features.7.2", 64, "one"),
+        ("timm:tf_efficientnet_lite0", "body.blocks.6", 64, "one"),
+        ("timm:vit_tiny_patch16_224", "body.blocks.11", None, "one"),
     ],
 )
 def test_published_networks(name: str, prefix: str, size: int | None, views: Views) -> None:
     if name.startswith("timm"):
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    network = load_backbone(name, pretrained=False, size=size).seen(views)
+    network = load_backbone(name, pretrained=False, size=size).with_views(views)
     adapted = [n for n, _ in network.named_parameters() if n.startswith(prefix)]
     split = split_network(network, adapted, IMAGE)
     assert not split.whole

@@ -37,10 +37,12 @@ def test_views_of_an_image_and_its_mirror_image_are_two() -> None:
 def test_features_are_means_of_the_directions_of_the_views(views: Views) -> None:
     backbone, images = network(), torch.rand(4, 3, 18, 20)
     with torch.no_grad():
-        found = backbone.seen(views)(images)
+        found = backbone.with_views(views)(images)
         for image, features in zip(images, found, strict=True):
             each = [backbone(view[None])[0] for view in ImageViews(views)(image[None])]
             assert len(each) == COUNT[views]
             expected = torch.stack([F.normalize(f, dim=0) for f in each]).mean(0)
             torch.testing.assert_close(features, expected)
-        torch.testing.assert_close(backbone.seen(views).seen("one")(images), backbone(images))
+        torch.testing.assert_close(
+            backbone.with_views(views).with_views("one")(images), backbone(images)
+        )

@@ -58,7 +58,7 @@ def make_backbone() -> Backbone:
 
 def by_hand(adapts: Adapts, task: TaskBatch, views: Views) -> Tensor:
     """Query logits after the steps, with calls of the whole network, for one task."""
-    network, names = choose_parameters(make_backbone().seen(views), adapts, rank=2)
+    network, names = choose_parameters(make_backbone().with_views(views), adapts, rank=2)
     parameters = {n: p.detach() for n, p in network.named_parameters()}
     chosen = {n: parameters[n].clone().requires_grad_() for n in names}
 
@@ -83,7 +83,7 @@ def by_hand(adapts: Adapts, task: TaskBatch, views: Views) -> Tensor:
 def test_stacked_tasks_equal_tasks_by_hand(adapts: Adapts, views: Views) -> None:
     batch = make_sampler(DATASET, dtype=torch.float64, shot=2).between(0, 3)
     image = batch.support_x.shape[2:]
-    backbone = make_backbone().seen(views)
+    backbone = make_backbone().with_views(views)
     problem = fine_tuning(backbone, image, adapts=adapts, rank=2, prox=0.0)
     problem.prepare(batch)
     assert norm_modes(problem) == ("support",)
