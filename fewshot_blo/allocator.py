@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 from collections.abc import Mapping
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-
+_KIBIBYTE, _MEBIBYTE, _GIBIBYTE = 1 << 10, 1 << 20, 1 << 30
 _HEAP = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
 
 
@@ -19,7 +19,10 @@ class _HeapUse(ctypes.Structure):
 
 
 def kept_bytes() -> int:
-    """Bytes that were freed and that the C library keeps; 0 where it does not tell."""
+    """Bytes that were freed and that the C library keeps; 0 where it does not tell.
+
+    What it took in advance and nothing has touched counts too: at most 64 MiB.
+    """
     function = getattr(_c_library(), "mallinfo2", None)
     if function is None:
         return 0
@@ -37,8 +40,13 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took the settings; others than glibc do not have them.
     """
-    gibibyte = 1 << 30
-    return _set({_M_MMAP_THRESHOLD: gibibyte, _M_TRIM_THRESHOLD: gibibyte, _M_TOP_PAD: 1 << 26})
+    return _set(
+        {
+            _M_MMAP_THRESHOLD: _GIBIBYTE,
+            _M_TRIM_THRESHOLD: _GIBIBYTE,
+            _M_TOP_PAD: 64 * _MEBIBYTE,
+        }
+    )
 
 
 def return_freed_memory() -> bool:
@@ -50,7 +58,8 @@ def return_freed_memory() -> bool:
     Returns:
         Whether the C library took the settings; others than glibc do not have them.
     """
-    return _set({_M_MMAP_THRESHOLD: 1 << 17, _M_TRIM_THRESHOLD: 1 << 17})
+    # glibc's own values, which it would otherwise raise with every large block that is freed.
+    return _set(dict.fromkeys((_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD), 128 * _KIBIBYTE))
 
 
 def _set(options: Mapping[int, int]) -> bool:
@@ -61,6 +70,7 @@ def _set(options: Mapping[int, int]) -> bool:
     return all(taken)
 
 
+@functools.cache  # Looking for it starts processes.
 def _c_library() -> ctypes.CDLL | None:
     name = ctypes.util.find_library("c")
     return ctypes.CDLL(name) if name else None
