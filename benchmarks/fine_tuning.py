@@ -103,7 +103,7 @@ class Embedded:
         settings = replace(self.backbone.preprocess.settings, size=size)
         backbone = Backbone(self.backbone.body, settings, name=self.backbone.name)
         problem = candidate.problem(backbone, self.dataset.images.shape[1:])
-        key = (size, candidate.views, candidate.adapts, candidate.blocks, candidate.rank)
+        key = (size, candidate.frozen)
         if self.features is None or self.key != key:
             self.features = None  # Freed before the next are made.
             self.key, self.features = key, embed(problem.network, self.dataset.images)
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=600, help="test tasks")
     parser.add_argument("--validation_tasks", type=int, default=400)
     parser.add_argument("--validation_images", type=int, default=200, help="of each class")
+    parser.add_argument("--test_images", type=int, default=600, help="of each class")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -144,7 +145,7 @@ def main() -> None:
     backbone = Backbone(backbone.body, settings, name=backbone.name)
     base = first(splits.train, 20)
     validation = Embedded(backbone, first(splits.validation, arguments.validation_images), base)
-    test = Embedded(backbone, splits.test, base)
+    test = Embedded(backbone, first(splits.test, arguments.test_images), base)
     records: list[dict[str, Any]] = []
     prototypes: dict[int, Evaluation] = {}
     for row in dict.fromkeys(["prototypes", *arguments.only]):

@@ -48,6 +48,11 @@ class Candidate:
     lam: float = 0.1
     views: Views = "one"
 
+    @property
+    def frozen(self) -> tuple[object, ...]:
+        """What decides which layers are frozen: candidates equal in it have the same features."""
+        return self.views, self.adapts, self.blocks, self.rank
+
     def adaptation(self) -> Adaptation:
         """Its steps."""
         rule = Adam(self.step_size) if self.rule == "adam" else SGD(self.step_size)
@@ -110,10 +115,10 @@ def candidates(
     """
     few = images <= _FEW
     of_kind = _of_kind(adapts, few=few)
-    if views == "auto":
-        heads = [candidate for candidate in of_kind if candidate.adapts == "head" and few]
-        return of_kind + tuple(_seeing(candidate, "crops") for candidate in heads)
-    return tuple(_seeing(candidate, views) for candidate in of_kind)
+    if views != "auto":
+        return tuple(_seeing(candidate, views) for candidate in of_kind)
+    heads = [candidate for candidate in of_kind if candidate.adapts == "head"] if few else []
+    return of_kind + tuple(_seeing(candidate, "crops") for candidate in heads)
 
 
 def _seeing(candidate: Candidate, views: Views) -> Candidate:

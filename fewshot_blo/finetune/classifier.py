@@ -186,6 +186,7 @@ def fit_classifier(
     backbone: Backbone,
     source: Source,
     data: LabelledImages,
+    features: Tensor,
     temperature: float,
 ) -> Classifier:
     """Fine-tunes on all images.
@@ -195,10 +196,10 @@ def fit_classifier(
         backbone: what.
         source: where it comes from.
         data: on what.
+        features: of its images, from the network of the candidate's problem.
         temperature: of the held-out logits.
     """
     problem = candidate.problem(backbone, data.images.shape[1:])
-    features = embed(problem.network, data.images)
     bilevel = whole_task(problem, features, data.labels, len(data.class_names))
     adaptation = candidate.adaptation()
     with torch.no_grad():

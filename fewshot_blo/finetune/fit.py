@@ -41,21 +41,20 @@ def fit(
     parts = folds(data.labels)
     tried: list[HeldOut] = []
     options = candidates(adapts, views, images=len(data.labels)) if parts else (PROTOTYPES,)
-    embedded: dict[tuple[Views, Adapts, int, int], Tensor] = {}
+    embedded: dict[tuple[object, ...], Tensor] = {}
     for candidate in options:
         problem = candidate.problem(backbone, data.images.shape[1:])
-        # Candidates with the same frozen layers have the same features.
-        layers = candidate.views, candidate.adapts, candidate.blocks, candidate.rank
-        if layers not in embedded:
-            embedded[layers] = embed(problem.network, data.images, progress=True)
-        result = hold_out(candidate, problem, embedded[layers], data, parts)
+        if candidate.frozen not in embedded:
+            embedded[candidate.frozen] = embed(problem.network, data.images, progress=True)
+        result = hold_out(candidate, problem, embedded[candidate.frozen], data, parts)
         tried.append(result)
         if parts:
             say(_described(candidate, result))
     selection = select(tried)
     best = selection.held_out[selection.chosen]
     scale = temperature(best.logits[best.known], best.labels[best.known])
-    classifier = fit_classifier(best.candidate, backbone, source, data, scale)
+    features = embedded[best.candidate.frozen]
+    classifier = fit_classifier(best.candidate, backbone, source, data, features, scale)
     return classifier, selection
 
 

@@ -12,6 +12,11 @@ import pytest
 from small_images import NAMES, network, picture
 from torch import nn
 
+from fewshot_blo.evaluate import embed
+from fewshot_blo.finetune import Classifier, LabelledImages, Source
+from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.finetune.classifier import fit_classifier
+
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> str:
@@ -20,6 +25,20 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> str:
     module.network, module.unsized = network, lambda: nn.Conv2d(3, 4, 3)
     monkeypatch.setitem(sys.modules, "small_networks", module)
     return "small_networks:network"
+
+
+@pytest.fixture
+def fit_one(small_networks: str) -> Callable[[Candidate, LabelledImages, float], Classifier]:
+    """Fine-tunes the small backbone on all images, as a candidate says, with a temperature."""
+    source = Source(small_networks)
+    backbone = source.load()
+
+    def make(candidate: Candidate, data: LabelledImages, temperature: float) -> Classifier:
+        network = candidate.problem(backbone, data.images.shape[1:]).network
+        features = embed(network, data.images)
+        return fit_classifier(candidate, backbone, source, data, features, temperature)
+
+    return make
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from small_images import NAMES, picture
 from fewshot_blo import cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import (
+    Classifier,
     LabelledImages,
     Source,
     fit,
@@ -24,7 +25,8 @@ from fewshot_blo.finetune import (
     save_classifier,
 )
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
-from fewshot_blo.finetune.classifier import fit_classifier
+
+Fit = Callable[[Candidate, LabelledImages, float], Classifier]
 
 HEAD = Candidate("head", steps=20, step_size=2.0)
 RIDGE = Candidate("ridge", head="ridge")
@@ -40,10 +42,13 @@ def data(make_folder: Callable[..., Path]) -> LabelledImages:
 
 @pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW, CROPS])
 def test_one_file_holds_everything(
-    candidate: Candidate, data: LabelledImages, small_networks: str, tmp_path: Path
+    candidate: Candidate,
+    data: LabelledImages,
+    fit_one: Fit,
+    small_networks: str,
+    tmp_path: Path,
 ) -> None:
-    source = Source(small_networks)
-    classifier = fit_classifier(candidate, source.load(), source, data, 0.5)
+    classifier = fit_one(candidate, data, 0.5)
     before = classifier.predict(data.images)
     save_classifier(classifier, tmp_path / "c.pt")
     after = load_classifier(tmp_path / "c.pt", own=small_networks).predict(data.images)
@@ -55,11 +60,10 @@ def test_one_file_holds_everything(
 
 @pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
 def test_a_new_class_leaves_the_others_as_they_are(
-    candidate: Candidate, make_folder: Callable[..., Path], small_networks: str
+    candidate: Candidate, make_folder: Callable[..., Path], fit_one: Fit
 ) -> None:
     data = read_labelled(make_folder(5, 5), 16)
-    source = Source(small_networks)
-    classifier = fit_classifier(candidate, source.load(), source, data, 1.0)
+    classifier = fit_one(candidate, data, 1.0)
     old = classifier.logits(classifier.features)
     pixels = [np.asarray(picture(2, number).resize((16, 16))) for number in range(6)]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()

@@ -11,10 +11,9 @@ import torch
 
 from fewshot_blo import cli
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.finetune import Classifier, Source, read_labelled, save_classifier
+from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
 from fewshot_blo.finetune import export as export_module
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
-from fewshot_blo.finetune.classifier import fit_classifier
 from fewshot_blo.finetune.export import export, to_module
 
 CANDIDATES = [
@@ -31,15 +30,11 @@ CANDIDATES = [
 
 @pytest.fixture
 def make_classifier(
-    make_folder: Callable[..., Path], small_networks: str
+    make_folder: Callable[..., Path],
+    fit_one: Callable[[Candidate, LabelledImages, float], Classifier],
 ) -> Callable[[Candidate], Classifier]:
     data = read_labelled(make_folder(3, 3, 3), 16)
-
-    def make(candidate: Candidate) -> Classifier:
-        source = Source(small_networks)
-        return fit_classifier(candidate, source.load(), source, data, 0.7)
-
-    return make
+    return lambda candidate: fit_one(candidate, data, 0.7)
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
