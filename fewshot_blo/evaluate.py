@@ -206,18 +206,20 @@ def embed(
         whole = part.dtype == torch.uint8
         x = intensities(part, device, dtype) if whole else part.to(device, dtype)
         found: Tensor = network(x).to(dtype)
-        bar.update(len(part))
+        return found
+
+    def counted(rows: slice) -> Tensor:
+        found = features(rows)
+        bar.update(len(found))
         return found
 
     bar = tqdm(
         total=len(images), disable=None if progress else True, desc="embedding", unit="image"
     )
-
     try:
         with bar, product_precision(precision, device), forward_precision(precision, device):
             size = min(_IMAGES, at_a_time(lambda: features(slice(1)), len(images), device))
-            bar.reset()
-            parts = Chunk(size, setting="", what="image").run(features, len(images), device)
+            parts = Chunk(size, setting="", what="image").run(counted, len(images), device)
         return torch.cat(parts)
     finally:
         network.train(was_training)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.backbones.views import ImageViews, MeanOverViews, Views
+from fewshot_blo.backbones.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.errors import ConfigurationError
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
         self.preprocess = Preprocess(preprocessing)
         self.body = body
         self.pool = Pooling(pool)
-        self.mean = MeanOverViews(views)
+        self.mean = MeanOverViews(COUNT[views])
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:

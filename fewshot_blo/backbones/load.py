@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,17 @@ def load_backbone(
         raise ConfigurationError(
             f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
         )
+    load = _LOADERS.get(library, partial(_own, library))
     file = None if weights is None else Path(weights)
     trained = None if file is None else trained_weights(file)
-    if trained is not None:
-        file, pretrained = None, False
-    if library in _LOADERS:
-        body, preprocessing = _LOADERS[library](rest, file, pretrained)
+    if file is None or trained is None:
+        body, preprocessing = load(rest, file, pretrained)
+        body = prepared(body)
     else:
-        body, preprocessing = _own(library, rest, file)
-    body = prepared(body)
-    if trained is not None:
-        put_weights(body, trained, Path(str(weights)))
+        # A run's checkpoint has the names of the network as it was trained, after its preparation.
+        body, preprocessing = load(rest, None, False)
+        body = prepared(body)
+        put_weights(body, trained, file)
     if layer:
         body = _up_to(body, layer)
     if size is not None:
@@ -76,7 +77,10 @@ def load_backbone(
     return Backbone(body, preprocessing, name=name, pool=pool)
 
 
-def _own(module: str, function: str, weights: Path | None) -> tuple[nn.Module, Preprocessing]:
+def _own(
+    module: str, function: str, weights: Path | None, pretrained: bool
+) -> tuple[nn.Module, Preprocessing]:
+    """As the libraries' loaders; what is pretrained is the function's own affair."""
     network = own_network(f"{module}:{function}", "torchvision:NAME, timm:NAME, hf:NAME")
     if isinstance(network, Backbone):
         body, preprocessing = network.body, network.preprocess.settings

@@ -47,15 +47,15 @@ class MeanOverViews(nn.Module):
     """Mean ``[B, D]`` of features ``[B*V, D]``, divided by their lengths first.
 
     Args:
-        views: which; features of one view stay as they are.
+        count: V; features of one view stay as they are.
     """
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.views = views
+        self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean."""
-        if self.views == "one":
+        if self.count == 1:
             return x
-        return F.normalize(x, dim=1).reshape(-1, COUNT[self.views], x.shape[1]).mean(1)
+        return F.normalize(x, dim=1).reshape(-1, self.count, x.shape[1]).mean(1)
