@@ -29,6 +29,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def few_adapted_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running statistics of initializations are of so few tasks, for tests that wait for them."""
+    monkeypatch.setattr("fewshot_blo.statistics._TASKS", 5)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for caches that all tests share: what is slow to compute is computed once."""

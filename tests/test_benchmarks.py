@@ -247,7 +247,8 @@ def test_fine_tuning_in_stacks_equals_plain_loops(data_root: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_fine_tuning_on_validation_and_test_classes(data_root: Path, tmp_path: Path) -> None:
     weights = data_root / "weights" / "mobilenet_v3_small_features_imagenet1k_bnfolded.pth"
-    options = "--size 32 --shots 1 --tasks 4 --validation_tasks 4 --validation_images 20"
+    options = "--size 32 --shots 1 --tasks 4 --validation_tasks 4"
+    options += " --validation_images 20 --test_images 20"
     arguments = ["--root", str(data_root / "cifarfs"), "--weights", str(weights)]
     arguments += [*options.split(), "--only", "ridge"]
     output = tmp_path / "f.json"

@@ -412,12 +412,12 @@ def highest():  # Of this program alone, which ru_maxrss is not where a large on
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 assert return_freed_memory()
-network = nn.Sequential(nn.Conv2d(1, 256, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-images = torch.zeros(256, 1, 64, 64, dtype=torch.uint8)  # 8 MiB each behind the convolution.
+network = nn.Sequential(nn.Conv2d(1, 512, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+images = torch.zeros(256, 1, 32, 32, dtype=torch.uint8)  # 2 MiB each behind the convolution.
 before = highest()
 with memory_limit(before / 2**20 + float(LIMIT)):
     features = embed(network, images)
-assert features.shape == (256, 256)
+assert features.shape == (256, 512)
 print((highest() - before) / 2**20)
 """
 
