@@ -11,7 +11,17 @@ import torch
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.allocator import keep_freed_memory, return_freed_memory
-from fewshot_blo.commands import check, compare, data, evaluate, export, finetune, predict, train
+from fewshot_blo.commands import (
+    check,
+    compare,
+    data,
+    evaluate,
+    export,
+    finetune,
+    predict,
+    study,
+    train,
+)
 from fewshot_blo.errors import (
     CheckpointError,
     ConfigurationError,
@@ -25,6 +35,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "study": study,
     "finetune": finetune,
     "predict": predict,
     "export": export,

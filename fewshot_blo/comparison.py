@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -95,13 +95,14 @@ def write_table(rows: Sequence[Row], folder: Path) -> str:
     with atomic_write(folder / "table.md") as file:
         file.write(text.encode())
     with atomic_write(folder / "table.csv") as file:
-        file.write(_csv(records).encode())
+        file.write(comma_separated(records).encode())
     if any("seconds" in record for record in records):
         draw(records, folder / "accuracy.png")
     return text
 
 
-def _csv(records: Sequence[Record]) -> str:
+def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV; a column for every name that one has."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for r in records for name in r)))
     writer.writeheader()

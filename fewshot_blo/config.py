@@ -185,6 +185,7 @@ class StrategySettings:
             where more than 5 steps are differentiated exactly.
         solver: implicit: conjugate gradients, Neumann series, or one step.
         solver_steps: implicit: steps of the linear solver.
+        solver_step_size: implicit by neumann and one_step; 0 for that of the inner steps.
         damping: implicit: added to the Hessian.
         rho: penalty: weight of the squared inner gradient at the start.
         lam: penalty: weight of the inner loss in the inner objective at the start, by default 0.01;
@@ -207,6 +208,7 @@ class StrategySettings:
     recompute: bool | None = None
     solver: Literal["cg", "neumann", "one_step"] = "cg"
     solver_steps: int = 5
+    solver_step_size: float = 0.0
     damping: float = 0.0
     rho: float = 1e-2
     lam: float | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from small_digits import write_digits
 
 # Deterministic CUDA matrix products need this before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -52,6 +53,14 @@ def own_cache_home(
     folder = tmp_path_factory.mktemp("own_cache_home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small MNIST of patterns under noise."""
+    root = tmp_path_factory.mktemp("digits")
+    write_digits(root)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,17 @@ LAYERS = (
         "solve",
         "constraints",
     },
-    {"config", "from_config", "report", "compare", "finetune", "commands", "cli", "__main__"},
+    {
+        "config",
+        "from_config",
+        "report",
+        "compare",
+        "finetune",
+        "studies",
+        "commands",
+        "cli",
+        "__main__",
+    },
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRATEGIES_MAY_IMPORT = {

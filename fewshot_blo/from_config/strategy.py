@@ -85,7 +85,8 @@ def _unroll_phases(settings: StrategySettings, steps: int, rule: UpdateRule) -> 
     return last if len(phases) == 1 else Phases(tuple(phases))
 
 
-def _solver(settings: StrategySettings, step_size: float) -> LinearSolver:
+def _solver(settings: StrategySettings, inner_step_size: float) -> LinearSolver:
+    step_size = settings.solver_step_size or inner_step_size
     if settings.solver == "cg":
         return ConjugateGradient(settings.solver_steps, settings.damping)
     if settings.solver == "neumann":

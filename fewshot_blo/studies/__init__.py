@@ -1,0 +1,21 @@
+"""Bilevel problems beyond few-shot learning, each an experiment with a table and a picture."""
+
+from __future__ import annotations
+
+from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.recipe import STUDIES, read_study
+from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+
+__all__ = [
+    "AS_FOUND",
+    "RETRAINED",
+    "STUDIES",
+    "Denoising",
+    "Figures",
+    "RowSettings",
+    "Study",
+    "read_study",
+    "run_study",
+    "solve_row",
+]

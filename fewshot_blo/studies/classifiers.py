@@ -1,0 +1,135 @@
+"""Classifiers as functions of a dictionary of parameters, and their training from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+NetworkName = Literal["linear", "perceptron", "convolutional"]
+
+
+def make_network(
+    name: NetworkName, seed: int, *, inputs: int = 784, hidden: int = 128, bias: bool = True
+) -> nn.Module:
+    """A network from images ``[B, 1, 28, 28]`` or features ``[B, inputs]`` to ten logits.
+
+    Args:
+        name: of the architecture: softmax regression, one hidden layer, or two convolutions and
+            one hidden layer.
+        seed: of its weights; those of softmax regression are zeros.
+        inputs: of softmax regression and the perceptron.
+        hidden: units of the hidden layer.
+        bias: of softmax regression.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "linear":
+            layer = nn.Linear(inputs, 10, bias=bias)
+            for p in layer.parameters():
+                nn.init.zeros_(p)
+            return nn.Sequential(nn.Flatten(), layer)
+        if name == "perceptron":
+            return nn.Sequential(
+                nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+            )
+        return nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 49, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 10),
+        )
+
+
+def initial(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of its parameters."""
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def logits(network: nn.Module, v: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Of images, with parameters v."""
+    found: Tensor = functional_call(network, dict(v), (x,))
+    return found
+
+
+def decay(v: Mapping[str, Tensor]) -> Tensor:
+    """``|v|² / 2``."""
+    return 0.5 * torch.stack([p.square().sum() for p in v.values()]).sum()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> float:
+    """Per cent of images whose label has the largest logit."""
+    right = [
+        logits(network, v, part).argmax(1) == labels
+        for part, labels in zip(torch.split(x, 2000), torch.split(y, 2000), strict=True)
+    ]
+    return 100 * float(torch.cat(right).double().mean())
+
+
+def fit_to_the_end(
+    start: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor], steps: int = 300
+) -> dict[str, Tensor]:
+    """Minimises a smooth loss of all data by L-BFGS, until it falls no further."""
+    v = {name: p.clone().requires_grad_() for name, p in start.items()}
+    optimizer = torch.optim.LBFGS(
+        list(v.values()), max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = loss(v)
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return {name: p.detach() for name, p in v.items()}
+
+
+def fit_in_batches(
+    start: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    count: int,
+    *,
+    epochs: int,
+    batch: int = 200,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Adam on mini-batches, its learning rate falling to zero along a cosine.
+
+    Args:
+        start: initial parameters.
+        loss: of parameters and rows of the data.
+        count: rows of the data.
+        epochs: passes over them.
+        batch: rows a step.
+        learning_rate: at the start.
+        seed: of the order.
+    """
+    v = {name: p.clone().requires_grad_() for name, p in start.items()}
+    optimizer = torch.optim.Adam(list(v.values()), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // batch))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(count, generator=generator), batch):
+            optimizer.zero_grad()
+            loss(v, rows).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return {name: p.detach() for name, p in v.items()}
+
+
+def cross_entropy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Mean over images."""
+    return F.cross_entropy(logits(network, v, x), y)

@@ -1,0 +1,103 @@
+"""Pictures of what studies find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from tasks.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no screen; matplotlib is imported by the first."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes it as a PNG."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def histograms(
+    values: Mapping[str, Tensor], groups: Mapping[str, Tensor], label: str, path: Path
+) -> None:
+    """For each row of a table, how the values of groups of entries are spread over [0, 1].
+
+    Args:
+        values: ``[M]`` of each row.
+        groups: masks ``[M]`` by name.
+        label: of the values.
+        path: of the picture.
+    """
+    columns = min(len(values), 4)
+    lines = -(-len(values) // columns)
+    figure = new_figure(3.2 * columns, 2.4 * lines + 0.4)
+    grid: Any = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    for axes in grid.flat[len(values) :]:
+        axes.remove()
+    for axes, (name, entries) in zip(grid.flat, values.items(), strict=False):
+        for group, mask in groups.items():
+            axes.hist(entries[mask].numpy(), 40, (0, 1), alpha=0.6, label=group)
+        axes.set(title=name, xlabel=label)
+    grid[0, 0].legend()
+    save(figure, path)
+
+
+def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> None:
+    """A line of grey images for each row of a table.
+
+    Args:
+        pictures: ``[M, H, W]`` of each row.
+        titles: above the M columns.
+        path: of the picture.
+    """
+    columns = len(titles)
+    figure = new_figure(0.8 * columns + 2, 0.95 * len(pictures) + 0.3)
+    grid: Any = figure.subplots(len(pictures), columns, squeeze=False)
+    for line, (name, row) in zip(grid, pictures.items(), strict=True):
+        for axes, image in zip(line, row, strict=True):
+            axes.imshow(image.numpy(), cmap="gray")
+            axes.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    save(figure, path)
+
+
+def curves(
+    lines: Mapping[str, tuple[list[float], list[float]]],
+    xlabel: str,
+    ylabel: str,
+    path: Path,
+    *,
+    xscale: str = "log",
+    yscale: str = "log",
+) -> None:
+    """One line a row of a table.
+
+    Args:
+        lines: horizontal and vertical values by row.
+        xlabel, ylabel: of the axes.
+        path: of the picture.
+        xscale, yscale: log or linear.
+    """
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for name, (xs, ys) in lines.items():
+        axes.plot(xs, ys, marker="." if len(xs) < 30 else "", label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)

@@ -1,0 +1,62 @@
+"""A study and its rows from a YAML file."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.rows import RowSettings
+from fewshot_blo.studies.study import Study
+
+STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising}
+
+
+def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
+    """The study of a recipe, and its rows by name.
+
+    Args:
+        path: of the recipe, with ``study``, its ``settings``, and ``rows`` by name.
+        root: folder of the data set.
+
+    Raises:
+        ConfigurationError: if it is no such file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kind, rows = STUDIES[content["study"]], dict(content["rows"])
+        settings = content.get("settings", {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"recipe {path} is of no study ({error}): it needs study (one of "
+            f"{', '.join(STUDIES)}), settings, and rows by name"
+        ) from error
+    study: Study = _built(kind, settings, f"{path}, settings")
+    if root:
+        study = replace(study, root=root)
+    named = {
+        str(name): _built(RowSettings, row or {}, f"{path}, row {name}")
+        for name, row in rows.items()
+    }
+    odd = next((name for name in named if Path(name).name != name or name == "baselines"), None)
+    if odd is not None:
+        raise ConfigurationError(f"{path}: '{odd}' cannot be the name of a row, for its folder is")
+    return study, named
+
+
+def _built(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return kind(**parser.instantiate(parser.parse_object(dict(settings))))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"recipe {where}: {' '.join(str(error).split())}") from error

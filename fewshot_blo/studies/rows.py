@@ -1,0 +1,184 @@
+"""The rows of a study: strategies with their settings, solved or taken up where they stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import torch
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.config import Config, RuleSettings, StrategySettings
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.from_config import build_strategy
+from fewshot_blo.hypergrad import Phases
+from fewshot_blo.logs import LOG, read_log
+from fewshot_blo.provenance import provenance
+from fewshot_blo.solve import FILE, Partial, Solution, solve
+from fewshot_blo.studies.study import Figures, Study
+from fewshot_blo.studies.table import write_table
+from fewshot_blo.tensor_files import read_tensors, write_tensors
+from tasks.files import atomic_write
+
+FIGURES, OUTER = "figures.json", "outer.pt"
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """A strategy and how the outer variables move.
+
+    Attributes:
+        strategy: how the hypergradient is computed.
+        inner: inner steps.
+        start: of each inner problem.
+        restart_every: of a partial start: start anew in every so many outer steps; 0 for never.
+        keep: of a partial start: share of the last end in the start.
+        steps: outer steps.
+        optimizer: of the outer variables.
+        learning_rate: of the optimizer.
+        every: outer steps between records.
+        patience: records without a new lowest held-out loss after which to stop; 0 for never.
+    """
+
+    strategy: StrategySettings = StrategySettings()
+    inner: RuleSettings = RuleSettings()
+    start: Literal["cold", "warm", "partial"] = "warm"
+    restart_every: int = 0
+    keep: float = 1.0
+    steps: int = 500
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 0.1
+    every: int = 20
+    patience: int = 0
+
+
+def run_study(
+    study: Study, rows: Mapping[str, RowSettings], folder: Path, *, seeds: Sequence[int] = (0,)
+) -> list[dict[str, Any]]:
+    """Solves every row that is not solved yet, and writes a table and a picture.
+
+    Args:
+        study: the problem.
+        rows: by name.
+        folder: for ``table.md``, ``table.csv``, ``picture.png`` and a folder for each row.
+        seeds: of the study; more than one gives means with standard deviations.
+
+    Returns:
+        The lines of the table.
+
+    Raises:
+        ConfigurationError: if the folder has rows of other settings, or a row's make no sense.
+        KeyboardInterrupt: if it was interrupted; the same call goes on.
+    """
+    found: dict[str, list[Figures]] = {}
+    first: dict[str, Params] = {}
+    for seed in seeds:
+        seeded = replace(study, seed=seed)
+        figures = _known(folder / "baselines" / f"seed{seed}", seeded, None, seeded.baselines)
+        for name, settings in rows.items():
+            place = folder / name / f"seed{seed}"
+            own = _known(place, seeded, settings, partial(_solved, seeded, settings, place))
+            figures |= {name + suffix: row for suffix, row in own.items()}
+            if (place / OUTER).is_file():
+                first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
+        for name, row in figures.items():
+            found.setdefault(name, []).append(row)
+    records = [{"method": name, **_over_seeds(many)} for name, many in found.items()]
+    print(write_table(records, folder, seeds=len(seeds)))
+    study = replace(study, seed=seeds[0])
+    study.draw(first, folder / "picture.png")
+    return records
+
+
+def _known(
+    place: Path,
+    study: Study,
+    settings: RowSettings | None,
+    compute: Callable[[], Mapping[str, Figures]],
+) -> dict[str, Figures]:
+    """Figures that the folder has already, or that are computed and written to it."""
+    file, wanted = place / FIGURES, _plain(study, settings)
+    begun = place / "settings.json"
+    if begun.is_file() and json.loads(begun.read_text()) != wanted:
+        raise ConfigurationError(
+            f"{place} is of other settings: choose another folder, or remove it"
+        )
+    if file.is_file():
+        known: dict[str, Figures] = json.loads(file.read_text())["figures"]
+        return known
+    _write_json(begun, wanted)
+    figures = dict(compute())
+    _write_json(file, {"figures": figures, "provenance": provenance(torch.device("cpu"))})
+    return figures
+
+
+def _plain(study: Study, settings: RowSettings | None) -> Any:
+    row = None if settings is None else asdict(settings)
+    content = {"study": type(study).__name__, "settings": {**asdict(study), "root": ""}, "row": row}
+    return json.loads(json.dumps(content))
+
+
+def _write_json(path: Path, content: object) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def _solved(study: Study, settings: RowSettings, place: Path) -> Mapping[str, Figures]:
+    print(f"{place}: {settings.steps} outer steps", flush=True)
+    solution = solve_row(study, settings, place)
+    if solution.interrupted:
+        raise KeyboardInterrupt
+    write_tensors(dict(solution.outer), place / OUTER, "outer variables")
+    seconds = read_log(place / LOG)[-1]["seconds"]
+    figures = dict(study.measure(solution.outer, solution.inner))
+    cost = {"outer steps": float(solution.step), "seconds": seconds}
+    name = next(iter(figures))
+    return {**figures, name: {**figures[name], **cost}}
+
+
+def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
+    """Solves the study's problem as the row says, from where the folder left it.
+
+    Raises:
+        ConfigurationError: if the strategy changes in the course of the run.
+    """
+    strategy = build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
+    if isinstance(strategy, Phases):
+        raise ConfigurationError(
+            "a row of a study has one strategy: set first_order_steps and multi_step to 0"
+        )
+    optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "sgd": torch.optim.SGD,
+    }
+
+    partly = Partial(settings.restart_every, settings.keep)
+    return solve(
+        study.problem(),
+        strategy,
+        partial(optimizers[settings.optimizer], lr=settings.learning_rate),
+        steps=settings.steps,
+        start=partly if settings.start == "partial" else settings.start,
+        constraints=study.constraints(),
+        validate=study.held_out(),
+        patience=settings.patience,
+        every=settings.every,
+        folder=place,
+        resume=(place / FILE).is_file(),
+    )
+
+
+def _over_seeds(many: Sequence[Figures]) -> dict[str, float]:
+    names = list(dict.fromkeys(name for row in many for name in row))
+    record: dict[str, float] = {}
+    for name in names:
+        values = [row[name] for row in many if name in row]
+        record[name] = mean(values)
+        if len(values) > 1:
+            record[f"{name} sd"] = stdev(values)
+    return record

@@ -1,0 +1,93 @@
+"""MNIST, for bilevel problems beyond few-shot learning: images of ten digits, train and test."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.dataset import ClassDataset
+from tasks.errors import DataError
+from tasks.torchvision_import import torchvision_module
+
+SIDE = 28
+_NAMES = {"train": "train", "test": "t10k"}
+_FOLDERS = ("", "mnist", "MNIST/raw", "raw")
+_UNSIGNED_BYTES = 8
+
+
+class TrainTest(NamedTuple):
+    """Images of the same classes to train on and to test on."""
+
+    train: ClassDataset
+    test: ClassDataset
+
+
+def load(root: Path | str, *, download: bool = False) -> TrainTest:
+    """60,000 training and 10,000 test images ``[M, 1, 28, 28]``.
+
+    Args:
+        root: folder with the four original files, packed or not, or the one that torchvision
+            keeps ``MNIST/raw`` in.
+        download: whether to fetch them through torchvision if they are not there.
+
+    Raises:
+        DataError: if files are missing or damaged.
+    """
+    root = Path(root)
+    if download and _file(root, "train", "images", 3) is None:
+        _download(root)
+    return TrainTest(_dataset(root, "train"), _dataset(root, "test"))
+
+
+def _dataset(root: Path, part: str) -> ClassDataset:
+    images, labels = _read(root, part, "images", 3), _read(root, part, "labels", 1)
+    if len(images) != len(labels) or images.shape[1:] != (SIDE, SIDE) or labels.max() > 9:
+        raise DataError(
+            f"the {part} files of MNIST in {root} have images {images.shape} and labels "
+            f"{labels.shape} up to {labels.max()}: they must be of as many 28x28 images and "
+            "labels from 0 to 9; get them anew"
+        )
+    names = tuple(str(digit) for digit in range(10))
+    return ClassDataset.from_labels(
+        torch.from_numpy(images)[:, None], torch.from_numpy(labels), names
+    )
+
+
+def _file(root: Path, part: str, kind: str, axes: int) -> Path | None:
+    name = f"{_NAMES[part]}-{kind}-idx{axes}-ubyte"
+    paths = (root / folder / (name + end) for folder in _FOLDERS for end in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
+    """An array in the format idx: two zeros, type, number of axes, their lengths, the bytes."""
+    path = _file(root, part, kind, axes)
+    if path is None:
+        raise DataError(
+            f"MNIST's {_NAMES[part]}-{kind}-idx{axes}-ubyte(.gz) is not in {root}: put the four "
+            "original files there, or use download=True"
+        )
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}): get it anew") from error
+    start = 4 + 4 * axes
+    shape = np.frombuffer(content[4:start], ">i4").tolist()
+    size = len(content) - start
+    if content[:4] != bytes([0, 0, _UNSIGNED_BYTES, axes]) or int(np.prod(shape)) != size:
+        raise DataError(f"{path} is no idx file of bytes with {axes} axes: get it anew")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _download(root: Path) -> None:
+    try:
+        torchvision_module().datasets.MNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"MNIST could not be downloaded ({error}): put its four files into {root}"
+        ) from error

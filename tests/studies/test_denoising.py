@@ -1,0 +1,94 @@
+"""Data denoising by importance learning."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.linear_solve import ConjugateGradient
+from fewshot_blo.solve import solve
+from fewshot_blo.studies import Denoising
+from fewshot_blo.studies.denoising import AUC, KEPT, TEST, WRONG
+
+
+def study(folder: Path, **settings: object) -> Denoising:
+    return Denoising(**{"root": str(folder), "train": 300, "validation": 100, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Penalty(20, Adam(1e-2), rho=1.0, epsilon=0.0),
+        Implicit(10, Adam(1e-2), ConjugateGradient(10)),
+        Unroll(10, SGD(0.05)),
+    ],
+    ids=["penalty", "implicit", "unroll"],
+)
+def test_wrong_labels_lose_their_weight(strategy: Strategy, digits_root: Path) -> None:
+    denoising = study(digits_root)
+    optimizer = lambda leaves: torch.optim.Adam(leaves, 0.3)  # noqa: E731
+    solution = solve(denoising.problem(), strategy, optimizer, steps=50, progress=False)
+    found = denoising.measure(solution.outer, solution.inner)
+    assert found[""][AUC] > 0.9  # Of chance: 0.5.
+    assert found[" + retrain"][WRONG] < 20
+
+
+def test_labels_are_wrong_as_often_as_told(digits_root: Path) -> None:
+    denoising = study(digits_root, noise=0.25)
+    right = denoising._digits.parts[0].y
+    assert torch.equal(denoising.labels != right, denoising.wrong)
+    assert int(denoising.wrong.sum()) == 75
+    other = study(digits_root, noise=0.25, seed=1)
+    assert not torch.equal(other.labels, denoising.labels)
+
+
+def test_baselines_stand_in_order(digits_root: Path) -> None:
+    rows = study(digits_root).baselines()
+    assert rows["oracle: clean labels alone"][WRONG] == 0
+    assert rows["clean images alone"][KEPT] == 0
+    assert rows["all labels"][WRONG] == 50
+    assert rows["oracle: clean labels alone"][TEST] > rows["all labels"][TEST]
+    assert rows["labels that a model of the clean images finds"][AUC] > 0.9
+
+
+def test_mini_batches_of_a_network_that_is_not_convex(digits_root: Path) -> None:
+    denoising = study(digits_root, network="convolutional", batch=20, epochs=1)
+    strategy = Penalty(2, Adam(1e-3))
+    optimizer = lambda leaves: torch.optim.Adam(leaves, 0.3)  # noqa: E731
+    solution = solve(denoising.problem(), strategy, optimizer, steps=2, progress=False)
+    moved = (solution.outer["logit"] != 0).sum()
+    assert 20 <= moved <= 40  # Only images of the two mini-batches have a gradient.
+    assert all(
+        math.isfinite(x) for x in denoising.measure(*(solution.outer, solution.inner))[""].values()
+    )
+
+
+def test_ranks_tell_wrong_labels(digits_root: Path) -> None:
+    denoising = study(digits_root)
+    assert denoising._auc((~denoising.wrong).float()) == 1
+    assert denoising._auc(denoising.wrong.float()) == 0
+    assert denoising._auc(torch.ones(300)) == 0.5
+    scores = torch.randn(300)
+    pairs = scores[~denoising.wrong][:, None] > scores[denoising.wrong]
+    assert denoising._auc(scores) == pytest.approx(float(pairs.double().mean()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"noise": 0.0}, "noise is 0.0"),
+        ({"train": 700}, "parts of 700, 100 images: there are 600"),
+        ({"root": ""}, "set root"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    settings: dict[str, object], match: str, digits_root: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        study(digits_root, **settings).problem()

@@ -1,0 +1,168 @@
+"""From a recipe of a study to its table."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from fewshot_blo import cli
+from fewshot_blo.bilevel import Params
+from fewshot_blo.config import Config
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.from_config import build_strategy
+from fewshot_blo.problems.plain import PlainProblem
+from fewshot_blo.studies import STUDIES, Figures, RowSettings, Study, read_study, run_study
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes" / "studies").glob("*.yaml"))
+SETTINGS: dict[str, Any] = {"inner": {"steps": 3, "step_size": 0.3}, "steps": 6, "every": 2}
+
+
+@dataclass(frozen=True)
+class Halves(Study):
+    """v* = u, and F is least at one half."""
+
+    target: float = 0.5
+
+    def problem(self) -> PlainProblem:
+        return PlainProblem(
+            {"u": torch.full((2,), float(self.seed))},
+            {"v": torch.ones(2)},
+            lambda v, u: (v["v"] - u["u"]).square().sum(),
+            lambda v, u: (v["v"] - self.target).square().sum(),
+        )
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        distance = float((outer["u"] - self.target).abs().max())
+        return {AS_FOUND: {"distance": distance}, RETRAINED: {"distance": distance + 1}}
+
+    def baselines(self) -> Mapping[str, Figures]:
+        return {"nothing": {"distance": abs(self.seed - self.target)}}
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        path.write_text(" ".join(solutions))
+
+
+@pytest.fixture(autouse=True)
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDIES, "halves", Halves)  # type: ignore[arg-type]
+
+
+def write_recipe(path: Path, **changes: Any) -> Path:
+    rows = {"descent": SETTINGS, "penalty": {**SETTINGS, "strategy": {"name": "penalty"}}}
+    path.write_text(yaml.safe_dump({"study": "halves", "rows": rows, **changes}))
+    return path
+
+
+def test_from_a_recipe_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml")
+    words = ["study", str(recipe), f"--folder={tmp_path / 'f'}", "--seeds", "0", "1"]
+    assert cli.main(words) == 0
+    with (tmp_path / "f" / "table.csv").open(encoding="utf-8") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [
+        "nothing",
+        "descent",
+        "descent + retrain",
+        "penalty",
+        "penalty + retrain",
+    ]
+    assert float(rows["nothing"]["distance"]) == 0.5
+    found, again = (float(rows[name]["distance"]) for name in ("descent", "descent + retrain"))
+    assert 0 < found < 0.5
+    assert again == pytest.approx(found + 1)
+    assert float(rows["descent"]["outer steps"]) == 6
+    assert float(rows["descent"]["seconds"]) > 0
+    table = (tmp_path / "f" / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| nothing | 0.5 ± 0 |" in table
+    assert (tmp_path / "f" / "picture.png").read_text() == "descent penalty"
+
+
+def test_what_is_solved_is_not_solved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"descent": RowSettings(steps=3)}
+    before = run_study(Halves(), rows, tmp_path)
+    monkeypatch.setattr("fewshot_blo.studies.rows.solve", None)
+    assert run_study(Halves(), rows, tmp_path) == before
+    with pytest.raises(ConfigurationError, match="of other settings"):
+        run_study(Halves(), {"descent": RowSettings(steps=4)}, tmp_path)
+    with pytest.raises(ConfigurationError, match="of other settings"):
+        run_study(Halves(target=0.1), rows, tmp_path)
+
+
+def test_goes_on_after_an_interrupt(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Interrupting(Halves):
+        def problem(self) -> PlainProblem:
+            def batches(step: int) -> float:
+                if step == 3 and not (tmp_path / "parts" / "row" / "seed0" / "last.pt").exists():
+                    os.kill(os.getpid(), signal.SIGINT)
+                return 1.0
+
+            plain = super().problem()
+            return PlainProblem(
+                plain.outer,
+                plain.inner,
+                plain.inner_loss,
+                lambda v, u, batch: batch * plain.outer_loss(v, u),
+                outer_batches=batches,
+            )
+
+    rows = {"row": RowSettings(steps=6)}
+    whole = run_study(Halves(), rows, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Interrupting(), rows, tmp_path / "parts")
+    parts = run_study(Interrupting(), rows, tmp_path / "parts")
+    assert [row["distance"] for row in parts] == [row["distance"] for row in whole]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"study": "quarters"}, "is of no study"),
+        ({"settings": {"width": 3}}, r"settings: .*width"),
+        ({"rows": {"a": {"steps": "many"}}}, r"row a: .*steps"),
+        ({"rows": {"a/b": {}}}, "'a/b' cannot be the name of a row"),
+        ({"rows": {"baselines": {}}}, "'baselines' cannot be the name of a row"),
+        ({"rows": {"a": {"strategy": {"first_order_steps": 3}}}}, "has one strategy"),
+    ],
+)
+def test_recipes_that_make_no_sense(
+    changes: dict[str, Any], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", **changes)
+    assert cli.main(["study", str(recipe), f"--folder={tmp_path / 'f'}"]) == 1
+
+    assert re.search(match, capsys.readouterr().err)
+
+
+def test_rows_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml")
+    words = ["study", str(recipe), f"--folder={tmp_path / 'f'}", "--only"]
+    assert cli.main([*words, "penalty"]) == 0
+    assert not (tmp_path / "f" / "descent").exists()
+    assert cli.main([*words, "ascent"]) == 1
+    assert "there is no row 'ascent'; there are descent, penalty" in capsys.readouterr().err
+    assert cli.main(["study", str(tmp_path / "none.yaml")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_can_be_built(path: Path) -> None:
+    study, rows = read_study(path)
+    assert type(study) is STUDIES[yaml.safe_load(path.read_text())["study"]]
+    for row in rows.values():
+        build_strategy(Config(strategy=row.strategy, inner=row.inner))
