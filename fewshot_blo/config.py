@@ -192,6 +192,8 @@ class StrategySettings:
             value_function: weight of the value's penalty at the start, by default 100.
         epsilon: penalty: tolerance at which the schedules advance, at the start.
         multiplier: penalty: initial Lagrange multipliers.
+        rho_growth, lam_decay, epsilon_decay: penalty: factors of rho, lam and epsilon where a step
+            is stationary to within epsilon.
         value_steps: value_function, bome: inner steps to the value of the inner problem.
         lam_growth: value_function: added to lam after each outer step.
         lam_max: value_function: lam grows no further.
@@ -214,6 +216,9 @@ class StrategySettings:
     lam: float | None = None
     epsilon: float = 1e-2
     multiplier: float = 1e-4
+    rho_growth: float = 1.1
+    lam_decay: float = 0.9
+    epsilon_decay: float = 0.9
     value_steps: int = 20
     lam_growth: float = 0.0
     lam_max: float = float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,35 @@ class Box:
         """Clips every entry."""
         return x.clamp(self.low, self.high)
 
+    def from_free(self, free: Tensor) -> Tensor:
+        """Points inside the box from any numbers, in place of projection: a sigmoid.
+
+        Raises:
+            ConfigurationError: if the box is not bounded.
+        """
+        self._check_bounded()
+        return self.low + (self.high - self.low) * free.sigmoid()
+
+    def to_free(self, x: Tensor) -> Tensor:
+        """The numbers that ``from_free`` takes to points inside the box.
+
+        Raises:
+            ConfigurationError: if the box is not bounded, or a point is not inside.
+        """
+        self._check_bounded()
+        if not ((self.low < x) & (x < self.high)).all():
+            raise ConfigurationError(
+                f"entries lie between {float(x.min())} and {float(x.max())}: they must be inside "
+                f"of the box from {self.low} to {self.high}, not on its border"
+            )
+        return ((x - self.low) / (self.high - self.low)).logit()
+
+    def _check_bounded(self) -> None:
+        if not math.isfinite(self.high - self.low):
+            raise ConfigurationError(
+                f"the box from {self.low} to {self.high} has no sigmoid: give both bounds"
+            )
+
 
 @dataclass(frozen=True)
 class Simplex:
@@ -75,3 +105,19 @@ class Simplex:
         support = (ordered > thresholds).sum(-1, keepdim=True)
         theta = thresholds.gather(-1, support - 1)
         return (x - theta).clamp(min=0).movedim(-1, self.dim)
+
+    def from_free(self, free: Tensor) -> Tensor:
+        """Points inside the simplex from any numbers, in place of projection: a softmax."""
+        return self.total * free.softmax(self.dim)
+
+    def to_free(self, x: Tensor) -> Tensor:
+        """Numbers that ``from_free`` takes to points inside the simplex.
+
+        Raises:
+            ConfigurationError: if an entry is not positive.
+        """
+        if not (x > 0).all():
+            raise ConfigurationError(
+                f"the smallest entry is {float(x.min())}: a softmax gives positive ones alone"
+            )
+        return x.log()

@@ -4,59 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fewshot_blo.bilevel import OuterStep, Params, TaskParams
+from fewshot_blo.bilevel import Params
 from fewshot_blo.constraints import Constraint
-from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.interrupts import interrupts
 from fewshot_blo.logs import RunLog
-from fewshot_blo.problems.plain import PlainProblem, unstacked
-from fewshot_blo.tensor_files import read_tensors, write_tensors
+from fewshot_blo.problems.plain import PlainProblem
+from fewshot_blo.solve_run import Observe, Partial, SolveRun, Start, Validate
+
+__all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
 
 FILE = "last.pt"
-_FORMAT = "solve 1"
-
-
-@dataclass(frozen=True)
-class Partial:
-    """Between cold and warm: the inner problem starts near where the last one ended.
-
-    Attributes:
-        every: start anew in every so many outer steps; 0 for never.
-        keep: share of the last end in the start, the rest being the problem's own start.
-
-    Raises:
-        ConfigurationError: if the numbers make no sense.
-    """
-
-    every: int = 0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not 0 <= self.keep <= 1:
-            raise ConfigurationError(
-                f"a partial start has every={self.every}, which is not negative, and "
-                f"keep={self.keep}, which is a share"
-            )
-
-
-Start = Literal["cold", "warm"] | Partial
-"""Where an inner problem starts: anew, where the last one ended, or in between.
-
-Source: Vicol et al., "On Implicit Bias in Overparameterized Bilevel Optimization" (arXiv
-2212.14032), algorithms 1 and 2.
-"""
-
-Validate = Callable[[Params, Mapping[str, Tensor]], float]
-"""``(u, v)`` to a held-out loss; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +32,8 @@ class Solution:
     Attributes:
         outer: u by name, copies: those with the lowest held-out loss where there is one, else last.
         inner: v by name, that belong to them.
-        history: records of this call with step, loss/outer, loss/inner, hypergradient/norm and,
-            where it was measured, loss/held_out.
+        history: records of this call with step, loss/outer, loss/inner, hypergradient/norm, what
+            was observed and, where it was measured, loss/held_out.
         step: outer steps taken.
         interrupted: whether it was stopped before its last step, and can be resumed.
     """
@@ -88,6 +54,7 @@ def solve(
     start: Start = "warm",
     constraints: Mapping[str, Constraint] | None = None,
     validate: Validate | None = None,
+    observe: Observe | None = None,
     patience: int = 0,
     every: int = 100,
     folder: Path | str | None = None,
@@ -106,6 +73,7 @@ def solve(
         start: of each inner problem. Multipliers of the penalty method go on in any case.
         constraints: sets that outer variables stay in, by name.
         validate: a held-out loss, which tells the best variables.
+        observe: further figures of each record, which decide nothing.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
         every: outer steps between records, held-out losses and saves.
         folder: for ``last.pt``, a log and curves; none by default.
@@ -119,7 +87,9 @@ def solve(
     """
     _check(steps, every, patience, validate, folder, resume=resume)
     place = None if folder is None else Path(folder)
-    run = _Run(problem, strategy, optimizer(list(problem.outer.values())), dict(constraints or {}))
+    run = SolveRun(
+        problem, strategy, optimizer(list(problem.outer.values())), dict(constraints or {})
+    )
     if place is not None:
         run.begin(place / FILE, resume=resume)
     history: list[Mapping[str, float]] = []
@@ -131,7 +101,7 @@ def solve(
             bar.update()
             if run.step % every and run.step < steps:
                 continue
-            history.append(run.record(step, validate))
+            history.append(run.record(step, validate, observe))
             bar.set_postfix_str(f"outer loss {history[-1]['loss/outer']:.4g}")
             if written is not None:
                 written.write({**history[-1], "seconds": written.seconds()})
@@ -142,142 +112,6 @@ def solve(
     outer, inner = run.found()
     interrupted = run.step < steps and not run.waited(patience)
     return Solution(outer, inner, history, run.step, interrupted)
-
-
-@dataclass
-class _Run:
-    """A run between two outer steps."""
-
-    problem: PlainProblem
-    strategy: Strategy
-    optimizer: torch.optim.Optimizer
-    constraints: Mapping[str, Constraint]
-    step: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    records_since_best: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.constraints) - set(self.problem.outer))
-        if unknown:
-            raise ConfigurationError(
-                f"there is a constraint for '{unknown[0]}', which is no outer variable; they are "
-                f"{', '.join(self.problem.outer)}"
-            )
-        self.state = self.strategy.init()
-        self._project()
-
-    def take(self, start: Start) -> OuterStep:
-        """One outer step."""
-        bilevel = self.problem.at(self.step)
-        state = replace(self.state, inner=self._start(start, bilevel.inner_init))
-        step = self.strategy.hypergradient(bilevel, state)
-        try:
-            step.check_finite(type(self.strategy).__name__)
-        except DivergenceError as error:
-            raise DivergenceError(f"outer step {self.step + 1}: {error}") from error
-        for name, leaf in self.problem.outer.items():
-            leaf.grad = step.gradient[name].clone()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._project()
-        self.state = self.strategy.advance(self.state, step)
-        self.step += 1
-        return step
-
-    def _start(self, start: Start, init: TaskParams) -> TaskParams:
-        """Where the inner problem starts; empty for its own start."""
-        last = self.state.inner
-        if start == "cold" or not last:
-            return {}
-        if start == "warm":
-            return last
-        if start.every and self.step % start.every == 0:
-            return {}
-        return {name: torch.lerp(init[name], p, start.keep) for name, p in last.items()}
-
-    @torch.no_grad()
-    def _project(self) -> None:
-        for name, constraint in self.constraints.items():
-            leaf = self.problem.outer[name]
-            leaf.copy_(constraint.project(leaf))
-
-    def record(self, step: OuterStep, validate: Validate | None) -> dict[str, float]:
-        """Losses of the step, and the held-out one of the variables that it led to."""
-        squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
-        record = {
-            "step": self.step,
-            "loss/outer": float(step.outer_loss),
-            "loss/inner": float(step.inner_loss),
-            "hypergradient/norm": squared**0.5,
-        }
-        if validate is not None:
-            outer, inner = self._variables()
-            record["loss/held_out"] = float(validate(outer, inner))
-            self.records_since_best += 1
-            if not self.best or record["loss/held_out"] < self.best["loss"]:
-                self.records_since_best = 0
-                self.best = {"loss": record["loss/held_out"], "outer": outer, "inner": inner}
-        return record
-
-    def _variables(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        outer = {name: p.detach().clone() for name, p in self.problem.outer.items()}
-        return outer, unstacked(self.state.inner)
-
-    def waited(self, patience: int) -> bool:
-        """Whether the held-out loss has not fallen for so many records."""
-        return 0 < patience <= self.records_since_best
-
-    def found(self) -> tuple[Params, Params]:
-        """The best variables where a held-out loss tells, else the last."""
-        return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
-
-    def begin(self, path: Path, *, resume: bool) -> None:
-        """Makes the folder, or takes up the run that it holds."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            if path.exists():
-                raise CheckpointError(
-                    f"{path.parent} already holds a run: resume it, or choose another folder"
-                )
-            return
-        saved = read_tensors(path, "checkpoint", next(iter(self.problem.outer.values())).device)
-        kinds = {name: list(p.shape) for name, p in self.problem.outer.items()}
-        try:
-            found = {name: list(p.shape) for name, p in saved["outer"].items()}
-            if saved["format"] != _FORMAT or found != kinds:
-                raise CheckpointError(
-                    f"{path} is of a problem with the outer variables {found}, and this one has "
-                    f"{kinds}: choose another folder"
-                )
-            with torch.no_grad():
-                for name, p in saved["outer"].items():
-                    self.problem.outer[name].copy_(p)
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = State(**saved["state"])
-            self.step, self.best = saved["step"], saved["best"]
-            self.records_since_best = saved["records_since_best"]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} lacks a part of a run of solve ({error}): choose another folder"
-            ) from error
-
-    def save(self, path: Path) -> None:
-        """Writes all that the run needs to go on."""
-        state = self.state
-        content = {
-            "format": _FORMAT,
-            "step": self.step,
-            "outer": {name: p.detach() for name, p in self.problem.outer.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "state": {
-                "scalars": dict(state.scalars),
-                "inner": state.inner,
-                "multipliers": state.multipliers,
-            },
-            "best": self.best,
-            "records_since_best": self.records_since_best,
-        }
-        write_tensors(content, path, "checkpoint")
 
 
 def _check(

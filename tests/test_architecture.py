@@ -36,6 +36,7 @@ LAYERS = (
         "statistics",
         "suitability",
         "solve",
+        "solve_run",
         "constraints",
     },
     {

@@ -65,6 +65,9 @@ def build_strategy(config: Config) -> Strategy | Phases:
         rho=settings.rho,
         epsilon=settings.epsilon,
         multiplier=settings.multiplier,
+        rho_growth=settings.rho_growth,
+        lam_decay=settings.lam_decay,
+        epsilon_decay=settings.epsilon_decay,
         **lam,
     )
 

@@ -15,8 +15,9 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
+from fewshot_blo.studies.synthetic import Synthetic
 
-STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising}
+STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising, "synthetic": Synthetic}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:

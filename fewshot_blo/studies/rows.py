@@ -14,18 +14,20 @@ import torch
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.config import Config, RuleSettings, StrategySettings
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.from_config import build_strategy
-from fewshot_blo.hypergrad import Phases
+from fewshot_blo.hypergrad import Phases, Strategy
 from fewshot_blo.logs import LOG, read_log
 from fewshot_blo.provenance import provenance
 from fewshot_blo.solve import FILE, Partial, Solution, solve
-from fewshot_blo.studies.study import Figures, Study
+from fewshot_blo.studies.products import hessian_products
+from fewshot_blo.studies.progress import PRODUCTS, draw_progress
+from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 from fewshot_blo.studies.table import write_table
 from fewshot_blo.tensor_files import read_tensors, write_tensors
 from tasks.files import atomic_write
 
-FIGURES, OUTER = "figures.json", "outer.pt"
+FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def run_study(
     print(write_table(records, folder, seeds=len(seeds)))
     study = replace(study, seed=seeds[0])
     study.draw(first, folder / "picture.png")
+    logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}
+    draw_progress(records, logs, folder / "progress.png")
     return records
 
 
@@ -130,28 +134,25 @@ def _write_json(path: Path, content: object) -> None:
 
 def _solved(study: Study, settings: RowSettings, place: Path) -> Mapping[str, Figures]:
     print(f"{place}: {settings.steps} outer steps", flush=True)
-    solution = solve_row(study, settings, place)
+    try:
+        solution = solve_row(study, settings, place)
+    except DivergenceError as error:
+        print(f"{place}: {error}", flush=True)
+        steps = [record["step"] for record in read_log(place / LOG)]
+        return {AS_FOUND: {DIVERGED: float(steps[-1] if steps else 0)}}
     if solution.interrupted:
         raise KeyboardInterrupt
     write_tensors(dict(solution.outer), place / OUTER, "outer variables")
     seconds = read_log(place / LOG)[-1]["seconds"]
     figures = dict(study.measure(solution.outer, solution.inner))
-    cost = {"outer steps": float(solution.step), "seconds": seconds}
+    products = hessian_products(study.problem(), built_strategy(settings))
+    cost = {"outer steps": float(solution.step), PRODUCTS: float(products), "seconds": seconds}
     name = next(iter(figures))
     return {**figures, name: {**figures[name], **cost}}
 
 
 def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
-    """Solves the study's problem as the row says, from where the folder left it.
-
-    Raises:
-        ConfigurationError: if the strategy changes in the course of the run.
-    """
-    strategy = build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
-    if isinstance(strategy, Phases):
-        raise ConfigurationError(
-            "a row of a study has one strategy: set first_order_steps and multi_step to 0"
-        )
+    """Solves the study's problem as the row says, from where the folder left it."""
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "sgd": torch.optim.SGD,
@@ -160,17 +161,32 @@ def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
     partly = Partial(settings.restart_every, settings.keep)
     return solve(
         study.problem(),
-        strategy,
+        built_strategy(settings),
         partial(optimizers[settings.optimizer], lr=settings.learning_rate),
         steps=settings.steps,
         start=partly if settings.start == "partial" else settings.start,
         constraints=study.constraints(),
         validate=study.held_out(),
+        observe=study.observe(),
         patience=settings.patience,
         every=settings.every,
         folder=place,
         resume=(place / FILE).is_file(),
     )
+
+
+def built_strategy(settings: RowSettings) -> Strategy:
+    """The strategy of a row.
+
+    Raises:
+        ConfigurationError: if it changes in the course of the run.
+    """
+    strategy = build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
+    if isinstance(strategy, Phases):
+        raise ConfigurationError(
+            "a row of a study has one strategy: set first_order_steps and multi_step to 0"
+        )
+    return strategy
 
 
 def _over_seeds(many: Sequence[Figures]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.constraints import Constraint
 from fewshot_blo.problems.plain import PlainProblem
-from fewshot_blo.solve import Validate
+from fewshot_blo.solve import Observe, Validate
 
 Figures = Mapping[str, float]
 """What is measured, by names that say the unit."""
@@ -51,6 +51,10 @@ class Study(ABC):
 
     def held_out(self) -> Validate | None:
         """A loss of data that no level sees, which tells when to stop."""
+        return None
+
+    def observe(self) -> Observe | None:
+        """Figures to follow in the course of a run; the first is drawn."""
         return None
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:

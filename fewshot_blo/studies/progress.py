@@ -1,0 +1,47 @@
+"""How rows approach their solutions, against what it costs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot_blo.studies.pictures import new_figure, save
+
+PRODUCTS = "Hessian products a step"
+_OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
+
+
+def draw_progress(
+    records: Sequence[Mapping[str, Any]],
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+) -> None:
+    """What is followed, else the outer loss, against Hessian products and seconds.
+
+    Args:
+        records: lines of the table, which have the products a step.
+        logs: of each row.
+        path: of the picture.
+    """
+    products = {record["method"]: record.get(PRODUCTS, 0.0) for record in records}
+    figure = new_figure(11, 4.5)
+    by_products, by_seconds = figure.subplots(1, 2, sharey=True)
+    followed = "loss/outer"
+    for name, log in logs.items():
+        own = (key for key in log[0] if key not in _OF_EVERY_RECORD)
+        followed = next(own, followed)
+        values = [record[followed] for record in log]
+        if products[name]:
+            by_products.plot([products[name] * record["step"] for record in log], values)
+        else:
+            by_products.plot([], [])  # Keeps the colours of both sides the same.
+        by_seconds.plot([record["seconds"] for record in log], values, label=name)
+    positive = all(record.get(followed, 1) > 0 for log in logs.values() for record in log)
+    scale = "log" if positive else "linear"
+    by_products.set(xlabel="Hessian products", ylabel=followed, xscale="log", yscale=scale)
+    by_seconds.set(xlabel="seconds", xscale="log")
+    for axes in (by_products, by_seconds):
+        axes.grid(alpha=0.3)
+    by_seconds.legend()
+    save(figure, path)
