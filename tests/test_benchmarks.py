@@ -372,3 +372,26 @@ def test_gpu_script_goes_on_after_a_failure(tmp_path: Path) -> None:
     assert skipped.stdout.count("skipped, out of time") == 6
     assert run_script("bash", script, str(out), PYTHON=str(python), NO_GPU="1").returncode == 1
     assert run_script("bash", script).returncode == 2
+
+
+def test_cost_of_hypergradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bilevel_cost
+
+    monkeypatch.setattr(bilevel_cost, "keep_freed_memory", lambda: True)
+    output = tmp_path / "cost.json"
+    options = f"bilevel_cost.py --steps 4 16 --variables 100 5000 --repeats 1 --output {output}"
+    monkeypatch.setattr(sys, "argv", options.split())
+    bilevel_cost.main()
+    report = json.loads(output.read_text())
+    memory = {n: s["bytes"] for n, s in report["slopes"]["inner steps"].items()}
+    assert abs(memory["penalty"]) < 0.01
+    assert abs(memory["implicit, 10 conjugate gradients"]) < 0.01
+    assert memory["unrolling, graphs kept"] > 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "cost.json",
+        "cost-inner.png",
+        "cost-outer.png",
+    }
+    assert capsys.readouterr().out.count("against") == 8
