@@ -32,6 +32,8 @@ class PlainProblem:
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
             ``(s, k)``; k is -1 after the last one. Without, G gets none.
         outer_batches: the batch that F gets in outer step s, a pure function of s.
+        inner_starts: where the inner problem starts in outer step s, a pure function of s, with
+            the names and shapes of ``inner``. Without, at ``inner`` in every step.
 
     Raises:
         ConfigurationError: if there are no variables, or an outer one is no floating leaf.
@@ -43,6 +45,7 @@ class PlainProblem:
     outer_loss: Loss
     inner_batches: Callable[[int, int], Any] | None = None
     outer_batches: Callable[[int], Any] | None = None
+    inner_starts: Callable[[int], Params] | None = None
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():
@@ -72,8 +75,9 @@ class PlainProblem:
             batch = [] if self.outer_batches is None else [self.outer_batches(step)]
             return _scalar("outer_loss", self.outer_loss(unstacked(v), self.outer, *batch))
 
-        start = {name: p.detach()[None] for name, p in self.inner.items()}
-        return Bilevel(self.outer, start, inner_loss, outer_loss)
+        start = self.inner if self.inner_starts is None else self.inner_starts(step)
+        stacked = {name: p.detach()[None] for name, p in start.items()}
+        return Bilevel(self.outer, stacked, inner_loss, outer_loss)
 
 
 def unstacked(v: TaskParams) -> dict[str, Tensor]:

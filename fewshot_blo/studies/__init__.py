@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.distillation import Distillation
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -13,6 +14,7 @@ __all__ = [
     "RETRAINED",
     "STUDIES",
     "Denoising",
+    "Distillation",
     "Figures",
     "RowSettings",
     "Study",

@@ -13,11 +13,16 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.distillation import Distillation
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.synthetic import Synthetic
 
-STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising, "synthetic": Synthetic}
+STUDIES: Mapping[str, type[Study]] = {
+    "synthetic": Synthetic,
+    "denoising": Denoising,
+    "distillation": Distillation,
+}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
