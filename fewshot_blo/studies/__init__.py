@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -11,10 +13,13 @@ __all__ = [
     "AS_FOUND",
     "RETRAINED",
     "STUDIES",
+    "CleanLabelPoisoning",
     "Denoising",
     "Figures",
+    "Poisoning",
     "RowSettings",
     "Study",
+    "TargetedPoisoning",
     "read_study",
     "run_study",
     "solve_row",

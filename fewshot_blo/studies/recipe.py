@@ -13,10 +13,17 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 
-STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising}
+STUDIES: Mapping[str, type[Study]] = {
+    "denoising": Denoising,
+    "poisoning": Poisoning,
+    "poisoning-targeted": TargetedPoisoning,
+    "poisoning-clean-label": CleanLabelPoisoning,
+}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
