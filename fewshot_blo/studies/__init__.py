@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.distillation import Distillation
+from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -13,12 +15,15 @@ __all__ = [
     "AS_FOUND",
     "RETRAINED",
     "STUDIES",
+    "CleanLabelPoisoning",
     "Denoising",
     "Distillation",
     "Figures",
+    "Poisoning",
     "RowSettings",
     "Study",
     "Synthetic",
+    "TargetedPoisoning",
     "read_study",
     "run_study",
     "solve_row",

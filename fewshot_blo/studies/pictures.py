@@ -56,10 +56,10 @@ def histograms(
 
 
 def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> None:
-    """A line of grey images for each row of a table.
+    """A line of images for each row of a table.
 
     Args:
-        pictures: ``[M, H, W]`` of each row.
+        pictures: of each row, ``[M, H, W]`` in grey or ``[M, H, W, 3]`` in colour.
         titles: above the M columns.
         path: of the picture.
     """

@@ -14,6 +14,8 @@ from jsonargparse import ArgumentParser
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.distillation import Distillation
+from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.synthetic import Synthetic
@@ -22,6 +24,9 @@ STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "denoising": Denoising,
     "distillation": Distillation,
+    "poisoning": Poisoning,
+    "poisoning-targeted": TargetedPoisoning,
+    "poisoning-clean-label": CleanLabelPoisoning,
 }
 
 
