@@ -6,6 +6,7 @@ from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+from fewshot_blo.studies.weight_decay import WeightDecay
 
 __all__ = [
     "AS_FOUND",
@@ -15,6 +16,7 @@ __all__ = [
     "Figures",
     "RowSettings",
     "Study",
+    "WeightDecay",
     "read_study",
     "run_study",
     "solve_row",

@@ -15,8 +15,12 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
+from fewshot_blo.studies.weight_decay import WeightDecay
 
-STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising}
+STUDIES: Mapping[str, type[Study]] = {
+    "denoising": Denoising,
+    "weight_decay": WeightDecay,
+}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
