@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewshot_blo.studies.augmentation import LearnedAugmentation
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
@@ -14,6 +15,7 @@ __all__ = [
     "STUDIES",
     "Denoising",
     "Figures",
+    "LearnedAugmentation",
     "RowSettings",
     "Study",
     "WeightDecay",

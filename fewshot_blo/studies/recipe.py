@@ -12,12 +12,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.augmentation import LearnedAugmentation
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.weight_decay import WeightDecay
 
 STUDIES: Mapping[str, type[Study]] = {
+    "augmentation": LearnedAugmentation,
     "denoising": Denoising,
     "weight_decay": WeightDecay,
 }
