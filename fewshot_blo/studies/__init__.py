@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewshot_blo.studies.augmentation import LearnedAugmentation
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.distillation import Distillation
 from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
@@ -10,6 +11,7 @@ from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.synthetic import Synthetic
+from fewshot_blo.studies.weight_decay import WeightDecay
 
 __all__ = [
     "AS_FOUND",
@@ -19,11 +21,13 @@ __all__ = [
     "Denoising",
     "Distillation",
     "Figures",
+    "LearnedAugmentation",
     "Poisoning",
     "RowSettings",
     "Study",
     "Synthetic",
     "TargetedPoisoning",
+    "WeightDecay",
     "read_study",
     "run_study",
     "solve_row",

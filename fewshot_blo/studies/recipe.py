@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.augmentation import LearnedAugmentation
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.distillation import Distillation
 from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
@@ -19,14 +20,17 @@ from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.synthetic import Synthetic
+from fewshot_blo.studies.weight_decay import WeightDecay
 
 STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "denoising": Denoising,
-    "distillation": Distillation,
     "poisoning": Poisoning,
     "poisoning-targeted": TargetedPoisoning,
     "poisoning-clean-label": CleanLabelPoisoning,
+    "distillation": Distillation,
+    "weight-decay": WeightDecay,
+    "augmentation": LearnedAugmentation,
 }
 
 
