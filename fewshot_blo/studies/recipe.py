@@ -12,11 +12,21 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.anti_distillation import AntiDistillation
 from fewshot_blo.studies.denoising import Denoising
+from fewshot_blo.studies.min_norm import MinNorm
+from fewshot_blo.studies.one_point import OnePoint
 from fewshot_blo.studies.rows import RowSettings
+from fewshot_blo.studies.spurious import Spurious
 from fewshot_blo.studies.study import Study
 
-STUDIES: Mapping[str, type[Study]] = {"denoising": Denoising}
+STUDIES: Mapping[str, type[Study]] = {
+    "denoising": Denoising,
+    "min_norm": MinNorm,
+    "one_point": OnePoint,
+    "anti_distillation": AntiDistillation,
+    "spurious": Spurious,
+}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
