@@ -48,7 +48,7 @@ class MinNorm(Study):
     inner_equations: int = 6
     outer_unknowns: int = 20
     outer_equations: int = 3
-    smallest: float = 0.6
+    smallest: float = 0.7
     aligned: bool = False
 
     def __post_init__(self) -> None:
