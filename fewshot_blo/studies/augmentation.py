@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from fewshot_blo.studies.classifiers import (
     initial,
     make_network,
 )
-from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits
+from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits, seed_of
 from fewshot_blo.studies.pictures import images
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 
@@ -145,9 +144,7 @@ class LearnedAugmentation(Study):
 
     def inner_batch(self, step: int, inner_step: int) -> tuple[Tensor, Tensor]:
         """Rows of the training images and random numbers, a pure function of the steps."""
-        # A generator takes 32 bits of its seed, which the three numbers have to share.
-        words = np.random.SeedSequence([self.seed, step, inner_step + 1]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(words[0]))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, step, inner_step + 1))
         rows = torch.randperm(self.train, generator=generator)[: self.batch or None]
         return rows, _noise(len(rows), generator)
 

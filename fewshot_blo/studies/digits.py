@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,15 @@ def _labelled(dataset: ClassDataset, rows: Tensor) -> Labelled:
     return Labelled(dataset.images[rows].float() / 255, dataset.labels[rows])
 
 
+def seed_of(*numbers: int) -> int:
+    """A seed of 32 bits that differs, but for chance, wherever one of these numbers does.
+
+    PyTorch's generator on the host reads no more than the lower 32 bits.
+    """
+    (seed,) = np.random.SeedSequence(numbers).generate_state(1).tolist()
+    return int(seed)
+
+
 def batches(count: int, size: int, seed: int) -> Callable[[int], Tensor]:
     """Rows of the mini-batch of each step, a pure function of it; all rows where size is 0.
 
@@ -70,7 +80,7 @@ def batches(count: int, size: int, seed: int) -> Callable[[int], Tensor]:
     def rows(step: int) -> Tensor:
         if not 0 < size < count:
             return everything
-        generator = torch.Generator().manual_seed((seed << 32) + step)
+        generator = torch.Generator().manual_seed(seed_of(seed, step))
         return torch.randperm(count, generator=generator)[:size]
 
     return rows

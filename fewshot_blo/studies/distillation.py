@@ -26,7 +26,7 @@ from fewshot_blo.studies.classifiers import (
     initial,
     make_network,
 )
-from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits
+from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits, seed_of
 from fewshot_blo.studies.pictures import images
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 
@@ -38,9 +38,8 @@ class Distillation(Study):
     """``G`` the mean CE of synthetic images + l2/2 |v|², ``F`` the mean CE of real ones.
 
     The images are the outer variables; they start as noise, stay in [0, 1], and their labels are
-    fixed. Without bounds pixels grow until no gradient of G is left to learn from. Of all outer
-    steps on record the one whose v errs least on the validation images is kept. Retraining
-    starts from initial weights that no outer step has seen.
+    fixed. Of all outer steps on record the one whose v errs least on the validation images is
+    kept. Retraining starts from initial weights that no outer step has seen.
 
     A warm start lets v learn from all images that the outer variables ever were. From the fixed
     start the images may fit these initial weights alone; from fresh ones they must suit any.
@@ -58,8 +57,7 @@ class Distillation(Study):
         retrainings: initial weights that retraining starts from; figures are means over them.
         retraining_steps: steps on all synthetic images, their size falling to zero.
 
-    Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start; fresh ones: Wang
-    et al. (arXiv 1811.10959).
+    Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
     """
 
     per_class: int = 1
@@ -100,7 +98,7 @@ class Distillation(Study):
 
     def _start(self, number: int) -> Params:
         """Initial weights: number 0 the fixed ones, then those of retraining, then fresh ones."""
-        seed = (self.seed << 32) + number
+        seed = seed_of(self.seed, number)
         return initial(make_network(self.network, seed, hidden=self.hidden))
 
     def problem(self) -> PlainProblem:
@@ -164,7 +162,7 @@ class Distillation(Study):
     def _random(self, number: int) -> Labelled:
         """As many real images of each digit as there are synthetic ones."""
         x, y = self._digits.parts[0]
-        generator = torch.Generator().manual_seed((self.seed << 32) + number)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
         order = torch.randperm(len(y), generator=generator)
         rows = [order[y[order] == digit][: self.per_class] for digit in range(10)]
         return Labelled(x[torch.cat(rows)], y[torch.cat(rows)])

@@ -12,18 +12,23 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.anti_distillation import AntiDistillation
 from fewshot_blo.studies.augmentation import LearnedAugmentation
 from fewshot_blo.studies.denoising import Denoising
 from fewshot_blo.studies.distillation import Distillation
+from fewshot_blo.studies.min_norm import MinNorm
+from fewshot_blo.studies.one_point import OnePoint
 from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.rows import RowSettings
+from fewshot_blo.studies.spurious import Spurious
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.synthetic import Synthetic
 from fewshot_blo.studies.weight_decay import WeightDecay
 
 STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
+    "spurious": Spurious,
     "denoising": Denoising,
     "poisoning": Poisoning,
     "poisoning-targeted": TargetedPoisoning,
@@ -31,6 +36,9 @@ STUDIES: Mapping[str, type[Study]] = {
     "distillation": Distillation,
     "weight-decay": WeightDecay,
     "augmentation": LearnedAugmentation,
+    "min-norm": MinNorm,
+    "one-point": OnePoint,
+    "anti-distillation": AntiDistillation,
 }
 
 

@@ -15,6 +15,7 @@ from fewshot_blo.linear_solve import ConjugateGradient
 from fewshot_blo.solve import solve
 from fewshot_blo.studies import Denoising
 from fewshot_blo.studies.denoising import AUC, KEPT, TEST, WRONG
+from fewshot_blo.studies.digits import batches
 
 
 def study(folder: Path, **settings: object) -> Denoising:
@@ -92,3 +93,11 @@ def test_settings_that_make_no_sense(
 ) -> None:
     with pytest.raises(ConfigurationError, match=match):
         study(digits_root, **settings).problem()
+
+
+def test_mini_batches_follow_seed_and_step() -> None:
+    rows = [batches(1000, 20, seed)(step) for seed in (0, 1) for step in (0, 1)]
+    assert all(len(part.unique()) == 20 for part in rows)
+    assert len({tuple(part.tolist()) for part in rows}) == 4
+    assert torch.equal(rows[3], batches(1000, 20, 1)(1))
+    assert torch.equal(batches(5, 0, 0)(3), torch.arange(5))
