@@ -53,8 +53,8 @@ class Augmenter(nn.Module):
         self.middle_up = nn.Conv2d(four + two, two, 3, padding=1)
         self.fine_up = nn.Conv2d(two + one, one, 3, padding=1)
         self.last = nn.Conv2d(one, 1, 3, padding=1)
-        nn.init.normal_(self.last.weight, std=1e-2)
-        nn.init.zeros_(self.last.bias)
+        for name, p in self.last.named_parameters():
+            nn.init.normal_(p, std=1e-2 if name == "weight" else 0.0)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Images ``[B, 1, 28, 28]`` and random numbers ``[B, 4, 28, 28]`` to images."""
