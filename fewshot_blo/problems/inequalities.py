@@ -43,7 +43,7 @@ def with_inequalities(
         ConfigurationError: if the weight is not positive, or h is no vector.
 
     Source: Mehra & Hamm (arXiv 1911.03432), inequality constraints by slack variables; solved for
-    and with multipliers: Nocedal & Wright, "Numerical Optimization", section 17.4.
+    and with multipliers: Nocedal & Wright, "Numerical Optimization", chapter 17.
     """
     if not weight > 0:
         raise ConfigurationError(f"the weight of the inequality is {weight}: it must be positive")

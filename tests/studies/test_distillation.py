@@ -107,8 +107,9 @@ def test_a_cold_solution_can_be_had_again_and_a_warm_one_not(digits_root: Path) 
         )
         again.append(abs(found - anew))
     # Weights of a warm start come from all images of the past, not from the last ones alone.
-    assert again[0] < 5
+    # Those of a cold start are of the images before the last outer step.
     assert again[1] > 15
+    assert again[1] > 2 * again[0]
 
 
 def test_where_inner_problems_start(digits_root: Path) -> None:
