@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_NAMES = "blue orange green red purple brown pink gray olive cyan"
+COLOURS = {
+    "color": [f"tab:{name}" for name in _NAMES.split()] * 2,
+    "linestyle": ["-"] * 10 + ["--"] * 10,
+}
+"""Of lines: twenty that can be told apart."""
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure that needs no screen; matplotlib is imported by the first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -93,11 +101,12 @@ def curves(
         path: of the picture.
         xscale, yscale: log or linear.
     """
-    figure = new_figure(7, 4.5)
+    figure = new_figure(8.5, 4.5)
     axes = figure.subplots()
+    axes.set_prop_cycle(**COLOURS)
     for name, (xs, ys) in lines.items():
         axes.plot(xs, ys, marker="." if len(xs) < 30 else "", label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right center")
     save(figure, path)

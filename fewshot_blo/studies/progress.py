@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_blo.studies.pictures import new_figure, save
+from fewshot_blo.studies.pictures import COLOURS, new_figure, save
 
 PRODUCTS = "Hessian products a step"
 _OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
@@ -25,8 +25,10 @@ def draw_progress(
         path: of the picture.
     """
     products = {record["method"]: record.get(PRODUCTS, 0.0) for record in records}
-    figure = new_figure(11, 4.5)
+    figure = new_figure(13, 4.5)
     by_products, by_seconds = figure.subplots(1, 2, sharey=True)
+    for axes in (by_products, by_seconds):
+        axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
         own = (key for key in log[0] if key not in _OF_EVERY_RECORD)
@@ -43,5 +45,5 @@ def draw_progress(
     by_seconds.set(xlabel="seconds", xscale="log")
     for axes in (by_products, by_seconds):
         axes.grid(alpha=0.3)
-    by_seconds.legend()
+    figure.legend(loc="outside right center")
     save(figure, path)

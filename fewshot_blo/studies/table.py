@@ -25,7 +25,7 @@ def write_table(records: Sequence[Mapping[str, Any]], folder: Path, *, seeds: in
     """
     every = list(dict.fromkeys(name for record in records for name in record))
     columns = [name for name in every if not name.endswith(_DEVIATION)]
-    lines = [columns, ["---"] * len(columns)]
+    lines = [[name.replace("|", "\\|") for name in columns], ["---"] * len(columns)]
     lines += [[_cell(record, name) for name in columns] for record in records]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     if seeds > 1:
