@@ -21,6 +21,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceEr
 from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll, ValueFunction
 from fewshot_blo.kernel import SGD
 from fewshot_blo.linear_solve import ConjugateGradient
+from fewshot_blo.logs import LOG, read_log
 from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.solve import FILE, Partial, Solution, solve
 
@@ -181,6 +182,21 @@ def test_the_best_held_out_loss_is_kept_and_ends_the_run() -> None:
     assert abs(float(solution.outer["u"][0]) - 0.3) == pytest.approx(min(losses))
     assert solution.step < 500
     assert not solution.interrupted
+
+
+def test_what_is_observed_is_recorded_and_decides_nothing(tmp_path: Path) -> None:
+    def observe(u: Params, v: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"gap": float((v["v"] - TARGET).norm()), "first": float(u["u"][0])}
+
+    strategy = Unroll(3, SGD(0.3))
+    plain = solve(quadratic(), strategy, ADAM, steps=6, every=2)
+    watched = solve(quadratic(), strategy, ADAM, steps=6, every=2, observe=observe, folder=tmp_path)
+    assert torch.equal(watched.outer["u"], plain.outer["u"])
+    assert [set(record) - {"gap", "first"} for record in watched.history] == [
+        set(record) for record in plain.history
+    ]
+    assert watched.history[-1]["first"] == float(plain.outer["u"][0])
+    assert read_log(tmp_path / LOG)[-1]["gap"] == watched.history[-1]["gap"]
 
 
 numbers = st.lists(st.floats(-10, 10), min_size=1, max_size=8)

@@ -31,6 +31,8 @@ def draw_progress(
         axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
+        if not log:  # It diverged before its first record.
+            continue
         own = (key for key in log[0] if key not in _OF_EVERY_RECORD)
         followed = next(own, followed)
         values = [record[followed] for record in log]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewshot_blo import cli
 from fewshot_blo.bilevel import Params
-from fewshot_blo.config import Config
+from fewshot_blo.config import Config, RuleSettings
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config import build_strategy
 from fewshot_blo.problems.plain import PlainProblem
@@ -127,6 +127,15 @@ def test_goes_on_after_an_interrupt(tmp_path: Path) -> None:
         run_study(Interrupting(), rows, tmp_path / "parts")
     parts = run_study(Interrupting(), rows, tmp_path / "parts")
     assert [row["distance"] for row in parts] == [row["distance"] for row in whole]
+
+
+def test_a_row_that_diverges_leaves_the_others(tmp_path: Path) -> None:
+    wild = RowSettings(steps=40, inner=RuleSettings(steps=200, step_size=90.0), every=1)
+    records = run_study(Halves(), {"wild": wild, "tame": RowSettings(steps=2)}, tmp_path)
+    rows = {record["method"]: record for record in records}
+    assert rows["wild"]["diverged after steps"] == 0
+    assert rows["tame"]["outer steps"] == 2
+    assert run_study(Halves(), {"wild": wild}, tmp_path)[1] == rows["wild"]
 
 
 @pytest.mark.parametrize(
