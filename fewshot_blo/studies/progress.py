@@ -31,15 +31,13 @@ def draw_progress(
         axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
-        if not log:  # It diverged before its first record.
-            continue
-        own = (key for key in log[0] if key not in _OF_EVERY_RECORD)
+        own = (key for record in log for key in record if key not in _OF_EVERY_RECORD)
         followed = next(own, followed)
         values = [record[followed] for record in log]
-        if products[name]:
-            by_products.plot([products[name] * record["step"] for record in log], values)
-        else:
-            by_products.plot([], [])  # Keeps the colours of both sides the same.
+        # A row without products has an empty line, for the same colours on both sides.
+        counted = log if products[name] else []
+        xs = [products[name] * record["step"] for record in counted]
+        by_products.plot(xs, values[: len(xs)])
         by_seconds.plot([record["seconds"] for record in log], values, label=name)
     positive = all(record.get(followed, 1) > 0 for log in logs.values() for record in log)
     scale = "log" if positive else "linear"
