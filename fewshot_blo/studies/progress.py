@@ -39,11 +39,14 @@ def draw_progress(
         xs = [products[name] * record["step"] for record in counted]
         by_products.plot(xs, values[: len(xs)])
         by_seconds.plot([record["seconds"] for record in log], values, label=name)
-    positive = all(record.get(followed, 1) > 0 for log in logs.values() for record in log)
-    scale = "log" if positive else "linear"
-    by_products.set(xlabel="Hessian products", ylabel=followed, xscale="log", yscale=scale)
-    by_seconds.set(xlabel="seconds", xscale="log")
+    by_products.set(xlabel="Hessian products", ylabel=followed)
+    by_seconds.set(xlabel="seconds")
     for axes in (by_products, by_seconds):
         axes.grid(alpha=0.3)
+        points = [point for line in axes.lines for point in line.get_xydata()]
+        if points:
+            axes.set_xscale("log")
+        if points and min(y for _, y in points) > 0:
+            axes.set_yscale("log")
     figure.legend(loc="outside right center")
     save(figure, path)
