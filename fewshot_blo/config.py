@@ -192,8 +192,9 @@ class StrategySettings:
             value_function: weight of the value's penalty at the start, by default 100.
         epsilon: penalty: tolerance at which the schedules advance, at the start.
         multiplier: penalty: initial Lagrange multipliers.
-        rho_growth, lam_decay, epsilon_decay: penalty: factors of rho, lam and epsilon where a step
-            is stationary to within epsilon.
+        rho_growth: penalty: factor of rho where a step is stationary to within epsilon.
+        lam_decay: penalty: factor of lam there.
+        epsilon_decay: penalty: factor of epsilon there.
         value_steps: value_function, bome: inner steps to the value of the inner problem.
         lam_growth: value_function: added to lam after each outer step.
         lam_max: value_function: lam grows no further.

@@ -33,7 +33,11 @@ from fewshot_blo.report import EvaluationRequest
 from fewshot_blo.run import BEST
 from tasks import TaskBatch
 
-RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*/*.yaml"))
+RECIPES = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[1] / "recipes").glob("*/*.yaml")
+    if path.parent.name != "studies"
+)
 REQUEST = EvaluationRequest(tasks=8)
 
 
