@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.studies.pictures import curves
-from fewshot_blo.studies.quadratics import Quadratics
-from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+from fewshot_blo.studies.quadratics import Quadratics, QuadraticStudy
+from fewshot_blo.studies.study import Figures
 
 NORM, DISTANCE, LOW, OUTER = "|u|", "distance to min-norm u %", "low frequencies %", "outer loss"
 APART, ANGLE = "distance of solutions %", "angle of hypergradients °"
@@ -35,7 +34,7 @@ def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AntiDistillation(Study):
+class AntiDistillation(QuadraticStudy):
     """``G = |Φ w - u|² / 2N``, ``F = |Φ_o w - y|² / 2R`` with N learned targets u, R < N originals.
 
     Φ are Fourier features of a regular grid, so that the eigenvectors of ``Φ Φ^T`` are the waves
@@ -101,16 +100,8 @@ class AntiDistillation(Study):
     def _grid(self) -> Tensor:
         return torch.arange(self.learned, dtype=torch.float64) / self.learned
 
-    def problem(self) -> PlainProblem:
-        """From targets and weights of zero."""
-        return self.quadratics.problem()
-
-    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+    def figures(self, outer: Params, inner: Params) -> dict[str, float]:
         """The outer loss, and how large and how smooth the targets are."""
-        again = self.quadratics.retrained(outer["u"])
-        return {AS_FOUND: self._figures(outer, inner), RETRAINED: self._figures(outer, again)}
-
-    def _figures(self, outer: Params, inner: Params) -> dict[str, float]:
         u, known = outer["u"], self.quadratics
         spectrum = torch.fft.rfft(u).abs().square() * torch.tensor([1.0] + self.learned // 2 * [2])
         return {
@@ -122,7 +113,7 @@ class AntiDistillation(Study):
 
     def _closed_form(self, inverse: Tensor) -> dict[str, float]:
         u = self.quadratics.ending(inverse)
-        return self._figures({"u": u}, self.quadratics.retrained(u))
+        return self.figures({"u": u}, self.quadratics.retrained(u))
 
     def baselines(self) -> Mapping[str, Figures]:
         """Where descent with series, damped and exact inverses ends, in closed form."""

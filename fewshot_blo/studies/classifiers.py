@@ -14,28 +14,27 @@ NetworkName = Literal["linear", "perceptron", "convolutional"]
 
 
 def make_network(
-    name: NetworkName, seed: int, *, inputs: int = 784, hidden: int = 128, bias: bool = True
+    name: NetworkName, seed: int, *, hidden: int = 128, bias: bool = True
 ) -> nn.Module:
-    """A network from images ``[B, 1, 28, 28]`` or features ``[B, inputs]`` to ten logits.
+    """A network from images ``[B, 1, 28, 28]`` to ten logits.
 
     Args:
         name: of the architecture: softmax regression, one hidden layer, or two convolutions and
             one hidden layer.
         seed: of its weights; those of softmax regression are zeros.
-        inputs: of softmax regression and the perceptron.
         hidden: units of the hidden layer.
         bias: of softmax regression.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "linear":
-            layer = nn.Linear(inputs, 10, bias=bias)
+            layer = nn.Linear(784, 10, bias=bias)
             for p in layer.parameters():
                 nn.init.zeros_(p)
             return nn.Sequential(nn.Flatten(), layer)
         if name == "perceptron":
             return nn.Sequential(
-                nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+                nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)
             )
         return nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1),

@@ -12,17 +12,16 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.studies.pictures import curves
-from fewshot_blo.studies.quadratics import Quadratics
-from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+from fewshot_blo.studies.quadratics import Quadratics, QuadraticStudy
+from fewshot_blo.studies.study import Figures
 
 DISTANCE, OUTER, INNER = "|u - min-norm u|", "outer loss", "inner loss"
 MOVED, ASIDE = "|w - w0|", "|w - retrained w|"
 
 
 @dataclass(frozen=True)
-class MinNorm(Study):
+class MinNorm(QuadraticStudy):
     """Random :class:`Quadratics`, whose least outer loss is zero, in float64.
 
     Cold start with exact hypergradients ends at the outer solution of minimum norm. The solution
@@ -86,16 +85,8 @@ class MinNorm(Study):
             normal(w),
         )
 
-    def problem(self) -> PlainProblem:
-        """From u = 0 and a random w_0."""
-        return self.quadratics.problem()
-
-    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+    def figures(self, outer: Params, inner: Params) -> dict[str, float]:
         """Losses, which outer solution it is, and how far w is from w_0 and from its projection."""
-        again = self.quadratics.retrained(outer["u"])
-        return {AS_FOUND: self._figures(outer, inner), RETRAINED: self._figures(outer, again)}
-
-    def _figures(self, outer: Params, inner: Params) -> dict[str, float]:
         known = self.quadratics
         again = known.retrained(outer["u"])["w"]
         return {
@@ -111,7 +102,7 @@ class MinNorm(Study):
         known = self.quadratics
         least = known.ending(known.exact())
         return {
-            name: self._figures({"u": u}, known.retrained(u))
+            name: self.figures({"u": u}, known.retrained(u))
             for name, u in {"u = 0": 0 * least, "minimum norm, closed form": least}.items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.problems.plain import PlainProblem
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 
 _NOTHING = 1e-10
 
@@ -119,3 +121,26 @@ class Quadratics:
     def retrained(self, u: Tensor) -> Mapping[str, Tensor]:
         """The inner solution that descent from w_0 reaches."""
         return {"w": self.projection(u, self.start)}
+
+
+@dataclass(frozen=True)
+class QuadraticStudy(Study):
+    """A study of such a problem."""
+
+    @property
+    @abstractmethod
+    def quadratics(self) -> Quadratics:
+        """The problem and its closed forms."""
+
+    @abstractmethod
+    def figures(self, outer: Params, inner: Params) -> Figures:
+        """What is measured of any u and w."""
+
+    def problem(self) -> PlainProblem:
+        """From u = 0 and w_0."""
+        return self.quadratics.problem()
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        """The figures of w as found, and of the w that descent from w_0 reaches."""
+        again = self.quadratics.retrained(outer["u"])
+        return {AS_FOUND: self.figures(outer, inner), RETRAINED: self.figures(outer, again)}
