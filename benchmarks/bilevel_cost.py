@@ -28,7 +28,7 @@ from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.provenance import provenance
-from fewshot_blo.studies.pictures import new_figure, save
+from tasks.figure import new_figure, save_figure
 from tasks.files import atomic_write
 
 SIDE, CLASSES = 784, 10
@@ -104,7 +104,7 @@ def draw(axis: str, rows: dict[str, list[dict[str, float]]], path: Path) -> None
         axes.set(xlabel=axis, ylabel=label, xscale="log", yscale="log")
         axes.grid(alpha=0.3)
     panels[0].legend()
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def main() -> None:

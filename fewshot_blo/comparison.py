@@ -17,6 +17,7 @@ from torch import Tensor
 from fewshot_blo.evaluation import Evaluation, half_width
 from fewshot_blo.logs import LOG, read_log
 from fewshot_blo.problems import NormMode
+from tasks.figure import new_figure, save_figure
 from tasks.files import atomic_write
 
 MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
@@ -156,11 +157,7 @@ def _number(record: Record, name: str, factor: float, digits: int) -> str:
 
 def draw(records: Sequence[Record], path: Path) -> None:
     """Accuracy with its interval against training time, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     norm = next(norm for norm in MODES if norm in records[0])
     for record in records:
@@ -173,5 +170,4 @@ def draw(records: Sequence[Record], path: Path) -> None:
         )
     axes.set(xlabel="training time (minutes)", ylabel=f"accuracy ({norm}, %)")
     axes.grid(alpha=0.3)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    save_figure(figure, path)

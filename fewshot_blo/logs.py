@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tasks.figure import new_figure, save_figure
 from tasks.files import atomic_write
 
 LOG = "log.jsonl"
@@ -90,11 +91,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     """Loss and accuracy against outer steps, training beside validation, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
     _plot(loss, records, "loss/inner", "support loss (G)", "tab:orange")
@@ -106,8 +103,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    save_figure(figure, path)
 
 
 def _plot(

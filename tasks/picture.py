@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tasks.batch import TaskBatch
 from tasks.errors import DataError
-from tasks.files import atomic_write
+from tasks.figure import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +38,6 @@ def episode_picture(
     Raises:
         DataError: if no task is to be shown, or images are neither grey nor RGB.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shape = list(batch.support_x.shape)
     if len(shape) != 5 or shape[2] not in (1, 3):
         raise DataError(
@@ -57,14 +54,12 @@ def episode_picture(
     width = left + (shots + queries + 0.6) * _CELL_INCHES
     rows = batch.way * _CELL_INCHES
     height = shown * (_TITLE_INCHES + rows) + 0.1
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, layout=None)
     for t in range(shown):
         bottom = height - (t + 1) * (_TITLE_INCHES + rows)
         box = (left / width, bottom / height, 1 - (left + 0.1) / width, rows / height)
         _draw_task(figure.add_axes(box), batch[t : t + 1], t, names[t], shots, queries)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    save_figure(figure, path)
 
 
 def _columns(batch: TaskBatch) -> tuple[int, int]:

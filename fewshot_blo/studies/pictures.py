@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from tasks.files import atomic_write
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from tasks.figure import new_figure, save_figure
 
 _NAMES = "blue orange green red purple brown pink gray olive cyan"
 COLOURS = {
@@ -20,22 +16,6 @@ COLOURS = {
     "linestyle": ["-"] * 10 + ["--"] * 10,
 }
 """Of lines: twenty that can be told apart."""
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no screen; matplotlib is imported by the first."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes it as a PNG."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
 
 
 def histograms(
@@ -60,7 +40,7 @@ def histograms(
             axes.hist(entries[mask].numpy(), 40, (0, 1), alpha=0.6, label=group)
         axes.set(title=name, xlabel=label)
     grid[0, 0].legend()
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> None:
@@ -81,7 +61,7 @@ def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> Non
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def curves(
@@ -109,4 +89,4 @@ def curves(
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center")
-    save(figure, path)
+    save_figure(figure, path)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_blo.studies.pictures import COLOURS, new_figure, save
+from fewshot_blo.studies.pictures import COLOURS
+from tasks.figure import new_figure, save_figure
 
 PRODUCTS = "Hessian products a step"
 _OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
@@ -49,4 +50,4 @@ def draw_progress(
         if points and min(y for _, y in points) > 0:
             axes.set_yscale("log")
     figure.legend(loc="outside right center")
-    save(figure, path)
+    save_figure(figure, path)
