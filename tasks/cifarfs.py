@@ -14,7 +14,7 @@ from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.decoded import fingerprint, read_decoded, write_decoded
 from tasks.errors import DataError
-from tasks.files import ARCHIVE_ERRORS
+from tasks.files import ARCHIVE_ERRORS, with_subfolders
 from tasks.images import open_image
 from tasks.pickles import as_text, load_dictionary
 from tasks.torchvision_import import torchvision_module
@@ -37,11 +37,11 @@ def load(
     ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20,
     and no superclass in two splits (Oreshkin et al., 2018).
 
-    ``root`` holds the folder ``cifar-100-python`` that torchvision keeps, read without running
-    code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to ``c99`` one lossless
-    WebP a class, a grid of 20 x 30 images, and in ``classes`` the names. Either gives the same
-    images of each class, in another order. The first call decodes them into the cache folder
-    (184 MB); later calls read that.
+    ``root``, or a folder in it, holds the folder ``cifar-100-python`` that torchvision keeps, read
+    without running code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to
+    ``c99`` one lossless WebP a class, a grid of 20 x 30 images, and in ``classes`` the names.
+    Either gives the same images of each class, in another order. The first call decodes them into
+    the cache folder (184 MB); later calls read that.
 
     Args:
         root: the folder.
@@ -84,11 +84,15 @@ def _all_classes(root: Path, download: bool) -> ClassDataset:
 
 def _source(root: Path) -> list[Path]:
     """The files to read, if there are any: the grids, or train, test and meta of the original."""
-    if (root / _GRID).is_file():
-        return [root / _GRID]
-    folder = root / _ORIGINAL
-    if not folder.is_dir():
-        return []
+    for folder in with_subfolders(root):
+        if (folder / _GRID).is_file():
+            return [folder / _GRID]
+        if (folder / _ORIGINAL).is_dir():
+            return _original_files(folder / _ORIGINAL)
+    return []
+
+
+def _original_files(folder: Path) -> list[Path]:
     files = [folder / name for name in ("train", "test", "meta")]
     for file in files:
         if not file.is_file():

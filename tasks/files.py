@@ -53,3 +53,9 @@ def cache_folder() -> Path:
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     base = configured if configured.is_absolute() else Path.home() / ".cache"
     return base / "fewshot_blo"
+
+
+def with_subfolders(root: Path) -> list[Path]:
+    """``root``, then in order of their names those of its folders that can be listed."""
+    children = sorted(child for child in root.glob("*/") if os.access(child, os.R_OK | os.X_OK))
+    return [root, *children]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tasks.array_cache import read_arrays, write_arrays
 from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.errors import DataError
-from tasks.files import ARCHIVE_ERRORS
+from tasks.files import ARCHIVE_ERRORS, with_subfolders
 from tasks.images import check_size, open_image
 from tasks.torchvision_import import torchvision_module
 
@@ -132,12 +131,9 @@ class _Group:
 
 def _source(root: Path, name: str) -> Path | None:
     """The archive or folder of a group; the archive where there are both."""
-    children = [
-        child
-        for child in sorted(root.glob("*/"))
-        if child.name not in GROUPS and os.access(child, os.R_OK | os.X_OK)
-    ]
-    for folder in (root, *children):
+    for folder in with_subfolders(root):
+        if folder != root and folder.name in GROUPS:
+            continue
         if (folder / f"{name}.zip").is_file():
             return folder / f"{name}.zip"
         if (folder / name).is_dir():

@@ -116,6 +116,11 @@ def test_both_sources_give_the_same_data_set(
         assert hashes(dataset) == hashes(twin)
 
 
+def test_one_folder_below_the_root(grids: Path) -> None:
+    below = cifarfs.load(grids.parent)
+    assert below.test.images.equal(cifarfs.load(grids).test.images)
+
+
 def test_images_belong_to_their_class(grids: Path) -> None:
     dataset = cifarfs.load(grids).test
     for position, name in enumerate(dataset.class_names):
