@@ -217,7 +217,7 @@ class CleanLabelPoisoning(Study):
         return {"images unchanged": self._after_retraining(x, features)}
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Every target, and its poison before and after; above, what targets are to be taken for."""
+        """Targets, their poison before and after, and what targets are to be taken for."""
         pictures = {"target": self._divided_test[0].x, "before": self.poison.x}
         pictures |= {name: u["images"] for name, u in solutions.items()}
         names = [f"as {self.classes[int(side > 0)]}" for side in self.poison.sides]
