@@ -103,7 +103,8 @@ def train(
             for _, phase in phases.phases
         )
     run.save_config()
-    run.note_provenance()
+    if not resume or run.step < settings.steps:
+        run.note_provenance()
     bar = tqdm(
         total=settings.steps,
         initial=run.step,

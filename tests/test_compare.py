@@ -30,7 +30,7 @@ from fewshot_blo.from_config import (
 )
 from fewshot_blo.hypergrad import Phases
 from fewshot_blo.report import EvaluationRequest
-from fewshot_blo.run import BEST
+from fewshot_blo.run import BEST, PROVENANCE
 from tasks import TaskBatch
 
 RECIPES = sorted(
@@ -121,8 +121,10 @@ def test_the_mean_over_seeds(compared: Path) -> None:
 
 
 def test_finished_runs_are_not_trained_again(compared: Path, recipes: list[Path]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in compared.glob(f"*/seed*/{BEST}")}
-    assert len(before) == 4
+    names = (BEST, PROVENANCE)  # The second says which command made the first.
+    files = [path for name in names for path in compared.glob(f"*/seed*/{name}")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert len(before) == 8
     compare(recipes, REQUEST, folder=compared, seeds=(0, 1))
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
