@@ -26,6 +26,7 @@ LAYERS = (
         "evaluate",
         "evaluation",
         "check",
+        "exactness",
         "checkpoint",
         "comparison",
         "chunks",

@@ -177,10 +177,12 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count(" agrees\n") == 6
     assert "Penalty hypergradient" in out
-    *errors, kernels = [line.split() for line in out.splitlines()[7:]]
+    *errors, kernels, exact = [line.split() for line in out.splitlines()[7:]]
     assert [words[0] for words in errors] == ["float32", "bfloat16"]
     assert kernels[0] == "kernels:"
     assert float(errors[0][2]) < 1e-3
+    assert exact[2:5] == ["degrees", "from", "that"]
+    assert 0 <= float(exact[1]) <= 180
 
 
 def test_check_that_fails(

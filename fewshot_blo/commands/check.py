@@ -9,6 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.check import check_kernel, measure_precisions
 from fewshot_blo.commands.settings import config_parser, parsed_config
+from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.exactness import measure_hypergradient
 from fewshot_blo.from_config import (
     build_problem,
     build_rule,
@@ -16,16 +18,17 @@ from fewshot_blo.from_config import (
     build_splits,
     build_strategy,
 )
-from fewshot_blo.hypergrad import Phases
+from fewshot_blo.hypergrad import Phases, Reptile, Strategy
 from fewshot_blo.kernel.fused import describe_kernels
-from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.problems import FewShotProblem, NormMode
+from tasks import TaskBatch
 
 
 def parser() -> ArgumentParser:
     """Its options."""
     options = config_parser(
         "Compare the batched kernel with a loop over tasks, in float64, on the configured problem, "
-        "and every precision with float64."
+        "every precision with float64, and the strategy's hypergradient with the exact one."
     )
     options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
     return options
@@ -65,4 +68,21 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     print(f"kernels: {describe_kernels(batch.support_x.device)}")
+    print(_against_exact(problem("float64", precision="float32"), strategy, batch, norm))
     return 0 if all(comparison.agrees for comparison in comparisons) else 1
+
+
+def _against_exact(
+    problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
+) -> str:
+    """How good the strategy's hypergradients are, or why that cannot be said, as a sentence."""
+    if isinstance(strategy, Reptile):
+        return "Reptile takes no hypergradient"
+    try:
+        error = measure_hypergradient(problem, strategy, batch, norm=norm)
+    except (ConfigurationError, StructuralZeroError) as reason:
+        return f"no exact hypergradient to compare with: {reason}"
+    return (
+        f"hypergradient {error.angle:.2g} degrees from that of the solved inner problem, "
+        f"{error.length:.3g} times as long"
+    )
