@@ -139,8 +139,9 @@ def _newton_step(
             name: (p + length.reshape(-1, *[1] * (p.ndim - 1)) * direction[name]).detach()
             for name, p in v.items()
         }
+        rounding = 1e-14 * (1 + loss.abs())  # A small loss is a difference of larger numbers.
         with torch.no_grad():
-            fallen = inner_loss(moved) <= loss + 1e-4 * length * slope + 1e-14 * loss.abs()
+            fallen = inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
         if fallen.all():
             break
         length = torch.where(fallen, length, length / 2)

@@ -64,6 +64,23 @@ def test_newton_halves_its_steps() -> None:
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_newton_ends_where_a_small_loss_hides_how_far_it_falls(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, y = torch.randn(20, 64, dtype=torch.float64), torch.arange(20)
+    u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    start = 0.3 * x.T
+
+    def inner_loss(v: TaskParams) -> torch.Tensor:
+        losses = torch.stack([nn.functional.cross_entropy(x @ w, y) for w in v["w"]])
+        return losses + 0.25 * (v["w"] - start).square().sum((1, 2)) + 0 * u.sum()
+
+    regression = Bilevel({"u": u}, {"w": start[None]}, inner_loss, inner_loss)
+    solution = {name: p.requires_grad_() for name, p in solve_inner(regression).items()}
+    (g,) = torch.autograd.grad(inner_loss(solution).sum(), solution["w"])
+    assert float(g.norm()) < 1e-9
+
+
 def test_no_minimiser() -> None:
     u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
 
