@@ -67,9 +67,9 @@ def check_kernel(
     comparisons = []
     for quantity, method in strategies.items():
         with plain_operations():
-            loop_loss, loop = _outer_step(problem("loop"), method, batch, norm)
+            loop_loss, loop = flat_step(problem("loop"), method, batch, norm)
         try:
-            loss, batched = _outer_step(problem("batched"), method, batch, norm)
+            loss, batched = flat_step(problem("batched"), method, batch, norm)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigurationError(
@@ -144,13 +144,13 @@ def _timed_step(
     problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
 ) -> tuple[Tensor, Tensor, float]:
     problem.prepare(batch)
-    loss, gradient = _outer_step(problem, strategy, batch, norm)
+    loss, gradient = flat_step(problem, strategy, batch, norm)
     device = batch.support_x.device
-    seconds = best_seconds(lambda: _outer_step(problem, strategy, batch, norm), device)
+    seconds = best_seconds(lambda: flat_step(problem, strategy, batch, norm), device)
     return loss.double(), gradient.double(), seconds
 
 
-def _outer_step(
+def flat_step(
     problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
 ) -> tuple[Tensor, Tensor]:
     """Outer losses ``[T]``, and the hypergradient as one vector."""

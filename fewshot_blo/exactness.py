@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.chunks import dropout_keys, hypergradient
+from fewshot_blo.check import flat_step
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Phases, State, Strategy
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE, inner_gradients
-from fewshot_blo.linear_solve import ConjugateGradient, OneStep
+from fewshot_blo.linear_solve import ConjugateGradient, OneStep, add_scaled
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.suitability import check_suits
 from tasks import TaskBatch
@@ -61,15 +61,9 @@ def measure_hypergradient(
     """
     check_suits(problem, Phases(((0, Implicit()),)), "cold")
     problem.prepare(batch)
-    problem.network.train()
-    keys = dropout_keys(batch, 0, 0)
-
-    def gradient(method: Strategy) -> Tensor:
-        step = hypergradient(problem, method, method.init(), batch, norm=norm, keys=keys)
-        return torch.cat([g.flatten() for g in step.gradient.values()])
-
-    gradient(Implicit(0, solve=OneStep()))  # Says at once where there can be none.
-    exact, found = gradient(_Solved()), gradient(strategy)
+    # The first says at once where there can be none.
+    methods = (Implicit(0, solve=OneStep()), _Solved(), strategy)
+    _, exact, found = (flat_step(problem, method, batch, norm)[1] for method in methods)
     length = float(found.norm() / exact.norm())
     # By halves of sum and difference: the cosine of a small angle is one to rounding.
     a, b = found / found.norm(), exact / exact.norm()
@@ -107,7 +101,7 @@ def solve_inner(problem: Bilevel, *, steps: int = 20, tolerance: float = 1e-7) -
     Raises:
         ConfigurationError: if the gradient is larger after all steps.
 
-    Source: Nocedal & Wright, "Numerical Optimization", algorithm 7.1.
+    Source: Nocedal & Wright, "Numerical Optimization", Newton-CG with a line search.
     """
     v = {name: p.detach().requires_grad_() for name, p in problem.inner_init.items()}
     target: Tensor | None = None
@@ -135,12 +129,9 @@ def _newton_step(
     slope = task_dot(g, direction).detach()
     length = torch.ones_like(loss)
     for _ in range(_HALVINGS):
-        moved = {
-            name: (p + length.reshape(-1, *[1] * (p.ndim - 1)) * direction[name]).detach()
-            for name, p in v.items()
-        }
         rounding = 1e-14 * (1 + loss.abs())  # A small loss is a difference of larger numbers.
         with torch.no_grad():
+            moved = add_scaled(v, length, direction)
             fallen = inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
         if fallen.all():
             break

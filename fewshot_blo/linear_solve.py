@@ -61,11 +61,11 @@ class ConjugateGradient:
             # Negated comparisons: a NaN moves on into q, where it is noticed.
             moving = ~(squared <= target) & ~(curvature <= 0)
             length = torch.where(moving, squared / torch.where(moving, curvature, 1), 0)
-            q = _add(q, length, direction)
-            residual = _add(residual, -length, product)
+            q = add_scaled(q, length, direction)
+            residual = add_scaled(residual, -length, product)
             new_squared = torch.where(moving, task_dot(residual, residual), 0)
             ratio = new_squared / torch.where(moving, squared, 1)
-            direction = _add(residual, ratio, direction)
+            direction = add_scaled(residual, ratio, direction)
             squared = new_squared
         return q
 
@@ -119,7 +119,7 @@ def _damped(matvec: MatVec, v: TaskParams, damping: float) -> TaskParams:
     return {name: p + damping * v[name] for name, p in product.items()}
 
 
-def _add(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
+def add_scaled(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
     """``a + scale_t b`` with one scale a task, ``[T]``."""
     return {name: v + scale.reshape([-1] + [1] * (v.ndim - 1)) * b[name] for name, v in a.items()}
 
