@@ -185,6 +185,32 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 <= float(exact[1]) <= 180
 
 
+def test_check_at_the_weights_of_a_checkpoint(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are those of the checkpoint, and the backends are compared whichever the run had."""
+    config, checkpoint = trained / "config.yaml", trained / BEST
+
+    def angle(*arguments: str) -> str:
+        assert cli.main(["check", f"--config={config}", "--check_tasks=2", *arguments]) == 0
+        out = capsys.readouterr().out
+        assert out.count(" agrees\n") == 6
+        return out.splitlines()[-1]
+
+    at_start = angle()
+    at_end = angle(f"--checkpoint={checkpoint}")
+    assert at_start != at_end
+    assert at_end == angle("--checkpoint", str(checkpoint), "--seed=7", "--problem.backend=loop")
+
+
+def test_check_with_a_checkpoint_of_other_settings(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = options(folder, problem__hidden="5")
+    assert cli.main(["check", *other, f"--checkpoint={trained / BEST}"]) == 1
+    assert "the checkpoint is of another configuration" in capsys.readouterr().err
+
+
 def test_check_that_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

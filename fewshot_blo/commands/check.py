@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.check import check_kernel, measure_precisions
 from fewshot_blo.commands.settings import config_parser, parsed_config
+from fewshot_blo.config import Config
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.exactness import measure_hypergradient
 from fewshot_blo.from_config import (
-    build_problem,
     build_rule,
     build_sampler,
     build_splits,
+    build_start,
     build_strategy,
+    with_classes,
 )
 from fewshot_blo.hypergrad import Phases, Reptile, Strategy
 from fewshot_blo.kernel.fused import describe_kernels
@@ -31,6 +37,12 @@ def parser() -> ArgumentParser:
         "every precision with float64, and the strategy's hypergradient with the exact one."
     )
     options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
+    options.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="weights to check at, a file written by train, of a problem with these settings; "
+        "without it those that training starts from",
+    )
     return options
 
 
@@ -39,19 +51,16 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     config = parsed_config(parser, parsed)
     splits = build_splits(config.data)
     image = splits.train.images.shape[1:]
+    config = with_classes(config, splits)
     config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
     strategy, norm = build_strategy(config), config.train.norm
     if isinstance(strategy, Phases):
         _, strategy = strategy.phases[-1]
+    make = _maker(config, image, parsed.checkpoint)
+    batch = build_sampler(replace(config, dtype="float64"), splits.train, training=True).batch(0)
 
-    def problem(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
-        changed = replace(config.problem, **settings)
-        return build_problem(replace(config, dtype=dtype, problem=changed), image)
-
-    exact = replace(config, dtype="float64")
-    batch = build_sampler(exact, splits.train, training=True).batch(0)
     comparisons = check_kernel(
-        lambda backend: problem("float64", backend=backend, precision="float32"),
+        lambda backend: make("float64", backend=backend, precision="float32"),
         strategy,
         batch,
         rule=build_rule(config, config.inner),
@@ -61,15 +70,33 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         verdict = "agrees" if comparison.agrees else "DIFFERS"
         print(f"{comparison.quantity:45} {comparison.difference:.1e}  {verdict}")
     errors = measure_precisions(
-        lambda dtype, precision: problem(dtype, precision=precision), strategy, batch, norm=norm
+        lambda dtype, precision: make(dtype, precision=precision), strategy, batch, norm=norm
     )
     print("error against float64      loss  hypergradient  seconds (float64)")
     for error in errors:
         times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     print(f"kernels: {describe_kernels(batch.support_x.device)}")
-    print(_against_exact(problem("float64", precision="float32"), strategy, batch, norm))
+    print(_against_exact(make("float64", precision="float32"), strategy, batch, norm))
     return 0 if all(comparison.agrees for comparison in comparisons) else 1
+
+
+def _maker(
+    config: Config, image: torch.Size, checkpoint: Path | None
+) -> Callable[..., FewShotProblem]:
+    """Makes the problem in a dtype, with other settings of the kernel, always with one start."""
+    trained = None if checkpoint is None else checkpoints.load(checkpoint)
+
+    def make(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
+        changed = replace(config, dtype=dtype, problem=replace(config.problem, **settings))
+        problem = build_start(changed, image, resume=trained is not None)
+        if trained is not None:
+            backend = problem.backend
+            trained.restore(problem)
+            problem.backend = backend  # The one to check, whichever the run had.
+        return problem
+
+    return make
 
 
 def _against_exact(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewshot_blo.from_config.data import build_device, build_sampler, build_splits
 from fewshot_blo.from_config.problem import NETWORKS, build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_rule, build_strategy
-from fewshot_blo.from_config.training import train_from_config
+from fewshot_blo.from_config.training import build_start, train_from_config, with_classes
 
 __all__ = [
     "NETWORKS",
@@ -15,6 +15,8 @@ __all__ = [
     "build_rule",
     "build_sampler",
     "build_splits",
+    "build_start",
     "build_strategy",
     "train_from_config",
+    "with_classes",
 ]

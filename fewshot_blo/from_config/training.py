@@ -7,12 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.config import Config
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.from_config.data import build_sampler
 from fewshot_blo.from_config.problem import build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
+from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.run import LAST
 from fewshot_blo.train import TrainResult, train
 from tasks import Splits
@@ -36,17 +39,8 @@ def train_from_config(
         ConfigurationError: if settings contradict each other.
         DataError: if the classes cannot give such tasks.
     """
-    if config.problem.start_from.endswith(".yaml"):
-        raise ConfigurationError(
-            f"problem.start_from is the recipe {config.problem.start_from}: `compare` trains it "
-            "first; here give a checkpoint"
-        )
-    if config.problem.name == "pretraining" and not config.problem.classes:
-        classes = len(splits.train.class_names)
-        config = replace(config, problem=replace(config.problem, classes=classes))
-    problem = build_problem(config, splits.train.images.shape[1:], pretrained=not resume)
-    if config.problem.start_from and not resume:
-        checkpoints.load(Path(config.problem.start_from)).start(problem)
+    config = with_classes(config, splits)
+    problem = build_start(config, splits.train.images.shape[1:], resume=resume)
     training = build_sampler(config, splits.train, training=True)
     validation = build_sampler(config, splits.validation, training=False)
     if tested:
@@ -62,6 +56,37 @@ def train_from_config(
         config=_known(config, folder / LAST) if resume else asdict(config),
         resume=resume,
     )
+
+
+def with_classes(config: Config, splits: Splits) -> Config:
+    """The settings with the number of pretraining's classes, if they leave it to the data."""
+    if config.problem.name != "pretraining" or config.problem.classes:
+        return config
+    return replace(config, problem=replace(config.problem, classes=len(splits.train.class_names)))
+
+
+def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> FewShotProblem:
+    """The problem as training starts with it, after ``problem.start_from``.
+
+    Args:
+        config: the settings, with all classes counted.
+        image: shape of one image, ``[C, H, W]``.
+        resume: a checkpoint will bring the weights, so none are looked for.
+
+    Raises:
+        CheckpointError: if ``problem.start_from`` does not fit.
+        ConfigurationError: if it is a recipe, or as ``build_problem``.
+    """
+    start = config.problem.start_from
+    if start.endswith(".yaml"):
+        raise ConfigurationError(
+            f"problem.start_from is the recipe {start}: `compare` trains it first; here give a "
+            "checkpoint"
+        )
+    problem = build_problem(config, image, pretrained=not resume)
+    if start and not resume:
+        checkpoints.load(Path(start)).start(problem)
+    return problem
 
 
 def _known(config: Config, checkpoint: Path) -> dict[str, Any]:
