@@ -102,18 +102,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: if it cannot be written.
     """
-    strategy = checkpoint.strategy
     data = {
         **{name: getattr(checkpoint, name) for name in _PLAIN},
         "format": _FORMAT,
         "outer": {name: p.detach() for name, p in checkpoint.outer.items()},
         "buffers": dict(checkpoint.buffers),
         "average": dict(checkpoint.average),
-        "strategy": {
-            "scalars": dict(strategy.scalars),
-            "inner": strategy.inner,
-            "multipliers": strategy.multipliers,
-        },
+        "strategy": checkpoint.strategy.plain(),
     }
     write_tensors(data, path, "checkpoint")
 
@@ -135,8 +130,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             "it was written by another program or version; use a file that train wrote"
         )
     try:
-        state = data["strategy"]
-        strategy = State(state["scalars"], state["inner"], state["multipliers"])
         random = {
             "cpu": data["random_state"]["cpu"].cpu(),
             "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
@@ -146,7 +139,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             **plain,
             outer=_tensors(data["outer"]),
             buffers=_tensors(data["buffers"]),
-            strategy=strategy,
+            strategy=State(**data["strategy"]),
             average=_tensors(data.get("average", {})),  # Earlier versions had none.
         )
     except (KeyError, TypeError, AttributeError) as error:

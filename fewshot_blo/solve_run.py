@@ -180,17 +180,12 @@ class SolveRun:
 
     def save(self, path: Path) -> None:
         """Writes all that the run needs to go on."""
-        state = self.state
         content = {
             "format": _FORMAT,
             "step": self.step,
             "outer": {name: p.detach() for name, p in self.problem.outer.items()},
             "optimizer": self.optimizer.state_dict(),
-            "state": {
-                "scalars": dict(state.scalars),
-                "inner": state.inner,
-                "multipliers": state.multipliers,
-            },
+            "state": self.state.plain(),
             "best": self.best,
             "records_since_best": self.records_since_best,
         }

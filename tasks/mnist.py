@@ -16,6 +16,7 @@ from tasks.torchvision_import import torchvision_module
 
 SIDE = 28
 _NAMES = {"train": "train", "test": "t10k"}
+# By name: data sets in place of MNIST name their files as it does.
 _FOLDERS = ("", "mnist", "MNIST/raw", "raw")
 _UNSIGNED_BYTES = 8
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,14 @@ class State:
     scalars: Mapping[str, Tensor]
     inner: TaskParams
     multipliers: TaskParams
+
+    def plain(self) -> dict[str, Any]:
+        """The state as a checkpoint holds it; ``State(**plain)`` gives it back."""
+        return {
+            "scalars": dict(self.scalars),
+            "inner": dict(self.inner),
+            "multipliers": dict(self.multipliers),
+        }
 
     def tasks(self, part: slice) -> State:
         """The state of some of the tasks."""
