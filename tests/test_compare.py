@@ -25,8 +25,8 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.from_config import (
     build_adaptation,
     build_problem,
+    build_start,
     build_strategy,
-    train_from_config,
 )
 from fewshot_blo.hypergrad import Phases
 from fewshot_blo.report import EvaluationRequest
@@ -169,13 +169,7 @@ def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None
     compare([second], REQUEST, folder=tmp_path / "runs")
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: `compare` trains it"):
-        train_from_config(
-            read_recipe(second),
-            None,
-            tmp_path / "alone",
-            resume=False,
-            tested=False,  # type: ignore[arg-type]
-        )
+        build_start(read_recipe(second), torch.Size((1, 16, 16)))
 
 
 def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:
