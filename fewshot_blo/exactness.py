@@ -1,4 +1,4 @@
-"""How far a strategy's hypergradient is from the exact one, on a user's own problem and tasks."""
+"""How well inner problems are solved, and how exact hypergradients are, on a user's own tasks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.check import flat_step
+from fewshot_blo.chunks import dropout_keys
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Phases, State, Strategy
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE, inner_gradients
+from fewshot_blo.kernel import UpdateRule, adapt
 from fewshot_blo.linear_solve import ConjugateGradient, OneStep, add_scaled
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.suitability import check_suits
@@ -85,6 +87,46 @@ class _Solved:
     def advance(self, state: State, step: OuterStep) -> State:
         del step
         return state
+
+
+def inner_losses(
+    problem: FewShotProblem,
+    batch: TaskBatch,
+    *,
+    steps: int,
+    rule: UpdateRule,
+    norm: NormMode = "transductive",
+) -> Tensor:
+    """Inner losses before the first of the inner steps and after each, ``[steps + 1, T]``.
+
+    Where they rise, the steps are too long: the strategies other than unrolling take the result
+    for a minimiser, and then lead the outer variables to where it is none.
+
+    Args:
+        problem: any.
+        batch: tasks.
+        steps: number of inner steps.
+        rule: the update rule.
+        norm: norm mode of the query set.
+    """
+    problem.prepare(batch)
+    problem.network.train()
+    bilevel = problem.bind(batch, norm, dropout_keys(batch, 0, 0)).bilevel
+    losses = [bilevel.inner_loss(bilevel.inner_init).detach()]
+
+    def visit(number: int, inner: TaskParams) -> None:
+        del number
+        losses.append(bilevel.inner_loss(inner).detach())
+
+    adapt(
+        bilevel.inner_loss,
+        bilevel.inner_init,
+        steps=steps,
+        rule=rule,
+        outer=bilevel.outer,
+        visit=visit,
+    )
+    return torch.stack(losses)
 
 
 def solve_inner(problem: Bilevel, *, steps: int = 20, tolerance: float = 1e-7) -> TaskParams:

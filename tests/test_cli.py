@@ -177,12 +177,23 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count(" agrees\n") == 6
     assert "Penalty hypergradient" in out
-    *errors, kernels, exact = [line.split() for line in out.splitlines()[7:]]
+    *errors, kernels, exact, course = [line.split() for line in out.splitlines()[7:]]
     assert [words[0] for words in errors] == ["float32", "bfloat16"]
     assert kernels[0] == "kernels:"
     assert float(errors[0][2]) < 1e-3
     assert exact[2:5] == ["degrees", "from", "that"]
     assert 0 <= float(exact[1]) <= 180
+    before, *after = map(float, course[6:])
+    assert len(after) == 2
+    assert after[1] < after[0] < before
+
+
+def test_check_finds_inner_steps_that_are_too_long(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = options(folder, inner__step_size="1000", problem__prox="0.1")
+    assert cli.main(["check", *long, "--check_tasks=2"]) == 0
+    assert "it rises in 2 of 2 steps, which are too long then" in capsys.readouterr().out
 
 
 def test_check_at_the_weights_of_a_checkpoint(
@@ -195,7 +206,7 @@ def test_check_at_the_weights_of_a_checkpoint(
         assert cli.main(["check", f"--config={config}", "--check_tasks=2", *arguments]) == 0
         out = capsys.readouterr().out
         assert out.count(" agrees\n") == 6
-        return out.splitlines()[-1]
+        return out.splitlines()[-2]
 
     at_start = angle()
     at_end = angle(f"--checkpoint={checkpoint}")

@@ -24,7 +24,7 @@ from fewshot_blo import (
 )
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.exactness import measure_hypergradient, solve_inner
+from fewshot_blo.exactness import inner_losses, measure_hypergradient, solve_inner
 
 
 def encoder() -> nn.Module:
@@ -145,3 +145,19 @@ def test_problems_without_a_minimiser() -> None:
             Unroll(1),
             make_batch(),
         )
+
+
+def test_inner_losses_are_those_of_a_plain_loop() -> None:
+    made, batch = problem(), make_batch()
+    losses = inner_losses(made, batch, steps=3, rule=SGD(0.3))
+    bilevel = made.bind(batch, "transductive").bilevel
+    v = {name: p.detach().requires_grad_() for name, p in bilevel.inner_init.items()}
+    for row in losses:
+        loss = bilevel.inner_loss(v)
+        torch.testing.assert_close(row, loss.detach(), rtol=1e-12, atol=0)
+        gradients = torch.autograd.grad(loss.sum(), list(v.values()))
+        v = {
+            name: (p - 0.3 * g).detach().requires_grad_()
+            for (name, p), g in zip(v.items(), gradients, strict=True)
+        }
+    assert losses.shape == (4, batch.tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from fewshot_blo.check import check_kernel, measure_precisions
 from fewshot_blo.commands.settings import config_parser, parsed_config
 from fewshot_blo.config import Config
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.exactness import measure_hypergradient
+from fewshot_blo.exactness import inner_losses, measure_hypergradient
 from fewshot_blo.from_config import (
     build_rule,
     build_sampler,
@@ -34,7 +35,8 @@ def parser() -> ArgumentParser:
     """Its options."""
     options = config_parser(
         "Compare the batched kernel with a loop over tasks, in float64, on the configured problem, "
-        "every precision with float64, and the strategy's hypergradient with the exact one."
+        "every precision with float64, the strategy's hypergradient with the exact one, and the "
+        "inner loss from step to step."
     )
     options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
     options.add_argument(
@@ -56,6 +58,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     strategy, norm = build_strategy(config), config.train.norm
     if isinstance(strategy, Phases):
         _, strategy = strategy.phases[-1]
+    rule = build_rule(config, config.inner)
     make = _maker(config, image, parsed.checkpoint)
     batch = build_sampler(replace(config, dtype="float64"), splits.train, training=True).batch(0)
 
@@ -63,7 +66,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         lambda backend: make("float64", backend=backend, precision="float32"),
         strategy,
         batch,
-        rule=build_rule(config, config.inner),
+        rule=rule,
         norm=norm,
     )
     for comparison in comparisons:
@@ -77,7 +80,10 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     print(f"kernels: {describe_kernels(batch.support_x.device)}")
-    print(_against_exact(make("float64", precision="float32"), strategy, batch, norm))
+    problem = make("float64", precision="float32")
+    print(_against_exact(problem, strategy, batch, norm))
+    losses = inner_losses(problem, batch, steps=config.inner.steps, rule=rule, norm=norm)
+    print(_course(losses.mean(1).tolist()))
     return 0 if all(comparison.agrees for comparison in comparisons) else 1
 
 
@@ -112,4 +118,17 @@ def _against_exact(
     return (
         f"hypergradient {error.angle:.2g} degrees from that of the solved inner problem, "
         f"{error.length:.3g} times as long"
+    )
+
+
+def _course(losses: list[float]) -> str:
+    """The inner loss from step to step, and a remedy where it rises."""
+    course = "inner loss from step to step: " + " ".join(f"{loss:.4g}" for loss in losses)
+    rounding = 1e-12
+    rises = sum(b - a > rounding * abs(a) for a, b in pairwise(losses))
+    if not rises:
+        return course
+    return (
+        f"{course}\nit rises in {rises} of {len(losses) - 1} steps, which are too long then: lower "
+        "inner.step_size"
     )
