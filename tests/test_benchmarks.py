@@ -258,6 +258,7 @@ def test_fine_tuning_on_validation_and_test_classes(data_root: Path, tmp_path: P
     rows = json.loads(output.read_text())["rows"]
     assert [row["method"] for row in rows] == ["prototypes", "ridge"]
     assert len(rows[1]["validation"]) == 4
+    assert all(row["milliseconds_to_embed_a_task"] > 0 for row in rows)
 
 
 def test_speed_command_starts_no_row_out_of_time(
