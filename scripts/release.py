@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, required=True)
     options = parser.parse_args()
     path = options.run / BEST
-    checkpoint = _without_traces(checkpoints.load(path))
+    loaded = checkpoints.load(path)
+    first = loaded.config["problem"].get("start_from", "")
+    checkpoint = _without_traces(loaded)
     report = json.loads(options.evaluation.read_text(encoding="utf-8"))
     folder = RELEASED / options.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,8 @@ def main() -> None:
     settings = yaml.safe_dump(dict(checkpoint.config), sort_keys=False)
     (folder / "config.yaml").write_text(settings, encoding="utf-8")
     figures = report["checkpoints"][str(path)]
-    card = _card(options.name, options.recipe, path, checkpoint, figures)
+    runs = [Path(first).parent, options.run] if first else [options.run]
+    card = _card(options.name, options.recipe, runs, checkpoint, figures)
     (folder / "card.md").write_text(card, encoding="utf-8")
     print(folder)
 
@@ -62,15 +66,15 @@ def _without_traces(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _card(
-    name: str, recipe: Path, path: Path, checkpoint: Checkpoint, figures: list[dict[str, Any]]
+    name: str,
+    recipe: Path,
+    runs: Sequence[Path],
+    checkpoint: Checkpoint,
+    figures: Sequence[Mapping[str, Any]],
 ) -> str:
+    """The card of the last of the runs, each of which started where the one before ended."""
     comments = recipe.read_text(encoding="utf-8").splitlines()[:2]
     title, source = (line.removeprefix("# ") for line in comments)
-    lines = (path.parent / PROVENANCE).read_text(encoding="utf-8").splitlines()
-    attempts = [json.loads(line) for line in lines]
-    made = attempts[-1]
-    commits = ", ".join(dict.fromkeys(f"`{attempt['commit'][:12]}`" for attempt in attempts))
-    cost = Row(name, [path], []).cost()
     best, train = checkpoint.best, checkpoint.config["train"]
     seed, tasks = checkpoint.config["seed"], figures[0]["tasks"]
     accuracies = "\n".join(
@@ -78,6 +82,13 @@ def _card(
         f"| {100 * f['calibration_error']:.1f} |"
         for f in figures
     )
+    chosen = "a single model"
+    if train["steps"]:
+        chosen = (
+            "a single model: the checkpoint with the highest accuracy on\nvalidation classes "
+            f"(outer step {best['step']} of {train['steps']}: {100 * best['accuracy']:.2f} %)"
+        )
+    made = "\n".join(_training(run) for run in runs)
     return f"""# {name}
 
 {title} Source: {source}
@@ -87,21 +98,37 @@ def _card(
 {accuracies}
 
 Mean over {tasks} tasks, {figures[0]["protocol"]}, with
-the 95 % interval 1.96 s / sqrt(n). A single model: the checkpoint with the highest accuracy on
-validation classes (outer step {best["step"]} of {train["steps"]}: {100 * best["accuracy"]:.2f} %),
+the 95 % interval 1.96 s / sqrt(n), {chosen},
 one training seed ({seed}).
 
 - trained by `fewshot-blo compare {recipe.as_posix()} --root DIR --seeds {seed}`
-- commit {commits}, torch {made["torch"]}, Python {made["python"]}
-- machine: {made["device"]}, {made["cores"]} cores, {made["threads"]} thread(s) used
-- {cost["seconds"] / 60:.0f} minutes with validation, {cost["tasks_per_second"]:.1f} tasks/s
-- peak resident memory {cost["peak_gib"]:.2f} GiB
+{made}
 - settings: `config.yaml`; optimizer state is left out
 
 To repeat the figures:
 
     fewshot-blo evaluate checkpoints/released/{name}/best.pt --tasks {tasks} --root DIR
 """
+
+
+def _training(run: Path) -> str:
+    """What a run took, and of which code and machine; nothing but the latter if it has no steps."""
+    lines = (run / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    attempts = [json.loads(line) for line in lines]
+    last = attempts[-1]
+    commits = ", ".join(dict.fromkeys(f"`{attempt['commit'][:12]}`" for attempt in attempts))
+    cost = Row(run.name, [run / BEST], []).cost()
+    text = (
+        f"- {run.parent.name}: commit {commits}, torch {last['torch']}, Python {last['python']}, "
+        f"{last['device']},\n  {last['cores']} cores, {last['threads']} thread(s) used"
+    )
+    if not cost:
+        return f"{text}; no training steps of its own"
+    return (
+        f"{text}; {cost['steps']:.0f} steps, {cost['seconds'] / 60:.0f} minutes\n  with "
+        f"validation, {cost['tasks_per_second']:.1f} tasks/s, peak resident memory "
+        f"{cost['peak_gib']:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":
