@@ -112,20 +112,15 @@ def inner_losses(
     problem.prepare(batch)
     problem.network.train()
     bilevel = problem.bind(batch, norm, dropout_keys(batch, 0, 0)).bilevel
-    losses = [bilevel.inner_loss(bilevel.inner_init).detach()]
+    losses = []
 
-    def visit(number: int, inner: TaskParams) -> None:
-        del number
-        losses.append(bilevel.inner_loss(inner).detach())
+    def recorded(inner: TaskParams) -> Tensor:
+        loss = bilevel.inner_loss(inner)
+        losses.append(loss.detach())
+        return loss
 
-    adapt(
-        bilevel.inner_loss,
-        bilevel.inner_init,
-        steps=steps,
-        rule=rule,
-        outer=bilevel.outer,
-        visit=visit,
-    )
+    end = adapt(recorded, bilevel.inner_init, steps=steps, rule=rule, outer=bilevel.outer)
+    recorded(end)
     return torch.stack(losses)
 
 
