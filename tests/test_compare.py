@@ -25,8 +25,9 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.from_config import (
     build_adaptation,
     build_problem,
-    build_start,
+    build_splits,
     build_strategy,
+    train_from_config,
 )
 from fewshot_blo.hypergrad import Phases
 from fewshot_blo.report import EvaluationRequest
@@ -168,8 +169,10 @@ def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None
     assert len(before) == 2
     compare([second], REQUEST, folder=tmp_path / "runs")
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    recipe = read_recipe(second)
+    splits = build_splits(recipe.data)
     with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: `compare` trains it"):
-        build_start(read_recipe(second), torch.Size((1, 16, 16)))
+        train_from_config(recipe, splits, tmp_path / "alone", resume=False, tested=False)
 
 
 def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:
