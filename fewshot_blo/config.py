@@ -36,6 +36,8 @@ class DataSettings:
         root: folder of the data set's files.
         split: how Omniglot's characters are divided: vinyals (1028/172/423) or background.
         rotations: turn Omniglot's characters by 90, 180 and 270 degrees into further classes.
+        mirrors: mirror Omniglot's training characters into further classes; validation and test
+            have none of them.
         size: height and width of the images; 0 for the data set's usual size.
         csv: file with the columns class and split that divides a folder's classes.
         seed: of the division of a folder's classes where there is no csv.
@@ -47,6 +49,7 @@ class DataSettings:
     root: str = ""
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True
+    mirrors: bool = False
     size: int = 0
     csv: str = ""
     seed: int = 0

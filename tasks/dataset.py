@@ -114,6 +114,16 @@ class ClassDataset:
         names = [f"{name}/rot{90 * k:03d}" for k in range(4) for name in self.class_names]
         return ClassDataset(torch.cat(turned), labels, tuple(names))
 
+    def with_mirror_images(self) -> ClassDataset:
+        """Every class twice, as it is and mirrored from left to right, as classes of their own.
+
+        The names of the mirrored ones gain ``/mirror``. For classes that a mirror changes, as
+        characters; those that are symmetric come twice.
+        """
+        names = (*self.class_names, *(f"{name}/mirror" for name in self.class_names))
+        labels = torch.cat([self.labels, self.labels + len(self.class_names)])
+        return ClassDataset(torch.cat([self.images, self.images.flip(3)]), labels, names)
+
 
 def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Bytes as floating numbers in [0, 1] on a device; bytes are what travels there."""

@@ -35,6 +35,7 @@ def load(
     *,
     split: str = "vinyals",
     rotations: bool = True,
+    mirrors: bool = False,
     size: int = 28,
     download: bool = False,
 ) -> Splits:
@@ -54,6 +55,8 @@ def load(
             and 659 characters (Meta-Dataset, Triantafillou et al., 2020).
         rotations: whether each character counts as four classes, turned by quarters of a circle;
             all four are in the split of the character.
+        mirrors: whether training has the mirror image of each of its classes as a further class;
+            validation and test never do, so their tasks stay those of the protocol.
         size: height and width in pixels.
         download: whether to fetch what is not there, through torchvision.
 
@@ -73,7 +76,8 @@ def load(
     for part in SPLITS:
         listed = class_list(f"omniglot_{split}", part)
         dataset = upright.select([positions[name] for name in listed])
-        parts.append(dataset.with_rotations() if rotations else dataset)
+        dataset = dataset.with_rotations() if rotations else dataset
+        parts.append(dataset.with_mirror_images() if mirrors and part == "train" else dataset)
     return Splits(*parts)
 
 

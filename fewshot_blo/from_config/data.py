@@ -31,7 +31,12 @@ def build_splits(data: DataSettings) -> Splits:
     module = importlib.import_module(f"tasks.{'cifarfs' if data.name == 'fc100' else data.name}")
     arguments: dict[str, object] = {"size": data.size} if data.size else {}
     if data.name == "omniglot":
-        arguments.update(split=data.split, rotations=data.rotations, download=data.download)
+        arguments.update(
+            split=data.split,
+            rotations=data.rotations,
+            mirrors=data.mirrors,
+            download=data.download,
+        )
     elif data.name in ("cifarfs", "fc100"):
         arguments = {"variant": data.name, "download": data.download}
     elif data.name == "folder":

@@ -73,6 +73,17 @@ def test_rotations_are_classes_of_their_own() -> None:
         assert part.rot90(-quarter, dims=(2, 3)).equal(dataset.images)
 
 
+def test_mirror_images_are_classes_of_their_own() -> None:
+    dataset = make([2, 3])
+    doubled = dataset.with_mirror_images()
+    assert doubled.class_names == ("class0", "class1", "class0/mirror", "class1/mirror")
+    assert doubled.counts.tolist() == [2, 3, 2, 3]
+    assert doubled.images[:5].equal(dataset.images)
+    # The marked corner goes to the right.
+    assert (doubled.images[5:, 0, 0, 1] == 255).all()
+    assert not doubled.images[5:].equal(dataset.images)
+
+
 def test_to() -> None:
     moved = make([1, 2]).to("cpu")
     assert moved.images.equal(make([1, 2]).images)

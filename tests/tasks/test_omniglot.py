@@ -110,6 +110,16 @@ def test_rotations_stay_in_the_split_of_their_character(tmp_path: Path) -> None:
         assert len(four.class_names) == 4 * len(one.class_names)
 
 
+def test_mirror_images_are_classes_of_training_alone(tmp_path: Path) -> None:
+    root = archived(tmp_path)
+    plain, mirrored = (omniglot.load(root, mirrors=mirrors) for mirrors in (False, True))
+    assert len(mirrored.train.class_names) == 2 * len(plain.train.class_names)
+    for kept in ("validation", "test"):
+        before, after = getattr(plain, kept), getattr(mirrored, kept)
+        assert after.class_names == before.class_names
+        assert after.images.equal(before.images)
+
+
 def nested(root: Path) -> None:
     archived(root / "omniglot-py")
 
