@@ -186,13 +186,14 @@ class LearnedAugmentation(Study):
                 x = change(data.x[rows], _noise(len(rows), generator))
             return cross_entropy(self._model, v, x, data.y[rows]) + self.l2 * decay(v)
 
+        batch = self.batch or len(data.x)
         return fit_in_batches(
             initial(self._model),
             loss,
             len(data.x),
-            epochs=self.epochs,
+            updates=self.epochs * -(-len(data.x) // batch),
             learning_rate=3e-3,
-            batch=self.batch or len(data.x),
+            batch=batch,
             seed=self.seed,
         )
 

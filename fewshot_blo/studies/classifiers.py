@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -100,7 +101,7 @@ def fit_in_batches(
     loss: Callable[[Mapping[str, Tensor], Tensor], Tensor],
     count: int,
     *,
-    epochs: int,
+    updates: int,
     batch: int = 200,
     learning_rate: float = 1e-3,
     seed: int = 0,
@@ -111,21 +112,23 @@ def fit_in_batches(
         start: initial parameters.
         loss: of parameters and rows of the data.
         count: rows of the data.
-        epochs: passes over them.
+        updates: steps, in as many passes over the rows as they take.
         batch: rows a step.
         learning_rate: at the start.
         seed: of the order.
     """
     v = {name: p.clone().requires_grad_() for name, p in start.items()}
     optimizer = torch.optim.Adam(list(v.values()), learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        for rows in torch.split(torch.randperm(count, generator=generator), batch):
-            optimizer.zero_grad()
-            loss(v, rows).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    passes = (
+        torch.split(torch.randperm(count, generator=generator), batch) for _ in itertools.count()
+    )
+    for rows in itertools.islice(itertools.chain.from_iterable(passes), updates):
+        optimizer.zero_grad()
+        loss(v, rows).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
     return {name: p.detach() for name, p in v.items()}
 
 

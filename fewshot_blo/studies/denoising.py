@@ -47,7 +47,8 @@ class Denoising(Study):
         network: of the inner problem.
         l2: of its weights.
         batch: images a mini-batch of either level; 0 for all.
-        epochs: of retraining and of the baselines where the network is not convex.
+        updates: of retraining and of the baselines where the network is not convex, by 200 images
+            each: as many for a few images as for all, so that rows differ in their images alone.
 
     Source: Mehra & Hamm (arXiv 1911.03432), data denoising; the weights' mean is not set anew
     after each epoch, as in its code.
@@ -59,7 +60,7 @@ class Denoising(Study):
     network: NetworkName = "linear"
     l2: float = 1e-3
     batch: int = 0
-    epochs: int = 5
+    updates: int = 600
 
     def __post_init__(self) -> None:
         if not 0 < self.noise < 1:
@@ -157,7 +158,7 @@ class Denoising(Study):
             start,
             lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]) + l2 * decay(v),
             len(x),
-            epochs=self.epochs,
+            updates=self.updates,
             seed=self.seed,
         )
 

@@ -149,7 +149,7 @@ class Distillation(Study):
             self._start(0),
             lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]),
             self.train,
-            epochs=5,
+            updates=self.train // 20,  # Five passes.
             batch=100,
             learning_rate=3e-3,
         )
@@ -180,7 +180,7 @@ class Distillation(Study):
             start,
             lambda v, rows: self._loss(v, Labelled(part.x[rows], part.y[rows])),
             len(part.y),
-            epochs=self.retraining_steps,
+            updates=self.retraining_steps,
             batch=len(part.y),
         )
 

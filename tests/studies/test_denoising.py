@@ -26,7 +26,7 @@ def study(folder: Path, **settings: object) -> Denoising:
     "strategy",
     [
         Penalty(20, Adam(1e-2), rho=1.0, epsilon=0.0),
-        Implicit(10, Adam(1e-2), ConjugateGradient(10)),
+        Implicit(10, Adam(1e-2), ConjugateGradient(5)),
         Unroll(10, SGD(0.05)),
     ],
     ids=["penalty", "implicit", "unroll"],
@@ -59,7 +59,7 @@ def test_baselines_stand_in_order(digits_root: Path) -> None:
 
 
 def test_mini_batches_of_a_network_that_is_not_convex(digits_root: Path) -> None:
-    denoising = study(digits_root, network="convolutional", batch=20, epochs=1)
+    denoising = study(digits_root, network="convolutional", batch=20, updates=3)
     strategy = Penalty(2, Adam(1e-3))
     optimizer = lambda leaves: torch.optim.Adam(leaves, 0.3)  # noqa: E731
     solution = solve(denoising.problem(), strategy, optimizer, steps=2, progress=False)

@@ -104,7 +104,7 @@ def test_baselines_of_wrong_labels(digits_root: Path) -> None:
 
 def test_a_targeted_attack_hits_its_target(digits_root: Path, tmp_path: Path) -> None:
     study = TargetedPoisoning(str(digits_root), train=100, validation=200)
-    solution = attack(study, Implicit(10, Adam(1e-2), ConjugateGradient(10)), 25)
+    solution = attack(study, Implicit(10, Adam(1e-2), ConjugateGradient(10)), 50)
     found = study.measure(solution.outer, solution.inner)[" + retrain"]
     baselines = study.baselines()
     assert set(baselines) == {"no poison", UNCHANGED}
