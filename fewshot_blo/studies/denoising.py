@@ -25,7 +25,7 @@ from fewshot_blo.studies.classifiers import (
     logits,
     make_network,
 )
-from fewshot_blo.studies.digits import Digits, batches, read_digits
+from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits
 from fewshot_blo.studies.pictures import histograms
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 
@@ -47,6 +47,9 @@ class Denoising(Study):
         network: of the inner problem.
         l2: of its weights.
         batch: images a mini-batch of either level; 0 for all.
+        pretraining: mini-batches of all images, clean ones too, by which v is trained before the
+            first outer step: an image that few outer steps see is then judged by a v that has
+            learned something.
         updates: of retraining and of the baselines where the network is not convex, by 200 images
             each: as many for a few images as for all, so that rows differ in their images alone.
 
@@ -60,6 +63,7 @@ class Denoising(Study):
     network: NetworkName = "linear"
     l2: float = 1e-3
     batch: int = 0
+    pretraining: int = 0
     updates: int = 600
 
     def __post_init__(self) -> None:
@@ -103,13 +107,19 @@ class Denoising(Study):
         inner_rows = batches(self.train, self.batch, 2 * self.seed)
         return PlainProblem(
             {"logit": torch.zeros(self.train)},
-            initial(self._model),
+            self._pretrained(),
             inner_loss,
             outer_loss,
             # One mini-batch for all inner steps of an outer step, as in the paper's code.
             lambda step, _: inner_rows(step),
             batches(self.validation, self.batch, 2 * self.seed + 1),
         )
+
+    def _pretrained(self) -> Params:
+        """Where the inner problem starts."""
+        if not self.pretraining:
+            return initial(self._model)
+        return self._by_mini_batches(*self._images(slice(None)), self.l2, self.pretraining)
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
         """Accuracy on the test images, how well weights tell wrong labels, what is kept."""
@@ -146,20 +156,28 @@ class Denoising(Study):
 
     def _fitted(self, kept: Tensor, l2: float, held_out: int = 0) -> Params:
         """Trained from scratch on some training images and the clean ones."""
-        clean = slice(0, self.validation - held_out)
-        x = torch.cat([self._digits.parts[0].x[kept], self._digits.parts[1].x[clean]])
-        y = torch.cat([self.labels[kept], self._digits.parts[1].y[clean]])
-        start = initial(self._model)
-        if self.network == "linear":
-            return fit_to_the_end(
-                start, lambda v: cross_entropy(self._model, v, x, y) + l2 * decay(v)
-            )
+        x, y = self._images(kept, held_out)
+        if self.network != "linear":
+            return self._by_mini_batches(x, y, l2, self.updates)
+        return fit_to_the_end(
+            initial(self._model), lambda v: cross_entropy(self._model, v, x, y) + l2 * decay(v)
+        )
+
+    def _by_mini_batches(self, x: Tensor, y: Tensor, l2: float, updates: int) -> Params:
         return fit_in_batches(
-            start,
+            initial(self._model),
             lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]) + l2 * decay(v),
             len(x),
-            updates=self.updates,
+            updates=updates,
             seed=self.seed,
+        )
+
+    def _images(self, kept: Tensor | slice, held_out: int = 0) -> Labelled:
+        """Some training images and the clean ones, but for the last so many of these."""
+        (x, _), (clean_x, clean_y) = self._digits.parts
+        clean = slice(0, self.validation - held_out)
+        return Labelled(
+            torch.cat([x[kept], clean_x[clean]]), torch.cat([self.labels[kept], clean_y[clean]])
         )
 
     def _with_l2_chosen(self) -> dict[str, float]:

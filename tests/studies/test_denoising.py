@@ -14,6 +14,7 @@ from fewshot_blo.kernel import SGD, Adam
 from fewshot_blo.linear_solve import ConjugateGradient
 from fewshot_blo.solve import solve
 from fewshot_blo.studies import Denoising
+from fewshot_blo.studies.classifiers import accuracy
 from fewshot_blo.studies.denoising import AUC, KEPT, TEST, WRONG
 from fewshot_blo.studies.digits import batches
 
@@ -68,6 +69,19 @@ def test_mini_batches_of_a_network_that_is_not_convex(digits_root: Path) -> None
     assert all(
         math.isfinite(x) for x in denoising.measure(*(solution.outer, solution.inner))[""].values()
     )
+
+
+def test_pretraining_is_where_the_inner_problem_starts(digits_root: Path) -> None:
+    plain = study(digits_root, network="perceptron", batch=20)
+    pretrained = study(digits_root, network="perceptron", batch=20, pretraining=30)
+    accuracies = [
+        accuracy(s._model, s.problem().inner, *s._digits.test) for s in (plain, pretrained)
+    ]
+    assert accuracies[0] < 40
+    assert accuracies[1] > 80
+    again = study(digits_root, network="perceptron", batch=20, pretraining=30).problem().inner
+    for name, value in pretrained.problem().inner.items():
+        assert torch.equal(value, again[name])
 
 
 def test_ranks_tell_wrong_labels(digits_root: Path) -> None:
