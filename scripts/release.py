@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=RELEASED, help="of all released models")
     options = parser.parse_args()
     path = options.run / BEST
     loaded = checkpoints.load(path)
     first = loaded.config["problem"].get("start_from", "")
     checkpoint = _without_traces(loaded)
     report = json.loads(options.evaluation.read_text(encoding="utf-8"))
-    folder = RELEASED / options.name
+    folder = options.folder / options.name
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save(checkpoint, folder / BEST)
     settings = yaml.safe_dump(dict(checkpoint.config), sort_keys=False)
