@@ -15,8 +15,8 @@ def build_splits(data: DataSettings) -> Splits:
     """The splits of a data set by name.
 
     Raises:
-        ConfigurationError: if the data set needs a folder and none is given, or its images have
-            one size only and another is asked for.
+        ConfigurationError: if the data set needs a folder and none is given, its images have one
+            size only and another is asked for, or mirrored classes are asked of it in vain.
         DataError: if its files are missing or bad.
     """
     if data.name != "glyphs" and not data.root:
@@ -26,6 +26,11 @@ def build_splits(data: DataSettings) -> Splits:
     if data.name in ("cifarfs", "fc100") and data.size not in (0, 32):
         raise ConfigurationError(
             f"data.size is {data.size}: the images of {data.name} are of 32 pixels; leave it at 0"
+        )
+    if data.mirrors and data.name != "omniglot":
+        raise ConfigurationError(
+            f"data.mirrors is true and the data set {data.name}: mirrored classes are for omniglot; "
+            "set --augment.flip 0.5 for mirror images in their own class"
         )
     # Imported here, for each data set needs libraries of its own.
     module = importlib.import_module(f"tasks.{'cifarfs' if data.name == 'fc100' else data.name}")
