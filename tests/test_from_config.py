@@ -310,7 +310,5 @@ def test_data_sets_that_need_more() -> None:
         build_splits(DataSettings("omniglot"))
     with pytest.raises(ConfigurationError, match="images of cifarfs are of 32 pixels"):
         build_splits(DataSettings("cifarfs", root="x", size=84))
-    with pytest.raises(
-        ConfigurationError, match="data set glyphs: mirrored classes are for omniglot"
-    ):
+    with pytest.raises(ConfigurationError, match="glyphs: mirrored classes are for omniglot"):
         build_splits(DataSettings("glyphs", mirrors=True))

@@ -29,7 +29,7 @@ def build_splits(data: DataSettings) -> Splits:
         )
     if data.mirrors and data.name != "omniglot":
         raise ConfigurationError(
-            f"data.mirrors is true and the data set {data.name}: mirrored classes are for omniglot; "
+            f"data.mirrors is true, the data set {data.name}: mirrored classes are for omniglot; "
             "set --augment.flip 0.5 for mirror images in their own class"
         )
     # Imported here, for each data set needs libraries of its own.
