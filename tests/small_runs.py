@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -190,3 +191,16 @@ def options(folder: Path, **changes: object) -> list[str]:
     }
     settings.update({name.replace("__", "."): value for name, value in changes.items()})
     return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def write_recipe(path: Path, folder: Path, **changes: object) -> Path:
+    """A recipe with the options of a small run, under a title and a source."""
+    settings: dict[str, object] = {}
+    few = {"train__validate_every": 1, "train__steps": 2}
+    for option in options(folder, **{**few, **changes}):
+        name, _, value = option.removeprefix("--").partition("=")
+        section, _, key = name.rpartition(".")
+        place = settings if not section else settings.setdefault(section, {})
+        place[key] = yaml.safe_load(value)  # type: ignore[index]
+    path.write_text(f"# A small run.\n# Nobody et al.\n{yaml.safe_dump(settings)}")
+    return path

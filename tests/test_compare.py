@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
-from small_runs import make_folder, options
+from small_runs import make_folder, write_recipe
 
 from fewshot_blo import cli
 from fewshot_blo import train as train_module
@@ -40,19 +39,6 @@ RECIPES = sorted(
     if path.parent.name != "studies"
 )
 REQUEST = EvaluationRequest(tasks=8)
-
-
-def write_recipe(path: Path, folder: Path, **changes: object) -> Path:
-    """A recipe with the options of a small run."""
-    settings: dict[str, object] = {}
-    few = {"train__validate_every": 1, "train__steps": 2}
-    for option in options(folder, **{**few, **changes}):
-        name, _, value = option.removeprefix("--").partition("=")
-        section, _, key = name.rpartition(".")
-        place = settings if not section else settings.setdefault(section, {})
-        place[key] = yaml.safe_load(value)  # type: ignore[index]
-    path.write_text(yaml.safe_dump(settings))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,13 @@ import runpy
 from pathlib import Path
 
 import pytest
-import yaml
-from small_runs import make_folder, options
+from small_runs import make_folder, write_recipe
 
 from fewshot_blo import cli
 from fewshot_blo.checkpoint import load
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "release.py"
 TASKS = 8
-
-
-def write_recipe(path: Path, data: Path, **changes: object) -> Path:
-    """The options of a small run under a title and a source."""
-    lines = ["# A small run.", "# Nobody et al."]
-    settings: dict[str, dict[str, object]] = {}
-    for option in options(data, train__steps=2, train__validate_every=1, **changes):
-        name, _, value = option.removeprefix("--").partition("=")
-        section, _, key = name.rpartition(".")
-        settings.setdefault(section, {})[key] = yaml.safe_load(value)
-    top = settings.pop("", {})
-    path.write_text("\n".join([*lines, yaml.safe_dump({**settings, **top})]))
-    return path
 
 
 @pytest.fixture(scope="module")

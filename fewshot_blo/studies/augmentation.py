@@ -22,6 +22,7 @@ from fewshot_blo.studies.classifiers import (
     fit_in_batches,
     initial,
     make_network,
+    updates_of,
 )
 from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits, seed_of
 from fewshot_blo.studies.pictures import images
@@ -191,7 +192,7 @@ class LearnedAugmentation(Study):
             initial(self._model),
             loss,
             len(data.x),
-            updates=self.epochs * -(-len(data.x) // batch),
+            updates=updates_of(self.epochs, len(data.x), batch),
             learning_rate=3e-3,
             batch=batch,
             seed=self.seed,

@@ -130,6 +130,11 @@ def fit_in_batches(
     return {name: p.detach() for name, p in v.items()}
 
 
+def updates_of(passes: int, count: int, batch: int) -> int:
+    """Mini-batches of so many rows that make so many passes over all of them."""
+    return passes * -(-count // batch)
+
+
 def cross_entropy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Mean over images."""
     return F.cross_entropy(logits(network, v, x), y)

@@ -107,7 +107,7 @@ class Denoising(Study):
         inner_rows = batches(self.train, self.batch, 2 * self.seed)
         return PlainProblem(
             {"logit": torch.zeros(self.train)},
-            self._pretrained(),
+            self._start,
             inner_loss,
             outer_loss,
             # One mini-batch for all inner steps of an outer step, as in the paper's code.
@@ -115,8 +115,9 @@ class Denoising(Study):
             batches(self.validation, self.batch, 2 * self.seed + 1),
         )
 
-    def _pretrained(self) -> Params:
-        """Where the inner problem starts."""
+    @cached_property
+    def _start(self) -> Params:
+        """Of the inner problem, the same for all rows."""
         if not self.pretraining:
             return initial(self._model)
         return self._by_mini_batches(*self._images(slice(None)), self.l2, self.pretraining)

@@ -25,6 +25,7 @@ from fewshot_blo.studies.classifiers import (
     fit_in_batches,
     initial,
     make_network,
+    updates_of,
 )
 from fewshot_blo.studies.digits import Digits, Labelled, batches, read_digits, seed_of
 from fewshot_blo.studies.pictures import images
@@ -149,7 +150,7 @@ class Distillation(Study):
             self._start(0),
             lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]),
             self.train,
-            updates=self.train // 20,  # Five passes.
+            updates=updates_of(5, self.train, 100),
             batch=100,
             learning_rate=3e-3,
         )
