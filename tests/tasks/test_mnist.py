@@ -57,10 +57,13 @@ def test_missing(tmp_path: Path) -> None:
     ("content", "match"),
     [
         (b"no archive", "cannot be read"),
-        (gzip.compress(b""), "is no idx file"),
-        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"12"), "is no idx file"),
-        (gzip.compress(b"\0\0\x0d\x03" + b"\0\0\0\1" * 3 + b"1"), "is no idx file"),
-        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"1"), "must be of as many 28x28"),
+        (gzip.compress(b"", mtime=0), "is no idx file"),
+        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"12", mtime=0), "is no idx file"),
+        (gzip.compress(b"\0\0\x0d\x03" + b"\0\0\0\1" * 3 + b"1", mtime=0), "is no idx file"),
+        (
+            gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"1", mtime=0),
+            "must be of as many 28x28",
+        ),
     ],
 )
 def test_damaged(content: bytes, match: str, own_root: Path) -> None:
