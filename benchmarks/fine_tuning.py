@@ -104,9 +104,7 @@ class Embedded:
     def measure(self, option: Option, shot: int, tasks: int) -> Evaluation:
         """Accuracy on tasks of this data set."""
         candidate, size = option
-        settings = replace(self.backbone.preprocess.settings, size=size)
-        backbone = Backbone(self.backbone.body, settings, name=self.backbone.name)
-        problem = candidate.problem(backbone, self.dataset.images.shape[1:])
+        problem = candidate.problem(self.backbone.with_size(size), self.dataset.images.shape[1:])
         key = (size, candidate.frozen)
         if self.features is None or self.key != key:
             self.features = self.base_mean = None  # Freed before the next are made.

@@ -94,7 +94,8 @@ class ProblemSettings:
             timm:NAME or hf:NAME; or "module:function" for a function without arguments that
             returns a module from images to features.
         weights: file of a pretrained network's weights instead of its library's own.
-        input_size: pixels that a pretrained network resizes images to; 0 for its training's.
+        input_size: pixels that a pretrained network, or a backbone that module:function returns,
+            resizes images to; 0 for its own.
         hidden: filters of each block of conv4.
         pools: blocks of conv4 that end in pooling; 2 leave the maps that relation networks compare.
         norm: normalisation layers of these networks; stepwise is batch with parameters of its own

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from small_runs import make_dataset
 from torch import nn
 
-from fewshot_blo.backbones import load_backbone
+from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -44,7 +45,7 @@ from fewshot_blo.kernel.layers import BatchNorm, Dropout
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.networks import CosineHead
 from fewshot_blo.networks.resnet12 import DropBlock
-from fewshot_blo.problems import Initialization, SharedEncoder
+from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from tasks import Augmentation
 
 IMAGE = torch.Size([1, 16, 16])
@@ -156,6 +157,28 @@ def test_pretrained_networks(tmp_path: Path) -> None:
     assert again.outer.keys() == problem.outer.keys()
     with pytest.raises(CheckpointError, match="no weight file"):
         build_problem(config, torch.Size((3, 20, 20)))
+
+
+def test_own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own function may return a backbone, which resizes images, or a plain network."""
+    module: Any = types.ModuleType("own_encoders")
+    body = torch.nn.Conv2d(3, 4, 3)
+    module.backbone = lambda: Backbone(body, Preprocessing(8))
+    module.plain = lambda: torch.nn.Sequential(body, torch.nn.Flatten())
+    monkeypatch.setitem(sys.modules, "own_encoders", module)
+
+    def built(**settings: Any) -> FewShotProblem:
+        return build_problem(problem_config(**settings), torch.Size((3, 20, 20)))
+
+    for size, found in ((0, 8), (12, 12)):
+        problem = built(network="own_encoders:backbone", input_size=size)
+        assert isinstance(problem, SharedEncoder)
+        assert isinstance(problem.network, Backbone)
+        assert problem.network.preprocess.settings.size == found
+    with pytest.raises(ConfigurationError, match=r"input_size is 12, and network .* is a Seq"):
+        built(network="own_encoders:plain", input_size=12)
+    with pytest.raises(ConfigurationError, match=r"weights is w\.pt, for network 'own_encoders"):
+        built(network="own_encoders:backbone", weights="w.pt")
 
 
 def test_problems() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -123,6 +123,12 @@ class Backbone(nn.Module):
     def with_views(self, views: Views) -> Backbone:
         """The same network on other views of an image."""
         settings, pool = self.preprocess.settings, self.pool.pool
+        return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
+
+    def with_size(self, size: int) -> Backbone:
+        """The same network on images of another size, in pixels."""
+        settings = replace(self.preprocess.settings, size=size)
+        pool, views = self.pool.pool, self.views.views
         return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewshot_blo.backbones import load_backbone
+from fewshot_blo.backbones import Backbone, load_backbone
 from fewshot_blo.backbones.load import LIBRARIES, own_network
 from fewshot_blo.config import Config, ProblemSettings
 from fewshot_blo.errors import ConfigurationError
@@ -146,7 +146,25 @@ def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
             drop_rate=settings.drop_rate,
             steps=steps,
         )
-    return own_network(settings.network, ", ".join(NETWORKS))
+    return _own_encoder(settings)
+
+
+def _own_encoder(settings: ProblemSettings) -> nn.Module:
+    if settings.weights:
+        raise ConfigurationError(
+            f"problem.weights is {settings.weights}, for network '{settings.network}': load them in "
+            "that function, or name a run's checkpoint as problem.start_from"
+        )
+    network = own_network(settings.network, ", ".join(NETWORKS))
+    if not settings.input_size:
+        return network
+    if not isinstance(network, Backbone):
+        raise ConfigurationError(
+            f"problem.input_size is {settings.input_size}, and network '{settings.network}' is a "
+            f"{type(network).__name__}: resize images in it, or return a fewshot_blo.backbones."
+            "Backbone"
+        )
+    return network.with_size(settings.input_size)
 
 
 @torch.no_grad()
