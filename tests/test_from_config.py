@@ -12,6 +12,7 @@ from small_runs import make_dataset
 from torch import nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
+from fewshot_blo.backbones.layers import FrozenBatchNorm
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -162,7 +163,7 @@ def test_pretrained_networks(tmp_path: Path) -> None:
 def test_own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     """One's own function may return a backbone, which resizes images, or a plain network."""
     module: Any = types.ModuleType("own_encoders")
-    body = torch.nn.Conv2d(3, 4, 3)
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     module.backbone = lambda: Backbone(body, Preprocessing(8))
     module.plain = lambda: torch.nn.Sequential(body, torch.nn.Flatten())
     monkeypatch.setitem(sys.modules, "own_encoders", module)
@@ -175,9 +176,10 @@ def test_own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(problem, SharedEncoder)
         assert isinstance(problem.network, Backbone)
         assert problem.network.preprocess.settings.size == found
+        assert isinstance(problem.network.body[1], FrozenBatchNorm)  # type: ignore[index]
     with pytest.raises(ConfigurationError, match=r"input_size is 12, and network .* is a Seq"):
         built(network="own_encoders:plain", input_size=12)
-    with pytest.raises(ConfigurationError, match=r"weights is w\.pt, for network 'own_encoders"):
+    with pytest.raises(ConfigurationError, match=r"weights is w\.pt, which network 'own_encoders"):
         built(network="own_encoders:backbone", weights="w.pt")
 
 

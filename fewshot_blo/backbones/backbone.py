@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -122,14 +122,25 @@ class Backbone(nn.Module):
 
     def with_views(self, views: Views) -> Backbone:
         """The same network on other views of an image."""
-        settings, pool = self.preprocess.settings, self.pool.pool
-        return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
+        return self._changed(views=views)
 
     def with_size(self, size: int) -> Backbone:
         """The same network on images of another size, in pixels."""
-        settings = replace(self.preprocess.settings, size=size)
-        pool, views = self.pool.pool, self.views.views
-        return Backbone(self.body, settings, name=self.name, pool=pool, views=views)
+        return self._changed(preprocessing=replace(self.preprocess.settings, size=size))
+
+    def with_body(self, body: nn.Module) -> Backbone:
+        """Another network in place of the body."""
+        return self._changed(body=body)
+
+    def _changed(self, **changes: Any) -> Backbone:
+        settings: dict[str, Any] = {
+            "body": self.body,
+            "preprocessing": self.preprocess.settings,
+            "name": self.name,
+            "pool": self.pool.pool,
+            "views": self.views.views,
+        }
+        return Backbone(**{**settings, **changes})
 
     @torch.no_grad()
     def features(self, image: torch.Size) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fewshot_blo.backbones import Backbone, load_backbone
+from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.load import LIBRARIES, own_network
 from fewshot_blo.config import Config, ProblemSettings
 from fewshot_blo.errors import ConfigurationError
@@ -150,21 +151,22 @@ def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
 
 
 def _own_encoder(settings: ProblemSettings) -> nn.Module:
+    """What the user's function returns; a backbone gets the layers that pretrained ones have."""
     if settings.weights:
         raise ConfigurationError(
-            f"problem.weights is {settings.weights}, for network '{settings.network}': load them in "
-            "that function, or name a run's checkpoint as problem.start_from"
+            f"problem.weights is {settings.weights}, which network '{settings.network}' does not "
+            "read: load them in that function, or name a run's checkpoint as problem.start_from"
         )
     network = own_network(settings.network, ", ".join(NETWORKS))
-    if not settings.input_size:
-        return network
-    if not isinstance(network, Backbone):
+    if isinstance(network, Backbone):
+        backbone = network.with_body(prepared(network.body))
+        return backbone.with_size(settings.input_size) if settings.input_size else backbone
+    if settings.input_size:
         raise ConfigurationError(
             f"problem.input_size is {settings.input_size}, and network '{settings.network}' is a "
-            f"{type(network).__name__}: resize images in it, or return a fewshot_blo.backbones."
-            "Backbone"
+            f"{type(network).__name__}: resize images in it, or return a Backbone"
         )
-    return network.with_size(settings.input_size)
+    return network
 
 
 @torch.no_grad()
