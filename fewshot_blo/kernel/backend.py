@@ -82,7 +82,9 @@ def _derivatives(
         if not adapted:
             return
         twice = bool(params) and second_order
-        gradients = torch.autograd.grad(output, adapted, create_graph=twice)
+        gradients = torch.autograd.grad(
+            output, adapted, create_graph=twice, materialize_grads=True
+        )
         if twice:
             total = torch.stack([g.square().sum() for g in gradients]).sum()
             torch.autograd.grad(total, leaves, allow_unused=True)

@@ -8,7 +8,7 @@ import torch
 from oracles import assert_same, make_batch
 from torch import Tensor, nn
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import backend as module
@@ -87,3 +87,39 @@ def test_measures_both_problems_and_a_frozen_encoder() -> None:
             problem.bind(make_batch(), "support")
         problem.prepare(make_batch())
         assert problem.backend in ("batched", "loop")
+
+
+class Spare(nn.Module):
+    """With a layer that its features do not use, as a pretrained network's classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.classifier = nn.Linear(256, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.flatten(1))
+        return out
+
+
+def test_a_layer_that_the_encoder_does_not_use() -> None:
+    """Its hypergradient is zero, and that of the others what it is without that layer."""
+    torch.manual_seed(0)
+    network = Spare().double()
+    found = []
+    for encoder in (network, nn.Sequential(nn.Flatten(), network.linear)):
+        problem, batch = SharedEncoder(encoder), make_batch()
+        problem.prepare(batch)
+        bound = problem.bind(batch, "support")
+        step = Unroll(2).hypergradient(bound.bilevel, EMPTY_STATE)
+        found.append(dict(bound.pullback(step.gradient)))
+    spare, alone = found
+    assert not any(spare.pop(f"classifier.{name}").any() for name in ("weight", "bias"))
+    assert_same(dict(zip(alone, spare.values(), strict=True)), alone)
+
+
+def test_a_layer_that_an_initialization_does_not_use_is_named() -> None:
+    problem = Initialization(Spare().double())
+    problem.prepare(make_batch())
+    bound = problem.bind(make_batch(), "support")
+    with pytest.raises(StructuralZeroError, match=r"'classifier\.weight'.*freeze it"):
+        Unroll(2).hypergradient(bound.bilevel, EMPTY_STATE)
