@@ -82,9 +82,7 @@ def _derivatives(
         if not adapted:
             return
         twice = bool(params) and second_order
-        gradients = torch.autograd.grad(
-            output, adapted, create_graph=twice, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(output, adapted, create_graph=twice, materialize_grads=True)
         if twice:
             total = torch.stack([g.square().sum() for g in gradients]).sum()
             torch.autograd.grad(total, leaves, allow_unused=True)
