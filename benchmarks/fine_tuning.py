@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,14 @@ from fewshot_blo.provenance import provenance
 from tasks import ClassDataset, EpisodicSampler, cifarfs
 from tasks.files import atomic_write
 
-Option = tuple[Candidate, int]
-"""A way to fine-tune, and the size of images in pixels."""
+
+class Option(NamedTuple):
+    """A way to fine-tune, and what the network sees: pixels, and how much they are sharpened."""
+
+    candidate: Candidate
+    size: int
+    sharpen: float = 0.0
+
 
 WAY, QUERY = 5, 15
 ADAM: dict[str, Any] = {"rule": "adam", "steps": 50}
@@ -37,34 +43,36 @@ LARGER = (160, 192, 224)
 
 def options(row: str, size: int) -> list[Option]:
     """The settings of a row, at one size unless the row is about sizes."""
-    if row in ("prototypes", "prototypes, centred"):
-        return [(Candidate(row, head="cosine"), size)]
-    if row == "ridge":
-        return [(Candidate(row, head="ridge", lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)]
-    if row == "linear head":
-        return [(Candidate(row, steps=50, step_size=s), size) for s in (0.3, 1.0, 3.0, 10.0)]
-    if row in ("last block", "last 3 blocks"):
-        blocks = 1 if row == "last block" else 3
-        return [
-            (Candidate(row, adapts="last_blocks", blocks=blocks, step_size=s, **ADAM), size)
-            for s in (1e-3, 3e-3, 1e-2)
-        ]
-    if row == "low rank, last 2 blocks":
-        return [
-            (Candidate(row, adapts="low_rank", blocks=2, step_size=s, **ADAM), size)
-            for s in (1e-3, 3e-3, 1e-2)
-        ]
     prototypes, ridge = Candidate(row, head="cosine"), Candidate(row, head="ridge", lam=0.3)
-    if row == "larger images, prototypes":
-        return [(prototypes, larger) for larger in LARGER]
-    if row == "larger images, ridge":
-        return [(ridge, larger) for larger in LARGER]
-    if row == "2 views, larger images, ridge":
-        return [(replace(ridge, views="mirrored"), larger) for larger in LARGER]
-    return [
-        (replace(ridge, views="crops", lam=lam), larger)
-        for larger, lam in product((128, 160), (0.1, 0.3, 1.0))
-    ]
+    steps = (1e-3, 3e-3, 1e-2)
+    last = Candidate(row, adapts="last_blocks", **ADAM)
+    low_rank = Candidate(row, adapts="low_rank", blocks=2, **ADAM)
+    roots, mirrored = replace(ridge, power=0.5), replace(ridge, views="mirrored")
+    crops = replace(ridge, views="crops")
+    by_row: dict[str, list[Option]] = {
+        "prototypes": [Option(prototypes, size)],
+        "prototypes, centred": [Option(prototypes, size)],
+        "ridge": [Option(replace(ridge, lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)],
+        "linear head": [
+            Option(Candidate(row, steps=50, step_size=step), size) for step in (0.3, 1.0, 3.0, 10.0)
+        ],
+        "last block": [Option(replace(last, blocks=1, step_size=s), size) for s in steps],
+        "last 3 blocks": [Option(replace(last, blocks=3, step_size=s), size) for s in steps],
+        "low rank, last 2 blocks": [Option(replace(low_rank, step_size=s), size) for s in steps],
+        "sharpened, ridge": [Option(ridge, size, sharpen) for sharpen in (0.25, 0.5, 1.0)],
+        "larger images, prototypes": [Option(prototypes, larger) for larger in LARGER],
+        "larger images, ridge": [Option(ridge, larger) for larger in LARGER],
+        "2 views, larger images, ridge": [Option(mirrored, larger) for larger in LARGER],
+        "sharpened, larger images, ridge": [Option(ridge, larger, 0.5) for larger in LARGER],
+        "sharpened, larger images, ridge on square roots": [
+            Option(roots, larger, 0.5) for larger in LARGER
+        ],
+        "10 views, ridge": [
+            Option(replace(crops, lam=lam), larger)
+            for larger, lam in product((128, 160), (0.1, 0.3, 1.0))
+        ],
+    }
+    return by_row[row]
 
 
 ROWS = (
@@ -75,9 +83,12 @@ ROWS = (
     "last block",
     "last 3 blocks",
     "low rank, last 2 blocks",
+    "sharpened, ridge",
     "larger images, prototypes",
     "larger images, ridge",
     "2 views, larger images, ridge",
+    "sharpened, larger images, ridge",
+    "sharpened, larger images, ridge on square roots",
     "10 views, ridge",
 )
 
@@ -103,9 +114,12 @@ class Embedded:
 
     def measure(self, option: Option, shot: int, tasks: int) -> Evaluation:
         """Accuracy on tasks of this data set."""
-        candidate, size = option
-        problem = candidate.problem(self.backbone.with_size(size), self.dataset.images.shape[1:])
-        key = (size, candidate.frozen)
+        candidate = option.candidate
+        seen = {"size": option.size, "sharpen": option.sharpen}
+        problem = candidate.problem(
+            self.backbone.preprocessed(**seen), self.dataset.images.shape[1:]
+        )
+        key = (*option[1:], candidate.frozen)
         if self.features is None or self.key != key:
             self.features = self.base_mean = None  # Freed before the next are made.
             start = time.perf_counter()
@@ -150,8 +164,7 @@ def main() -> None:
     keep_freed_memory()
     splits = cifarfs.load(arguments.root)
     backbone = load_backbone(arguments.backbone, weights=arguments.weights)
-    settings = replace(backbone.preprocess.settings, interpolation=arguments.interpolation)
-    backbone = Backbone(backbone.body, settings, name=backbone.name)
+    backbone = backbone.preprocessed(interpolation=arguments.interpolation)
     base = first(splits.train, 20)
     validation = Embedded(backbone, first(splits.validation, arguments.validation_images), base)
     test = Embedded(backbone, first(splits.test, arguments.test_images), base)
@@ -204,12 +217,14 @@ def described(
     row: str, shot: int, option: Option, found: Evaluation, base: Evaluation
 ) -> dict[str, Any]:
     """What was chosen, its accuracy on test classes, and what it gains over prototypes."""
-    candidate, size = option
+    candidate = option.candidate
     gain, half = paired_difference(base, found)
     return {
         "method": row,
         "shot": shot,
-        "size": size,
+        "size": option.size,
+        "sharpen": option.sharpen,
+        "power": candidate.power,
         "views": candidate.views,
         "step_size": candidate.step_size,
         "lam": candidate.lam,

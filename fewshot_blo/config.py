@@ -96,6 +96,8 @@ class ProblemSettings:
         weights: file of a pretrained network's weights instead of its library's own.
         input_size: pixels that a pretrained network, or a backbone that module:function returns,
             resizes images to; 0 for its own.
+        sharpen: how much such a network sharpens images before that; 0.25 to 1 may help it with
+            small ones.
         hidden: filters of each block of conv4.
         pools: blocks of conv4 that end in pooling; 2 leave the maps that relation networks compare.
         norm: normalisation layers of these networks; stepwise is batch with parameters of its own
@@ -135,6 +137,7 @@ class ProblemSettings:
     network: str = "conv4"
     weights: str = ""
     input_size: int = 0
+    sharpen: float = 0.0
     hidden: int = 64
     pools: int = 4
     norm: Norm = "batch"

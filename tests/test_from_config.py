@@ -172,15 +172,19 @@ def test_own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         return build_problem(problem_config(**settings), torch.Size((3, 20, 20)))
 
     for size, found in ((0, 8), (12, 12)):
-        problem = built(network="own_encoders:backbone", input_size=size)
+        problem = built(network="own_encoders:backbone", input_size=size, sharpen=0.5)
         assert isinstance(problem, SharedEncoder)
         assert isinstance(problem.network, Backbone)
-        assert problem.network.preprocess.settings.size == found
+        assert problem.network.preprocess.settings == Preprocessing(found, sharpen=0.5)
         assert isinstance(problem.network.body[1], FrozenBatchNorm)  # type: ignore[index]
-    with pytest.raises(ConfigurationError, match=r"input_size is 12, and network .* is a Seq"):
-        built(network="own_encoders:plain", input_size=12)
-    with pytest.raises(ConfigurationError, match=r"weights is w\.pt, which network 'own_encoders"):
-        built(network="own_encoders:backbone", weights="w.pt")
+    for name in ("own_encoders:plain", "conv4", "resnet12"):
+        with pytest.raises(ConfigurationError, match=f"input_size is 12, and network '{name}'"):
+            built(network=name, input_size=12)
+        with pytest.raises(ConfigurationError, match=r"sharpen is 0\.5, and network .* is a "):
+            built(network=name, sharpen=0.5)
+    for name in ("own_encoders:backbone", "conv4"):
+        with pytest.raises(ConfigurationError, match=r"weights is w\.pt, which network"):
+            built(network=name, weights="w.pt")
 
 
 def test_problems() -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot_blo.backbones.power import PowerTransform
 from fewshot_blo.backbones.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.errors import ConfigurationError
 
@@ -25,16 +26,22 @@ class Preprocessing:
         mean: of the channels of images with values in [0, 1], which is subtracted.
         std: of the channels, which they are divided by.
         interpolation: of the resizing.
+        sharpen: how much of what a mean over 3x3 pixels takes away from an image is added to it
+            before the resizing. A small image that is enlarged lacks the detail that the network
+            has learned to see: 0.25 to 1 may help.
     """
 
     size: int | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: Interpolation = "bilinear"
+    sharpen: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
             raise ConfigurationError(f"size is {self.size}: it is a positive number of pixels")
+        if self.sharpen < 0:
+            raise ConfigurationError(f"sharpen is {self.sharpen}: it is not negative")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ConfigurationError(
                 f"mean is {self.mean} and std {self.std}: one of each for every channel, and "
@@ -43,7 +50,7 @@ class Preprocessing:
 
 
 class Preprocess(nn.Module):
-    """Resizes and normalises images; grey ones get as many channels as the network has."""
+    """Sharpens, resizes and normalises images; grey ones get the channels of the network."""
 
     mean: Tensor
     std: Tensor
@@ -58,6 +65,9 @@ class Preprocess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, C, S, S]`` of images ``[B, C or 1, H, W]`` with values in [0, 1]."""
         size, mode = self.settings.size, self.settings.interpolation
+        if self.settings.sharpen:
+            blurred = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+            x = (x + self.settings.sharpen * (x - blurred)).clamp(0, 1)
         if size is not None and x.shape[-2:] != (size, size):
             smooth = mode != "nearest"
             x = F.interpolate(x, (size, size), mode=mode, antialias=smooth).clamp(0, 1)
@@ -91,10 +101,10 @@ class Backbone(nn.Module):
         name: of the network, as in ``load_backbone``.
         pool: of maps or tokens.
         views: of every image, whose features are averaged.
+        power: of the features after that.
 
     Raises:
-        ConfigurationError: if the network does not take images of that size, or returns something
-            else.
+        ConfigurationError: if the power is not positive.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class Backbone(nn.Module):
         name: str = "",
         pool: Pool = "average",
         views: Views = "one",
+        power: float = 1.0,
     ) -> None:
         super().__init__()
         self.name = name or type(body).__name__
@@ -113,20 +124,26 @@ class Backbone(nn.Module):
         self.body = body
         self.pool = Pooling(pool)
         self.mean = MeanOverViews(COUNT[views])
+        self.power = PowerTransform(power)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``[B, D]`` of images ``[B, C, H, W]`` with values in [0, 1]."""
-        features: Tensor = self.mean(self.pool(self.body(self.preprocess(self.views(x)))))
-        return features
+        features = self.mean(self.pool(self.body(self.preprocess(self.views(x)))))
+        transformed: Tensor = self.power(features)
+        return transformed
 
     def with_views(self, views: Views) -> Backbone:
         """The same network on other views of an image."""
         return self._changed(views=views)
 
-    def with_size(self, size: int) -> Backbone:
-        """The same network on images of another size, in pixels."""
-        return self._changed(preprocessing=replace(self.preprocess.settings, size=size))
+    def with_power(self, power: float) -> Backbone:
+        """The same network with another power of its features."""
+        return self._changed(power=power)
+
+    def preprocessed(self, **settings: Any) -> Backbone:
+        """The same network with other settings of ``Preprocessing``, as ``size=160``."""
+        return self._changed(preprocessing=replace(self.preprocess.settings, **settings))
 
     def with_body(self, body: nn.Module) -> Backbone:
         """Another network in place of the body."""
@@ -139,6 +156,7 @@ class Backbone(nn.Module):
             "name": self.name,
             "pool": self.pool.pool,
             "views": self.views.views,
+            "power": self.power.power,
         }
         return Backbone(**{**settings, **changes})
 

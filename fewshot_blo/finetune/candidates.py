@@ -34,6 +34,7 @@ class Candidate:
         rule: of the steps.
         step_size: of the rule.
         lam: regularisation of ridge regression.
+        power: of the features.
         views: of an image that the network sees.
     """
 
@@ -46,17 +47,22 @@ class Candidate:
     rule: Literal["sgd", "adam"] = "sgd"
     step_size: float = 1.0
     lam: float = 0.1
+    power: float = 1.0
     views: Views = "one"
 
     @property
     def frozen(self) -> tuple[object, ...]:
         """What decides which layers are frozen: candidates equal in it have the same features."""
-        return self.views, self.adapts, self.blocks, self.rank
+        return self.views, self.adapts, self.blocks, self.rank, self.power
 
     def adaptation(self) -> Adaptation:
         """Its steps."""
         rule = Adam(self.step_size) if self.rule == "adam" else SGD(self.step_size)
         return Adaptation(self.steps, rule)
+
+    def seeing(self, backbone: Backbone) -> Backbone:
+        """The backbone with its views and power."""
+        return backbone.with_views(self.views).with_power(self.power)
 
     def problem(self, backbone: Backbone, image: torch.Size) -> SharedEncoder:
         """Its inner problem for images ``[C, H, W]``."""
@@ -66,7 +72,7 @@ class Candidate:
             "ridge": RidgeHead(lam=self.lam),
         }
         problem = fine_tuning(
-            backbone.with_views(self.views),
+            self.seeing(backbone),
             image,
             adapts=self.adapts,
             blocks=self.blocks,

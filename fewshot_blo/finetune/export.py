@@ -54,7 +54,7 @@ def to_module(classifier: Classifier) -> Deployed:
     """The classifier as a plain PyTorch module with what was adapted in its place."""
     candidate, params = classifier.candidate, classifier.params
     network, names = choose_parameters(
-        classifier.backbone.with_views(candidate.views),
+        candidate.seeing(classifier.backbone),
         candidate.adapts,
         blocks=candidate.blocks,
         rank=candidate.rank,

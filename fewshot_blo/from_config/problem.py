@@ -118,14 +118,40 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
 
 
 def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
-    settings, steps = config.problem, config.inner.steps
+    settings, encoder = config.problem, _network(config, channels, pretrained)
+    size = {"size": settings.input_size} if settings.input_size else {}
+    if isinstance(encoder, Backbone):
+        return encoder.preprocessed(**size, sharpen=settings.sharpen)
+    for name in ("input_size", "sharpen"):
+        if value := getattr(settings, name):
+            raise ConfigurationError(
+                f"problem.{name} is {value}, and network '{settings.network}' is a "
+                f"{type(encoder).__name__}: only a Backbone resizes and sharpens images"
+            )
+    return encoder
+
+
+def _network(config: Config, channels: int, pretrained: bool) -> nn.Module:
+    settings = config.problem
     if settings.network.startswith(LIBRARIES):
-        return load_backbone(
-            settings.network,
-            weights=(settings.weights or None) if pretrained else None,
-            pretrained=pretrained,
-            size=settings.input_size or None,
+        weights = (settings.weights or None) if pretrained else None
+        return load_backbone(settings.network, weights=weights, pretrained=pretrained)
+    if settings.weights:
+        raise ConfigurationError(
+            f"problem.weights is {settings.weights}, which network '{settings.network}' does not "
+            "read: name a run's checkpoint as problem.start_from, or load them in a function of "
+            "your own"
         )
+    if settings.network in NETWORKS:
+        return _untrained(config, channels)
+    network = own_network(settings.network, ", ".join(NETWORKS))
+    if isinstance(network, Backbone):
+        return network.with_body(prepared(network.body))
+    return network
+
+
+def _untrained(config: Config, channels: int) -> nn.Module:
+    settings, steps = config.problem, config.inner.steps
     if settings.network == "conv4":
         return Conv4(
             channels=channels,
@@ -138,35 +164,14 @@ def _encoder(config: Config, channels: int, pretrained: bool) -> nn.Module:
         return WideResNet(
             channels=channels, norm=settings.norm, drop_rate=settings.drop_rate, steps=steps
         )
-    if settings.network in NETWORKS:
-        return ResNet12(
-            channels=channels,
-            widths=WIDE if settings.network == "resnet12" else NARROW,
-            norm=settings.norm,
-            drop_block=settings.drop_block,
-            drop_rate=settings.drop_rate,
-            steps=steps,
-        )
-    return _own_encoder(settings)
-
-
-def _own_encoder(settings: ProblemSettings) -> nn.Module:
-    """What the user's function returns; a backbone gets the layers that pretrained ones have."""
-    if settings.weights:
-        raise ConfigurationError(
-            f"problem.weights is {settings.weights}, which network '{settings.network}' does not "
-            "read: load them in that function, or name a run's checkpoint as problem.start_from"
-        )
-    network = own_network(settings.network, ", ".join(NETWORKS))
-    if isinstance(network, Backbone):
-        backbone = network.with_body(prepared(network.body))
-        return backbone.with_size(settings.input_size) if settings.input_size else backbone
-    if settings.input_size:
-        raise ConfigurationError(
-            f"problem.input_size is {settings.input_size}, and network '{settings.network}' is a "
-            f"{type(network).__name__}: resize images in it, or return a Backbone"
-        )
-    return network
+    return ResNet12(
+        channels=channels,
+        widths=WIDE if settings.network == "resnet12" else NARROW,
+        norm=settings.norm,
+        drop_block=settings.drop_block,
+        drop_rate=settings.drop_rate,
+        steps=steps,
+    )
 
 
 @torch.no_grad()

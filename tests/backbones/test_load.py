@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import sys
 import types
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
@@ -77,10 +79,26 @@ def test_preprocessing_of_grey_images_and_other_sizes() -> None:
     assert kept.shape == (2, 135)
 
 
+def test_sharpening_comes_before_resizing() -> None:
+    x = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    seen = Backbone(nn.Identity(), Preprocessing(sharpen=0.5), pool="flatten")(x).reshape(x.shape)
+    for row, column in product(range(6), range(7)):
+        near = x[..., max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].mean((2, 3))
+        pixel = x[..., row, column]
+        expected = (pixel + 0.5 * (pixel - near)).clamp(0, 1)
+        torch.testing.assert_close(seen[..., row, column], expected)
+    enlarged = Backbone(nn.Identity(), Preprocessing(16, sharpen=0.5), pool="flatten")(x)
+    by_hand = F.interpolate(seen, (16, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(enlarged, by_hand.flatten(1))
+    flat = torch.full((1, 3, 1, 1), 0.25)
+    assert torch.equal(Backbone(nn.Flatten(), Preprocessing(sharpen=1.0))(flat), flat.flatten(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"size": 0}, "size is 0"),
+        ({"sharpen": -0.5}, r"sharpen is -0\.5"),
         ({"std": (1.0, 0.0, 1.0)}, "standard deviations are positive"),
         ({"mean": (0.0,)}, "one of each for every channel"),
     ],

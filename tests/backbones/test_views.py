@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from small_images import network
 
+from fewshot_blo.backbones.power import PowerTransform
 from fewshot_blo.backbones.views import COUNT, ImageViews, Views
+from fewshot_blo.errors import ConfigurationError
 from tasks.torchvision_import import torchvision_module
 
 IMAGES = torch.rand(3, 2, 16, 32, generator=torch.Generator().manual_seed(0))
@@ -46,3 +48,22 @@ def test_features_are_means_of_the_directions_of_the_views(views: Views) -> None
         torch.testing.assert_close(
             backbone.with_views(views).with_views("one")(images), backbone(images)
         )
+
+
+@pytest.mark.parametrize("views", ["one", "mirrored"])
+def test_the_power_is_of_the_features_of_all_views(views: Views) -> None:
+    backbone, images = network().with_views(views), torch.rand(4, 3, 18, 20)
+    with torch.no_grad():
+        before, found = backbone(images), backbone.with_power(0.5)(images)
+        torch.testing.assert_close(found, before.sign() * before.abs().sqrt(), atol=1e-3, rtol=1e-3)
+        assert torch.equal(backbone.with_power(0.5).with_power(1.0)(images), before)
+    with pytest.raises(ConfigurationError, match="power is 0"):
+        backbone.with_power(0.0)
+
+
+def test_the_power_has_a_gradient_at_zero() -> None:
+    x = torch.tensor([0.0, 0.25, -0.25], requires_grad=True)
+    y = PowerTransform(0.5)(x)
+    torch.testing.assert_close(y.detach(), torch.tensor([0.0, 0.5, -0.5]), atol=1e-5, rtol=0)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, torch.tensor([0.0, 1.0, 1.0]), atol=1e-5, rtol=0)
