@@ -25,7 +25,7 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
-from fewshot_blo.problems.slices import in_slices
+from fewshot_blo.problems.slices import cut, in_slices
 from tasks import TaskBatch
 
 FEATURES = "features"
@@ -140,10 +140,10 @@ class SharedEncoder:
     def prepare(self, batch: TaskBatch) -> None:
         """Measures which backend is faster for batches like this one, where it is "auto"."""
         if self.backend == "auto":
-            tasks = batch[: min(batch.tasks, 4)]
-            self.backend = measure_backend(
-                self.network, {}, self._encoder, tasks.query_x, self.precision
-            )
+            images = batch[: min(batch.tasks, 4)].query_x
+            if self.slices:
+                images = cut(images, self.slices)[0]
+            self.backend = measure_backend(self.network, {}, self._encoder, images, self.precision)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.

@@ -11,6 +11,11 @@ from fewshot_blo.kernel import TaskForward
 from fewshot_blo.kernel.layers import fold
 
 
+def cut(x: Tensor, images: int) -> tuple[Tensor, ...]:
+    """Images ``[T, B, ...]`` in parts ``[T, b, ...]`` of so many images, one a task at least."""
+    return torch.split(x, max(images // len(x), 1), 1)
+
+
 def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
     """Features ``[T, B, D]`` of images ``[T, B, ...]``, a slice at a time.
 
@@ -27,7 +32,6 @@ def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys
         images: at a time, of all tasks together.
         keys: dropout keys ``[T]``.
     """
-    slices = torch.split(x, max(images // len(x), 1), 1)
 
     def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
         return forward({}, shared, part, keys=keys)
@@ -35,7 +39,7 @@ def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys
     return torch.cat(
         [
             checkpoint(features, shared, part, fold(keys, place), use_reentrant=False)
-            for place, part in enumerate(slices)
+            for place, part in enumerate(cut(x, images))
         ],
         1,
     )

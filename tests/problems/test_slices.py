@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from oracles import assert_same, make_batch
-from torch import nn
+from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
@@ -15,10 +17,13 @@ from fewshot_blo.kernel import SGD, Backend
 from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.problems import shared_encoder as module
 from tasks import TaskBatch
 
 
-def problem(slices: int, *, dropout: float = 0.0, backend: Backend = "batched") -> SharedEncoder:
+def problem(
+    slices: int, *, dropout: float = 0.0, backend: Backend | Literal["auto"] = "batched"
+) -> SharedEncoder:
     torch.manual_seed(0)
     encoder = nn.Sequential(Conv4(hidden=8, norm="group"), nn.Dropout(dropout)).double()
     return SharedEncoder(encoder, slices=slices, backend=backend)
@@ -67,6 +72,21 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
 
     assert peak(0, 16) > 8 * peak(0, 1)
     assert peak(8, 16) < 0.3 * peak(0, 16)
+
+
+def test_choosing_the_backend_takes_no_more_images_than_a_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[torch.Size] = []
+
+    def measured(network: nn.Module, params: Params, shared: Params, x: Tensor, *_: object) -> str:
+        shapes.append(x.shape)
+        return "loop"
+
+    monkeypatch.setattr(module, "measure_backend", measured)
+    for slices in (0, 7, 1):
+        problem(slices, backend="auto").prepare(make_batch())
+    assert [tuple(shape[:2]) for shape in shapes] == [(3, 6), (3, 2), (3, 1)]
 
 
 def test_networks_whose_images_meet_have_no_slices() -> None:
