@@ -45,10 +45,9 @@ class Row:
         found = [e.accuracy for run in self.evaluations for e in run if e.norm == norm]
         return torch.stack(found).mean(0) if found else None
 
-    def seed_deviation(self, norm: NormMode) -> float:
-        """Standard deviation of the seeds' means; NaN for one seed."""
-        means = [e.mean for run in self.evaluations for e in run if e.norm == norm]
-        return stdev(means) if len(means) > 1 else math.nan
+    def seed_means(self, norm: NormMode) -> list[float]:
+        """Mean accuracy of each seed."""
+        return [e.mean for run in self.evaluations for e in run if e.norm == norm]
 
     def cost(self) -> dict[str, float]:
         """Means over seeds of steps, seconds, tasks a second and peak GiB, as logged."""
@@ -65,12 +64,21 @@ class Row:
                 continue
             record[norm] = 100 * float(accuracy.mean())
             record[f"{norm} interval"] = 100 * half_width(accuracy)
-            record[f"{norm} sd over seeds"] = 100 * self.seed_deviation(norm)
+            means, others = self.seed_means(norm), first.seed_means(norm)
+            record[f"{norm} sd over seeds"] = 100 * deviation(means)
             if reference is not None and self is not first:
                 difference = accuracy - reference
                 record[f"{norm} difference"] = 100 * float(difference.mean())
                 record[f"{norm} difference interval"] = 100 * half_width(difference)
+                if len(means) == len(others):
+                    pairs = [a - b for a, b in zip(means, others, strict=True)]
+                    record[f"{norm} difference sd over seeds"] = 100 * deviation(pairs)
         return {**record, **self.cost()}
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation; NaN of one value."""
+    return stdev(values) if len(values) > 1 else math.nan
 
 
 def _logged(path: Path) -> dict[str, float]:
@@ -131,8 +139,8 @@ def markdown(records: Sequence[Record], example: Evaluation) -> str:
         )
     protocol = (
         f"Accuracy in %: mean over {len(example.accuracy)} tasks ({example.episodes}) with its "
-        "95 % interval, [standard deviation over training seeds]. The paired difference is in the "
-        "first norm mode that both have."
+        "95 % interval, [standard deviation over training seeds; of a difference where both have as "
+        "many]. The paired difference is in the first norm mode that both have."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{protocol}\n"
 
@@ -140,14 +148,19 @@ def markdown(records: Sequence[Record], example: Evaluation) -> str:
 def _accuracy(record: Record, norm: str) -> str:
     if norm not in record:
         return "–"
-    deviation = record[f"{norm} sd over seeds"]
-    seeds = "" if math.isnan(deviation) else f" [{deviation:.2f}]"
+    seeds = _over_seeds(record, f"{norm} sd over seeds")
     return f"{record[norm]:.2f} ± {record[f'{norm} interval']:.2f}{seeds}"
 
 
 def _difference(record: Record, norm: str) -> str:
     name = f"{norm} difference"
-    return f"{record[name]:+.2f} ± {record[f'{name} interval']:.2f}"
+    seeds = _over_seeds(record, f"{name} sd over seeds")
+    return f"{record[name]:+.2f} ± {record[f'{name} interval']:.2f}{seeds}"
+
+
+def _over_seeds(record: Record, name: str) -> str:
+    value = record.get(name, math.nan)
+    return "" if math.isnan(value) else f" [{value:.2f}]"
 
 
 def _number(record: Record, name: str, factor: float, digits: int) -> str:

@@ -16,9 +16,11 @@ from small_runs import make_folder, write_recipe
 
 from fewshot_blo import cli
 from fewshot_blo import train as train_module
+from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.checkpoint import load
 from fewshot_blo.chunks import hypergradient
 from fewshot_blo.compare import compare, read_recipe
+from fewshot_blo.comparison import deviation
 from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.from_config import (
@@ -103,8 +105,26 @@ def test_the_mean_over_seeds(compared: Path) -> None:
     assert accuracies[1] is not None
     torch.testing.assert_close(mean, (accuracies[0] + accuracies[1]) / 2)
     spread = torch.stack([a.mean() for a in accuracies if a is not None]).std()
-    assert row.seed_deviation("support") == pytest.approx(float(spread))
+    assert deviation(row.seed_means("support")) == pytest.approx(float(spread))
     assert not torch.equal(accuracies[0], accuracies[1])
+
+
+def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:
+    """Its deviation is over pairs of runs with one seed; unlike numbers of seeds have none."""
+    maml, proto = [compared / name for name in ("maml", "proto")]
+    pairs = []
+    for seed in ("seed0", "seed1"):
+        rows = compare([proto / seed], REQUEST, folder=tmp_path / "a")
+        rows += compare([maml / seed], REQUEST, folder=tmp_path / "b")
+        pairs.append(rows[1].seed_means("running")[0] - rows[0].seed_means("running")[0])
+    both = compare([proto, maml], REQUEST, folder=tmp_path / "both")
+    record = both[1].record(both[0])
+    spread = float(torch.tensor(pairs, dtype=torch.float64).std())
+    assert record["running difference"] == pytest.approx(50 * sum(pairs))
+    assert record["running difference sd over seeds"] == pytest.approx(100 * spread)
+    assert "running difference sd over seeds" not in both[0].record(both[0])
+    unlike = compare([proto, maml / "seed0"], REQUEST, folder=tmp_path / "unlike")
+    assert "running difference sd over seeds" not in unlike[1].record(unlike[0])
 
 
 def test_finished_runs_are_not_trained_again(compared: Path, recipes: list[Path]) -> None:
@@ -191,7 +211,8 @@ def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_give_hypergradients(path: Path) -> None:
     config = read_recipe(path)
-    small = {"hidden": 8, "input_size": 32, "classes": 64}
+    resized = config.problem.network.startswith(LIBRARIES)
+    small = {"hidden": 8, "input_size": 32 if resized else 0, "classes": 64}
     problem_settings = replace(config.problem, backend="batched", **small)  # type: ignore[arg-type]
     config = replace(config, problem=problem_settings, device="cpu")
     image = torch.Size([1, 28, 28] if config.data.name == "omniglot" else [3, 32, 32])
