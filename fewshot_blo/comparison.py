@@ -139,8 +139,8 @@ def markdown(records: Sequence[Record], example: Evaluation) -> str:
         )
     protocol = (
         f"Accuracy in %: mean over {len(example.accuracy)} tasks ({example.episodes}) with its "
-        "95 % interval, [standard deviation over training seeds; of a difference where both have as "
-        "many]. The paired difference is in the first norm mode that both have."
+        "95 % interval, [standard deviation over training seeds; of a difference where both have "
+        "as many]. The paired difference is in the first norm mode that both have."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{protocol}\n"
 
