@@ -67,6 +67,9 @@ def options(row: str, size: int) -> list[Option]:
         "sharpened, larger images, ridge on square roots": [
             Option(roots, larger, 0.5) for larger in LARGER
         ],
+        "3 sizes, sharpened, ridge on square roots": [
+            Option(replace(roots, views="scales"), 192, 0.5)
+        ],
         "10 views, ridge": [
             Option(replace(crops, lam=lam), larger)
             for larger, lam in product((128, 160), (0.1, 0.3, 1.0))
@@ -89,6 +92,7 @@ ROWS = (
     "2 views, larger images, ridge",
     "sharpened, larger images, ridge",
     "sharpened, larger images, ridge on square roots",
+    "3 sizes, sharpened, ridge on square roots",
     "10 views, ridge",
 )
 

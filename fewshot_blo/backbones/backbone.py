@@ -62,15 +62,22 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(settings.mean).reshape(shape), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).reshape(shape), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``[B, C, S, S]`` of images ``[B, C or 1, H, W]`` with values in [0, 1]."""
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Images ``[B, C, S, S]`` of images ``[B, C or 1, H, W]`` with values in [0, 1].
+
+        Args:
+            x: the images.
+            scale: factor of S.
+        """
         size, mode = self.settings.size, self.settings.interpolation
         if self.settings.sharpen:
             blurred = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
             x = (x + self.settings.sharpen * (x - blurred)).clamp(0, 1)
-        if size is not None and x.shape[-2:] != (size, size):
+        height, width = x.shape[-2:] if size is None else (size, size)
+        wanted = (max(round(scale * height), 1), max(round(scale * width), 1))
+        if x.shape[-2:] != wanted:
             smooth = mode != "nearest"
-            x = F.interpolate(x, (size, size), mode=mode, antialias=smooth).clamp(0, 1)
+            x = F.interpolate(x, wanted, mode=mode, antialias=smooth).clamp(0, 1)
         return (x - self.mean) / self.std
 
 
@@ -129,9 +136,14 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``[B, D]`` of images ``[B, C, H, W]`` with values in [0, 1]."""
-        features = self.mean(self.pool(self.body(self.preprocess(self.views(x)))))
-        transformed: Tensor = self.power(features)
-        return transformed
+        x = self.views(x)
+        seen = [
+            self.pool(self.body(self.preprocess(x.flip(-1) if mirrored else x, scale)))
+            for scale, mirrored in self.views.scales
+        ]
+        views = seen[0] if len(seen) == 1 else torch.stack(seen, 1).flatten(0, 1)
+        features: Tensor = self.power(self.mean(views))
+        return features
 
     def with_views(self, views: Views) -> Backbone:
         """The same network on other views of an image."""
@@ -174,7 +186,8 @@ class Backbone(nn.Module):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigurationError(
                 f"{self.name} fails on images of shape {list(image)}, resized to "
-                f"{self.preprocess.settings.size} ({reason}): choose another size"
+                f"{self.preprocess.settings.size} ({reason}): choose another size, or other views "
+                f"than {self.views.views}"
             ) from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
             raise ConfigurationError(

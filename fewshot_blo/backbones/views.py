@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Views = Literal["one", "mirrored", "crops"]
-"""Of an image: itself, it and its mirror image, or ten: corners, centre and their mirror images."""
+Views = Literal["one", "mirrored", "crops", "scales"]
+"""Of an image: itself, it and its mirror image, ten (corners, centre and their mirror images), or
+three sizes."""
 
-COUNT: dict[Views, int] = {"one": 1, "mirrored": 2, "crops": 10}
+COUNT: dict[Views, int] = {"one": 1, "mirrored": 2, "crops": 10, "scales": 3}
 _SIDE = 7 / 8
+
+ONE_SCALE = ((1.0, False),)
+SCALES = ((0.75, False), (1.0, False), (1.25, True))
+"""Factors of the size that the network sees, and whether it sees the mirror image."""
 
 
 class ImageViews(nn.Module):
@@ -22,16 +27,17 @@ class ImageViews(nn.Module):
     (2012), section 4.1, for the ten crops, which here have 7/8 of the image's height and width.
 
     Args:
-        views: which.
+        views: which. Those of three sizes are made by the resizing, after this: see ``scales``.
     """
 
     def __init__(self, views: Views) -> None:
         super().__init__()
         self.views = views
+        self.scales = SCALES if views == "scales" else ONE_SCALE
 
     def forward(self, x: Tensor) -> Tensor:
-        """The views."""
-        if self.views == "one":
+        """The views of one size."""
+        if self.views in ("one", "scales"):
             return x
         crops = self._crops(x) if self.views == "crops" else [x]
         return torch.stack([*crops, *(crop.flip(-1) for crop in crops)], 1).flatten(0, 1)

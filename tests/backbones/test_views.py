@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_images import network
+from torch import nn
 
+from fewshot_blo.backbones import Backbone, Preprocessing, split_network
 from fewshot_blo.backbones.power import PowerTransform
 from fewshot_blo.backbones.views import COUNT, ImageViews, Views
 from fewshot_blo.errors import ConfigurationError
@@ -48,6 +50,39 @@ def test_features_are_means_of_the_directions_of_the_views(views: Views) -> None
         torch.testing.assert_close(
             backbone.with_views(views).with_views("one")(images), backbone(images)
         )
+
+
+@pytest.mark.parametrize("size", [16, None])
+def test_three_sizes_one_of_them_mirrored(size: int | None) -> None:
+    backbone = network().preprocessed(size=size, sharpen=0.5)
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        found = backbone.with_views("scales")(images)
+        each = [
+            backbone.preprocessed(size=12)(images),
+            backbone.preprocessed(size=16)(images),
+            backbone.preprocessed(size=20)(images.flip(-1)),
+        ]
+    expected = torch.stack([F.normalize(features) for features in each]).mean(0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_networks_of_one_size_have_no_three() -> None:
+    backbone = Backbone(nn.Flatten(), Preprocessing(8), views="scales")
+    with pytest.raises(ConfigurationError, match="other views than scales"):
+        backbone.features(torch.Size((3, 8, 8)))
+
+
+@pytest.mark.parametrize("views", ["one", "mirrored", "crops", "scales"])
+def test_a_last_block_adapts_on_all_views(views: Views) -> None:
+    """The frozen part is cut off, and what both parts say is what the network says."""
+    backbone = network().with_views(views)
+    last = [name for name, _ in backbone.named_parameters()][-2:]
+    images = torch.rand(3, 3, 18, 18)
+    split = split_network(backbone, last, images.shape[1:])
+    assert not split.whole
+    with torch.no_grad():
+        torch.testing.assert_close(split.tail(split.trunk(images)), backbone(images))
 
 
 @pytest.mark.parametrize("views", ["one", "mirrored"])
