@@ -53,16 +53,19 @@ def compare(
         )
     splits: Splits | None = None
     found: list[list[Path]] = []
+    networks: list[str] = []
     for source in sources:
         if source.suffix in (".yaml", ".yml"):
             recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
-            splits = splits or build_splits(recipe(source).data)
+            config = recipe(source)
+            splits = splits or build_splits(config.data)
+            networks.append(config.problem.network)
             found.append([_trained(source, recipe, splits, folder, seed) for seed in seeds])
         else:
             found.append(_checkpoints(source))
     paths = [path for group in found for path in group]
     request = replace(request, output=folder / "evaluation.json")
-    figures = evaluate_checkpoints(paths, request, splits)
+    figures = evaluate_checkpoints(paths, request, splits, allowed=networks)
     rows = [
         Row(name, group, [figures[str(path)] for path in group])
         for name, group in zip(names, found, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -77,7 +77,11 @@ class EvaluationRequest:
 
 
 def evaluate_checkpoints(
-    paths: Sequence[Path], request: EvaluationRequest, splits: Splits | None = None
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    splits: Splits | None = None,
+    *,
+    allowed: Collection[str] = (),
 ) -> dict[str, list[Evaluation]]:
     """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
 
@@ -85,6 +89,8 @@ def evaluate_checkpoints(
         paths: of the checkpoints.
         request: what to measure.
         splits: the data set of the checkpoints, where it is loaded already.
+        allowed: networks "module:function" that may run beside the request's: those of the
+            settings that these checkpoints were just trained with.
 
     Returns:
         The evaluations of each checkpoint, by path.
@@ -94,7 +100,7 @@ def evaluate_checkpoints(
         ConfigurationError: if the checkpoints are of different data sets or tasks.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
-    configs = {path: _config(path, loaded[path], request) for path in paths}
+    configs = {path: _config(path, loaded[path], request, allowed) for path in paths}
     first = configs[paths[0]]
     for path, config in configs.items():
         if config.data != first.data:
@@ -122,7 +128,9 @@ def _sizes(config: Config) -> tuple[object, ...]:
     return way, shot, episodes.validation_query
 
 
-def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> Config:
+def _config(
+    path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
+) -> Config:
     """The run's settings with what the request changes."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
@@ -140,7 +148,7 @@ def _config(path: Path, checkpoint: Checkpoint, request: EvaluationRequest) -> C
             f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
             " evaluate it with the version that trained it"
         ) from error
-    known = (*NETWORKS, request.network)
+    known = (*NETWORKS, *allowed, request.network)
     if config.problem.network not in known and not config.problem.network.startswith(LIBRARIES):
         raise ConfigurationError(
             f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "

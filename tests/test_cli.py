@@ -85,6 +85,15 @@ def test_the_saved_settings_repeat_the_run(trained: Path, tmp_path: Path) -> Non
     assert log_records(tmp_path) == log_records(trained)
 
 
+def test_a_network_of_ones_own_is_evaluated_after_its_training(
+    folder: Path, tmp_path: Path
+) -> None:
+    own = options(folder, problem__network="small_runs:make_encoder")
+    assert cli.main(["train", *own, f"--run={tmp_path}", "--test_tasks=3"]) == 0
+    assert (tmp_path / "evaluation.json").is_file()
+    assert cli.main(["evaluate", str(tmp_path / BEST), "--tasks=2"]) == 1  # A file of anybody's.
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves_and_resume_goes_on(
     number: signal.Signals, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

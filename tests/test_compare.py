@@ -156,6 +156,13 @@ def test_goes_on_after_an_interrupt(
     assert "step 2: validation" in capsys.readouterr().out
 
 
+def test_recipes_may_name_networks_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    own = write_recipe(tmp_path / "own.yaml", folder, problem__network="small_runs:make_encoder")
+    (row,) = compare([own], REQUEST, folder=tmp_path / "runs")
+    with pytest.raises(ConfigurationError, match="asks to run 'small_runs:make_encoder'"):
+        compare(row.checkpoints, REQUEST, folder=tmp_path / "again")
+
+
 def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path / "first.yaml", folder, problem__name="pretraining")
     settings = {"problem__start_from": "first.yaml", "problem__unit": True, "problem__centre": True}

@@ -41,5 +41,6 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     print(f"best validation accuracy {100 * result.validation_accuracy:.2f} % in {result.best}")
     if parsed.test_tasks:
         request = EvaluationRequest(tasks=parsed.test_tasks, output=parsed.run / "evaluation.json")
-        evaluate_checkpoints([parsed.run / BEST], request, splits)
+        own = [config.problem.network]
+        evaluate_checkpoints([parsed.run / BEST], request, splits, allowed=own)
     return 0
