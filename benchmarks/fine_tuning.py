@@ -67,6 +67,7 @@ def options(row: str, size: int) -> list[Option]:
         "sharpened, larger images, ridge on square roots": [
             Option(roots, larger, 0.5) for larger in LARGER
         ],
+        "3 sizes, ridge": [Option(replace(ridge, views="scales"), size)],
         "3 sizes, sharpened, ridge on square roots": [
             Option(replace(roots, views="scales"), 192, 0.5)
         ],
@@ -92,6 +93,7 @@ ROWS = (
     "2 views, larger images, ridge",
     "sharpened, larger images, ridge",
     "sharpened, larger images, ridge on square roots",
+    "3 sizes, ridge",
     "3 sizes, sharpened, ridge on square roots",
     "10 views, ridge",
 )
