@@ -12,6 +12,8 @@ from small_runs import make_dataset, make_sampler
 from torch import Tensor, nn
 
 from fewshot_blo import chunks
+from fewshot_blo.backbones import Backbone, Preprocessing
+from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.check import measure_precisions
 from fewshot_blo.chunks import dropout_keys, hypergradient
@@ -78,6 +80,22 @@ def vector(step: OuterStep) -> Tensor:
 
 def relative(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bfloat16_of_a_pretrained_network(strategy: str, backend: Any) -> None:
+    """Its frozen norms take rounded products too, of all tasks at once."""
+
+    def step(precision: Precision) -> OuterStep:
+        backbone = Backbone(prepared(smooth_encoder()), Preprocessing(14, (0.0,), (1.0,)))
+        problem = SharedEncoder(backbone, backend=backend, precision=precision)
+        return outer_step(problem, STRATEGIES[strategy])
+
+    exact, rounded = step("float32"), step("bfloat16")
+    assert 0 < relative(rounded.outer_loss, exact.outer_loss) < 3 * EPS
+    assert 0.1 * EPS < relative(vector(rounded), vector(exact)) < 18 * EPS
+    assert {p.dtype for p in rounded.gradient.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("norm", ["transductive", "support"])

@@ -38,6 +38,7 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x``, ``[B, C, ...]``."""
         mean, variance = self.running_mean, self.running_var
+        x = x.to(mean.dtype)  # Of rounded products; vmap takes no other type than the statistics'.
         x = F.batch_norm(x, mean, variance, self.weight, self.bias, False, eps=self.eps)
         return self.then(x) if len(self.then) else x
 
