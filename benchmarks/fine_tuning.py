@@ -41,20 +41,20 @@ ADAM: dict[str, Any] = {"rule": "adam", "steps": 50}
 LARGER = (160, 192, 224)
 
 
-def options(row: str, size: int) -> list[Option]:
-    """The settings of a row, at one size unless the row is about sizes."""
-    prototypes, ridge = Candidate(row, head="cosine"), Candidate(row, head="ridge", lam=0.3)
+def rows(size: int) -> dict[str, list[Option]]:
+    """The settings of every row, at one size unless the row is about sizes."""
+    prototypes, ridge = Candidate("", head="cosine"), Candidate("", head="ridge", lam=0.3)
     steps = (1e-3, 3e-3, 1e-2)
-    last = Candidate(row, adapts="last_blocks", **ADAM)
-    low_rank = Candidate(row, adapts="low_rank", blocks=2, **ADAM)
+    last = Candidate("", adapts="last_blocks", **ADAM)
+    low_rank = Candidate("", adapts="low_rank", blocks=2, **ADAM)
     roots, mirrored = replace(ridge, power=0.5), replace(ridge, views="mirrored")
     crops = replace(ridge, views="crops")
-    by_row: dict[str, list[Option]] = {
+    return {
         "prototypes": [Option(prototypes, size)],
         "prototypes, centred": [Option(prototypes, size)],
         "ridge": [Option(replace(ridge, lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)],
         "linear head": [
-            Option(Candidate(row, steps=50, step_size=step), size) for step in (0.3, 1.0, 3.0, 10.0)
+            Option(Candidate("", steps=50, step_size=step), size) for step in (0.3, 1.0, 3.0, 10.0)
         ],
         "last block": [Option(replace(last, blocks=1, step_size=s), size) for s in steps],
         "last 3 blocks": [Option(replace(last, blocks=3, step_size=s), size) for s in steps],
@@ -76,27 +76,13 @@ def options(row: str, size: int) -> list[Option]:
             for larger, lam in product((128, 160), (0.1, 0.3, 1.0))
         ],
     }
-    return by_row[row]
 
 
-ROWS = (
-    "prototypes",
-    "prototypes, centred",
-    "ridge",
-    "linear head",
-    "last block",
-    "last 3 blocks",
-    "low rank, last 2 blocks",
-    "sharpened, ridge",
-    "larger images, prototypes",
-    "larger images, ridge",
-    "2 views, larger images, ridge",
-    "sharpened, larger images, ridge",
-    "sharpened, larger images, ridge on square roots",
-    "3 sizes, ridge",
-    "3 sizes, sharpened, ridge on square roots",
-    "10 views, ridge",
-)
+def options(row: str, size: int) -> list[Option]:
+    """The settings of a row by name."""
+    return [
+        option._replace(candidate=replace(option.candidate, name=row)) for option in rows(size)[row]
+    ]
 
 
 @dataclass
@@ -125,7 +111,7 @@ class Embedded:
         problem = candidate.problem(
             self.backbone.preprocessed(**seen), self.dataset.images.shape[1:]
         )
-        key = (*option[1:], candidate.frozen)
+        key = (option.size, option.sharpen, candidate.frozen)
         if self.features is None or self.key != key:
             self.features = self.base_mean = None  # Freed before the next are made.
             start = time.perf_counter()
@@ -163,7 +149,8 @@ def main() -> None:
     parser.add_argument("--validation_tasks", type=int, default=400)
     parser.add_argument("--validation_images", type=int, default=200, help="of each class")
     parser.add_argument("--test_images", type=int, default=600, help="of each class")
-    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=ROWS)
+    names = list(rows(128))
+    parser.add_argument("--only", nargs="+", default=names, choices=names)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 

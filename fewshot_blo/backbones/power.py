@@ -10,10 +10,11 @@ _EPSILON = 1e-6
 
 
 class PowerTransform(nn.Module):
-    """``sign(x) (|x| + 1e-6)^power``: the features of a network that ends in ReLU less skewed.
+    """``sign(x) (|x| + 1e-6)^power``: features that are less skewed.
 
     Source: Hu, Gripon & Pateux, "Leveraging the Feature Distribution in Transfer-based Few-Shot
-    Learning" (arXiv 2006.03806), equation 1, which divides by the length afterwards.
+    Learning" (arXiv 2006.03806), its power transform, after which features get unit length. The
+    sign, for networks that do not end in ReLU, is an addition.
 
     Args:
         power: one half for square roots; 1 changes nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Source:
         backbone = load_backbone(self.name, layer=self.layer, pool=self.pool, **settings)
         if preprocessing is None:
             return backbone
-        return Backbone(backbone.body, preprocessing, name=self.name, pool=self.pool)
+        return backbone.preprocessed(**asdict(preprocessing))
 
 
 @dataclass(frozen=True)
