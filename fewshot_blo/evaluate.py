@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fewshot_blo.backbones.views import Views
 from fewshot_blo.chunks import Chunk, at_a_time
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
@@ -40,6 +41,7 @@ def evaluate(
     adaptation: Adaptation | None = None,
     chunk: int = 0,
     embeddings: Tensor | None = None,
+    views: Views = "one",
     progress: bool = False,
 ) -> Evaluation:
     """Adapts to each task's support set and classifies its query set.
@@ -58,11 +60,13 @@ def evaluate(
             it, up to rounding.
         embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
             known; otherwise they are made, where images do not meet.
+        views: of an image, over which a shared encoder's features are averaged.
         progress: show a progress bar on a terminal.
 
     Raises:
         ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
-            mode does not fit, or a single task does not fit into memory.
+            mode does not fit, several views are asked of a problem that is no shared encoder or
+            of embeddings, or a single task does not fit into memory.
         DivergenceError: if the inner steps of a task end in logits that are not finite.
     """
     if tasks < 1:
@@ -75,6 +79,13 @@ def evaluate(
             "EpisodicSampler): call update_statistics, or use another norm mode"
         )
     adaptation = adaptation or Adaptation()
+    if views != "one":
+        if embeddings is not None:
+            raise ConfigurationError(
+                f"views is {views}, and embeddings are given, of other views: leave them out, or "
+                "embed with the embedder of problem.with_views(views), and views at one"
+            )
+        problem = _with_views(problem, views)
     network = problem.network
     was_training = network.training
     network.eval()
@@ -98,7 +109,17 @@ def evaluate(
         confusion[drawn][:, drawn],
         tally.calibration_error(),
         problem.precision,
+        views,
     )
+
+
+def _with_views(problem: FewShotProblem, views: Views) -> SharedEncoder:
+    if not isinstance(problem, SharedEncoder):
+        raise ConfigurationError(
+            f"views is {views}, and the problem is {type(problem).__name__}: features are "
+            "averaged over views where a shared encoder has some; use one"
+        )
+    return problem.with_views(views)
 
 
 def _scores(
@@ -156,7 +177,7 @@ def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMod
     alone = norm == "running" or not uses_batch_statistics(problem.network)
     if not (alone and isinstance(problem, SharedEncoder)):
         return None
-    return embed(problem.network, sampler.dataset.images, sampler.dtype, problem.precision)
+    return embed(problem.embedder, sampler.dataset.images, sampler.dtype, problem.precision)
 
 
 def adapted(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewshot_blo.backbones.views import COUNT, Views
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.losses import mask_classes
@@ -31,6 +32,7 @@ class Evaluation:
             between confidence and accuracy, each a mean over its one of 15 intervals of confidence
             (Guo et al., arXiv 1706.04599, equation 3).
         precision: of the network's products.
+        views: of an image, over which features are averaged.
     """
 
     norm: NormMode
@@ -41,6 +43,7 @@ class Evaluation:
     confusion: Tensor = field(repr=False)
     calibration_error: float = math.nan
     precision: Precision = "float32"
+    views: Views = "one"
 
     @property
     def class_accuracy(self) -> Tensor:
@@ -49,9 +52,10 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """Episodes, inner steps and reduced precision, as words for a table."""
+        """Episodes, inner steps, several views and reduced precision, as words for a table."""
+        seen = "" if self.views == "one" else f", {COUNT[self.views]} views ({self.views})"
         reduced = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.episodes}, {self.steps} inner steps{reduced}"
+        return f"{self.episodes}, {self.steps} inner steps{seen}{reduced}"
 
     @property
     def mean(self) -> float:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.backbones.views import Views
 from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -47,6 +48,8 @@ class EvaluationRequest:
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
         norm: norm mode; all those that differ by default.
+        views: of an image, over which a shared encoder's features are averaged: mirrored (two),
+            shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         data: another data set than that of the run, to test what carries over to it.
@@ -66,6 +69,7 @@ class EvaluationRequest:
     seed: int = 1000
     steps: int = -1
     norm: NormMode | Literal["all"] = "all"
+    views: Views = "one"
     chunk: int = 0
     root: str = ""
     data: DataName | Literal[""] = ""
@@ -197,6 +201,7 @@ def _evaluate(
             norm=norm,
             adaptation=build_adaptation(config),
             chunk=request.chunk,
+            views=request.views,
             progress=True,
         )
         for norm in norms

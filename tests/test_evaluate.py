@@ -287,6 +287,21 @@ def test_embeddings_that_are_known() -> None:
         measure(initialization(), embeddings=known)
 
 
+@pytest.mark.parametrize("norm", ["transductive", "support", "running"])
+def test_accuracy_of_means_over_views(norm: Any) -> None:
+    problem, one = shared_encoder(), measure(shared_encoder(), norm)
+    several = measure(problem, norm, views="mirrored")
+    assert one.views == "one"
+    assert "views" not in one.protocol
+    assert several.protocol == one.protocol + ", 2 views (mirrored)"
+    batches = [sampler().batch(index) for index in range(3)]
+    seen = problem.with_views("mirrored")
+    right = [predictions(seen, batch, norm) == batch.query_y for batch in batches]
+    expected = torch.cat([task.double().mean(1) for task in right])[:10]
+    assert several.accuracy.tolist() == pytest.approx(expected.tolist())
+    assert paired(one, several)[0] == pytest.approx(several.mean - one.mean)
+
+
 def test_embeddings_where_images_do_not_meet_equal_binding_the_images() -> None:
     problem = shared_encoder("group")
     assert norm_modes(problem) == ("support",)
@@ -380,6 +395,8 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
         ({"tasks": 0}, "over 0 tasks"),
         ({"chunk": -1}, "chunk is -1"),
         ({"norm": "running"}, r"not been estimated .*update_statistics"),
+        ({"views": "shifts"}, "views is shifts, and the problem is Initialization"),
+        ({"views": "crops", "embeddings": torch.zeros(56, 8)}, "embeddings are given"),
     ],
 )
 def test_requests_that_make_no_sense(options: dict[str, Any], match: str) -> None:

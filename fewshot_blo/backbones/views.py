@@ -8,12 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Views = Literal["one", "mirrored", "crops", "scales"]
-"""Of an image: itself, it and its mirror image, ten (corners, centre and their mirror images), or
-three sizes."""
+Views = Literal["one", "mirrored", "shifts", "mirrored_shifts", "crops", "scales"]
+"""Of an image: itself, it and its mirror image, itself moved to all sides (nine), those and their
+mirror images, ten crops (corners, centre and their mirror images), or three sizes."""
 
-COUNT: dict[Views, int] = {"one": 1, "mirrored": 2, "crops": 10, "scales": 3}
-_SIDE = 7 / 8
+COUNT: dict[Views, int] = {
+    "one": 1,
+    "mirrored": 2,
+    "shifts": 9,
+    "mirrored_shifts": 18,
+    "crops": 10,
+    "scales": 3,
+}
+_SIDE, _SHIFT = 7 / 8, 1 / 32
 
 ONE_SCALE = ((1.0, False),)
 SCALES = ((0.75, False), (1.0, False), (1.25, True))
@@ -25,6 +32,7 @@ class ImageViews(nn.Module):
 
     Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks"
     (2012), section 4.1, for the ten crops, which here have 7/8 of the image's height and width.
+    Shifts are by 1/32 of them and by a pixel at least; what comes in from outside is zero.
 
     Args:
         views: which. Those of three sizes are made by the resizing, after this: see ``scales``.
@@ -39,29 +47,45 @@ class ImageViews(nn.Module):
         """The views of one size."""
         if self.views in ("one", "scales"):
             return x
-        crops = self._crops(x) if self.views == "crops" else [x]
-        return torch.stack([*crops, *(crop.flip(-1) for crop in crops)], 1).flatten(0, 1)
+        if self.views == "mirrored":
+            seen = [x]
+        else:
+            seen = _crops(x) if self.views == "crops" else _shifts(x)
+        if self.views != "shifts":
+            seen = [*seen, *(view.flip(-1) for view in seen)]
+        return torch.stack(seen, 1).flatten(0, 1)
 
-    def _crops(self, x: Tensor) -> list[Tensor]:
-        (height, h), (width, w) = ((n, max(round(_SIDE * n), 1)) for n in x.shape[-2:])
-        down, right = height - h, width - w
-        corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-        return [x[..., i : i + h, j : j + w] for i, j in corners]
+
+def _crops(x: Tensor) -> list[Tensor]:
+    (height, h), (width, w) = ((n, max(round(_SIDE * n), 1)) for n in x.shape[-2:])
+    down, right = height - h, width - w
+    corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+    return [x[..., i : i + h, j : j + w] for i, j in corners]
+
+
+def _shifts(x: Tensor) -> list[Tensor]:
+    height, width = x.shape[-2:]
+    down, right = (max(round(_SHIFT * n), 1) for n in (height, width))
+    margin = F.pad(x, (right, right, down, down))
+    corners = [(i * down, j * right) for i in range(3) for j in range(3)]
+    return [margin[..., i : i + height, j : j + width] for i, j in corners]
 
 
 class MeanOverViews(nn.Module):
-    """Mean ``[B, D]`` of features ``[B*V, D]``, divided by their lengths first.
+    """Mean ``[B, D]`` of features ``[B*V, D]``.
 
     Args:
         count: V; features of one view stay as they are.
+        unit: divide features by their lengths before.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, unit: bool = True) -> None:
         super().__init__()
-        self.count = count
+        self.count, self.unit = count, unit
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean."""
         if self.count == 1:
             return x
-        return F.normalize(x, dim=1).reshape(-1, self.count, x.shape[1]).mean(1)
+        x = F.normalize(x, dim=1) if self.unit else x
+        return x.reshape(-1, self.count, x.shape[1]).mean(1)

@@ -28,8 +28,8 @@ class FineTuneRequest:
         layer: name of a layer whose output to take instead of the network's last features.
         pool: of maps or tokens.
         adapts: what adapts; auto tries several and lets held-out images choose.
-        views: of each image: one, mirrored (two), scales (three), crops (ten); auto lets
-            held-out images choose.
+        views: of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten),
+            mirrored_shifts; auto lets held-out images choose.
         skip_unreadable: leave out images that cannot be decoded.
         output: folder of the classifier and the report.
     """

@@ -35,8 +35,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: file of weights to use instead of the library's own.
         size: of the images in pixels; None for that of the network's training.
         adapts: what adapts; "auto" lets held-out images choose.
-        views: of each image: one, mirrored (two), scales (three), crops (ten); "auto" lets
-            held-out images choose.
+        views: of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten),
+            mirrored_shifts; "auto" lets held-out images choose.
 
     Attributes:
         classes_: the labels.

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.backbones import Backbone
+from fewshot_blo.backbones.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
@@ -17,15 +19,13 @@ from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
+from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     NormMode,
-    joint_forward,
-    query_forward,
     real_rows,
-    task_keys,
 )
-from fewshot_blo.problems.slices import cut, in_slices
+from fewshot_blo.problems.slices import cut
 from tasks import TaskBatch
 
 FEATURES = "features"
@@ -89,6 +89,7 @@ class SharedEncoder:
         slices: int = 0,
     ) -> None:
         self.network = for_tasks(encoder)
+        self.views = ImageViews("one")
         self.head: Head = head or LinearHead()
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
@@ -151,7 +152,7 @@ class SharedEncoder:
         Raises:
             ConfigurationError: if the backend has not been chosen.
         """
-        support, query = self._encode(batch, norm, keys)
+        support, query = self._encoding()(batch, norm, keys)
         encoded = torch.cat([support, query], 1)
         if self.head.scaled:
             encoded = normalize(encoded) if self.unit else encoded / support.shape[-1] ** 0.5
@@ -197,37 +198,45 @@ class SharedEncoder:
     def on_features(self) -> SharedEncoder:
         """The same heads on batches that hold this encoder's features in place of images."""
         on_features = copy.copy(self)
-        on_features.network = nn.Identity()
+        on_features.network, on_features.views = nn.Identity(), ImageViews("one")
         on_features._encoder = {}
         on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
         on_features.backend, on_features.slices = "batched", 0
         return on_features
 
-    def _encode(
-        self, batch: TaskBatch, norm: NormMode, keys: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Features of the support set ``[T, N*K, D]`` and of the query set ``[T, N*Q, D]``."""
+    def with_views(self, views: Views) -> SharedEncoder:
+        """The same problem on means of the features of several views of an image.
+
+        A ``Backbone`` makes its own views.
+
+        Raises:
+            ConfigurationError: if another network than a ``Backbone`` is to see three sizes.
+        """
+        changed = copy.copy(self)
+        if isinstance(self.network, Backbone):
+            changed.network = self.network.with_views(views)
+        elif views == "scales":
+            raise ConfigurationError(
+                f"views is scales, and the encoder is a {type(self.network).__name__}: only a "
+                f"Backbone resizes images; use {', '.join(v for v in COUNT if v != views)}"
+            )
+        else:
+            changed.views = ImageViews(views)
+        return changed
+
+    @property
+    def embedder(self) -> nn.Module:
+        """From images to the mean features of their views, where no image's depend on others."""
+        if self.views.views == "one":
+            return self.network
+        mean = MeanOverViews(COUNT[self.views.views], unit=False)
+        return nn.Sequential(self.views, self.network, mean)
+
+    def _encoding(self) -> Encoding:
         if self.backend == "auto":
             raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
         forward = TaskForward(self.network, self.backend, self.precision)
-        support_keys, query_keys = task_keys(batch, keys)
-        if self.slices:
-            images = torch.cat([batch.support_x, batch.query_x], 1)
-            features = in_slices(forward, self._encoder, images, self.slices, support_keys)
-            sizes = [batch.support_x.shape[1], batch.query_x.shape[1]]
-            support, query = torch.split(features, sizes, 1)
-            return support, query
-        if norm == "support" and uses_batch_statistics(self.network):
-            return joint_forward(forward, {}, self._encoder, batch, query_keys)
-        support = forward(
-            {},
-            self._encoder,
-            batch.support_x,
-            rows=real_rows(batch, batch.support_y),
-            running=norm == "running",
-            keys=support_keys,
-        )
-        return support, query_forward(forward, {}, self._encoder, batch, norm, query_keys)
+        return Encoding(forward, self._encoder, self.slices, self.views)
 
     def _start(self, support: SupportSet, learned: Params) -> TaskParams:
         tasks, way = support.classes.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from itertools import product
 from typing import Any
 
 import pytest
@@ -37,7 +38,31 @@ def test_views_of_an_image_and_its_mirror_image_are_two() -> None:
     assert ImageViews("crops")(IMAGES[..., :1, :1]).shape == (30, 2, 1, 1)
 
 
-@pytest.mark.parametrize("views", ["mirrored", "crops"])
+@pytest.mark.parametrize(("height", "width", "down", "right"), [(16, 32, 1, 1), (84, 28, 3, 1)])
+def test_shifts_move_an_image_to_every_side(height: int, width: int, down: int, right: int) -> None:
+    images = torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(0))
+    found = ImageViews("shifts")(images).unflatten(0, (3, 9))
+    mirrored = ImageViews("mirrored_shifts")(images).unflatten(0, (3, 18))
+    assert torch.equal(mirrored[:, :9], found)
+    assert torch.equal(mirrored[:, 9:], found.flip(-1))
+    moves = []
+    for view in found.unbind(1):
+        for y, x in product((-down, 0, down), (-right, 0, right)):
+            expected = torch.zeros_like(images)
+            for i, j in product(range(height), range(width)):
+                if 0 <= i + y < height and 0 <= j + x < width:
+                    expected[..., i, j] = images[..., i + y, j + x]
+            if torch.equal(view, expected):
+                moves.append((y, x))
+    assert sorted(moves) == sorted(product((-down, 0, down), (-right, 0, right)))
+
+
+def test_pixels_of_bytes_move_as_intensities_do() -> None:
+    images = (255 * IMAGES).to(torch.uint8)
+    assert torch.equal(ImageViews("shifts")(images).float(), ImageViews("shifts")(images.float()))
+
+
+@pytest.mark.parametrize("views", ["mirrored", "crops", "shifts", "mirrored_shifts"])
 def test_features_are_means_of_the_directions_of_the_views(views: Views) -> None:
     backbone, images = network(), torch.rand(4, 3, 18, 20)
     with torch.no_grad():
@@ -73,7 +98,7 @@ def test_networks_of_one_size_have_no_three() -> None:
         backbone.features(torch.Size((3, 8, 8)))
 
 
-@pytest.mark.parametrize("views", ["one", "mirrored", "crops", "scales"])
+@pytest.mark.parametrize("views", ["one", "mirrored", "shifts", "crops", "scales"])
 def test_a_last_block_adapts_on_all_views(views: Views) -> None:
     """The frozen part is cut off, and what both parts say is what the network says."""
     backbone = network().with_views(views)

@@ -1,0 +1,83 @@
+"""From the images of tasks to their features, under a norm mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.backbones.views import ImageViews
+from fewshot_blo.bilevel import Params
+from fewshot_blo.kernel import TaskForward
+from fewshot_blo.kernel.statistics import uses_batch_statistics
+from fewshot_blo.problems.few_shot import (
+    NormMode,
+    joint_forward,
+    query_forward,
+    real_rows,
+    task_keys,
+)
+from fewshot_blo.problems.slices import in_slices
+from tasks import TaskBatch
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoder that all tasks share.
+
+    Attributes:
+        forward: its forward pass.
+        parameters: of the encoder.
+        slices: images at a time; 0 for all.
+        views: of an image, over which features are averaged. The first views of all images are
+            encoded as a batch of tasks, then the second: batch statistics are those of one view.
+    """
+
+    forward: TaskForward
+    parameters: Params
+    slices: int
+    views: ImageViews
+
+    def __call__(
+        self, batch: TaskBatch, norm: NormMode, keys: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Features of the support set ``[T, N*K, D]`` and of the query set ``[T, N*Q, D]``."""
+        if self.views.views == "one":
+            return self._encoded(batch, norm, keys)
+        seen = [self._encoded(view, norm, keys) for view in self._views(batch)]
+        support, query = (torch.stack(parts).mean(0) for parts in zip(*seen, strict=True))
+        return support, query
+
+    def _views(self, batch: TaskBatch) -> Iterator[TaskBatch]:
+        """The tasks as each view shows them."""
+        support, query = (
+            self.views(x.flatten(0, 1)).unflatten(0, (*x.shape[:2], -1)).unbind(2)
+            for x in (batch.support_x, batch.query_x)
+        )
+        for support_x, query_x in zip(support, query, strict=True):
+            yield replace(batch, support_x=support_x, query_x=query_x)
+
+    def _encoded(
+        self, batch: TaskBatch, norm: NormMode, keys: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        forward, parameters = self.forward, self.parameters
+        support_keys, query_keys = task_keys(batch, keys)
+        if self.slices:
+            images = torch.cat([batch.support_x, batch.query_x], 1)
+            features = in_slices(forward, parameters, images, self.slices, support_keys)
+            sizes = [batch.support_x.shape[1], batch.query_x.shape[1]]
+            support, query = torch.split(features, sizes, 1)
+            return support, query
+        if norm == "support" and uses_batch_statistics(forward.network):
+            return joint_forward(forward, {}, parameters, batch, query_keys)
+        support = forward(
+            {},
+            parameters,
+            batch.support_x,
+            rows=real_rows(batch, batch.support_y),
+            running=norm == "running",
+            keys=support_keys,
+        )
+        return support, query_forward(forward, {}, parameters, batch, norm, query_keys)
