@@ -179,9 +179,13 @@ def _config(
 def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
     """The data to test on: the run's, perhaps elsewhere, or another set."""
     size = request.size or trained.size
-    if not request.data:
-        return replace(trained, root=request.root or trained.root, size=size)
-    return replace(trained, name=request.data, root=request.root, csv="", size=size)
+    if request.data:
+        return replace(
+            trained, name=request.data, root=request.root, csv="", size=size, mirrors=False
+        )
+    # Validation and test classes are the same with and without mirror images in training.
+    mirrors = trained.mirrors and request.split == "train"
+    return replace(trained, root=request.root or trained.root, size=size, mirrors=mirrors)
 
 
 def _evaluate(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import SETTINGS, make_folder, run
 
-from fewshot_blo.checkpoint import Checkpoint, load
+from fewshot_blo.checkpoint import Checkpoint, load, save
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -191,6 +191,43 @@ def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
     assert set(evaluations[0].class_names) <= set(glyphs.load().test.class_names)
     assert len(evaluations[0].accuracy) == 7
+
+
+def of_omniglot(path: Path, place: Path, *, mirrors: bool) -> Path:
+    """The checkpoint, as if it had been trained on Omniglot."""
+    loaded = load(path)
+    data: Any = {**loaded.config["data"], "name": "omniglot", "mirrors": mirrors}
+    save(replace(loaded, config={**loaded.config, "data": data}), place)
+    return place
+
+
+@pytest.mark.parametrize("data", ["", "glyphs"])
+def test_mirror_images_in_training_leave_the_classes_of_tests_alone(
+    data: Any, config: Config, paths: list[Path], tmp_path: Path
+) -> None:
+    """They do not stand in the way of a comparison on the same tasks, nor of another data set."""
+    several = [
+        of_omniglot(paths[0], tmp_path / f"{mirrors}.pt", mirrors=mirrors)
+        for mirrors in (True, False)
+    ]
+    request = replace(REQUEST, data=data, tasks=3, norm="support")
+    splits = None if data else build_splits(config.data)
+    first, second = evaluate_checkpoints(several, request, splits).values()
+    assert torch.equal(first[0].accuracy, second[0].accuracy)
+    if not data:
+        with pytest.raises(ConfigurationError, match="mirrors=True"):
+            evaluate_checkpoints(several, replace(request, split="train"), splits)
+
+
+def test_views_are_part_of_the_protocol(paths: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    request = replace(REQUEST, views="shifts", norm="running", output=file)
+    (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
+    (figures,) = json.loads(file.read_text())["checkpoints"].values()
+    assert figures[0]["protocol"] == evaluations[0].protocol
+    assert evaluations[0].protocol.endswith("4 inner steps, 9 views (shifts)")
+    with pytest.raises(ConfigurationError, match="problem is Initialization"):
+        evaluate_checkpoints(paths[2:], replace(request, output=None))
 
 
 def test_the_file_holds_every_figure(paths: list[Path], tmp_path: Path) -> None:
