@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewshot_blo.backbones.views import Views
 from fewshot_blo.chunks import Chunk, at_a_time
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
+from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
 from tasks import EpisodicSampler, TaskBatch
 from tasks.dataset import intensities

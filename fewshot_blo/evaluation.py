@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fewshot_blo.backbones.views import COUNT, Views
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.losses import mask_classes
+from fewshot_blo.networks.views import COUNT, Views
 from fewshot_blo.problems import NormMode
 from tasks import TaskBatch
 

@@ -13,7 +13,6 @@ from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.backbones.load import LIBRARIES
-from fewshot_blo.backbones.views import Views
 from fewshot_blo.checkpoint import Checkpoint
 from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -28,6 +27,7 @@ from fewshot_blo.from_config import (
     build_splits,
 )
 from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance

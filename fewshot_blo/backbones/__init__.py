@@ -6,7 +6,7 @@ from fewshot_blo.backbones.backbone import Backbone, Preprocessing
 from fewshot_blo.backbones.load import load_backbone
 from fewshot_blo.backbones.parameters import Adapts, choose_parameters
 from fewshot_blo.backbones.split import Split, split_network
-from fewshot_blo.backbones.views import Views
+from fewshot_blo.networks.views import Views
 
 __all__ = [
     "Adapts",

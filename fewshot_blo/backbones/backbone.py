@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.backbones.power import PowerTransform
-from fewshot_blo.backbones.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Pool = Literal["average", "maximum", "first", "flatten"]

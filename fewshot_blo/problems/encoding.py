@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fewshot_blo.backbones.views import ImageViews
 from fewshot_blo.bilevel import Params
 from fewshot_blo.kernel import TaskForward
 from fewshot_blo.kernel.statistics import uses_batch_statistics
+from fewshot_blo.networks.views import ImageViews
 from fewshot_blo.problems.few_shot import (
     NormMode,
     joint_forward,

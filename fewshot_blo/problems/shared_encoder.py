@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.backbones import Backbone
-from fewshot_blo.backbones.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
@@ -19,6 +18,7 @@ from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 from fewshot_blo.networks.losses import task_cross_entropy
+from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import (
     BoundTasks,

@@ -24,6 +24,7 @@ CANDIDATES = [
     Candidate("low rank", adapts="low_rank", rank=1, steps=3, rule="adam", step_size=1e-2),
     Candidate("crops", views="crops"),
     Candidate("scales", views="scales"),
+    Candidate("shifts", views="mirrored_shifts"),
     Candidate("roots", head="ridge", power=0.5),
     Candidate("crops, tail", adapts="last_blocks", views="crops", steps=3, step_size=1e-2),
     Candidate("roots, tail", adapts="last_blocks", power=0.5, steps=3, step_size=1e-2),

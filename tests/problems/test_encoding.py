@@ -12,10 +12,10 @@ from small_runs import make_dataset, make_sampler
 from torch import Tensor
 
 from fewshot_blo.backbones import Backbone
-from fewshot_blo.backbones.views import COUNT, ImageViews, Views
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluate import embed
 from fewshot_blo.networks import Conv4
+from fewshot_blo.networks.views import COUNT, ImageViews, Views
 from fewshot_blo.problems import NormMode, SharedEncoder
 from fewshot_blo.problems.shared_encoder import FEATURES
 from fewshot_blo.statistics import update_statistics
