@@ -5,16 +5,21 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.comparison import Row, write_table
-from fewshot_blo.config import Config
+from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.from_config import build_splits, train_from_config
-from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.report import (
+    EvaluationRequest,
+    check_comparable,
+    evaluate_checkpoints,
+    requested,
+)
 from fewshot_blo.run import BEST, LAST
 from tasks import Splits
 
@@ -51,21 +56,31 @@ def compare(
         raise ConfigurationError(
             f"two sources have one name: {', '.join(sorted(names))}; rename one"
         )
-    splits: Splits | None = None
-    found: list[list[Path]] = []
-    networks: list[str] = []
-    for source in sources:
-        if source.suffix in (".yaml", ".yml"):
-            recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
-            config = recipe(source)
-            splits = splits or build_splits(config.data)
-            networks.append(config.problem.network)
-            found.append([_trained(source, recipe, splits, folder, seed) for seed in seeds])
-        else:
-            found.append(_checkpoints(source))
+    recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
+    known: dict[Path, Config | list[Path]] = {
+        source: recipe(source) if source.suffix in (".yaml", ".yml") else _checkpoints(source)
+        for source in sources
+    }
+    recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
+    if recipes:  # What cannot be compared is refused before anything is trained.
+        check_comparable({source: requested(c, request) for source, c in recipes.items()})
+    splits_of = cache(build_splits)
+    found = [
+        [_trained(source, recipe, splits_of, folder, seed) for seed in seeds]
+        if isinstance(item, Config)
+        else item
+        for source, item in known.items()
+    ]
+    networks = [config.problem.network for config in recipes.values()]
     paths = [path for group in found for path in group]
-    request = replace(request, output=folder / "evaluation.json")
-    figures = evaluate_checkpoints(paths, request, splits, allowed=networks)
+    trained_on = next(iter(recipes.values())).data if recipes else None
+    other = trained_on is None or request.data or request.size
+    figures = evaluate_checkpoints(
+        paths,
+        replace(request, output=folder / "evaluation.json"),
+        None if other else splits_of(trained_on),
+        allowed=networks,
+    )
     rows = [
         Row(name, group, [figures[str(path)] for path in group])
         for name, group in zip(names, found, strict=True)
@@ -107,14 +122,18 @@ def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Con
 
 
 def _trained(
-    source: Path, recipe: Callable[[Path], Config], splits: Splits, runs: Path, seed: int
+    source: Path,
+    recipe: Callable[[Path], Config],
+    splits_of: Callable[[DataSettings], Splits],
+    runs: Path,
+    seed: int,
 ) -> Path:
     """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
     config = recipe(source)
     folder = runs / source.stem / f"seed{seed}"
     if config.problem.start_from.endswith(".yaml"):
         first = source.parent / config.problem.start_from
-        path = _trained(first, recipe, splits, runs, seed)
+        path = _trained(first, recipe, splits_of, runs, seed)
         config = replace(config, problem=replace(config.problem, start_from=str(path)))
     config = replace(
         config,
@@ -124,7 +143,9 @@ def _trained(
         train=replace(config.train, seed=seed),
     )
     print(f"{folder}:", flush=True)
-    result = train_from_config(config, splits, folder, resume=(folder / LAST).exists(), tested=True)
+    result = train_from_config(
+        config, splits_of(config.data), folder, resume=(folder / LAST).exists(), tested=True
+    )
     if result.interrupted:
         raise KeyboardInterrupt
     return result.best

@@ -137,10 +137,11 @@ def markdown(records: Sequence[Record], example: Evaluation) -> str:
                 _number(record, "peak_gib", 1, 2),
             ]
         )
+    tasks = f"{len(example.accuracy)} tasks ({example.episodes}{example.several_views})"
     protocol = (
-        f"Accuracy in %: mean over {len(example.accuracy)} tasks ({example.episodes}) with its "
-        "95 % interval, [standard deviation over training seeds; of a difference where both have "
-        "as many]. The paired difference is in the first norm mode that both have."
+        f"Accuracy in %: mean over {tasks} with its 95 % interval, [standard deviation over "
+        "training seeds; of a difference where both have as many]. The paired difference is in "
+        "the first norm mode that both have."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{protocol}\n"
 
@@ -173,13 +174,23 @@ def draw(records: Sequence[Record], path: Path) -> None:
     figure = new_figure(8, 5)
     axes = figure.subplots()
     norm = next(norm for norm in MODES if norm in records[0])
+    points = []
     for record in records:
         minutes = record.get("seconds", math.nan) / 60
         if norm not in record or math.isnan(minutes):
             continue
         axes.errorbar(minutes, record[norm], record[f"{norm} interval"], marker="o", capsize=3)
+        points.append((record["method"], minutes, record[norm]))
+    # A name at the right end would leave the picture: it stands on the other side of its point.
+    _, right = axes.get_xlim()
+    for name, minutes, accuracy in points:
+        left = minutes > 0.7 * right
         axes.annotate(
-            record["method"], (minutes, record[norm]), xytext=(6, 4), textcoords="offset points"
+            name,
+            (minutes, accuracy),
+            xytext=(-6 if left else 6, 4),
+            ha="right" if left else "left",
+            textcoords="offset points",
         )
     axes.set(xlabel="training time (minutes)", ylabel=f"accuracy ({norm}, %)")
     axes.grid(alpha=0.3)

@@ -53,9 +53,13 @@ class Evaluation:
     @property
     def protocol(self) -> str:
         """Episodes, inner steps, several views and reduced precision, as words for a table."""
-        seen = "" if self.views == "one" else f", {COUNT[self.views]} views ({self.views})"
         reduced = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.episodes}, {self.steps} inner steps{seen}{reduced}"
+        return f"{self.episodes}, {self.steps} inner steps{self.several_views}{reduced}"
+
+    @property
+    def several_views(self) -> str:
+        """Their number and name, as the end of a list of words; empty for one."""
+        return "" if self.views == "one" else f", {COUNT[self.views]} views ({self.views})"
 
     @property
     def mean(self) -> float:

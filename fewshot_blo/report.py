@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentError
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -104,19 +104,11 @@ def evaluate_checkpoints(
         ConfigurationError: if the checkpoints are of different data sets or tasks.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
-    configs = {path: _config(path, loaded[path], request, allowed) for path in paths}
+    configs = {
+        path: requested(_saved(path, loaded[path], request, allowed), request) for path in paths
+    }
+    check_comparable(configs)
     first = configs[paths[0]]
-    for path, config in configs.items():
-        if config.data != first.data:
-            raise ConfigurationError(
-                f"{path} is of {config.data} and {paths[0]} of {first.data}: only checkpoints of "
-                "one data set are compared on the same tasks (root names another folder for all)"
-            )
-        if _sizes(config) != _sizes(first):
-            raise ConfigurationError(
-                f"{path} is of tasks of way, shot, query {_sizes(config)} and {paths[0]} of "
-                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
-            )
     splits = splits or build_splits(first.data)
     results = {str(path): _evaluate(loaded[path], configs[path], splits, request) for path in paths}
     _print_tables(results)
@@ -126,16 +118,39 @@ def evaluate_checkpoints(
     return results
 
 
+def check_comparable(configs: Mapping[Path, Config]) -> None:
+    """Raises where runs cannot be evaluated on the same tasks.
+
+    Args:
+        configs: their settings, with what the request changes.
+
+    Raises:
+        ConfigurationError: if they are of different data sets or tasks.
+    """
+    reference, first = next(iter(configs.items()))
+    for path, config in configs.items():
+        if config.data != first.data:
+            raise ConfigurationError(
+                f"{path} is of {config.data} and {reference} of {first.data}: only runs of one "
+                "data set are compared on the same tasks (root names another folder for all)"
+            )
+        if _sizes(config) != _sizes(first):
+            raise ConfigurationError(
+                f"{path} is of tasks of way, shot, query {_sizes(config)} and {reference} of "
+                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
+            )
+
+
 def _sizes(config: Config) -> tuple[object, ...]:
     episodes = config.episodes
     way, shot = episodes.validation_way or episodes.way, episodes.validation_shot or episodes.shot
     return way, shot, episodes.validation_query
 
 
-def _config(
+def _saved(
     path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
 ) -> Config:
-    """The run's settings with what the request changes."""
+    """The run's settings, whose network may be built."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     saved = checkpoint.config
@@ -157,6 +172,21 @@ def _config(
         raise ConfigurationError(
             f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
             f"allow it with --network {config.problem.network}"
+        )
+    return config
+
+
+def requested(config: Config, request: EvaluationRequest) -> Config:
+    """A run's settings with what the request changes.
+
+    Raises:
+        ConfigurationError: if several views are asked of an initialization, which has no features
+            to average.
+    """
+    if request.views != "one" and config.problem.name == "initialization":
+        raise ConfigurationError(
+            f"views is {request.views}, and the problem an initialization: features are averaged "
+            "over views where a shared encoder has some; use one"
         )
     episodes, data, adaptation = config.episodes, config.data, config.adaptation
     precision = request.precision or config.problem.precision

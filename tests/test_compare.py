@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ from fewshot_blo.from_config import (
     train_from_config,
 )
 from fewshot_blo.hypergrad import Phases
-from fewshot_blo.report import EvaluationRequest
+from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
 from fewshot_blo.run import BEST, PROVENANCE
 from tasks import TaskBatch
 
@@ -198,6 +200,44 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
         compare([bad], REQUEST, folder=tmp_path / "table")
     with pytest.raises(ConfigurationError, match=r"recipe .*absent\.yaml"):
         compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
+
+
+@pytest.mark.parametrize(
+    ("changes", "request_changes", "match"),
+    [
+        ({"episodes__shot": 2}, {}, r"way, shot, query \(3, 2, 3\)"),
+        ({"data__seed": 1}, {}, "only runs of one data set"),
+        ({"problem__name": "initialization"}, {"views": "shifts"}, "problem an initialization"),
+        ({"problem__name": "nothing"}, {}, "other"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+    changes: dict[str, Any],
+    request_changes: dict[str, Any],
+    match: str,
+    recipes: list[Path],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    other = write_recipe(tmp_path / "other.yaml", folder, **changes)
+    request = replace(REQUEST, **request_changes)
+    with pytest.raises(ConfigurationError, match=match):
+        compare([recipes[0], other], request, folder=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_trained_on_one_data_set_and_tested_on_another(
+    compared: Path, recipes: list[Path], tmp_path: Path
+) -> None:
+    """The data that recipes were trained on are not what they are tested on then."""
+    request = replace(REQUEST, data="glyphs", size=16, norm="support", views="mirrored")
+    shutil.copytree(compared / "proto", tmp_path / "proto")
+    (row,) = compare([recipes[0]], request, folder=tmp_path)
+    file = compared / "proto" / "seed0" / BEST
+    (expected,) = evaluate_checkpoints([file], request).values()
+    assert torch.equal(row.evaluations[0][0].accuracy, expected[0].accuracy)
+    assert row.evaluations[0][0].class_names == expected[0].class_names
+    assert "seed 1000, 2 views (mirrored))" in (tmp_path / "table.md").read_text()
 
 
 def random_tasks(config: Config, image: torch.Size) -> TaskBatch:

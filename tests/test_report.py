@@ -226,7 +226,7 @@ def test_views_are_part_of_the_protocol(paths: list[Path], tmp_path: Path) -> No
     (figures,) = json.loads(file.read_text())["checkpoints"].values()
     assert figures[0]["protocol"] == evaluations[0].protocol
     assert evaluations[0].protocol.endswith("4 inner steps, 9 views (shifts)")
-    with pytest.raises(ConfigurationError, match="problem is Initialization"):
+    with pytest.raises(ConfigurationError, match="problem an initialization"):
         evaluate_checkpoints(paths[2:], replace(request, output=None))
 
 

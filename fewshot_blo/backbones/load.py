@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.backbones import timm_models, torchvision_models, transformers_models
-from fewshot_blo.backbones.backbone import Backbone, Pool, Preprocessing
+from fewshot_blo.backbones.backbone import Backbone, Pool
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.weights import load_weights, put_weights, trained_weights
 from fewshot_blo.errors import ConfigurationError
@@ -34,7 +33,7 @@ def load_backbone(
     pretrained: bool = True,
     size: int | None = None,
     layer: str = "",
-    pool: Pool = "average",
+    pool: Pool | None = None,
 ) -> Backbone:
     """A pretrained network without its classifier, with its own preprocessing.
 
@@ -47,7 +46,8 @@ def load_backbone(
         pretrained: without, weights are random.
         size: of the images in pixels; by default that of the network's training.
         layer: name of a layer whose output to take instead of the network's last features.
-        pool: of maps or tokens: average, maximum, first (a class token), or flatten.
+        pool: of maps or tokens: average, maximum, first (a class token), or flatten; by default
+            that of a ``Backbone`` of your own, and average.
 
     Raises:
         CheckpointError: if weights are missing or another network's; it says where to put which
@@ -59,36 +59,33 @@ def load_backbone(
         raise ConfigurationError(
             f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
         )
-    load = _LOADERS.get(library, partial(_own, library))
     file = None if weights is None else Path(weights)
     trained = None if file is None else trained_weights(file)
-    if file is None or trained is None:
-        body, preprocessing = load(rest, file, pretrained)
-        body = prepared(body)
-    else:
+    made = _made(library, rest, None if trained else file, pretrained and not trained)
+    body = prepared(made.body)
+    if file is not None and trained is not None:
         # A run's checkpoint has the names of the network as it was trained, after its preparation.
-        body, preprocessing = load(rest, None, False)
-        body = prepared(body)
         put_weights(body, trained, file)
-    if layer:
-        body = _up_to(body, layer)
-    if size is not None:
-        preprocessing = replace(preprocessing, size=size)
-    return Backbone(body, preprocessing, name=name, pool=pool)
+    preprocessing = made.preprocess.settings
+    return Backbone(
+        _up_to(body, layer) if layer else body,
+        preprocessing if size is None else replace(preprocessing, size=size),
+        name=name,
+        pool=pool or made.pool.pool,
+        views=made.views.views,
+        power=made.power.power,
+    )
 
 
-def _own(
-    module: str, function: str, weights: Path | None, pretrained: bool
-) -> tuple[nn.Module, Preprocessing]:
-    """As the libraries' loaders; what is pretrained is the function's own affair."""
-    network = own_network(f"{module}:{function}", "torchvision:NAME, timm:NAME, hf:NAME")
-    if isinstance(network, Backbone):
-        body, preprocessing = network.body, network.preprocess.settings
-    else:
-        body, preprocessing = network, Preprocessing()
+def _made(library: str, name: str, weights: Path | None, pretrained: bool) -> Backbone:
+    """A library's network, or one of the user's own, whose function sees to its pretraining."""
+    if load := _LOADERS.get(library):
+        return Backbone(*load(name, weights, pretrained))
+    network = own_network(f"{library}:{name}", "torchvision:NAME, timm:NAME, hf:NAME")
+    own = network if isinstance(network, Backbone) else Backbone(network)
     if weights is not None:
-        load_weights(body, weights)
-    return body, preprocessing
+        load_weights(own.body, weights)
+    return own
 
 
 def own_network(name: str, others: str) -> nn.Module:

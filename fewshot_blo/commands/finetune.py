@@ -26,7 +26,7 @@ class FineTuneRequest:
         weights: file of weights to use instead of the library's own.
         size: of the images in pixels; 0 for that of the network's training.
         layer: name of a layer whose output to take instead of the network's last features.
-        pool: of maps or tokens.
+        pool: of maps or tokens; by default average, or that of a Backbone of your own.
         adapts: what adapts; auto tries several and lets held-out images choose.
         views: of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten),
             mirrored_shifts; auto lets held-out images choose.
@@ -39,7 +39,7 @@ class FineTuneRequest:
     weights: str = ""
     size: int = 0
     layer: str = ""
-    pool: Pool = "average"
+    pool: Pool | None = None
     adapts: Adapts | Literal["auto"] = "auto"
     views: Views | Literal["auto"] = "auto"
     skip_unreadable: bool = False

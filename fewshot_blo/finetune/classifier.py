@@ -35,7 +35,7 @@ class Source:
 
     name: str
     layer: str = ""
-    pool: Pool = "average"
+    pool: Pool | None = None
 
     def load(self, preprocessing: Preprocessing | None = None, **settings: Any) -> Backbone:
         """The backbone.

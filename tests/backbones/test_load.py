@@ -32,6 +32,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module: Any = types.ModuleType("own_networks")
     module.net, module.number = net, lambda: 3
     module.prepared = lambda: Backbone(net(), Preprocessing(16))
+    module.pooled = lambda: Backbone(net(), Preprocessing(16), pool="maximum", views="mirrored")
     module.text = lambda: nn.Identity()
     monkeypatch.setitem(sys.modules, "own_networks", module)
     return module  # type: ignore[no-any-return]
@@ -50,6 +51,17 @@ def test_own_networks(own: types.ModuleType, tmp_path: Path) -> None:
     loaded = load_backbone("own_networks:net", weights=tmp_path / "w.pt", size=12)
     x = torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(loaded(x), source(x).mean((2, 3)))
+
+
+def test_a_backbone_of_your_own_keeps_its_pooling_and_views(own: types.ModuleType) -> None:
+    torch.manual_seed(0)
+    made = own.pooled()
+    torch.manual_seed(0)
+    backbone = load_backbone("own_networks:pooled")
+    x = torch.rand(2, 3, 20, 20)
+    assert torch.equal(backbone(x), made(x))
+    other = load_backbone("own_networks:pooled", pool="first")
+    assert (other.pool.pool, other.views.views) == ("first", "mirrored")
 
 
 @pytest.mark.parametrize(
