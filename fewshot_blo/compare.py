@@ -13,13 +13,9 @@ from jsonargparse import ArgumentParser
 from fewshot_blo.comparison import Row, write_table
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation_request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.from_config import build_splits, train_from_config
-from fewshot_blo.report import (
-    EvaluationRequest,
-    check_comparable,
-    evaluate_checkpoints,
-    requested,
-)
+from fewshot_blo.report import evaluate_checkpoints
 from fewshot_blo.run import BEST, LAST
 from tasks import Splits
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentError
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 from jsonargparse import ArgumentParser
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.config import Config, DataName, DataSettings
+from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.evaluation_request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.from_config import (
     NETWORKS,
     build_adaptation,
@@ -26,58 +25,10 @@ from fewshot_blo.from_config import (
     build_sampler,
     build_splits,
 )
-from fewshot_blo.kernel.precision import Precision
-from fewshot_blo.networks.views import Views
-from fewshot_blo.problems import NormMode
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
 from tasks import Splits
 from tasks.files import atomic_write
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What to measure.
-
-    Attributes:
-        tasks: number of tasks.
-        way: N; 0 for that of the run's validation.
-        shot: K; likewise.
-        query: Q; likewise.
-        split: classes to draw from.
-        seed: of the tasks.
-        steps: inner steps; -1 for those of the run's validation.
-        norm: norm mode; all those that differ by default.
-        views: of an image, over which a shared encoder's features are averaged: mirrored (two),
-            shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
-        chunk: tasks adapted at a time; 0 measures how many fit into memory.
-        root: folder of the data set, where it is not the one of the run.
-        data: another data set than that of the run, to test what carries over to it.
-        size: height and width of its images; 0 for those of the run's setting.
-        network: the run's own network, "module:function". A checkpoint may come from anyone, and
-            building its network runs that function: name it here to allow it.
-        device: where to run; empty for the run's.
-        precision: of the network's products; empty for the run's.
-        output: JSON file for all figures, per-class accuracy included.
-    """
-
-    tasks: int = 600
-    way: int = 0
-    shot: int = 0
-    query: int = 0
-    split: Literal["train", "validation", "test"] = "test"
-    seed: int = 1000
-    steps: int = -1
-    norm: NormMode | Literal["all"] = "all"
-    views: Views = "one"
-    chunk: int = 0
-    root: str = ""
-    data: DataName | Literal[""] = ""
-    size: int = 0
-    network: str = ""
-    device: str = ""
-    precision: Precision | Literal[""] = ""
-    output: Path | None = None
 
 
 def evaluate_checkpoints(
@@ -118,35 +69,6 @@ def evaluate_checkpoints(
     return results
 
 
-def check_comparable(configs: Mapping[Path, Config]) -> None:
-    """Raises where runs cannot be evaluated on the same tasks.
-
-    Args:
-        configs: their settings, with what the request changes.
-
-    Raises:
-        ConfigurationError: if they are of different data sets or tasks.
-    """
-    reference, first = next(iter(configs.items()))
-    for path, config in configs.items():
-        if config.data != first.data:
-            raise ConfigurationError(
-                f"{path} is of {config.data} and {reference} of {first.data}: only runs of one "
-                "data set are compared on the same tasks (root names another folder for all)"
-            )
-        if _sizes(config) != _sizes(first):
-            raise ConfigurationError(
-                f"{path} is of tasks of way, shot, query {_sizes(config)} and {reference} of "
-                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
-            )
-
-
-def _sizes(config: Config) -> tuple[object, ...]:
-    episodes = config.episodes
-    way, shot = episodes.validation_way or episodes.way, episodes.validation_shot or episodes.shot
-    return way, shot, episodes.validation_query
-
-
 def _saved(
     path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
 ) -> Config:
@@ -174,48 +96,6 @@ def _saved(
             f"allow it with --network {config.problem.network}"
         )
     return config
-
-
-def requested(config: Config, request: EvaluationRequest) -> Config:
-    """A run's settings with what the request changes.
-
-    Raises:
-        ConfigurationError: if several views are asked of an initialization, which has no features
-            to average.
-    """
-    if request.views != "one" and config.problem.name == "initialization":
-        raise ConfigurationError(
-            f"views is {request.views}, and the problem an initialization: features are averaged "
-            "over views where a shared encoder has some; use one"
-        )
-    episodes, data, adaptation = config.episodes, config.data, config.adaptation
-    precision = request.precision or config.problem.precision
-    return replace(
-        config,
-        problem=replace(config.problem, precision=precision),
-        data=_data(data, request),
-        episodes=replace(
-            episodes,
-            validation_way=request.way or episodes.validation_way,
-            validation_shot=request.shot or episodes.validation_shot,
-            validation_query=request.query or episodes.validation_query,
-            seed=request.seed - 1,
-        ),
-        adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
-        device=request.device or config.device,
-    )
-
-
-def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
-    """The data to test on: the run's, perhaps elsewhere, or another set."""
-    size = request.size or trained.size
-    if request.data:
-        return replace(
-            trained, name=request.data, root=request.root, csv="", size=size, mirrors=False
-        )
-    # Validation and test classes are the same with and without mirror images in training.
-    mirrors = trained.mirrors and request.split == "train"
-    return replace(trained, root=request.root or trained.root, size=size, mirrors=mirrors)
 
 
 def _evaluate(

@@ -25,6 +25,7 @@ from fewshot_blo.compare import compare, read_recipe
 from fewshot_blo.comparison import deviation
 from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation_request import EvaluationRequest
 from fewshot_blo.from_config import (
     build_adaptation,
     build_problem,
@@ -33,7 +34,7 @@ from fewshot_blo.from_config import (
     train_from_config,
 )
 from fewshot_blo.hypergrad import Phases
-from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.report import evaluate_checkpoints
 from fewshot_blo.run import BEST, PROVENANCE
 from tasks import TaskBatch
 

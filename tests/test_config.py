@@ -13,8 +13,8 @@ from small_runs import make_folder
 
 from fewshot_blo import cli
 from fewshot_blo.config import Config, EpisodeSettings
+from fewshot_blo.evaluation_request import EvaluationRequest
 from fewshot_blo.from_config import build_strategy, training
-from fewshot_blo.report import EvaluationRequest
 from fewshot_blo.train import TrainResult
 
 

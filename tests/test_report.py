@@ -20,6 +20,7 @@ from fewshot_blo.config import (
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.evaluation_request import EvaluationRequest
 from fewshot_blo.from_config import (
     build_adaptation,
     build_problem,
@@ -27,7 +28,7 @@ from fewshot_blo.from_config import (
     build_splits,
     build_strategy,
 )
-from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.report import evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
 from tasks import EpisodicSampler, Splits, folder, glyphs

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.compare import compare
-from fewshot_blo.report import EvaluationRequest
+from fewshot_blo.evaluation_request import EvaluationRequest
 
 
 def parser() -> ArgumentParser:

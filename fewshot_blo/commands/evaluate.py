@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.report import EvaluationRequest, evaluate_checkpoints
+from fewshot_blo.evaluation_request import EvaluationRequest
+from fewshot_blo.report import evaluate_checkpoints
 
 
 def parser() -> ArgumentParser:
