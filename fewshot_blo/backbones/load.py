@@ -61,10 +61,13 @@ def load_backbone(
         )
     file = None if weights is None else Path(weights)
     trained = None if file is None else trained_weights(file)
-    made = _made(library, rest, None if trained else file, pretrained and not trained)
-    body = prepared(made.body)
-    if file is not None and trained is not None:
+    if file is None or trained is None:
+        made = _made(library, rest, file, pretrained)
+        body = prepared(made.body)
+    else:
         # A run's checkpoint has the names of the network as it was trained, after its preparation.
+        made = _made(library, rest, None, False)
+        body = prepared(made.body)
         put_weights(body, trained, file)
     preprocessing = made.preprocess.settings
     return Backbone(
