@@ -113,9 +113,15 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
     reference, first = next(iter(configs.items()))
     for path, config in configs.items():
         if config.data != first.data:
+            own, others = vars(config.data), vars(first.data)
+            differing = ", ".join(
+                f"data.{name} is {own[name]!r} and {others[name]!r}"
+                for name in own
+                if own[name] != others[name]
+            )
             raise ConfigurationError(
-                f"{path} is of {config.data} and {reference} of {first.data}: only runs of one "
-                "data set are compared on the same tasks (root names another folder for all)"
+                f"of {path} and {reference} {differing}: only runs of one data set are compared "
+                "on the same tasks (root names another folder for all)"
             )
         if _sizes(config) != _sizes(first):
             raise ConfigurationError(

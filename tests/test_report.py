@@ -216,7 +216,7 @@ def test_mirror_images_in_training_leave_the_classes_of_tests_alone(
     first, second = evaluate_checkpoints(several, request, splits).values()
     assert torch.equal(first[0].accuracy, second[0].accuracy)
     if not data:
-        with pytest.raises(ConfigurationError, match="mirrors=True"):
+        with pytest.raises(ConfigurationError, match="mirrors is False and True"):
             evaluate_checkpoints(several, replace(request, split="train"), splits)
 
 
