@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy
@@ -22,8 +19,6 @@ from fewshot_blo.studies import CleanLabelPoisoning, Poisoning, Study, TargetedP
 from fewshot_blo.studies.digits import Digits, Labelled
 from fewshot_blo.studies.poisoning import OUTER_LOSS, TEST
 from fewshot_blo.studies.poisoning_features import CHANGE, DISTANCE, LOSS, MISTAKEN
-from tasks import ClassDataset, cifarfs
-from tasks.dataset import Splits
 
 TAKEN = "8 taken for 3 %"
 OTHER_DRAWS = "10 draws of wrong labels, their mean"
@@ -124,28 +119,6 @@ def test_labels_of_poison(digits_root: Path) -> None:
     rows = [int((x == image).flatten(1).all(1).nonzero()) for image in targeted.poison.x]
     assert y[rows].tolist() == [8, 8, 8, 3, 3, 3, 3]
     assert targeted.poison.y.tolist() == [3, 3, 3, 8, 8, 8, 8]
-
-
-class Colours(nn.Module):
-    """Mean and spread of every channel."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
-
-
-@pytest.fixture
-def clean_label(monkeypatch: pytest.MonkeyPatch) -> CleanLabelPoisoning:
-    """On two classes of images that differ in colour, with overlap."""
-    shift = torch.tensor([0.0, 25.0, 0.0])[:, None, None]
-    noise = torch.randint(40, 160, (80, 3, 32, 32)) + torch.randn(80, 3, 1, 1) * 12
-    noise[40:] += shift
-    classes = ClassDataset.from_counts(noise.clamp(0, 255).byte(), {"fox": 40, "leopard": 40})
-    others = [ClassDataset.from_counts(torch.zeros(1, 3, 32, 32).byte(), {n: 1}) for n in "ab"]
-    monkeypatch.setattr(cifarfs, "load", lambda _: Splits(others[0], others[1], classes))
-    module: Any = types.ModuleType("own_networks")
-    module.net = Colours
-    monkeypatch.setitem(sys.modules, "own_networks", module)
-    return CleanLabelPoisoning("x", 0, "own_networks:net", size=32, train=30, targets=6, l2=1e-2)
 
 
 def test_clean_labels_mislead(clean_label: CleanLabelPoisoning, tmp_path: Path) -> None:
