@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -29,6 +30,7 @@ from fewshot_blo.errors import (
     StructuralZeroError,
 )
 from fewshot_blo.kernel.memory import memory_limit
+from fewshot_blo.studies import is_study
 from tasks import DataError
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -79,7 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         words = sys.argv[1:] if arguments is None else arguments
         command_line = " ".join(["fewshot-blo", *(word for word in words[:1] if word in parsers)])
-        reason = " ".join(str(error).split())
+        study = next(filter(is_study, (Path(word.split("=", 1)[-1]) for word in words)), None)
+        # Its rows have names of their own, of which the parser complains instead.
+        reason = f"{study} is a study: use fewshot-blo study" if study else str(error)
+        reason = " ".join(reason.split())
         print(f"{command_line}: {reason} (see {command_line} --help)", file=sys.stderr)
         return 2
     options = parsed[parsed.command]

@@ -17,6 +17,7 @@ from fewshot_blo.evaluation_request import EvaluationRequest, check_comparable, 
 from fewshot_blo.from_config import build_splits, train_from_config
 from fewshot_blo.report import evaluate_checkpoints
 from fewshot_blo.run import BEST, LAST
+from fewshot_blo.studies import is_study
 from tasks import Splits
 
 
@@ -96,10 +97,12 @@ def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Con
     """The settings of a recipe, with the folder of its data and at most so many outer steps.
 
     Raises:
-        ConfigurationError: if it is no file of settings, or the steps are not positive.
+        ConfigurationError: if it is no file of settings or a study, or the steps are not positive.
     """
     if max_steps is not None and max_steps < 1:
         raise ConfigurationError(f"max_steps is {max_steps}: it must be at least 1")
+    if is_study(path):
+        raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Config)

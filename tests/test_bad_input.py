@@ -244,3 +244,11 @@ def test_a_file_in_place_of_the_run(
     run.write_text("precious")
     assert str(run) in message(capsys, "train", *options(folder), f"--run={run}")
     assert run.read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["train --config", "check --config", "compare"])
+def test_a_study_is_no_recipe_of_a_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(ROOT / "recipes" / "studies" / "denoising-linear-25.yaml")
+    name, *option = command.split()
+    error = message(capsys, name, *option, recipe, code=1 if name == "compare" else 2)
+    assert f"{recipe} is a study: use fewshot-blo study" in error

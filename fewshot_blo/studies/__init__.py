@@ -10,7 +10,7 @@ from fewshot_blo.studies.min_norm import MinNorm
 from fewshot_blo.studies.one_point import OnePoint
 from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
-from fewshot_blo.studies.recipe import STUDIES, read_study
+from fewshot_blo.studies.recipe import STUDIES, is_study, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.spurious import Spurious
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -36,6 +36,7 @@ __all__ = [
     "Synthetic",
     "TargetedPoisoning",
     "WeightDecay",
+    "is_study",
     "read_study",
     "run_study",
     "solve_row",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ STUDIES: Mapping[str, type[Study]] = {
     "one-point": OnePoint,
     "anti-distillation": AntiDistillation,
 }
+
+
+def is_study(path: Path) -> bool:
+    """Whether a recipe is of a study: it names one in a line of its own."""
+    with suppress(OSError):  # from is_file, too, where the name is too long for one
+        return path.is_file() and b"\nstudy:" in b"\n" + path.read_bytes()
+    return False
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
