@@ -116,7 +116,8 @@ class ProblemSettings:
             relation, which learns to compare; propagation, which
             spreads labels over all queries. Without inner steps a linear head is a ProtoNet.
         start: where a shared encoder's heads start: at zeros, prototypes, the solution in closed
-            form, or learned; by default prototypes for linear and cosine, else closed_form.
+            form, or learned; by default prototypes for linear and cosine, else closed_form. That of
+            an initialization: learned by default, or prototypes (Proto-MAML).
         unit: divide features by their length.
         centre: subtract the mean feature of the training images, outside of training.
         scale: of a head's logits, where it has one: 10 by default.

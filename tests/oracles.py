@@ -48,7 +48,7 @@ def assert_each_same(
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal entries in float64."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
@@ -109,7 +109,7 @@ class Quadratic:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
 
         basis = torch.linalg.qr(normal(tasks, inner, inner))[0]
         eigenvalues = torch.linspace(1, 4, inner, dtype=torch.float64)
@@ -278,6 +278,7 @@ def plain_initialization(
     *,
     prox: float,
     adapted: Sequence[str],
+    prototypes: bool = False,
 ) -> Bilevel:
     """The initialisation problem of one task, by calls of a plain network."""
     weights = {n: p for n, p in outer.items() if not n.startswith("step_size/")}
@@ -287,11 +288,23 @@ def plain_initialization(
         params = {**weights, **{n: p.squeeze(0) for n, p in v.items()}}
         support, query = plain_outputs(network, params, task.support_x[0], task.query_x[0], norm)
         inner = F.cross_entropy(support[:, :way], task.support_y[0])
-        for name in adapted if prox else ():
-            inner = inner + 0.5 * prox * (params[name] - outer[name]).square().sum()
+        for name, origin in begin().items() if prox else ():
+            inner = inner + 0.5 * prox * (params[name] - origin).square().sum()
         return inner.reshape(1), F.cross_entropy(query[:, :way], task.query_y[0]).reshape(1)
 
-    start = {n: outer[n].unsqueeze(0) for n in adapted}
+    def begin() -> dict[str, Tensor]:
+        start = {n: outer[n] for n in adapted}
+        if not prototypes:
+            return start
+        encoder = {n[8:]: p for n, p in weights.items() if n.startswith("encoder.")}
+        with at_step(0):
+            x = functional_call(network.get_submodule("encoder"), encoder, (task.support_x[0],))
+        means = torch.stack([x[task.support_y[0] == n].mean(0) for n in range(way)])
+        divisor = x.shape[1]
+        bias = -(means * means).sum(1) / divisor
+        return {**start, "head.weight": 2 * means / divisor, "head.bias": bias}
+
+    start = {n: p.unsqueeze(0) for n, p in begin().items()}
     return Bilevel(outer, start, lambda v: losses(v)[0], lambda v: losses(v)[1])
 
 

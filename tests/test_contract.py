@@ -74,6 +74,8 @@ PROBLEMS = (
     "initialization, prox",
     "initialization, learned steps",
     "initialization, head only, prox",
+    "initialization, prototypes",
+    "initialization, prototypes, prox",
     "encoder, prototypes",
     "encoder, zeros, learned prox",
     "encoder, learned cosine",
@@ -125,7 +127,12 @@ NORM_MODES: tuple[NormMode, ...] = ("transductive", "support")
 UNDEFINED = {
     *itertools.product(
         ("implicit", "penalty", "value function", "bome"),
-        ("initialization", "initialization, learned steps", "encoder, tail, prototypes"),
+        (
+            "initialization",
+            "initialization, learned steps",
+            "initialization, prototypes",
+            "encoder, tail, prototypes",
+        ),
     ),
     ("unroll first order", "encoder, zeros, learned prox"),
     ("unroll first order", "encoder, ridge, zeros"),
@@ -160,10 +167,17 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
             prox=0.5 if "prox" in name else 0.0,
             step_size=0.1 if "learned steps" in name else None,
             adapted="head." if "head only" in name else "",
+            start="prototypes" if "prototypes" in name else "learned",
         )
-        network, prox, adapted = plain_network(initial.network), initial.prox, initial.adapted
+        plain = plain_network(initial.network)
         return initial, lambda task, mode: plain_initialization(
-            network, initial.outer, task, mode, prox=prox, adapted=adapted
+            plain,
+            initial.outer,
+            task,
+            mode,
+            prox=initial.prox,
+            adapted=initial.adapted,
+            prototypes="prototypes" in name,
         )
     kind = next((head for head in HEADS if head in name), "linear")
     starts: tuple[Start, ...] = ("zeros", "prototypes", "closed_form")

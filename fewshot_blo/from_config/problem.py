@@ -108,6 +108,7 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
     return Initialization(
         network,
         adapted=prefixes[config.problem.adapt],
+        start=config.problem.start or "learned",
         step_size=config.inner.step_size if config.inner.rule == "learned" else None,
         entry_steps=config.problem.step_sizes == "entry",
         own_steps=config.inner.steps if config.problem.step_sizes == "step" else 0,

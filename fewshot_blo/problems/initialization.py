@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
+from fewshot_blo.networks.heads import LinearHead, Start, SupportSet
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
@@ -22,15 +25,21 @@ from fewshot_blo.problems.few_shot import (
 )
 from tasks import TaskBatch
 
+_ENCODER = "encoder."
+_HEAD = ("head.weight", "head.bias")
+
 
 class Initialization:
     """outer θ: a network's initial parameters; inner φ_t: those parameters after adaptation.
 
-    ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - θ|²``, from ``φ = θ``.
-    Without a proximal term θ is in neither loss, and only Unroll has a hypergradient.
+    ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
+    Without a proximal term θ is in neither loss, and only Unroll has a hypergradient. From
+    prototypes, the head of φ_0 is no outer variable but that of the task's class means c_n under
+    θ, whose logits are ``-|x - c_n|² / D``: any way will do, and without steps it is a ProtoNet.
 
     Source: MAML (arXiv 1703.03400); with the proximal term iMAML (arXiv 1909.04630); ANIL
-    (arXiv 1909.09157) adapts ``("head.",)`` only, BOIL (arXiv 2008.08882) ``("encoder.",)``.
+    (arXiv 1909.09157) adapts ``("head.",)`` only, BOIL (arXiv 2008.08882) ``("encoder.",)``;
+    from prototypes Proto-MAML (arXiv 1903.03096, section 3).
 
     Args:
         network: any module from images to logits; it is copied. Frozen parameters
@@ -38,6 +47,8 @@ class Initialization:
         prox: weight of the proximal term.
         adapted: prefix or prefixes of the names of the parameters that adapt to a task; the
             others are outer variables that all tasks share.
+        start: where the head starts: "learned", as all else does, or at "prototypes", for which
+            the network is a ``classifier``: an ``encoder`` and a linear ``head``, that adapts.
         step_size: where given, step sizes are learned from this value on, for the rule
             ``LearnedSGD``: one for each adapted parameter tensor.
         entry_steps: one for each entry of it, as in Meta-SGD.
@@ -46,8 +57,9 @@ class Initialization:
         precision: of the network's products.
 
     Raises:
-        ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, or the
-            parameters' device or dtype does not offer the precision.
+        ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, the head
+            cannot start so, or the parameters' device or dtype does not offer
+            the precision.
     """
 
     def __init__(
@@ -56,6 +68,7 @@ class Initialization:
         *,
         prox: float = 0.0,
         adapted: str | Sequence[str] = "",
+        start: Start = "learned",
         step_size: float | None = None,
         entry_steps: bool = False,
         own_steps: int = 0,
@@ -70,29 +83,40 @@ class Initialization:
         self.prox = prox
         self.backend = backend
         self.precision = precision
-        self.outer: dict[str, Tensor] = {
-            name: p for name, p in self.network.named_parameters() if p.requires_grad
-        }
+        trainable = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         prefixes = (adapted,) if isinstance(adapted, str) else tuple(adapted)
-        self.adapted = [name for name in self.outer if name.startswith(prefixes)]
-        if not self.adapted:
+        adapting = {name: p for name, p in trainable.items() if name.startswith(prefixes)}
+        if not adapting:
             raise ConfigurationError(
                 f"no trainable parameter has a name that starts with {prefixes}; the "
-                f"network's are {list(self.outer)[:8]}"
+                f"network's are {list(trainable)[:8]}"
             )
-        check_precision(precision, self.outer[self.adapted[0]])
+        if start not in ("learned", "prototypes"):
+            raise ConfigurationError(
+                f"start is {start}: an initialization's head starts learned, or at prototypes"
+            )
+        self._from_prototypes = start == "prototypes"
+        if self._from_prototypes:
+            _check_head(self.network, adapting)
+        self.outer: dict[str, Tensor] = {
+            name: p for name, p in trainable.items() if not self._starts_from_support(name)
+        }
+        self.adapted = [name for name in adapting if name in self.outer]
+        check_precision(precision, next(iter(adapting.values())))
         if step_size is not None:
-            for name in self.adapted:
-                entries = self.outer[name].shape if entry_steps else ()
+            for name, p in adapting.items():
+                entries = p.shape if entry_steps else ()
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
-                size = self.outer[name].new_full(shape, step_size)
+                size = p.new_full(shape, step_size)
                 self.outer[STEP_SIZE + name] = size.requires_grad_()
 
     def prepare(self, batch: TaskBatch) -> None:
         """Measures which backend is faster for batches like this one, where it is "auto"."""
         if self.backend == "auto":
             tasks = batch[: min(batch.tasks, 4)]
-            params = {name: p.detach() for name, p in self._start(tasks.tasks).items()}
+            keys = task_keys(tasks, None)[0]
+            start = self._start(tasks, TaskForward(self.network, "loop", self.precision), keys)
+            params = {name: p.detach() for name, p in start.items()}
             self.backend = measure_backend(
                 self.network, params, self._shared(), tasks.support_x, self.precision
             )
@@ -107,16 +131,16 @@ class Initialization:
             raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
         forward = TaskForward(self.network, self.backend, self.precision)
         shared = self._shared()
-        theta = {name: self.outer[name] for name in self.adapted}
         support_rows = real_rows(batch, batch.support_y)
         support_keys, query_keys = task_keys(batch, keys)
+        start = self._start(batch, forward, support_keys)
 
         def inner_loss(phi: TaskParams) -> Tensor:
             logits = forward(phi, shared, batch.support_x, rows=support_rows, keys=support_keys)
             loss = task_cross_entropy(logits, batch.support_y, batch.classes)
             if self.prox == 0:
                 return loss
-            distance = {name: p - theta[name] for name, p in phi.items()}
+            distance = {name: p - start[name] for name, p in phi.items()}
             return loss + 0.5 * self.prox * task_dot(distance, distance)
 
         def query_logits(phi: TaskParams) -> Tensor:
@@ -125,13 +149,42 @@ class Initialization:
         def outer_loss(phi: TaskParams) -> Tensor:
             return task_cross_entropy(query_logits(phi), batch.query_y, batch.classes)
 
-        bilevel = Bilevel(self.outer, self._start(batch.tasks), inner_loss, outer_loss)
+        bilevel = Bilevel(self.outer, start, inner_loss, outer_loss)
         return BoundTasks(bilevel, query_logits, pullback=lambda gradient: gradient)
 
-    def _start(self, tasks: int) -> TaskParams:
-        """θ for every task, ``[T, ...]``, as views that pass gradients on."""
-        return {n: self.outer[n].expand(tasks, *self.outer[n].shape) for n in self.adapted}
+    def _start(self, batch: TaskBatch, forward: TaskForward, keys: Tensor) -> TaskParams:
+        """φ_0 of every task, ``[T, ...]``, θ in it as views that pass gradients on."""
+        theta = {n: self.outer[n].expand(batch.tasks, *self.outer[n].shape) for n in self.adapted}
+        if not self._from_prototypes:
+            return theta
+        encoder = {
+            n.removeprefix(_ENCODER): p for n, p in self.outer.items() if n.startswith(_ENCODER)
+        }
+        encode = replace(forward, network=self.network.get_submodule("encoder"))
+        with at_step(0):
+            rows = real_rows(batch, batch.support_y)
+            features = encode({}, encoder, batch.support_x, rows=rows, keys=keys)
+        support = SupportSet(features, batch.support_y, batch.classes)
+        head = LinearHead().from_support(support, {})
+        return {**theta, **{name: p / features.shape[-1] for name, p in head.items()}}
 
     def _shared(self) -> dict[str, Tensor]:
         names = dict(self.network.named_parameters())
         return {n: p for n, p in self.outer.items() if n in names and n not in self.adapted}
+
+    def _starts_from_support(self, name: str) -> bool:
+        return self._from_prototypes and name in _HEAD
+
+
+def _check_head(network: nn.Module, adapting: Container[str]) -> None:
+    encoder, head = (getattr(network, name, None) for name in ("encoder", "head"))
+    if not (isinstance(encoder, nn.Module) and isinstance(head, nn.Linear)):
+        raise ConfigurationError(
+            f"the network is a {type(network).__name__} without an encoder and a linear head: use "
+            "classifier(encoder, features, way) to start from prototypes"
+        )
+    if not all(name in adapting for name in _HEAD):
+        raise ConfigurationError(
+            f"a head that starts from prototypes adapts, and {' and '.join(_HEAD)} do not: let "
+            "them adapt, or use a learned start"
+        )

@@ -3,17 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import assert_same, make_batch, make_ragged_batch, single_tasks
+from oracles import assert_same, make_batch, make_ragged_batch, normal, single_tasks
 from torch import nn
 from torch.func import functional_call
 
+from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, LearnedSGD
-from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.networks import Conv4, LinearHead, Norm, classifier
 from fewshot_blo.networks.losses import task_accuracy, task_cross_entropy
-from fewshot_blo.problems import Initialization
+from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
 
 
@@ -93,6 +94,60 @@ def test_learned_step_sizes_are_outer_variables() -> None:
     plain.network.load_state_dict(problem.network.state_dict())
     fixed = Unroll(2, SGD(0.25)).hypergradient(plain.bind(batch, "support").bilevel, EMPTY_STATE)
     assert_same(learned.inner, fixed.inner)
+
+
+def test_from_prototypes_without_steps_it_is_a_prototypical_network() -> None:
+    adapting = Initialization(network(), start="prototypes", backend="batched")
+    encoder = adapting.network.get_submodule("encoder")
+    shared = SharedEncoder(encoder, LinearHead(), start="prototypes", backend="batched")
+    batch = make_ragged_batch()
+    steps = []
+    for problem in (adapting, shared):
+        bound = problem.bind(batch, "transductive")
+        step = Unroll(0).hypergradient(bound.bilevel, EMPTY_STATE)
+        steps.append((step, bound.pullback(step.gradient)))
+    (ours, gradient), (theirs, expected) = steps
+    torch.testing.assert_close(ours.outer_loss, theirs.outer_loss)
+    assert_same(gradient, {f"encoder.{name}": p for name, p in expected.items()})
+
+
+def test_from_prototypes_the_way_is_that_of_the_tasks() -> None:
+    problem = Initialization(network(), start="prototypes", backend="batched")
+    assert not any(name.startswith("head.") for name in problem.outer)
+    bound = problem.bind(make_batch(way=5), "support")
+    step = Unroll(2, SGD(0.1)).hypergradient(bound.bilevel, EMPTY_STATE)
+    assert step.inner["head.weight"].shape == (3, 5, 8)
+    assert bound.query_logits(step.inner).shape[-1] == 5
+
+
+@pytest.mark.parametrize("prox", [0.0, 0.7])
+def test_gradient_through_prototypes_agrees_with_finite_differences(prox: float) -> None:
+    problem = Initialization(
+        network(), start="prototypes", prox=prox, step_size=0.05, backend="batched"
+    )
+    batch, strategy = make_batch(), Unroll(2, LearnedSGD())
+
+    def step() -> OuterStep:
+        bound = problem.bind(batch, "support")
+        return strategy.hypergradient(bound.bilevel, EMPTY_STATE)
+
+    direction = {n: normal(*p.shape, seed=i) for i, (n, p) in enumerate(problem.outer.items())}
+    slope = sum(float((p * direction[n]).sum()) for n, p in step().gradient.items())
+    ends = []
+    for size in (1e-6, -2e-6, 1e-6):
+        for name, p in problem.outer.items():
+            p.data += size * direction[name]
+        ends.append(float(step().outer_loss.mean()))
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
+
+
+def test_what_starts_from_prototypes_adapts() -> None:
+    with pytest.raises(ConfigurationError, match=r"head\.weight and head\.bias do not"):
+        Initialization(network(), start="prototypes", adapted="encoder.")
+    with pytest.raises(ConfigurationError, match="Conv4 without an encoder and a linear head"):
+        Initialization(Conv4(hidden=8), start="prototypes")
+    with pytest.raises(ConfigurationError, match="start is zeros"):
+        Initialization(network(), start="zeros")
 
 
 def test_settings_are_checked() -> None:
