@@ -200,6 +200,8 @@ def test_problems() -> None:
     boil = build_problem(problem_config(name="initialization", adapt="body"), IMAGE)
     assert isinstance(boil, Initialization)
     assert all(name.startswith("encoder.") for name in boil.adapted)
+    prototypes = build_problem(problem_config(name="initialization", start="prototypes"), IMAGE)
+    assert not any(name.startswith("head.") for name in prototypes.outer)
     learned = replace(
         problem_config(name="initialization"), inner=RuleSettings(3, "learned", 0.125)
     )

@@ -39,7 +39,7 @@ class Initialization:
 
     Source: MAML (arXiv 1703.03400); with the proximal term iMAML (arXiv 1909.04630); ANIL
     (arXiv 1909.09157) adapts ``("head.",)`` only, BOIL (arXiv 2008.08882) ``("encoder.",)``;
-    from prototypes Proto-MAML (arXiv 1903.03096, section 3).
+    from prototypes Proto-MAML (arXiv 1903.03096).
 
     Args:
         network: any module from images to logits; it is copied. Frozen parameters
