@@ -33,8 +33,8 @@ def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
     if logits.shape[2] != classes.shape[1]:
         raise ConfigurationError(
             f"the network tells {logits.shape[2]} classes apart and the tasks are "
-            f"{classes.shape[1]}-way: use tasks of its way, or a head that fits any way (a shared "
-            "encoder with a start that is not learned)"
+            f"{classes.shape[1]}-way: use tasks of its way, or a head that fits any way, whose "
+            "start is not learned (problem.start: prototypes)"
         )
     return logits.masked_fill((classes < 0).unsqueeze(1), -torch.inf)
 
