@@ -31,7 +31,8 @@ class EvaluationRequest:
             shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
-        data: another data set than that of the run, to test what carries over to it.
+        data: another data set than that of the run, to test what carries over to it; in grey or
+            in colour, as the run's images were.
         size: height and width of its images; 0 for those of the run's setting.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.

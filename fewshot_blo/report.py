@@ -24,10 +24,11 @@ from fewshot_blo.from_config import (
     build_problem,
     build_sampler,
     build_splits,
+    channels,
 )
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
-from tasks import Splits
+from tasks import ClassDataset, Splits
 from tasks.files import atomic_write
 
 
@@ -55,13 +56,15 @@ def evaluate_checkpoints(
         ConfigurationError: if the checkpoints are of different data sets or tasks.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
-    configs = {
-        path: requested(_saved(path, loaded[path], request, allowed), request) for path in paths
-    }
+    runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
+    configs = {path: requested(runs[path], request) for path in paths}
     check_comparable(configs)
     first = configs[paths[0]]
     splits = splits or build_splits(first.data)
-    results = {str(path): _evaluate(loaded[path], configs[path], splits, request) for path in paths}
+    results = {}
+    for path in paths:
+        dataset = _as_trained(path, runs[path], getattr(splits, request.split))
+        results[str(path)] = _evaluate(loaded[path], configs[path], dataset, request)
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
@@ -98,10 +101,17 @@ def _saved(
     return config
 
 
+def _as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:
+    """The images in grey or in colour, as those that the run was trained on."""
+    count = channels(run.data)
+    if dataset.images.shape[1] != count:
+        print(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
+    return dataset.with_channels(count)
+
+
 def _evaluate(
-    checkpoint: Checkpoint, config: Config, splits: Splits, request: EvaluationRequest
+    checkpoint: Checkpoint, config: Config, dataset: ClassDataset, request: EvaluationRequest
 ) -> list[Evaluation]:
-    dataset = getattr(splits, request.split)
     problem = build_problem(config, dataset.images.shape[1:], pretrained=False)
     checkpoint.restore(problem)
     sampler = build_sampler(config, dataset, training=False)

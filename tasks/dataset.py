@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -102,6 +102,28 @@ class ClassDataset:
             labels.to(self.labels.device),
             tuple(self.class_names[c] for c in classes),
         )
+
+    def with_channels(self, channels: int) -> ClassDataset:
+        """The same images in grey (1) or RGB (3).
+
+        Grey is repeated; colours are weighted as ITU-R 601 has it, and Pillow.
+
+        Raises:
+            DataError: if there are, or are to be, other numbers of channels.
+        """
+        own = self.images.shape[1]
+        if own == channels:
+            return self
+        if {own, channels} != {1, 3}:
+            raise DataError(
+                f"images have {own} channels and are to have {channels}: only grey (1) and RGB (3) "
+                "ones are made of each other"
+            )
+        if own == 1:
+            return replace(self, images=self.images.repeat(1, 3, 1, 1))
+        red, green, blue = torch.split(self.images.to(torch.int32), 1, 1)
+        grey = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
+        return replace(self, images=grey.to(torch.uint8))
 
     def with_rotations(self) -> ClassDataset:
         """Every class four times, turned by 0, 90, 180 and 270 degrees, as classes of their own.

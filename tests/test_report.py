@@ -194,10 +194,28 @@ def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     assert len(evaluations[0].accuracy) == 7
 
 
-def of_omniglot(path: Path, place: Path, *, mirrors: bool) -> Path:
+def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
+    config: Config, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_colour = replace(config, data=replace(config.data, color=True))
+    request = replace(REQUEST, data="glyphs", size=28, norm="support")
+    (found,) = evaluate_checkpoints([trained(in_colour, tmp_path / "run")], request).values()
+    assert set(found[0].class_names) <= set(glyphs.load().test.class_names)
+    assert "sees these images in RGB, as it was trained" in capsys.readouterr().out
+
+    # Omniglot's settings say nothing of colour, and a folder's images are read in colour.
+    of_grey = of_omniglot(paths[0], tmp_path / "grey.pt", mirrors=False, color=True)
+    request = replace(REQUEST, data="folder", root=config.data.root, size=16, norm="support")
+    (found,) = evaluate_checkpoints([of_grey], request).values()
+    assert "sees these images in grey, as it was trained" in capsys.readouterr().out
+    (expected,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="support")).values()
+    assert torch.equal(found[0].accuracy, expected[0].accuracy)
+
+
+def of_omniglot(path: Path, place: Path, **settings: bool) -> Path:
     """The checkpoint, as if it had been trained on Omniglot."""
     loaded = load(path)
-    data: Any = {**loaded.config["data"], "name": "omniglot", "mirrors": mirrors}
+    data: Any = {**loaded.config["data"], "name": "omniglot", **settings}
     save(replace(loaded, config={**loaded.config, "data": data}), place)
     return place
 

@@ -53,6 +53,12 @@ def build_splits(data: DataSettings) -> Splits:
     return splits
 
 
+def channels(data: DataSettings) -> int:
+    """Of the images of a data set: 1 where they are grey, else 3."""
+    grey = data.name in ("glyphs", "omniglot") or (data.name == "folder" and not data.color)
+    return 1 if grey else 3
+
+
 def build_device(config: Config) -> torch.device:
     """The device.
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tasks import ClassDataset, DataError, Splits
 
@@ -126,3 +128,21 @@ def test_splits() -> None:
 def test_splits_are_disjoint(prefixes: str, message: str) -> None:
     with pytest.raises(DataError, match=f"class '[ab]0' is .*{message}"):
         Splits(*(make([2], prefix) for prefix in prefixes))
+
+
+def test_grey_and_colour_are_made_of_each_other() -> None:
+    """Colours become the grey that Pillow makes of them; grey ones come back as they were."""
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.randint(0, 256, (3, 3, 40, 50), generator=generator, dtype=torch.uint8)
+    dataset = ClassDataset.from_counts(colours, {"a": 1, "b": 2})
+    grey = dataset.with_channels(1)
+    for own, rgb in zip(grey.images, colours, strict=True):
+        expected = Image.fromarray(rgb.permute(1, 2, 0).numpy()).convert("L")
+        assert torch.equal(own[0], torch.from_numpy(np.array(expected)))
+    back = grey.with_channels(3)
+    assert back.images.shape == colours.shape
+    assert torch.equal(back.with_channels(1).images, grey.images)
+    assert (back.labels.tolist(), back.class_names) == ([0, 1, 1], ("a", "b"))
+    assert dataset.with_channels(3) is dataset
+    with pytest.raises(DataError, match="3 channels and are to have 4"):
+        dataset.with_channels(4)
