@@ -9,6 +9,7 @@ from typing import Literal
 
 from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.from_config import image_shape
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
@@ -33,7 +34,7 @@ class EvaluationRequest:
         root: folder of the data set, where it is not the one of the run.
         data: another data set than that of the run, to test what carries over to it; in grey or
             in colour, as the run's images were.
-        size: height and width of its images; 0 for those of the run's setting.
+        size: height and width of its images; 0 for those of the run's.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.
         device: where to run; empty for the run's.
@@ -92,13 +93,14 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
 
 def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
     """The data to test on: the run's, perhaps elsewhere, or another set."""
-    size = request.size or trained.size
     if request.data:
+        size = request.size or image_shape(trained)[1]
         return replace(
             trained, name=request.data, root=request.root, csv="", size=size, mirrors=False
         )
     # Validation and test classes are the same with and without mirror images in training.
     mirrors = trained.mirrors and request.split == "train"
+    size = request.size or trained.size
     return replace(trained, root=request.root or trained.root, size=size, mirrors=mirrors)
 
 

@@ -24,7 +24,7 @@ from fewshot_blo.from_config import (
     build_problem,
     build_sampler,
     build_splits,
-    channels,
+    image_shape,
 )
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
@@ -103,7 +103,7 @@ def _saved(
 
 def _as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:
     """The images in grey or in colour, as those that the run was trained on."""
-    count = channels(run.data)
+    count = image_shape(run.data)[0]
     if dataset.images.shape[1] != count:
         print(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
     return dataset.with_channels(count)

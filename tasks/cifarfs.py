@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from tasks.class_lists import SPLITS, class_list
 from tasks.dataset import ClassDataset, Splits
 from tasks.decoded import fingerprint, read_decoded, write_decoded
 from tasks.errors import DataError
 from tasks.files import ARCHIVE_ERRORS, with_subfolders
-from tasks.images import open_image
+from tasks.images import check_size, open_image, square
 from tasks.pickles import as_text, load_dictionary
 from tasks.torchvision_import import torchvision_module
 
@@ -30,9 +33,13 @@ Classes = Iterator[tuple[str, NDArray[np.uint8]]]
 
 
 def load(
-    root: Path | str, *, variant: Literal["cifarfs", "fc100"] = "cifarfs", download: bool = False
+    root: Path | str,
+    *,
+    variant: Literal["cifarfs", "fc100"] = "cifarfs",
+    size: int = SIDE,
+    download: bool = False,
 ) -> Splits:
-    """Images ``[M, 3, 32, 32]``, 600 a class, of the train and test images of CIFAR-100.
+    """Images ``[M, 3, size, size]``, 600 a class, of the train and test images of CIFAR-100.
 
     ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20,
     and no superclass in two splits (Oreshkin et al., 2018).
@@ -46,15 +53,18 @@ def load(
     Args:
         root: the folder.
         variant: which division of the classes.
+        size: height and width in pixels; other than 32 they are resized with Lanczos's filter.
         download: whether to fetch CIFAR-100 through torchvision if neither source is there.
 
     Raises:
-        DataError: if ``variant`` is unknown, or the data is missing, partial or corrupt.
+        DataError: if ``variant`` is unknown, ``size`` is not positive, or the data is missing,
+            partial or corrupt.
     """
+    check_size(size)
     if variant not in _VARIANTS:
         raise DataError(f"variant is '{variant}': it must be one of {', '.join(_VARIANTS)}")
     root = Path(root)
-    dataset = _all_classes(root, download)
+    dataset = _resized(_all_classes(root, download), size)
     positions = {name: position for position, name in enumerate(dataset.class_names)}
     return Splits(
         *(
@@ -80,6 +90,15 @@ def _all_classes(root: Path, download: bool) -> ClassDataset:
         classes = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
         dataset = write_decoded(root, "cifar100", key, (3, SIDE, SIDE), _checked(classes))
     return dataset
+
+
+def _resized(dataset: ClassDataset, size: int) -> ClassDataset:
+    if size == SIDE:
+        return dataset
+    images = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
+    for row, image in zip(images.numpy(), dataset.images.permute(0, 2, 3, 1).numpy(), strict=True):
+        row[:] = square(Image.fromarray(image), size=size)
+    return replace(dataset, images=images)
 
 
 def _source(root: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 import types
 from dataclasses import replace
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import make_dataset
+from small_runs import make_dataset, make_folder
 from torch import nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
@@ -31,6 +33,7 @@ from fewshot_blo.from_config import (
     build_sampler,
     build_splits,
     build_strategy,
+    image_shape,
 )
 from fewshot_blo.hypergrad import (
     BOME,
@@ -339,7 +342,32 @@ def test_devices() -> None:
 def test_data_sets_that_need_more() -> None:
     with pytest.raises(ConfigurationError, match=r"'omniglot' needs the folder.*--data\.root"):
         build_splits(DataSettings("omniglot"))
-    with pytest.raises(ConfigurationError, match="images of cifarfs are of 32 pixels"):
-        build_splits(DataSettings("cifarfs", root="x", size=84))
     with pytest.raises(ConfigurationError, match="glyphs: mirrored classes are for omniglot"):
         build_splits(DataSettings("glyphs", mirrors=True))
+
+
+@pytest.mark.parametrize("name", ["glyphs", "omniglot", "miniimagenet", "tieredimagenet", "fc100"])
+def test_usual_sizes_are_those_of_the_data_sets(name: Any) -> None:
+    module = importlib.import_module(f"tasks.{'cifarfs' if name == 'fc100' else name}")
+    usual = inspect.signature(module.load).parameters["size"].default
+    assert image_shape(DataSettings(name))[1:] == (usual, usual)
+    assert image_shape(DataSettings(name, size=50))[1:] == (50, 50)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataSettings("glyphs"),
+        DataSettings("folder"),
+        DataSettings("folder", color=False, size=20),
+        DataSettings("omniglot", size=12),
+        DataSettings("cifarfs"),
+    ],
+    ids=lambda data: f"{data.name}-{data.size}",
+)
+def test_shapes_of_images(data: DataSettings, tmp_path: Path, request: Any) -> None:
+    if data.name in ("omniglot", "cifarfs"):
+        data = replace(data, root=str(request.getfixturevalue("data_root")))
+    elif data.name == "folder":
+        data = replace(data, root=str(make_folder(tmp_path, classes=3, images=1)))
+    assert image_shape(data) == tuple(build_splits(data).train.images.shape[1:])

@@ -194,6 +194,14 @@ def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     assert len(evaluations[0].accuracy) == 7
 
 
+def test_another_data_set_comes_in_the_size_of_the_training_images(paths: list[Path]) -> None:
+    request = replace(REQUEST, data="glyphs", norm="support")
+    for path in (paths[0], paths[2]):  # Of the initialisation, a head that no other size fits.
+        (usual,) = evaluate_checkpoints([path], request).values()
+        (same,) = evaluate_checkpoints([path], replace(request, size=16)).values()
+        assert torch.equal(usual[0].accuracy, same[0].accuracy)
+
+
 def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     config: Config, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

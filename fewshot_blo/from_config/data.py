@@ -10,22 +10,22 @@ from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
 from tasks import ClassDataset, EpisodicSampler, Splits
 
+_SIZES = {"glyphs": 28, "omniglot": 28, "cifarfs": 32, "fc100": 32}
+_SIZE = 84
+"""Pixels of the images of these data sets, and of the others, where no setting says otherwise."""
+
 
 def build_splits(data: DataSettings) -> Splits:
     """The splits of a data set by name.
 
     Raises:
-        ConfigurationError: if the data set needs a folder and none is given, its images have one
-            size only and another is asked for, or mirrored classes are asked of it in vain.
+        ConfigurationError: if the data set needs a folder and none is given, or mirrored classes
+            are asked of it in vain.
         DataError: if its files are missing or bad.
     """
     if data.name != "glyphs" and not data.root:
         raise ConfigurationError(
             f"data set '{data.name}' needs the folder of its files: set --data.root"
-        )
-    if data.name in ("cifarfs", "fc100") and data.size not in (0, 32):
-        raise ConfigurationError(
-            f"data.size is {data.size}: the images of {data.name} are of 32 pixels; leave it at 0"
         )
     if data.mirrors and data.name != "omniglot":
         raise ConfigurationError(
@@ -43,9 +43,9 @@ def build_splits(data: DataSettings) -> Splits:
             download=data.download,
         )
     elif data.name in ("cifarfs", "fc100"):
-        arguments = {"variant": data.name, "download": data.download}
+        arguments.update(variant=data.name, download=data.download)
     elif data.name == "folder":
-        arguments = {"size": data.size or 84, "seed": data.seed, "color": data.color}
+        arguments = {"size": data.size or _SIZE, "seed": data.seed, "color": data.color}
         if data.csv:
             arguments["csv"] = data.csv
     roots = () if data.name == "glyphs" else (data.root,)
@@ -53,10 +53,11 @@ def build_splits(data: DataSettings) -> Splits:
     return splits
 
 
-def channels(data: DataSettings) -> int:
-    """Of the images of a data set: 1 where they are grey, else 3."""
+def image_shape(data: DataSettings) -> tuple[int, int, int]:
+    """Channels, height and width of the images of a data set."""
     grey = data.name in ("glyphs", "omniglot") or (data.name == "folder" and not data.color)
-    return 1 if grey else 3
+    size = data.size or _SIZES.get(data.name, _SIZE)
+    return 1 if grey else 3, size, size
 
 
 def build_device(config: Config) -> torch.device:

@@ -128,6 +128,18 @@ def test_images_belong_to_their_class(grids: Path) -> None:
         np.testing.assert_array_equal(rows.numpy(), class_images(NAMES.index(name)))
 
 
+def test_another_size(grids: Path) -> None:
+    own, resized = cifarfs.load(grids).test, cifarfs.load(grids, size=28).test
+    assert resized.class_names == own.class_names
+    assert resized.images.shape == (len(own), 3, 28, 28)
+    for before, after in zip(own.images[::40], resized.images[::40], strict=True):
+        image = Image.fromarray(before.permute(1, 2, 0).numpy())
+        expected = np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS))
+        np.testing.assert_array_equal(after.permute(1, 2, 0).numpy(), expected)
+    with pytest.raises(DataError, match="size is 0"):
+        cifarfs.load(grids, size=0)
+
+
 def test_decoded_once(grids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cifarfs.load(grids)
 
