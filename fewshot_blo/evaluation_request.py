@@ -24,7 +24,7 @@ class EvaluationRequest:
         way: N; 0 for that of the run's validation.
         shot: K; likewise.
         query: Q; likewise.
-        split: classes to draw from.
+        split: classes to draw from; all of another data set.
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
         norm: norm mode; all those that differ by default.
@@ -33,7 +33,7 @@ class EvaluationRequest:
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         data: another data set than that of the run, to test what carries over to it; in grey or
-            in colour, as the run's images were.
+            in colour, as the run's images were, and without its training classes.
         size: height and width of its images; 0 for those of the run's.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.
@@ -46,7 +46,7 @@ class EvaluationRequest:
     way: int = 0
     shot: int = 0
     query: int = 0
-    split: Literal["train", "validation", "test"] = "test"
+    split: Literal["train", "validation", "test", "all"] = "test"
     seed: int = 1000
     steps: int = -1
     norm: NormMode | Literal["all"] = "all"

@@ -16,6 +16,7 @@ from fewshot_blo.config import Config
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.evaluation_data import as_trained, check_split, unseen
 from fewshot_blo.evaluation_request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.from_config import (
     NETWORKS,
@@ -24,7 +25,6 @@ from fewshot_blo.from_config import (
     build_problem,
     build_sampler,
     build_splits,
-    image_shape,
 )
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.provenance import provenance
@@ -53,18 +53,21 @@ def evaluate_checkpoints(
 
     Raises:
         CheckpointError: if a checkpoint cannot be read.
-        ConfigurationError: if the checkpoints are of different data sets or tasks.
+        ConfigurationError: if the checkpoints are of different data sets or tasks, or the classes
+            to test on are those of the training.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
     runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
     configs = {path: requested(runs[path], request) for path in paths}
     check_comparable(configs)
+    check_split(runs, request)
     first = configs[paths[0]]
     splits = splits or build_splits(first.data)
+    dataset = unseen(runs, request, splits)
     results = {}
     for path in paths:
-        dataset = _as_trained(path, runs[path], getattr(splits, request.split))
-        results[str(path)] = _evaluate(loaded[path], configs[path], dataset, request)
+        own = as_trained(path, runs[path], dataset)
+        results[str(path)] = _evaluate(loaded[path], configs[path], own, request)
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
@@ -99,14 +102,6 @@ def _saved(
             f"allow it with --network {config.problem.network}"
         )
     return config
-
-
-def _as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:
-    """The images in grey or in colour, as those that the run was trained on."""
-    count = image_shape(run.data)[0]
-    if dataset.images.shape[1] != count:
-        print(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
-    return dataset.with_channels(count)
 
 
 def _evaluate(

@@ -176,3 +176,11 @@ class Splits:
         yield "train", self.train
         yield "validation", self.validation
         yield "test", self.test
+
+    def joined(self) -> ClassDataset:
+        """All classes in one data set, those of the training first."""
+        parts = [dataset for _, dataset in self]
+        counts = {
+            n: c for d in parts for n, c in zip(d.class_names, d.counts.tolist(), strict=True)
+        }
+        return ClassDataset.from_counts(torch.cat([d.images for d in parts]), counts)

@@ -43,6 +43,7 @@ LAYERS = (
     {
         "config",
         "from_config",
+        "evaluation_data",
         "evaluation_request",
         "report",
         "compare",

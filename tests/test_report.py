@@ -20,6 +20,7 @@ from fewshot_blo.config import (
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.evaluation_data import check_split, unseen
 from fewshot_blo.evaluation_request import EvaluationRequest
 from fewshot_blo.from_config import (
     build_adaptation,
@@ -31,7 +32,8 @@ from fewshot_blo.from_config import (
 from fewshot_blo.report import evaluate_checkpoints
 from fewshot_blo.run import BEST
 from fewshot_blo.train import train
-from tasks import EpisodicSampler, Splits, folder, glyphs
+from tasks import ClassDataset, DataError, EpisodicSampler, Splits, folder, glyphs
+from tasks.class_lists import SPLITS, class_list
 
 REQUEST = EvaluationRequest(tasks=7)
 
@@ -218,6 +220,50 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     assert "sees these images in grey, as it was trained" in capsys.readouterr().out
     (expected,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="support")).values()
     assert torch.equal(found[0].accuracy, expected[0].accuracy)
+
+
+def test_all_classes_of_another_folder(config: Config, paths: list[Path], tmp_path: Path) -> None:
+    """Three classes make a task, where its third of them would make none."""
+    other = make_folder(tmp_path / "other", classes=3)
+    request = replace(REQUEST, data="folder", root=str(other), norm="support")
+    with pytest.raises(DataError, match="this split has 1"):
+        evaluate_checkpoints(paths[:1], request)
+    (found,) = evaluate_checkpoints(paths[:1], replace(request, split="all")).values()
+    assert sorted(found[0].class_names) == ["class00", "class01", "class02"]
+
+    own = replace(request, split="all", root=config.data.root)
+    for request in (own, replace(own, root=""), replace(own, data="", root="")):
+        with pytest.raises(ConfigurationError, match="was trained on classes of these data"):
+            evaluate_checkpoints(paths[:1], request)
+    check_split({paths[0]: config}, replace(own, data="glyphs"))
+
+
+def test_classes_that_a_run_was_trained_on_are_left_out(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CIFAR-FS and FC100 divide the same classes."""
+    runs = {Path("run"): replace(config, data=DataSettings("cifarfs"))}
+    parts = []
+    for part in SPLITS:
+        names = class_list("fc100", part)
+        images = torch.zeros(len(names), 3, 2, 2, dtype=torch.uint8)
+        parts.append(ClassDataset.from_counts(images, dict.fromkeys(names, 1)))
+    splits = Splits(*parts)
+    training = class_list("cifarfs", "train")
+    for split, part in (("test", splits.test), ("all", splits.joined())):
+        request = replace(REQUEST, data="fc100", split=split)  # type: ignore[arg-type]
+        expected = [name for name in part.class_names if name not in training]
+        assert 0 < len(expected) < len(part.class_names)
+        assert list(unseen(runs, request, splits).class_names) == expected
+        assert "are left out" in capsys.readouterr().out
+    # Nothing is left out of data that do not overlap, nor of a run's own.
+    for own in (config, replace(config, data=DataSettings("fc100"))):
+        request = replace(REQUEST, data="fc100")
+        assert unseen({Path("run"): own}, request, splits) is splits.test
+    seen = splits.test.class_names.index(next(n for n in splits.test.class_names if n in training))
+    only = Splits(splits.train, splits.validation, splits.test.select([seen]))
+    with pytest.raises(ConfigurationError, match="1 of the 1 classes are training classes"):
+        unseen(runs, replace(REQUEST, data="fc100"), only)
 
 
 def of_omniglot(path: Path, place: Path, **settings: bool) -> Path:

@@ -146,3 +146,11 @@ def test_grey_and_colour_are_made_of_each_other() -> None:
     assert dataset.with_channels(3) is dataset
     with pytest.raises(DataError, match="3 channels and are to have 4"):
         dataset.with_channels(4)
+
+
+def test_joined_splits() -> None:
+    parts = make([2, 1], "a"), make([3], "b"), make([1, 2], "c")
+    joined = Splits(*parts).joined()
+    assert joined.class_names == ("a0", "a1", "b0", "c0", "c1")
+    assert joined.counts.tolist() == [2, 1, 3, 1, 2]
+    assert torch.equal(joined.images, torch.cat([part.images for part in parts]))

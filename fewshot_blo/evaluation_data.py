@@ -1,0 +1,67 @@
+"""The images that runs are tested on: of classes they have not seen, in the colours they know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fewshot_blo.config import Config, DataSettings
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluation_request import EvaluationRequest
+from fewshot_blo.from_config import image_shape
+from tasks import ClassDataset, Splits
+from tasks.class_lists import class_list
+
+# Their images overlap, and their classes have the same names in both.
+_OVERLAPPING = ("cifarfs", "fc100"), ("miniimagenet", "tieredimagenet")
+
+
+def check_split(runs: Mapping[Path, Config], request: EvaluationRequest) -> None:
+    """Raises where the classes of all splits are asked for, and a run was trained on some.
+
+    Raises:
+        ConfigurationError: if so.
+    """
+    for path, run in runs.items():
+        same_root = request.root in ("", run.data.root)
+        same = run.data.name == request.data and (run.data.name != "folder" or same_root)
+        if request.split == "all" and (same or not request.data):
+            raise ConfigurationError(
+                f"split is all, and {path} was trained on classes of these data: use test, or the "
+                "classes of another data set (data)"
+            )
+
+
+def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Splits) -> ClassDataset:
+    """The classes of a split, without those of another data set that a run was trained on.
+
+    Raises:
+        ConfigurationError: if none is left.
+    """
+    dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
+    if not request.data:
+        return dataset
+    seen = {name for run in runs.values() for name in _trained_on(run.data, request.data)}
+    names = dataset.class_names
+    kept = [place for place, name in enumerate(names) if name not in seen]
+    if len(kept) == len(names):
+        return dataset
+    left_out = f"{len(names) - len(kept)} of the {len(names)} classes"
+    if not kept:
+        raise ConfigurationError(f"{left_out} are training classes: use another split")
+    print(f"{left_out} are left out, for they are training classes")
+    return dataset.select(kept)
+
+
+def _trained_on(data: DataSettings, tested: str) -> list[str]:
+    """Training classes that may occur in another data set."""
+    overlap = any(data.name in pair and tested in pair for pair in _OVERLAPPING)
+    return class_list(data.name, "train") if overlap and data.name != tested else []
+
+
+def as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:
+    """The images in grey or in colour, as those that the run was trained on."""
+    count = image_shape(run.data)[0]
+    if dataset.images.shape[1] != count:
+        print(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
+    return dataset.with_channels(count)
