@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewshot_blo.config import Config, DataSettings
+from fewshot_blo.config import Config
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation_request import EvaluationRequest
-from fewshot_blo.from_config import image_shape
+from fewshot_blo.from_config import image_shape, published_classes
 from tasks import ClassDataset, Splits
-from tasks.class_lists import class_list
-
-# Their images overlap, and their classes have the same names in both.
-_OVERLAPPING = ("cifarfs", "fc100"), ("miniimagenet", "tieredimagenet")
 
 
 def check_split(runs: Mapping[Path, Config], request: EvaluationRequest) -> None:
@@ -35,13 +31,16 @@ def check_split(runs: Mapping[Path, Config], request: EvaluationRequest) -> None
 def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Splits) -> ClassDataset:
     """The classes of a split, without those of another data set that a run was trained on.
 
+    CIFAR-FS and FC100 divide the same classes, miniImageNet and tieredImageNet some.
+
     Raises:
         ConfigurationError: if none is left.
     """
     dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     if not request.data:
         return dataset
-    seen = {name for run in runs.values() for name in _trained_on(run.data, request.data)}
+    others = [run.data for run in runs.values() if run.data.name != request.data]
+    seen = {name for data in others for name in published_classes(data, "train")}
     names = dataset.class_names
     kept = [place for place, name in enumerate(names) if name not in seen]
     if len(kept) == len(names):
@@ -51,12 +50,6 @@ def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Spli
         raise ConfigurationError(f"{left_out} are training classes: use another split")
     print(f"{left_out} are left out, for they are training classes")
     return dataset.select(kept)
-
-
-def _trained_on(data: DataSettings, tested: str) -> list[str]:
-    """Training classes that may occur in another data set."""
-    overlap = any(data.name in pair and tested in pair for pair in _OVERLAPPING)
-    return class_list(data.name, "train") if overlap and data.name != tested else []
 
 
 def as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:

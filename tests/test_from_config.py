@@ -4,7 +4,7 @@ import importlib
 import inspect
 import sys
 import types
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.layers import FrozenBatchNorm
+from fewshot_blo.checkpoint import Checkpoint, random_state, save
 from fewshot_blo.config import (
     Config,
     DataSettings,
@@ -32,6 +33,7 @@ from fewshot_blo.from_config import (
     build_problem,
     build_sampler,
     build_splits,
+    build_start,
     build_strategy,
     image_shape,
 )
@@ -41,6 +43,7 @@ from fewshot_blo.hypergrad import (
     Penalty,
     Phases,
     Reptile,
+    State,
     Unroll,
     ValueFunction,
 )
@@ -371,3 +374,48 @@ def test_shapes_of_images(data: DataSettings, tmp_path: Path, request: Any) -> N
     elif data.name == "folder":
         data = replace(data, root=str(make_folder(tmp_path, classes=3, images=1)))
     assert image_shape(data) == tuple(build_splits(data).train.images.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "seen"),
+    [
+        (DataSettings("cifarfs"), DataSettings("cifarfs", size=28), False),
+        (DataSettings("cifarfs"), DataSettings("fc100"), True),
+        (DataSettings("fc100"), DataSettings("cifarfs"), True),
+        (DataSettings("tieredimagenet"), DataSettings("miniimagenet"), True),
+        (DataSettings("cifarfs"), DataSettings("miniimagenet"), False),
+        (DataSettings("omniglot", mirrors=True), DataSettings("omniglot"), False),
+        (DataSettings("omniglot", split="background"), DataSettings("omniglot"), True),
+        (DataSettings("glyphs"), DataSettings("omniglot"), False),
+        (DataSettings("folder", "a"), DataSettings("folder", "a", size=20), False),
+        (DataSettings("folder", "a"), DataSettings("folder", "a", seed=1), True),
+        (DataSettings("folder", "a"), DataSettings("folder", "b", seed=1), False),
+    ],
+)
+def test_a_start_has_not_seen_what_is_held_out(
+    before: DataSettings, now: DataSettings, seen: bool, tmp_path: Path
+) -> None:
+    started = replace(problem_config(), data=before)
+    problem = build_problem(started, IMAGE)
+    start = tmp_path / "best.pt"
+    nothing: dict[str, Any] = {"optimizer": {}, "best": {}}
+    save(
+        Checkpoint(
+            step=1,
+            config=asdict(started),
+            outer=problem.outer,
+            buffers=dict(problem.network.named_buffers()),
+            strategy=State({}, {}, {}),
+            settled={"backend": "loop", "chunk": 1},
+            random_state=random_state(),
+            **nothing,
+        ),
+        start,
+    )
+    config = replace(problem_config(start_from=str(start)), data=now, seed=1)
+    if seen:
+        with pytest.raises(ConfigurationError, match="trained on classes that are validation or"):
+            build_start(config, IMAGE)
+    else:
+        found = build_start(config, IMAGE).outer
+        assert all(torch.equal(p, problem.outer[name]) for name, p in found.items())

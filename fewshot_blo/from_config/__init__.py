@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fewshot_blo.from_config.data import build_device, build_sampler, build_splits, image_shape
+from fewshot_blo.from_config.data import (
+    build_device,
+    build_sampler,
+    build_splits,
+    image_shape,
+    published_classes,
+)
 from fewshot_blo.from_config.problem import NETWORKS, build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_rule, build_strategy
 from fewshot_blo.from_config.training import build_start, train_from_config, with_classes
@@ -18,6 +24,7 @@ __all__ = [
     "build_start",
     "build_strategy",
     "image_shape",
+    "published_classes",
     "train_from_config",
     "with_classes",
 ]

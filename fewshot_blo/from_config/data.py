@@ -9,6 +9,7 @@ import torch
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
 from tasks import ClassDataset, EpisodicSampler, Splits
+from tasks.class_lists import class_list
 
 _SIZES = {"glyphs": 28, "omniglot": 28, "cifarfs": 32, "fc100": 32}
 _SIZE = 84
@@ -58,6 +59,13 @@ def image_shape(data: DataSettings) -> tuple[int, int, int]:
     grey = data.name in ("glyphs", "omniglot") or (data.name == "folder" and not data.color)
     size = data.size or _SIZES.get(data.name, _SIZE)
     return 1 if grey else 3, size, size
+
+
+def published_classes(data: DataSettings, split: str) -> list[str]:
+    """Classes of train, val or test, where there is a published list; else none."""
+    if data.name in ("glyphs", "folder"):
+        return []
+    return class_list(f"omniglot_{data.split}" if data.name == "omniglot" else data.name, split)
 
 
 def build_device(config: Config) -> torch.device:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.config import Config
+from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.from_config.data import build_sampler
+from fewshot_blo.from_config.data import build_sampler, published_classes
 from fewshot_blo.from_config.problem import build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
 from fewshot_blo.problems import FewShotProblem
@@ -75,7 +75,8 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
 
     Raises:
         CheckpointError: if ``problem.start_from`` does not fit.
-        ConfigurationError: if it is a recipe, or as ``build_problem``.
+        ConfigurationError: if it is a recipe, was trained on classes that are held out here, or
+            as ``build_problem``.
     """
     start = config.problem.start_from
     if start.endswith(".yaml"):
@@ -85,8 +86,26 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
         )
     problem = build_problem(config, image, pretrained=not resume)
     if start and not resume:
-        checkpoints.load(Path(start)).start(problem)
+        checkpoint = checkpoints.load(Path(start))
+        _check_unseen(config.data, checkpoint.config.get("data", {}), start)
+        checkpoint.start(problem)
     return problem
+
+
+def _check_unseen(data: DataSettings, before: Mapping[str, Any], start: str) -> None:
+    """Raises where a start was trained on classes that validation or test will draw."""
+    names = {field.name for field in fields(DataSettings)}
+    other = DataSettings(**{name: value for name, value in before.items() if name in names})
+    held_out = published_classes(data, "val") + published_classes(data, "test")
+    seen = not set(held_out).isdisjoint(published_classes(other, "train"))
+    # A folder's classes are known by how they are divided.
+    same_folder = data.name == other.name == "folder" and data.root == other.root
+    if seen or (same_folder and (data.seed, data.csv) != (other.seed, other.csv)):
+        raise ConfigurationError(
+            f"problem.start_from is {start}, which was trained on classes that are validation or "
+            "test classes here, so that accuracies would flatter: start from a run with the same "
+            "division of classes"
+        )
 
 
 def _known(config: Config, checkpoint: Path) -> dict[str, Any]:
