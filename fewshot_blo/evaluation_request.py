@@ -24,7 +24,7 @@ class EvaluationRequest:
         way: N; 0 for that of the run's validation.
         shot: K; likewise.
         query: Q; likewise.
-        split: classes to draw from; all of another data set.
+        split: classes to draw from; all joins the three, for another data set than the run's.
         seed: of the tasks.
         steps: inner steps; -1 for those of the run's validation.
         norm: norm mode; all those that differ by default.
