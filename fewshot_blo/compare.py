@@ -13,7 +13,6 @@ from jsonargparse import ArgumentParser
 from fewshot_blo.comparison import Row, write_table
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.evaluation_data import check_split
 from fewshot_blo.evaluation_request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.from_config import build_splits, train_from_config
 from fewshot_blo.report import evaluate_checkpoints
@@ -62,7 +61,6 @@ def compare(
     recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
     if recipes:  # What cannot be compared is refused before anything is trained.
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
-        check_split(recipes, request)
     splits_of = cache(build_splits)
     found = [
         [_trained(source, recipe, splits_of, folder, seed) for seed in seeds]

@@ -7,26 +7,10 @@ from pathlib import Path
 
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluation_request import EvaluationRequest
+from fewshot_blo.evaluation_request import EvaluationRequest, is_other
 from fewshot_blo.from_config import image_shape, published_classes
 from tasks import ClassDataset, Splits
 from tasks.class_lists import SPLITS
-
-
-def check_split(runs: Mapping[Path, Config], request: EvaluationRequest) -> None:
-    """Raises where the classes of all splits are asked for, and a run was trained on some.
-
-    Raises:
-        ConfigurationError: if so.
-    """
-    for path, run in runs.items():
-        same_root = request.root in ("", run.data.root)
-        same = run.data.name == request.data and (run.data.name != "folder" or same_root)
-        if request.split == "all" and (same or not request.data):
-            raise ConfigurationError(
-                f"split is all, and {path} was trained on classes of these data: use test, or the "
-                "classes of another data set (data)"
-            )
 
 
 def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Splits) -> ClassDataset:
@@ -41,7 +25,7 @@ def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Spli
     dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     if not request.data:
         return dataset
-    others = [run.data for run in runs.values() if run.data.name != request.data]
+    others = [run.data for run in runs.values() if is_other(run.data, request)]
     seen = {name for data in others for name in published_classes(data, "train")}
     names = dataset.class_names
     listed = {n for part in SPLITS for n in published_classes(DataSettings(request.data), part)}

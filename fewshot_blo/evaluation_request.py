@@ -9,7 +9,7 @@ from typing import Literal
 
 from fewshot_blo.config import Config, DataName, DataSettings
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.from_config import image_shape
+from fewshot_blo.from_config import image_shape, same_images
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
@@ -61,13 +61,26 @@ class EvaluationRequest:
     output: Path | None = None
 
 
+def is_other(trained: DataSettings, request: EvaluationRequest) -> bool:
+    """Whether the request names another data set than the run's."""
+    if not request.data:
+        return False
+    asked = replace(trained, name=request.data, root=request.root or trained.root)
+    return not same_images(trained, asked)
+
+
 def requested(config: Config, request: EvaluationRequest) -> Config:
     """A run's settings with what the request changes.
 
     Raises:
         ConfigurationError: if several views are asked of an initialization, which has no features
-            to average.
+            to average, or the classes of all splits of the data that the run was trained on.
     """
+    if request.split == "all" and not is_other(config.data, request):
+        raise ConfigurationError(
+            "split is all, and a run was trained on classes of these data: use test, or the "
+            "classes of another data set (data)"
+        )
     if request.views != "one" and config.problem.name == "initialization":
         raise ConfigurationError(
             f"views is {request.views}, and the problem an initialization: features are averaged "
@@ -93,7 +106,7 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
 
 def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
     """The data to test on: the run's, perhaps elsewhere, or another set."""
-    if request.data:
+    if request.data and is_other(trained, request):
         size = request.size or image_shape(trained)[1]
         return replace(
             trained, name=request.data, root=request.root, csv="", size=size, mirrors=False

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,7 +46,7 @@ def load(
     without running code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to
     ``c99`` one lossless WebP a class, a grid of 20 x 30 images, and in ``classes`` the names.
     Either gives the same images of each class, in another order. The first call decodes them into
-    the cache folder (184 MB); later calls read that.
+    the cache folder (184 MB at 32 pixels); later calls read that.
 
     Args:
         root: the folder.
@@ -64,7 +62,7 @@ def load(
     if variant not in _VARIANTS:
         raise DataError(f"variant is '{variant}': it must be one of {', '.join(_VARIANTS)}")
     root = Path(root)
-    dataset = _resized(_all_classes(root, download), size)
+    dataset = _all_classes(root, download, size)
     positions = {name: position for position, name in enumerate(dataset.class_names)}
     return Splits(
         *(
@@ -74,7 +72,7 @@ def load(
     )
 
 
-def _all_classes(root: Path, download: bool) -> ClassDataset:
+def _all_classes(root: Path, download: bool, size: int) -> ClassDataset:
     files = _source(root)
     if not files and download:
         _download(root)
@@ -85,20 +83,21 @@ def _all_classes(root: Path, download: bool) -> ClassDataset:
             "or use download=True"
         )
     key = fingerprint(root, files)
-    dataset = read_decoded(root, "cifar100", key)
+    name = "cifar100" if size == SIDE else f"cifar100-{size}px"
+    dataset = read_decoded(root, name, key)
     if dataset is None:
         classes = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
-        dataset = write_decoded(root, "cifar100", key, (3, SIDE, SIDE), _checked(classes))
+        resized = ((label, _resized(images, size)) for label, images in _checked(classes))
+        dataset = write_decoded(root, name, key, (3, size, size), resized)
     return dataset
 
 
-def _resized(dataset: ClassDataset, size: int) -> ClassDataset:
+def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]]:
+    """Images ``[3, size, size]`` of ``[M, 3, 32, 32]``, one by one."""
     if size == SIDE:
-        return dataset
-    images = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
-    for row, image in zip(images.numpy(), dataset.images.permute(0, 2, 3, 1).numpy(), strict=True):
-        row[:] = square(Image.fromarray(image), size=size)
-    return replace(dataset, images=images)
+        return images
+    pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    return (square(Image.fromarray(image), size=size) for image in pixels)
 
 
 def _source(root: Path) -> list[Path]:

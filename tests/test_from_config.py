@@ -376,6 +376,24 @@ def test_shapes_of_images(data: DataSettings, tmp_path: Path, request: Any) -> N
     assert image_shape(data) == tuple(build_splits(data).train.images.shape[1:])
 
 
+def saved_start(folder: Path, config: dict[str, Any]) -> tuple[Path, FewShotProblem]:
+    """A checkpoint with these settings, and the problem whose weights it holds."""
+    problem = build_problem(problem_config(), IMAGE)
+    nothing: dict[str, Any] = {"optimizer": {}, "best": {}}
+    checkpoint = Checkpoint(
+        step=1,
+        config=config,
+        outer=problem.outer,
+        buffers=dict(problem.network.named_buffers()),
+        strategy=State({}, {}, {}),
+        settled={"backend": "loop", "chunk": 1},
+        random_state=random_state(),
+        **nothing,
+    )
+    save(checkpoint, folder / "best.pt")
+    return folder / "best.pt", problem
+
+
 @pytest.mark.parametrize(
     ("before", "now", "seen"),
     [
@@ -395,23 +413,7 @@ def test_shapes_of_images(data: DataSettings, tmp_path: Path, request: Any) -> N
 def test_a_start_has_not_seen_what_is_held_out(
     before: DataSettings, now: DataSettings, seen: bool, tmp_path: Path
 ) -> None:
-    started = replace(problem_config(), data=before)
-    problem = build_problem(started, IMAGE)
-    start = tmp_path / "best.pt"
-    nothing: dict[str, Any] = {"optimizer": {}, "best": {}}
-    save(
-        Checkpoint(
-            step=1,
-            config=asdict(started),
-            outer=problem.outer,
-            buffers=dict(problem.network.named_buffers()),
-            strategy=State({}, {}, {}),
-            settled={"backend": "loop", "chunk": 1},
-            random_state=random_state(),
-            **nothing,
-        ),
-        start,
-    )
+    start, problem = saved_start(tmp_path, asdict(replace(problem_config(), data=before)))
     config = replace(problem_config(start_from=str(start)), data=now, seed=1)
     if seen:
         with pytest.raises(ConfigurationError, match="trained on classes that are validation or"):
@@ -419,3 +421,14 @@ def test_a_start_has_not_seen_what_is_held_out(
     else:
         found = build_start(config, IMAGE).outer
         assert all(torch.equal(p, problem.outer[name]) for name, p in found.items())
+
+
+@pytest.mark.parametrize(
+    "saved", [{}, {"data": "flowers"}, {"data": {"name": "flowers"}}, {"data": {"name": "../.."}}]
+)
+def test_a_start_of_a_program_of_ones_own(saved: dict[str, Any], tmp_path: Path) -> None:
+    """It may have saved any settings, of which nothing is known, and no file is read for them."""
+    start, problem = saved_start(tmp_path, saved)
+    config = replace(problem_config(start_from=str(start)), data=DataSettings("fc100"), seed=1)
+    found = build_start(config, IMAGE).outer
+    assert all(torch.equal(p, problem.outer[name]) for name, p in found.items())

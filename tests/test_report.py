@@ -20,8 +20,8 @@ from fewshot_blo.config import (
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluate import evaluate
 from fewshot_blo.evaluation import Evaluation, paired_difference
-from fewshot_blo.evaluation_data import check_split, unseen
-from fewshot_blo.evaluation_request import EvaluationRequest
+from fewshot_blo.evaluation_data import unseen
+from fewshot_blo.evaluation_request import EvaluationRequest, is_other, requested
 from fewshot_blo.from_config import (
     build_adaptation,
     build_problem,
@@ -235,7 +235,20 @@ def test_all_classes_of_another_folder(config: Config, paths: list[Path], tmp_pa
     for request in (own, replace(own, root=""), replace(own, data="", root="")):
         with pytest.raises(ConfigurationError, match="was trained on classes of these data"):
             evaluate_checkpoints(paths[:1], request)
-    check_split({paths[0]: config}, replace(own, data="glyphs"))
+    requested(config, replace(own, data="glyphs"))  # Not refused: they are others.
+
+
+def test_the_folder_of_the_run_is_no_other_data_set(config: Config, tmp_path: Path) -> None:
+    """Named as one it is divided as in training, and not anew, into classes it was trained on."""
+    root = Path(config.data.root)
+    run = replace(config, data=replace(config.data, csv=str(tmp_path / "split.csv")))
+    for same in (root, root / ".." / root.name):
+        for given in ("", str(same)):
+            assert not is_other(run.data, replace(REQUEST, data="folder", root=given))
+            assert requested(run, replace(REQUEST, data="folder", root=given)).data.csv
+    other = replace(REQUEST, data="folder", root=str(tmp_path))
+    assert is_other(run.data, other)
+    assert requested(run, other).data.csv == ""
 
 
 def test_classes_that_a_run_was_trained_on_are_left_out(

@@ -8,6 +8,7 @@ from fewshot_blo.from_config.data import (
     build_splits,
     image_shape,
     published_classes,
+    same_images,
 )
 from fewshot_blo.from_config.problem import NETWORKS, build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_rule, build_strategy
@@ -25,6 +26,7 @@ __all__ = [
     "build_strategy",
     "image_shape",
     "published_classes",
+    "same_images",
     "train_from_config",
     "with_classes",
 ]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import torch
 
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
 from tasks import ClassDataset, EpisodicSampler, Splits
-from tasks.class_lists import class_list
+from tasks.class_lists import class_list, published
 
-_SIZES = {"glyphs": 28, "omniglot": 28, "cifarfs": 32, "fc100": 32}
-_SIZE = 84
-"""Pixels of the images of these data sets, and of the others, where no setting says otherwise."""
+_SIZES = {"glyphs": 28, "omniglot": 28, "cifarfs": 32, "fc100": 32}  # In pixels; the others' 84.
 
 
 def build_splits(data: DataSettings) -> Splits:
@@ -35,7 +34,7 @@ def build_splits(data: DataSettings) -> Splits:
         )
     # Imported here, for each data set needs libraries of its own.
     module = importlib.import_module(f"tasks.{'cifarfs' if data.name == 'fc100' else data.name}")
-    arguments: dict[str, object] = {"size": data.size} if data.size else {}
+    arguments: dict[str, object] = {"size": image_shape(data)[1]}
     if data.name == "omniglot":
         arguments.update(
             split=data.split,
@@ -46,7 +45,7 @@ def build_splits(data: DataSettings) -> Splits:
     elif data.name in ("cifarfs", "fc100"):
         arguments.update(variant=data.name, download=data.download)
     elif data.name == "folder":
-        arguments = {"size": data.size or _SIZE, "seed": data.seed, "color": data.color}
+        arguments.update(seed=data.seed, color=data.color)
         if data.csv:
             arguments["csv"] = data.csv
     roots = () if data.name == "glyphs" else (data.root,)
@@ -57,15 +56,21 @@ def build_splits(data: DataSettings) -> Splits:
 def image_shape(data: DataSettings) -> tuple[int, int, int]:
     """Channels, height and width of the images of a data set."""
     grey = data.name in ("glyphs", "omniglot") or (data.name == "folder" and not data.color)
-    size = data.size or _SIZES.get(data.name, _SIZE)
+    size = data.size or _SIZES.get(data.name, 84)
     return 1 if grey else 3, size, size
+
+
+def same_images(a: DataSettings, b: DataSettings) -> bool:
+    """Whether two settings are of one data set or folder, however each divides its classes."""
+    if a.name != b.name:
+        return False
+    return a.name != "folder" or Path(a.root).resolve() == Path(b.root).resolve()
 
 
 def published_classes(data: DataSettings, split: str) -> list[str]:
     """Classes of train, val or test, where there is a published list; else none."""
-    if data.name in ("glyphs", "folder"):
-        return []
-    return class_list(f"omniglot_{data.split}" if data.name == "omniglot" else data.name, split)
+    name = f"omniglot_{data.split}" if data.name == "omniglot" else data.name
+    return class_list(name, split) if name in published() else []
 
 
 def build_device(config: Config) -> torch.device:

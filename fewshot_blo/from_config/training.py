@@ -12,7 +12,7 @@ import torch
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.config import Config, DataSettings
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.from_config.data import build_sampler, published_classes
+from fewshot_blo.from_config.data import build_sampler, published_classes, same_images
 from fewshot_blo.from_config.problem import build_problem
 from fewshot_blo.from_config.strategy import build_adaptation, build_strategy
 from fewshot_blo.problems import FewShotProblem
@@ -87,19 +87,21 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
     problem = build_problem(config, image, pretrained=not resume)
     if start and not resume:
         checkpoint = checkpoints.load(Path(start))
-        _check_unseen(config.data, checkpoint.config.get("data", {}), start)
+        _check_unseen(config.data, checkpoint.config.get("data"), start)
         checkpoint.start(problem)
     return problem
 
 
-def _check_unseen(data: DataSettings, before: Mapping[str, Any], start: str) -> None:
+def _check_unseen(data: DataSettings, before: object, start: str) -> None:
     """Raises where a start was trained on classes that validation or test will draw."""
+    if not isinstance(before, Mapping):  # A caller of train may save anything, or nothing.
+        return
     names = {field.name for field in fields(DataSettings)}
     other = DataSettings(**{name: value for name, value in before.items() if name in names})
     held_out = published_classes(data, "val") + published_classes(data, "test")
     seen = not set(held_out).isdisjoint(published_classes(other, "train"))
     # A folder's classes are known by how they are divided.
-    same_folder = data.name == other.name == "folder" and data.root == other.root
+    same_folder = data.name == "folder" and same_images(data, other)
     if seen or (same_folder and (data.seed, data.csv) != (other.seed, other.csv)):
         raise ConfigurationError(
             f"problem.start_from is {start}, which was trained on classes that are validation or "

@@ -58,8 +58,7 @@ class Initialization:
 
     Raises:
         ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, the head
-            cannot start so, or the parameters' device or dtype does not offer
-            the precision.
+            cannot start so, or the parameters' device or dtype does not offer the precision.
     """
 
     def __init__(
