@@ -37,7 +37,8 @@ part() {
         return
     fi
     say "$*"
-    timeout --kill-after=5 "$budget" "$@" 2>&1 | tee -a "$OUT/$file"
+    # An interrupt lets pytest and the benchmarks report what they have.
+    timeout --signal=INT --kill-after=8 "$budget" "$@" 2>&1 | tee -a "$OUT/$file"
     local code=${PIPESTATUS[0]}
     if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then
         say "stopped after $budget s; $file holds what was done by then"
@@ -60,7 +61,9 @@ has learn2learn || say "learn2learn is not there or cannot be imported: rows are
 
 if has pytest && has hypothesis; then
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
-    part tests.txt 110 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider "${files[@]}"
+    has xdist && parallel=(--numprocesses 8) || parallel=()
+    part tests.txt 110 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider -p no:benchmark --tb=short \
+        --durations=8 "${parallel[@]}" "${files[@]}"
 else
     say "skipped: the contract suite needs pytest and hypothesis"
 fi
