@@ -140,7 +140,7 @@ def _scores(
             )
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
-    problem.prepare(first)
+    problem.prepare(first, derivatives="first")
     tally = Tally(len(sampler.dataset.class_names), sampler.device)
     bar = tqdm(
         total=tasks,

@@ -94,8 +94,8 @@ def train(
         raise CheckpointError(
             f"{folder} already holds a run: resume it (--resume), or choose another folder"
         )
-    else:
-        problem.prepare(first_batch)
+    problem.prepare(first_batch, derivatives=phases.derivatives)
+    if not resume:
         run.chunk.size = settings.chunk or min(
             measure_chunk(
                 problem, phase, first_batch, norm=settings.norm, host_limit=settings.memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     value_gap_step,
 )
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class BOME:
     value_steps: int = 5
     rule: UpdateRule = SGD()
     eta: float = 0.5
+
+    derivatives: ClassVar[Order] = "first"
 
     def __post_init__(self) -> None:
         check_not_negative("BOME", steps=self.steps, value_steps=self.value_steps, eta=self.eta)

@@ -6,7 +6,8 @@ import itertools
 from dataclasses import dataclass
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.strategy import Strategy
+from fewshot_blo.hypergrad.strategy import Strategy, derivatives_of
+from fewshot_blo.kernel import Order
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Phases:
                 f"phases begin at outer steps {starts}: the first must begin at 0, each later than "
                 "the one before"
             )
+
+    @property
+    def derivatives(self) -> Order:
+        """Of all phases."""
+        orders = {derivatives_of(strategy) for _, strategy in self.phases}
+        return "second" if "second" in orders else "first"
 
     def at(self, step: int) -> Strategy:
         """The strategy of outer step ``step``, counted from 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from fewshot_blo.hypergrad.strategy import (
     add_gradients,
     check_not_negative,
 )
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Reptile:
     steps: int = 8
     rule: UpdateRule = SGD()
     query_weight: float = 0.5
+
+    derivatives: ClassVar[Order] = "first"
 
     def __post_init__(self) -> None:
         check_not_negative("Reptile", steps=self.steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors, task_dot
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.kernel import Order
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Strategy(Protocol):
     A strategy is a frozen dataclass of settings with three pure functions. ``hypergradient`` is
     a mean over tasks and so may run on chunks of them; what depends on all tasks of a step, such
     as a schedule, belongs in ``advance``.
+
+    One that takes no second derivatives of the losses says so by an attribute ``derivatives`` of
+    "first".
     """
 
     def init(self) -> State:
@@ -67,6 +71,12 @@ class Strategy(Protocol):
     def advance(self, state: State, step: OuterStep) -> State:
         """The state after a step over all tasks, ready for a warm start."""
         ...
+
+
+def derivatives_of(strategy: Strategy) -> Order:
+    """The derivatives of the losses that a strategy takes: second ones if it says nothing."""
+    derivatives: Order = getattr(strategy, "derivatives", "second")
+    return derivatives
 
 
 def outer_step(strategy: Strategy, problem: Bilevel, state: State) -> tuple[OuterStep, State]:

@@ -17,7 +17,7 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     outer_gradients,
 )
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
 
@@ -66,6 +66,12 @@ class Unroll:
                 f"first_order and truncate={self.truncate} exclude each other: "
                 "first order is truncation to 0 steps"
             )
+
+    @property
+    def derivatives(self) -> Order:
+        """First ones where no inner step is differentiated."""
+        exact = self.steps if self.truncate is None else min(self.steps, self.truncate)
+        return "first" if self.first_order or not exact else "second"
 
     def init(self) -> State:
         """The count of outer steps where the weights of the inner steps depend on it."""

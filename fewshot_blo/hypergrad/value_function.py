@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     value_gap_step,
 )
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ValueFunction:
     lam_growth: float = 0.0
     lam_max: float = float("inf")
     continued: bool = False
+
+    derivatives: ClassVar[Order] = "first"
 
     def __post_init__(self) -> None:
         check_not_negative(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fewshot_blo.kernel.adapt import adapt
-from fewshot_blo.kernel.backend import measure_backend
+from fewshot_blo.kernel.backend import BackendChoice, Choice, make_forward
 from fewshot_blo.kernel.conversion import for_tasks
-from fewshot_blo.kernel.forward import Backend, TaskForward
-from fewshot_blo.kernel.layers import BatchNorm, Dropout, StepwiseBatchNorm
+from fewshot_blo.kernel.forward import Backend, Forward, TaskForward
+from fewshot_blo.kernel.layers import StepwiseBatchNorm
+from fewshot_blo.kernel.proof import Order, Sample
 from fewshot_blo.kernel.rules import SGD, Adam, LearnedSGD, Momentum, UpdateRule
 from fewshot_blo.kernel.statistics import estimate_statistics
 
@@ -14,15 +15,18 @@ __all__ = [
     "SGD",
     "Adam",
     "Backend",
-    "BatchNorm",
-    "Dropout",
+    "BackendChoice",
+    "Choice",
+    "Forward",
     "LearnedSGD",
     "Momentum",
+    "Order",
+    "Sample",
     "StepwiseBatchNorm",
     "TaskForward",
     "UpdateRule",
     "adapt",
     "estimate_statistics",
     "for_tasks",
-    "measure_backend",
+    "make_forward",
 ]

@@ -1,88 +1,209 @@
-"""Choosing between the kernel's two backends by trying them on the user's own network."""
+"""Choosing the kernel's backend for a user's network: what is right first, then what is faster."""
 
 from __future__ import annotations
 
+import logging
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.kernel.forward import Backend, TaskForward
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.conversion import unconvert
+from fewshot_blo.kernel.forward import Backend, Forward, TaskForward
 from fewshot_blo.kernel.precision import Precision, product_precision
+from fewshot_blo.kernel.proof import Proof, Sample, differentiate
+from fewshot_blo.kernel.reference import ReferenceForward
 from fewshot_blo.kernel.timing import best_seconds
+
+logger = logging.getLogger(__name__)
+
+BackendChoice = Backend | Literal["auto"]
 
 _CLEARLY = 0.8
 """The loop is chosen where it takes less than this part of the batched time: it falls behind with
 more tasks than the few that are measured."""
 
 
-def measure_backend(
-    network: nn.Module,
-    params: TaskParams,
-    shared: Params,
-    x: Tensor,
-    precision: Precision = "float32",
-    *,
-    second_order: bool = True,
-) -> Backend:
-    """The backend for this device, by timing a forward pass and its second derivatives.
-
-    Falls back to "loop" with a warning that says why where ``torch.func.vmap`` cannot batch the
-    network.
+def make_forward(
+    original: nn.Module, network: nn.Module, backend: BackendChoice, precision: Precision
+) -> Forward:
+    """The forward pass of a network for tasks.
 
     Args:
-        network: the network, with its layers made for tasks.
-        params: parameters of each task, ``[T, ...]``; may be empty.
-        shared: parameters without a task axis.
-        x: inputs, ``[T, B, ...]``, of the shape that will be used.
+        original: the user's module.
+        network: the kernel's copy of it.
+        backend: as chosen.
+        precision: of the forward pass.
+
+    Raises:
+        ConfigurationError: if the backend has not been chosen.
+    """
+    if backend == "auto":
+        raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
+    if backend == "reference":
+        return ReferenceForward(original, network, precision)
+    return TaskForward(network, backend, precision)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Chooses a backend, by comparison with the user's module and by timing.
+
+    Attributes:
+        original: the user's module.
+        network: the kernel's copy of it, in which layers get PyTorch's own class back where they
+            do not compute what the module does.
         precision: that will be used.
-        second_order: without, by timing first derivatives alone, of parameters of tasks.
+        prove: compare at all.
     """
 
-    def run(forward: TaskForward) -> None:
-        _derivatives(forward, params, shared, x, second_order=second_order)
+    original: nn.Module
+    network: nn.Module
+    precision: Precision = "float32"
+    prove: bool = True
 
-    batched, loop = (TaskForward(network, b, precision) for b in ("batched", "loop"))
-    try:
-        batched_seconds = _seconds(batched, run, x)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        # Where the network fails task by task as well, that error is the one to see.
-        run(loop)
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(
-            f"{type(network).__name__} cannot be batched over tasks, so tasks run one after "
-            f"another (loop backend): {reason}",
-            stacklevel=2,
+    def __call__(self, wanted: BackendChoice, sample: Sample) -> Backend:
+        """The backend for this network and device.
+
+        Whatever is not as wanted, or differs from the module, is said in one warning.
+
+        Args:
+            wanted: "auto", or the one to use if it is right.
+            sample: of the shape that will be used.
+
+        Raises:
+            ConfigurationError: if the network cannot be used, or not by the wanted backend.
+        """
+        if wanted == "reference":
+            return wanted
+        device = sample.x.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), product_precision("float32", device):
+            right: list[Backend] = ["batched", "loop"]
+            if self.prove:
+                right = self._right(wanted, sample)
+        if wanted != "auto":
+            return wanted
+        if len(right) == 1:
+            return right[0]
+        with torch.random.fork_rng(devices), product_precision(self.precision, device):
+            return self._faster(sample)
+
+    def _right(self, wanted: BackendChoice, sample: Sample) -> list[Backend]:
+        start = time.perf_counter()
+        proof = Proof(self.original, self.network, sample)
+        self._tell_changes(proof)
+        backends: tuple[Literal["loop", "batched"], ...] = ("batched", "loop")
+        right: list[Backend] = []
+        reasons = []
+        for backend in backends:
+            if wanted not in ("auto", backend):
+                continue
+            reason = self._reason_against(proof, backend)
+            if reason is None:
+                right.append(backend)
+                continue
+            reasons.append(reason)
+            if wanted != "auto":
+                raise ConfigurationError(
+                    f"backend is {wanted}, and {self._name} {reason}: use auto, which takes another"
+                )
+        if reasons:
+            instead = "tasks run one after another (loop backend)"
+            if "loop" not in right:
+                instead = "tasks run one after another in your own module (reference backend)"
+                right = [*right, "reference"]
+            warnings.warn(f"{self._name} {'; '.join(reasons)}: {instead}", stacklevel=5)
+        seconds = time.perf_counter() - start
+        logger.info("compared with a plain loop over your module in %.2f s: %s", seconds, right)
+        return right
+
+    def _reason_against(self, proof: Proof, backend: Literal["loop", "batched"]) -> str | None:
+        """Why a backend cannot be used, layers being given back their own class first."""
+        if backend == "batched" and (names := _with_backward_hooks(self.network)):
+            return (
+                f"has hooks on the backward pass of {names[0]}, which are not called where tasks "
+                "are batched"
+            )
+        try:
+            found = proof.disagreement(backend)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            if backend == "loop":
+                raise
+            return f"cannot be batched over tasks ({str(error).strip().splitlines()[0]})"
+        if found is None:
+            return None
+        if self._unconverted(proof, backend):
+            return None
+        return (
+            f"differs from a plain loop over tasks where they are {_WORDS[backend]}, by "
+            f"{found.relative:.1e} of the {found.where}"
         )
-        return "loop"
-    loop_seconds = _seconds(loop, run, x)
-    # In turns, for a machine may be busy with something else for a while.
-    batched_seconds = min(batched_seconds, _seconds(batched, run, x))
-    loop_seconds = min(loop_seconds, _seconds(loop, run, x))
-    return "loop" if loop_seconds < _CLEARLY * batched_seconds else "batched"
+
+    def _unconverted(self, proof: Proof, backend: Literal["loop", "batched"]) -> bool:
+        """Gives layers PyTorch's own class back, one by one, until the backend is right."""
+        classes = {module: type(module) for module in proof.network.modules()}
+        changed = []
+        for name, _ in proof.network.named_modules():
+            if not unconvert(proof.network, name):
+                continue
+            changed.append(name)
+            if proof.disagreement(backend) is None:
+                for one in changed:
+                    unconvert(self.network, one)
+                warnings.warn(
+                    f"{self._name} is computed by PyTorch's own operations in "
+                    f"{', '.join(map(repr, changed))}: the kernel's differ there",
+                    stacklevel=6,
+                )
+                return True
+        for module, kind in classes.items():
+            module.__class__ = kind
+        return False
+
+    def _faster(self, sample: Sample) -> Backend:
+        backends: tuple[Literal["loop", "batched"], ...] = ("batched", "loop")
+        seconds = dict.fromkeys(backends, float("inf"))
+        for _ in range(2):  # In turns, for a machine may be busy with something else for a while.
+            for backend in backends:
+                forward = TaskForward(self.network, backend, self.precision)
+                seconds[backend] = min(seconds[backend], _seconds(forward, sample))
+        chosen: Backend = "batched"
+        if seconds["loop"] < _CLEARLY * seconds["batched"]:
+            chosen = "loop"
+        times = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in seconds.items())
+        logger.info("backend %s for %s on %s: %s", chosen, self._name, sample.x.device, times)
+        return chosen
+
+    def _tell_changes(self, proof: Proof) -> None:
+        if names := sorted(proof.reference.changed):
+            listed = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+            warnings.warn(
+                f"the forward pass of {self._name} changes {listed}: every pass starts from the "
+                "values that the network was handed over with, and changes are not kept",
+                stacklevel=5,
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self.original).__name__
 
 
-def _seconds(forward: TaskForward, run: Callable[[TaskForward], None], x: Tensor) -> float:
-    with product_precision(forward.precision, x.device):
-        return best_seconds(lambda: run(forward), x.device)
+_WORDS = {"loop": "run one after another", "batched": "batched"}
 
 
-def _derivatives(
-    forward: TaskForward, params: TaskParams, shared: Params, x: Tensor, *, second_order: bool
-) -> None:
-    with torch.enable_grad():
-        params = {name: p.detach().requires_grad_() for name, p in params.items()}
-        shared = {name: p.detach().requires_grad_() for name, p in shared.items()}
-        keys = torch.arange(x.shape[0], device=x.device)
-        output = forward(params, shared, x, keys=keys).square().mean()
-        leaves = [*params.values(), *shared.values()]
-        adapted = list(params.values()) or leaves
-        if not adapted:
-            return
-        twice = bool(params) and second_order
-        gradients = torch.autograd.grad(output, adapted, create_graph=twice, materialize_grads=True)
-        if twice:
-            total = torch.stack([g.square().sum() for g in gradients]).sum()
-            torch.autograd.grad(total, leaves, allow_unused=True)
+def _seconds(forward: TaskForward, sample: Sample) -> float:
+    return best_seconds(lambda: differentiate(forward, sample), sample.x.device)
+
+
+def _with_backward_hooks(network: nn.Module) -> list[str]:
+    return [
+        f"'{name}'" if name else "the network"
+        for name, module in network.named_modules()
+        if module._backward_hooks or module._backward_pre_hooks
+    ]

@@ -1,4 +1,9 @@
-"""Networks rewritten for tasks: with the kernel's layers in place of PyTorch's."""
+"""A network made ready for tasks: a copy in which some layers compute the same in a faster way.
+
+A layer is changed where it is exactly one of PyTorch's own classes, and then it gets a class with
+another ``forward``: it stays the same object, with its attributes, hooks and names. All other
+layers stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +13,29 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.blocks import Block, Blocks
 from fewshot_blo.kernel.convolution import convolve
 from fewshot_blo.kernel.convolution_algorithms import Geometry
 from fewshot_blo.kernel.fused import Then, is_fused
-from fewshot_blo.kernel.layers import BatchNorm, Dropout
+from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
 
 
-class Convolution(nn.Conv2d):
+class Conv2d(nn.Conv2d):
     """A 2-D convolution whose derivatives of any order are as fast as its forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves ``x``, ``[B, C, H, W]``."""
-        if is_plain():
+        if is_plain() or x.ndim != 4:
             return super().forward(x)
         weight, bias = self.weight, self.bias
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
+        if is_autocast(x.device):
+            dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        return convolve(x, weight, bias, self.geometry)
+        with torch._C.DisableTorchFunction():
+            return convolve(x, weight, bias, self.geometry)
 
     @property
     def geometry(self) -> Geometry:
@@ -44,7 +50,12 @@ def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-class Chain(nn.Sequential):
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast is on for a device; it is not there for all kinds of them."""
+    return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+
+
+class Sequential(nn.Sequential):
     """A sequence in which blocks of convolution, batch norm, ReLU and pooling run as one."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,14 +63,32 @@ class Chain(nn.Sequential):
         layers = list(_flatten(self))
         while layers:
             blocks, tensors = _take_blocks(layers, x)
-            x = Blocks(tuple(blocks))(x, tensors).contiguous() if blocks else layers.pop(0)(x)
+            if blocks:
+                with torch._C.DisableTorchFunction():
+                    x = Blocks(tuple(blocks))(x, tensors).contiguous()
+            else:
+                x = layers.pop(0)(x)
         return x
 
 
-def _flatten(chain: Chain) -> Iterator[nn.Module]:
-    """The layers of a chain and of the chains in it."""
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm with a task's statistics, which processes do not share."""
+
+    forward = TorchBatchNorm.forward
+
+
+_FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Conv2d,
+    nn.Sequential: Sequential,
+    nn.SyncBatchNorm: SyncBatchNorm,
+}
+_NORMS = (nn.BatchNorm2d, StepwiseBatchNorm)
+
+
+def _flatten(chain: Sequential) -> Iterator[nn.Module]:
+    """The layers of a sequence and of the sequences in it."""
     for layer in chain:
-        if isinstance(layer, Chain) and not _has_hooks(layer):
+        if type(layer) is Sequential and not has_hooks(layer):
             yield from _flatten(layer)
         else:
             yield layer
@@ -69,28 +98,39 @@ def _take_blocks(layers: list[nn.Module], x: Tensor) -> tuple[list[Block], list[
     """Takes from the front of ``layers`` the blocks that can run as one, and their tensors."""
     blocks: list[Block] = []
     tensors: list[Tensor | None] = []
-    if not is_fused(x):
+    if not isinstance(x, Tensor) or not is_fused(x):
         return blocks, tensors
     while len(layers) > 1:
         convolution, norm = layers[:2]
-        if not (isinstance(convolution, Convolution) and isinstance(norm, BatchNorm)):
+        if type(convolution) is not Conv2d or type(norm) not in _NORMS:
             break
-        statistics = norm.statistics()
-        if isinstance(statistics, Tensor) or _has_hooks(convolution) or _has_hooks(norm):
+        assert isinstance(norm, TorchBatchNorm)
+        statistics = norm_statistics(norm.training)
+        if isinstance(statistics, Tensor) or has_hooks(convolution) or has_hooks(norm):
             break
         del layers[:2]
         running = isinstance(statistics, str)
         first = statistics if isinstance(statistics, int) else None
         blocks.append(Block(convolution.geometry, norm.eps, _take_then(layers), running, first))
-        own = *norm.scale_and_shift(), norm.running_mean, norm.running_var
+        own = *_scale_and_shift(norm), norm.running_mean, norm.running_var
         tensors += [convolution.weight, convolution.bias, *own]
     return blocks, tensors
+
+
+def _scale_and_shift(norm: TorchBatchNorm) -> tuple[Tensor, Tensor]:
+    """γ and β of the next forward pass, ``[C]`` each."""
+    if isinstance(norm, StepwiseBatchNorm):
+        return norm.scale_and_shift()
+    if norm.affine:
+        return norm.weight, norm.bias
+    assert norm.running_mean is not None
+    return torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)
 
 
 def _take_then(layers: list[nn.Module]) -> Then:
     """Takes from the front of ``layers`` those that can be joined with a batch norm."""
     slope, pool = 1.0, 1
-    if layers and type(layers[0]) in (nn.ReLU, nn.LeakyReLU) and not _has_hooks(layers[0]):
+    if layers and type(layers[0]) in (nn.ReLU, nn.LeakyReLU) and not has_hooks(layers[0]):
         relu = layers[0]
         found = float(relu.negative_slope) if isinstance(relu, nn.LeakyReLU) else 0.0
         if found >= 0:
@@ -104,52 +144,116 @@ def _take_then(layers: list[nn.Module]) -> Then:
 
 def _halves(layer: nn.Module) -> bool:
     """Whether the layer is max-pooling over 2×2 windows side by side, and nothing more."""
-    if type(layer) is not nn.MaxPool2d or _has_hooks(layer) or layer.return_indices:
+    if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.return_indices:
         return False
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     pairs = tuple(size if isinstance(size, tuple) else (size, size) for size in sizes)
     return pairs == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.ceil_mode
 
 
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether something is to be called when the layer is, or has taken the place of its forward."""
+    hooks = (
+        layer._forward_pre_hooks,
+        layer._forward_hooks,
+        layer._backward_pre_hooks,
+        layer._backward_hooks,
+    )
+    return any(hooks) or "forward" in vars(layer)
 
 
 def for_tasks(network: nn.Module) -> nn.Module:
-    """A copy of a network with its layers replaced by those above.
+    """A copy of a network with faster layers, ready for ``TaskForward``.
 
-    Parameters and running statistics are carried over under the same names.
+    Parameters and running statistics are carried over under the same names. Batch norms count no
+    batches, and all of them have running statistics, to be estimated.
+
+    Raises:
+        ConfigurationError: if it is wrapped or compiled, has not got all its parameters yet, or has
+            complex ones.
     """
-    return _convert(copy.deepcopy(network), {})
+    _check(network)
+    converted = copy.deepcopy(network, _unattached(network))
+    for module in converted.modules():
+        module.__class__ = _FASTER.get(type(module), type(module))
+        if type(module) in (*_BATCH_NORMS, StepwiseBatchNorm):
+            assert isinstance(module, TorchBatchNorm)
+            _prepare_norm(module)
+    return converted
 
 
-def _convert(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    if module in done:
-        return done[module]
-    done[module] = module
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
-        done[module] = _convert_norm(module).train(module.training)
-    elif isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
-        dropout = Dropout(module.p, channels=not isinstance(module, nn.Dropout))
-        done[module] = dropout.train(module.training)
-    elif type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.padding != "same":
-        module.__class__ = Convolution
-    elif type(module) is nn.Sequential:
-        module.__class__ = Chain
-    # Not named_children, which leaves out a layer's second name.
-    for name, child in module._modules.items():
-        if child is not None:
-            setattr(module, name, _convert(child, done))
-    return done[module]
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SyncBatchNorm)
 
 
-def _convert_norm(
-    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm,
-) -> BatchNorm:
-    norm = BatchNorm(module.num_features, eps=module.eps, affine=module.affine)
-    if module.affine:
-        norm = norm.to(module.weight)
-        norm.weight, norm.bias = module.weight, module.bias
-    if module.running_mean is not None and module.running_var is not None:
-        norm.running_mean, norm.running_var = module.running_mean, module.running_var
-    return norm
+def _prepare_norm(norm: TorchBatchNorm) -> None:
+    norm._buffers["num_batches_tracked"] = None
+    if norm.running_mean is None:
+        norm.track_running_stats = True
+        example = next(norm.parameters(), torch.zeros(()))
+        norm.running_mean = example.new_zeros(norm.num_features)
+        norm.running_var = example.new_ones(norm.num_features)
+
+
+def unconvert(network: nn.Module, name: str) -> bool:
+    """Gives a layer PyTorch's own class back; returns whether it had another one."""
+    layer = network.get_submodule(name)
+    own = next((before for before, after in _FASTER.items() if type(layer) is after), None)
+    if own is None or own is nn.SyncBatchNorm:
+        return False
+    layer.__class__ = own
+    return True
+
+
+def converted_layers(network: nn.Module) -> dict[str, str]:
+    """The layers that compute in another way than the user's, by name, and the class of each."""
+    return {
+        name: type(layer).__name__
+        for name, layer in network.named_modules()
+        if type(layer) in _FASTER.values()
+    }
+
+
+def _unattached(network: nn.Module) -> dict[int, object]:
+    """What ``copy.deepcopy`` has to take for copies of tensors that it cannot copy.
+
+    They are results of other tensors, which old-style ``weight_norm`` keeps as attributes.
+    """
+    return {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _check(network: nn.Module) -> None:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    for name, module in network.named_modules():
+        where = f"'{name}' of the network" if name else "the network"
+        kind = type(module).__name__
+        if isinstance(module, wrappers):
+            raise ConfigurationError(
+                f"{where} is a {kind}, which shares the images out itself: pass the module in it "
+                "(network.module)"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigurationError(
+                f"{where} is compiled by torch.jit ({kind}), and its layers cannot be seen: pass "
+                "the module that it was made from"
+            )
+        if kind == "OptimizedModule":
+            raise ConfigurationError(
+                f"{where} is compiled by torch.compile: pass the module that it was made from "
+                "(network._orig_mod)"
+            )
+    for name, p in (*network.named_parameters(), *network.named_buffers()):
+        if nn.parameter.is_lazy(p):
+            raise ConfigurationError(
+                f"'{name}' of the network has no shape yet: run a batch of images through the "
+                "network once, so that its lazy layers get their parameters"
+            )
+        if p.is_complex():
+            raise ConfigurationError(
+                f"'{name}' of the network is {p.dtype}: parameters and buffers must be real; keep "
+                "real and imaginary part as two, or use torch.view_as_real"
+            )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +14,47 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
-from fewshot_blo.kernel.layers import ForwardContext, fold, forward_context
+from fewshot_blo.kernel.interception import following_norms, kernel_forward
+from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold
 from fewshot_blo.kernel.precision import Precision, forward_precision
+from fewshot_blo.kernel.purity import attributes_kept, changed_buffers, writers
 
-Backend = Literal["loop", "batched"]
+Backend = Literal["loop", "batched", "reference"]
+"""How a network runs for all tasks: by the kernel, task by task or batched by ``torch.func.vmap``;
+or for reference the user's own module task by task, slower, which the others must agree with."""
 
 
-def _attention(*, differentiated: bool) -> AbstractContextManager[None]:
+class Forward(Protocol):
+    """A network's forward pass for every task, by whichever backend.
+
+    Attributes:
+        network: the kernel's copy of the network.
+    """
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def part(self, name: str) -> Forward:
+        """The forward pass of a submodule."""
+        ...
+
+    def __call__(
+        self,
+        params: TaskParams,
+        shared: Params,
+        x: Tensor,
+        *,
+        rows: Tensor | int | None = None,
+        running: bool = False,
+        keys: Tensor | None = None,
+    ) -> Tensor:
+        """The network's outputs, ``[T, B, ...]``, as ``TaskForward`` says."""
+        ...
+
+
+def attention(*, differentiated: bool) -> AbstractContextManager[None]:
     """Attention from single operations where inner parameters are differentiated.
 
     The fused kernels behind ``scaled_dot_product_attention`` have no second derivatives.
@@ -27,20 +62,71 @@ def _attention(*, differentiated: bool) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if differentiated else nullcontext()
 
 
+CHECKPOINTING = (
+    "the network uses activation checkpointing, or other hooks on saved tensors, in its forward: "
+    "what they compute again in the backward pass would not see the parameters of the task; switch "
+    "it off (set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory by "
+    "recompute, slices or fewer tasks in a chunk"
+)
+
+
+@contextmanager
+def checkpointing_refused() -> Iterator[None]:
+    """Hooks on saved tensors that are set inside raise an error that names the remedy."""
+    functions = torch._C._autograd
+    before = functions._saved_tensors_hooks_get_disabled_error_message()
+    functions._saved_tensors_hooks_disable(CHECKPOINTING, False)
+    try:
+        yield
+    except RuntimeError as error:
+        if CHECKPOINTING in str(error):
+            raise ConfigurationError(CHECKPOINTING) from error
+        raise
+    finally:
+        if before is None:
+            functions._saved_tensors_hooks_enable()
+        else:
+            functions._saved_tensors_hooks_disable(before, False)
+
+
+def only_tensor(output: object) -> Tensor:
+    """The output of a network, which must be one tensor.
+
+    Raises:
+        ConfigurationError: if it is something else.
+    """
+    if isinstance(output, Tensor):
+        return output
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        kind += f" with {', '.join(map(repr, output))}"
+    elif isinstance(output, tuple | list):
+        kind += f" of {len(output)}"
+    raise ConfigurationError(
+        f"the network returns a {kind}: it must return one tensor, [B, ...]; wrap it in a module "
+        "whose forward picks that one"
+    )
+
+
 @dataclass(frozen=True)
 class TaskForward:
     """Applies a network to the images of each task with that task's parameters.
 
     Attributes:
-        network: any module; "batched" needs a forward that ``torch.func.vmap`` can batch.
+        network: any module, from ``for_tasks``; "batched" needs a forward that
+            ``torch.func.vmap`` can batch. It is left as it was: see ``purity``.
         backend: "batched" vmaps the forward over tasks; "loop" calls it task by task. Their
             results agree to rounding.
         precision: of the forward pass; outputs have the dtype of the images.
     """
 
     network: nn.Module
-    backend: Backend
+    backend: Literal["loop", "batched"]
     precision: Precision = "float32"
+
+    def part(self, name: str) -> TaskForward:
+        """The forward pass of a submodule."""
+        return replace(self, network=self.network.get_submodule(name))
 
     def __call__(
         self,
@@ -61,28 +147,60 @@ class TaskForward:
             rows: weights of the rows in batch statistics, ``[T, B]``, or how many of the first
                 rows alone count; None for all rows.
             running: use running statistics.
-            keys: one dropout key a task, ``[T]``.
+            keys: one key a task for random numbers, ``[T]``.
+
+        Raises:
+            ConfigurationError: if the network returns anything but a tensor, or uses activation
+                checkpointing.
         """
         step = inner_step()
         weights, first = (rows, None) if isinstance(rows, Tensor) else (None, rows)
 
-        def one(params: Params, x: Tensor, weights: Tensor | None, key: Tensor | None) -> Tensor:
+        def one(
+            params: Params, state: Params, x: Tensor, weights: Tensor | None, key: Tensor | None
+        ) -> Tensor:
             key = None if key is None else fold(key, step or 0)
             context = ForwardContext(first if weights is None else weights, running, key, step)
-            precision = forward_precision(self.precision, x.device)
-            with forward_context(context), precision, _attention(differentiated=bool(params)):
-                output: Tensor = functional_call(self.network, {**shared, **params}, (x,))
+            with self._inside(context, x.device, differentiated=bool(params)):
+                output = functional_call(self.network, {**state, **shared, **params}, (x,))
+            output = only_tensor(output)
             return output.to(x.dtype) if self.precision == "bfloat16" else output
 
-        if self.backend == "batched":
-            dims = (0 if params else None, 0, *(None if p is None else 0 for p in (weights, keys)))
-            output: Tensor = vmap(one, in_dims=dims)(params, x, weights, keys)
-            return output
         # One unbind and not T selections, each of whose gradients would be T tasks large.
         columns = {name: p.unbind(0) for name, p in params.items()}
-        outputs = []
-        for t in range(x.shape[0]):
+
+        def alone(t: int, state: Params) -> Tensor:
             task_params = {name: column[t] for name, column in columns.items()}
             task_weights, key = (None if p is None else p[t] for p in (weights, keys))
-            outputs.append(one(task_params, x[t], task_weights, key))
-        return torch.stack(outputs)
+            return one(task_params, state, x[t], task_weights, key)
+
+        changed = changed_buffers(self.network, lambda state: alone(0, state))
+        buffers = {name: self.network.get_buffer(name) for name in changed}
+        if self.backend == "batched":
+            state = {n: b.expand(len(x), *b.shape).clone() for n, b in buffers.items()}
+            per_task = (None if p is None else 0 for p in (weights, keys))
+            dims = (0 if params else None, 0 if state else None, 0, *per_task)
+            output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
+            return output
+        states = ({n: b.clone() for n, b in buffers.items()} for _ in range(len(x)))
+        return torch.stack([alone(t, state) for t, state in enumerate(states)])
+
+    @cached_property
+    def _norms(self) -> list[TorchBatchNorm]:
+        return following_norms(self.network)
+
+    @cached_property
+    def _writers(self) -> list[nn.Module]:
+        return writers(self.network)
+
+    @contextmanager
+    def _inside(
+        self, context: ForwardContext, device: torch.device, *, differentiated: bool
+    ) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(attributes_kept(self._writers))
+            stack.enter_context(checkpointing_refused())
+            stack.enter_context(kernel_forward(context, self._norms))
+            stack.enter_context(forward_precision(self.precision, device))
+            stack.enter_context(attention(differentiated=differentiated))
+            yield

@@ -9,24 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.interception import following_norms, kernel_forward
 from fewshot_blo.kernel.layers import (
-    BatchNorm,
     ForwardContext,
+    TorchBatchNorm,
     batch_moments,
-    forward_context,
+    norm_statistics,
 )
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
     """Whether a row of the network's output depends on the other rows of its batch."""
-    return any(isinstance(module, BatchNorm) for module in network.modules())
+    return bool(following_norms(network))
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether every batch norm's running statistics are other than those it is made with."""
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    return not any(
-        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
+    """Whether every batch norm has running statistics other than those it is made with."""
+    return all(
+        not bool((mean == 0).all() and (variance == 1).all())
+        for mean, variance in map(_statistics, following_norms(network))
     )
 
 
@@ -57,24 +58,31 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
     """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    sums = {norm: [torch.zeros_like(norm.running_mean) for _ in range(2)] for norm in norms}
+    norms = following_norms(network)
+    sums: dict[nn.Module, list[Tensor]] = {
+        norm: [torch.zeros_like(buffer) for buffer in _statistics(norm)] for norm in norms
+    }
 
     def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        (x,) = inputs
-        assert isinstance(norm, BatchNorm)
-        rows = norm.statistics()
+        x = inputs[0]
+        rows = norm_statistics(norm.training)
         assert not isinstance(rows, str)
-        for total, moment in zip(sums[norm], batch_moments(x, rows), strict=True):
+        for total, moment in zip(sums[norm], batch_moments(x, rows), strict=False):
             total += moment.flatten()
 
     count = 0
     for forward in passes:
-        with watched(norms, record), forward_context(ForwardContext()):
+        with watched(norms, record), kernel_forward(ForwardContext(), norms):
             forward()
         count += 1
     if count == 0:
         raise ConfigurationError("there are no passes to take statistics from: give at least one")
     for norm in norms:
-        norm.running_mean.copy_(sums[norm][0] / count)
-        norm.running_var.copy_(sums[norm][1] / count)
+        for buffer, total in zip(_statistics(norm), sums[norm], strict=True):
+            buffer.copy_(total / count)
+
+
+def _statistics(norm: TorchBatchNorm) -> tuple[Tensor, ...]:
+    """Running mean and variance, where there are any."""
+    buffers = norm.running_mean, norm.running_var
+    return tuple(buffer for buffer in buffers if buffer is not None)

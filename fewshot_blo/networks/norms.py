@@ -7,10 +7,10 @@ from typing import Literal
 from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BatchNorm, StepwiseBatchNorm
+from fewshot_blo.kernel import StepwiseBatchNorm
 
-NORM_LAYERS = (BatchNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-"""Layers that normalise, ours and PyTorch's."""
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Layers that normalise."""
 
 Norm = Literal["batch", "stepwise", "group", "layer", "instance", "none"]
 
@@ -28,7 +28,7 @@ def make_norm(norm: Norm, channels: int, steps: int = 0) -> nn.Module:
             steps.
     """
     if norm == "batch":
-        return BatchNorm(channels)
+        return nn.BatchNorm2d(channels)
     if norm == "stepwise":
         return StepwiseBatchNorm(channels, steps)
     if norm == "group":

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Dropout
 from fewshot_blo.networks.norms import Norm, make_norm
 
 Widths = tuple[int, int, int, int]
@@ -59,7 +58,7 @@ class ResNet12(nn.Module):
         for block, (before, width) in enumerate(zip((channels, *widths), widths, strict=False)):
             drop: nn.Module | None = None
             if drop_block:
-                drop = Dropout(drop_rate) if block < 2 else DropBlock(drop_block, drop_rate)
+                drop = nn.Dropout(drop_rate) if block < 2 else DropBlock(drop_block, drop_rate)
             blocks.append((f"block{block + 1}", ResidualBlock(before, width, norm, steps, drop)))
         self.blocks = nn.Sequential(OrderedDict(blocks))
         for module in self.modules():
@@ -116,7 +115,7 @@ class ResidualBlock(nn.Module):
 class DropBlock(nn.Module):
     """Drops squares of each channel, and scales what remains of an image to keep its mean weight.
 
-    Which squares is a function of the task's key, as in the kernel's ``Dropout``. An image is
+    Which squares is a function of the task's key, as a dropout's mask is. An image is
     scaled by its own count of dropped entries, for it may not depend on the others of its batch.
 
     Source: Ghiasi et al., "DropBlock" (arXiv 1810.12890), algorithm 1 and equation 1.
@@ -147,7 +146,7 @@ class DropBlock(nn.Module):
         # In float32 whatever the type of x: bfloat16 cannot count.
         corners = torch.ones(*x.shape[:2], height - edge, width - edge, device=x.device)
         share = self.rate * height * width / (size**2 * (height - edge) * (width - edge))
-        dropped = (Dropout(share)(corners) == 0).float()
+        dropped = (F.dropout(corners, share) == 0).float()
         kept = 1 - F.max_pool2d(F.pad(dropped, (edge, edge, edge, edge)), size, stride=1)
         scale = kept[0].numel() / kept.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return x * (kept * scale).to(x.dtype)

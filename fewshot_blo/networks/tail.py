@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Backend, TaskForward, for_tasks
+from fewshot_blo.kernel import Backend, for_tasks, make_forward
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 
@@ -33,7 +33,7 @@ class TailHead:
         features: E.
         head: on its features; linear by default.
         unit: divide features by their length, not by √E.
-        backend: of the kernel for the tail.
+        backend: of the kernel for the tail, as ``Choice`` finds it.
         precision: of the tail's products.
 
     Raises:
@@ -62,7 +62,7 @@ class TailHead:
                 "a linear or a cosine head"
             )
         self.network = for_tasks(tail)
-        self.forward = TaskForward(self.network, backend, precision)
+        self.forward = make_forward(tail, self.network, backend, precision)
         parameters = dict(self.network.named_parameters())
         unknown = sorted(set(adapted) - set(parameters))
         if unknown:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Dropout
 from fewshot_blo.networks.norms import Norm, make_norm
 
 
@@ -90,7 +89,7 @@ class WideBlock(nn.Module):
             ("relu", nn.ReLU()),
         ]
         if drop_rate:
-            residual.append(("drop", Dropout(drop_rate)))
+            residual.append(("drop", nn.Dropout(drop_rate)))
         residual.append(("convolution2", nn.Conv2d(width, width, 3, padding=1, bias=False)))
         self.residual = nn.Sequential(OrderedDict(residual))
         self.shortcut = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.kernel import TaskForward
+from fewshot_blo.kernel import Forward
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.views import ImageViews
 from fewshot_blo.problems.few_shot import (
@@ -35,7 +35,7 @@ class Encoding:
             encoded as a batch of tasks, then the second: batch statistics are those of one view.
     """
 
-    forward: TaskForward
+    forward: Forward
     parameters: Params
     slices: int
     views: ImageViews

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
-from fewshot_blo.kernel import Backend, TaskForward
+from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample
 from fewshot_blo.kernel.layers import fold
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
@@ -48,19 +48,26 @@ class FewShotProblem(Protocol):
     """A few-shot problem: outer variables, and a bilevel problem for any batch of tasks.
 
     Attributes:
-        network: the network, a copy with layers made for tasks.
+        original: the network as the user handed it over.
+        network: the kernel's copy of it.
         outer: the outer variables: leaves, changed in place by the outer optimizer.
-        backend: of the kernel; "auto" until ``prepare`` has measured.
+        backend: of the kernel; "auto" until ``prepare`` has chosen.
         precision: of the network's products.
     """
 
+    original: nn.Module
     network: nn.Module
     outer: dict[str, Tensor]
-    backend: Backend | Literal["auto"]
+    backend: BackendChoice
     precision: Precision
 
-    def prepare(self, batch: TaskBatch) -> None:
-        """Measures which backend is faster for batches like this one, where it is "auto"."""
+    def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
+        """Compares the kernel with the user's module, and chooses the backend where it is "auto".
+
+        Args:
+            batch: like those to come.
+            derivatives: of inner parameters that are needed.
+        """
         ...
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
@@ -74,6 +81,38 @@ class FewShotProblem(Protocol):
         ...
 
 
+class FirstBatch:
+    """Chooses a problem's backend at its first batch, once for each order of derivatives.
+
+    Args:
+        prove: compare the kernel with the user's module.
+    """
+
+    def __init__(self, prove: bool) -> None:
+        self._prove = prove
+        self._proved: set[Order] = set()
+
+    def __call__(
+        self, problem: FewShotProblem, sample: Callable[[], Sample], derivatives: Order
+    ) -> None:
+        """Sets the problem's backend.
+
+        Args:
+            problem: changed in place.
+            sample: where it is compared and timed.
+            derivatives: that are needed.
+
+        Raises:
+            ConfigurationError: as ``Choice``.
+        """
+        proved = not self._prove or bool({derivatives, "second"} & self._proved)
+        if problem.backend != "auto" and proved:
+            return
+        choose = Choice(problem.original, problem.network, problem.precision, prove=not proved)
+        problem.backend = choose(problem.backend, sample())
+        self._proved.add(derivatives)
+
+
 def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:
     """The norm modes that differ: one where no layer depends on the batch, and "running" only
     where running statistics have been estimated."""
@@ -84,7 +123,7 @@ def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:
 
 
 def query_forward(
-    forward: TaskForward,
+    forward: Forward,
     params: TaskParams,
     shared: Params,
     batch: TaskBatch,
@@ -101,7 +140,7 @@ def query_forward(
 
 
 def joint_forward(
-    forward: TaskForward, params: TaskParams, shared: Params, batch: TaskBatch, keys: Tensor
+    forward: Forward, params: TaskParams, shared: Params, batch: TaskBatch, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Outputs of the support and of the query set with batch statistics of the support set."""
     size = batch.support_y.shape[1]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import replace
-from typing import Literal
 
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
@@ -18,6 +16,7 @@ from fewshot_blo.networks.heads import LinearHead, Start, SupportSet
 from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
+    FirstBatch,
     NormMode,
     query_forward,
     real_rows,
@@ -53,8 +52,9 @@ class Initialization:
             ``LearnedSGD``: one for each adapted parameter tensor.
         entry_steps: one for each entry of it, as in Meta-SGD.
         own_steps: one for each of so many inner steps, as in MAML++, for its ``per_step``.
-        backend: of the kernel; "auto" measures at the first batch.
+        backend: of the kernel; "auto" chooses at the first batch.
         precision: of the network's products.
+        prove: compare the kernel with ``network`` itself at the first batch.
 
     Raises:
         ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, the head
@@ -71,14 +71,16 @@ class Initialization:
         step_size: float | None = None,
         entry_steps: bool = False,
         own_steps: int = 0,
-        backend: Backend | Literal["auto"] = "auto",
+        backend: BackendChoice = "auto",
         precision: Precision = "float32",
+        prove: bool = True,
     ) -> None:
         if prox < 0:
             raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
         if own_steps < 0:
             raise ConfigurationError(f"own_steps is {own_steps}: it is a number of inner steps")
-        self.network = for_tasks(network)
+        self.original, self.network = network, for_tasks(network)
+        self._choice = FirstBatch(prove)
         self.prox = prox
         self.backend = backend
         self.precision = precision
@@ -109,16 +111,21 @@ class Initialization:
                 size = p.new_full(shape, step_size)
                 self.outer[STEP_SIZE + name] = size.requires_grad_()
 
-    def prepare(self, batch: TaskBatch) -> None:
-        """Measures which backend is faster for batches like this one, where it is "auto"."""
-        if self.backend == "auto":
-            tasks = batch[: min(batch.tasks, 4)]
+    def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
+        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+
+        Raises:
+            ConfigurationError: as ``Choice``.
+        """
+        tasks = batch[: min(batch.tasks, 4)]
+
+        def sample() -> Sample:
             keys = task_keys(tasks, None)[0]
-            start = self._start(tasks, TaskForward(self.network, "loop", self.precision), keys)
-            params = {name: p.detach() for name, p in start.items()}
-            self.backend = measure_backend(
-                self.network, params, self._shared(), tasks.support_x, self.precision
-            )
+            forward = make_forward(self.original, self.network, "reference", self.precision)
+            start = {name: p.detach() for name, p in self._start(tasks, forward, keys).items()}
+            return Sample(start, self._shared(), tasks.support_x, keys, derivatives)
+
+        self._choice(self, sample, derivatives)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
@@ -126,9 +133,7 @@ class Initialization:
         Raises:
             ConfigurationError: if the backend has not been chosen.
         """
-        if self.backend == "auto":
-            raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
-        forward = TaskForward(self.network, self.backend, self.precision)
+        forward = make_forward(self.original, self.network, self.backend, self.precision)
         shared = self._shared()
         support_rows = real_rows(batch, batch.support_y)
         support_keys, query_keys = task_keys(batch, keys)
@@ -151,7 +156,7 @@ class Initialization:
         bilevel = Bilevel(self.outer, start, inner_loss, outer_loss)
         return BoundTasks(bilevel, query_logits, pullback=lambda gradient: gradient)
 
-    def _start(self, batch: TaskBatch, forward: TaskForward, keys: Tensor) -> TaskParams:
+    def _start(self, batch: TaskBatch, forward: Forward, keys: Tensor) -> TaskParams:
         """φ_0 of every task, ``[T, ...]``, θ in it as views that pass gradients on."""
         theta = {n: self.outer[n].expand(batch.tasks, *self.outer[n].shape) for n in self.adapted}
         if not self._from_prototypes:
@@ -159,7 +164,7 @@ class Initialization:
         encoder = {
             n.removeprefix(_ENCODER): p for n, p in self.outer.items() if n.startswith(_ENCODER)
         }
-        encode = replace(forward, network=self.network.get_submodule("encoder"))
+        encode = forward.part("encoder")
         with at_step(0):
             rows = real_rows(batch, batch.support_y)
             features = encode({}, encoder, batch.support_x, rows=rows, keys=keys)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import Backbone
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Backend, TaskForward, for_tasks, measure_backend
+from fewshot_blo.kernel import BackendChoice, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
@@ -22,8 +22,10 @@ from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
+    FirstBatch,
     NormMode,
     real_rows,
+    task_keys,
 )
 from fewshot_blo.problems.slices import cut
 from tasks import TaskBatch
@@ -62,11 +64,12 @@ class SharedEncoder:
         learn_prox: make the logarithm of ``prox`` an outer variable.
         unit: divide features by their length.
         way, features: N and D, needed for a learned start.
-        backend: of the encoder's forward pass; "auto" measures at the first batch.
+        backend: of the encoder's forward pass; "auto" chooses at the first batch.
         precision: of the encoder's products; the head's are in the parameters' dtype.
         slices: images encoded at a time, whose activations are made again in the backward pass, so
             that memory does not grow with their number; 0 keeps all. For encoders that treat every
             image by itself, as pretrained ones do.
+        prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
         ConfigurationError: if the settings contradict each other, or the parameters' device or
@@ -84,11 +87,13 @@ class SharedEncoder:
         unit: bool = False,
         way: int | None = None,
         features: int | None = None,
-        backend: Backend | Literal["auto"] = "auto",
+        backend: BackendChoice = "auto",
         precision: Precision = "float32",
         slices: int = 0,
+        prove: bool = True,
     ) -> None:
-        self.network = for_tasks(encoder)
+        self.original, self.network = encoder, for_tasks(encoder)
+        self._choice = FirstBatch(prove)
         self.views = ImageViews("one")
         self.head: Head = head or LinearHead()
         self.start: Start = start or self.head.starts[0]
@@ -138,13 +143,20 @@ class SharedEncoder:
             for name, p in zeros.items()
         }
 
-    def prepare(self, batch: TaskBatch) -> None:
-        """Measures which backend is faster for batches like this one, where it is "auto"."""
-        if self.backend == "auto":
-            images = batch[: min(batch.tasks, 4)].query_x
-            if self.slices:
-                images = cut(images, self.slices)[0]
-            self.backend = measure_backend(self.network, {}, self._encoder, images, self.precision)
+    def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
+        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+
+        Raises:
+            ConfigurationError: as ``Choice``.
+        """
+        tasks = batch[: min(batch.tasks, 4)]
+
+        def sample() -> Sample:
+            images = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
+            keys = task_keys(tasks, None)[1]
+            return Sample({}, self._encoder, images, keys, derivatives)
+
+        self._choice(self, sample, derivatives)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.
@@ -198,7 +210,8 @@ class SharedEncoder:
     def on_features(self) -> SharedEncoder:
         """The same heads on batches that hold this encoder's features in place of images."""
         on_features = copy.copy(self)
-        on_features.network, on_features.views = nn.Identity(), ImageViews("one")
+        on_features.original = on_features.network = nn.Identity()
+        on_features.views, on_features._choice = ImageViews("one"), FirstBatch(prove=False)
         on_features._encoder = {}
         on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
         on_features.backend, on_features.slices = "batched", 0
@@ -214,6 +227,8 @@ class SharedEncoder:
         """
         changed = copy.copy(self)
         if isinstance(self.network, Backbone):
+            assert isinstance(self.original, Backbone)
+            changed.original = self.original.with_views(views)
             changed.network = self.network.with_views(views)
         elif views == "scales":
             raise ConfigurationError(
@@ -233,9 +248,7 @@ class SharedEncoder:
         return nn.Sequential(self.views, self.network, mean)
 
     def _encoding(self) -> Encoding:
-        if self.backend == "auto":
-            raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
-        forward = TaskForward(self.network, self.backend, self.precision)
+        forward = make_forward(self.original, self.network, self.backend, self.precision)
         return Encoding(forward, self._encoder, self.slices, self.views)
 
     def _start(self, support: SupportSet, learned: Params) -> TaskParams:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.kernel import TaskForward
+from fewshot_blo.kernel import Forward
 from fewshot_blo.kernel.layers import fold
 
 
@@ -16,7 +16,7 @@ def cut(x: Tensor, images: int) -> tuple[Tensor, ...]:
     return torch.split(x, max(images // len(x), 1), 1)
 
 
-def in_slices(forward: TaskForward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
+def in_slices(forward: Forward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
     """Features ``[T, B, D]`` of images ``[T, B, ...]``, a slice at a time.
 
     The memory of a backward pass then does not grow with the number of images, for one more forward

@@ -1,0 +1,158 @@
+"""What a network's calls of PyTorch's functions mean inside the kernel.
+
+The user's layers stay what they are: batch norms and random functions are met where they call
+PyTorch, whatever class calls them. A batch norm takes its statistics as the norm mode says and
+changes no running statistics; random numbers follow from the task's key.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fewshot_blo.kernel.draws import DRAWS
+from fewshot_blo.kernel.layers import (
+    ForwardContext,
+    TorchBatchNorm,
+    batch_moments,
+    forward_context,
+    norm_statistics,
+)
+
+BatchNormFunction = Callable[..., Tensor]
+
+
+class Interception(TorchFunctionMode):
+    """Passes calls of batch norm and of random functions on to other functions.
+
+    Args:
+        context: of the forward pass.
+        batch_norm: with the arguments of ``F.batch_norm``.
+    """
+
+    def __init__(self, context: ForwardContext, batch_norm: BatchNormFunction) -> None:
+        super().__init__()
+        self._context, self._batch_norm = context, batch_norm
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in COMPOSITE:
+            with self:  # What it calls is met as well.
+                return COMPOSITE[func](*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            if func is F.batch_norm:
+                return self._batch_norm(*args, **kwargs)
+            if func is torch.batch_norm:
+                return self._batch_norm(*_reordered(*args, **kwargs))
+            if self._context.key is not None and func in DRAWS:
+                return DRAWS[func](self._context, *args, **kwargs)
+            return func(*args, **kwargs)
+
+
+def _reordered(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> tuple[Any, ...]:
+    """The arguments of ``torch.batch_norm`` as ``F.batch_norm`` has them."""
+    del cudnn_enabled
+    return x, mean, variance, weight, bias, training, momentum, eps
+
+
+def _without_overrides(function: Any) -> Callable[..., Any]:
+    """A copy of a function of ``torch.nn.functional`` that asks nobody to take its place."""
+
+    def no(*arguments: object) -> bool:
+        return False
+
+    checks = ("", "_unary", "_variadic")
+    names = {**function.__globals__, **{f"has_torch_function{check}": no for check in checks}}
+    copied = types.FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+COMPOSITE = {
+    function: _without_overrides(function)
+    for function in (F.multi_head_attention_forward, F.gumbel_softmax)
+}
+"""Functions that are made of random functions, with copies in which those are met."""
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm`` with statistics of the rows that the kernel names, and without memory."""
+    del momentum
+    statistics = norm_statistics(training)
+    # Variances are small differences of large numbers.
+    x = x.float() if x.dtype == torch.bfloat16 else x
+    if isinstance(statistics, str):
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
+    if statistics is None:
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    mean, variance = batch_moments(x, statistics)
+    normal = (x - mean) * torch.rsqrt(variance + eps)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    normal = normal if weight is None else normal * weight.reshape(shape)
+    return normal if bias is None else normal + bias.reshape(shape)
+
+
+def following_norms(network: nn.Module) -> list[TorchBatchNorm]:
+    """The batch norms whose statistics the norm mode chooses.
+
+    They are those that ``network.train()`` would train: a network may keep others frozen.
+    """
+    norms = [module for module in network.modules() if isinstance(module, TorchBatchNorm)]
+    if not norms or network.training:
+        return [norm for norm in norms if norm.training]
+    modes = {module: module.training for module in network.modules()}
+    network.train()
+    following = [norm for norm in norms if norm.training]
+    for module, mode in modes.items():
+        module.training = mode
+    return following
+
+
+@contextmanager
+def kernel_forward(context: ForwardContext, norms: list[TorchBatchNorm]) -> Iterator[None]:
+    """Forward passes inside have the kernel's meaning.
+
+    Args:
+        context: what they know.
+        norms: as ``following_norms`` finds them: they follow the context in ``eval()`` mode too,
+            which is for dropouts alone.
+    """
+    resting = [norm for norm in norms if not norm.training]
+    for norm in resting:
+        norm.training = True
+    try:
+        with forward_context(context), Interception(context, batch_norm):
+            yield
+    finally:
+        for norm in resting:
+            norm.training = False

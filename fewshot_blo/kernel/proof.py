@@ -1,0 +1,284 @@
+"""Whether the kernel computes a network as its own module does: value, first and second derivative.
+
+Compared in float64 on a few images of two tasks, on copies, whatever the precision of the run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.forward import Forward, TaskForward
+from fewshot_blo.kernel.reference import ReferenceForward
+
+Order = Literal["first", "second"]
+"""The derivatives of a network that a strategy needs."""
+
+TOLERANCE = 1e-8
+"""Rounding stays below, in float64; the defects that were found are larger than 1e-4."""
+
+SINGLE_TOLERANCE = 1e-2
+"""The same for networks that cannot be computed in float64."""
+
+_TASKS, _IMAGES = 2, 6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a network is compared.
+
+    Attributes:
+        params: of each task, ``[T, ...]``; may be empty.
+        shared: without a task axis.
+        x: inputs, ``[T, B, ...]``.
+        keys: for random numbers, ``[T]``.
+        order: derivatives that are compared: second ones of task parameters alone.
+    """
+
+    params: TaskParams
+    shared: Params
+    x: Tensor
+    keys: Tensor
+    order: Order
+
+    def small(self, dtype: torch.dtype) -> Sample:
+        """A few images of two tasks, in another type."""
+
+        def converted(x: Tensor) -> Tensor:
+            return x.detach().to(dtype) if x.is_floating_point() else x
+
+        return Sample(
+            {name: converted(p[:_TASKS]) for name, p in self.params.items()},
+            {name: converted(p) for name, p in self.shared.items()},
+            converted(self.x[:_TASKS, :_IMAGES]),
+            self.keys[:_TASKS],
+            self.order,
+        )
+
+    def jittered(self) -> Sample:
+        """With inputs moved a little, so that no two values of a window are equal."""
+        if not self.x.is_floating_point():
+            return self
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.x.shape, generator=generator, dtype=torch.float64).to(self.x)
+        x = self.x + 1e-3 * self.x.std() * noise
+        return Sample(self.params, self.shared, x, self.keys, self.order)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Outputs and derivatives of a forward pass: by name, those of the same kind together."""
+
+    output: dict[str, Tensor]
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+
+
+def differentiate(forward: Forward, sample: Sample) -> Found:
+    """A forward pass and the derivatives of a fixed function of its outputs."""
+    with torch.enable_grad():
+        params = {name: p.detach().requires_grad_() for name, p in sample.params.items()}
+        shared = {name: p.detach().requires_grad_() for name, p in sample.shared.items()}
+        output = forward(params, shared, sample.x, keys=sample.keys)
+        found = {"output": output.detach()}
+        leaves = {**params, **shared}
+        adapted = params or leaves
+        if not adapted:
+            return Found(found, {}, {})
+        value = _weighted([output.to(torch.float64)]) + 0.1 * _weighted([output.double().square()])
+        twice = bool(params) and sample.order == "second"
+        gradients = torch.autograd.grad(
+            value, list(adapted.values()), create_graph=twice, materialize_grads=True
+        )
+        first = {n: g.detach() for n, g in zip(adapted, gradients, strict=True)}
+        if not twice:
+            return Found(found, first, {})
+        total = _weighted(gradients)
+        if not total.requires_grad:
+            return Found(found, first, {})
+        second = torch.autograd.grad(
+            total, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return Found(found, first, dict(zip(leaves, second, strict=True)))
+
+
+def _weighted(tensors: Sequence[Tensor]) -> Tensor:
+    """A sum whose weights are all different: in sums of squares derivatives may cancel out."""
+    return torch.stack(
+        [(x.flatten() * _weights(x.numel(), x)).sum() for x in tensors]
+    ).sum() / sum(x.numel() for x in tensors)
+
+
+def _weights(count: int, like: Tensor) -> Tensor:
+    return torch.arange(1, count + 1, device=like.device, dtype=torch.float64).sin().to(like.dtype)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference between two forward passes.
+
+    Attributes:
+        relative: to the norm of the reference, of one tensor.
+        where: what it is of, in words.
+    """
+
+    relative: float
+    where: str
+
+
+def difference(found: Found, reference: Found) -> Difference:
+    """The largest one, tensor by tensor; small tensors beside the others count for less."""
+    worst = Difference(0.0, "output")
+    for kind, mine, theirs in (
+        ("output", found.output, reference.output),
+        ("gradient", found.first, reference.first),
+        ("second derivative", found.second, reference.second),
+    ):
+        norms = {name: float(p.norm()) for name, p in theirs.items()}
+        least = 1e-3 * max(norms.values(), default=0.0) or 1.0
+        for name, theirs_of in theirs.items():
+            error = float((mine[name] - theirs_of).norm()) / max(norms[name], least)
+            if not error <= worst.relative:
+                where = kind if kind == "output" else f"{kind} of '{name}'"
+                worst = Difference(error, where)
+    return worst
+
+
+class Proof:
+    """Compares forward passes of the kernel with the user's module.
+
+    Args:
+        original: the user's module.
+        network: the kernel's copy of it.
+        sample: where.
+
+    Raises:
+        ConfigurationError: if the module is not a pure function, or PyTorch has no second
+            derivative of it where one is needed.
+    """
+
+    def __init__(self, original: nn.Module, network: nn.Module, sample: Sample) -> None:
+        self._original, self._network, self._sample = original, network, sample
+        try:
+            self._set_up(torch.float64)
+            self.tolerance = TOLERANCE
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "scalar type" not in str(error):
+                raise
+            # A network with types of its own, which no conversion changes.
+            self._set_up(next(iter(network.parameters())).dtype)
+            self.tolerance = SINGLE_TOLERANCE
+
+    def _set_up(self, dtype: torch.dtype) -> None:
+        self.sample = self._sample.small(dtype)
+        self.network = copy.deepcopy(self._network).to(dtype)
+        self.reference = ReferenceForward(self._original, self.network)
+        self.found = self._reference_derivatives(self.sample)
+        check_pure(self.reference, self.sample)
+
+    def disagreement(self, backend: Literal["loop", "batched"]) -> Difference | None:
+        """How a backend differs from the module; None where it does not.
+
+        Raises:
+            RuntimeError: where the backend cannot run the network.
+        """
+        forward = TaskForward(self.network, backend)
+        found = difference(differentiate(forward, self.sample), self.found)
+        if found.relative <= self.tolerance or not _finite(self.found):
+            return None
+        # Where values of a window are equal, rounding decides which one a gradient goes to.
+        moved = self.sample.jittered()
+        again = difference(differentiate(forward, moved), self._reference_derivatives(moved))
+        return None if again.relative <= self.tolerance else found
+
+    def _reference_derivatives(self, sample: Sample) -> Found:
+        try:
+            return differentiate(self.reference, sample)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if "use_reentrant" in str(error):
+                raise ConfigurationError(
+                    "the network uses activation checkpointing (use_reentrant=True), which cannot "
+                    "be differentiated with respect to the parameters of a task: switch it off"
+                ) from error
+            if sample.order == "second" and "derivative" in reason:
+                raise ConfigurationError(
+                    f"the network has no second derivative in PyTorch ({reason}): use a strategy "
+                    "that needs none (Unroll with first_order, Reptile, ValueFunction), or write "
+                    "that layer in other operations: nn.Hardsigmoid is (x + 3).clamp(0, 6) / 6"
+                ) from error
+            raise
+
+
+def check_pure(reference: ReferenceForward, sample: Sample) -> None:
+    """Raises where the same input and parameters give different outputs.
+
+    Raises:
+        ConfigurationError: which names the first module that does so, and what it does.
+    """
+    outputs: list[dict[str, Tensor]] = []
+    kinds = {name: type(m).__name__ for name, m in reference.module.named_modules()}
+    before = torch.get_rng_state()
+    for _ in range(2):
+        seen: dict[str, Tensor] = {}
+        with torch.no_grad(), _outputs_seen(reference.module, seen):
+            seen[""] = reference(sample.params, sample.shared, sample.x, keys=sample.keys)
+        outputs.append(seen)
+    first, second = outputs
+    if _same(first[""], second[""]):
+        return
+    name = next(n for n, x in first.items() if n not in second or not _same(x, second[n]))
+    what = (
+        "changes something that it keeps from one forward pass to the next"
+        if torch.equal(before, torch.get_rng_state())
+        else "draws random numbers from the global generator by other functions than PyTorch's "
+        "dropouts, rand, randn, bernoulli, uniform_, normal_ and exponential_"
+    )
+    where = f"'{name}' ({kinds[name]})" if name else f"the network ({kinds['']})"
+    raise ConfigurationError(
+        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs a "
+        "forward pass any number of times, so it must be a function of them; set prove to False to "
+        "go on all the same"
+    )
+
+
+@contextmanager
+def _outputs_seen(module: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
+    """Notes the outputs of all submodules, each call under its name and number, as they end."""
+    handles = []
+    calls: Counter[str] = Counter()
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            del module, inputs
+            calls[name] += 1
+            if isinstance(output, Tensor) and calls[name] == 1:
+                seen[name] = output.detach().clone()
+
+        return hook
+
+    try:
+        for name, submodule in module.named_modules():
+            if name:
+                handles.append(submodule.register_forward_hook(note(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def _finite(found: Found) -> bool:
+    return all(bool(x.isfinite().all()) for part in vars(found).values() for x in part.values())

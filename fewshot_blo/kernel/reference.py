@@ -1,0 +1,164 @@
+"""The user's own module in a plain loop over tasks: what the kernel must agree with.
+
+Nothing of the kernel's layers, products or batching is in it. Where no rows are left out, batch
+norms are the module's own, in training mode; otherwise they are the formula below. Random numbers
+are those that the kernel draws, from the same keys, for they cannot be compared otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.kernel.forward import attention, checkpointing_refused, only_tensor
+from fewshot_blo.kernel.interception import Interception, following_norms
+from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold, forward_context
+from fewshot_blo.kernel.precision import Precision, forward_precision
+from fewshot_blo.kernel.purity import attributes_kept, writers
+
+
+@dataclass(frozen=True)
+class ReferenceForward:
+    """As ``TaskForward``, with the user's module.
+
+    Attributes:
+        original: the module as the user handed it over. A copy of it runs.
+        network: the kernel's copy, for the values of buffers, and of parameters that are not given.
+        precision: of the forward pass.
+        changed: names of the buffers that forward passes changed, those of batch norms left out,
+            and of the attributes that they assigned tensors to. All start from the same values in
+            the next pass.
+    """
+
+    original: nn.Module
+    network: nn.Module
+    precision: Precision = "float32"
+    changed: set[str] = field(default_factory=set, compare=False)
+
+    def part(self, name: str) -> ReferenceForward:
+        """The forward pass of a submodule."""
+        original, network = (m.get_submodule(name) for m in (self.original, self.network))
+        return ReferenceForward(original, network, self.precision)
+
+    def __call__(
+        self,
+        params: TaskParams,
+        shared: Params,
+        x: Tensor,
+        *,
+        rows: Tensor | int | None = None,
+        running: bool = False,
+        keys: Tensor | None = None,
+    ) -> Tensor:
+        """The network's outputs, ``[T, B, ...]``; arguments as of ``TaskForward``."""
+        outputs = []
+        for t in range(len(x)):
+            own = {name: p[t] for name, p in params.items()}
+            task_rows = rows[t] if isinstance(rows, Tensor) else rows
+            key = None if keys is None else fold(keys[t], inner_step() or 0)
+            outputs.append(self._one({**shared, **own}, x[t], task_rows, running, key))
+        return torch.stack(outputs)
+
+    def _one(
+        self,
+        params: Params,
+        x: Tensor,
+        rows: Tensor | int | None,
+        running: bool,
+        key: Tensor | None,
+    ) -> Tensor:
+        def batch_norm(
+            x: Tensor,
+            running_mean: Tensor | None,
+            running_var: Tensor | None,
+            weight: Tensor | None = None,
+            bias: Tensor | None = None,
+            training: bool = False,
+            momentum: float = 0.1,
+            eps: float = 1e-5,
+        ) -> Tensor:
+            own = running_mean, running_var, weight, bias
+            if rows is None or running or not training:
+                return F.batch_norm(x, *own, training and not running, momentum, eps)
+            return _by_rows(x, rows, weight, bias, eps)
+
+        buffers = self._buffers()
+        values = {**self._constants(), **buffers, **params}
+        context = ForwardContext(key=key, step=inner_step())
+        with (
+            attributes_kept(self._writers) as assigned,
+            forward_context(context),
+            Interception(context, batch_norm),
+            checkpointing_refused(),
+            forward_precision(self.precision, x.device),
+            attention(differentiated=True),
+        ):
+            output = only_tensor(functional_call(self.module, values, (x,)))
+        self._note(assigned, [n for n, b in buffers.items() if values[n] is not b or b._version])
+        return output.to(x.dtype) if self.precision == "bfloat16" else output
+
+    def _note(self, assigned: list[tuple[nn.Module, str]], buffers: list[str]) -> None:
+        if not (assigned or buffers):
+            return
+        names = {module: name for name, module in self.module.named_modules()}
+        norms = tuple(names[m] + "." for m in names if isinstance(m, TorchBatchNorm))
+        self.changed.update(f"{names[module]}.{name}".lstrip(".") for module, name in assigned)
+        self.changed.update(n for n in buffers if not n.startswith(norms))
+
+    def _constants(self) -> dict[str, Tensor]:
+        return {n: p.detach() for n, p in self.network.named_parameters()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Fresh copies of all buffers."""
+        own = {name for name, _ in self.module.named_buffers()}
+        return {n: b.clone() for n, b in self.network.named_buffers() if n in own}
+
+    @cached_property
+    def _writers(self) -> list[nn.Module]:
+        return writers(self.module)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """A copy of the module in the type of the kernel's parameters and in its mode.
+
+        Batch norms train where the norm mode decides about them, as in the kernel.
+        """
+        try:
+            module = copy.deepcopy(self.original)
+        except RuntimeError:  # Tensors that are results of others: see ``for_tasks``.
+            module = copy.deepcopy(self.original, _detached(self.original))
+        example = next((p for p in self.network.parameters()), None)
+        module = module if example is None else module.to(example)
+        modes = {name: m.training for name, m in self.network.named_modules()}
+        for name, m in module.named_modules():
+            m.training = modes[name]
+        for norm in following_norms(module):
+            norm.training = True
+        return module
+
+
+def _detached(module: nn.Module) -> dict[int, object]:
+    tensors = (v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor))
+    return {id(v): v.detach().clone() for v in tensors if not v.is_leaf}
+
+
+def _by_rows(
+    x: Tensor, rows: Tensor | int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """``γ (x - μ) / √(v + ε) + β`` with mean and biased variance of some rows of the batch."""
+    chosen = x[:rows] if isinstance(rows, int) else x[rows.bool()]
+    values = chosen.transpose(0, 1).flatten(1)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    mean = values.mean(1)
+    variance = (values - mean[:, None]).square().mean(1)
+    normal = (x - mean.reshape(shape)) / (variance + eps).sqrt().reshape(shape)
+    normal = normal if weight is None else normal * weight.reshape(shape)
+    return normal if bias is None else normal + bias.reshape(shape)
