@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.chunks import dropout_keys, hypergradient
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import Strategy, Unroll
+from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.hypergrad import (
+    BOME,
+    Implicit,
+    Penalty,
+    Reptile,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
 from fewshot_blo.kernel import SGD, Backend, UpdateRule
-from fewshot_blo.kernel.plain import plain_operations
 from fewshot_blo.kernel.precision import Precision, offered_precisions
 from fewshot_blo.kernel.timing import best_seconds
 from fewshot_blo.problems import FewShotProblem, NormMode
@@ -21,18 +28,44 @@ from tasks import TaskBatch
 
 TOLERANCE = 1e-10
 
+_BACKENDS: tuple[Backend, ...] = ("batched", "loop")
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the batched kernel is from a plain loop, relative to the loop's norm."""
+    """How far a backend of the kernel is from a plain loop over the user's own module.
+
+    Attributes:
+        quantity: what is compared.
+        norm: norm mode of the query set.
+        backend: of the kernel.
+        difference: relative to the loop's norm.
+        reason: why there is no difference, where the backend cannot run the network.
+    """
 
     quantity: str
+    norm: NormMode
+    backend: Backend
     difference: float
+    reason: str = ""
 
     @property
     def agrees(self) -> bool:
         """Whether the difference is rounding."""
         return self.difference <= TOLERANCE
+
+
+def all_strategies(rule: UpdateRule) -> dict[str, Strategy]:
+    """Every way to compute a hypergradient, by what it is of, with a few inner steps."""
+    return {
+        "first-order gradient": Unroll(3, rule, first_order=True),
+        "second-order gradient": Unroll(3, rule),
+        "implicit hypergradient": Implicit(3, rule),
+        "penalty hypergradient": Penalty(3, rule),
+        "value-function hypergradient": ValueFunction(3, 3, rule),
+        "BOME hypergradient": BOME(3, 3, rule),
+        "Reptile's direction": Reptile(3, rule),
+    }
 
 
 def check_kernel(
@@ -41,44 +74,51 @@ def check_kernel(
     batch: TaskBatch,
     *,
     rule: UpdateRule = SGD(),
-    norm: NormMode = "transductive",
+    norms: Sequence[NormMode] = ("transductive",),
 ) -> list[Comparison]:
-    """Takes one outer step by the batched kernel and one by a loop, and compares what comes out.
+    """Takes outer steps by each backend and by a plain loop over the user's own module.
 
-    The loop calls the network task by task and with PyTorch's own operations.
-
-    First- and second-order unrolling over three inner steps are compared beside the strategy.
+    All strategies are compared beside the one in use, but for those that do not suit the problem:
+    without a proximal term some are zero by structure.
 
     Args:
-        problem: makes the same float64 problem for either backend.
-        strategy: any.
+        problem: makes the same float64 problem for any backend.
+        strategy: the one in use.
         batch: float64 tasks.
-        rule: of the unrolled steps.
-        norm: norm mode of the query set.
-
-    Raises:
-        ConfigurationError: if the network cannot be batched over tasks.
+        rule: of the inner steps of the others.
+        norms: norm modes of the query set.
     """
-    strategies: dict[str, Strategy] = {
-        "first-order gradient": Unroll(3, rule, first_order=True),
-        "second-order gradient": Unroll(3, rule),
-        f"{type(strategy).__name__} hypergradient": strategy,
-    }
-    comparisons = []
-    for quantity, method in strategies.items():
-        with plain_operations():
-            loop_loss, loop = flat_step(problem("loop"), method, batch, norm)
+    strategies = {**all_strategies(rule), f"{type(strategy).__name__} as set": strategy}
+    return [
+        comparison
+        for norm in norms
+        for quantity, method in strategies.items()
+        for comparison in _compare(problem, quantity, method, batch, norm)
+    ]
+
+
+def _compare(
+    problem: Callable[[Backend], FewShotProblem],
+    quantity: str,
+    strategy: Strategy,
+    batch: TaskBatch,
+    norm: NormMode,
+) -> Iterator[Comparison]:
+    try:
+        exact_loss, exact = flat_step(problem("reference"), strategy, batch, norm)
+    except (StructuralZeroError, ConfigurationError):
+        return  # It is said where such a strategy is used; ``check`` names the one in use.
+    for backend in _BACKENDS:
         try:
-            loss, batched = flat_step(problem("batched"), method, batch, norm)
+            loss, found = flat_step(problem(backend), strategy, batch, norm)
         except RuntimeError as error:
+            if backend == "loop":
+                raise
             reason = str(error).strip().splitlines()[0]
-            raise ConfigurationError(
-                f"the network cannot be batched over tasks ({reason}): it runs task by task, and "
-                "there is nothing to compare; set problem.backend to loop"
-            ) from error
-        comparisons.append(Comparison(f"outer loss ({quantity})", _relative(loss, loop_loss)))
-        comparisons.append(Comparison(quantity, _relative(batched, loop)))
-    return comparisons
+            yield Comparison(quantity, norm, backend, float("nan"), reason)
+            continue
+        yield Comparison(f"outer loss ({quantity})", norm, backend, _relative(loss, exact_loss))
+        yield Comparison(quantity, norm, backend, _relative(found, exact))
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.kernel import BatchNorm, StepwiseBatchNorm
+from fewshot_blo.kernel import StepwiseBatchNorm
 from fewshot_blo.kernel.adapt import at_step, inner_step
+from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.problems import NormMode
 from tasks import TaskBatch
 
@@ -223,7 +224,7 @@ class PlainBatchNorm(nn.Module):
 
     rows: int | None = None
 
-    def __init__(self, norm: BatchNorm) -> None:
+    def __init__(self, norm: TorchBatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.stepwise = isinstance(norm, StepwiseBatchNorm)
@@ -249,7 +250,7 @@ def plain_network(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, BatchNorm):
+            if isinstance(child, TorchBatchNorm):
                 setattr(module, name, PlainBatchNorm(child))
     return network
 

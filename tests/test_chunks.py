@@ -15,7 +15,6 @@ from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient, measure_chunk
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll
-from fewshot_blo.kernel.layers import Dropout
 from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
@@ -62,7 +61,7 @@ def test_dropout_masks_are_of_the_task_and_not_of_its_chunk() -> None:
 
     def masks(chunk: int) -> Tensor:
         seen: list[Tensor] = []
-        layer = next(m for m in problem.network.modules() if isinstance(m, Dropout))
+        layer = next(m for m in problem.network.modules() if isinstance(m, nn.Dropout))
         hook = layer.register_forward_hook(
             lambda module, inputs, output: seen.append((output == 0).flatten())
         )

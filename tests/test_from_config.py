@@ -48,7 +48,6 @@ from fewshot_blo.hypergrad import (
     ValueFunction,
 )
 from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
-from fewshot_blo.kernel.layers import BatchNorm, Dropout
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.networks import CosineHead
 from fewshot_blo.networks.resnet12 import DropBlock
@@ -301,7 +300,11 @@ def test_training_images_alone_are_augmented() -> None:
 
 def test_a_network_of_a_users_own(network: str) -> None:
     problem = build_problem(problem_config(network=f"{network}:features", start="learned"), IMAGE)
-    assert [type(m) for m in problem.network.modules()][2:5] == [BatchNorm, nn.ReLU, Dropout]
+    assert [type(m) for m in problem.network.modules()][2:5] == [
+        nn.BatchNorm2d,
+        nn.ReLU,
+        nn.Dropout,
+    ]
     assert problem.outer["start/head.weight"].shape == (5, 4 * 14 * 14)
     # Counting its features must leave a pretrained network's statistics alone.
     assert not problem.network[1].running_mean.any()  # type: ignore[index]

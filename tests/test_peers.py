@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD, BatchNorm
+from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization
 from tasks.torchvision_import import torchvision_module
@@ -47,7 +48,7 @@ def theirs(problem: Initialization) -> nn.Module:
     network = copy.deepcopy(problem.network)
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, BatchNorm):
+            if isinstance(child, TorchBatchNorm):
                 norm = nn.BatchNorm2d(8, track_running_stats=False).double()
                 assert child.weight is not None
                 assert child.bias is not None

@@ -20,7 +20,7 @@ from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluate import Adaptation, evaluate
 from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
-from fewshot_blo.kernel import SGD, BatchNorm
+from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.precision import (
     Precision,
     offered_precisions,
@@ -129,7 +129,7 @@ def test_products_are_rounded_and_statistics_are_not(backend: Any) -> None:
     outer_step(problem, Unroll(2), "support")
     convolution = next(kind for kind in seen if issubclass(kind, nn.Conv2d))
     assert seen[convolution] == {torch.bfloat16}
-    assert seen[BatchNorm] == {torch.float32}
+    assert seen[nn.BatchNorm2d] == {torch.float32}
 
 
 def test_recomputed_steps_round_alike() -> None:

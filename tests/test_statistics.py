@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_blo.evaluate import Adaptation, evaluate
-from fewshot_blo.kernel import SGD, BatchNorm, StepwiseBatchNorm
+from fewshot_blo.kernel import SGD, StepwiseBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
@@ -30,7 +30,7 @@ def test_running_statistics_are_of_all_training_classes_without_dropout() -> Non
     problem.network.train()
     update_statistics(problem, make_sampler(dataset))
     assert problem.network.training
-    first = next(m for m in problem.network.modules() if isinstance(m, BatchNorm))
+    first = next(m for m in problem.network.modules() if isinstance(m, nn.BatchNorm2d))
     means = first.running_mean.clone()
     torch.manual_seed(99)
     update_statistics(problem, make_sampler(dataset))
@@ -111,7 +111,7 @@ def test_padding_plays_no_part() -> None:
     norms = []
     for way in (5, (3, 5)):
         torch.manual_seed(0)
-        network = classifier(nn.Sequential(BatchNorm(1), nn.Flatten()), 256, 5)
+        network = classifier(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()), 256, 5)
         problem = Initialization(network, backend="loop")
         sampler = make_sampler(bright, way=way, query=(2, 4))
         update_statistics(problem, sampler, Adaptation(1, SGD(0.0)))

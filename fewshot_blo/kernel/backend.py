@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,12 +112,9 @@ class Choice:
                 raise ConfigurationError(
                     f"backend is {wanted}, and {self._name} {reason}: use auto, which takes another"
                 )
-        if reasons:
-            instead = "tasks run one after another (loop backend)"
-            if "loop" not in right:
-                instead = "tasks run one after another in your own module (reference backend)"
-                right = [*right, "reference"]
-            warnings.warn(f"{self._name} {'; '.join(reasons)}: {instead}", stacklevel=5)
+        right = right or ["reference"]
+        if "batched" not in right and reasons:
+            self._tell(reasons, right[0])
         seconds = time.perf_counter() - start
         logger.info("compared with a plain loop over your module in %.2f s: %s", seconds, right)
         return right
@@ -135,7 +131,7 @@ class Choice:
         except (RuntimeError, ValueError, NotImplementedError) as error:
             if backend == "loop":
                 raise
-            return f"cannot be batched over tasks ({str(error).strip().splitlines()[0]})"
+            return _not_batched(error)
         if found is None:
             return None
         if self._unconverted(proof, backend):
@@ -172,7 +168,13 @@ class Choice:
         for _ in range(2):  # In turns, for a machine may be busy with something else for a while.
             for backend in backends:
                 forward = TaskForward(self.network, backend, self.precision)
-                seconds[backend] = min(seconds[backend], _seconds(forward, sample))
+                try:
+                    seconds[backend] = min(seconds[backend], _seconds(forward, sample))
+                except (RuntimeError, ValueError, NotImplementedError) as error:
+                    if self.prove or backend == "loop":
+                        raise
+                    self._tell([_not_batched(error)], "loop")
+                    return "loop"
         chosen: Backend = "batched"
         if seconds["loop"] < _CLEARLY * seconds["batched"]:
             chosen = "loop"
@@ -189,9 +191,21 @@ class Choice:
                 stacklevel=5,
             )
 
+    def _tell(self, reasons: list[str], backend: Backend) -> None:
+        own = " in your own module" if backend == "reference" else ""
+        warnings.warn(
+            f"{self._name} {'; '.join(reasons)}: tasks run one after another{own} ({backend} "
+            "backend)",
+            stacklevel=6,
+        )
+
     @property
     def _name(self) -> str:
         return type(self.original).__name__
+
+
+def _not_batched(error: Exception) -> str:
+    return f"cannot be batched over tasks ({str(error).strip().splitlines()[0]})"
 
 
 _WORDS = {"loop": "run one after another", "batched": "batched"}

@@ -152,7 +152,7 @@ def _halves(layer: nn.Module) -> bool:
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether something is to be called when the layer is, or has taken the place of its forward."""
+    """Whether something is called with the layer, or has taken the place of its forward."""
     hooks = (
         layer._forward_pre_hooks,
         layer._forward_hooks,
@@ -175,11 +175,19 @@ def for_tasks(network: nn.Module) -> nn.Module:
     _check(network)
     converted = copy.deepcopy(network, _unattached(network))
     for module in converted.modules():
-        module.__class__ = _FASTER.get(type(module), type(module))
+        if _is_covered(module):
+            module.__class__ = _FASTER[type(module)]
         if type(module) in (*_BATCH_NORMS, StepwiseBatchNorm):
             assert isinstance(module, TorchBatchNorm)
             _prepare_norm(module)
     return converted
+
+
+def _is_covered(layer: nn.Module) -> bool:
+    """Whether there is a faster forward for a layer with its settings."""
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and layer.padding != "same"
+    return type(layer) in _FASTER
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SyncBatchNorm)

@@ -89,7 +89,7 @@ def _alpha_dropout(
     shape = x.shape[:2] + (1,) * (x.ndim - 2) if by_channel else x.shape
     kept = _uniform(context, shape, x) >= p
     lowest = -1.7580993408473766  # -λα of the SELU
-    scale = float((1 - p) * (1 + p * lowest**2)) ** -0.5
+    scale = 1 / math.sqrt((1 - p) * (1 + p * lowest**2))
     return scale * (torch.where(kept, x, lowest) - p * lowest)
 
 

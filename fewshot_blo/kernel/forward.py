@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
-from fewshot_blo.kernel.interception import following_norms, kernel_forward
+from fewshot_blo.kernel.interception import CHECKPOINTING, following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold
 from fewshot_blo.kernel.precision import Precision, forward_precision
 from fewshot_blo.kernel.purity import attributes_kept, changed_buffers, writers
@@ -62,20 +62,17 @@ def attention(*, differentiated: bool) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if differentiated else nullcontext()
 
 
-CHECKPOINTING = (
-    "the network uses activation checkpointing, or other hooks on saved tensors, in its forward: "
-    "what they compute again in the backward pass would not see the parameters of the task; switch "
-    "it off (set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory by "
-    "recompute, slices or fewer tasks in a chunk"
-)
-
-
 @contextmanager
 def checkpointing_refused() -> Iterator[None]:
     """Hooks on saved tensors that are set inside raise an error that names the remedy."""
     functions = torch._C._autograd
-    before = functions._saved_tensors_hooks_get_disabled_error_message()
-    functions._saved_tensors_hooks_disable(CHECKPOINTING, False)
+    try:
+        functions._saved_tensors_hooks_disable(CHECKPOINTING)
+    except RuntimeError:
+        # There are such hooks around the forward pass already, which must go on working.
+        functions._saved_tensors_hooks_enable()
+        yield
+        return
     try:
         yield
     except RuntimeError as error:
@@ -83,10 +80,18 @@ def checkpointing_refused() -> Iterator[None]:
             raise ConfigurationError(CHECKPOINTING) from error
         raise
     finally:
-        if before is None:
-            functions._saved_tensors_hooks_enable()
-        else:
-            functions._saved_tensors_hooks_disable(before, False)
+        functions._saved_tensors_hooks_enable()
+
+
+@contextmanager
+def _slow_rules_allowed() -> Iterator[None]:
+    """Inside, vmap does not warn of operations that it runs task by task: timing decides."""
+    switch = torch._C._functorch._set_vmap_fallback_warning_enabled
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)
 
 
 def only_tensor(output: object) -> Tensor:
@@ -180,7 +185,8 @@ class TaskForward:
             state = {n: b.expand(len(x), *b.shape).clone() for n, b in buffers.items()}
             per_task = (None if p is None else 0 for p in (weights, keys))
             dims = (0 if params else None, 0 if state else None, 0, *per_task)
-            output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
+            with _slow_rules_allowed():
+                output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
             return output
         states = ({n: b.clone() for n, b in buffers.items()} for _ in range(len(x)))
         return torch.stack([alone(t, state) for t, state in enumerate(states)])

@@ -7,6 +7,7 @@ changes no running statistics; random numbers follow from the task's key.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.draws import DRAWS
 from fewshot_blo.kernel.layers import (
     ForwardContext,
@@ -40,11 +42,14 @@ class Interception(TorchFunctionMode):
     def __init__(self, context: ForwardContext, batch_norm: BatchNormFunction) -> None:
         super().__init__()
         self._context, self._batch_norm = context, batch_norm
+        self._differentiated = torch.is_grad_enabled()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._differentiated and not torch.is_grad_enabled() and _in_checkpoint():
+            raise ConfigurationError(CHECKPOINTING)
         if func in COMPOSITE:
             with self:  # What it calls is met as well.
                 return COMPOSITE[func](*args, **kwargs)
@@ -56,6 +61,24 @@ class Interception(TorchFunctionMode):
             if self._context.key is not None and func in DRAWS:
                 return DRAWS[func](self._context, *args, **kwargs)
             return func(*args, **kwargs)
+
+
+CHECKPOINTING = (
+    "the network uses activation checkpointing, or other hooks on saved tensors, in its forward: "
+    "what they compute again in the backward pass would not see the parameters of the task; switch "
+    "it off (set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory by "
+    "recompute, slices or fewer tasks in a chunk"
+)
+
+
+def _in_checkpoint() -> bool:
+    """Whether ``torch.utils.checkpoint`` (use_reentrant=True) runs what is being run."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+    return False
 
 
 def _reordered(

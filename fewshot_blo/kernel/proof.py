@@ -113,9 +113,9 @@ def differentiate(forward: Forward, sample: Sample) -> Found:
 
 def _weighted(tensors: Sequence[Tensor]) -> Tensor:
     """A sum whose weights are all different: in sums of squares derivatives may cancel out."""
-    return torch.stack(
-        [(x.flatten() * _weights(x.numel(), x)).sum() for x in tensors]
-    ).sum() / sum(x.numel() for x in tensors)
+    return torch.stack([(x.flatten() * _weights(x.numel(), x)).sum() for x in tensors]).sum() / sum(
+        x.numel() for x in tensors
+    )
 
 
 def _weights(count: int, like: Tensor) -> Tensor:
@@ -205,11 +205,6 @@ class Proof:
             return differentiate(self.reference, sample)
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).strip().splitlines()[0]
-            if "use_reentrant" in str(error):
-                raise ConfigurationError(
-                    "the network uses activation checkpointing (use_reentrant=True), which cannot "
-                    "be differentiated with respect to the parameters of a task: switch it off"
-                ) from error
             if sample.order == "second" and "derivative" in reason:
                 raise ConfigurationError(
                     f"the network has no second derivative in PyTorch ({reason}): use a strategy "
@@ -245,9 +240,9 @@ def check_pure(reference: ReferenceForward, sample: Sample) -> None:
     )
     where = f"'{name}' ({kinds[name]})" if name else f"the network ({kinds['']})"
     raise ConfigurationError(
-        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs a "
-        "forward pass any number of times, so it must be a function of them; set prove to False to "
-        "go on all the same"
+        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs "
+        "a forward pass any number of times, so it must be a function of them; set prove to False "
+        "to go on all the same"
     )
 
 

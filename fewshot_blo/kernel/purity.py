@@ -75,7 +75,11 @@ def attributes_kept(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Modu
     Yields:
         A list that then holds the modules and names of those that were assigned a tensor.
     """
-    before = [(module, vars(module), dict(vars(module))) for module in modules]
+    before = [
+        (module, attributes, dict(attributes))
+        for module in modules
+        for attributes in (module._buffers, vars(module))
+    ]
     assigned: list[tuple[nn.Module, str]] = []
     try:
         yield assigned

@@ -81,6 +81,11 @@ class FewShotProblem(Protocol):
         ...
 
 
+def first_keys(batch: TaskBatch) -> Tensor:
+    """Keys for a comparison, ``[T]``, which leave the global generator alone."""
+    return torch.arange(batch.tasks, device=batch.support_y.device)
+
+
 class FirstBatch:
     """Chooses a problem's backend at its first batch, once for each order of derivatives.
 

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample, for_tasks, make_forward
+from fewshot_blo.kernel import (
+    BackendChoice,
+    Forward,
+    Order,
+    Sample,
+    for_tasks,
+    make_forward,
+)
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
@@ -18,6 +25,7 @@ from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FirstBatch,
     NormMode,
+    first_keys,
     query_forward,
     real_rows,
     task_keys,
@@ -120,7 +128,7 @@ class Initialization:
         tasks = batch[: min(batch.tasks, 4)]
 
         def sample() -> Sample:
-            keys = task_keys(tasks, None)[0]
+            keys = first_keys(tasks)
             forward = make_forward(self.original, self.network, "reference", self.precision)
             start = {name: p.detach() for name, p in self._start(tasks, forward, keys).items()}
             return Sample(start, self._shared(), tasks.support_x, keys, derivatives)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,8 @@ from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FirstBatch,
     NormMode,
+    first_keys,
     real_rows,
-    task_keys,
 )
 from fewshot_blo.problems.slices import cut
 from tasks import TaskBatch
@@ -153,8 +152,7 @@ class SharedEncoder:
 
         def sample() -> Sample:
             images = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
-            keys = task_keys(tasks, None)[1]
-            return Sample({}, self._encoder, images, keys, derivatives)
+            return Sample({}, self._encoder, images, first_keys(tasks), derivatives)
 
         self._choice(self, sample, derivatives)
 

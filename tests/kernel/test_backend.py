@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import Choice, Sample, for_tasks
 from fewshot_blo.kernel import backend as module
-from fewshot_blo.kernel import measure_backend
 from fewshot_blo.kernel.forward import TaskForward
 from fewshot_blo.problems import Initialization, SharedEncoder
 
@@ -60,11 +59,13 @@ def test_falls_back_to_the_loop_and_says_why(network: nn.Module, reason: str) ->
 
 @pytest.mark.parametrize("fast", ["batched", "loop"])
 def test_picks_the_faster(fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(forward: TaskForward, run: Callable[[TaskForward], None], x: Tensor) -> float:
+    def seconds(forward: TaskForward, sample: Sample) -> float:
         return 1.0 if forward.backend == fast else 2.0
 
     monkeypatch.setattr(module, "_seconds", seconds)
-    assert measure_backend(nn.Linear(2, 2), {}, {}, torch.ones(1, 1, 2)) == fast
+    network = nn.Linear(2, 2)
+    sample = Sample({}, {}, torch.ones(1, 1, 2), torch.zeros(1, dtype=torch.int64), "first")
+    assert Choice(network, for_tasks(network))("auto", sample) == fast
 
 
 def test_a_network_that_fails_anyway_shows_its_own_error() -> None:

@@ -12,9 +12,11 @@ from oracles import assert_each_same, derivatives, normal
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fewshot_blo.kernel import for_tasks
-from fewshot_blo.kernel.conversion import Chain, Convolution
+from fewshot_blo.kernel import TaskForward, for_tasks
+from fewshot_blo.kernel.conversion import Conv2d, Sequential
 from fewshot_blo.kernel.fused import is_fused, native_kernels
+from fewshot_blo.kernel.interception import following_norms, kernel_forward
+from fewshot_blo.kernel.layers import ForwardContext
 
 
 class Views(nn.Module):
@@ -90,7 +92,9 @@ def test_equals_the_network_as_written(name: str) -> None:
         key for key in network.state_dict() if "num_batches" not in key
     ]
     x = normal(5, 3, 8, 8)
-    ours, theirs = converted(x), network(x)
+    with kernel_forward(ForwardContext(), following_norms(converted)):
+        ours = converted(x)
+    theirs = network(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert ours.is_contiguous()
     results = [
@@ -126,7 +130,8 @@ def test_some_parameters_of_a_task_and_others_shared(
     x = normal(3, 5, 3, 8, 8) if images_differ else normal(5, 3, 8, 8)
 
     def one(params: dict[str, Tensor], x: Tensor) -> Tensor:
-        output: Tensor = functional_call(converted, {**shared, **params}, (x,))
+        with kernel_forward(ForwardContext(), following_norms(converted)):
+            output: Tensor = functional_call(converted, {**shared, **params}, (x,))
         return output
 
     ours = vmap(one, in_dims=(0, 0 if images_differ else None))(stacked, x)
@@ -150,7 +155,7 @@ def test_tasks_equal_a_loop(name: str) -> None:
         key: torch.stack([p.detach() + 0.1 * t for t in range(3)])
         for key, p in converted.named_parameters()
     }
-    ours = vmap(lambda p, x: functional_call(converted, p, (x,)))(stacked, x)
+    ours = TaskForward(converted, "batched")(stacked, {}, x)
     for t in range(3):
         one = {key: p[t] for key, p in stacked.items()}
         theirs = functional_call(copy.deepcopy(network), one, (x[t],))
@@ -159,8 +164,8 @@ def test_tasks_equal_a_loop(name: str) -> None:
 
 def test_a_layer_with_hooks_is_called() -> None:
     converted = for_tasks(make("block"))
-    assert isinstance(converted, Chain)
-    assert isinstance(converted[0], Convolution)
+    assert isinstance(converted, Sequential)
+    assert isinstance(converted[0], Conv2d)
     seen = []
     converted[2].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     converted(normal(5, 3, 8, 8))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import OuterStep, combine
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
-from fewshot_blo.kernel import SGD, Adam, Backend, Dropout, TaskForward, adapt, for_tasks
+from fewshot_blo.kernel import SGD, Adam, Backend, TaskForward, adapt, for_tasks
 from fewshot_blo.kernel.layers import fold, uniform_from_key
 from fewshot_blo.problems import Initialization, SharedEncoder
 
@@ -68,7 +68,7 @@ class Masks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.first, self.second = Dropout(0.5), Dropout(0.5)
+        self.first, self.second = nn.Dropout(0.5), nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * torch.stack([self.first(x), self.second(x)], 1)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import BatchNorm
 from fewshot_blo.networks import Conv4, Norm, classifier, make_norm
 
 
@@ -40,7 +39,7 @@ def test_small_images_are_named() -> None:
 @pytest.mark.parametrize(
     ("norm", "layer"),
     [
-        ("batch", BatchNorm),
+        ("batch", nn.BatchNorm2d),
         ("group", nn.GroupNorm),
         ("layer", nn.GroupNorm),
         ("instance", nn.InstanceNorm2d),

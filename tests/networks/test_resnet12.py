@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD, BatchNorm, Dropout
+from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
 from fewshot_blo.networks import NARROW, WIDE, Norm, ResNet12, classifier
 from fewshot_blo.networks.resnet12 import DropBlock
@@ -75,7 +75,7 @@ def test_equals_its_description() -> None:
         weight = layers[f"convolution{number}"].weight
         assert isinstance(weight, Tensor)
         norm = layers[f"norm{number}"]
-        assert isinstance(norm, BatchNorm)
+        assert isinstance(norm, nn.BatchNorm2d)
         x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True)
 
@@ -132,9 +132,9 @@ def test_dropping_depends_on_the_task_alone() -> None:
 
 def test_which_blocks_drop_what() -> None:
     network = ResNet12(widths=TINY, drop_block=5, drop_rate=0.2)
-    layers = [m for m in network.modules() if isinstance(m, Dropout | DropBlock)]
-    assert [type(layer) for layer in layers] == [Dropout, Dropout, DropBlock, DropBlock]
-    assert not any(isinstance(m, Dropout | DropBlock) for m in ResNet12(widths=TINY).modules())
+    layers = [m for m in network.modules() if isinstance(m, nn.Dropout | DropBlock)]
+    assert [type(layer) for layer in layers] == [nn.Dropout, nn.Dropout, DropBlock, DropBlock]
+    assert not any(isinstance(m, nn.Dropout | DropBlock) for m in ResNet12(widths=TINY).modules())
 
 
 @pytest.mark.parametrize(("size", "side"), [(1, 6), (2, 7), (3, 10), (5, 10)])

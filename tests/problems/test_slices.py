@@ -7,17 +7,16 @@ from typing import Literal
 import pytest
 import torch
 from oracles import assert_same, make_batch
-from torch import Tensor, nn
+from torch import nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD, Backend
+from fewshot_blo.kernel import SGD, Backend, Choice, Sample
 from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
-from fewshot_blo.problems import shared_encoder as module
 from tasks import TaskBatch
 
 
@@ -79,11 +78,11 @@ def test_choosing_the_backend_takes_no_more_images_than_a_slice(
 ) -> None:
     shapes: list[torch.Size] = []
 
-    def measured(network: nn.Module, params: Params, shared: Params, x: Tensor, *_: object) -> str:
-        shapes.append(x.shape)
+    def chosen(self: Choice, wanted: str, sample: Sample) -> str:
+        shapes.append(sample.x.shape)
         return "loop"
 
-    monkeypatch.setattr(module, "measure_backend", measured)
+    monkeypatch.setattr(Choice, "__call__", chosen)
     for slices in (0, 7, 1):
         problem(slices, backend="auto").prepare(make_batch())
     assert [tuple(shape[:2]) for shape in shapes] == [(3, 6), (3, 2), (3, 1)]
