@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fewshot_blo.kernel import Backend
+from fewshot_blo.kernel import BackendChoice
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks import Norm
 from fewshot_blo.networks.heads import Start
@@ -127,7 +127,10 @@ class ProblemSettings:
             or all but those of the norms (MAML++).
         step_sizes: learned ones of an initialization: one for each tensor, each entry (Meta-SGD),
             or each tensor and inner step (MAML++).
-        backend: of the kernel; auto measures which is faster.
+        backend: of the kernel; auto measures which is faster. reference runs the network itself
+            task by task, which the others must agree with.
+        prove: compare the kernel with the network itself at the first batch, which takes less than
+            a second for conv4.
         slices: of a shared encoder that treats every image by itself: images encoded at a time,
             whose activations are made again in the backward pass; 0 keeps all.
         precision: of the network's products: float32, or faster and less exact tf32 (GPU) and
@@ -157,7 +160,8 @@ class ProblemSettings:
     margin_weight: float = 1.0
     adapt: Literal["all", "head", "body", "no_norms"] = "all"
     step_sizes: Literal["tensor", "entry", "step"] = "tensor"
-    backend: Backend | Literal["auto"] = "auto"
+    backend: BackendChoice = "auto"
+    prove: bool = True
     slices: int = 0
     precision: Precision = "float32"
 

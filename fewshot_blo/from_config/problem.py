@@ -72,6 +72,7 @@ def _shared_encoder(config: Config, encoder: nn.Module, features: int, way: int)
         "way": way,
         "features": features,
         "backend": settings.backend,
+        "prove": settings.prove,
         "precision": settings.precision,
         "slices": settings.slices,
     }
@@ -113,6 +114,7 @@ def _initialization(config: Config, network: nn.Module) -> Initialization:
         entry_steps=config.problem.step_sizes == "entry",
         own_steps=config.inner.steps if config.problem.step_sizes == "step" else 0,
         backend=config.problem.backend,
+        prove=config.problem.prove,
         precision=config.problem.precision,
         prox=config.problem.prox or 0.0,
     )
