@@ -45,7 +45,7 @@ def ours() -> Initialization:
 
 def theirs(problem: Initialization) -> nn.Module:
     """The same network and weights with PyTorch's batch norm, as users of the peers write it."""
-    network = copy.deepcopy(problem.network)
+    network = copy.deepcopy(problem.original)
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, TorchBatchNorm):
