@@ -131,4 +131,3 @@ class Contest:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-

@@ -101,9 +101,7 @@ def _implicit(losses: Losses, constant: Losses, v: Parameters) -> Array:
     return losses.outer(v) - _dot(q, jax.grad(losses.inner)(v))
 
 
-def _conjugate_gradient(
-    product: Callable[[Parameters], Parameters], b: Parameters
-) -> Parameters:
+def _conjugate_gradient(product: Callable[[Parameters], Parameters], b: Parameters) -> Parameters:
     """As many steps as the other contenders take; none after a direction without curvature."""
 
     def step(

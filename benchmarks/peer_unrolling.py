@@ -70,9 +70,7 @@ def learn2learn(
     return add_gradient
 
 
-def torchopt(
-    library: ModuleType, cell: Cell, network: nn.Sequential, cast: Cast
-) -> TaskGradient:
+def torchopt(library: ModuleType, cell: Cell, network: nn.Sequential, cast: Cast) -> TaskGradient:
     """``MetaSGD``, its state and the network's put back after each task, as in its examples.
 
     It has no first-order option: the adapted weights are cut from their graph after each step, and

@@ -35,7 +35,7 @@ class Pool:
         """Settings with which a contender is timed, that of its comparison first."""
         if name == OURS or self.device != "cpu":
             return ("kept",)
-        # Of JAX's runs alone the allocator's share is too small to time them twice.
+        # A run of JAX's is long on the host, and the allocator's share of it within the noise.
         return ("default",) if name in peers.JAX else ("kept", "default")
 
     def worker(self, name: str, allocator: Allocator) -> Worker:

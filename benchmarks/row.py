@@ -140,9 +140,7 @@ class _Row:
         if "peak_bytes" not in self.found[name]:
             self.found[name]["peak_bytes"] = worker.ask("weigh", name, deadline=deadline)
         self.reference = worker.ask("reference", self.few, deadline=deadline)
-        self.found[name] |= worker.ask(
-            "compare", name, self.few, self.reference, deadline=deadline
-        )
+        self.found[name] |= worker.ask("compare", name, self.few, self.reference, deadline=deadline)
 
     def _ready(self, names: list[str]) -> list[str]:
         """Those of the peers that agree with ours and could be prepared."""
@@ -234,9 +232,7 @@ class _Row:
         median = self.found.get(OURS, {}).get("seconds", {}).get("median")
         return found if median is None else {**found, "distance": median / bound.seconds}
 
-    def _ratios(
-        self, name: str, runs: dict[str, list[float]], mine: list[float]
-    ) -> dict[str, Any]:
+    def _ratios(self, name: str, runs: dict[str, list[float]], mine: list[float]) -> dict[str, Any]:
         """How many times our time a peer takes: in pairs of the same round, or over our median."""
         if name in peers.JAX and self.pool.device != "cpu":
             mine = [statistics.median(mine)] * self.effort.repeats
