@@ -84,6 +84,7 @@ def _measure(
     for cell in cells:
         if options.seconds and time.monotonic() - start > options.seconds:
             return
+        print(f"measuring {cell.name}", flush=True)
         report["rows"].append(measure(cell, pool, pool.rates(cell), effort, report["missing"]))
         _write(report, options.output)
         print(markdown(report["rows"][-1:]), flush=True)

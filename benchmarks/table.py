@@ -16,13 +16,14 @@ SHORT[peers.JAX_MAP] = "lax.map"
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A table with one line a row; its columns are explained in ``benchmarks/README.md``.
 
-    A column of a peer that is empty in all rows is left out.
+    A column of a peer that is empty in all rows is left out. No rows make no table.
     """
+    if not rows:
+        return ""
     lines = [_line(row) for row in rows]
-    names = list(lines[0]) if lines else []
     optional = {f"{what} {_short(name)}" for what in ("x", "MiB") for name in peers.PEERS}
     optional.add("compiling, s")
-    kept = [name for name in names if name not in optional or any(line[name] for line in lines)]
+    kept = [name for name in lines[0] if name not in optional or any(line[name] for line in lines)]
     table = [kept, *([line[name] for name in kept] for line in lines)]
     widths = [max(len(line[column]) for line in table) for column in range(len(kept))]
     text = [
