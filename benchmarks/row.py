@@ -29,7 +29,8 @@ class Effort:
         repeats: rounds of timing.
         row_seconds: of the rounds, after which no further one starts once there are two. What
             comes before them does not count.
-        own_seconds: that ours may take until it has a figure; a row that is late is given up.
+        own_seconds: that ours may take until it has a figure, and again for the gradient that
+            others are compared with; a row that is late is given up.
         peer_seconds: that a peer may take until it is ready, compilation included, and for a step;
             one that is late is left out.
         check_tasks: tasks of the comparison in float64.
@@ -139,6 +140,7 @@ class _Row:
             self.own.append(worker.ask("time", name, deadline=deadline))
         if "peak_bytes" not in self.found[name]:
             self.found[name]["peak_bytes"] = worker.ask("weigh", name, deadline=deadline)
+        deadline = time.monotonic() + self.effort.own_seconds
         self.reference = worker.ask("reference", self.few, deadline=deadline)
         self.found[name] |= worker.ask("compare", name, self.few, self.reference, deadline=deadline)
 
