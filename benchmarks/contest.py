@@ -1,18 +1,18 @@
-"""One row's contenders in one process: built, compared in float64, timed and weighed."""
+"""Contenders written in PyTorch in one process: built, compared, timed and weighed."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import ours
 import peers
 import roofline
 import torch
+from agreement import Arrays, relative_difference
 from grid import Cell
 from machine import describe
-from ours import Ours, Step, Weights
+from ours import Ours, Step
 from timing import seconds
 
 from fewshot_blo.kernel.graph import GraphMode
@@ -36,7 +36,6 @@ class Contest:
     def __init__(self, device: torch.device, seed: int, chunk: int, graph: GraphMode) -> None:
         self.device, self.seed, self.chunk, self.graph = device, seed, chunk, graph
         self.steps: dict[str, Step] = {}
-        self.reference: tuple[Cell, Weights] | None = None
         self.mine: Ours | None = None
 
     def describe(self) -> dict[str, object]:
@@ -55,29 +54,31 @@ class Contest:
             return str(error)
         return None
 
-    def compare(self, name: str, cell: Cell) -> dict[str, float]:
-        """Relative difference from this project's float64 gradient.
+    def reference(self, cell: Cell) -> Arrays:
+        """Our float64 gradient; on a GPU that of a replay."""
+        return self._gradient(OURS, cell, torch.float64)
+
+    def compare(self, name: str, cell: Cell, reference: Arrays) -> dict[str, float]:
+        """Relative difference from our float64 gradient.
 
         Returns:
             ``difference`` of the contender's own gradient in float64, and ``error`` of the one in
             the precision that is timed.
         """
-        if self.reference is None or self.reference[0] != cell:
-            self.reference = cell, self._gradient(OURS, cell, torch.float64)
-        reference, difference = self.reference[1], 0.0
+        difference = 0.0
         if name != OURS:
-            difference = _relative(self._gradient(name, cell, torch.float64), reference)
-        error = _relative(self._gradient(name, cell, torch.float32), reference)
+            gradient = self._gradient(name, cell, torch.float64)
+            difference = relative_difference(gradient, reference)
+        error = relative_difference(self._gradient(name, cell, torch.float32), reference)
         return {"difference": difference, "error": error}
 
-    def _gradient(self, name: str, cell: Cell, dtype: torch.dtype) -> Weights:
-        """The gradient; of ours on a GPU, that of a replay."""
+    def _gradient(self, name: str, cell: Cell, dtype: torch.dtype) -> Arrays:
         graph: GraphMode = "off" if self.graph == "off" else "on"
         step = self._build(name, cell, dtype, graph)
         if name == OURS and self.device.type == "cuda":
             for _ in range(WARM_UPS - 1):
                 step()
-        return step()
+        return {name: value.cpu().numpy() for name, value in step().items()}
 
     def prepare(self, name: str, cell: Cell) -> dict[str, Any]:
         """Builds a contender and warms it up; on a GPU, also weighs it.
@@ -115,7 +116,7 @@ class Contest:
     def release(self) -> None:
         """Forgets the row."""
         self.steps.clear()
-        self.reference = self.mine = None
+        self.mine = None
         self._clean()
 
     def _build(self, name: str, cell: Cell, dtype: torch.dtype, graph: GraphMode) -> Step:
@@ -130,12 +131,3 @@ class Contest:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _relative(gradient: Weights, reference: Weights) -> float:
-    difference = _norm(lambda name: gradient[name].double() - reference[name], reference)
-    return difference / _norm(lambda name: reference[name], reference)
-
-
-def _norm(value: Callable[[str], torch.Tensor], names: Weights) -> float:
-    return float(torch.stack([value(name).norm() for name in names]).norm())

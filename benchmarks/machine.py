@@ -13,7 +13,7 @@ import torch
 from fewshot_blo.kernel.memory import free_bytes
 from fewshot_blo.provenance import provenance
 
-_PACKAGES = ("torch", "triton", "numpy", "higher", "learn2learn")
+_PACKAGES = ("torch", "triton", "numpy", "higher", "learn2learn", "torchopt", "jax", "jaxlib")
 _ENVIRONMENT = ("OMP_", "MKL_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_", "CUBLAS_")
 
 

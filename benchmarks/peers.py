@@ -1,32 +1,39 @@
-"""The same outer step as users of ``higher`` and learn2learn write it: a loop over tasks."""
+"""The contenders beside ours, and the step of those that loop over tasks in PyTorch."""
 
 from __future__ import annotations
 
 import importlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import peer_losses
+import peer_unrolling
 import torch
-import torch.nn.functional as F
 from grid import Cell
-from ours import STEP_SIZE, Step, Weights
+from ours import Step, Weights
 from torch import Tensor, nn
 
 from fewshot_blo.kernel import BatchNorm
 from fewshot_blo.kernel.precision import product_precision
 from tasks import TaskBatch
 
-Task = tuple[Tensor, Tensor, Tensor, Tensor]
-Cast = Callable[[], AbstractContextManager[Any]]
-TaskGradient = Callable[[Task], None]
-"""Adds the gradient of one task to the parameters' ``grad``."""
-
 HIGHER, CACHED, LEARN2LEARN = "higher", "higher, features cached", "learn2learn"
+TORCHOPT = "TorchOpt"
+JAX_VMAP, JAX_MAP = "JAX, vmap", "JAX, lax.map"
+JAX = (JAX_VMAP, JAX_MAP)
+_LIBRARIES = {
+    HIGHER: "higher",
+    CACHED: "higher",
+    LEARN2LEARN: "learn2learn",
+    TORCHOPT: "torchopt",
+    JAX_VMAP: "jax",
+    JAX_MAP: "jax",
+}
+PEERS = tuple(_LIBRARIES)
 
 
 def contenders(cell: Cell) -> list[str]:
@@ -35,8 +42,8 @@ def contenders(cell: Cell) -> list[str]:
     if cell.adapted == "head":
         names.append(CACHED)
     if cell.method in ("second", "first"):
-        names.append(LEARN2LEARN)
-    return names
+        names += [LEARN2LEARN, TORCHOPT]
+    return [*names, *JAX]
 
 
 def import_peer(name: str) -> ModuleType:
@@ -48,14 +55,13 @@ def import_peer(name: str) -> ModuleType:
     with warnings.catch_warnings():
         # Of gym, pkg_resources and others that learn2learn imports.
         warnings.simplefilter("ignore")
-        if name != LEARN2LEARN:
-            return importlib.import_module("higher")
-        importlib.import_module("tasks.torchvision_import").torchvision_module()
-        return importlib.import_module("learn2learn")
+        if name == LEARN2LEARN:
+            importlib.import_module("tasks.torchvision_import").torchvision_module()
+        return importlib.import_module(_LIBRARIES[name])
 
 
 def build(name: str, cell: Cell, weights: Weights, batch: TaskBatch) -> Step:
-    """The peer's outer step on a batch.
+    """The outer step on a batch, of a peer that is written in PyTorch.
 
     Raises:
         ImportError: if the peer is not installed.
@@ -69,21 +75,26 @@ def build(name: str, cell: Cell, weights: Weights, batch: TaskBatch) -> Step:
             return torch.autocast(device.type, torch.bfloat16)
         return nullcontext()
 
-    if name == LEARN2LEARN:
-        add_gradient = _learn2learn(library, cell, network, cast)
-    elif cell.method in ("second", "first"):
-        add_gradient = _higher(library, cell, network, cast, cached=name == CACHED)
-    else:
+    if cell.method in ("implicit", "penalty"):
         add_gradient = peer_losses.higher(library, cell, network, cast, cached=name == CACHED)
+    elif name == LEARN2LEARN:
+        add_gradient = peer_unrolling.learn2learn(library, cell, network, cast)
+    elif name == TORCHOPT:
+        add_gradient = peer_unrolling.torchopt(library, cell, network, cast)
+    else:
+        add_gradient = peer_unrolling.higher(library, cell, network, cast, cached=name == CACHED)
+    # TorchOpt leaves views of them in the network.
+    leaves = dict(network.named_parameters())
 
     def step() -> Weights:
-        network.zero_grad()
+        for p in leaves.values():
+            p.grad = None
         with product_precision(cell.precision, device):
             for task in tasks(batch):
                 add_gradient(task)
         return {
             outer_name(parameter, cell): p.grad / batch.tasks
-            for parameter, p in network.named_parameters()
+            for parameter, p in leaves.items()
             if p.grad is not None
         }
 
@@ -133,77 +144,6 @@ def _replace_norms(network: nn.Module) -> None:
         _replace_norms(child)
 
 
-def tasks(batch: TaskBatch) -> Iterator[Task]:
+def tasks(batch: TaskBatch) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Support images and labels, query images and labels of each task."""
     return zip(batch.support_x, batch.support_y, batch.query_x, batch.query_y, strict=True)
-
-
-def _higher(
-    higher: ModuleType, cell: Cell, network: nn.Sequential, cast: Cast, *, cached: bool
-) -> TaskGradient:
-    """Unrolling; first order takes the gradient at the adapted weights for that of the initial."""
-    second_order = cell.method == "second"
-    encoder, head = network.get_submodule("encoder"), network.get_submodule("head")
-    model = head if cached else network
-    adapted = network if cell.adapted == "all" else head
-    optimizer = torch.optim.SGD(adapted.parameters(), STEP_SIZE)
-    leaves = [*encoder.parameters(), *head.parameters()]
-
-    def add_gradient(task: Task) -> None:
-        support_x, support_y, query_x, query_y = task
-        if cached:
-            with cast():
-                support_x, query_x = encoder(support_x), encoder(query_x)
-            support_x = support_x if second_order else support_x.detach()
-        with higher.innerloop_ctx(
-            model, optimizer, copy_initial_weights=False, track_higher_grads=second_order
-        ) as (fast, inner):
-            task = support_x, support_y, query_x, query_y
-            loss = _adapted_loss(fast, inner.step, task, cell.steps, cast)
-            if second_order:
-                torch.autograd.backward(loss)
-                return
-            at = [*encoder.parameters(), *fast.parameters()] if cached else fast.parameters()
-            accumulate(leaves, torch.autograd.grad(loss, list(at)))
-
-    return add_gradient
-
-
-def _learn2learn(
-    learn2learn: ModuleType, cell: Cell, network: nn.Sequential, cast: Cast
-) -> TaskGradient:
-    """MAML, or ANIL as its example has it: the head adapts to features computed once."""
-    first_order = cell.method == "first"
-    body = nn.Identity() if cell.adapted == "all" else network.get_submodule("encoder")
-    adapted = network if cell.adapted == "all" else network.get_submodule("head")
-    maml = learn2learn.algorithms.MAML(adapted, lr=STEP_SIZE, first_order=first_order)
-
-    def add_gradient(task: Task) -> None:
-        support_x, support_y, query_x, query_y = task
-        with cast():
-            support_x, query_x = body(support_x), body(query_x)
-        learner = maml.clone()
-        task = support_x, support_y, query_x, query_y
-        torch.autograd.backward(_adapted_loss(learner, learner.adapt, task, cell.steps, cast))
-
-    return add_gradient
-
-
-def _adapted_loss(
-    model: nn.Module, take_step: Callable[[Tensor], Any], task: Task, steps: int, cast: Cast
-) -> Tensor:
-    """Loss on the query set after so many steps on the support set."""
-    support_x, support_y, query_x, query_y = task
-    for _ in range(steps):
-        with cast():
-            loss = F.cross_entropy(model(support_x), support_y)
-        take_step(loss)
-    with cast():
-        return F.cross_entropy(model(query_x), query_y)
-
-
-def accumulate(leaves: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
-    """Adds gradients to those of the leaves, as a backward pass would."""
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient

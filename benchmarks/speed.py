@@ -1,4 +1,4 @@
-"""Times and peak memory of an outer step beside ``higher`` and learn2learn.
+"""Times and peak memory of an outer step beside ``higher``, learn2learn, TorchOpt and JAX.
 
     python benchmarks/speed.py                                    # the rows for this machine
     python benchmarks/speed.py --rows gpu --seconds 240 --output results/gpu.json
@@ -7,13 +7,14 @@
 
 Each row: the same network, weights and tasks for all; outer gradients compared in float64; then the
 contenders take turns in the row's precision. ``benchmarks/README.md`` explains the table. It is
-printed and written, with all figures as JSON, after every row.
+printed and written, with all figures as JSON, after every row, and at an interrupt.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +22,10 @@ from typing import Any, get_args
 
 import torch
 from grid import METHODS, PRECISIONS, ROWS, Cell, cross
-from peers import CACHED, HIGHER, LEARN2LEARN
-from row import Effort, measure
+from peers import PEERS
+from pool import Pool
+from row import Effort, Interrupted, measure
 from table import markdown
-from worker import Allocator, MeasurementError, Worker
 
 from fewshot_blo.kernel.graph import GraphMode
 from tasks.files import atomic_write
@@ -33,100 +34,60 @@ FILTERS = ("network", "method", "adapted", "tasks", "steps", "shot", "precision"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures the rows that were asked for."""
+    """Measures the rows that were asked for.
+
+    Raises:
+        SystemExit: with 130 after an interrupt, once all that there is has been written.
+    """
     options = _parse(arguments)
-    effort = Effort(
-        options.repeats,
-        options.row_seconds,
-        options.check_tasks,
-        options.peer_tasks,
-        not options.no_peers,
-    )
-    start = time.monotonic()
     settings = {"seed": options.seed, "chunk": options.chunk, "graph": options.graph}
-    pool = _Pool(options.device, settings)
     report: dict[str, Any] = {**settings, "rows": [], "not_started": []}
+    pool = Pool(options.device, settings)
     cells = _cells(options)
+    reason = "out of time"
     try:
-        report["machine"] = pool.describe()
-        missing = {} if options.no_peers else pool.missing()
-        report["missing"] = missing
-        for name, reason in missing.items():
-            print(f"{name} is skipped: {reason}", flush=True)
-        for cell in cells:
-            if options.seconds and time.monotonic() - start > options.seconds:
-                report["not_started"].append(cell.name)
-                continue
-            rates = pool.rates(cell)
-            row = measure(cell, pool.workers(), rates, effort, missing)
-            report["rows"].append(row)
-            _write(report, options.output)
-            print(markdown([row]).splitlines()[-1], flush=True)
+        _measure(report, cells, pool, options)
+    except Interrupted as interrupt:
+        reason = "interrupted"
+        report["rows"].append(interrupt.row)
+    except KeyboardInterrupt:
+        reason = "interrupted"
     finally:
         pool.stop()
+    report["not_started"] = [cell.name for cell in cells[len(report["rows"]) :]]
     _write(report, options.output)
     print(markdown(report["rows"]))
     for name in report["not_started"]:
-        print(f"not started, out of time: {name}")
+        print(f"not started, {reason}: {name}")
+    if reason == "interrupted":
+        sys.exit(130)
 
 
-class _Pool:
-    """The measuring processes, and what holds for all rows.
-
-    On the host, freed memory kept or returned makes a difference, and each row has new processes;
-    on a GPU one process measures all rows, until it fails.
-    """
-
-    def __init__(self, device: str, settings: dict[str, Any]) -> None:
-        self._device, self._settings = device, settings
-        self._allocators: tuple[Allocator, ...] = (
-            ("kept", "default") if device == "cpu" else ("kept",)
-        )
-        self._workers: dict[Allocator, Worker] = {}
-        self._rates: dict[str, dict[str, float] | None] = {}
-
-    def workers(self) -> dict[Allocator, Worker]:
-        """Processes for the next row."""
-        if self._device == "cpu":
-            self.stop()
-        for allocator in self._allocators:
-            self._worker(allocator)
-        for allocator in self._allocators:
-            self._ask(allocator, "release")
-        return self._workers
-
-    def describe(self) -> dict[str, object]:
-        """Machine and versions, as the measuring process sees them."""
-        return self._ask("kept", "describe")
-
-    def missing(self) -> dict[str, str]:
-        """Peers that cannot run here, and why."""
-        found = {name: self._ask("kept", "missing", name) for name in (HIGHER, CACHED, LEARN2LEARN)}
-        return {name: reason for name, reason in found.items() if reason is not None}
-
-    def rates(self, cell: Cell) -> dict[str, float] | None:
-        """Ceilings of the device, measured once a precision; None where that fails."""
-        if cell.precision not in self._rates:
-            try:
-                self._rates[cell.precision] = self._ask("kept", "rates", cell)
-            except MeasurementError:
-                self._rates[cell.precision] = None
-        return self._rates[cell.precision]
-
-    def stop(self) -> None:
-        """Ends the processes."""
-        for worker in self._workers.values():
-            worker.stop()
-        self._workers.clear()
-
-    def _worker(self, allocator: Allocator) -> Worker:
-        if allocator not in self._workers or not self._workers[allocator].alive:
-            self._workers[allocator] = Worker(self._device, allocator, self._settings)
-        return self._workers[allocator]
-
-    def _ask(self, allocator: Allocator, request: str, *arguments: object) -> Any:
-        deadline = time.monotonic() + 120
-        return self._worker(allocator).ask(request, *arguments, deadline=deadline)
+def _measure(
+    report: dict[str, Any], cells: Sequence[Cell], pool: Pool, options: argparse.Namespace
+) -> None:
+    """Adds rows to the report, one after another, until they are done or time is out."""
+    effort = Effort(
+        options.repeats,
+        options.row_seconds,
+        options.own_seconds,
+        options.peer_seconds,
+        options.check_tasks,
+        options.peer_tasks,
+        () if options.no_peers else PEERS,
+    )
+    start = time.monotonic()
+    report["machine"] = pool.describe()
+    report["missing"] = {} if options.no_peers else pool.missing()
+    for name, reason in report["missing"].items():
+        print(f"{name} is skipped: {reason}", flush=True)
+    for cell in cells:
+        if options.seconds and time.monotonic() - start > options.seconds:
+            return
+        print(f"measuring {cell.name}", flush=True)
+        report["rows"].append(measure(cell, pool, pool.rates(cell), effort, report["missing"]))
+        _write(report, options.output)
+        print(markdown(report["rows"][-1:]), flush=True)
 
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
@@ -158,7 +119,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", nargs="+", type=kind, choices=choices.get(name))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0, help="start no row after; 0: no limit")
-    parser.add_argument("--row_seconds", type=float, default=Effort.row_seconds)
+    parser.add_argument(
+        "--row_seconds", type=float, default=Effort.row_seconds, help="of a row's rounds of timing"
+    )
+    parser.add_argument(
+        "--own_seconds", type=float, default=Effort.own_seconds, help="until ours has a figure"
+    )
+    parser.add_argument(
+        "--peer_seconds", type=float, default=Effort.peer_seconds, help="until a peer is ready"
+    )
     parser.add_argument("--repeats", type=int, default=Effort.repeats)
     parser.add_argument("--check_tasks", type=int, default=Effort.check_tasks)
     parser.add_argument("--peer_tasks", type=int, default=0, help="time peers on so many; 0: all")

@@ -6,49 +6,64 @@ from collections.abc import Sequence
 from typing import Any
 
 import peers
+from contest import OURS
 
-HEADER = (
-    *("network", "method", "adapted", "tasks", "steps", "shot", "precision"),
-    *("ms", "spread", "tasks/s", "x higher", "x cached", "x learn2learn"),
-    *("MiB", "MiB higher", "MiB l2l", "error", "higher's", "x floor", "bound", "remarks"),
-)
+SETTINGS = ("network", "method", "adapted", "tasks", "steps", "shot", "precision")
+SHORT = {peers.CACHED: "cached", peers.LEARN2LEARN: "l2l", peers.JAX_VMAP: "vmap"}
+SHORT[peers.JAX_MAP] = "lax.map"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A table with one line a row; its columns are explained in ``benchmarks/README.md``."""
-    lines = [HEADER, *(_line(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    """A table with one line a row; its columns are explained in ``benchmarks/README.md``.
+
+    A column of a peer that is empty in all rows is left out. No rows make no table.
+    """
+    if not rows:
+        return ""
+    lines = [_line(row) for row in rows]
+    optional = {f"{what} {_short(name)}" for what in ("x", "MiB") for name in peers.PEERS}
+    optional.add("compiling, s")
+    kept = [name for name in lines[0] if name not in optional or any(line[name] for line in lines)]
+    table = [kept, *([line[name] for name in kept] for line in lines)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(kept))]
     text = [
         "| "
         + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         + " |"
-        for line in lines
+        for line in table
     ]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text) + "\n"
 
 
-def _line(row: dict[str, Any]) -> tuple[str, ...]:
-    cell, found = row["cell"], row["contenders"]
-    ours = found.get("ours", {})
-    higher, learn2learn = found.get(peers.HIGHER, {}), found.get(peers.LEARN2LEARN, {})
-    floor = row.get("floor", {})
-    return (
-        *(str(cell[key]) for key in ("network", "method", "adapted", "tasks", "steps", "shot")),
-        cell["precision"],
-        _number(ours.get("seconds", {}).get("median"), 1e3),
-        _range(ours.get("seconds"), 1e3),
-        _number(ours.get("tasks_per_second")),
-        *(_ratio(found.get(name, {})) for name in (peers.HIGHER, peers.CACHED, peers.LEARN2LEARN)),
-        _number(ours.get("peak_bytes"), 2**-20),
-        _number(higher.get("peak_bytes"), 2**-20),
-        _number(learn2learn.get("peak_bytes"), 2**-20),
-        _exponent(ours.get("error")),
-        _exponent(higher.get("error", learn2learn.get("error"))),
-        _number(floor.get("distance")),
-        str(floor.get("bound", "")),
-        "; ".join(row["remarks"]),
-    )
+def _line(row: dict[str, Any]) -> dict[str, str]:
+    """Each column's text."""
+    found, floor = row["contenders"], row.get("floor", {})
+    ours = found.get(OURS, {})
+    rival = found.get(peers.HIGHER, found.get(peers.LEARN2LEARN, {}))
+    compiling = [found[name] for name in peers.JAX if "compile_seconds" in found.get(name, {})]
+    return {
+        **{key: str(row["cell"][key]) for key in SETTINGS},
+        "ms": _number(ours.get("seconds", {}).get("median"), 1e3),
+        "spread": _range(ours.get("seconds"), 1e3),
+        "tasks/s": _number(ours.get("tasks_per_second")),
+        **{f"x {_short(name)}": _ratio(found.get(name, {})) for name in peers.PEERS},
+        "MiB": _number(ours.get("peak_bytes"), 2**-20),
+        **{
+            f"MiB {_short(name)}": _number(found.get(name, {}).get("peak_bytes"), 2**-20)
+            for name in peers.PEERS
+        },
+        "compiling, s": ", ".join(_number(entry["compile_seconds"]) for entry in compiling),
+        "error": _exponent(ours.get("error")),
+        "higher's": _exponent(rival.get("error")),
+        "x floor": _number(floor.get("distance")),
+        "bound": str(floor.get("bound", "")),
+        "remarks": "; ".join(row["remarks"]),
+    }
+
+
+def _short(name: str) -> str:
+    return SHORT.get(name, name)
 
 
 def _ratio(contender: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def synchronize(device: torch.device) -> None:
 
 def take_turns(
     contenders: Sequence[Name],
-    measure: Callable[[Name], float],
+    measure: Callable[[Name], float | None],
     *,
     repeats: int,
     budget: float,
@@ -54,8 +54,8 @@ def take_turns(
     So what drifts with time, such as the clock rate, falls on all of them alike.
 
     Args:
-        contenders: names.
-        measure: seconds of one run of a contender.
+        contenders: names; what is taken out of the sequence takes no part in later rounds.
+        measure: seconds of one run of a contender, None if it has none.
         repeats: rounds.
         budget: seconds after which no further round starts once there are two.
 
@@ -66,10 +66,11 @@ def take_turns(
     for number in range(repeats):
         if number >= 2 and time.perf_counter() - start > budget:
             return
-        order = contenders if number % 2 == 0 else list(contenders)[::-1]
-        yield {name: measure(name) for name in order}
+        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
+        measured = {name: measure(name) for name in order}
+        yield {name: value for name, value in measured.items() if value is not None}
 
 
 def ratios(slower: Sequence[float], faster: Sequence[float]) -> Spread:
-    """Ratios of the runs of the same round."""
-    return Spread.of([a / b for a, b in zip(slower, faster, strict=True)])
+    """Ratios of the runs of the same round; one that failed later has had fewer rounds."""
+    return Spread.of([a / b for a, b in zip(slower, faster, strict=False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import time
 import warnings
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from contest import Contest
+from jax_contest import JaxContest
 from machine import limit_memory
 
 from fewshot_blo.allocator import keep_freed_memory
@@ -23,21 +25,31 @@ class MeasurementError(Exception):
 
 
 class Worker:
-    """A process with one allocator setting and a ``Contest`` in it.
+    """A process with one allocator setting and a contest in it.
+
+    Interrupts are for the process that asks, which ends this one.
 
     Args:
         device: of the contest.
         allocator: "kept" keeps freed host memory, as this project's command line does; "default"
             is what users of other libraries have.
         settings: of the contest.
+        jax: a contest of JAX, not of PyTorch.
     """
 
-    def __init__(self, device: str, allocator: Allocator, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, device: str, allocator: Allocator, settings: dict[str, Any], *, jax: bool
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, device, allocator, settings)
+        arguments = (theirs, device, allocator, settings, jax)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        # The process inherits the mask, and an interrupt meanwhile is not lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     @property
@@ -77,14 +89,15 @@ class Worker:
 
 
 def _serve(
-    connection: Connection, device: str, allocator: Allocator, settings: dict[str, Any]
+    connection: Connection, device: str, allocator: Allocator, settings: dict[str, Any], jax: bool
 ) -> None:
     if allocator == "kept" and not keep_freed_memory():
         print("this C library has no setting to keep freed memory", file=sys.stderr)
     if device == "cpu":
         limit_memory()
     warnings.filterwarnings("ignore", module="higher|learn2learn|gym")
-    contest = Contest(torch.device(device), **settings)
+    kind = JaxContest if jax else Contest
+    contest = kind(torch.device(device), **settings)
     while True:
         try:
             request, arguments = connection.recv()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,12 +47,70 @@ def test_contenders_compute_the_same(method: str, adapted: str) -> None:
 
     cell = small_cell(method=method, adapted=adapted)
     here = contest.Contest(CPU, seed=0, chunk=2, graph="auto")
+    reference = here.reference(cell)
+    missing = []
     for name in peers.contenders(cell):
+        if name in peers.JAX:
+            continue  # A process of its own, below.
         if here.missing(name):
-            pytest.skip(f"{name} is not installed")
-        answer = here.compare(name, cell)
+            missing.append(name)
+            continue
+        answer = here.compare(name, cell, reference)
         assert 0 < answer["difference"] < 1e-10
         assert 1e-9 < answer["error"] < 1e-3
+    if missing:
+        pytest.skip(f"not installed, and so not compared: {', '.join(missing)}")
+
+
+JAX_CASES = [
+    *(("conv4-4-28", "JAX, vmap", *case) for case in CASES),
+    ("conv4-4-28", "JAX, lax.map", "second", "all"),
+    ("conv4-4-28", "JAX, lax.map", "implicit", "head"),
+    ("resnet12-16", "JAX, lax.map", "first", "all"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "name", "method", "adapted"), JAX_CASES)
+def test_jax_computes_the_same(network: str, name: str, method: str, adapted: str) -> None:
+    pytest.importorskip("jax")
+    import contest
+    import row
+    import worker
+
+    settings: dict[str, Any] = {"seed": 0, "chunk": 2, "graph": "auto"}
+    cell = small_cell(network=network, method=method, adapted=adapted, query=1)
+    reference = contest.Contest(CPU, **settings).reference(cell)
+    process = worker.Worker("cpu", "default", settings, jax=True)
+    try:
+        answer = process.ask("compare", name, cell, reference, deadline=time.monotonic() + 300)
+    finally:
+        process.stop()
+    assert 0 < answer["difference"] < 1e-10 < row.TOLERANCE
+    assert 1e-9 < answer["error"] < 1e-2
+
+
+def test_jax_where_it_is_missing_is_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax_contest
+    import peers
+
+    def refuse(name: str) -> ModuleType:
+        raise ImportError("No module named 'jax'")
+
+    for variable in ("XLA_PYTHON_CLIENT_PREALLOCATE", "NPROC", "JAX_PLATFORMS"):
+        monkeypatch.setenv(variable, "")  # The contest sets them for its process.
+    monkeypatch.setattr(peers, "import_peer", refuse)
+    contest = jax_contest.JaxContest(CPU, seed=0)
+    assert contest.missing(peers.JAX_VMAP) == "No module named 'jax'"
+
+
+def test_relative_difference_of_gradients() -> None:
+    import agreement
+    import numpy as np
+
+    reference = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    other = {"a": np.array([3.0, 0.0], np.float32), "b": np.array([[4.5]], np.float32)}
+    assert agreement.relative_difference(other, reference) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("method", "adapted"), [c for c in CASES if c != ("implicit", "all")])
@@ -119,23 +179,48 @@ def test_contenders_take_turns() -> None:
     a, b = ([found[name] for found in rounds] for name in ("a", "b"))
     assert timing.ratios(b, a) == timing.Spread(6 / 5, 3 / 4, 2.0)
     assert len(list(timing.take_turns(["a"], measure, repeats=9, budget=0.0))) == 2
+    names = ["a", "b"]
+
+    def measure_until_b_fails(name: str) -> float | None:
+        if name == "b":
+            names.remove(name)
+            return None
+        return 1.0
+
+    rounds = list(timing.take_turns(names, measure_until_b_fails, repeats=2, budget=100.0))
+    assert rounds == [{"a": 1.0}, {"a": 1.0}]
 
 
-class StubWorker:
-    """Answers as a measuring process does; what it is told to fail on, it fails on."""
+class StubPool:
+    """Measuring processes that answer at once; what they are told to fail on, they fail on."""
 
-    def __init__(self, failures: dict[tuple[str, str], Any]) -> None:
-        self.failures = failures
+    def __init__(self, failures: dict[tuple[str, str], Any], device: str = "cpu") -> None:
+        self.failures, self.device = failures, device
+        self.asked: list[tuple[str, str]] = []
 
-    def ask(self, request: str, name: str, *arguments: object, deadline: float) -> Any:
+    def new_row(self) -> None:
+        self.asked.append(("new_row", ""))
+
+    def allocators(self, name: str) -> tuple[str, ...]:
+        return ("kept",) if name == "ours" or self.device != "cpu" else ("kept", "default")
+
+    def worker(self, name: str, allocator: str) -> Any:
+        return self
+
+    def ask(self, request: str, name: Any, *arguments: object, deadline: float) -> Any:
         from worker import MeasurementError
 
+        name = "ours" if request == "reference" else name
+        self.asked.append((request, name))
         if (request, name) in self.failures:
             answer = self.failures[request, name]
+            if isinstance(answer, BaseException):
+                raise answer
             if answer is None:
-                raise MeasurementError(f"{request}: out of memory")
+                raise MeasurementError(f"{request}: out of time")
             return answer
         return {
+            "reference": {},
             "compare": {"difference": 0.0, "error": 1e-6},
             "prepare": {},
             "weigh": 1024,
@@ -143,61 +228,128 @@ class StubWorker:
         }[request]
 
 
+RATES = {"operations": 1e9, "bytes": 1e9}
+PEERS = ["higher", "learn2learn", "TorchOpt", "JAX, vmap", "JAX, lax.map"]
+
+
+def stub_row(pool: StubPool, cell: Any = None, **effort: Any) -> dict[str, Any]:
+    """A row, without the contenders whose names are under ``missing``."""
+    import row
+
+    missing = effort.pop("missing", {})
+    processes: Any = pool
+    effort = {"repeats": 3, **effort}
+    found = row.measure(cell or small_cell(), processes, RATES, row.Effort(**effort), missing)
+    json.dumps(found)
+    return found
+
+
+def without(name: str) -> list[str]:
+    return ["ours", *(peer for peer in PEERS if peer != name)]
+
+
 @pytest.mark.parametrize(
     ("failures", "left", "remark"),
     [
-        ({}, ["ours", "higher", "learn2learn"], None),
-        ({("prepare", "higher"): None}, ["ours", "learn2learn"], "higher: prepare: out of memory"),
+        ({}, ["ours", *PEERS], None),
+        ({("prepare", "higher"): None}, without("higher"), "higher: prepare: out of time"),
         (
-            {("compare", "higher"): {"difference": 1e-3, "error": 1.0}},
-            ["ours", "learn2learn"],
-            "higher: its float64 gradient differs from ours by 1e-03",
+            {("compare", "TorchOpt"): {"difference": 1e-3, "error": 1.0}},
+            without("TorchOpt"),
+            "TorchOpt: its float64 gradient differs from ours by 1e-03",
         ),
-        ({("compare", "ours"): None}, [], "ours: compare: out of memory"),
-        (
-            {("prepare", "ours"): None},
-            ["higher", "learn2learn"],
-            "ours: prepare: out of memory",
-        ),
-        (
-            {("time", "higher"): None},
-            ["ours", "higher", "learn2learn"],
-            "timing: time: out of memory",
-        ),
+        ({("compare", "JAX, vmap"): None}, without("JAX, vmap"), "JAX, vmap: compare: out of time"),
+        ({("reference", "ours"): None}, ["ours"], "ours: reference: out of time"),
+        ({("prepare", "ours"): None}, [], "ours: prepare: out of time"),
     ],
 )
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_row_goes_on_without_what_fails(
-    failures: dict[tuple[str, str], Any], left: list[str], remark: str | None
+    failures: dict[tuple[str, str], Any], left: list[str], remark: str | None, device: str
 ) -> None:
-    import row
     import table
 
-    workers: Any = {"kept": StubWorker(failures), "default": StubWorker(failures)}
-    rates = {"operations": 1e9, "bytes": 1e9}
-    found = row.measure(small_cell(), workers, rates, row.Effort(repeats=3), {})
-    assert list(found["contenders"]) == left
+    found = stub_row(StubPool(failures, device))
+    timed = [name for name, entry in found["contenders"].items() if "runs" in entry]
+    assert timed == left
     assert found["remarks"] == ([remark] if remark else [])
-    for name in left:
-        for ratio in found["contenders"][name].get("times_faster", {}).values():
+    for name in set(left) - {"ours"}:
+        for ratio in found["contenders"][name]["times_faster"].values():
             assert ratio == {"median": 6.0, "low": 6.0, "high": 6.0}
+    if "ours" in left:
+        assert found["contenders"]["ours"]["seconds"]["median"] == 0.5
     assert len({len(line) for line in table.markdown([found]).splitlines()}) == 1
-    json.dumps(found)
+
+
+def test_ours_has_its_figure_before_a_peer_is_asked() -> None:
+    pool = StubPool({})
+    stub_row(pool, peers=("higher",))
+    first_peer = next(i for i, (_, name) in enumerate(pool.asked) if name == "higher")
+    assert pool.asked[:first_peer].count(("time", "ours")) == 2
+
+
+def test_a_peer_that_fails_while_it_is_timed_leaves_the_others() -> None:
+    found = stub_row(StubPool({("time", "higher"): None}))
+    assert found["remarks"] == ["higher: time: out of time"] * 2  # In each of its two processes.
+    assert "times_faster" not in found["contenders"]["higher"]
+    assert found["contenders"]["TorchOpt"]["times_faster"]["as run"]["median"] == 6.0
+
+
+def test_preparation_does_not_count_as_time_of_the_rounds() -> None:
+    class SlowPool(StubPool):
+        def ask(self, request: str, name: Any, *arguments: object, deadline: float) -> Any:
+            assert deadline - time.monotonic() > 50
+            if request == "prepare":
+                time.sleep(0.3)
+            return super().ask(request, name, *arguments, deadline=deadline)
+
+    found = stub_row(SlowPool({}), peers=("higher",), row_seconds=0.2, repeats=4)
+    assert len(found["contenders"]["higher"]["runs"]["kept"]) == 4
+
+
+def test_jax_on_a_gpu_starts_when_pytorch_has_let_go() -> None:
+    pool = StubPool({}, device="cuda")
+    stub_row(pool)
+    assert pool.asked.count(("new_row", "")) == 3
+    last_of_ours = len(pool.asked) - 1 - pool.asked[::-1].index(("time", "ours"))
+    vmap, lax_map = (pool.asked.index(("compare", name)) for name in PEERS[-2:])
+    assert last_of_ours < vmap < lax_map
+    assert ("new_row", "") in pool.asked[last_of_ours:vmap]
+    assert ("new_row", "") in pool.asked[vmap:lax_map]
+
+
+def test_an_interrupted_row_keeps_what_it_has() -> None:
+    import row
+
+    with pytest.raises(row.Interrupted) as interrupt:
+        stub_row(StubPool({("compare", "TorchOpt"): KeyboardInterrupt()}))
+    found = interrupt.value.row
+    assert found["contenders"]["ours"]["seconds"]["median"] == 0.5
+    assert found["remarks"] == ["interrupted"]
 
 
 def test_peers_on_fewer_tasks_are_scaled() -> None:
-    import row
-
-    workers: Any = {"kept": StubWorker({})}
-    effort = row.Effort(repeats=2, peer_tasks=1)
-    found = row.measure(small_cell(tasks=4), workers, {"operations": 1.0, "bytes": 1.0}, effort, {})
-    higher = found["contenders"]["higher"]
-    assert higher["runs"]["kept"] == [12.0, 12.0]
-    assert higher["timed_tasks"] == 1
+    found = stub_row(StubPool({}), small_cell(tasks=4), repeats=2, peer_tasks=1)
+    for name in ("higher", "learn2learn", "TorchOpt"):
+        entry = found["contenders"][name]
+        assert entry["runs"]["kept"] == [12.0, 12.0]
+        assert entry["timed_tasks"] == 1
+    vmap = found["contenders"]["JAX, vmap"]
+    assert (vmap["runs"]["kept"], vmap["timed_tasks"]) == ([3.0, 3.0], 4)
     assert found["contenders"]["ours"]["tasks_per_second"] == 8.0
-    missing = row.measure(
-        small_cell(), workers, {"operations": 1.0, "bytes": 1.0}, effort, {"higher": "not there"}
-    )
-    assert missing["remarks"] == ["no higher"]
+    missing = dict.fromkeys(PEERS, "not there")
+    found = stub_row(StubPool({}), missing=missing)
+    assert found["remarks"] == [f"no {name}" for name in PEERS]
+
+
+def test_columns_of_peers_that_were_not_measured_are_left_out() -> None:
+    import table
+
+    missing = {name: "not there" for name in PEERS if name != "TorchOpt"}
+    header = table.markdown([stub_row(StubPool({}), missing=missing)]).splitlines()[0]
+    assert "x TorchOpt" in header
+    assert "x higher" not in header
+    assert table.markdown([]) == ""
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -224,10 +376,14 @@ def test_speed_command(tmp_path: Path) -> None:
     assert row["floor"]["distance"] > 0
     assert {"processor", "cores", "commit", "command", "packages"} <= set(report["machine"])
     assert report["seed"] == 0
-    for name in ("higher", "learn2learn"):
+    for name in ("higher", "learn2learn", "TorchOpt"):
         if name not in report["missing"]:
             ratios = row["contenders"][name]["times_faster"]
             assert set(ratios) == {"as run", "same allocator"}
+    for name in ("JAX, vmap", "JAX, lax.map"):
+        if name not in report["missing"]:
+            assert set(row["contenders"][name]["times_faster"]) == {"as run"}
+            assert row["contenders"][name]["compile_seconds"] > 0
     assert output.with_suffix(".md").read_text() in result.stdout
 
 
@@ -261,22 +417,28 @@ def test_fine_tuning_on_validation_and_test_classes(data_root: Path, tmp_path: P
     assert all(row["milliseconds_to_embed_a_task"] > 0 for row in rows)
 
 
+class IdlePool:
+    """Processes that nothing is asked of."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+    def rates(self, cell: object) -> None:
+        return None
+
+    def stop(self) -> None:
+        pass
+
+
 def test_speed_command_starts_no_row_out_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import speed
 
-    class Pool:
-        def __init__(self, *arguments: object) -> None:
-            pass
-
-        def describe(self) -> dict[str, object]:
-            return {}
-
-        def stop(self) -> None:
-            pass
-
-    monkeypatch.setattr(speed, "_Pool", Pool)
+    monkeypatch.setattr(speed, "Pool", IdlePool)
     output = tmp_path / "speed.json"
     options = f"--rows cpu --network conv4-64-84 --seconds 1e-9 --no_peers --output {output}"
     speed.main(options.split())
@@ -285,6 +447,64 @@ def test_speed_command_starts_no_row_out_of_time(
     assert report["not_started"] == [
         "conv4-64-84 second all T=4 steps=5 shot=1 float32",
     ]
+
+
+def test_speed_command_writes_what_there_is_at_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import row
+    import speed
+
+    finished = stub_row(StubPool({}))
+    with pytest.raises(row.Interrupted) as interrupt:
+        stub_row(StubPool({("prepare", "higher"): KeyboardInterrupt()}))
+    outcomes = iter([finished, interrupt.value])
+
+    def measure(*arguments: object) -> dict[str, Any]:
+        outcome = next(outcomes)
+        if isinstance(outcome, row.Interrupted):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(speed, "Pool", IdlePool)
+    monkeypatch.setattr(speed, "measure", measure)
+    output = tmp_path / "speed.json"
+    options = f"--network conv4-4-28 --tasks 1 2 3 4 --no_peers --output {output}"
+    with pytest.raises(SystemExit) as end:
+        speed.main(options.split())
+    assert end.value.code == 130
+    report = json.loads(output.read_text())
+    assert [found["remarks"] for found in report["rows"]] == [[], ["interrupted"]]
+    assert len(report["not_started"]) == 2
+    printed = capsys.readouterr().out
+    assert printed.count("not started, interrupted: conv4-4-28") == 2
+    assert output.with_suffix(".md").read_text() in printed
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_the_process_prints_no_traceback(tmp_path: Path) -> None:
+    output = tmp_path / "speed.json"
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--device", "cpu", "--no_peers"]
+    command += ["--network", "conv4-4-28", "--tasks", "1", "--steps", "1", "2", "--repeats", "999"]
+    process = subprocess.Popen(
+        [*command, "--own_seconds", "600", "--row_seconds", "600", "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        # Where the tests run in the background, interrupts are ignored, and so they would be here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert "steps=1" in process.stdout.readline()  # The row has begun.
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)  # As the terminal does: to the workers too.
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "not started, interrupted: conv4-4-28 second all T=1 steps=2" in printed
+    assert "not_started" in json.loads(output.read_text())
 
 
 def load_profile(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
