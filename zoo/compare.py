@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,7 +40,7 @@ class Row:
         verdict: one of ``VERDICTS``.
         backend: that ``prepare`` chose for first, second order and the shared encoder.
         differences: relative, of loss and gradient together, by quantity; a word where none is.
-        seconds: that the row took.
+        seconds: processor time that the row took.
         remarks: what was done to the network, what the kernel said, what failed.
     """
 
@@ -72,18 +73,20 @@ QUANTITIES = {
 
 def compare(network: Network) -> Row:
     """Checks one network, in float64, or in float32 where the module itself fails in float64."""
-    start = time.perf_counter()
+    start = time.process_time()
     row = Row(network.family, network.name, "torch cannot")
-    for dtype in (torch.float64, torch.float32):
-        try:
-            checked = _check(row, network, dtype)
-            break
-        except _PlainError as error:
-            checked = _without_oracle(row, network, error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Those of PyTorch about the module itself.
+        for dtype in (torch.float64, torch.float32):
+            try:
+                checked = _check(row, network, dtype)
+                break
+            except _PlainError as error:
+                checked = _without_oracle(row, network, error)
     if dtype == torch.float32 and checked.differences:
         remark = f"in float32, tolerance {SINGLE:g}, for it fails in float64"
         checked = replace(checked, remarks=(*checked.remarks, remark))
-    return replace(checked, seconds=time.perf_counter() - start)
+    return replace(checked, seconds=time.process_time() - start)
 
 
 def _without_oracle(row: Row, network: Network, reason: _PlainError) -> Row:

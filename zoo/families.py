@@ -23,9 +23,17 @@ def installed(family: str) -> bool:
     return family == "own" or importlib.util.find_spec(family) is not None
 
 
+def module_of(family: str) -> str:
+    """The module that lists a family's members."""
+    return f"zoo.{_MODULES[family]}"
+
+
 def networks(family: str) -> list[Network]:
     """The members of a family, without building them."""
-    listing: Callable[[], list[Network]] = importlib.import_module(
-        f"zoo.{_MODULES[family]}"
-    ).networks
+    return listed(module_of(family))
+
+
+def listed(module: str) -> list[Network]:
+    """What a module lists."""
+    listing: Callable[[], list[Network]] = importlib.import_module(module).networks
     return listing()

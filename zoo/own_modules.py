@@ -50,7 +50,8 @@ class _GhostNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2)
-        return torch.cat([super().forward(first), super().forward(second)])
+        halves: list[Tensor] = [super().forward(first), super().forward(second)]
+        return torch.cat(halves)
 
 
 class _ScaledDropout(nn.Dropout):
@@ -60,11 +61,12 @@ class _ScaledDropout(nn.Dropout):
         return 0.5 * super().forward(x)
 
 
-class _ChannelFirst(nn.Sequential):
+class _Residual(nn.Sequential):
     """A sequence that adds its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+        output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + output
 
 
 class _StandardizedConv(nn.Conv2d):
@@ -211,7 +213,7 @@ _BUILDS: dict[str, Callable[[], nn.Module]] = {
     "batch norm subclass with a parameter": lambda: _around(_NormWithParameter(4)),
     "batch norm subclass with other statistics": lambda: _around(_GhostNorm(4)),
     "dropout subclass that scales": lambda: _around(_ScaledDropout(0.0)),
-    "sequential subclass with a residual": lambda: _around(_ChannelFirst(_conv(), nn.Tanh())),
+    "sequential subclass with a residual": lambda: _around(_Residual(_conv(), nn.Tanh())),
     "convolution subclass": lambda: _around(_StandardizedConv(4, 4, 3)),
     "checkpoint": lambda: _around(_Checkpointed(nn.Sequential(_conv(), nn.Tanh(), _conv()))),
     "checkpoint with batch norm": lambda: _around(_Checkpointed(nn.Sequential(_conv(), _norm()))),
