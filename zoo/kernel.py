@@ -1,0 +1,78 @@
+"""The same gradients by the project's kernel."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo import errors
+from fewshot_blo.chunks import hypergradient
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import SGD
+from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
+from tasks import TaskBatch
+from zoo.oracle import STEP_SIZE, STEPS, Result
+
+Derivatives = Literal["first", "second"]
+
+PROJECT_ERRORS: tuple[type[Exception], ...] = tuple(
+    error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, Exception)
+)
+"""A network that raises one of these has been refused; any other exception is a defect."""
+
+
+def prepare(problem: FewShotProblem, batch: TaskBatch, derivatives: Derivatives) -> None:
+    """Chooses the problem's backend for the derivatives that are needed."""
+    known = inspect.signature(problem.prepare).parameters
+    problem.prepare(batch, **({"derivatives": derivatives} if "derivatives" in known else {}))
+
+
+@contextmanager
+def said(messages: list[str]) -> Iterator[None]:
+    """Collects what warnings say inside, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                text = " ".join(str(warning.message).split())
+                if _is_ours(warning, text) and text not in messages:
+                    messages.append(text)
+
+
+def _is_ours(warning: warnings.WarningMessage, text: str) -> bool:
+    """Whether it is no remark of PyTorch's on speed or on names that go out of use."""
+    return issubclass(warning.category, UserWarning) and "performance drop" not in text
+
+
+def initialization(module: nn.Module, batch: TaskBatch, *, first_order: bool) -> tuple[Result, str]:
+    """As the oracle's, and the backend."""
+    problem = Initialization(module)
+    strategy = Unroll(STEPS, SGD(STEP_SIZE), first_order=first_order)
+    return _step(problem, strategy, batch, "first" if first_order else "second")
+
+
+def shared_encoder(module: nn.Module, batch: TaskBatch) -> tuple[Result, str]:
+    """As the oracle's, and the backend."""
+    problem = SharedEncoder(module, prox=0.0, start="zeros")
+    return _step(problem, Unroll(STEPS, SGD(STEP_SIZE)), batch, "first")
+
+
+def _step(
+    problem: FewShotProblem, strategy: Unroll, batch: TaskBatch, derivatives: Derivatives
+) -> tuple[Result, str]:
+    problem.network.train()
+    prepare(problem, batch, derivatives)
+    keys = torch.arange(batch.tasks)
+    step = hypergradient(problem, strategy, strategy.init(), batch, norm="transductive", keys=keys)
+    gradient: dict[str, Tensor] = dict(step.gradient)
+    return (step.outer_loss, gradient), problem.backend
