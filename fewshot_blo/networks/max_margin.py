@@ -139,5 +139,5 @@ def _solve(dual: _Dual, bound: Tensor) -> tuple[Tensor, Tensor]:
     slope = (targets - kernel @ fixed).flatten(1) * free
     right = torch.cat([slope, -fixed.sum(2)], 1)
     solution = solve(system, right.unsqueeze(2)).squeeze(2)
-    entries, shift = solution.split([rows * way, rows], 1)
+    entries, shift = torch.split(solution, [rows * way, rows], 1)
     return fixed + (entries * free).reshape(targets.shape), shift
