@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 
 Params = Mapping[str, Tensor]
 """Named tensors without a task axis."""
@@ -121,6 +121,7 @@ class OuterStep:
                 raise DivergenceError(
                     f"{method}: the {name} of task {task} is {float(losses[task])}: the inner "
                     "steps probably diverge; lower the inner step size or the number of steps"
+                    + (SINGULAR if losses[task].isnan() else "")
                 )
         for name, gradient in self.gradient.items():
             if not gradient.isfinite().all():

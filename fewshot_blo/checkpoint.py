@@ -119,10 +119,16 @@ _PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads a checkpoint without running any code that it may contain.
 
+    Args:
+        path: of the file.
+        device: of variables, buffers, average and the strategy's state. The optimizer's state is
+            on the host: ``load_state_dict`` puts each part of it where the optimizer wants it,
+            and leaves Adam's count of steps, which most optimizers read there, where it is.
+
     Raises:
         CheckpointError: if it is missing, truncated or no checkpoint of this package.
     """
-    data = read_tensors(path, "checkpoint", device)
+    data = read_tensors(path, "checkpoint")
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
@@ -137,10 +143,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
         return Checkpoint(
             **plain,
-            outer=_tensors(data["outer"]),
-            buffers=_tensors(data["buffers"]),
-            strategy=State(**data["strategy"]),
-            average=_tensors(data.get("average", {})),  # Earlier versions had none.
+            outer=_tensors(data["outer"], device),
+            buffers=_tensors(data["buffers"], device),
+            strategy=State(**data["strategy"]).to(device),
+            average=_tensors(data.get("average", {}), device),  # Earlier versions had none.
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -148,11 +154,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         ) from error
 
 
-def _tensors(mapping: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def _tensors(mapping: Mapping[str, Any], device: torch.device | str) -> Mapping[str, Tensor]:
     for name, value in mapping.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"'{name}' is no tensor")
-    return mapping
+    return {name: value.to(device) for name, value in mapping.items()}
 
 
 @torch.no_grad()

@@ -17,3 +17,10 @@ class DivergenceError(FloatingPointError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, corrupt or of another configuration, or cannot be written."""
+
+
+SINGULAR = (
+    "; or, for a head in closed form, its linear system is singular: raise lam (ridge), lower "
+    "alpha (label propagation) or compute in float64"
+)
+"""The other cause of a NaN after inner steps: nobody asks a GPU whether a system is singular."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fewshot_blo.chunks import Chunk, at_a_time
-from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
@@ -168,6 +168,7 @@ def _scores(
         raise DivergenceError(
             f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
+            f"{SINGULAR}"
         )
     return torch.cat(accuracy).cpu(), tally
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import OuterStep, Params, TaskParams
 from fewshot_blo.constraints import Constraint
@@ -157,7 +158,9 @@ class SolveRun:
                     f"{path.parent} already holds a run: resume it, or choose another folder"
                 )
             return
-        saved = read_tensors(path, "checkpoint", next(iter(self.problem.outer.values())).device)
+        # On the host: the optimizer puts its state where it wants it, and counts steps there.
+        saved = read_tensors(path, "checkpoint")
+        device = next(iter(self.problem.outer.values())).device
         kinds = {name: list(p.shape) for name, p in self.problem.outer.items()}
         try:
             found = {name: list(p.shape) for name, p in saved["outer"].items()}
@@ -170,8 +173,9 @@ class SolveRun:
                 for name, p in saved["outer"].items():
                     self.problem.outer[name].copy_(p)
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = State(**saved["state"])
-            self.step, self.best = saved["step"], saved["best"]
+            self.state = State(**saved["state"]).to(device)
+            self.step = saved["step"]
+            self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
             self.records_since_best = saved["records_since_best"]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(

@@ -59,14 +59,21 @@ class TaskBatch:
         """N, the number of classes of the largest task."""
         return self.classes.shape[1]
 
-    @cached_property
+    @property
     def padded(self) -> bool:
         """Whether some task is smaller than the batch's shape; a device is asked once."""
-        return bool((self.support_y < 0).any() or (self.query_y < 0).any())
+        return any(self._smaller)
+
+    @cached_property
+    def _smaller(self) -> tuple[bool, ...]:
+        """Which tasks are smaller; parts and copies of the batch are told and need not ask."""
+        smaller = (self.support_y < 0).any(1) | (self.query_y < 0).any(1)
+        return tuple(smaller.tolist())
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """The tasks of a slice, as views."""
-        return self._same_tasks(*(getattr(self, field.name)[tasks] for field in fields(self)))
+        part = TaskBatch(*(getattr(self, field.name)[tasks] for field in fields(self)))
+        return part._told(self._smaller[tasks])
 
     def chunks(self, size: int) -> Iterator[TaskBatch]:
         """Consecutive parts of at most ``size`` tasks, in order."""
@@ -75,26 +82,23 @@ class TaskBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TaskBatch:
         """The same tasks on ``device``; ``dtype`` applies to the images only."""
-        return self._same_tasks(
+        moved = TaskBatch(
             send(self.support_x, device, dtype),
             send(self.support_y, device),
             send(self.query_x, device, dtype),
             send(self.query_y, device),
             send(self.classes, device),
         )
+        return moved._told(self._smaller)
 
     def known(self, *, padded: bool) -> TaskBatch:
         """The same tasks with ``padded`` as given, where the device must not be asked."""
         tasks = TaskBatch(*(getattr(self, field.name) for field in fields(self)))
-        tasks.__dict__["padded"] = padded
-        return tasks
+        return tasks._told((padded,) * self.tasks)
 
-    def _same_tasks(self, *tensors: Tensor) -> TaskBatch:
-        """Some of these tasks: where none of all is padded, nobody has to ask again."""
-        tasks = TaskBatch(*tensors)
-        if not self.padded:
-            tasks.__dict__["padded"] = False
-        return tasks
+    def _told(self, smaller: tuple[bool, ...]) -> TaskBatch:
+        self.__dict__["_smaller"] = smaller
+        return self
 
 
 def send(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:

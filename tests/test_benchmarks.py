@@ -566,6 +566,11 @@ def test_memory_command(
 STUB_PYTHON = """#!/bin/bash
 case "$*" in
     *get_device_name*) echo "torch, some GPU" ;;
+    *find_spec*)
+        lacking=()
+        for name in $LACKING; do [[ " $* " == *" $name "* ]] && lacking+=("$name"); done
+        echo "${lacking[@]}" ;;
+    *profile_step*) echo profiled "${@:3}" ;;
     -c*) [ -n "$NO_GPU" ] && exit 1 ; exit 0 ;;
     *memory.py*) echo failing "$@"; exit 3 ;;
     *) echo ran "$@" ;;
@@ -585,14 +590,43 @@ def test_gpu_script_goes_on_after_a_failure(tmp_path: Path) -> None:
     assert "tests/test_contract.py" in (out / "tests.txt").read_text()
     assert "speed.py --rows gpu" in (out / "speed.txt").read_text()
     assert (out / "memory.txt").read_text().count("failing") == 2
-    assert (out / "profile.txt").read_text().count("profile_step.py") == 2
+    profiles = (out / "profile.txt").read_text().splitlines()
+    assert [line.split()[:3] for line in profiles] == [["profiled", "--device", "cuda"]] * 2
     summary = (out / "summary.txt").read_text()
+    parts = [summary.index(f" {name}") for name in ("-m pytest", "-c", "benchmarks/speed.py")]
+    assert parts == sorted(parts)
+    assert parts[-1] < summary.index("benchmarks/memory.py")
     assert summary.count("ended with code 3") == 2
     assert summary.rstrip().endswith("done")
     skipped = run_script("bash", script, str(out), PYTHON=str(python), TOTAL="0")
     assert skipped.stdout.count("skipped, out of time") == 6
     assert run_script("bash", script, str(out), PYTHON=str(python), NO_GPU="1").returncode == 1
     assert run_script("bash", script).returncode == 2
+
+
+def test_gpu_script_names_what_is_missing(tmp_path: Path) -> None:
+    python, out, script = tmp_path / "python", tmp_path / "out", str(BENCHMARKS / "gpu.sh")
+    python.write_text(STUB_PYTHON)
+    python.chmod(0o755)
+
+    def summary(**environment: str) -> str:
+        run_script("bash", script, str(out), **{"PYTHON": str(python), **environment})
+        return (out / "summary.txt").read_text()
+
+    assert "it lacks: numpy (PYTHON names another)" in summary(LACKING="numpy yaml")
+    assert "cannot run the benchmarks; it lacks: itself" in summary(PYTHON=str(tmp_path / "none"))
+    found = summary(LACKING="hypothesis yaml jsonargparse")
+    assert "skipped the contract suite, for this Python lacks: hypothesis yaml" in found
+    assert found.rstrip().endswith("done")
+
+
+def test_profiles_of_the_gpu_script_run_as_they_are_called(tmp_path: Path) -> None:
+    lines = (BENCHMARKS / "gpu.sh").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("profile="))
+    code = "\n".join(lines[first : first + 2]).removeprefix("profile='").removesuffix("'")
+    options = "--device cpu --network conv4-8-28 --tasks 1 --steps 1"
+    result = run_script(sys.executable, "-c", code, *options.split())
+    assert "ms a step without the profiler" in result.stdout, result.stderr
 
 
 def test_cost_of_hypergradients(

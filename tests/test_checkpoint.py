@@ -59,6 +59,26 @@ def test_everything_comes_back(path: Path) -> None:
         assert_identical(getattr(loaded.strategy, name), getattr(saved.strategy, name))
 
 
+def test_adam_counts_its_steps_on_the_host(path: Path) -> None:
+    """Tensors on the device "meta" have no values: a count that had been there would be lost."""
+    problem = make_problem()
+    optimizer = torch.optim.AdamW(list(problem.outer.values()))
+    for leaf in problem.outer.values():
+        leaf.grad = torch.ones_like(leaf)
+    optimizer.step()
+    save(replace(make_checkpoint(), optimizer=optimizer.state_dict()), path)
+    loaded = load(path, "meta")
+    on_device = [p.detach().to("meta").requires_grad_() for p in problem.outer.values()]
+    resumed = torch.optim.AdamW(on_device)
+    resumed.load_state_dict(dict(loaded.optimizer))
+    for leaf in on_device:
+        assert resumed.state[leaf]["step"].device.type == "cpu"
+        assert float(resumed.state[leaf]["step"]) == 1
+        assert resumed.state[leaf]["exp_avg"].device.type == "meta"
+    parts = [loaded.outer, loaded.buffers, loaded.strategy.inner, loaded.strategy.scalars]
+    assert {p.device.type for part in parts for p in part.values()} == {"meta"}
+
+
 def test_restored_variables_are_the_same_leaves(path: Path) -> None:
     save(make_checkpoint(), path)
     problem = make_problem()

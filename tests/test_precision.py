@@ -158,24 +158,24 @@ def flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
     if request.param == "by kind":
         if not hasattr(torch.backends.cudnn, "conv"):
             pytest.skip("this PyTorch has the flags before 2.9 only")
-        products: Any = torch.backends.cuda.matmul
-        convolutions: Any = torch.backends.cudnn.conv
+        cudnn: Any = torch.backends.cudnn
+        modules = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
         name, on, off = "fp32_precision", "tf32", "ieee"
     else:
-        products, convolutions = SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)
-        monkeypatch.setattr(torch.backends.cuda, "matmul", products)
-        monkeypatch.setattr(torch.backends, "cudnn", convolutions)
+        modules = [SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)]
+        monkeypatch.setattr(torch.backends.cuda, "matmul", modules[0])
+        monkeypatch.setattr(torch.backends, "cudnn", modules[1])
         name, on, off = "allow_tf32", True, False
-    return lambda: (getattr(products, name), getattr(convolutions, name)), on, off
+    return lambda: tuple(getattr(module, name) for module in modules), on, off
 
 
 def test_flags_are_those_of_the_precision_and_then_as_before(flags: Any) -> None:
     read, on, off = flags
     before = read()
-    assert before[1] == on
+    assert set(before[1:]) == {on}
     for precision, expected in (("tf32", on), ("float32", off), ("bfloat16", off)):
         with product_precision(precision, CUDA):  # type: ignore[arg-type]
-            assert read() == product_flags() == (expected, expected)
+            assert read() == product_flags() == (expected,) * len(before)
         assert read() == before
     with pytest.raises(KeyboardInterrupt), product_precision("tf32", CUDA):
         raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.kernel import recompute as recomputed_steps
 from fewshot_blo.kernel.graph import Graphs, make_graphs
 from fewshot_blo.linear_solve import ConjugateGradient, Neumann
 from fewshot_blo.networks import Conv4, classifier
@@ -128,31 +126,6 @@ def test_without_keys_nothing_is_recorded() -> None:
     for _ in range(3):
         hypergradient(problem, method, method.init(), make_batch(), graphs=Graphs(recorder, "on"))
     assert recorder.recorded == 0
-
-
-@pytest.mark.parametrize(("norm", "padded"), [("transductive", True), ("support", False)])
-@problems
-@strategies
-def test_a_device_is_not_asked_for_values(
-    strategy: str,
-    problem: str,
-    backend: Any,
-    norm: NormMode,
-    padded: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Tensors on the device "meta" have no values: to look at one is an error, as in a recording.
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    monkeypatch.setattr(recomputed_steps, "is_recording", lambda: True)
-    method = STRATEGIES[strategy]
-    few_shot = make_problem(problem, backend, "meta", conv4)
-    batch = make_batch().to("meta").known(padded=padded)
-    state = method.init()
-    state = replace(state, scalars={name: x.to("meta") for name, x in state.scalars.items()})
-    bound = few_shot.bind(batch, norm, dropout_keys(batch, 0, 0))
-    step = method.hypergradient(bound.bilevel, state)
-    gradient = bound.pullback(step.gradient)
-    assert {x.device.type for x in [step.outer_loss, *gradient.values()]} == {"meta"}
 
 
 @pytest.mark.gpu

@@ -24,6 +24,7 @@ from fewshot_blo.linear_solve import ConjugateGradient
 from fewshot_blo.logs import LOG, read_log
 from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.solve import FILE, Partial, Solution, solve
+from fewshot_blo.solve_run import SolveRun
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
 DESCENT = partial(torch.optim.SGD, lr=0.4)
@@ -250,3 +251,18 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         Box(2, 1)
     with pytest.raises(ConfigurationError, match="empty or a point"):
         Simplex(0)
+
+
+def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> None:
+    """And the count of Adam's steps on the host: "meta" stands for a GPU, and has no values."""
+    solve(quadratic(), Penalty(2), ADAM, steps=3, validate=lambda u, v: 1.0, folder=tmp_path)
+    u = torch.zeros(2, dtype=torch.float64, device="meta").requires_grad_()
+    problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
+    resumed = SolveRun(problem, Penalty(2), ADAM([u]), {})
+    resumed.begin(tmp_path / FILE, resume=True)
+    count = resumed.optimizer.state[u]["step"]
+    assert count.device.type == "cpu"
+    assert float(count) == 3
+    tensors = [*resumed.state.inner.values(), *resumed.state.multipliers.values()]
+    tensors += [*resumed.best["outer"].values(), resumed.optimizer.state[u]["exp_avg"]]
+    assert {p.device.type for p in tensors} == {"meta"}

@@ -10,6 +10,7 @@ from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
     State,
     add_gradients,
+    both_gradients,
     check_not_negative,
     inner_gradients,
     inner_start,
@@ -60,8 +61,7 @@ class Implicit:
         )
         inner = {name: p.requires_grad_() for name, p in inner.items()}
         outer_loss = problem.outer_loss(inner)
-        f_v = inner_gradients(outer_loss.mean(), inner)
-        f_u = outer_gradients(outer_loss.mean(), problem.outer)
+        f_v, f_u = both_gradients(outer_loss, inner, problem.outer)
         inner_loss = problem.inner_loss(inner)
         g_v = inner_gradients(inner_loss.sum(), inner, create_graph=True)
 
@@ -69,7 +69,7 @@ class Implicit:
             return inner_gradients(task_dot(g_v, v).sum(), inner)
 
         q = self.solve(hessian_product, f_v)
-        minus_g_uv_q = outer_gradients(-task_dot(g_v, q).sum(), problem.outer)
+        minus_g_uv_q = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
         gradient = add_gradients(
             problem.outer,
             [f_u, minus_g_uv_q],

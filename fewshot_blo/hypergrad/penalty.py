@@ -13,10 +13,10 @@ from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
     State,
     add_gradients,
+    both_gradients,
     check_not_negative,
     inner_gradients,
     inner_start,
-    outer_gradients,
 )
 from fewshot_blo.kernel import Adam, UpdateRule, adapt
 
@@ -97,14 +97,8 @@ class Penalty:
         inner = {name: p.requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)
-        upper_objective = penalised(f, g_v)
-        upper_v = inner_gradients(upper_objective.sum(), inner)
-        gradient = add_gradients(
-            problem.outer,
-            [outer_gradients(upper_objective.mean(), problem.outer)],
-            method="Penalty",
-            remedy=IN_NO_LOSS,
-        )
+        upper_v, upper_u = both_gradients(penalised(f, g_v), inner, problem.outer)
+        gradient = add_gradients(problem.outer, [upper_u], method="Penalty", remedy=IN_NO_LOSS)
         g_v = {name: p.detach() for name, p in g_v.items()}
         lower_v = {name: p + lam * g_v[name] for name, p in upper_v.items()}
         return OuterStep(
@@ -118,10 +112,15 @@ class Penalty:
 
     def advance(self, state: State, step: OuterStep) -> State:
         """Tightens the schedules where the step was stationary to within ε."""
-        rho, lam, epsilon = (state.scalars[name] for name in ("rho", "lam", "epsilon"))
         squared = [g.double().square().sum() for g in step.gradient.values()]
         squared.append(step.residual.double().mean())
-        stationary = torch.stack(squared).sum().cpu() <= epsilon**2
+        total = torch.stack(squared).sum()
+        # From here on they are where the gradients are: to ask a GPU would empty its queue.
+        rho, lam, epsilon = (
+            state.scalars[name].to(total.device, non_blocking=True)
+            for name in ("rho", "lam", "epsilon")
+        )
+        stationary = total <= epsilon**2
         update = torch.where(stationary, rho, 0.0)
         multipliers = {
             name: state.multipliers.get(name, torch.full_like(g_v, self.multiplier)) + update * g_v

@@ -19,7 +19,7 @@ class State:
     """What a strategy carries from one outer step to the next; tensors only, so it is saved as is.
 
     Attributes:
-        scalars: schedules, 0-dimensional float64 tensors.
+        scalars: schedules, 0-dimensional float64 tensors, on the host or where the tasks are.
         inner: inner parameters to start from, ``[T, ...]`` (warm start); empty for a cold start.
         multipliers: Lagrange multipliers, ``[T, ...]``; empty for their initial value.
     """
@@ -35,6 +35,11 @@ class State:
             "inner": dict(self.inner),
             "multipliers": dict(self.multipliers),
         }
+
+    def to(self, device: torch.device | str) -> State:
+        """The same state on a device."""
+        moved = ({n: p.to(device) for n, p in part.items()} for part in self.plain().values())
+        return State(*moved)
 
     def tasks(self, part: slice) -> State:
         """The state of some of the tasks."""
@@ -129,6 +134,36 @@ def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = F
     return dict(zip(inner, gradients, strict=True))
 
 
+def both_gradients(
+    objective: Tensor, inner: TaskParams, outer: Params
+) -> tuple[TaskParams, dict[str, Tensor | None]]:
+    """Each task's gradient over its inner parameters and the mean's over the outer variables.
+
+    One pass through the graph serves both. It is that of the tasks' sum, in which row t of the
+    first is task t's own gradient, and the second is the sum over tasks of what their mean has.
+
+    Args:
+        objective: of each task, ``[T]``.
+        inner: inner parameters, ``[T, ...]``; zero where the objective has no path to them.
+        outer: outer variables; None where it has none.
+    """
+    if not objective.requires_grad:
+        return {name: torch.zeros_like(p) for name, p in inner.items()}, dict.fromkeys(outer)
+    leaves = [*inner.values(), *outer.values()]
+    gradients = torch.autograd.grad(objective.sum(), leaves, allow_unused=True)
+    over_inner, over_outer = gradients[: len(inner)], gradients[len(inner) :]
+    return (
+        {
+            name: torch.zeros_like(p) if g is None else g
+            for (name, p), g in zip(inner.items(), over_inner, strict=True)
+        },
+        {
+            name: None if g is None else g / len(objective)
+            for name, g in zip(outer, over_outer, strict=True)
+        },
+    )
+
+
 def add_gradients(
     outer: Params, parts: Iterable[Mapping[str, Tensor | None]], *, method: str, remedy: str
 ) -> dict[str, Tensor]:
@@ -165,12 +200,7 @@ def value_gap_step(
     v = {name: p.detach().requires_grad_() for name, p in v.items()}
     f, g = problem.outer_loss(v), problem.inner_loss(v)
     penalised = f + weight * (g - problem.inner_loss(z))
-    over_v = inner_gradients(penalised.sum(), v)
-    gradient = add_gradients(
-        problem.outer,
-        [outer_gradients(penalised.mean(), problem.outer)],
-        method=method,
-        remedy=IN_NO_LOSS,
-    )
+    over_v, over_outer = both_gradients(penalised, v, problem.outer)
+    gradient = add_gradients(problem.outer, [over_outer], method=method, remedy=IN_NO_LOSS)
     inner = {name: p.detach() for name, p in v.items()}
     return OuterStep(gradient, inner, f.detach(), g.detach(), {}, task_dot(over_v, over_v))

@@ -101,10 +101,11 @@ def product_flags() -> tuple[object, ...]:
 
 
 def _flags() -> list[tuple[Any, str, tuple[object, object]]]:
-    """Where the flags of matrix products and of convolutions are, and their values: off and on."""
+    """Where the flags of matrix products, convolutions and LSTMs are; their values: off, on."""
     products: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     if hasattr(cudnn, "conv"):
-        return [(module, "fp32_precision", ("ieee", "tf32")) for module in (products, cudnn.conv)]
+        modules = (products, cudnn.conv, cudnn.rnn)
+        return [(module, "fp32_precision", ("ieee", "tf32")) for module in modules]
     # Before PyTorch 2.9; since then these names warn.
     return [(module, "allow_tf32", (False, True)) for module in (products, cudnn)]

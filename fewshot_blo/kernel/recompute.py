@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -109,6 +110,8 @@ class _Recomputed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         values = tensors[: len(tensors) - len(leaves)]
         ctx.take, ctx.part, ctx.leaves = take, part, leaves
+        # On a GPU the backward pass runs in a thread of autograd, which has no such variables.
+        ctx.variables = copy_context()
         # What is recorded draws no random numbers, and a recording cannot hold their state.
         ctx.random = (
             None if is_recording() else (torch.get_rng_state(), *get_device_states(*values[:1]))
@@ -121,7 +124,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         values = [value.detach().requires_grad_() for value in ctx.saved_tensors]
         with torch.enable_grad(), _random_state(ctx.random):
-            results = ctx.take(ctx.part, values)
+            results = ctx.variables.run(ctx.take, ctx.part, values)
         # The graph that steps share, from the leaves to what the loss is made of, stays.
         gradients = torch.autograd.grad(
             results, [*values, *ctx.leaves], cotangents, retain_graph=True, allow_unused=True

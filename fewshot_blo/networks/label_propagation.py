@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.networks.heads import SupportSetHead, logarithms
+from fewshot_blo.networks.linear_systems import solve
 
 _TINY = 1e-12
 
@@ -50,7 +51,7 @@ class LabelPropagationHead(SupportSetHead):
         weights = self._graph(rows, torch.cat([known, queries], 1), learned["log_sigma"].exp())
         given = torch.cat([labels, labels.new_zeros(*features.shape[:2], labels.shape[2])], 1)
         identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        spread: Tensor = torch.linalg.solve(identity - self.alpha * weights, given)
+        spread = solve(identity - self.alpha * weights, given)
         return (spread[:, support.shape[1] :] + _TINY).log()
 
     def _graph(self, rows: Tensor, real: Tensor, sigma: Tensor) -> Tensor:

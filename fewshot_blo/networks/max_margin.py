@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.networks.heads import ScaledLinearHead, Start, SupportSet, logarithms
+from fewshot_blo.networks.linear_systems import solve
 
 _JITTER = 1e-6
 
@@ -79,7 +80,7 @@ def _bounded(dual: _Dual, mean: Tensor, iterations: int) -> Tensor:
     targets, present = dual.targets, dual.present
     rho = 0.3 * mean.reshape(-1, 1, 1)
     identity = torch.eye(targets.shape[1], dtype=targets.dtype, device=targets.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(dual.kernel + rho * identity))
+    inverse = solve(dual.kernel + rho * identity, identity.expand_as(dual.kernel))
     free = scaled = torch.zeros_like(targets)
     for number in range(iterations):
         right = (targets + rho * (free - scaled)) * present
@@ -136,6 +137,7 @@ def _solve(dual: _Dual, bound: Tensor) -> tuple[Tensor, Tensor]:
     upper_half = torch.cat([left, sums.transpose(1, 2)], 2)
     system = torch.cat([upper_half, torch.cat([sums, corner], 2)], 1)
     slope = (targets - kernel @ fixed).flatten(1) * free
-    solution = torch.linalg.solve(system, torch.cat([slope, -fixed.sum(2)], 1))
-    entries, shift = solution.split([rows * way, rows], 1)
+    right = torch.cat([slope, -fixed.sum(2)], 1)
+    solution = solve(system, right.unsqueeze(2)).squeeze(2)
+    entries, shift = torch.split(solution, [rows * way, rows], 1)
     return fixed + (entries * free).reshape(targets.shape), shift

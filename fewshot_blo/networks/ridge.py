@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.networks.heads import ScaledLinearHead, Start, SupportSet, logarithms
+from fewshot_blo.networks.linear_systems import solve
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RidgeHead(ScaledLinearHead):
         x = support.features * (support.labels >= 0).unsqueeze(-1)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.transpose(1, 2) + learned["log_lam"].exp() * identity
-        return {"head.weight": torch.linalg.solve(kernel, support.one_hot).transpose(1, 2) @ x}
+        return {"head.weight": solve(kernel, support.one_hot).transpose(1, 2) @ x}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """The regularised squares that W minimises; padded classes are in none."""

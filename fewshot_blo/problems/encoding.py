@@ -57,7 +57,8 @@ class Encoding:
             for x in (batch.support_x, batch.query_x)
         )
         for support_x, query_x in zip(support, query, strict=True):
-            yield replace(batch, support_x=support_x, query_x=query_x)
+            view = replace(batch, support_x=support_x, query_x=query_x)
+            yield view.known(padded=batch.padded)
 
     def _encoded(
         self, batch: TaskBatch, norm: NormMode, keys: Tensor | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -36,9 +38,12 @@ def in_slices(forward: Forward, shared: Params, x: Tensor, images: int, keys: Te
     def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
         return forward({}, shared, part, keys=keys)
 
+    # With their context variables: on a GPU the backward pass runs in a thread of autograd.
     return torch.cat(
         [
-            checkpoint(features, shared, part, fold(keys, place), use_reentrant=False)
+            checkpoint(
+                copy_context().run, features, shared, part, fold(keys, place), use_reentrant=False
+            )
             for place, part in enumerate(cut(x, images))
         ],
         1,

@@ -49,6 +49,42 @@ def test_equals_the_formula(lam: float) -> None:
     assert float(step.residual.max()) < 1e-16
 
 
+@pytest.mark.parametrize("make", [lambda: initialization(0.1), lambda: shared_encoder(0.1)])
+def test_gradients_over_both_variables_are_those_of_two_passes(
+    make: Callable[[], Initialization | SharedEncoder],
+) -> None:
+    """Where the inner steps have no effect the objective is known: it is differentiated twice."""
+    strategy = Penalty(1, SGD(0.0), rho=0.7, lam=0.3, multiplier=0.2)
+    few_shot = make()
+    own, problem = (few_shot.bind(make_batch(), "support").bilevel for _ in range(2))
+    step, _ = outer_step(strategy, own, strategy.init())
+    v = {name: p.detach().requires_grad_() for name, p in problem.inner_init.items()}
+    leaves, outer = list(v.values()), dict(problem.outer)
+    g = problem.inner_loss(v)
+    g_v = torch.autograd.grad(g.sum(), leaves, create_graph=True)
+    terms = [(0.2 * x + 0.35 * x * x).flatten(1).sum(1) for x in g_v]
+    upper = problem.outer_loss(v) + torch.stack(terms).sum(0)
+    over_v = torch.autograd.grad(upper.sum(), leaves, retain_graph=True)
+    over_u = torch.autograd.grad(upper.mean(), list(outer.values()))
+    assert_same(step.gradient, dict(zip(outer, over_u, strict=True)), 1e-12)
+    lower = [(x + 0.3 * y).square().flatten(1).sum(1) for x, y in zip(over_v, g_v, strict=True)]
+    assert_same({"r": step.residual}, {"r": torch.stack(lower).sum(0).detach()}, 1e-12)
+
+
+def test_the_last_gradients_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass for the gradient of G, and one through it."""
+    strategy, passes, grad = Penalty(0), [], torch.autograd.grad
+    problem = initialization(0.1).bind(make_batch(), "support").bilevel
+
+    def counted(*args: object, **options: object) -> object:
+        passes.append(args)
+        return grad(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    strategy.hypergradient(problem, strategy.init())
+    assert len(passes) == 2
+
+
 def test_at_the_minimiser_the_gradient_is_the_implicit_one_for_any_rho() -> None:
     """The lemma: ``F_u + G_uv (ν + ρ G_v) = F_u - G_uv G_vv^-1 F_v`` at v^."""
     quadratic = Quadratic.random()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pytest
@@ -15,6 +16,7 @@ from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, Backend, Choice, Sample
 from fewshot_blo.kernel.memory import peak_bytes
+from fewshot_blo.kernel.plain import is_plain, plain_operations
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
 from tasks import TaskBatch
@@ -93,3 +95,16 @@ def test_networks_whose_images_meet_have_no_slices() -> None:
         SharedEncoder(Conv4(hidden=8), slices=4)
     with pytest.raises(ConfigurationError, match="slices is -1"):
         problem(-1)
+
+
+def test_another_thread_makes_them_again_as_they_were() -> None:
+    """A GPU's backward pass runs in a thread of autograd, where context variables have defaults."""
+    of, batch, seen = problem(4), make_batch(), []
+    of.network.register_forward_pre_hook(lambda module, inputs: seen.append(is_plain()))
+    with plain_operations():
+        bound = of.bind(batch, "support", torch.arange(batch.tasks))
+    first = len(seen)
+    found = Unroll(2, SGD(0.3)).hypergradient(bound.bilevel, EMPTY_STATE)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(bound.pullback, found.gradient).result()
+    assert seen == [True] * 2 * first

@@ -40,9 +40,17 @@ def test_whether_a_part_is_padded() -> None:
     assert not batch[:2].padded
 
 
-def test_a_part_of_a_batch_that_is_not_padded_knows_so_without_a_look_at_its_labels() -> None:
-    for part in (make()[1:3], make().to("meta"), make().to("meta")[1:3], *make().chunks(2)):
-        assert vars(part)["padded"] is False
+def test_parts_and_copies_know_which_tasks_are_padded_without_a_look_at_their_labels() -> None:
+    """Tensors on the device "meta" have no values to look at."""
+    labels = make().query_y.clone()
+    labels[2, 1] = -1
+    batch = replace(make(), query_y=labels).to("meta")
+    assert batch.padded
+    assert batch.to("meta")[1:][1:].padded
+    assert [part.padded for part in batch.chunks(2)] == [False, True, False]
+    for part in (make().to("meta"), make().to("meta")[1:3]):
+        assert not part.padded
+    assert all(part.padded for part in make().to("meta").known(padded=True).chunks(2))
 
 
 def test_slices_are_views() -> None:
