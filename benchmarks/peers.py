@@ -17,7 +17,6 @@ from grid import Cell
 from ours import Step, Weights
 from torch import Tensor, nn
 
-from fewshot_blo.kernel import BatchNorm
 from fewshot_blo.kernel.precision import product_precision
 from tasks import TaskBatch
 
@@ -134,10 +133,10 @@ class Scale(nn.Module):
 
 
 def _replace_norms(network: nn.Module) -> None:
-    """Exchanges the project's batch norm for PyTorch's, which takes the batch's statistics."""
+    """Exchanges batch norms for those that take the batch's statistics in every mode."""
     for name, child in network.named_children():
-        if isinstance(child, BatchNorm):
-            norm = nn.BatchNorm2d(len(child.running_mean), child.eps, track_running_stats=False)
+        if isinstance(child, nn.BatchNorm2d):
+            norm = nn.BatchNorm2d(child.num_features, child.eps, track_running_stats=False)
             setattr(network, name, norm)
         elif not any(True for _ in child.children()):
             assert type(child).__module__.startswith("torch.nn."), f"{child} is not PyTorch's"

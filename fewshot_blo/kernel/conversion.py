@@ -249,6 +249,11 @@ def _check(network: nn.Module) -> None:
                 f"{where} is compiled by torch.jit ({kind}), and its layers cannot be seen: pass "
                 "the module that it was made from"
             )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ConfigurationError(
+                f"{where} has sparse gradients, which cannot be stacked over tasks: use "
+                f"{kind}(..., sparse=False)"
+            )
         if kind == "OptimizedModule":
             raise ConfigurationError(
                 f"{where} is compiled by torch.compile: pass the module that it was made from "

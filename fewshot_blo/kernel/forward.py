@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
@@ -19,7 +19,13 @@ from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.interception import CHECKPOINTING, following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold
 from fewshot_blo.kernel.precision import Precision, forward_precision
-from fewshot_blo.kernel.purity import attributes_kept, changed_buffers, writers
+from fewshot_blo.kernel.purity import (
+    attributes_kept,
+    call,
+    changed_buffers,
+    names_of_tensors,
+    writers,
+)
 
 Backend = Literal["loop", "batched", "reference"]
 """How a network runs for all tasks: by the kernel, task by task or batched by ``torch.func.vmap``;
@@ -167,8 +173,8 @@ class TaskForward:
             key = None if key is None else fold(key, step or 0)
             context = ForwardContext(first if weights is None else weights, running, key, step)
             with self._inside(context, x.device, differentiated=bool(params)):
-                output = functional_call(self.network, {**state, **shared, **params}, (x,))
-            output = only_tensor(output)
+                found, _ = call(self.network, {**state, **shared, **params}, self._names, x)
+            output = only_tensor(found)
             return output.to(x.dtype) if self.precision == "bfloat16" else output
 
         # One unbind and not T selections, each of whose gradients would be T tasks large.
@@ -190,6 +196,10 @@ class TaskForward:
             return output
         states = ({n: b.clone() for n, b in buffers.items()} for _ in range(len(x)))
         return torch.stack([alone(t, state) for t, state in enumerate(states)])
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        return names_of_tensors(self.network)
 
     @cached_property
     def _norms(self) -> list[TorchBatchNorm]:

@@ -9,11 +9,12 @@ is seen by the rest of that pass and by nobody after it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fewshot_blo.kernel.conversion import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
@@ -68,12 +69,49 @@ def writers(network: nn.Module) -> list[nn.Module]:
     ]
 
 
+def names_of_tensors(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Every place of each parameter and buffer, by the first name of the tensor.
+
+    ``torch.func.functional_call`` finds them itself, but leaves a layer that has two names with the
+    tensors of the call (torch 2.13), so each layer is named once here.
+    """
+    places: dict[int, list[str]] = {}
+    for prefix, module in network.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append(f"{prefix}.{name}" if prefix else name)
+    return {names[0]: tuple(names) for names in places.values()}
+
+
+def call(
+    network: nn.Module,
+    values: Mapping[str, Tensor],
+    names: Mapping[str, tuple[str, ...]],
+    x: Tensor,
+) -> tuple[object, dict[str, Tensor]]:
+    """The network's output with values in place of its own tensors, which it keeps.
+
+    Args:
+        network: the network.
+        values: by the first name of the tensor.
+        names: as ``names_of_tensors``.
+        x: its input.
+
+    Returns:
+        The output, and the tensors that stood in these places in the end.
+    """
+    placed = {name: value for first, value in values.items() for name in names.get(first, ())}
+    output = functional_call(network, placed, (x,), tie_weights=False)
+    return output, placed
+
+
 @contextmanager
 def attributes_kept(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, str]]]:
     """Attributes that are assigned inside have their old values afterwards.
 
     Yields:
-        A list that then holds the modules and names of those that were assigned a tensor.
+        A list that then holds the modules and names of those that hold a state: they were assigned
+        a tensor, or another number.
     """
     before = [
         (module, attributes, dict(attributes))
@@ -87,6 +125,11 @@ def attributes_kept(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Modu
         for module, attributes, old in before:
             changed = {n: v for n, v in attributes.items() if old.get(n, _MISSING) is not v}
             if changed or len(attributes) != len(old):
-                assigned += [(module, n) for n, v in changed.items() if isinstance(v, Tensor)]
+                assigned += [(module, n) for n, v in changed.items() if _counts(v, old.get(n))]
                 attributes.clear()
                 attributes.update(old)
+
+
+def _counts(new: object, old: object) -> bool:
+    numbers = isinstance(new, int | float) and isinstance(old, int | float)
+    return isinstance(new, Tensor) or (numbers and new != old)

@@ -14,15 +14,15 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.forward import attention, checkpointing_refused, only_tensor
 from fewshot_blo.kernel.interception import Interception, following_norms
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
-from fewshot_blo.kernel.purity import attributes_kept, writers
+from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, writers
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class ReferenceForward:
             return _by_rows(x, rows, weight, bias, eps)
 
         buffers = self._buffers()
+        versions = {name: p._version for name, p in params.items()}
         values = {**self._constants(), **buffers, **params}
         context = ForwardContext(key=key, step=inner_step())
         with (
@@ -101,8 +102,15 @@ class ReferenceForward:
             forward_precision(self.precision, x.device),
             attention(differentiated=True),
         ):
-            output = only_tensor(functional_call(self.module, values, (x,)))
-        self._note(assigned, [n for n, b in buffers.items() if values[n] is not b or b._version])
+            found, placed = call(self.module, values, self._names, x)
+        output = only_tensor(found)
+        for name, p in params.items():
+            if p._version != versions[name]:
+                raise ConfigurationError(
+                    f"the forward pass of the network changes its parameter '{name}' in place (as "
+                    "nn.Embedding does with max_norm): a forward pass must leave parameters alone"
+                )
+        self._note(assigned, [n for n, b in buffers.items() if placed[n] is not b or b._version])
         return output.to(x.dtype) if self.precision == "bfloat16" else output
 
     def _note(self, assigned: list[tuple[nn.Module, str]], buffers: list[str]) -> None:
@@ -116,10 +124,13 @@ class ReferenceForward:
     def _constants(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self.network.named_parameters()}
 
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        return names_of_tensors(self.module)
+
     def _buffers(self) -> dict[str, Tensor]:
         """Fresh copies of all buffers."""
-        own = {name for name, _ in self.module.named_buffers()}
-        return {n: b.clone() for n, b in self.network.named_buffers() if n in own}
+        return {n: b.clone() for n, b in self.network.named_buffers() if n in self._names}
 
     @cached_property
     def _writers(self) -> list[nn.Module]:

@@ -269,6 +269,48 @@ def test_a_backend_that_is_asked_for_is_right_or_refused(name: str, backend: Bac
     assert_close(ours(problem, batch), loop(network, batch, steps=2, second=True))
 
 
+class Tied(nn.Module):
+    """A layer with two names, and a weight of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 1, 3, padding=1)
+        self.two, self.three = self.one, nn.Conv2d(1, 1, 3, padding=1)
+        self.three.weight = self.one.weight
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.three(self.two(self.one(x).tanh()).tanh()).flatten(1))
+
+
+class WrittenOut(nn.Module):
+    """The same with its tensors handed over by hand."""
+
+    def __init__(self, tied: Tied) -> None:
+        super().__init__()
+        self.tensors = nn.ParameterList([p.detach() for p in tied.parameters()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, first, third, head, bias = self.tensors
+        for b in (first, first, third):
+            x = F.conv2d(x, weight, b, padding=1)
+            x = x if b is third else x.tanh()
+        return F.linear(x.flatten(1), head, bias)
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched", "reference"])
+def test_tied_layers_and_weights(backend: Backend) -> None:
+    torch.manual_seed(0)
+    network, batch = Tied().double(), make_batch()
+    expected = loop(WrittenOut(network), batch, steps=2, second=True)
+    problem = Initialization(network, backend=backend)
+    problem.prepare(batch)
+    for _ in range(2):
+        found = ours(problem, batch)
+        assert_close(dict(zip(expected, found.values(), strict=True)), expected)
+    assert all(isinstance(p, nn.Parameter) for p in problem.network.parameters())
+
+
 def test_an_attribute_that_the_forward_assigns_starts_afresh() -> None:
     network, batch = image_network(Tracking()).double(), make_batch()
     problem = Initialization(network)
@@ -489,11 +531,46 @@ def scripted() -> nn.Module:
         (lambda: nn.DataParallel(nn.Linear(4, 2)), "is a DataParallel.*network.module"),
         (lambda: nn.Sequential(scripted()), r"'0' of the network is compiled by torch\.jit"),
         (lambda: nn.Linear(4, 2, dtype=torch.complex64), "'weight' .* is torch.complex64.*real"),
+        (lambda: nn.Sequential(nn.Embedding(4, 2, sparse=True)), r"'0' .* sparse=False"),
     ],
 )
 def test_networks_that_cannot_be_used(network: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Initialization(network())
+
+
+def test_parameters_that_the_forward_changes() -> None:
+    class Renormalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(4, 6, max_norm=0.1), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embedding((40 * x.flatten(1).abs()).long() % 4).mean(1))
+
+    for backend in ("auto", "loop", "batched"):
+        problem = Initialization(Renormalised().double(), backend=backend)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"parameter 'embedding\.weight' in place"):
+            problem.prepare(make_batch())
+
+
+class Counter(nn.Module):
+    """Counts its calls, and uses the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x / self.calls
+
+
+def test_a_count_starts_afresh() -> None:
+    problem, batch = Initialization(image_network(Counter()).double()), make_batch()
+    with pytest.warns(UserWarning, match=r"changes '1\.calls': every pass starts"):
+        problem.prepare(batch)
+    assert_close(ours(problem, batch, chunk=1, recompute=True), ours(problem, batch))
 
 
 def test_warnings_name_the_users_class() -> None:
