@@ -36,10 +36,10 @@ class Comparison:
     """How far a backend of the kernel is from a plain loop over the user's own module.
 
     Attributes:
-        quantity: what is compared.
+        quantity: what is compared, together with the outer losses of that step.
         norm: norm mode of the query set.
         backend: of the kernel.
-        difference: relative to the loop's norm.
+        difference: the larger one, relative to the loop's norm.
         reason: why there is no difference, where the backend cannot run the network.
     """
 
@@ -117,8 +117,8 @@ def _compare(
             reason = str(error).strip().splitlines()[0]
             yield Comparison(quantity, norm, backend, float("nan"), reason)
             continue
-        yield Comparison(f"outer loss ({quantity})", norm, backend, _relative(loss, exact_loss))
-        yield Comparison(quantity, norm, backend, _relative(found, exact))
+        difference = max(_relative(loss, exact_loss), _relative(found, exact))
+        yield Comparison(quantity, norm, backend, difference)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ LAYERS = (
         "evaluate",
         "evaluation",
         "check",
+        "device_check",
         "exactness",
         "checkpoint",
         "comparison",

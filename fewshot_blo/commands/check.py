@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.check import Comparison, check_kernel, measure_precisions
+from fewshot_blo.check import TOLERANCE, Comparison, check_kernel, measure_precisions
 from fewshot_blo.commands.settings import config_parser, parsed_config
 from fewshot_blo.config import Config
+from fewshot_blo.device_check import DeviceCheck, check_device
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.exactness import inner_losses, measure_hypergradient
 from fewshot_blo.from_config import (
@@ -32,7 +34,11 @@ from fewshot_blo.kernel.conversion import converted_layers
 from fewshot_blo.kernel.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.provenance import provenance
 from tasks import TaskBatch
+
+_FEW = 3
+"""Queries a class in the comparison of all strategies, norm modes and backends."""
 
 
 def parser() -> ArgumentParser:
@@ -40,7 +46,8 @@ def parser() -> ArgumentParser:
     options = config_parser(
         "Compare the kernel with a plain loop over your own network, in float64, on the configured "
         "problem, by every strategy and norm mode; every precision with float64; the strategy's "
-        "hypergradient with the exact one; and the inner loss from step to step."
+        "hypergradient with the exact one; the inner loss from step to step; and tasks a second on "
+        "the device, beside plain loops."
     )
     options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
     options.add_argument(
@@ -64,19 +71,25 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         _, strategy = strategy.phases[-1]
     rule = build_rule(config, config.inner)
     make = _maker(config, image, parsed.checkpoint)
-    batch = build_sampler(replace(config, dtype="float64"), splits.train, training=True).batch(0)
+    config64 = replace(config, dtype="float64")
+    batch = build_sampler(config64, splits.train, training=True).batch(0)
+    few = replace(config.episodes, query=min(config.episodes.query, _FEW))
+    few_queries = build_sampler(replace(config64, episodes=few), splits.train, training=True)
 
+    device = batch.support_x.device
+    machine = provenance(device)
+    print(f"{machine['device']}, torch {machine['torch']}, Python {machine['python']}")
     problem = make("float64", precision="float32")
     print(_preparation(problem, batch))
     comparisons = check_kernel(
         lambda backend: make("float64", backend=backend, precision="float32"),
         strategy,
-        batch,
+        few_queries.batch(0),
         rule=rule,
         norms=norm_modes(problem),
     )
     for comparison in comparisons:
-        print(_line(comparison))
+        print(_line(comparison), flush=True)
     errors = measure_precisions(
         lambda dtype, precision: make(dtype, precision=precision), strategy, batch, norm=norm
     )
@@ -88,7 +101,27 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     print(_against_exact(problem, strategy, batch, norm))
     losses = inner_losses(problem, batch, steps=config.inner.steps, rule=rule, norm=norm)
     print(_course(losses.mean(1).tolist()))
-    return 0 if all(comparison.agrees or comparison.reason for comparison in comparisons) else 1
+    found = check_device(device)
+    print(_device_lines(found))
+    replays = found.replayed is None or found.replayed <= TOLERANCE
+    return 0 if replays and all(c.agrees or c.reason for c in comparisons) else 1
+
+
+def _device_lines(found: DeviceCheck) -> str:
+    """Agreement of replayed steps, and tasks a second."""
+    lines = []
+    if found.replayed is not None:
+        verdict = "agrees" if found.replayed <= TOLERANCE else "DIFFERS"
+        lines.append(f"step replayed from recorded kernels: {found.replayed:.1e}  {verdict}")
+    lines.append("tasks a second, Conv4-64 on 28x28, 5-way 1-shot, second order through 5 steps:")
+    ours = found.speeds[0].tasks_per_second
+    for speed in found.speeds:
+        figure = "-" if isnan(speed.tasks_per_second) else f"{speed.tasks_per_second:.4g}"
+        ratio = (
+            "" if isnan(speed.tasks_per_second) else f"{speed.tasks_per_second / ours:.3g} of ours"
+        )
+        lines.append(f"  {speed.name:28} {figure:>8} {ratio:16} {speed.remark}".rstrip())
+    return "\n".join(lines)
 
 
 def _preparation(problem: FewShotProblem, batch: TaskBatch) -> str:
