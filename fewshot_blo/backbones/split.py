@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.merged import ROWS
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
@@ -22,6 +23,7 @@ _OUT_OF_PLACE = {
     operator.itruediv: operator.truediv,
 }
 _SIZES = (2, 3)
+_TO_ROWS, _TO_IMAGES = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _halves(
         if node in needed or node.op == "placeholder":
             copies[node] = trunk.node_copy(node, copies.__getitem__)
     flat = [
-        trunk.call_method("reshape", (copies[node], -1, size))
+        trunk.call_method(
+            "reshape", (_moved(trunk, copies[node], _TO_ROWS, per_image[node]), -1, size)
+        )
         for node, size in zip(boundary, sizes, strict=True)
     ]
     trunk.output(trunk.call_function(torch.cat, (flat, 1)))
@@ -126,7 +130,12 @@ def _halves(
     parts = tail.call_function(torch.split, (tail.placeholder("features"), sizes, 1))
     for place, node in enumerate(boundary):
         part = tail.call_function(operator.getitem, (parts, place))
-        copies[node] = tail.call_method("reshape", (part, -1, *per_image[node][1:]))
+        shape = per_image[node][1:]
+        pixels = (*shape[1:], shape[0]) if len(shape) == 3 else shape
+        part = tail.call_method("reshape", (part, -1, *pixels))
+        copies[node] = _moved(tail, part, _TO_IMAGES, per_image[node])
+    for node in tail.nodes:
+        node.meta[ROWS] = None if node is parts else True
     for node in graph.nodes:
         if node in in_tail:
             copies[node] = tail.node_copy(node, copies.__getitem__)
@@ -136,6 +145,15 @@ def _halves(
         half.delete_all_unused_submodules()
         half.recompile()
     return halves
+
+
+def _moved(graph: fx.Graph, node: fx.Node, axes: tuple[int, ...], per_image: torch.Size) -> fx.Node:
+    """Images with their axes in another order; other tensors stay as they are.
+
+    Features hold an image pixel by pixel, so that the tail sees images in channels-last memory,
+    which the fastest convolutions want.
+    """
+    return graph.call_method("permute", (node, *axes)) if len(per_image) == 4 else node
 
 
 def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
@@ -155,7 +173,7 @@ def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
 def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Size]:
     """The shapes ``[V, ...]`` of one image's part of the tensors that have rows for each image.
 
-    V is 1, or the number of views of an image that the network makes.
+    V is 1, or the number of views of an image that the network makes. Nodes are marked by ``ROWS``.
     """
     shapes = []
     for size in _SIZES:
@@ -163,11 +181,14 @@ def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Si
         recorder.run(torch.cat([images, images])[:size])
         shapes.append(recorder.shapes)
     first, second = shapes
-    return {
+    found = {
         node: torch.Size((shape[0] // _SIZES[0], *shape[1:]))
         for node, shape in first.items()
         if shape and (other := second[node]) and shape[0] * _SIZES[1] == other[0] * _SIZES[0] > 0
     }
+    for node, shape in first.items():
+        node.meta[ROWS] = None if shape is None else node in found
+    return found
 
 
 def _owner(network: nn.Module, adapted: frozenset[str]) -> frozenset[str]:
