@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.merged import ROWS
+from fewshot_blo.kernel.task_graph import ROWS
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
@@ -23,7 +23,6 @@ _OUT_OF_PLACE = {
     operator.itruediv: operator.truediv,
 }
 _SIZES = (2, 3)
-_TO_ROWS, _TO_IMAGES = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,7 @@ def _halves(
     for node in graph.nodes:
         if node in needed or node.op == "placeholder":
             copies[node] = trunk.node_copy(node, copies.__getitem__)
-    flat = [
-        trunk.call_method(
-            "reshape", (_moved(trunk, copies[node], _TO_ROWS, per_image[node]), -1, size)
-        )
-        for node, size in zip(boundary, sizes, strict=True)
-    ]
+    flat = [_flat(trunk, copies[node], per_image[node]) for node in boundary]
     trunk.output(trunk.call_function(torch.cat, (flat, 1)))
 
     tail = fx.Graph()
@@ -130,12 +124,7 @@ def _halves(
     parts = tail.call_function(torch.split, (tail.placeholder("features"), sizes, 1))
     for place, node in enumerate(boundary):
         part = tail.call_function(operator.getitem, (parts, place))
-        shape = per_image[node][1:]
-        pixels = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-        part = tail.call_method("reshape", (part, -1, *pixels))
-        copies[node] = _moved(tail, part, _TO_IMAGES, per_image[node])
-    for node in tail.nodes:
-        node.meta[ROWS] = None if node is parts else True
+        copies[node] = _image(tail, part, per_image[node])
     for node in graph.nodes:
         if node in in_tail:
             copies[node] = tail.node_copy(node, copies.__getitem__)
@@ -147,13 +136,28 @@ def _halves(
     return halves
 
 
-def _moved(graph: fx.Graph, node: fx.Node, axes: tuple[int, ...], per_image: torch.Size) -> fx.Node:
-    """Images with their axes in another order; other tensors stay as they are.
+def _flat(graph: fx.Graph, node: fx.Node, shape: torch.Size) -> fx.Node:
+    """Each image's part of a value as a row of the features.
 
-    Features hold an image pixel by pixel, so that the tail sees images in channels-last memory,
-    which the fastest convolutions want.
+    Images lie in it pixel by pixel, so that the tail sees them in channels-last memory, which the
+    fastest convolutions want.
     """
-    return graph.call_method("permute", (node, *axes)) if len(per_image) == 4 else node
+    if len(shape) == 4:
+        node = graph.call_method("permute", (node, 0, 2, 3, 1))
+    return graph.call_method("reshape", (node, -1, prod(shape)))
+
+
+def _image(graph: fx.Graph, row: fx.Node, shape: torch.Size) -> fx.Node:
+    """Back from there, marked by ``ROWS``."""
+    _, *sizes = shape
+    if len(shape) == 4:
+        node = graph.call_method("reshape", (row, -1, *sizes[1:], sizes[0]))
+        node.meta[ROWS] = torch.Size((shape[0], *sizes[1:], sizes[0]))
+        node = graph.call_method("permute", (node, 0, 3, 1, 2))
+    else:
+        node = graph.call_method("reshape", (row, -1, *sizes))
+    row.meta[ROWS], node.meta[ROWS] = torch.Size((1, prod(shape))), shape
+    return node
 
 
 def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
@@ -187,7 +191,7 @@ def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Si
         if shape and (other := second[node]) and shape[0] * _SIZES[1] == other[0] * _SIZES[0] > 0
     }
     for node, shape in first.items():
-        node.meta[ROWS] = None if shape is None else node in found
+        node.meta[ROWS] = None if shape is None else found.get(node, False)
     return found
 
 

@@ -3,63 +3,62 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
-from fewshot_blo.kernel.task_products import convolution, linear, suits
-
-ROWS = "rows"
-"""Key in the ``meta`` of a node: whether its value is a tensor with rows for each image; None where
-it is no tensor."""
+from fewshot_blo.kernel.task_graph import ROWS, Sum, find_sums, of_tasks
+from fewshot_blo.kernel.task_products import (
+    add_linear,
+    affine,
+    convolution,
+    is_convolution,
+    is_own,
+    is_product,
+    linear,
+    of_channels,
+    of_images,
+)
 
 
 class MergedForward:
     """Applies a network to the images of each task with that task's parameters.
 
     The images of T tasks follow each other in one batch. A layer whose parameters all tasks share
-    sees that batch, as it would see one task's. A linear layer or a convolution with parameters of
-    each task is T matrix products, and all else that depends on such parameters is vmapped over
-    tasks, operation by operation. Images are channels-last where the network's input is.
+    sees that batch, as it would see one task's. Linear layers and convolutions with parameters of
+    each task are products of T matrices, and all else that depends on such parameters is vmapped
+    over tasks, operation by operation.
 
     Args:
-        network: a traced network, in ``eval()`` mode, that treats every image by itself, its nodes
-            marked with ``ROWS``.
+        network: a traced network in ``eval()`` mode that treats every image by itself, its nodes
+            marked by ``ROWS``.
         adapted: names of the parameters that each task has its own of.
 
     Raises:
-        ConfigurationError: if images meet in the network, or it has an operation of tasks whose
-            inputs or outputs are neither tensors of parameters nor have rows for each image.
+        ConfigurationError: if the graph shows that images meet in the network, or has an operation
+            of tasks that cannot be vmapped alone.
     """
 
     def __init__(self, network: fx.GraphModule, adapted: Collection[str]) -> None:
-        self._names = {
-            node: [
-                name.removeprefix(f"{node.target}.")
-                for name, _ in network.named_parameters()
-                if name.startswith(f"{node.target}.")
-            ]
-            for node in network.graph.nodes
-            if node.op == "call_module"
-        }
-        self._of_tasks, self._stacked = _of_tasks(network.graph, frozenset(adapted))
-        self._last = _last_uses(network.graph)
         self.network = for_tasks(network)
-        # The modules as they are, which take channels-last images as such, with the same tensors.
-        self._plain = copy.deepcopy(network)
-        self._plain.load_state_dict(self.network.state_dict(keep_vars=True), assign=True)
-        self._nodes = list(network.graph.nodes)
+        # The layers as they are, which take channels-last images as such, with the same tensors.
+        self.plain = copy.deepcopy(network)
+        self.plain.load_state_dict(self.network.state_dict(keep_vars=True), assign=True)
+        graph = self.plain.graph
+        self.of_tasks, self.stacked = of_tasks(graph, adapted)
+        self.sums, self.inside = find_sums(self.plain, adapted)
+        self.order = [node for node in graph.nodes if node not in self.inside]
+        self.last = self._last_uses()
 
     def __call__(
         self, params: TaskParams, shared: Params, x: Tensor, *, running: bool = False
@@ -73,141 +72,158 @@ class MergedForward:
             running: use running statistics where the kernel's own batch norms would not.
         """
         attention = sdpa_kernel(SDPBackend.MATH) if params else nullcontext()
-        values: dict[fx.Node, Any] = {}
         context = ForwardContext(running=running, step=inner_step())
         with attention, forward_context(context):
-            for node in self._nodes:
-                if node.op == "placeholder":
-                    values[node] = x.flatten(0, 1)
-                elif node.op == "output":
-                    output: Tensor = values[node.args[0]]
-                    return output.unflatten(0, x.shape[:2])
-                elif node.op == "get_attr":
-                    values[node] = self._tensor(node.target, params, shared)
-                elif node in self._of_tasks:
-                    values[node] = self._each_task(node, values, params, shared, len(x))
-                else:
-                    values[node] = self._at_once(node, values, shared)
-                for used in self._last.get(node, ()):
-                    del values[used]
-        raise AssertionError("a traced network has an output")
+            return (
+                _Pass(self, params, shared, len(x)).run(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            )
 
-    def _tensor(self, name: str, params: Params, shared: Params) -> Tensor:
-        if name in params or name in shared:
-            return params[name] if name in params else shared[name]
-        holder, _, own = name.rpartition(".")
-        found: Tensor = getattr(self._plain.get_submodule(holder), own)
-        return found
+    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
+        """For each node, those whose values nothing needs after it."""
+        last: dict[fx.Node, fx.Node] = {}
+        for node in self.order:
+            inputs = self.sums[node].inputs if node in self.sums else node.all_input_nodes
+            last.update(dict.fromkeys(inputs, node))
+        uses: dict[fx.Node, list[fx.Node]] = {}
+        for used, node in last.items():
+            uses.setdefault(node, []).append(used)
+        return uses
 
-    def _at_once(self, node: fx.Node, values: dict[fx.Node, Any], shared: Params) -> Any:
-        """The value of a node that no parameter of a task is in."""
-        args, kwargs = _arguments(node, values)
-        if node.op == "call_function":
-            return _IN_PLACE_OF.get(node.target, node.target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        module = self._plain.get_submodule(node.target)
-        if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
-            return _mean_over_pixels(*args)
-        own = self._own(node, shared)
-        return functional_call(module, own, args, kwargs) if own else module(*args, **kwargs)
 
-    def _own(self, node: fx.Node, given: Params) -> dict[str, Tensor]:
-        """Of the given parameters, those of the node's module, by its own names."""
-        names = ((name, f"{node.target}.{name}") for name in self._names.get(node, ()))
-        return {name: given[full] for name, full in names if full in given}
+@dataclass
+class _Pass:
+    """One forward pass."""
 
-    def _each_task(
-        self,
-        node: fx.Node,
-        values: dict[fx.Node, Any],
-        params: TaskParams,
-        shared: Params,
-        tasks: int,
-    ) -> Tensor:
-        """The value of a node with parameters of tasks."""
-        own = self._own(node, params)
+    merged: MergedForward
+    params: TaskParams
+    shared: Params
+    tasks: int
+
+    def run(self, x: Tensor) -> Tensor:
+        """Outputs for inputs ``[T*B, ...]``."""
+        merged = self.merged
+        self.values: dict[fx.Node, Any] = {}
+        for node in merged.order:
+            if node.op == "output":
+                break
+            self.values[node] = x if node.op == "placeholder" else self._value(node)
+            for used in merged.last.get(node, ()):
+                del self.values[used]
+        output: Tensor = self.values[node.args[0]]  # type: ignore[index]
+        return output
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return self._tensor(str(node.target))
+        if node in self.merged.sums:
+            return self._sum(self.merged.sums[node])
+        if node not in self.merged.of_tasks:
+            return self._at_once(node)
         if node.op == "call_module":
-            module = self._plain.get_submodule(node.target)
-            weight = "weight" in own
-            if (
-                type(module) is nn.Linear
-                or suits(module)
-                or (_is_convolution(module) and not weight)
-            ):
-                tensors = {**dict(module.named_parameters()), **self._own(node, shared), **own}
-                arguments = values[node.args[0]], tensors["weight"], tensors.get("bias"), tasks
-                return (
-                    linear(*arguments)
-                    if type(module) is nn.Linear
-                    else convolution(module, *arguments)
+            layer = self.merged.plain.get_submodule(str(node.target))
+            if is_own(layer, nn.Linear):
+                weight, bias = self._weight_and_bias(node)
+                return linear(self.values[_first(node)], weight, bias, self.tasks)
+            own = f"{node.target}.weight" in self.params
+            if is_product(layer) if own else is_convolution(layer):
+                return convolution(
+                    layer, self.values[_first(node)], *self._weight_and_bias(node), self.tasks
                 )
-        nodes = node.all_input_nodes
-        rows = [bool(n.meta.get(ROWS)) for n in nodes]
-        inputs = [
-            values[n].unflatten(0, (tasks, -1)) if r else values[n]
-            for n, r in zip(nodes, rows, strict=True)
-        ]
-        dims = [0 if r or n in self._stacked else None for n, r in zip(nodes, rows, strict=True)]
+        return self._each_task(node)
+
+    def _at_once(self, node: fx.Node) -> Any:
+        """The value of a node that no parameter of a task is in."""
+        args, kwargs = _arguments(node, self.values)
+        if node.op != "call_module":
+            return _called(node, args, kwargs)
+        layer = self.merged.plain.get_submodule(str(node.target))
+        if is_own(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
+            return _mean_over_pixels(*args)
+        own = self._given(node, layer, self.shared)
+        return functional_call(layer, own, args, kwargs) if own else layer(*args, **kwargs)
+
+    def _sum(self, found: Sum) -> Tensor:
+        """A layer, an update and a norm in one."""
+        scale, shift = self._scale_and_shift(found.norm) if found.norm else (None, None)
+        if found.layer:
+            y = self._normed_layer(found.base, scale, shift)
+        else:
+            y = self.values[found.base]
+            y = y if scale is None or shift is None else affine(y, scale, shift, self.tasks)
+        if found.up is None:
+            return y
+        weight = self.params[f"{found.up.target}.weight"].flatten(2)
+        weight = weight if scale is None else weight * scale.unsqueeze(-1)
+        h = self.values[_first(found.up)]
+        return of_images(add_linear(of_channels(y), of_channels(h), weight))
+
+    def _normed_layer(self, node: fx.Node, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """A convolution and a norm, the norm's scale in the weight, unless that makes T weights."""
+        layer: Any = self.merged.plain.get_submodule(str(node.target))
+        x, (weight, bias) = self.values[_first(node)], self._weight_and_bias(node)
+        assert scale is not None
+        assert shift is not None
+        if scale.ndim > 1 and weight.ndim == 4:
+            y = convolution(layer, x, weight, bias, self.tasks)
+            return affine(y, scale, shift, self.tasks)
+        bias = shift if bias is None else torch.addcmul(shift, bias, scale)
+        return convolution(layer, x, weight * scale[..., None, None, None], bias, self.tasks)
+
+    def _scale_and_shift(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
+        """Of a norm by running statistics, ``[C]`` or, with parameters of tasks, ``[T, C]``."""
+        arguments: Any = (*norm.args[1:], norm.kwargs["weight"], norm.kwargs["bias"])
+        mean, variance, weight, bias = (self.values[n] for n in arguments)
+        scale = weight * torch.rsqrt(variance + norm.kwargs["eps"])
+        return scale, torch.addcmul(bias, mean, scale, value=-1)
+
+    def _each_task(self, node: fx.Node) -> Tensor:
+        """The value of a node with parameters of tasks, vmapped."""
+        merged, nodes = self.merged, node.all_input_nodes
+        own: dict[str, Tensor] = {}
+        layer = nn.Module()
+        if node.op == "call_module":
+            layer = merged.network.get_submodule(str(node.target))
+            own = self._given(node, layer, self.params)
+        inputs, dims = [], []
+        for n in nodes:
+            rows = bool(n.meta.get(ROWS))
+            value = self.values[n]
+            inputs.append(value.unflatten(0, (self.tasks, -1)) if rows else value)
+            dims.append(0 if rows or n in merged.stacked else None)
 
         def one(own: dict[str, Tensor], *inputs: Any) -> Any:
             args, kwargs = _arguments(node, dict(zip(nodes, inputs, strict=True)))
-            if node.op == "call_function":
-                return node.target(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            module = self.network.get_submodule(node.target)
-            return functional_call(module, {**self._own(node, shared), **own}, args, kwargs)
+            if node.op != "call_module":
+                return _called(node, args, kwargs)
+            shared = self._given(node, layer, self.shared)
+            return functional_call(layer, {**shared, **own}, args, kwargs)
 
         output: Tensor = vmap(one, in_dims=(dict.fromkeys(own, 0), *dims))(own, *inputs)
-        return output if node in self._stacked else output.flatten(0, 1)
+        return output if node in merged.stacked else output.flatten(0, 1)
+
+    def _tensor(self, name: str) -> Tensor:
+        for given in (self.params, self.shared):
+            if name in given:
+                return given[name]
+        holder, _, own = name.rpartition(".")
+        found: Tensor = getattr(self.merged.plain.get_submodule(holder), own)
+        return found
+
+    def _weight_and_bias(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        biased = (
+            getattr(self.merged.plain.get_submodule(str(node.target)), "bias", None) is not None
+        )
+        weight = self._tensor(f"{node.target}.weight")
+        return weight, self._tensor(f"{node.target}.bias") if biased else None
+
+    def _given(self, node: fx.Node, layer: nn.Module, given: Params) -> dict[str, Tensor]:
+        """Of the given tensors, those of the node's layer, by its own names."""
+        names = [name for name, _ in layer.named_parameters()]
+        return {n: given[f"{node.target}.{n}"] for n in names if f"{node.target}.{n}" in given}
 
 
-def _of_tasks(
-    graph: fx.Graph, adapted: frozenset[str]
-) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
-    """Nodes computed with parameters of tasks, and those whose values are ``[T, ...]`` without rows.
-
-    All others have rows for the images of all tasks, or know of no task.
-    """
-    computed: set[fx.Node] = set()
-    stacked: set[fx.Node] = set()
-    from_images: set[fx.Node] = set()
-    for node in graph.nodes:
-        inputs, rows = node.all_input_nodes, node.meta.get(ROWS)
-        if node.op == "placeholder" or not from_images.isdisjoint(inputs):
-            from_images.add(node)
-        if node.op == "get_attr":
-            if node.target in adapted:
-                stacked.add(node)
-            continue
-        if node.op == "output":
-            if not (isinstance(node.args[0], fx.Node) and node.args[0].meta.get(ROWS)):
-                raise ConfigurationError("the network's output has no rows for each image")
-            continue
-        holds = node.op == "call_module" and any(n.startswith(f"{node.target}.") for n in adapted)
-        if holds or not stacked.isdisjoint(inputs):
-            mixed = any(i in from_images and not i.meta.get(ROWS) for i in inputs)
-            if mixed or rows is None or (node in from_images and not rows):
-                raise ConfigurationError(f"'{node.name}' cannot be computed for each task alone")
-            computed.add(node)
-            if not rows:
-                stacked.add(node)
-        elif node in from_images and rows is False:
-            raise ConfigurationError(f"images meet in '{node.name}'")
-    return frozenset(computed), frozenset(stacked)
-
-
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, those whose values nothing needs after it."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        for used in node.all_input_nodes:
-            last[used] = node
-    uses: dict[fx.Node, list[fx.Node]] = {}
-    for used, node in last.items():
-        uses.setdefault(node, []).append(used)
-    return uses
+def _first(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0]
 
 
 def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -216,33 +232,14 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ..
     return args, kwargs
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros"
+def _called(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a function or a method."""
+    target: Any = node.target
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
 
 
 def _mean_over_pixels(x: Tensor) -> Tensor:
-    """``[N, C, 1, 1]`` of ``[N, C, H, W]``; the gradient is channels-last, as other layers need it."""
+    """``[N, C, 1, 1]`` of ``[N, C, H, W]``, with a gradient in channels-last memory."""
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
-
-
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """``F.batch_norm`` by running statistics as one affine map, with one pass for its gradient."""
-    if training or running_mean is None or running_var is None:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(running_var + eps)
-    scale = scale if weight is None else weight * scale
-    shift = -running_mean * scale
-    shift = shift if bias is None else bias + shift
-    return torch.addcmul(shift, x.transpose(1, -1), scale).transpose(1, -1)
-
-
-_IN_PLACE_OF: dict[Any, Callable[..., Any]] = {F.batch_norm: _batch_norm}

@@ -1,7 +1,7 @@
 """Linear layers and convolutions of T tasks on the images of all tasks, by matrix products.
 
-Images of the tasks follow each other, ``[T*R, C, H, W]`` in channels-last memory, so that the pixels
-of a task are the rows of a matrix. Where a layer's weight has no task axis, all rows are of one.
+Images of the tasks follow each other, ``[T*R, C, H, W]`` in channels-last memory, so that the
+pixels of a task are the rows of a matrix. A weight or bias without a task axis is of all tasks.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ _NARROW = 16
 """Up to so many columns the transposed product is faster: several times with rank 4 on the host."""
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of T matrices ``[T, M, K]`` and ``[T, K, N]``."""
-    if min(a.shape[1], a.shape[2], b.shape[2]) > _NARROW:
-        return torch.bmm(a, b)
+def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
+    """``a @ b`` of T matrices ``[T, M, K]`` and ``[T, K, N]``, with a vector ``[T or 1, 1, N]``."""
+    if b.shape[2] > _NARROW or a.shape[1] <= _NARROW:
+        return torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
     result: Tensor = _NarrowProduct.apply(a, b)  # type: ignore[no-untyped-call]
-    return result
+    return result if added is None else result + added
 
 
 class _NarrowProduct(Function):
-    """The same; the gradients are such products again, each with its own orientation."""
+    """``a @ b`` with few columns, as its transpose; the gradients are such products again."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        if b.shape[2] <= _NARROW < a.shape[1]:
-            return torch.bmm(b.mT.contiguous(), a.mT).mT
-        return torch.bmm(a, b)
+        return torch.bmm(b.mT.contiguous(), a.mT).mT
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = ctx.saved_tensors
         of_a, of_b = ctx.needs_input_grad
-        return product(g, b.mT) if of_a else None, product(a.mT, g) if of_b else None
+        return product(g, b.mT) if of_a else None, product(g.mT, a).mT if of_b else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tasks: int) -> Tensor:
@@ -51,38 +49,93 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tasks: int) -> Tensor
         bias: ``[T, O]`` or ``[O]``.
         tasks: T.
     """
+    if weight.ndim == 2 and (bias is None or bias.ndim == 1):
+        return F.linear(x, weight, bias)
     if weight.ndim == 2:
         y = F.linear(x, weight)
-    else:
-        rows = x.reshape(tasks, -1, x.shape[-1])
-        y = product(rows, weight.mT).reshape(*x.shape[:-1], weight.shape[1])
-    if bias is None:
-        return y
-    if bias.ndim == 1:
-        return y + bias
-    return (y.reshape(tasks, -1, y.shape[-1]) + bias.unsqueeze(1)).reshape(y.shape)
+        return (y.reshape(tasks, -1, y.shape[-1]) + bias.unsqueeze(1)).reshape(y.shape)  # type: ignore[union-attr]
+    rows = x.reshape(tasks, -1, x.shape[-1])
+    added = None if bias is None else bias.reshape(-1, 1, bias.shape[-1])
+    return product(rows, _transposed(weight), added).reshape(*x.shape[:-1], weight.shape[1])
 
 
-def suits(layer: nn.Module) -> bool:
-    """Whether ``convolution`` serves this layer: of one group, with its weight in one product.
+def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y + x W^T``, ``[T*R, ..., O]``, of ``[T*R, ..., O]``, ``[T*R, ..., I]``, ``[T, O, I]``."""
+    tasks, outputs, inputs = weight.shape
+    rows = (z.reshape(tasks, -1, size) for z, size in ((y, outputs), (x, inputs)))
+    return torch.baddbmm(*rows, _transposed(weight)).reshape(y.shape)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """``W^T``; where it has few rows, in the memory order in which gradients are fast products."""
+    return weight.mT.contiguous() if weight.shape[2] <= _NARROW else weight.mT
+
+
+def of_channels(images: Tensor) -> Tensor:
+    """``[N, C, H, W]`` with the channels last, ``[N, H, W, C]``; vectors and tokens as they are."""
+    return images.permute(0, 2, 3, 1) if images.ndim == 4 else images
+
+
+def of_images(rows: Tensor) -> Tensor:
+    """Back from there."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, tasks: int) -> Tensor:
+    """``scale x + shift`` of ``[T*R, C, ...]`` by channel, with vectors ``[T, C]`` or ``[C]``."""
+    last = x.transpose(1, -1)
+    if scale.ndim == 1 and shift.ndim == 1:
+        return torch.addcmul(shift, last, scale).transpose(1, -1)
+    shape = (-1, *[1] * (x.ndim - 1), x.shape[1])
+    rows = last.unflatten(0, (tasks, -1))
+    return (
+        torch.addcmul(shift.reshape(shape), rows, scale.reshape(shape))
+        .flatten(0, 1)
+        .transpose(1, -1)
+    )
+
+
+def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the layer is PyTorch's own of that kind, and nothing listens to its calls."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(layer) is kind and not any(getattr(layer, name) for name in hooks)
+
+
+def is_convolution(layer: nn.Module) -> bool:
+    """Whether the layer is PyTorch's own 2-D convolution, padded with zeros."""
+    return is_own(layer, nn.Conv2d) and layer.padding_mode == "zeros"
+
+
+def is_product(layer: nn.Module) -> bool:
+    """Whether a convolution with a weight of each task is best computed by one product of matrices.
 
     A kernel of several pixels makes a product as many times as wide, whose parts are then moved and
     added up: that is for layers with few outputs, such as those of low-rank updates.
     """
-    if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or layer.groups != 1:
+    if not is_convolution(layer) or layer.groups != 1:
         return False
+    assert isinstance(layer, nn.Conv2d)
     pixels = layer.kernel_size[0] * layer.kernel_size[1]
-    plain = pixels == 1 and layer.stride == (1, 1) and layer.padding in ((0, 0), "same", "valid")
-    return plain or layer.out_channels * pixels <= layer.in_channels
+    return is_pointwise(layer) or layer.out_channels * pixels <= layer.in_channels
+
+
+def is_pointwise(layer: nn.Module) -> bool:
+    """Whether each output pixel of a convolution is a linear map of one input pixel, in place."""
+    return (
+        is_convolution(layer)
+        and layer.groups == 1
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding in ((0, 0), "same", "valid")
+    )
 
 
 def convolution(
     layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, tasks: int
 ) -> Tensor:
-    """The layer's convolution with parameters of each task, ``[T*R, O, H', W']``.
+    """The layer's convolution with other parameters, ``[T*R, O, H', W']``.
 
     Args:
-        layer: one that ``suits``, or any where the weight has no task axis.
+        layer: a convolution; ``is_product`` where the weight has a task axis.
         x: ``[T*R, I, H, W]``.
         weight: ``[T, O, I, k, k]`` or ``[O, I, k, k]``.
         bias: ``[T, O]`` or ``[O]``.
@@ -90,24 +143,25 @@ def convolution(
     """
     where: Any = layer.stride, layer.padding, layer.dilation
     if weight.ndim == 4:
-        y = F.conv2d(x, weight, None, *where, layer.groups)
+        shared = bias if bias is None or bias.ndim == 1 else None
+        if _is_depthwise(layer) and not weight.requires_grad:
+            inside = layer.padding
+            y: Tensor = _Depthwise.apply(x, weight, shared, inside, layer.dilation)  # type: ignore[no-untyped-call]
+        else:
+            y = F.conv2d(x, weight, shared, *where, layer.groups)
+        bias = None if shared is not None else bias
+    elif is_pointwise(layer):
+        return of_images(linear(of_channels(x), weight.flatten(2), bias, tasks))
     else:
-        outputs, height, width = weight.shape[1], *weight.shape[3:]
         # One output for each pixel of the kernel: [T, k*k*O, I].
+        outputs, _, *kernel = weight.shape[1:]
         flat = weight.permute(0, 3, 4, 1, 2).flatten(1, 3)
-        y = linear(x.permute(0, 2, 3, 1), flat, None, tasks).permute(0, 3, 1, 2)
-        if height * width > 1 or layer.stride != (1, 1):
-            y = F.conv2d(y, _mover(outputs, height, width, y), None, *where)
+        y = of_images(linear(of_channels(x), flat, None, tasks))
+        y = F.conv2d(y, _mover(outputs, *kernel, y), None, *where)
     if bias is None:
         return y
-    return linear_bias(y, bias, tasks)
-
-
-def linear_bias(y: Tensor, bias: Tensor, tasks: int) -> Tensor:
-    """``[T*R, O, H, W]`` with ``[T, O]`` or ``[O]`` added."""
-    if bias.ndim == 1:
-        return y + bias[:, None, None]
-    return (y.unflatten(0, (tasks, -1)) + bias[:, None, :, None, None]).flatten(0, 1)
+    shape = (-1, 1, bias.shape[-1], 1, 1)
+    return (y.unflatten(0, (tasks, -1)) + bias.reshape(shape)).flatten(0, 1)
 
 
 def _mover(outputs: int, height: int, width: int, like: Tensor) -> Tensor:
@@ -116,3 +170,40 @@ def _mover(outputs: int, height: int, width: int, like: Tensor) -> Tensor:
     part = torch.eye(count, device=like.device, dtype=like.dtype).reshape(count, height, width)
     same = torch.eye(outputs, device=like.device, dtype=like.dtype)
     return torch.einsum("oc,khw->okchw", same, part).flatten(1, 2)
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    """Whether the input gradient is a convolution of the same kind, which is faster on the host."""
+    if isinstance(layer.padding, str) or layer.stride != (1, 1):
+        return False
+    sides = zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    within = all(padding <= dilation * (side - 1) for padding, dilation, side in sides)
+    return within and layer.groups == layer.in_channels == layer.out_channels
+
+
+class _Depthwise(Function):
+    """A convolution of each channel by a constant kernel, and its bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return torch.conv2d(x, weight, bias, (1, 1), padding, dilation, len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        of_x, _, of_bias, *_ = ctx.needs_input_grad
+        sides = zip(ctx.padding, ctx.dilation, weight.shape[2:], strict=True)
+        padding = tuple(dilation * (side - 1) - inside for inside, dilation, side in sides)
+        x = None
+        if of_x:
+            x = _Depthwise.apply(g, weight.flip(2, 3), None, padding, ctx.dilation)  # type: ignore[no-untyped-call]
+        return x, None, g.sum((0, 2, 3)) if of_bias else None, None, None

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Backend, TaskForward, for_tasks
+from fewshot_blo.kernel import TaskForward, for_tasks
 from fewshot_blo.kernel.merged import MergedForward
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
@@ -18,8 +18,8 @@ from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, norm
 _TAIL = "tail."
 
 TailBackend = Literal["loop", "batched", "merged"]
-"""How the tail runs for T tasks: by one of the kernel's two backends, or, where all its layers treat
-every image by itself, its frozen layers on the images of all tasks at once."""
+"""How the tail runs for T tasks: by one of the kernel's two backends, or, where it treats every
+image by itself, with its frozen layers on the images of all tasks at once."""
 
 
 class TailHead:
