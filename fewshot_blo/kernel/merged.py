@@ -55,6 +55,8 @@ class MergedForward:
         self.plain = copy.deepcopy(network)
         self.plain.load_state_dict(self.network.state_dict(keep_vars=True), assign=True)
         graph = self.plain.graph
+        modules = dict(self.plain.named_modules())
+        self.layers = {n: modules[str(n.target)] for n in graph.nodes if n.op == "call_module"}
         self.of_tasks, self.stacked = of_tasks(graph, adapted)
         self.sums, self.inside = find_sums(self.plain, adapted)
         self.order = [node for node in graph.nodes if node not in self.inside]
@@ -117,26 +119,23 @@ class _Pass:
             return self._tensor(str(node.target))
         if node in self.merged.sums:
             return self._sum(self.merged.sums[node])
-        if node not in self.merged.of_tasks:
-            return self._at_once(node)
         if node.op == "call_module":
-            layer = self.merged.plain.get_submodule(str(node.target))
-            if is_own(layer, nn.Linear):
-                weight, bias = self._weight_and_bias(node)
-                return linear(self.values[_first(node)], weight, bias, self.tasks)
+            layer: Any = self.merged.layers[node]
             own = f"{node.target}.weight" in self.params
             if is_product(layer) if own else is_convolution(layer):
-                return convolution(
-                    layer, self.values[_first(node)], *self._weight_and_bias(node), self.tasks
-                )
-        return self._each_task(node)
+                x = self.values[_first(node)]
+                return convolution(layer, x, *self._weight_and_bias(node), self.tasks)
+            if is_own(layer, nn.Linear):
+                x = self.values[_first(node)]
+                return linear(x, *self._weight_and_bias(node), self.tasks)
+        return (self._each_task if node in self.merged.of_tasks else self._at_once)(node)
 
     def _at_once(self, node: fx.Node) -> Any:
         """The value of a node that no parameter of a task is in."""
         args, kwargs = _arguments(node, self.values)
         if node.op != "call_module":
             return _called(node, args, kwargs)
-        layer = self.merged.plain.get_submodule(str(node.target))
+        layer = self.merged.layers[node]
         if is_own(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
             return _mean_over_pixels(*args)
         own = self._given(node, layer, self.shared)
@@ -159,7 +158,7 @@ class _Pass:
 
     def _normed_layer(self, node: fx.Node, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """A convolution and a norm, the norm's scale in the weight, unless that makes T weights."""
-        layer: Any = self.merged.plain.get_submodule(str(node.target))
+        layer: Any = self.merged.layers[node]
         x, (weight, bias) = self.values[_first(node)], self._weight_and_bias(node)
         assert scale is not None
         assert shift is not None

@@ -142,6 +142,9 @@ def convolution(
         tasks: T.
     """
     where: Any = layer.stride, layer.padding, layer.dilation
+    # Convolutions take one image after another, which is slow for images of one pixel.
+    if is_pointwise(layer) and (weight.ndim == 5 or x.shape[2:] == (1, 1)):
+        return of_images(linear(of_channels(x), weight.flatten(-3), bias, tasks))
     if weight.ndim == 4:
         shared = bias if bias is None or bias.ndim == 1 else None
         if _is_depthwise(layer) and not weight.requires_grad:
@@ -150,8 +153,6 @@ def convolution(
         else:
             y = F.conv2d(x, weight, shared, *where, layer.groups)
         bias = None if shared is not None else bias
-    elif is_pointwise(layer):
-        return of_images(linear(of_channels(x), weight.flatten(2), bias, tasks))
     else:
         # One output for each pixel of the kernel: [T, k*k*O, I].
         outputs, _, *kernel = weight.shape[1:]
