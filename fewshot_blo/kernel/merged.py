@@ -21,6 +21,7 @@ from fewshot_blo.kernel.task_graph import ROWS, Sum, find_sums, of_tasks
 from fewshot_blo.kernel.task_products import (
     add_linear,
     affine,
+    by_task,
     convolution,
     is_convolution,
     is_own,
@@ -76,9 +77,8 @@ class MergedForward:
         attention = sdpa_kernel(SDPBackend.MATH) if params else nullcontext()
         context = ForwardContext(running=running, step=inner_step())
         with attention, forward_context(context):
-            return (
-                _Pass(self, params, shared, len(x)).run(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            )
+            rows = _Pass(self, params, shared, len(x)).run(x.flatten(0, 1))
+        return by_task(rows, len(x))
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """For each node, those whose values nothing needs after it."""
@@ -111,7 +111,7 @@ class _Pass:
             self.values[node] = x if node.op == "placeholder" else self._value(node)
             for used in merged.last.get(node, ()):
                 del self.values[used]
-        output: Tensor = self.values[node.args[0]]  # type: ignore[index]
+        output: Tensor = self.values[node.args[0]]
         return output
 
     def _value(self, node: fx.Node) -> Any:
@@ -187,7 +187,7 @@ class _Pass:
         for n in nodes:
             rows = bool(n.meta.get(ROWS))
             value = self.values[n]
-            inputs.append(value.unflatten(0, (self.tasks, -1)) if rows else value)
+            inputs.append(by_task(value, self.tasks) if rows else value)
             dims.append(0 if rows or n in merged.stacked else None)
 
         def one(own: dict[str, Tensor], *inputs: Any) -> Any:

@@ -62,8 +62,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tasks: int) -> Tensor
 def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """``y + x W^T``, ``[T*R, ..., O]``, of ``[T*R, ..., O]``, ``[T*R, ..., I]``, ``[T, O, I]``."""
     tasks, outputs, inputs = weight.shape
-    rows = (z.reshape(tasks, -1, size) for z, size in ((y, outputs), (x, inputs)))
-    return torch.baddbmm(*rows, _transposed(weight)).reshape(y.shape)
+    sums, rows = y.reshape(tasks, -1, outputs), x.reshape(tasks, -1, inputs)
+    return torch.baddbmm(sums, rows, _transposed(weight)).reshape(y.shape)
 
 
 def _transposed(weight: Tensor) -> Tensor:
@@ -87,12 +87,15 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, tasks: int) -> Tensor:
     if scale.ndim == 1 and shift.ndim == 1:
         return torch.addcmul(shift, last, scale).transpose(1, -1)
     shape = (-1, *[1] * (x.ndim - 1), x.shape[1])
-    rows = last.unflatten(0, (tasks, -1))
-    return (
-        torch.addcmul(shift.reshape(shape), rows, scale.reshape(shape))
-        .flatten(0, 1)
-        .transpose(1, -1)
-    )
+    rows = by_task(last, tasks)
+    rows = torch.addcmul(shift.reshape(shape), rows, scale.reshape(shape))
+    return rows.flatten(0, 1).transpose(1, -1)
+
+
+def by_task(x: Tensor, tasks: int) -> Tensor:
+    """``[T*R, ...]`` as ``[T, R, ...]``."""
+    rows: Tensor = x.unflatten(0, (tasks, -1))  # type: ignore[no-untyped-call]
+    return rows
 
 
 def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -103,7 +106,7 @@ def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 def is_convolution(layer: nn.Module) -> bool:
     """Whether the layer is PyTorch's own 2-D convolution, padded with zeros."""
-    return is_own(layer, nn.Conv2d) and layer.padding_mode == "zeros"
+    return is_own(layer, nn.Conv2d) and getattr(layer, "padding_mode", "") == "zeros"
 
 
 def is_product(layer: nn.Module) -> bool:
@@ -151,26 +154,25 @@ def convolution(
             inside = layer.padding
             y: Tensor = _Depthwise.apply(x, weight, shared, inside, layer.dilation)  # type: ignore[no-untyped-call]
         else:
-            y = F.conv2d(x, weight, shared, *where, layer.groups)
+            y = F.conv2d(x, weight, shared, *where, layer.groups)  # type: ignore[call-overload]
         bias = None if shared is not None else bias
     else:
         # One output for each pixel of the kernel: [T, k*k*O, I].
-        outputs, _, *kernel = weight.shape[1:]
         flat = weight.permute(0, 3, 4, 1, 2).flatten(1, 3)
         y = of_images(linear(of_channels(x), flat, None, tasks))
-        y = F.conv2d(y, _mover(outputs, *kernel, y), None, *where)
+        y = F.conv2d(y, _mover(weight), None, *where)
     if bias is None:
         return y
     shape = (-1, 1, bias.shape[-1], 1, 1)
-    return (y.unflatten(0, (tasks, -1)) + bias.reshape(shape)).flatten(0, 1)
+    return (by_task(y, tasks) + bias.reshape(shape)).flatten(0, 1)
 
 
-def _mover(outputs: int, height: int, width: int, like: Tensor) -> Tensor:
+def _mover(weight: Tensor) -> Tensor:
     """The kernel ``[O, k*k*O, k, k]`` that takes each part from its pixel and adds them up."""
-    count = height * width
-    part = torch.eye(count, device=like.device, dtype=like.dtype).reshape(count, height, width)
-    same = torch.eye(outputs, device=like.device, dtype=like.dtype)
-    return torch.einsum("oc,khw->okchw", same, part).flatten(1, 2)
+    _, outputs, _, height, width = weight.shape
+    parts = torch.eye(height * width, device=weight.device, dtype=weight.dtype)
+    outer = torch.eye(outputs, device=weight.device, dtype=weight.dtype)
+    return torch.einsum("oc,kp->okcp", outer, parts).reshape(outputs, -1, height, width)
 
 
 def _is_depthwise(layer: nn.Conv2d) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fewshot_blo.backbones import Adapts, Backbone, Split, choose_parameters, split_network
 from fewshot_blo.bilevel import TaskParams
@@ -89,7 +89,7 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     """The fastest one to adapt 4 tasks of 5 images, of those that give the same features."""
     params, x = _example(split, image)
     best = measure_backend(split.tail, params, {}, x, precision, second_order=False)
-    if split.whole or precision == "bfloat16":
+    if not isinstance(split.tail, fx.GraphModule) or precision == "bfloat16":
         return best
     try:
         merged = MergedForward(split.tail, split.adapted)
