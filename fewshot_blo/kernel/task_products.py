@@ -106,7 +106,7 @@ def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 def is_convolution(layer: nn.Module) -> bool:
     """Whether the layer is PyTorch's own 2-D convolution, padded with zeros."""
-    return is_own(layer, nn.Conv2d) and str(layer.padding_mode) == "zeros"
+    return is_own(layer, nn.Conv2d) and vars(layer)["padding_mode"] == "zeros"
 
 
 def is_product(layer: nn.Module) -> bool:
