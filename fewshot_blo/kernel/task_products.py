@@ -106,7 +106,7 @@ def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 def is_convolution(layer: nn.Module) -> bool:
     """Whether the layer is PyTorch's own 2-D convolution, padded with zeros."""
-    return is_own(layer, nn.Conv2d) and vars(layer)["padding_mode"] == "zeros"
+    return is_own(layer, nn.Conv2d) and bool(layer.padding_mode == "zeros")
 
 
 def is_product(layer: nn.Module) -> bool:
@@ -124,12 +124,11 @@ def is_product(layer: nn.Module) -> bool:
 
 def is_pointwise(layer: nn.Module) -> bool:
     """Whether each output pixel of a convolution is a linear map of one input pixel, in place."""
-    return (
-        is_convolution(layer)
-        and layer.groups == 1
-        and layer.kernel_size == layer.stride == (1, 1)
-        and layer.padding in ((0, 0), "same", "valid")
-    )
+    if not is_convolution(layer) or layer.groups != 1:
+        return False
+    assert isinstance(layer, nn.Conv2d)
+    still = layer.padding in ((0, 0), "same", "valid")
+    return still and layer.kernel_size == layer.stride == (1, 1)
 
 
 def convolution(
