@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.task_graph import ROWS
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
@@ -115,10 +116,7 @@ def _halves(
     for node in graph.nodes:
         if node in needed or node.op == "placeholder":
             copies[node] = trunk.node_copy(node, copies.__getitem__)
-    flat = [
-        trunk.call_method("reshape", (copies[node], -1, size))
-        for node, size in zip(boundary, sizes, strict=True)
-    ]
+    flat = [_flat(trunk, copies[node], per_image[node]) for node in boundary]
     trunk.output(trunk.call_function(torch.cat, (flat, 1)))
 
     tail = fx.Graph()
@@ -126,7 +124,7 @@ def _halves(
     parts = tail.call_function(torch.split, (tail.placeholder("features"), sizes, 1))
     for place, node in enumerate(boundary):
         part = tail.call_function(operator.getitem, (parts, place))
-        copies[node] = tail.call_method("reshape", (part, -1, *per_image[node][1:]))
+        copies[node] = _image(tail, part, per_image[node])
     for node in graph.nodes:
         if node in in_tail:
             copies[node] = tail.node_copy(node, copies.__getitem__)
@@ -136,6 +134,30 @@ def _halves(
         half.delete_all_unused_submodules()
         half.recompile()
     return halves
+
+
+def _flat(graph: fx.Graph, node: fx.Node, shape: torch.Size) -> fx.Node:
+    """Each image's part of a value as a row of the features.
+
+    Images lie in it pixel by pixel, so that the tail sees them in channels-last memory, which the
+    fastest convolutions want.
+    """
+    if len(shape) == 4:
+        node = graph.call_method("permute", (node, 0, 2, 3, 1))
+    return graph.call_method("reshape", (node, -1, prod(shape)))
+
+
+def _image(graph: fx.Graph, row: fx.Node, shape: torch.Size) -> fx.Node:
+    """Back from there, marked by ``ROWS``."""
+    _, *sizes = shape
+    if len(shape) == 4:
+        node = graph.call_method("reshape", (row, -1, *sizes[1:], sizes[0]))
+        node.meta[ROWS] = torch.Size((shape[0], *sizes[1:], sizes[0]))
+        node = graph.call_method("permute", (node, 0, 3, 1, 2))
+    else:
+        node = graph.call_method("reshape", (row, -1, *sizes))
+    row.meta[ROWS], node.meta[ROWS] = torch.Size((1, prod(shape))), shape
+    return node
 
 
 def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
@@ -155,7 +177,7 @@ def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
 def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Size]:
     """The shapes ``[V, ...]`` of one image's part of the tensors that have rows for each image.
 
-    V is 1, or the number of views of an image that the network makes.
+    V is 1, or the number of views of an image that the network makes. Nodes are marked by ``ROWS``.
     """
     shapes = []
     for size in _SIZES:
@@ -163,11 +185,14 @@ def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Si
         recorder.run(torch.cat([images, images])[:size])
         shapes.append(recorder.shapes)
     first, second = shapes
-    return {
+    found = {
         node: torch.Size((shape[0] // _SIZES[0], *shape[1:]))
         for node, shape in first.items()
         if shape and (other := second[node]) and shape[0] * _SIZES[1] == other[0] * _SIZES[0] > 0
     }
+    for node, shape in first.items():
+        node.meta[ROWS] = None if shape is None else found.get(node, False)
+    return found
 
 
 def _owner(network: nn.Module, adapted: frozenset[str]) -> frozenset[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.forward import Forward, TaskForward
+from fewshot_blo.kernel.forward import TaskForward
 from fewshot_blo.kernel.reference import ReferenceForward
 
 Order = Literal["first", "second"]
@@ -83,7 +83,11 @@ class Found:
     second: dict[str, Tensor]
 
 
-def differentiate(forward: Forward, sample: Sample) -> Found:
+ForwardCall = Callable[..., Tensor]
+"""``(params, shared, x, keys=...)``, as a ``Forward`` is called."""
+
+
+def differentiate(forward: ForwardCall, sample: Sample) -> Found:
     """A forward pass and the derivatives of a fixed function of its outputs."""
     with torch.enable_grad():
         params = {name: p.detach().requires_grad_() for name, p in sample.params.items()}

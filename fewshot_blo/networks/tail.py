@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import Backend, for_tasks, make_forward
+from fewshot_blo.kernel import Backend, Forward, for_tasks, make_forward
+from fewshot_blo.kernel.merged import MergedForward
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
 
 _TAIL = "tail."
+
+TailBackend = Backend | Literal["merged"]
+"""How the tail runs for T tasks: by one of the kernel's backends, or, where it treats every
+image by itself, with its frozen layers on the images of all tasks at once."""
 
 
 class TailHead:
@@ -33,11 +38,12 @@ class TailHead:
         features: E.
         head: on its features; linear by default.
         unit: divide features by their length, not by √E.
-        backend: of the kernel for the tail, as ``Choice`` finds it.
+        backend: of the tail, as ``Choice`` finds it; "merged" is for a tail of ``split_network``.
         precision: of the tail's products.
 
     Raises:
-        ConfigurationError: if a name is no parameter's, or the head cannot start from prototypes.
+        ConfigurationError: if a name is no parameter's, the head cannot start from prototypes, or
+            the tail cannot be merged.
     """
 
     starts: ClassVar[tuple[Start, ...]] = ("prototypes",)
@@ -52,7 +58,7 @@ class TailHead:
         features: int,
         head: Head | None = None,
         unit: bool = False,
-        backend: Backend = "batched",
+        backend: TailBackend = "batched",
         precision: Precision = "float32",
     ) -> None:
         self.head: Head = head or LinearHead()
@@ -61,8 +67,8 @@ class TailHead:
                 f"{type(self.head).__name__} cannot start from prototypes of an adapted tail: use "
                 "a linear or a cosine head"
             )
-        self.network = for_tasks(tail)
-        self.forward = make_forward(tail, self.network, backend, precision)
+        self.forward = _forward(tail, adapted, backend, precision)
+        self.network = self.forward.network
         parameters = dict(self.network.named_parameters())
         unknown = sorted(set(adapted) - set(parameters))
         if unknown:
@@ -119,3 +125,16 @@ class TailHead:
         shared = {name: p for name, p in names.items() if name not in self.adapted}
         features = self.forward(stacked, shared, x, running=True)
         return normalize(features) if self.unit else features / self.features**0.5
+
+
+def _forward(
+    tail: nn.Module, adapted: Collection[str], backend: TailBackend, precision: Precision
+) -> Forward | MergedForward:
+    if backend != "merged":
+        return make_forward(tail, for_tasks(tail), backend, precision)
+    if not isinstance(tail, fx.GraphModule) or precision == "bfloat16":
+        raise ConfigurationError(
+            f"a {type(tail).__name__} in {precision} cannot be merged: that takes the tail that "
+            "split_network cuts from a network, and no bfloat16; use the backend 'batched'"
+        )
+    return MergedForward(tail, adapted)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import OrderedDict
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from fewshot_blo.backbones import Adapts, Backbone, choose_parameters, split_network
-from fewshot_blo.kernel import Backend, Choice, Sample, for_tasks
-from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.backbones import Adapts, Backbone, Split, choose_parameters, split_network
+from fewshot_blo.bilevel import TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel import Backend, Choice, Sample, for_tasks, make_forward
+from fewshot_blo.kernel.merged import MergedForward
+from fewshot_blo.kernel.precision import Precision, product_precision
+from fewshot_blo.kernel.proof import TOLERANCE, ForwardCall, difference, differentiate
+from fewshot_blo.kernel.reference import ReferenceForward
+from fewshot_blo.kernel.timing import best_seconds
 from fewshot_blo.networks import Head, LinearHead, TailHead
 from fewshot_blo.networks.centre import Centre
+from fewshot_blo.networks.tail import TailBackend
 from fewshot_blo.problems.shared_encoder import SharedEncoder
+
+logger = logging.getLogger(__name__)
 
 
 def fine_tuning(
@@ -67,7 +79,7 @@ def fine_tuning(
         features=features,
         head=head or LinearHead(),
         unit=unit,
-        backend=_backend(split.tail, split.adapted, split.trunk, image, precision),
+        backend=_backend(split, image, precision),
         precision=precision,
     )
     return SharedEncoder(_frozen(split.trunk), tail_head, prox=prox, precision=precision)
@@ -77,18 +89,61 @@ def _frozen(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False)
 
 
+def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBackend:
+    """The fastest one to adapt 4 tasks of 5 images, of those that compute what the tail does."""
+    params, x = _example(split, image)
+    network = for_tasks(split.tail)
+    sample = Sample(params, {}, x, torch.arange(len(x)), "first")
+    best: Backend = Choice(split.tail, network, precision)("auto", sample)
+    if not isinstance(split.tail, fx.GraphModule) or precision == "bfloat16":
+        return best
+    try:
+        merged = MergedForward(split.tail, split.adapted)
+        reason = _disagreement(split.tail, split.adapted, sample)
+    except (ConfigurationError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        logger.info("the tail runs by the backend '%s': %s", best, reason)
+        return best
+    other = make_forward(split.tail, network, best, precision)
+    with product_precision(precision, x.device):
+        # In turns, for a machine may be busy with something else for a while.
+        seconds = [
+            [_seconds(partial(forward, running=True), sample) for forward in (merged, other)]
+            for _ in range(2)
+        ]
+    of_merged, of_other = map(min, zip(*seconds, strict=True))
+    return "merged" if of_merged < of_other else best
+
+
+def _disagreement(tail: fx.GraphModule, adapted: tuple[str, ...], sample: Sample) -> str:
+    """How the merged tail differs from the tail itself, task by task; empty if it does not."""
+    small = sample.small(torch.float64)
+    merged = MergedForward(copy.deepcopy(tail).double(), adapted)
+    reference = ReferenceForward(tail, merged.network)
+    found, expected = (
+        differentiate(partial(forward, running=True), small) for forward in (merged, reference)
+    )
+    worst = difference(found, expected)
+    if worst.relative <= TOLERANCE:
+        return ""
+    return f"merged, it differs by {worst.relative:.1e} of the {worst.where}"
+
+
 @torch.no_grad()
-def _backend(
-    tail: nn.Module,
-    adapted: tuple[str, ...],
-    trunk: nn.Module,
-    image: torch.Size,
-    precision: Precision,
-) -> Backend:
-    """The right and faster one to adapt 4 tasks of 5 images."""
-    example = next(tail.parameters())
-    x = trunk(torch.rand(20, *image).to(example)).unflatten(0, (4, 5))
-    parameters = dict(tail.named_parameters())
-    params = {name: parameters[name].expand(4, *parameters[name].shape) for name in adapted}
-    sample = Sample(params, {}, x, torch.arange(4), "first")
-    return Choice(tail, for_tasks(tail), precision)("auto", sample)
+def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
+    """Different parameters and features for each of 4 tasks: so it shows if one sees another's."""
+    parameters = dict(split.tail.named_parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images = torch.rand(20, *image).to(next(iter(parameters.values())))
+        params = {}
+        for name in split.adapted:
+            p = parameters[name]
+            size = 0.1 * p.abs().mean() + 0.01
+            params[name] = p + size * torch.randn(4, *p.shape).to(p)
+    return params, split.trunk(images).unflatten(0, (4, 5))
+
+
+def _seconds(forward: ForwardCall, sample: Sample) -> float:
+    return best_seconds(lambda: differentiate(forward, sample), sample.x.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from torch.func import functional_call
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views, choose_parameters
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.evaluate import Adaptation, adapted, evaluate
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, TaskForward, adapt
+from fewshot_blo.kernel.merged import MergedForward
 from fewshot_blo.networks import CosineHead
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.problems.fine_tuning import fine_tuning
@@ -130,3 +132,86 @@ def test_a_mean_that_is_subtracted_changes_cosines() -> None:
     assert not torch.allclose(plain, centred)
     tuned = measure(mean=mean, adapts="last_blocks")
     torch.testing.assert_close(tuned, centred)
+
+
+def test_hypergradients_of_low_rank_updates_equal_a_plain_loop_to_second_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = make_sampler(DATASET, dtype=torch.float64, shot=2).between(0, 2)
+    backbone, image = make_backbone(), batch.support_x.shape[2:]
+    monkeypatch.setattr(
+        "fewshot_blo.problems.fine_tuning._seconds", lambda f, *_: float(type(f) is TaskForward)
+    )
+    problem = fine_tuning(backbone, image, adapts="low_rank", rank=2, prox=0.0)
+    for name, p in problem.outer.items():
+        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)))
+    problem.prepare(batch)
+    bound = problem.bind(batch, "support").bilevel
+    inner = adapt(
+        bound.inner_loss,
+        bound.inner_init,
+        steps=STEPS,
+        rule=SGD(SIZE),
+        outer=bound.outer,
+        derivatives="second",
+    )
+    ours = torch.autograd.grad(bound.outer_loss(inner).sum(), list(problem.outer.values()))
+
+    network, names = choose_parameters(backbone, "low_rank", rank=2)
+    fixed = {n: p.detach() for n, p in network.named_parameters()}
+    given = {n: problem.outer[f"head/tail.{n}"].detach().requires_grad_() for n in names}
+
+    def features(images: Tensor, own: dict[str, Tensor]) -> Tensor:
+        return F.normalize(functional_call(network, {**fixed, **own}, (images,)))
+
+    losses = []
+    for task in batch.chunks(1):
+        support, labels = task.support_x[0], task.support_y[0]
+        seen = features(support, given)
+        means = torch.stack([seen[labels == n].mean(0) for n in range(3)])
+        # Views: the head starts from means that depend on what is given, not on these.
+        v = {n: p.view_as(p) for n, p in given.items()}
+        v = {**v, "weight": 2 * means, "bias": -means.square().sum(1)}
+        for _ in range(STEPS):
+            own = {name: v[name] for name in names}
+            loss = F.cross_entropy(F.linear(features(support, own), v["weight"], v["bias"]), labels)
+            gradients = torch.autograd.grad(loss, list(v.values()), create_graph=True)
+            v = {n: p - SIZE * g for (n, p), g in zip(v.items(), gradients, strict=True)}
+        own = {name: v[name] for name in names}
+        logits = F.linear(features(task.query_x[0], own), v["weight"], v["bias"])
+        losses.append(F.cross_entropy(logits, task.query_y[0]))
+    plain = torch.autograd.grad(torch.stack(losses).sum(), list(given.values()))
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+class Ranks(nn.Module):
+    """Images that meet in an operation that keeps their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(192, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1)).softmax(0)
+
+
+def test_a_tail_in_which_images_meet_runs_task_by_task(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    backbone = Backbone(Ranks().double(), Preprocessing(8))
+    problem = fine_tuning(backbone, torch.Size((3, 8, 8)), adapts="last_blocks")
+    assert type(problem.head.forward) is TaskForward  # type: ignore[attr-defined]
+    assert "images of different tasks meet in it" in caplog.text
+
+
+def test_a_traced_tail_is_merged_where_that_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, image = make_backbone(), torch.Size((3, 12, 12))
+    for seconds, kind in (
+        ({MergedForward: 1.0, TaskForward: 2.0}, MergedForward),
+        ({MergedForward: 2.0, TaskForward: 1.0}, TaskForward),
+    ):
+        monkeypatch.setattr(
+            "fewshot_blo.problems.fine_tuning._seconds", lambda f, *_, s=seconds: s[type(f)]
+        )
+        problem = fine_tuning(backbone, image, adapts="low_rank", rank=2)
+        assert type(problem.head.forward) is kind  # type: ignore[attr-defined]
