@@ -19,6 +19,7 @@ from small_runs import checkpoint_data, log_records, make_folder, options
 from fewshot_blo import cli
 from fewshot_blo.check import Comparison
 from fewshot_blo.config import Config
+from fewshot_blo.device_check import DeviceCheck, Speed
 from fewshot_blo.run import BEST, LAST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,17 +182,26 @@ def test_evaluate_finds_moved_data(trained: Path, folder: Path, tmp_path: Path) 
     assert cli.main(["evaluate", str(trained / BEST), "--tasks=2", f"--root={moved}"]) == 0
 
 
+@pytest.fixture(autouse=True)
+def device_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = DeviceCheck(None, [Speed("fewshot_blo", 8.0, "batched")])
+    monkeypatch.setattr("fewshot_blo.commands.check.check_device", lambda device: found)
+
+
 def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", *options(folder, strategy__name="penalty"), "--check_tasks=2"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0] == "layers that the kernel computes itself: 5 Sequential, 4 Conv2d"
-    assert lines[1].startswith("backend: ")
+    assert "torch " in lines[0]
+    assert lines[1] == "layers that the kernel computes itself: 5 Sequential, 4 Conv2d"
+    assert lines[2].startswith("backend: ")
     compared = [line for line in lines if line.endswith(" agrees")]
     for word in ("transductive", "support", "batched", "loop", "Penalty as set", "BOME"):
         assert any(word in line for line in compared)
     start = 1 + next(n for n, line in enumerate(lines) if line.startswith("error against"))
-    *errors, kernels, exact, course = [line.split() for line in lines[start:]]
+    *errors, kernels, exact, course = [line.split() for line in lines[start:-2]]
+    assert lines[-2].startswith("tasks a second, Conv4-64")
+    assert lines[-1].split() == ["fewshot_blo", "8", "1", "of", "ours", "batched"]
     assert [words[0] for words in errors] == ["float32", "bfloat16"]
     assert kernels[0] == "kernels:"
     assert float(errors[0][2]) < 1e-3
@@ -220,7 +230,7 @@ def test_check_at_the_weights_of_a_checkpoint(
         assert cli.main(["check", f"--config={config}", "--check_tasks=2", *arguments]) == 0
         out = capsys.readouterr().out
         assert " agrees\n" in out
-        return out.splitlines()[-2]
+        return out.splitlines()[-4]
 
     at_start = angle()
     at_end = angle(f"--checkpoint={checkpoint}")
@@ -247,7 +257,7 @@ def test_check_that_fails(
     target = "fewshot_blo.commands.check.check_kernel"
     monkeypatch.setattr(target, lambda *args, **options: comparisons)
     assert cli.main(["check", *options(folder)]) == 1
-    first, second, third = capsys.readouterr().out.splitlines()[2:5]
+    first, second, third = capsys.readouterr().out.splitlines()[3:6]
     assert first.split() == ["a", "support", "loop", "1.0e-12", "agrees"]
     assert second.split() == ["b", "support", "loop", "1.0e-03", "DIFFERS"]
     assert third.split() == ["c", "support", "batched", "not", "run:", "no", "rule"]

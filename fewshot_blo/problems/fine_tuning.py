@@ -108,10 +108,7 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     other = make_forward(split.tail, network, best, precision)
     with product_precision(precision, x.device):
         # In turns, for a machine may be busy with something else for a while.
-        seconds = [
-            [_seconds(partial(forward, running=True), sample) for forward in (merged, other)]
-            for _ in range(2)
-        ]
+        seconds = [[_seconds(forward, sample) for forward in (merged, other)] for _ in range(2)]
     of_merged, of_other = map(min, zip(*seconds, strict=True))
     return "merged" if of_merged < of_other else best
 
@@ -146,4 +143,5 @@ def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
 
 
 def _seconds(forward: ForwardCall, sample: Sample) -> float:
+    forward = partial(forward, running=True)
     return best_seconds(lambda: differentiate(forward, sample), sample.x.device)
