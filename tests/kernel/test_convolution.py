@@ -11,7 +11,7 @@ from oracles import assert_each_same, derivatives, normal
 from torch import Tensor
 from torch.func import vmap
 
-from fewshot_blo.kernel import convolution_algorithms
+from fewshot_blo.kernel import convolution_choice
 from fewshot_blo.kernel.convolution import convolve
 from fewshot_blo.kernel.convolution_algorithms import ALGORITHMS, Algorithm, Geometry
 
@@ -37,7 +37,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) ->
 def test_equals_torch_to_third_order(
     geometry: Geometry, channels: int, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convolution_algorithms, "choose", lambda *_: algorithm)
+    monkeypatch.setattr(convolution_choice, "choose", lambda *_: algorithm)
     x = normal(2, channels, 5, 6, seed=0).requires_grad_()
     weight = normal(4, channels // geometry.groups, 3, 2, seed=1).requires_grad_()
     bias = normal(4, seed=2).requires_grad_()
