@@ -159,6 +159,7 @@ def _join_moments(
         number = tl.load(at, mask=mask, other=0)
         count += tl.sum(number, 0)
         moved += tl.sum(number * _deviations(_read(at + plane, mask, REAL), origin, mask), 0)
+    count = tl.where(has, count, tl.zeros_like(count) + 1)
     total = origin + moved / count
     square = tl.zeros([COLUMNS], REAL)
     for first in range(0, blocks, ROWS):

@@ -1,0 +1,24 @@
+"""Which kernels the tests of the fused kernels and of convolutions are for.
+
+Triton reads on its first import whether it is to interpret its kernels on the host, and so
+``test_triton`` runs these tests in a process of its own, with the environment variable ``KERNELS``:
+"triton" for the interpreter, "cuda" for a device. Without it they are for the host's kernels.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from fewshot_blo.kernel.fused.device import FOR_DEVICE, triton_kernels
+
+ASKED = os.environ.get("KERNELS", "native")
+DEVICE = torch.device("cuda" if ASKED == "cuda" else "cpu")
+
+
+def use_asked_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test."""
+    if ASKED == "triton":
+        monkeypatch.setitem(FOR_DEVICE, "cpu", triton_kernels)
