@@ -19,6 +19,9 @@ DEVICE = torch.device("cuda" if ASKED == "cuda" else "cpu")
 
 
 def use_asked_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For one test."""
+    """For one test; small tiles let small images have many."""
     if ASKED == "triton":
         monkeypatch.setitem(FOR_DEVICE, "cpu", triton_kernels)
+        for name, value in {"TILE": 64, "COLUMNS": 2, "PROGRAMS": 4}.items():
+            monkeypatch.setattr(triton_kernels().norms, name, value)
+        monkeypatch.setattr(triton_kernels().products, "PROGRAMS", 8)

@@ -103,6 +103,10 @@ def norm_relu_pool(
         first: take the batch's statistics from so many first images of each group alone.
         dtype: of the result; None for that of x. Vectors may have more precision than x.
     """
+    dtype = dtype or x.dtype
+    if then.pool == 1:
+        # Gradients of x come from two sides and cancel: bfloat16 is of their sum alone.
+        x = x.to(weight.dtype)
     sign = torch.where(weight.detach() < 0, -1.0, 1.0).to(weight.dtype)
     if first is not None and statistics is None:
         chosen = x.reshape(len(weight), -1, *x.shape[1:])[:, :first].flatten(0, 1)

@@ -37,7 +37,7 @@ class _Moments(Function):
         groups, images, height, width, channels = rows.shape
         mean, variance = sign.new_empty(2, groups, channels).unbind()
         size = (height // 2, width // 2) if pool == 2 else (0, 0)
-        pooled = rows.new_empty(groups, images, *size, channels)
+        pooled = sign.new_empty(groups, images, *size, channels)
         signs = sign.contiguous()
         kernels_for(x.device).call(
             "pool_moments", rows, signs, *rows.shape, pool, pooled, mean, variance

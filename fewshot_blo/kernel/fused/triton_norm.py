@@ -60,8 +60,10 @@ def _write(pointer, value, mask):
 
 
 @triton.jit
-def _deviations(value, mean, mask):
-    return tl.where(mask, value - mean[None, :], tl.zeros_like(value))
+def _squares(value, mean, mask):
+    """Of the distances from the mean."""
+    distance = tl.where(mask, value - mean[None, :], tl.zeros_like(value))
+    return distance * distance
 
 
 @triton.jit
@@ -88,6 +90,8 @@ def _pool_moments(
     x += group * images * height * width * channels
     pooled += group * images * (height // POOL) * (width // POOL) * channels
     s = _read(sign + group * channels + column, column < channels, REAL)[None, :]
+    # As if the group's first pixel were zero, lest large means take the digits of small variances.
+    origin = _read(x + column, column < channels, REAL)[None, :]
     count = tl.zeros([COLUMNS], REAL)
     mean = tl.zeros([COLUMNS], REAL)
     square = tl.zeros([COLUMNS], REAL)
@@ -96,7 +100,8 @@ def _pool_moments(
         at = x + pixel[:, None] * channels + column[None, :]
         m00 = there[:, None] & has
         x00 = _read(at, m00, REAL)
-        total = tl.sum(x00, 0)
+        d00 = tl.where(m00, x00 - origin, tl.zeros_like(x00))
+        total = tl.sum(d00, 0)
         number = tl.sum(there.to(tl.int32), 0)
         if POOL == 2:
             m01 = right[:, None] & has
@@ -107,19 +112,19 @@ def _pool_moments(
             x11 = _read(at + (width + 1) * channels, m11, REAL)
             best = _larger(_larger(s * x00, s * x01), _larger(s * x10, s * x11))
             _write(pooled + to[:, None] * channels + column[None, :], s * best, m11)
-            total = tl.sum((x00 + x01) + (x10 + x11), 0)
+            d01 = tl.where(m01, x01 - origin, tl.zeros_like(x01))
+            d10 = tl.where(m10, x10 - origin, tl.zeros_like(x10))
+            d11 = tl.where(m11, x11 - origin, tl.zeros_like(x11))
+            total = tl.sum((d00 + d01) + (d10 + d11), 0)
             number += tl.sum(right.to(tl.int32) + below.to(tl.int32), 0)
             number += tl.sum((right & below).to(tl.int32), 0)
         # Chan, Golub & LeVeque (1983): sums of squares about the mean of a union of two sets.
         own_count = number.to(REAL)
         own_mean = total / own_count
-        d00 = _deviations(x00, own_mean, m00)
-        squares = d00 * d00
+        squares = _squares(d00, own_mean, m00)
         if POOL == 2:
-            d01 = _deviations(x01, own_mean, m01)
-            d10 = _deviations(x10, own_mean, m10)
-            d11 = _deviations(x11, own_mean, m11)
-            squares = (squares + d01 * d01) + (d10 * d10 + d11 * d11)
+            squares += _squares(d01, own_mean, m01)
+            squares += _squares(d10, own_mean, m10) + _squares(d11, own_mean, m11)
         union = count + own_count
         difference = own_mean - mean
         square += tl.sum(squares, 0) + difference * difference * (count * own_count / union)
@@ -135,9 +140,11 @@ def _pool_moments(
 @triton.jit
 def _join_moments(
     partial,
+    x,
     mean,
     variance,
     blocks,
+    pixels,
     channels,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -149,29 +156,29 @@ def _join_moments(
     has = column < channels
     plane = tl.num_programs(0).to(tl.int64) * blocks * channels
     partial += group * blocks * channels + column
-    origin = tl.load(partial + plane, mask=has, other=0)
     count = tl.zeros([COLUMNS], REAL)
-    moved = tl.zeros([COLUMNS], REAL)
+    total = tl.zeros([COLUMNS], REAL)
     for first in range(0, blocks, ROWS):
         row = first + tl.arange(0, ROWS)
         mask = (row < blocks)[:, None] & has[None, :]
         at = partial[None, :] + row[:, None] * channels
         number = tl.load(at, mask=mask, other=0)
         count += tl.sum(number, 0)
-        moved += tl.sum(number * _deviations(_read(at + plane, mask, REAL), origin, mask), 0)
+        total += tl.sum(number * tl.load(at + plane, mask=mask, other=0), 0)
     count = tl.where(has, count, tl.zeros_like(count) + 1)
-    total = origin + moved / count
+    moved = total / count
     square = tl.zeros([COLUMNS], REAL)
     for first in range(0, blocks, ROWS):
         row = first + tl.arange(0, ROWS)
         mask = (row < blocks)[:, None] & has[None, :]
         at = partial[None, :] + row[:, None] * channels
         number = tl.load(at, mask=mask, other=0)
-        between = _deviations(_read(at + plane, mask, REAL), total, mask)
+        between = _squares(tl.load(at + plane, mask=mask, other=0), moved, mask)
         within = tl.load(at + 2 * plane, mask=mask, other=0)
-        square += tl.sum(within + number * between * between, 0)
+        square += tl.sum(within + number * between, 0)
+    origin = _read(x + group * pixels * channels + column, has, REAL)
     at = group * channels + column
-    tl.store(mean + at, total, mask=has)
+    tl.store(mean + at, origin + moved, mask=has)
     tl.store(variance + at, square / count, mask=has)
 
 
@@ -419,9 +426,8 @@ def pool_moments(
     partial = mean.new_empty(3, groups, tiling.blocks, channels)
     sizes = images, height, width, channels, tiling.blocks
     _pool_moments[tiling.by_blocks](x, sign, pooled, partial, *sizes, pool, *tiling.constants)
-    _join_moments[tiling.by_groups](
-        partial, mean, variance, tiling.blocks, channels, *tiling.constants
-    )
+    sizes = tiling.blocks, images * height * width, channels
+    _join_moments[tiling.by_groups](partial, x, mean, variance, *sizes, *tiling.constants)
 
 
 def scatter_affine(
