@@ -176,4 +176,3 @@ class _Batched(Function):
         images = x.expand(info.batch_size, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
         stacked = [_Stacked(t, dim) for t, dim in zip(tensors, dims, strict=True)]
         return blocks.run(images, stacked), 0
-

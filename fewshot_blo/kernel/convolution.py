@@ -129,7 +129,7 @@ class _WeightGradient(Function):
 
 def _bias_gradient(g: Tensor, geometry: Geometry) -> Tensor:
     """``[T*O]``."""
-    return g.unflatten(0, (geometry.tasks, -1)).sum((1, 3, 4)).flatten()
+    return g.reshape(geometry.tasks, -1, *g.shape[1:]).sum((1, 3, 4)).flatten()
 
 
 def _input_gradient(g: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:

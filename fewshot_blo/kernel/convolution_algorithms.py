@@ -118,37 +118,35 @@ def windows(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Ge
     return gradient.reshape(-1, *kernel, channels).permute(0, 3, 1, 2)
 
 
-def _windows(
-    x: Tensor, size: tuple[int, int], kernel: torch.Size, geometry: Geometry
-) -> Tensor:
+def _windows(x: Tensor, size: tuple[int, int], kernel: torch.Size, geometry: Geometry) -> Tensor:
     """A view ``[B, H', W', k, k, C]`` of the padded images."""
     (top, left), (down, right) = geometry.padding, geometry.stride
     rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top)).contiguous()
     image, row, pixel, channel = rows.stride()
-    strides = (image, down * row, right * pixel)
-    strides = (*strides, geometry.dilation[0] * row, geometry.dilation[1] * pixel, channel)
-    return rows.as_strided((len(x), *size, *kernel, x.shape[1]), strides)
+    steps = image, down * row, right * pixel
+    taps = geometry.dilation[0] * row, geometry.dilation[1] * pixel, channel
+    return rows.as_strided((len(x), *size, *kernel, x.shape[1]), (*steps, *taps))
 
 
 def triton(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Tensor:
     """By kernels that read the windows of channels-last images where they are."""
     kernels = triton_kernels().products
     assert kernels is not None
+    result: Tensor
+    if kind == "output":
+        result = kernels.correlate(a, b, geometry.output_size(a, b), geometry)
+        if other is not None:
+            by_task = result.view(geometry.tasks, -1, *result.shape[1:])
+            by_task += other.reshape(geometry.tasks, 1, -1, 1, 1)
+        return result
+    assert other is not None
     if kind == "weight":
-        assert other is not None
-        return kernels.weight_gradient(a, b, other, geometry)
-    if kind == "input":
-        assert other is not None
+        result = kernels.weight_gradient(a, b, other, geometry)
+    else:
         mirrored = geometry.arrange(geometry.mirror(b))
-        return kernels.correlate(
-            a, mirrored, other.shape[2:], geometry.mirrored(b), divisor=geometry.stride
-        )
-    output = kernels.correlate(a, b, geometry.output_size(a, b), geometry)
-    if other is not None:
-        output.unflatten(0, (geometry.tasks, -1)).add_(
-            other.reshape(geometry.tasks, 1, -1, 1, 1)
-        )
-    return output
+        size, where = other.shape[2:], geometry.mirrored(b)
+        result = kernels.correlate(a, mirrored, size, where, divisor=geometry.stride)
+    return result
 
 
 ALGORITHMS: dict[Algorithm, Compute] = {
@@ -197,4 +195,4 @@ def by_halves(
 
 
 def _of_tasks(z: Tensor, part: slice, tasks: int) -> Tensor:
-    return z.unflatten(0, (tasks, -1))[part].flatten(0, 1)
+    return z.reshape(tasks, -1, *z.shape[1:])[part].flatten(0, 1)

@@ -6,6 +6,7 @@ on a CUDA device the algorithms that fit are timed once for each kind of product
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import torch
@@ -87,9 +88,8 @@ def _fastest(
         if not fits(name, kind, geometry):
             continue
         try:
-            seconds[name] = device_seconds(
-                lambda compute=compute: compute(kind, a, b, other, geometry), a.device
-            )
+            run = functools.partial(compute, kind, a, b, other, geometry)
+            seconds[name] = device_seconds(run, a.device)
         # Triton's errors of compilation and launching have no base class of their own.
         except Exception as error:
             failures[name] = error

@@ -1,8 +1,8 @@
 """Where the tensors of a convolution lie: its geometry, and the layouts of several tasks' images.
 
-Tasks with weights of their own lie in one of two ways. *Beside* each other: images
-``[B, T*C, H, W]`` and T times as many groups, which suits PyTorch's grouped convolutions. *One after
-another*: images ``[T*B, C, H, W]`` and ``Geometry.tasks`` = T, which suits batched matrix products.
+Tasks with weights of their own lie in one of two ways. Beside each other: images ``[B, T*C, H, W]``
+and T times as many groups, which suits PyTorch's grouped convolutions. One after another: images
+``[T*B, C, H, W]`` and ``Geometry.tasks`` = T, which suits batched matrix products.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Geometry:
 
         Of one group; g is padded as ``mirrored`` says.
         """
-        by_task = weight.unflatten(0, (self.tasks, -1))
+        by_task = weight.reshape(self.tasks, -1, *weight.shape[1:])
         return by_task.transpose(1, 2).flip(3, 4).flatten(0, 1)
 
     def mirrored(self, weight: Tensor) -> Geometry:

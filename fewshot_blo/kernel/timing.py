@@ -31,11 +31,11 @@ def device_seconds(function: Callable[[], object], device: torch.device) -> floa
     that of a recording that is replayed.
     """
     with torch.cuda.device(device):
-        times = []
+        times: list[float] = []
         for _ in range(3):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
-            torch.cuda._sleep(_SLEEP)
+            torch.cuda._sleep(_SLEEP)  # type: ignore[no-untyped-call]
             start.record()
             function()
             end.record()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,7 +33,8 @@ def _after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     if kernels_for(DEVICE).reason:
         pytest.skip(f"no fused kernels: {kernels_for(DEVICE).reason}")
     monkeypatch.setattr(blocks, "BESIDE", frozenset())
-    only("windows" if ASKED == "native" else "triton", monkeypatch)
+    # On the host the interpreter's convolutions are slow; test_convolution has them.
+    only("triton" if ASKED == "cuda" else "windows", monkeypatch)
 
 
 def chain(*, running: bool = False, first: int | None = None) -> Blocks:
@@ -48,7 +50,7 @@ def chain(*, running: bool = False, first: int | None = None) -> Blocks:
 def tensors_for(own: Sequence[bool]) -> list[Tensor]:
     """Weight, bias, γ, β, mean and variance of two blocks; stacked where ``own``."""
     tensors = []
-    for number, (before, after) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(CHANNELS)):
         for position, shape in enumerate([(after, before, 3, 3), *[(after,)] * 5]):
             axis = (TASKS,) if own[position] else ()
             p = oracles.normal(*axis, *shape, seed=10 * number + position).to(DEVICE)
@@ -110,7 +112,9 @@ def test_bfloat16_is_of_products_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     dims = (0, *(0 if s else None for s in OWN["all"] * 2))
 
     def one_by_one(x: Tensor, *tensors: Tensor) -> Tensor:
-        own = [p.unbind() if d == 0 else [p] * TASKS for p, d in zip(tensors, dims[1:], strict=True)]
+        own = [
+            p.unbind() if d == 0 else [p] * TASKS for p, d in zip(tensors, dims[1:], strict=True)
+        ]
         return torch.stack([loop(network, x, p) for x, *p in zip(x, *own, strict=True)])
 
     batched = vmap(lambda x, *p: network(x, p), in_dims=dims)

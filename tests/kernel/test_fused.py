@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from oracles import assert_each_same, derivatives
 from torch import Tensor
-
-from triton_asked import ASKED, DEVICE, use_asked_kernels
+from triton_asked import ASKED, DEVICE, use_asked_kernels, use_small_tiles
 
 from fewshot_blo.kernel.fused import Then, norm_relu_pool
 from fewshot_blo.kernel.fused.device import kernels_for
@@ -85,8 +84,9 @@ def test_equals_layers_to_third_order(then: Then, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("then", THEN, ids=str)
-def test_second_derivatives_without_a_graph(then: Then) -> None:
+def test_second_derivatives_without_a_graph(then: Then, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last derivative of an unrolled step has no graph, and kernels of its own."""
+    use_small_tiles(monkeypatch)
     leaves = leaves_for(7, 4, 5, 6)
     assert_each_same(*(second_derivatives(function, leaves, then) for function in (fused, plain)))
 
@@ -122,7 +122,10 @@ def test_the_first_of_equal_values_gets_the_gradient() -> None:
 
 @pytest.mark.parametrize("first", [None, 2])
 @pytest.mark.parametrize("then", [Then(0.0, 2), Then(0.1, 1)], ids=str)
-def test_groups_equal_a_loop(then: Then, first: int | None) -> None:
+def test_groups_equal_a_loop(
+    then: Then, first: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_tiles(monkeypatch)
     x = normal(GROUPS, 5, 4, 4, 6).requires_grad_()
     vectors = [normal(GROUPS, 4, seed=seed).requires_grad_() for seed in (1, 2)]
     leaves = (x, *vectors)

@@ -54,3 +54,56 @@ def test_interpreted(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_on_the_device(file: str) -> None:
     check(file, "cuda")
+
+
+IMAGES = {"x", "g", "y", "u", "out", "pooled", "over_g", "over_x"}
+VECTORS = {"a", "b", "sign", "scale", "shift", "u_scale", "u_shift", "mean", "variance", "partial"}
+CONSTANTS = {
+    "POOL": 2,
+    "SLOPE": 0.1,
+    "CHANNELS": 32,
+    "HIGH": 3,
+    "WIDE": 3,
+    "DIVISOR_H": 1,
+    "DIVISOR_W": 1,
+    "ROWS": 64,
+    "COLUMNS": 32,
+    "DEPTH": 16,
+    "PRECISION": "ieee",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("images", "precision", "capability"),
+    [("fp32", "ieee", 80), ("fp32", "tf32", 90), ("bf16", "ieee", 90), ("fp64", "ieee", 80)],
+)
+def test_compiles_without_a_device(
+    images: str, precision: str, capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Down to machine code, which Triton's own assembler writes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fewshot_blo.kernel.fused import triton_convolution, triton_norm
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    real = triton.language.float64 if images == "fp64" else triton.language.float32
+    constants = {**CONSTANTS, "REAL": real, "PRECISION": precision}
+    kernels = [
+        kernel
+        for module in (triton_norm, triton_convolution)
+        for kernel in vars(module).values()
+        if isinstance(kernel, triton.JITFunction) and not kernel.__name__.startswith("_")
+    ]
+    assert len(kernels) == 9
+    for kernel in kernels:
+        own = {name: constants[name] for name in kernel.arg_names if name in constants}
+        types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(own, "constexpr")
+        types |= dict.fromkeys({*IMAGES, "weight"} & set(types), f"*{images}")
+        vectors = "*fp64" if images == "fp64" else "*fp32"
+        types |= dict.fromkeys(VECTORS & set(types), vectors)
+        source = ASTSource(kernel, types, own)
+        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        assert binary.asm["cubin"], kernel.__name__

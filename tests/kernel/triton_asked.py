@@ -19,9 +19,14 @@ DEVICE = torch.device("cuda" if ASKED == "cuda" else "cpu")
 
 
 def use_asked_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For one test; small tiles let small images have many."""
+    """For one test."""
     if ASKED == "triton":
         monkeypatch.setitem(FOR_DEVICE, "cpu", triton_kernels)
-        for name, value in {"TILE": 64, "COLUMNS": 2, "PROGRAMS": 4}.items():
+
+
+def use_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one test of the Triton kernels: small images have many tiles, and a program has some."""
+    if ASKED != "native":
+        for name, value in {"TILE": 64, "COLUMNS": 2, "PROGRAMS": 8}.items():
             monkeypatch.setattr(triton_kernels().norms, name, value)
         monkeypatch.setattr(triton_kernels().products, "PROGRAMS", 8)

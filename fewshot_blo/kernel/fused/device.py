@@ -61,7 +61,7 @@ class TritonKernels:
         """Calls a function with contiguous tensors of one device."""
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         assert all(t.is_contiguous() for t in tensors), name
-        with torch.cuda.device_of(tensors[0]):
+        with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
             getattr(self.norms, name)(*arguments)
 
 
@@ -71,11 +71,11 @@ def triton_kernels() -> TritonKernels:
     if importlib.util.find_spec("triton") is None:
         return TritonKernels(None, None, "Triton is not installed")
     try:
-        modules = (
+        norms, products = (
             importlib.import_module(f"fewshot_blo.kernel.fused.triton_{name}")
             for name in ("norm", "convolution")
         )
-        return TritonKernels(*modules)
+        return TritonKernels(norms, products)
     except Exception as error:  # A Triton that does not fit this Python, driver or PyTorch.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return TritonKernels(None, None, f"Triton cannot be imported: {reason[0]}")

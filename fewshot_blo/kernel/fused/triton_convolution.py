@@ -20,7 +20,7 @@ PROGRAMS = 1024
 
 
 @triton.jit
-def _correlate(
+def correlate_kernel(
     x,
     weight,
     y,
@@ -93,7 +93,7 @@ def _correlate(
 
 
 @triton.jit
-def _weight_gradient(
+def weight_gradient_kernel(
     g,
     x,
     partial,
@@ -180,7 +180,7 @@ def correlate(
     where = *geometry.stride, *geometry.padding, *geometry.dilation
     shape = channels, *weight.shape[2:], *divisor
     with torch.cuda.device_of(x):
-        _correlate[grid](
+        correlate_kernel[grid](
             x, weight, y, *sizes, *where, blocks, *shape, rows, columns, depth, *_numbers(x)
         )
     return y.permute(0, 3, 1, 2)
@@ -210,7 +210,7 @@ def weight_gradient(g: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> T
     where = *geometry.stride, *geometry.padding, *geometry.dilation
     shape = channels, high, wide
     with torch.cuda.device_of(x):
-        _weight_gradient[parts * tasks, *across](
+        weight_gradient_kernel[(parts * tasks, *across)](
             g, x, partial, *sizes, *where, tasks, *shape, rows, columns, depth, *numbers
         )
     return partial.sum(0).to(x.dtype).permute(0, 3, 1, 2)

@@ -67,7 +67,7 @@ def _squares(value, mean, mask):
 
 
 @triton.jit
-def _pool_moments(
+def pool_moments_kernel(
     x,
     sign,
     pooled,
@@ -138,7 +138,7 @@ def _pool_moments(
 
 
 @triton.jit
-def _join_moments(
+def join_moments_kernel(
     partial,
     x,
     mean,
@@ -183,7 +183,7 @@ def _join_moments(
 
 
 @triton.jit
-def _scatter_affine(
+def scatter_affine_kernel(
     g,
     a,
     b,
@@ -240,7 +240,7 @@ def _scatter_affine(
 
 
 @triton.jit
-def _gather_sums(
+def gather_sums_kernel(
     u,
     b,
     x,
@@ -304,7 +304,7 @@ def _gather_sums(
 
 
 @triton.jit
-def _affine_relu(
+def affine_relu_kernel(
     x,
     scale,
     shift,
@@ -330,7 +330,7 @@ def _affine_relu(
 
 
 @triton.jit
-def _affine_relu_backward(
+def affine_relu_backward_kernel(
     g,
     x,
     y,
@@ -367,7 +367,7 @@ def _affine_relu_backward(
 
 
 @triton.jit
-def _affine_relu_double(
+def affine_relu_double_kernel(
     u,
     u_scale,
     u_shift,
@@ -425,9 +425,11 @@ def pool_moments(
     tiling = _Tiling(mean, -(-height // pool) * -(-width // pool) * images)
     partial = mean.new_empty(3, groups, tiling.blocks, channels)
     sizes = images, height, width, channels, tiling.blocks
-    _pool_moments[tiling.by_blocks](x, sign, pooled, partial, *sizes, pool, *tiling.constants)
-    sizes = tiling.blocks, images * height * width, channels
-    _join_moments[tiling.by_groups](partial, x, mean, variance, *sizes, *tiling.constants)
+    pool_moments_kernel[tiling.by_blocks](x, sign, pooled, partial, *sizes, pool, *tiling.constants)
+    pixels = images * height * width
+    join_moments_kernel[tiling.by_groups](
+        partial, x, mean, variance, tiling.blocks, pixels, channels, *tiling.constants
+    )
 
 
 def scatter_affine(
@@ -447,7 +449,7 @@ def scatter_affine(
     """``out = scatter(g) + a + b x``; without pooling there is no g."""
     tiling = _Tiling(b, -(-height // pool) * -(-width // pool) * images)
     sizes = images, height, width, channels, tiling.tiles
-    _scatter_affine[tiling.by_tiles](g, a, b, x, pooled, out, *sizes, pool, *tiling.constants)
+    scatter_affine_kernel[tiling.by_tiles](g, a, b, x, pooled, out, *sizes, pool, *tiling.constants)
 
 
 def gather_sums(
@@ -470,7 +472,7 @@ def gather_sums(
     tiling = _Tiling(b, -(-height // pool) * -(-width // pool) * images)
     partial = b.new_empty(2, groups, tiling.blocks, channels)
     sizes = images, height, width, channels, tiling.blocks
-    _gather_sums[tiling.by_blocks](
+    gather_sums_kernel[tiling.by_blocks](
         u, b, x, pooled, over_g, over_x, partial, *sizes, pool, *tiling.constants
     )
     _add_blocks(partial, over_a, over_b)
@@ -488,7 +490,7 @@ def affine_relu(
 ) -> None:
     """``y``, the leaky ReLU of ``scale x + shift``."""
     tiling = _Tiling(scale, rows)
-    _affine_relu[tiling.by_tiles](
+    affine_relu_kernel[tiling.by_tiles](
         x, scale, shift, y, rows, channels, tiling.tiles, slope, *tiling.constants
     )
 
@@ -510,7 +512,7 @@ def affine_relu_backward(
     tiling = _Tiling(scale, rows)
     partial = scale.new_empty(2, groups, tiling.blocks, channels)
     sizes = rows, channels, tiling.blocks
-    _affine_relu_backward[tiling.by_blocks](
+    affine_relu_backward_kernel[tiling.by_blocks](
         g, x, y, scale, over_x, partial, *sizes, slope, *tiling.constants
     )
     _add_blocks(partial, over_scale, over_shift)
@@ -537,7 +539,7 @@ def affine_relu_double(
     partial = scale.new_empty(1, groups, tiling.blocks, channels)
     inputs = u, u_scale, u_shift, g, x, y, scale
     sizes = rows, channels, tiling.blocks
-    _affine_relu_double[tiling.by_blocks](
+    affine_relu_double_kernel[tiling.by_blocks](
         *inputs, over_g, over_x, partial, *sizes, slope, *tiling.constants
     )
     _add_blocks(partial, over_scale)
