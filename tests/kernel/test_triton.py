@@ -86,16 +86,21 @@ def test_compiles_without_a_device(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fewshot_blo.kernel.fused import triton_convolution, triton_norm
+    from fewshot_blo.kernel.fused import (
+        triton_affine,
+        triton_convolution,
+        triton_moments,
+        triton_scatter,
+    )
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     real = triton.language.float64 if images == "fp64" else triton.language.float32
     constants = {**CONSTANTS, "REAL": real, "PRECISION": precision}
     kernels = [
         kernel
-        for module in (triton_norm, triton_convolution)
+        for module in (triton_moments, triton_scatter, triton_affine, triton_convolution)
         for kernel in vars(module).values()
-        if isinstance(kernel, triton.JITFunction) and not kernel.__name__.startswith("_")
+        if isinstance(kernel, triton.JITFunction) and kernel.__name__.endswith("_kernel")
     ]
     assert len(kernels) == 9
     for kernel in kernels:

@@ -28,5 +28,5 @@ def use_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """For one test of the Triton kernels: small images have many tiles, and a program has some."""
     if ASKED != "native":
         for name, value in {"TILE": 64, "COLUMNS": 2, "PROGRAMS": 8}.items():
-            monkeypatch.setattr(triton_kernels().norms, name, value)
-        monkeypatch.setattr(triton_kernels().products, "PROGRAMS", 8)
+            monkeypatch.setattr(f"fewshot_blo.kernel.fused.triton_tiles.{name}", value)
+        monkeypatch.setattr("fewshot_blo.kernel.fused.triton_convolution.PROGRAMS", 8)

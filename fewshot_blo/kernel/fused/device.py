@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
@@ -41,19 +41,19 @@ class TritonKernels:
     """The kernels in Triton, or why there are none.
 
     Attributes:
-        norms: module of the functions of ``norm_pool.c``.
+        norms: the functions of ``norm_pool.c``.
         products: module of convolutions.
         reason: one line; empty where there are modules.
     """
 
-    norms: ModuleType | None
+    norms: Mapping[str, Callable[..., None]]
     products: ModuleType | None
     reason: str = ""
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
         """The types of images that they take; with bfloat16 vectors are float32."""
-        if self.norms is None:
+        if not self.norms:
             return frozenset()
         return frozenset({torch.float32, torch.float64, torch.bfloat16})
 
@@ -62,23 +62,31 @@ class TritonKernels:
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         assert all(t.is_contiguous() for t in tensors), name
         with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
-            getattr(self.norms, name)(*arguments)
+            self.norms[name](*arguments)
 
 
 @functools.cache
 def triton_kernels() -> TritonKernels:
     """The Triton kernels; the first call imports Triton, each new type of arguments compiles."""
     if importlib.util.find_spec("triton") is None:
-        return TritonKernels(None, None, "Triton is not installed")
+        return TritonKernels({}, None, "Triton is not installed")
     try:
-        norms, products = (
+        moments, scatter, affine, products = (
             importlib.import_module(f"fewshot_blo.kernel.fused.triton_{name}")
-            for name in ("norm", "convolution")
+            for name in ("moments", "scatter", "affine", "convolution")
         )
+        norms = {
+            "pool_moments": moments.pool_moments,
+            "scatter_affine": scatter.scatter_affine,
+            "gather_sums": scatter.gather_sums,
+            "affine_relu": affine.affine_relu,
+            "affine_relu_backward": affine.affine_relu_backward,
+            "affine_relu_double": affine.affine_relu_double,
+        }
         return TritonKernels(norms, products)
     except Exception as error:  # A Triton that does not fit this Python, driver or PyTorch.
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        return TritonKernels(None, None, f"Triton cannot be imported: {reason[0]}")
+        return TritonKernels({}, None, f"Triton cannot be imported: {reason[0]}")
 
 
 FOR_DEVICE: dict[str, Callable[[], Kernels]] = {"cpu": native_kernels, "cuda": triton_kernels}
