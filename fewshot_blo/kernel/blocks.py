@@ -1,9 +1,9 @@
 """Blocks of a convolution, batch norm, ReLU and pooling, one after another, for all tasks at once.
 
 The blocks run on the stacked tensors themselves. Images are channels-last, ``[G*B, C, H, W]``, and
-tasks lie where the next convolution wants them: beside the channels (one group, T*C channels) where
-each task has weights of its own, or as groups of images (T groups, C channels) where weights are
-shared. ``torch.func.vmap`` meets all blocks as one function, so that it has nothing to batch.
+tasks lie where the next convolution wants them: as groups of images (T groups, C channels), or on
+the host, where each task has weights of its own, beside each other (one group, T*C channels).
+``torch.func.vmap`` meets all blocks as one function, so that it has nothing to batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fewshot_blo.kernel.convolution import convolve
-from fewshot_blo.kernel.convolution_algorithms import Geometry
-from fewshot_blo.kernel.fused import Then, norm_relu_pool
+from fewshot_blo.kernel.fused import Then, norm_relu_pool, operand_type
+from fewshot_blo.kernel.geometry import Geometry, put_after, put_beside
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Block:
 
 TENSORS = 6
 
+BESIDE = frozenset({"cpu"})
+"""Devices on which grouped convolutions are faster than batched matrix products."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -64,7 +67,7 @@ class Blocks:
 
     def run(self, x: Tensor, tensors: Sequence[_Stacked]) -> Tensor:
         """The same for stacked images: from ``[T, B, C, H, W]`` to ``[T, B, C', H', W']``."""
-        tasks = len(x)
+        tasks, dtype = len(x), operand_type(x)
         images = x.flatten(0, 1)
         beside = False
         for number, block in enumerate(self.blocks):
@@ -72,20 +75,18 @@ class Blocks:
             # A norm by the batch's own statistics takes the bias away again.
             added = bias if block.running else _Stacked(None, None)
             own = weight.is_stacked or added.is_stacked
-            if own and not beside:
-                images = _put_beside(images, tasks)
-            elif beside and not own:
-                images = _put_as_groups(images, tasks)
-            beside = own
+            if beside != (own and x.device.type in BESIDE):
+                images = put_after(images, tasks) if beside else put_beside(images, tasks)
+                beside = not beside
             images = convolve(
-                images,
-                weight.by_channel(tasks) if own else weight.shared,
-                None if added.tensor is None else added.by_channel(tasks) if own else added.shared,
-                replace(block.geometry.times(tasks if own else 1), channels_last=True),
+                images.to(dtype),
+                (weight.by_channel(tasks) if own else weight.shared).to(dtype),
+                added.biases(tasks, own=own, dtype=dtype),
+                _of_tasks(block.geometry, tasks if own else 1, beside=beside),
             )
-            gamma, beta, mean, variance = (v.vectors(tasks, beside=own) for v in vectors)
+            gamma, beta, mean, variance = (v.vectors(tasks, beside=beside) for v in vectors)
             if added is not bias and bias.tensor is not None:
-                beta = beta + 0 * bias.vectors(tasks, beside=own)  # So that it has a gradient.
+                beta = beta + 0 * bias.vectors(tasks, beside=beside)  # So that it has a gradient.
             images = norm_relu_pool(
                 images,
                 gamma,
@@ -94,10 +95,19 @@ class Blocks:
                 block.then,
                 statistics=(mean, variance) if block.running else None,
                 first=block.first,
+                # Between blocks images have the type of products, in the end that of norms.
+                dtype=gamma.dtype if number + 1 == len(self.blocks) else None,
             )
         if beside:
             return images.reshape(len(images), tasks, -1, *images.shape[2:]).transpose(0, 1)
         return images.reshape(tasks, -1, *images.shape[1:])
+
+
+def _of_tasks(geometry: Geometry, tasks: int, *, beside: bool) -> Geometry:
+    """A task's geometry for all tasks that have weights of their own."""
+    if beside:
+        return replace(geometry.times(tasks), channels_last=True)
+    return replace(geometry, tasks=tasks, channels_last=True)
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,12 @@ class _Stacked:
         # Once, and not in each of the derivatives.
         return stacked.permute(0, 1, 3, 4, 2).contiguous().flatten(0, 1).permute(0, 3, 1, 2)
 
+    def biases(self, tasks: int, *, own: bool, dtype: torch.dtype) -> Tensor | None:
+        """Those of a convolution's output channels, ``[T*O]`` or ``[O]``."""
+        if self.tensor is None:
+            return None
+        return (self.by_channel(tasks) if own else self.shared).to(dtype)
+
     def vectors(self, tasks: int, *, beside: bool) -> Tensor:
         """For each group of images, ``[1, T*C]`` or ``[T, C]``."""
         stacked = self._by_task(tasks)
@@ -160,15 +176,3 @@ class _Batched(Function):
         images = x.expand(info.batch_size, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
         stacked = [_Stacked(t, dim) for t, dim in zip(tensors, dims, strict=True)]
         return blocks.run(images, stacked), 0
-
-
-def _put_beside(images: Tensor, tasks: int) -> Tensor:
-    """From ``[T*B, C, H, W]`` to ``[B, T*C, H, W]``, channels-last."""
-    rows = images.reshape(tasks, -1, *images.shape[1:]).permute(1, 3, 4, 0, 2)
-    return rows.flatten(3).permute(0, 3, 1, 2)
-
-
-def _put_as_groups(images: Tensor, tasks: int) -> Tensor:
-    """Back from ``[B, T*C, H, W]`` to ``[T*B, C, H, W]``, channels-last."""
-    rows = images.reshape(len(images), tasks, -1, *images.shape[2:]).permute(1, 0, 3, 4, 2)
-    return rows.flatten(0, 1).permute(0, 3, 1, 2)

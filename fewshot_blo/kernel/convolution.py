@@ -6,7 +6,8 @@ each of them are the other two. PyTorch's own second derivative of a convolution
 batch with the channels, for which there are no fast kernels.
 
 Under ``torch.func.vmap`` the task axis lies beside the channels: images ``[B, T*C, H, W]`` are
-convolved in T groups, so that one call serves all tasks.
+convolved in T groups, so that one call serves all tasks. A geometry of T tasks says that they lie
+one after another: images are ``[T*B, C, H, W]``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from fewshot_blo.kernel.convolution_algorithms import Geometry, product
+from fewshot_blo.kernel.convolution_algorithms import Geometry
+from fewshot_blo.kernel.convolution_choice import product
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -45,7 +47,7 @@ class _Convolution(Function):
         return (
             _input_gradient(g, weight, x, ctx.geometry) if of_x else None,
             _weight_gradient(g, x, weight, ctx.geometry) if of_weight else None,
-            g.sum((0, 2, 3)) if of_bias else None,
+            _bias_gradient(g, ctx.geometry) if of_bias else None,
             None,
         )
 
@@ -123,6 +125,11 @@ class _WeightGradient(Function):
             None,
             None,
         )
+
+
+def _bias_gradient(g: Tensor, geometry: Geometry) -> Tensor:
+    """``[T*O]``."""
+    return g.reshape(geometry.tasks, -1, *g.shape[1:]).sum((1, 3, 4)).flatten()
 
 
 def _input_gradient(g: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:

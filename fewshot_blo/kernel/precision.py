@@ -100,6 +100,12 @@ def product_flags() -> tuple[object, ...]:
     return tuple(getattr(module, name) for module, name, _ in _flags())
 
 
+def uses_tf32(device: torch.device) -> bool:
+    """Whether convolutions of float32 may use TF32 at present."""
+    module, name, (_, on) = _flags()[1]
+    return _has_tf32(device) and getattr(module, name) == on
+
+
 def _flags() -> list[tuple[Any, str, tuple[object, object]]]:
     """Where the flags of matrix products, convolutions and LSTMs are; their values: off, on."""
     products: Any = torch.backends.cuda.matmul

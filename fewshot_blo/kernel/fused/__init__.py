@@ -20,11 +20,23 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.kernel.fused.affine_relu import affine_relu
+from fewshot_blo.kernel.fused.device import kernels_for, triton_kernels
 from fewshot_blo.kernel.fused.moments import moments
 from fewshot_blo.kernel.fused.native import native_kernels
+from fewshot_blo.kernel.fused.setting import are_wanted, fused_kernels
 from fewshot_blo.kernel.plain import is_plain
 
-__all__ = ["Then", "describe_kernels", "is_fused", "native_kernels", "norm_relu_pool"]
+__all__ = [
+    "Then",
+    "describe_kernels",
+    "fused_kernels",
+    "has_kernels",
+    "is_fused",
+    "native_kernels",
+    "norm_relu_pool",
+    "operand_type",
+    "triton_kernels",
+]
 
 
 @dataclass(frozen=True)
@@ -40,24 +52,32 @@ class Then:
     pool: int = 1
 
 
-def is_fused(x: Tensor) -> bool:
-    """Whether there are kernels for tensors of this type and device."""
+def has_kernels(x: Tensor) -> bool:
+    """Whether there are kernels for tensors of this type and device.
+
+    Under autocast the products' type counts, which is that of the images between the blocks.
+    """
+    dtypes = kernels_for(x.device).dtypes
+    return bool(dtypes) and operand_type(x) in dtypes
+
+
+def operand_type(x: Tensor) -> torch.dtype:
+    """The type of a product's operands: autocast's where that is on, or else that of x."""
     kind = x.device.type
-    return (
-        kind == "cpu"
-        and x.ndim == 4
-        and not is_plain()
-        and not torch.is_autocast_enabled(kind)
-        and x.dtype in native_kernels().libraries
-    )
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def is_fused(x: Tensor) -> bool:
+    """Whether blocks that start from such a tensor run as one."""
+    return x.ndim == 4 and not is_plain() and are_wanted(x.device) and has_kernels(x)
 
 
 def describe_kernels(device: torch.device) -> str:
     """Whether there are kernels for a device, in one line."""
-    if device.type != "cpu":
-        return "norm, ReLU and pooling are separate operations on this device"
-    reason = native_kernels().reason
-    return f"norm, ReLU and pooling are separate: {reason}" if reason else "fused"
+    reason = kernels_for(device).reason
+    if reason:
+        return f"norm, ReLU and pooling are separate: {reason}"
+    return "fused" if are_wanted(device) else "separate; fused in Triton where asked for"
 
 
 def norm_relu_pool(
@@ -69,6 +89,7 @@ def norm_relu_pool(
     *,
     statistics: tuple[Tensor, Tensor] | None = None,
     first: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Batch norm and what follows it, ``[G*B, C, H // pool, W // pool]``.
 
@@ -80,8 +101,13 @@ def norm_relu_pool(
         then: what follows.
         statistics: mean and variance, ``[G, C]``; None for those of the batch.
         first: take the batch's statistics from so many first images of each group alone.
+        dtype: of the result; None for that of x. Vectors may have more precision than x.
     """
-    sign = torch.where(weight.detach() < 0, -1.0, 1.0).to(x.dtype)
+    dtype = dtype or x.dtype
+    if then.pool == 1:
+        # Gradients of x come from two sides and cancel: bfloat16 is of their sum alone.
+        x = x.to(weight.dtype)
+    sign = torch.where(weight.detach() < 0, -1.0, 1.0).to(weight.dtype)
     if first is not None and statistics is None:
         chosen = x.reshape(len(weight), -1, *x.shape[1:])[:, :first].flatten(0, 1)
         mean, variance = moments(chosen, sign, 1)
@@ -93,4 +119,4 @@ def norm_relu_pool(
     mean, variance = statistics
     scale = weight * torch.rsqrt(variance + eps)
     shift = torch.addcmul(bias, mean, scale, value=-1)
-    return affine_relu(x, scale, shift, then.slope)
+    return affine_relu(x, scale, shift, then.slope, dtype)

@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fewshot_blo.kernel.fused.native import native_kernels
+from fewshot_blo.kernel.fused.device import kernels_for
 from fewshot_blo.kernel.fused.rows import images_of, over_rows, rows_of
 
 
-def affine_relu(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+def affine_relu(
+    x: Tensor, scale: Tensor, shift: Tensor, slope: float, dtype: torch.dtype | None = None
+) -> Tensor:
     """``y = relu(scale x + shift)``, ``[G*B, C, H, W]``, with scale and shift ``[G, C]``.
 
     Args:
         slope: of the ReLU at negative values.
+        dtype: of y; None for that of x.
     """
-    y: Tensor = _AffineReLU.apply(x, scale, shift, slope)  # type: ignore[no-untyped-call]
+    y: Tensor = _AffineReLU.apply(  # type: ignore[no-untyped-call]
+        x, scale, shift, slope, dtype or x.dtype
+    )
     return y
 
 
@@ -26,11 +31,13 @@ class _AffineReLU(Function):
     """As ``affine_relu`` says."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, slope: float, dtype: torch.dtype
+    ) -> Tensor:
         rows = rows_of(x, len(scale))
-        result = torch.empty_like(rows)
+        result = torch.empty_like(rows, dtype=dtype)
         vectors = scale.contiguous(), shift.contiguous()
-        native_kernels().call("affine_relu", rows, *vectors, slope, *_sizes(rows), result)
+        kernels_for(x.device).call("affine_relu", rows, *vectors, slope, *_sizes(rows), result)
         y = images_of(result)
         ctx.slope = slope
         ctx.save_for_backward(x, y, scale)
@@ -42,7 +49,7 @@ class _AffineReLU(Function):
         gradients: tuple[Tensor, ...] = _AffineReLUGradient.apply(  # type: ignore[no-untyped-call]
             g, x, scale, y.detach(), ctx.slope
         )
-        return *gradients, None
+        return *gradients, None, None
 
 
 class _AffineReLUGradient(Function):
@@ -57,10 +64,10 @@ class _AffineReLUGradient(Function):
         ctx.set_materialize_grads(False)
         inputs = [rows_of(z, len(scale)) for z in (g, x, y)]
         of_x = torch.empty_like(inputs[1])
-        of_scale, of_shift = of_x.new_empty(2, *scale.shape).unbind()
+        of_scale, of_shift = scale.new_empty(2, *scale.shape).unbind()
         results = of_x, of_scale, of_shift
         sizes = _sizes(of_x)
-        native_kernels().call(
+        kernels_for(x.device).call(
             "affine_relu_backward", *inputs, scale.contiguous(), slope, *sizes, *results
         )
         return images_of(of_x), of_scale, of_shift
@@ -81,9 +88,9 @@ class _AffineReLUGradient(Function):
             return of_g, of_x, of_scale, None, None
         inputs = [rows_of(z, len(scale)) for z in (u, g, x, y)]
         vectors = [v.contiguous() for v in (u_scale, u_shift, scale)]
-        rows_of_g, rows_of_x = (torch.empty_like(inputs[0]) for _ in range(2))
+        rows_of_g, rows_of_x = (torch.empty_like(z) for z in inputs[1:3])
         of_scale = torch.empty_like(vectors[2])
-        native_kernels().call(
+        kernels_for(x.device).call(
             "affine_relu_double",
             inputs[0],
             *vectors[:2],

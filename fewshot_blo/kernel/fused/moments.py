@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fewshot_blo.kernel.fused.native import native_kernels
+from fewshot_blo.kernel.fused.device import kernels_for
 from fewshot_blo.kernel.fused.rows import images_of, over_rows, rows_of
 
 
@@ -35,11 +35,11 @@ class _Moments(Function):
     def forward(ctx: Any, x: Tensor, sign: Tensor, pool: int) -> tuple[Tensor, ...]:
         rows = rows_of(x, len(sign))
         groups, images, height, width, channels = rows.shape
-        mean, variance = rows.new_empty(2, groups, channels).unbind()
+        mean, variance = sign.new_empty(2, groups, channels).unbind()
         size = (height // 2, width // 2) if pool == 2 else (0, 0)
-        pooled = rows.new_empty(groups, images, *size, channels)
+        pooled = sign.new_empty(groups, images, *size, channels)
         signs = sign.contiguous()
-        native_kernels().call(
+        kernels_for(x.device).call(
             "pool_moments", rows, signs, *rows.shape, pool, pooled, mean, variance
         )
         ctx.set_materialize_grads(False)
@@ -80,7 +80,7 @@ class _ScatterAffine(Function):
         ctx.save_for_backward(b, x, pooled)
         rows = rows_of(x, len(b))
         result = torch.empty_like(rows)
-        native_kernels().call(
+        kernels_for(x.device).call(
             "scatter_affine",
             rows if g is None else rows_of(g, len(b)),
             a.contiguous(),
@@ -101,10 +101,10 @@ class _ScatterAffine(Function):
             sums = (z.reshape(len(b), -1, *u.shape[1:]).sum((1, 3, 4)) for z in (u, u * x))
             return of_g, *sums, over_rows(b, u) * u, None
         rows, groups = rows_of(x, len(b)), len(b)
-        of_a, of_b, of_x = rows.new_empty(b.shape), rows.new_empty(b.shape), torch.empty_like(rows)
+        of_a, of_b, of_x = b.new_empty(b.shape), b.new_empty(b.shape), torch.empty_like(rows)
         pooled_rows = rows if pooled is None else rows_of(pooled, groups)
         of_g = rows.new_empty(0) if pooled is None else torch.empty_like(pooled_rows)
-        native_kernels().call(
+        kernels_for(x.device).call(
             "gather_sums",
             rows_of(u, groups),
             b.contiguous(),

@@ -36,6 +36,11 @@ class NativeKernels:
     libraries: dict[torch.dtype, ctypes.CDLL]
     reason: str = ""
 
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """The types of tensors that they take."""
+        return frozenset(self.libraries)
+
     def call(self, name: str, *arguments: Tensor | int | float) -> None:
         """Calls a function with contiguous host tensors of one type, which picks the variant.
 
