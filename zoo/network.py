@@ -114,7 +114,7 @@ def _without_dropout(module: nn.Module) -> bool:
     """Sets dropout to zero wherever libraries keep its probability; at 1 nothing is random."""
     changed = False
     for layer in module.modules():
-        names = ["drop_prob", "dropout_p", "attention_dropout"]
+        names = ["drop_prob", "drop_rate", "dropout_p", "attention_dropout"]
         if isinstance(layer, nn.modules.dropout._DropoutNd) or "Depth" in type(layer).__name__:
             names.append("p")
         if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):

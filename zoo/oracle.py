@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from tasks import TaskBatch
 
-STEPS, STEP_SIZE = 2, 0.02
+STEPS, STEP_SIZE = 2, 0.005
 
 Params = dict[str, Tensor]
 Forward = Callable[[Params, Tensor], Tensor]

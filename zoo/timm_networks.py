@@ -105,7 +105,7 @@ _MEMBERS: dict[str, _Member] = {
     "iformer": ("iformer_t", 64, {}),
     "inception_next": ("inception_next_atto", 32, {}),
     "inception_resnet_v2": ("inception_resnet_v2", 75, {SHALLOW: True}),
-    "inception_v3": ("inception_v3", 80, {}),
+    "inception_v3": ("inception_v3", 107, {}),
     "inception_v4": ("inception_v4", 75, {SHALLOW: True}),
     "lcnetv2": ("lcnetv2_small", 32, {}),
     "levit": ("levit_128s", 64, {"img_size": 64}),

@@ -12,6 +12,7 @@ from zoo.network import WAY, Network, keep_first
 
 _NARROW = "the hidden layers of its classifier are 32 wide"
 _SMALL = "small widths and depths"
+_SHORT = "of equal blocks in a row the first alone"
 
 
 def networks() -> list[Network]:
@@ -32,8 +33,8 @@ def _named(name: str, **settings: Any) -> Callable[[], nn.Module]:
     return build
 
 
-def _shallow(name: str) -> Callable[[], nn.Module]:
-    return lambda: keep_first(_named(name)())
+def _shallow(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    return lambda: keep_first(_named(name, **settings)())
 
 
 def _narrow(name: str, width: int) -> Callable[[], nn.Module]:
@@ -128,20 +129,20 @@ _MEMBERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "alexnet": (_narrow("alexnet", 256), _64, _NARROW),
     "convnext": (_convnext, _32, _SMALL),
     "densenet": (_densenet, _32, _SMALL),
-    "efficientnet_b0": (_named("efficientnet_b0"), _32, ""),
-    "efficientnet_v2_s": (_shallow("efficientnet_v2_s"), _32, "one block of equal ones in a row"),
+    "efficientnet_b0": (_shallow("efficientnet_b0"), _64, _SHORT),
+    "efficientnet_v2_s": (_shallow("efficientnet_v2_s"), _64, _SHORT),
     "googlenet": (_named("googlenet", aux_logits=False, init_weights=False), _32, ""),
     "inception_v3": (_named("inception_v3", aux_logits=False, init_weights=False), (3, 75, 75), ""),
     "maxvit": (_maxvit, _32, _SMALL),
-    "mnasnet0_5": (_named("mnasnet0_5"), _32, ""),
-    "mobilenet_v2": (_named("mobilenet_v2", width_mult=0.35), _32, ""),
+    "mnasnet0_5": (_shallow("mnasnet0_5"), _64, _SHORT),
+    "mobilenet_v2": (_shallow("mobilenet_v2", width_mult=0.35), _64, _SHORT),
     "mobilenet_v3_small": (_named("mobilenet_v3_small"), _32, ""),
     "mobilenet_v3_large": (_named("mobilenet_v3_large", reduced_tail=True), _32, ""),
-    "regnet_x_400mf": (_named("regnet_x_400mf"), _32, ""),
-    "regnet_y_400mf": (_named("regnet_y_400mf"), _32, ""),
+    "regnet_x_400mf": (_shallow("regnet_x_400mf"), _64, _SHORT),
+    "regnet_y_400mf": (_shallow("regnet_y_400mf"), _64, _SHORT),
     "resnet18": (_named("resnet18", width_per_group=64), _32, ""),
-    "resnext50, wide": (_named("resnet50", groups=4, width_per_group=4), _32, "4 groups of 4"),
-    "shufflenet_v2_x0_5": (_named("shufflenet_v2_x0_5"), _32, ""),
+    "resnext50, wide": (_shallow("resnet50", groups=4, width_per_group=4), _64, _SHORT),
+    "shufflenet_v2_x0_5": (_shallow("shufflenet_v2_x0_5"), _64, _SHORT),
     "squeezenet1_1": (_squeezenet, _32, "the last bias is near 1"),
     "swin": (_swin(1), _32, _SMALL),
     "swin_v2": (_swin(2), _32, _SMALL),
