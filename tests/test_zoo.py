@@ -245,5 +245,5 @@ def test_table_has_every_row() -> None:
     ]
     text = table.table(rows, "torch 0")
     assert "| c |  | CRASH |  |  |  | 0.0 | one \\| two |" in text
-    assert "| timm | 1 | 0 | 0 | 0 | 0 | 0 | 1 |" in text
+    assert "| timm | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 1 |" in text
     assert "| loop | agrees | 1e-15 | none |" in text

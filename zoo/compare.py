@@ -25,9 +25,11 @@ _AMPLIFIED, _WORST, _WORST_SINGLE = 20, 1e-6, 1e-2
 changes by when weights and images move in their last digits, and never more than the second in
 float64 and the third in float32."""
 
-VERDICTS = ("agrees", "warned", "torch cannot", "refused", "DISAGREES", "CRASH")
-"""From best to worst; a row has the worst of its quantities. "warned": two calls of the user's own
-module differ, so that there is nothing to compare with, and the kernel says so."""
+VERDICTS = ("agrees", "keyed", "warned", "torch cannot", "refused", "DISAGREES", "CRASH")
+"""From best to worst; a row has the worst of its quantities. "keyed": the module draws random
+numbers, which in the kernel follow from keys, and two of its backends agree, one of them the module
+itself in a loop with these numbers. "warned": two calls of the user's own module differ, so that
+there is nothing to compare with, and the kernel says so."""
 FAILURES = ("DISAGREES", "CRASH")
 
 
@@ -58,7 +60,7 @@ class Quantity:
     """A gradient, by the plain loop and by the kernel."""
 
     plain: Callable[[nn.Module, TaskBatch], Result]
-    ours: Callable[[nn.Module, TaskBatch], tuple[Result, str]]
+    ours: Callable[..., tuple[Result, str]]
 
 
 QUANTITIES = {
@@ -153,9 +155,18 @@ def _quantity(
     else:
         # That it runs task by task is no word about what its results are.
         warned = any("cannot be batched" not in message for message in messages)
-        verdict = "warned" if warned else "DISAGREES"
+        same = warned or _keyed(quantity, fresh, batch, result)
+        verdict = "warned" if warned else "keyed" if same else "DISAGREES"
         remark = "two calls of the module itself differ"
     return _Outcome(verdict, difference, backend, remark, tuple(messages))
+
+
+def _keyed(
+    quantity: Quantity, fresh: Callable[[], Built], batch: TaskBatch, result: Result
+) -> bool:
+    """Whether the module itself gives the same, with random numbers from the same keys."""
+    other, _ = quantity.ours(fresh().module, batch, backend="reference")
+    return relative(result, other) <= TOLERANCE
 
 
 def _judge(
@@ -199,7 +210,7 @@ def _moved(module: nn.Module, batch: TaskBatch) -> tuple[nn.Module, TaskBatch]:
 def relative(result: Result, expected: Result) -> float:
     """The larger relative difference of loss and gradient.
 
-    Infinite where names differ, and where nothing is compared: at a gradient of zero.
+    Infinite where names differ, and where a gradient that should be zero is not.
     """
     if set(result[1]) != set(expected[1]):
         return float("inf")
@@ -208,7 +219,7 @@ def relative(result: Result, expected: Result) -> float:
     if names:
         vectors = [_vector(r[1][n] for n in names) for r in (result, expected)]
         pairs.append((vectors[0], vectors[1]))
-    differences = [float((a - b).norm() / b.norm()) for a, b in pairs]
+    differences = [0.0 if torch.equal(a, b) else float((a - b).norm() / b.norm()) for a, b in pairs]
     return max(d if d == d else float("inf") for d in differences)
 
 

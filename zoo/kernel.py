@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +12,10 @@ from torch import Tensor, nn
 from fewshot_blo import errors
 from fewshot_blo.chunks import hypergradient
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, BackendChoice, Order
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from tasks import TaskBatch
 from zoo.oracle import STEP_SIZE, STEPS, Result
-
-Derivatives = Literal["first", "second"]
 
 PROJECT_ERRORS: tuple[type[Exception], ...] = tuple(
     error
@@ -27,12 +23,6 @@ PROJECT_ERRORS: tuple[type[Exception], ...] = tuple(
     if isinstance(error, type) and issubclass(error, Exception)
 )
 """A network that raises one of these has been refused; any other exception is a defect."""
-
-
-def prepare(problem: FewShotProblem, batch: TaskBatch, derivatives: Derivatives) -> None:
-    """Chooses the problem's backend for the derivatives that are needed."""
-    known = inspect.signature(problem.prepare).parameters
-    problem.prepare(batch, **({"derivatives": derivatives} if "derivatives" in known else {}))
 
 
 @contextmanager
@@ -54,24 +44,28 @@ def _is_ours(warning: warnings.WarningMessage, text: str) -> bool:
     return issubclass(warning.category, UserWarning) and "performance drop" not in text
 
 
-def initialization(module: nn.Module, batch: TaskBatch, *, first_order: bool) -> tuple[Result, str]:
+def initialization(
+    module: nn.Module, batch: TaskBatch, *, first_order: bool, backend: BackendChoice = "auto"
+) -> tuple[Result, str]:
     """As the oracle's, and the backend."""
-    problem = Initialization(module)
+    problem = Initialization(module, backend=backend)
     strategy = Unroll(STEPS, SGD(STEP_SIZE), first_order=first_order)
     return _step(problem, strategy, batch, "first" if first_order else "second")
 
 
-def shared_encoder(module: nn.Module, batch: TaskBatch) -> tuple[Result, str]:
+def shared_encoder(
+    module: nn.Module, batch: TaskBatch, *, backend: BackendChoice = "auto"
+) -> tuple[Result, str]:
     """As the oracle's, and the backend."""
-    problem = SharedEncoder(module, prox=0.0, start="zeros")
+    problem = SharedEncoder(module, prox=0.0, start="zeros", backend=backend)
     return _step(problem, Unroll(STEPS, SGD(STEP_SIZE)), batch, "first")
 
 
 def _step(
-    problem: FewShotProblem, strategy: Unroll, batch: TaskBatch, derivatives: Derivatives
+    problem: FewShotProblem, strategy: Unroll, batch: TaskBatch, derivatives: Order
 ) -> tuple[Result, str]:
     problem.network.train()
-    prepare(problem, batch, derivatives)
+    problem.prepare(batch, derivatives=derivatives)
     keys = torch.arange(batch.tasks)
     step = hypergradient(problem, strategy, strategy.init(), batch, norm="transductive", keys=keys)
     gradient: dict[str, Tensor] = dict(step.gradient)
