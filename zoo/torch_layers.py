@@ -216,10 +216,15 @@ def _dropout() -> list[Network]:
         "FeatureAlphaDropout": "image",
     }
     return [
-        _in(kind, f"{name}({p})", partial(getattr(nn, name), p), "masks are random between 0 and 1")
+        _in(kind, f"{name}({p})", partial(_beside, name, p), "masks are random between 0 and 1")
         for name, kind in names.items()
         for p in (0.0, 1.0)
     ]
+
+
+def _beside(name: str, p: float) -> nn.Module:
+    """The dropped input beside the input, so that the output depends on it at p = 1 as well."""
+    return Apply(getattr(nn, name)(p), lambda layer, x: x + layer(x))
 
 
 def _tokens() -> list[Network]:
