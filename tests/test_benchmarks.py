@@ -66,6 +66,7 @@ JAX_CASES = [
     *(("conv4-4-28", "JAX, vmap", *case) for case in CASES),
     ("conv4-4-28", "JAX, lax.map", "second", "all"),
     ("conv4-4-28", "JAX, lax.map", "implicit", "head"),
+    ("conv4-64-28", "JAX, lax.map", "second", "all"),
     ("resnet12-16", "JAX, lax.map", "first", "all"),
 ]
 
