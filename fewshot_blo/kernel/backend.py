@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.conversion import unconvert
-from fewshot_blo.kernel.forward import Backend, Forward, TaskForward
+from fewshot_blo.kernel.forward import Backend, Forward, KernelBackend, TaskForward
+from fewshot_blo.kernel.fused.device import kernels_for
 from fewshot_blo.kernel.precision import Precision, product_precision
 from fewshot_blo.kernel.proof import Proof, Sample, differentiate
 from fewshot_blo.kernel.reference import ReferenceForward
@@ -83,7 +84,7 @@ class Choice:
         device = sample.x.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), product_precision("float32", device):
-            right: list[Backend] = ["batched", "loop"]
+            right: list[Backend] = [*self._candidates(sample.x)]
             if self.prove:
                 right = self._right(wanted, sample)
         if wanted != "auto":
@@ -91,16 +92,15 @@ class Choice:
         if len(right) == 1:
             return right[0]
         with torch.random.fork_rng(devices), product_precision(self.precision, device):
-            return self._faster(sample)
+            return self._fastest(sample, [name for name in right if name != "reference"])
 
     def _right(self, wanted: BackendChoice, sample: Sample) -> list[Backend]:
         start = time.perf_counter()
         proof = Proof(self.original, self.network, sample)
         self._tell_changes(proof)
-        backends: tuple[Literal["loop", "batched"], ...] = ("batched", "loop")
         right: list[Backend] = []
         reasons = []
-        for backend in backends:
+        for backend in self._candidates(sample.x):
             if wanted not in ("auto", backend):
                 continue
             reason = self._reason_against(proof, backend)
@@ -113,35 +113,46 @@ class Choice:
                     f"backend is {wanted}, and {self._name} {reason}: use auto, which takes another"
                 )
         right = right or ["reference"]
-        if "batched" not in right and reasons:
+        if reasons and right[0] in ("loop", "reference"):
             self._tell(reasons, right[0])
+        elif reasons:
+            logger.info("%s %s", self._name, "; ".join(reasons))
         seconds = time.perf_counter() - start
         logger.info("compared with a plain loop over your module in %.2f s: %s", seconds, right)
         return right
 
-    def _reason_against(self, proof: Proof, backend: Literal["loop", "batched"]) -> str | None:
+    def _candidates(self, x: Tensor) -> tuple[KernelBackend, ...]:
+        """The backends that there are, those that are usually faster first.
+
+        In bfloat16 the Triton kernels have not been checked on a device.
+        """
+        exact = self.precision != "bfloat16"
+        fused = exact and x.device.type == "cuda" and not kernels_for(x.device).reason
+        return ("fused", "batched", "loop") if fused else ("batched", "loop")
+
+    def _reason_against(self, proof: Proof, backend: KernelBackend) -> str | None:
         """Why a backend cannot be used, layers being given back their own class first."""
-        if backend == "batched" and (names := _with_backward_hooks(self.network)):
+        if backend != "loop" and (names := _with_backward_hooks(self.network)):
             return (
                 f"has hooks on the backward pass of {names[0]}, which are not called where tasks "
                 "are batched"
             )
         try:
             found = proof.disagreement(backend)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # Triton's are of many classes.
             if backend == "loop":
                 raise
             return _not_batched(error)
         if found is None:
             return None
-        if self._unconverted(proof, backend):
+        if backend != "fused" and self._unconverted(proof, backend):
             return None
         return (
             f"differs from a plain loop over tasks where they are {_WORDS[backend]}, by "
             f"{found.relative:.1e} of the {found.where}"
         )
 
-    def _unconverted(self, proof: Proof, backend: Literal["loop", "batched"]) -> bool:
+    def _unconverted(self, proof: Proof, backend: KernelBackend) -> bool:
         """Gives layers PyTorch's own class back, one by one, until the backend is right."""
         classes = {module: type(module) for module in proof.network.modules()}
         changed = []
@@ -162,21 +173,23 @@ class Choice:
             module.__class__ = kind
         return False
 
-    def _faster(self, sample: Sample) -> Backend:
-        backends: tuple[Literal["loop", "batched"], ...] = ("batched", "loop")
+    def _fastest(self, sample: Sample, backends: list[KernelBackend]) -> Backend:
         seconds = dict.fromkeys(backends, float("inf"))
+        reasons: dict[Backend, str] = {}
         for _ in range(2):  # In turns, for a machine may be busy with something else for a while.
             for backend in backends:
                 forward = TaskForward(self.network, backend, self.precision)
                 try:
                     seconds[backend] = min(seconds[backend], _seconds(forward, sample))
-                except (RuntimeError, ValueError, NotImplementedError) as error:
-                    if self.prove or backend == "loop":
+                except Exception as error:
+                    if backend == "loop" or (self.prove and backend == "batched"):
                         raise
-                    self._tell([_not_batched(error)], "loop")
-                    return "loop"
-        chosen: Backend = "batched"
-        if seconds["loop"] < _CLEARLY * seconds["batched"]:
+                    reasons[backend] = _not_batched(error)
+        if "batched" in reasons:
+            self._tell([reasons["batched"]], "loop")
+            return "loop"
+        chosen: KernelBackend = min((b for b in backends if b != "loop"), key=lambda b: seconds[b])
+        if seconds.get("loop", float("inf")) < _CLEARLY * seconds[chosen]:
             chosen = "loop"
         times = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in seconds.items())
         logger.info("backend %s for %s on %s: %s", chosen, self._name, sample.x.device, times)
@@ -208,7 +221,11 @@ def _not_batched(error: Exception) -> str:
     return f"cannot be batched over tasks ({str(error).strip().splitlines()[0]})"
 
 
-_WORDS = {"loop": "run one after another", "batched": "batched"}
+_WORDS = {
+    "loop": "run one after another",
+    "batched": "batched",
+    "fused": "batched with fused Triton kernels",
+}
 
 
 def _seconds(forward: TaskForward, sample: Sample) -> float:

@@ -20,6 +20,7 @@ from fewshot_blo.kernel.convolution_algorithms import Geometry
 from fewshot_blo.kernel.fused import Then, is_fused
 from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
+from fewshot_blo.kernel.precision import is_autocast
 
 
 class Conv2d(nn.Conv2d):
@@ -48,11 +49,6 @@ class Conv2d(nn.Conv2d):
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
     height, width = sizes
     return height, width
-
-
-def is_autocast(device: torch.device) -> bool:
-    """Whether autocast is on for a device; it is not there for all kinds of them."""
-    return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
 
 
 class Sequential(nn.Sequential):

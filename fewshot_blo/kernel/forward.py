@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.kernel.fused import fused_kernels
 from fewshot_blo.kernel.interception import CHECKPOINTING, following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold
 from fewshot_blo.kernel.precision import Precision, forward_precision
@@ -27,9 +28,12 @@ from fewshot_blo.kernel.purity import (
     writers,
 )
 
-Backend = Literal["loop", "batched", "reference"]
-"""How a network runs for all tasks: by the kernel, task by task or batched by ``torch.func.vmap``;
-or for reference the user's own module task by task, slower, which the others must agree with."""
+KernelBackend = Literal["loop", "batched", "fused"]
+Backend = KernelBackend | Literal["reference"]
+"""How a network runs for all tasks: by the kernel, task by task, or batched by ``torch.func.vmap``,
+or batched with norm, ReLU and pooling of a CUDA device in one Triton kernel ("fused"; on the host
+they are in one anyway); or for reference the user's own module task by task, slower, which the
+others must agree with."""
 
 
 class Forward(Protocol):
@@ -126,13 +130,13 @@ class TaskForward:
     Attributes:
         network: any module, from ``for_tasks``; "batched" needs a forward that
             ``torch.func.vmap`` can batch. It is left as it was: see ``purity``.
-        backend: "batched" vmaps the forward over tasks; "loop" calls it task by task. Their
-            results agree to rounding.
+        backend: "batched" and "fused" vmap the forward over tasks; "loop" calls it task by task.
+            Their results agree to rounding.
         precision: of the forward pass; outputs have the dtype of the images.
     """
 
     network: nn.Module
-    backend: Literal["loop", "batched"]
+    backend: KernelBackend
     precision: Precision = "float32"
 
     def part(self, name: str) -> TaskForward:
@@ -187,7 +191,7 @@ class TaskForward:
 
         changed = changed_buffers(self.network, lambda state: alone(0, state))
         buffers = {name: self.network.get_buffer(name) for name in changed}
-        if self.backend == "batched":
+        if self.backend != "loop":
             state = {n: b.expand(len(x), *b.shape).clone() for n, b in buffers.items()}
             per_task = (None if p is None else 0 for p in (weights, keys))
             dims = (0 if params else None, 0 if state else None, 0, *per_task)
@@ -219,4 +223,5 @@ class TaskForward:
             stack.enter_context(kernel_forward(context, self._norms))
             stack.enter_context(forward_precision(self.precision, device))
             stack.enter_context(attention(differentiated=differentiated))
+            stack.enter_context(fused_kernels(self.backend == "fused" or device.type != "cuda"))
             yield

@@ -63,6 +63,11 @@ def _has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast is on for a device; it is not there for all kinds of them."""
+    return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+
+
 def forward_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """For a forward pass alone: derivatives run outside, in the formats that it left behind."""
     if precision != "bfloat16":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.forward import TaskForward
+from fewshot_blo.kernel.forward import KernelBackend, TaskForward
 from fewshot_blo.kernel.reference import ReferenceForward
 
 Order = Literal["first", "second"]
@@ -189,7 +189,7 @@ class Proof:
         self.found = self._reference_derivatives(self.sample)
         check_pure(self.reference, self.sample)
 
-    def disagreement(self, backend: Literal["loop", "batched"]) -> Difference | None:
+    def disagreement(self, backend: KernelBackend) -> Difference | None:
         """How a backend differs from the module; None where it does not.
 
         Raises:

@@ -25,6 +25,7 @@ from fewshot_blo.kernel.fused.moments import moments
 from fewshot_blo.kernel.fused.native import native_kernels
 from fewshot_blo.kernel.fused.setting import are_wanted, fused_kernels
 from fewshot_blo.kernel.plain import is_plain
+from fewshot_blo.kernel.precision import is_autocast
 
 __all__ = [
     "Then",
@@ -63,8 +64,7 @@ def has_kernels(x: Tensor) -> bool:
 
 def operand_type(x: Tensor) -> torch.dtype:
     """The type of a product's operands: autocast's where that is on, or else that of x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if is_autocast(x.device) else x.dtype
 
 
 def is_fused(x: Tensor) -> bool:
