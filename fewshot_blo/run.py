@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import yaml
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.checkpoint import Checkpoint
+from fewshot_blo.chunk_choice import choose_chunk
 from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Phases, State, Strategy
@@ -25,6 +27,8 @@ from fewshot_blo.provenance import provenance
 from fewshot_blo.suitability import check_suits
 from tasks import TaskBatch
 from tasks.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
 # They change where a run takes place, or how far it goes, but no step of it.
@@ -53,9 +57,11 @@ class TrainSettings:
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
         start: "cold" starts each inner problem anew; "warm" where the last batch's ended.
-        chunk: tasks differentiated at a time; 0 measures how many fit into ``memory``. Fewer from
-            the first time that memory runs out.
-        memory: GiB that one chunk may take on the host; on a GPU it is what is free.
+        chunk: tasks differentiated at a time; 0 measures, together with whether graphs of inner
+            steps are kept where the strategy leaves that open, what is fastest in ``memory``.
+            Fewer from the first time that memory runs out.
+        memory: GiB that one chunk may take on the host; 0 for half of what is free. On a GPU it is
+            four fifths of what is free.
         graph: on a GPU, record the kernels of a chunk and replay them, without Python in between;
             auto does so where a replay measures faster.
         validate_every: outer steps between validations and checkpoints.
@@ -78,7 +84,7 @@ class TrainSettings:
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
-    memory: float = 0.5
+    memory: float = 0.0
     graph: GraphMode = "auto"
     validate_every: int = 100
     validation_tasks: int = 200
@@ -148,6 +154,20 @@ class Run:
     def strategy(self) -> Strategy:
         """Of the next outer step."""
         return self.phases.at(self.step)
+
+    def choose_chunk(self, batch: TaskBatch) -> None:
+        """Measures on a batch how its tasks are differentiated, now and in all steps to come."""
+        self.chunk = choose_chunk(
+            self.problem,
+            [strategy for _, strategy in self.phases.phases],
+            batch,
+            norm=self.settings.norm,
+            size=self.settings.chunk,
+            host_limit=self.settings.memory,
+            recorded=self.graphs is not None,
+            setting=self.chunk.setting,
+        )
+        logger.info(self.chunk.why)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
         """The hypergradient of the next outer step, which a GPU may be computing still."""
@@ -222,7 +242,11 @@ class Run:
                 buffers=dict(self.problem.network.named_buffers()),
                 optimizer=self.optimizer.state_dict(),
                 strategy=self.state,
-                settled={"backend": self.problem.backend, "chunk": self.chunk.size},
+                settled={
+                    "backend": self.problem.backend,
+                    "chunk": self.chunk.size,
+                    "recompute": self.chunk.recompute,
+                },
                 best=self.best,
                 random_state=checkpoints.random_state(),
                 average=self.average.values,
@@ -250,6 +274,7 @@ class Run:
         self.step, self.best = saved.step, dict(saved.best)
         self.average.values = dict(saved.average)
         self.chunk.size = saved.settled["chunk"]
+        self.chunk.recompute = saved.settled.get("recompute")  # Older checkpoints have none.
         checkpoints.set_random_state(saved.random_state)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:

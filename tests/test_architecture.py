@@ -29,6 +29,7 @@ LAYERS = (
         "exactness",
         "checkpoint",
         "comparison",
+        "chunk_choice",
         "chunks",
         "interrupts",
         "logs",
