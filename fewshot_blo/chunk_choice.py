@@ -6,24 +6,29 @@ on the choice, up to rounding. While it is made, what forward passes change is p
 
 from __future__ import annotations
 
-import functools
-import math
+import logging
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.chunk_candidates import (
+    TIMED,
+    Candidate,
+    list_candidates,
+    pick,
+    reason,
+    tasks_in_words,
+    time_candidates,
+)
 from fewshot_blo.chunks import Chunk, dropout_keys, whole_step, with_recompute
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.memory import (
     budget_bytes,
     is_out_of_memory,
-    largest_chunk,
     peak_bytes,
 )
 from fewshot_blo.kernel.recompute import KEPT_STEPS, least_states
@@ -31,39 +36,13 @@ from fewshot_blo.kernel.timing import seconds
 from fewshot_blo.problems import FewShotProblem, NormMode
 from tasks import TaskBatch
 
-_SMALL = 2**29
-"""Bytes of a small chunk, tried on the host beside the largest: it may be kinder to caches."""
+logger = logging.getLogger(__name__)
 
 _TOO_MUCH = sys.maxsize
 """The peak of what ran out of memory when it was measured."""
 
 _WEIGHED = (2, 3)
 """Inner steps of which the memory of a longer unrolling follows."""
-
-_TIMED = (2, 6)
-"""Inner steps of which the time of a longer unrolling follows."""
-
-_ROUNDS, _SECONDS = 3, 3.0
-"""Candidates are timed in turns, in at most so many rounds, of which none starts after so long."""
-
-_ALIKE = 1.03
-"""Of those that take at most so many times the least time, that with the least memory is chosen."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to differentiate a batch.
-
-    Attributes:
-        recompute: as in ``Chunk``.
-        size: tasks at a time.
-        peak: bytes of a chunk, as estimated.
-    """
-
-    recompute: bool | None
-    size: int
-    peak: int
-
 
 Ways = Mapping[bool | None, Strategy]
 
@@ -107,7 +86,7 @@ def choose_chunk(
     def choose(strategy: Strategy) -> Chunk:
         ways = _ways(strategy)
         if size and len(ways) == 1:
-            return Chunk(size, why=f"{size} tasks at a time, as set")
+            return Chunk(size, why=f"{tasks_in_words(size)} at a time, as set")
         peaks = estimate_peaks(ways, lambda method: differentiate(method, 1))
         if min(peaks.values()) == _TOO_MUCH:
             # Runs out of memory once more, and says what to do.
@@ -122,16 +101,18 @@ def choose_chunk(
 
         times = time_candidates(candidates, take, _long_steps(strategy))
         best = pick(candidates, times)
-        return Chunk(best.size, recompute=best.recompute, why=_reason(best, times, budget))
+        return Chunk(best.size, recompute=best.recompute, why=reason(best, times, budget))
 
     with _put_back(problem.network, device):
         found = [choose(strategy) for strategy in strategies]
     recompute = [chunk.recompute for chunk in found if chunk.recompute is not None]
+    why = "; then ".join(dict.fromkeys(chunk.why for chunk in found))
+    logger.info(why)
     return Chunk(
         min(chunk.size for chunk in found),
         setting,
         recompute=any(recompute) if recompute else None,
-        why="; ".join(dict.fromkeys(chunk.why for chunk in found)),
+        why=why,
     )
 
 
@@ -148,7 +129,7 @@ def _shortened(strategy: Strategy, steps: int) -> Strategy:
     return result
 
 
-def _long_steps(strategy: Strategy, few: int = _TIMED[1]) -> int:
+def _long_steps(strategy: Strategy, few: int = TIMED[1]) -> int:
     """The number of inner steps where it is to be told from few ones; 0 where it is not."""
     return getattr(strategy, "steps", 0) if _shortened(strategy, few) != strategy else 0
 
@@ -193,96 +174,6 @@ def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[b
         else:
             graphs = at(KEPT_STEPS)
     return peaks
-
-
-def list_candidates(
-    peaks: Mapping[bool | None, int], tasks: int, budget: int, size: int, device: torch.device
-) -> list[Candidate]:
-    """What fits: the largest chunks, and on the host small ones; the least where nothing fits."""
-    limits = {budget} if device.type == "cuda" else {budget, min(budget, _SMALL)}
-    found: list[Candidate] = []
-    for way, peak in peaks.items():
-        sizes = {size} if size else {largest_chunk(peak, tasks, limit) for limit in limits}
-        fitting = [Candidate(way, n, n * peak) for n in sorted(sizes) if n * peak <= budget]
-        # Recomputing does more work than keeping does: it can only win with larger chunks.
-        largest = max((candidate.size for candidate in found), default=0)
-        found += [c for c in fitting if not way or c.size > largest]
-    if found:
-        return found
-    way = min(peaks, key=lambda way: peaks[way])
-    return [Candidate(way, size or 1, (size or 1) * peaks[way])]
-
-
-def time_candidates(
-    candidates: Sequence[Candidate], take: Callable[[Candidate, int | None], float], steps: int
-) -> dict[Candidate, float]:
-    """Seconds that the batch takes, infinite where memory runs out; none for a single candidate.
-
-    Args:
-        candidates: are timed in turns.
-        take: the seconds of the batch with so many inner steps; None for all of them.
-        steps: inner steps where they are many and time is affine in them; 0 where they are all
-            taken.
-    """
-    if len(candidates) == 1:
-        return {}
-    few, more = _TIMED
-
-    def whole(candidate: Candidate) -> float:
-        if not steps:
-            return take(candidate, None)
-        less, longer = take(candidate, few), take(candidate, more)
-        return longer + (steps - more) * max(0.0, longer - less) / (more - few)
-
-    def attempt(function: Callable[[], float]) -> float:
-        try:
-            return function()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return math.inf
-
-    start = time.perf_counter()
-    # A warm-up as well. Few steps alone tell nothing of many.
-    first = {c: attempt(functools.partial(take, c, few if steps else None)) for c in candidates}
-    best = dict.fromkeys(candidates, math.inf) if steps else first
-    order = [candidate for candidate in candidates if math.isfinite(first[candidate])]
-    for number in range(_ROUNDS):
-        timed = number > 0 or not steps
-        if timed and time.perf_counter() - start > _SECONDS:
-            break
-        for candidate in order:
-            best[candidate] = min(best[candidate], attempt(functools.partial(whole, candidate)))
-        order.reverse()
-    return best
-
-
-def pick(candidates: Sequence[Candidate], times: Mapping[Candidate, float]) -> Candidate:
-    """The fastest; of those that are about as fast, the one with the smallest memory."""
-    least = min(times.values(), default=math.inf)
-    alike = [c for c in candidates if times.get(c, math.inf) <= _ALIKE * least]
-    return min(alike, key=lambda candidate: candidate.peak)
-
-
-def _reason(best: Candidate, times: Mapping[Candidate, float], budget: int) -> str:
-    """What was chosen, and beside what, on one line."""
-    others = [f"{_words(c)} {_duration(t)}" for c, t in times.items() if c != best]
-    took = f" {_duration(times[best])} a step;" if times else ""
-    beside = f" {', '.join(others)};" if others else ""
-    return f"chosen: {_words(best)}{took}{beside} up to {_gibibytes(budget)} may be taken"
-
-
-def _words(candidate: Candidate) -> str:
-    graphs = {None: "", False: "graphs kept, ", True: "graphs recomputed, "}[candidate.recompute]
-    return f"{graphs}{candidate.size} tasks at a time, {_gibibytes(candidate.peak)}:"
-
-
-def _gibibytes(number: int) -> str:
-    return f"{number / 2**30:.3g} GiB"
-
-
-def _duration(value: float) -> str:
-    return f"{value:.3g} s" if math.isfinite(value) else "out of memory"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ import yaml
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.chunk_choice import choose_chunk
 from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Phases, State, Strategy
@@ -27,8 +25,6 @@ from fewshot_blo.provenance import provenance
 from fewshot_blo.suitability import check_suits
 from tasks import TaskBatch
 from tasks.files import atomic_write
-
-logger = logging.getLogger(__name__)
 
 LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
 # They change where a run takes place, or how far it goes, but no step of it.
@@ -154,20 +150,6 @@ class Run:
     def strategy(self) -> Strategy:
         """Of the next outer step."""
         return self.phases.at(self.step)
-
-    def choose_chunk(self, batch: TaskBatch) -> None:
-        """Measures on a batch how its tasks are differentiated, now and in all steps to come."""
-        self.chunk = choose_chunk(
-            self.problem,
-            [strategy for _, strategy in self.phases.phases],
-            batch,
-            norm=self.settings.norm,
-            size=self.settings.chunk,
-            host_limit=self.settings.memory,
-            recorded=self.graphs is not None,
-            setting=self.chunk.setting,
-        )
-        logger.info(self.chunk.why)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
         """The hypergradient of the next outer step, which a GPU may be computing still."""

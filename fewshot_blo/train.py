@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.chunk_choice import choose_chunk
 from fewshot_blo.chunks import dropout_keys
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluate import Adaptation, evaluate
@@ -96,7 +97,16 @@ def train(
         )
     else:
         problem.prepare(first_batch)
-        run.choose_chunk(first_batch)
+        run.chunk = choose_chunk(
+            problem,
+            [phase for _, phase in phases.phases],
+            first_batch,
+            norm=settings.norm,
+            size=settings.chunk,
+            host_limit=settings.memory,
+            recorded=run.graphs is not None,
+            setting=run.chunk.setting,
+        )
         if progress:
             print(run.chunk.why, flush=True)
     run.save_config()

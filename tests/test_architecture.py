@@ -29,6 +29,7 @@ LAYERS = (
         "exactness",
         "checkpoint",
         "comparison",
+        "chunk_candidates",
         "chunk_choice",
         "chunks",
         "interrupts",
