@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ _SMALL = 2**29
 TIMED = (2, 6)
 """Inner steps of which the time of a longer unrolling follows."""
 
-_ROUNDS, _SECONDS = 3, 3.0
+_ROUNDS, _SECONDS = 3, 4.0
 """Candidates are timed in turns, in at most so many rounds, of which none starts after so long."""
 
 _ALIKE = 1.03
@@ -71,35 +70,38 @@ def time_candidates(
     """
     if len(candidates) == 1:
         return {}
-    few, more = TIMED
+    lengths: tuple[int | None, ...] = TIMED if steps else (None,)
+    best = {(candidate, length): math.inf for candidate in candidates for length in lengths}
 
-    def whole(candidate: Candidate) -> float:
-        if not steps:
-            return take(candidate, None)
-        less, longer = take(candidate, few), take(candidate, more)
-        return longer + (steps - more) * max(0.0, longer - less) / (more - few)
-
-    def attempt(function: Callable[[], float]) -> float:
+    def attempt(candidate: Candidate, length: int | None) -> bool:
         try:
-            return function()
+            found = take(candidate, length)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return math.inf
+            return False
+        best[candidate, length] = min(best[candidate, length], found)
+        return True
+
+    def whole(candidate: Candidate) -> float:
+        times = [best[candidate, length] for length in lengths]
+        if not steps or math.inf in times:
+            return max(times)
+        few, more = TIMED
+        # The least of each, and not the least sum: a slow short one would make the sum small.
+        return times[1] + (steps - more) * max(0.0, times[1] - times[0]) / (more - few)
 
     start = time.perf_counter()
-    # A warm-up as well. Few steps alone tell nothing of many.
-    first = {c: attempt(functools.partial(take, c, few if steps else None)) for c in candidates}
-    best = dict.fromkeys(candidates, math.inf) if steps else first
-    order = [candidate for candidate in candidates if math.isfinite(first[candidate])]
+    order = [candidate for candidate in candidates if attempt(candidate, lengths[0])]  # A warm-up.
     for number in range(_ROUNDS):
         timed = number > 0 or not steps
         if timed and time.perf_counter() - start > _SECONDS:
             break
         for candidate in order:
-            best[candidate] = min(best[candidate], attempt(functools.partial(whole, candidate)))
+            for length in lengths:
+                attempt(candidate, length)
         order.reverse()
-    return best
+    return {candidate: whole(candidate) for candidate in candidates}
 
 
 def pick(candidates: Sequence[Candidate], times: Mapping[Candidate, float]) -> Candidate:

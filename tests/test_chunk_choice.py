@@ -89,7 +89,18 @@ def test_times_of_many_steps_follow_from_few(monkeypatch: pytest.MonkeyPatch) ->
     times = time_candidates([KEPT, RECOMPUTED], take, 50)
     assert times == {KEPT: pytest.approx(6.0), RECOMPUTED: pytest.approx(8.5)}
     assert None not in {steps for _, steps in taken}  # Never the whole.
-    assert sum(steps or 0 for _, steps in taken) < 50
+    assert sum(steps or 0 for _, steps in taken) < 2 * 50
+
+
+def test_a_slow_short_unrolling_makes_no_long_one_fast() -> None:
+    pauses = iter([9.0, 0, 0, 9, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0])
+    a_step = {KEPT: 0.2, SMALL: 0.1}
+
+    def take(candidate: Candidate, steps: int | None) -> float:
+        return 1.0 + a_step[candidate] * (steps or 50) + next(pauses)
+
+    times = time_candidates([KEPT, SMALL], take, 50)
+    assert times == {KEPT: pytest.approx(11.0), SMALL: pytest.approx(6.0)}
 
 
 @pytest.mark.parametrize(("pause", "calls"), [(0, 8), (10, 2)])
