@@ -19,7 +19,8 @@ from fewshot_blo import (
     Unroll,
     classifier,
 )
-from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient, measure_chunk
+from fewshot_blo.chunk_choice import choose_chunk
+from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.graph import GraphMode, Graphs, make_graphs
 from fewshot_blo.problems import FewShotProblem
@@ -33,7 +34,6 @@ STEP_SIZE = 0.01
 PROX = {"all": 2.0, "head": 0.5}
 RHO, LAM, MULTIPLIER = 0.1, 1e-2, 1e-4
 CG_STEPS = 5
-HOST_LIMIT = 0.5  # GiB that a chunk may take, as in training by default
 
 
 @dataclass
@@ -55,11 +55,22 @@ class Ours:
     def choices(self) -> dict[str, str | int]:
         """What was chosen by measurement, so far."""
         graph = "none on this device" if self.graphs is None else self.graphs.choice
-        return {"backend": self.problem.backend, "chunk": self.chunk.size, "graph": graph}
+        return {
+            "backend": self.problem.backend,
+            "chunk": self.chunk.size,
+            "memory": self.chunk.why,
+            "graph": graph,
+        }
 
 
 def build(
-    cell: Cell, weights: Weights, batch: TaskBatch, *, chunk: int = 0, graph: GraphMode = "auto"
+    cell: Cell,
+    weights: Weights,
+    batch: TaskBatch,
+    *,
+    chunk: int = 0,
+    memory: float = 0.0,
+    graph: GraphMode = "auto",
 ) -> Ours:
     """The outer step on a batch, its backend and chunk size chosen as training chooses them.
 
@@ -67,7 +78,8 @@ def build(
         cell: the configuration.
         weights: starting values.
         batch: tasks; float64 ones are computed in float64.
-        chunk: tasks at a time; 0 measures how many fit into memory.
+        chunk: tasks at a time; 0 measures.
+        memory: GiB that a chunk may take on the host; 0 for half of what is free.
         graph: whether a GPU's kernels are recorded and replayed.
     """
     problem = _problem(cell, batch.support_x.device, batch.support_x.dtype)
@@ -77,20 +89,25 @@ def build(
     problem.network.train()
     problem.prepare(batch)
     strategy = make_strategy(cell)
-    size = Chunk(
-        chunk or measure_chunk(problem, strategy, batch, norm="transductive", host_limit=HOST_LIMIT)
-    )
-
     graphs = make_graphs(graph, batch.support_x.device)
+    chosen = choose_chunk(
+        problem,
+        [strategy],
+        batch,
+        norm="transductive",
+        size=chunk,
+        host_limit=memory,
+        recorded=graphs is not None,
+    )
     keys = dropout_keys(batch, 0, 0)
 
     def step() -> Weights:
         found = hypergradient(
-            problem, strategy, strategy.init(), batch, chunk=size, keys=keys, graphs=graphs
+            problem, strategy, strategy.init(), batch, chunk=chosen, keys=keys, graphs=graphs
         )
         return dict(found.gradient)
 
-    return Ours(step, problem, size, graphs)
+    return Ours(step, problem, chosen, graphs)
 
 
 def make_strategy(cell: Cell) -> Strategy:

@@ -29,7 +29,8 @@ class Checkpoint:
         buffers: the network's buffers.
         optimizer: state of the outer optimizer.
         strategy: state of the strategy.
-        settled: what was measured at the start and must stay: backend and chunk size.
+        settled: what was measured at the start and must stay: backend, chunk size, and whether
+            graphs of inner steps are made again.
         best: step and validation accuracy of the best checkpoint so far.
         random_state: of PyTorch's global generators; tasks and dropout do not use them, a user's
             own modules may.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -41,11 +41,19 @@ class Chunk:
         size: tasks at a time.
         setting: the setting that fixes it from the start, for the warning; empty for none.
         what: the word for the tasks where they are something else.
+        recompute: whether a strategy that leaves it open makes the graphs of its inner steps again
+            in place of keeping them; None as that strategy does by itself.
+        can_recompute: whether a strategy that keeps its graphs now could recompute them, which is
+            done where memory runs out with a single task.
+        why: how this was chosen, on one line.
     """
 
     size: int
     setting: str = "chunk"
     what: str = "task"
+    recompute: bool | None = None
+    can_recompute: bool = False
+    why: str = ""
 
     def run(
         self, compute: Callable[[slice], Result], tasks: int, device: torch.device
@@ -53,7 +61,8 @@ class Chunk:
         """``compute`` of consecutive slices of ``tasks`` tasks.
 
         Where memory runs out, a warning says so, and that slice is computed again with half as
-        many tasks, as are those that follow, here and in later calls.
+        many tasks, as are those that follow, here and in later calls; a single task is computed
+        again with recomputed graphs, where that can be.
 
         Raises:
             ConfigurationError: if a single task does not fit.
@@ -73,10 +82,19 @@ class Chunk:
             if reason is None:
                 start = stop
             else:
-                self._halve(stop - start, device, reason)
+                self._take_less(stop - start, device, reason)
         return results
 
-    def _halve(self, tasks: int, device: torch.device, reason: str) -> None:
+    def _take_less(self, tasks: int, device: torch.device, reason: str) -> None:
+        if tasks == 1 and self.can_recompute:
+            release_memory(device)
+            self.recompute, self.can_recompute = True, False
+            warnings.warn(
+                f"{device} ran out of memory with one {self.what} whose graphs of all inner steps "
+                "are kept: going on with recomputed ones (set recompute to start so)",
+                stacklevel=3,
+            )
+            return
         if tasks == 1:
             peak, free = (n / 2**30 for n in (peak_resident_bytes(device), free_bytes(device)))
             raise ConfigurationError(
@@ -126,7 +144,8 @@ def hypergradient(
     not depend on the chunk size, up to rounding.
 
     Args:
-        chunk: tasks at a time; 0 for all. Fewer where memory runs out, which a ``Chunk`` remembers.
+        chunk: tasks at a time; 0 for all. Fewer where memory runs out, and recomputed graphs where
+            one task with kept ones does not fit; a ``Chunk`` remembers both.
         keys: dropout keys, ``[T]``.
         graphs: of steps of this problem, which are recorded and replayed where keys are given.
 
@@ -134,20 +153,30 @@ def hypergradient(
         ConfigurationError: if a single task does not fit into memory.
     """
     device = batch.support_x.device
+    held = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
+    ways = {way: with_recompute(strategy, way) for way in (None, False, True)}
+    held.can_recompute = ways[held.recompute] != ways[True]
 
     def compute(part: slice) -> OuterStep:
-        own = state.tasks(part)
+        own, way = state.tasks(part), ways[held.recompute]
         if keys is None:
-            return _step(problem, strategy, own, batch[part], norm, None)
+            return whole_step(problem, way, own, batch[part], norm, None)
         if graphs is None:
-            return _step(problem, strategy, own, batch[part], norm, keys[part])
-        return _replayed_step(graphs, problem, strategy, own, batch[part], norm, keys[part])
+            return whole_step(problem, way, own, batch[part], norm, keys[part])
+        given = (id(strategy), held.recompute)
+        return _replayed_step(graphs, problem, way, own, batch[part], norm, keys[part], given)
 
-    chunk = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
-    return combine(chunk.run(compute, batch.tasks, device))
+    return combine(held.run(compute, batch.tasks, device))
 
 
-def _step(
+def with_recompute(strategy: Strategy, recompute: bool | None) -> Strategy:
+    """The strategy with ``recompute`` set where it leaves that open, by its own rule for None."""
+    method = getattr(strategy, "with_recompute", None)
+    result: Strategy = strategy if method is None else method(recompute)
+    return result
+
+
+def whole_step(
     problem: FewShotProblem,
     strategy: Strategy,
     state: State,
@@ -155,6 +184,7 @@ def _step(
     norm: NormMode,
     keys: Tensor | None,
 ) -> OuterStep:
+    """The hypergradient of all tasks at a time; arguments as of ``hypergradient``."""
     with product_precision(problem.precision, batch.support_x.device):
         bound = problem.bind(batch, norm, keys)
         step = strategy.hypergradient(bound.bilevel, state)
@@ -169,6 +199,7 @@ def _replayed_step(
     batch: TaskBatch,
     norm: NormMode,
     keys: Tensor,
+    method: Hashable,
 ) -> OuterStep:
     """The same step; what changes from one to the next goes in as tensors, or is read in place."""
     padded, network = batch.padded, problem.network
@@ -188,40 +219,13 @@ def _replayed_step(
             given[group][own] = x
         tasks = TaskBatch(**given["batch"]).known(padded=padded)
         own_state = State(given["scalars"], given["inner"], given["multipliers"])
-        result = _step(problem, strategy, own_state, tasks, norm, given["keys"]["keys"])
+        result = whole_step(problem, strategy, own_state, tasks, norm, given["keys"]["keys"])
         return {field.name: getattr(result, field.name) for field in fields(result)}
 
     in_place = [*problem.outer.values(), *network.parameters(), *network.buffers()]
-    settings = (norm, padded, network.training, problem.backend, problem.precision, id(strategy))
+    settings = (norm, padded, network.training, problem.backend, problem.precision, method)
     addresses = tuple(p.data_ptr() for p in in_place)
     return OuterStep(**graphs.run(step, inputs, (settings, addresses)))
-
-
-def measure_chunk(
-    problem: FewShotProblem,
-    strategy: Strategy,
-    batch: TaskBatch,
-    *,
-    norm: NormMode,
-    host_limit: float,
-) -> int:
-    """How many tasks fit into memory, from the measured peak of one of them.
-
-    Args:
-        host_limit: GiB that a chunk may take on the host, where so much is free; on a GPU it may
-            take what is free.
-    """
-    one = batch[:1]
-    keys = dropout_keys(one, 0, 0)
-    device = one.support_x.device
-    limit = int(0.8 * free_bytes(device))  # Operations have temporaries that are not measured.
-    if device.type == "cpu":
-        limit = min(limit, int(host_limit * 2**30))
-
-    def one_task() -> OuterStep:
-        return hypergradient(problem, strategy, strategy.init(), one, norm=norm, keys=keys)
-
-    return largest_chunk(peak_bytes(one_task), batch.tasks, limit)
 
 
 def dropout_keys(batch: TaskBatch, seed: int, step: int) -> Tensor:

@@ -193,8 +193,8 @@ class StrategySettings:
         first_order_steps: unroll: do so in the first so many outer steps.
         multi_step: unroll: outer steps in which the loss after each inner step counts.
         truncate: unroll: exact derivatives of the last so many steps; -1 for all.
-        recompute: unroll: make the graphs of steps again instead of storing them; null does so
-            where more than 5 steps are differentiated exactly.
+        recompute: unroll: make the graphs of steps again instead of storing them; null measures
+            which is faster in the memory that is free.
         solver: implicit: conjugate gradients, Neumann series, or one step.
         solver_steps: implicit: steps of the linear solver.
         solver_step_size: implicit by neumann and one_step; 0 for that of the inner steps.

@@ -53,9 +53,11 @@ class TrainSettings:
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
         start: "cold" starts each inner problem anew; "warm" where the last batch's ended.
-        chunk: tasks differentiated at a time; 0 measures how many fit into ``memory``. Fewer from
-            the first time that memory runs out.
-        memory: GiB that one chunk may take on the host; on a GPU it is what is free.
+        chunk: tasks differentiated at a time; 0 measures, together with whether graphs of inner
+            steps are kept where the strategy leaves that open, what is fastest in ``memory``.
+            Fewer from the first time that memory runs out.
+        memory: GiB that one chunk may take on the host; 0 for half of what is free. On a GPU it is
+            four fifths of what is free.
         graph: on a GPU, record the kernels of a chunk and replay them, without Python in between;
             auto does so where a replay measures faster.
         validate_every: outer steps between validations and checkpoints.
@@ -78,7 +80,7 @@ class TrainSettings:
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
     chunk: int = 0
-    memory: float = 0.5
+    memory: float = 0.0
     graph: GraphMode = "auto"
     validate_every: int = 100
     validation_tasks: int = 200
@@ -222,7 +224,11 @@ class Run:
                 buffers=dict(self.problem.network.named_buffers()),
                 optimizer=self.optimizer.state_dict(),
                 strategy=self.state,
-                settled={"backend": self.problem.backend, "chunk": self.chunk.size},
+                settled={
+                    "backend": self.problem.backend,
+                    "chunk": self.chunk.size,
+                    "recompute": self.chunk.recompute,
+                },
                 best=self.best,
                 random_state=checkpoints.random_state(),
                 average=self.average.values,
@@ -250,6 +256,7 @@ class Run:
         self.step, self.best = saved.step, dict(saved.best)
         self.average.values = dict(saved.average)
         self.chunk.size = saved.settled["chunk"]
+        self.chunk.recompute = saved.settled.get("recompute")  # Older checkpoints have none.
         checkpoints.set_random_state(saved.random_state)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from fewshot_blo import checkpoint as checkpoints
 from fewshot_blo.bilevel import OuterStep
-from fewshot_blo.chunks import dropout_keys, measure_chunk
+from fewshot_blo.chunk_choice import choose_chunk
+from fewshot_blo.chunks import dropout_keys
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluate import Adaptation, evaluate
 from fewshot_blo.hypergrad import Phases, Strategy
@@ -96,12 +97,18 @@ def train(
         )
     problem.prepare(first_batch, derivatives=phases.derivatives)
     if not resume:
-        run.chunk.size = settings.chunk or min(
-            measure_chunk(
-                problem, phase, first_batch, norm=settings.norm, host_limit=settings.memory
-            )
-            for _, phase in phases.phases
+        run.chunk = choose_chunk(
+            problem,
+            [phase for _, phase in phases.phases],
+            first_batch,
+            norm=settings.norm,
+            size=settings.chunk,
+            host_limit=settings.memory,
+            recorded=run.graphs is not None,
+            setting=run.chunk.setting,
         )
+        if progress:
+            print(run.chunk.why, flush=True)
     run.save_config()
     if not resume or run.step < settings.steps:
         run.note_provenance()

@@ -128,7 +128,7 @@ def run(
         settings=settings,
         adaptation=options.pop("adaptation", Adaptation(2, SGD(0.1))),
         resume=resume,
-        progress=False,
+        progress=options.pop("progress", False),
         **options,
     )
 

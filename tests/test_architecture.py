@@ -30,6 +30,8 @@ LAYERS = (
         "exactness",
         "checkpoint",
         "comparison",
+        "chunk_candidates",
+        "chunk_choice",
         "chunks",
         "interrupts",
         "logs",

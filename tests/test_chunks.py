@@ -12,10 +12,11 @@ from small_runs import STRATEGIES
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
-from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient, measure_chunk
+from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import State, Unroll
-from fewshot_blo.kernel.memory import peak_bytes
+from fewshot_blo.hypergrad import State, Unroll, unroll
+from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import SGD
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 
@@ -78,36 +79,6 @@ def test_dropout_keys_are_a_function_of_seed_and_task() -> None:
     assert len(set(by_steps.tolist())) == 12
     assert torch.equal(by_steps, torch.cat([dropout_keys(make_batch(6), 3, s) for s in range(2)]))
     assert not set(by_steps.tolist()) & set(dropout_keys(batch, 4, 0).tolist())
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_measured_chunk_obeys_the_limit(strategy: str) -> None:
-    problem, method, batch = make_problem(strategy, "loop"), STRATEGIES[strategy], make_batch(8)
-
-    def peak(chunk: int) -> int:
-        keys = dropout_keys(batch, 0, 0)
-        return peak_bytes(
-            lambda: hypergradient(problem, method, method.init(), batch[:chunk], keys=keys)
-        )
-
-    def measured(limit: int) -> int:
-        host_limit = limit / 2**30
-        return measure_chunk(problem, method, batch, norm="transductive", host_limit=host_limit)
-
-    for fits in (1, 2, 4):
-        limit = round(1.1 * fits * peak(1))
-        assert measured(limit) == fits
-        assert peak(measured(limit)) <= 1.05 * limit
-    assert measured(10 * 2**30) == 8
-    assert measured(0) == 1
-
-
-def test_measured_chunk_fits_into_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, method, batch = make_problem("unroll", "loop"), STRATEGIES["unroll"], make_batch(8)
-    keys = dropout_keys(batch[:1], 0, 0)
-    one = peak_bytes(lambda: hypergradient(problem, method, method.init(), batch[:1], keys=keys))
-    monkeypatch.setattr("fewshot_blo.chunks.free_bytes", lambda device: 3 * one)
-    assert measure_chunk(problem, method, batch, norm="transductive", host_limit=1.0) == 2
 
 
 @dataclass(frozen=True)
@@ -191,11 +162,15 @@ def test_what_the_failed_chunk_held_is_free_before_the_next_try() -> None:
         gc.enable()
 
 
-def test_a_task_that_does_not_fit() -> None:
+@pytest.mark.parametrize(
+    ("recompute", "warned"),
+    [(None, ["going on with 1 ", "kept: going on with recomputed ones"]), (True, ["with 1 "])],
+)
+def test_a_task_that_does_not_fit(recompute: bool | None, warned: list[str]) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(2)
-    method = SmallMemory(2, fitting=0)
+    method = SmallMemory(2, fitting=0, recompute=recompute)
     with (
-        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.warns(UserWarning, match="out of memory") as warnings,
         pytest.raises(
             ConfigurationError,
             match=r"one task .* memory of cpu: CUDA out of memory\..*peak .* GiB, free now .* GiB"
@@ -203,8 +178,60 @@ def test_a_task_that_does_not_fit() -> None:
         ),
     ):
         hypergradient(problem, method, method.init(), batch)
-    with pytest.raises(ConfigurationError, match="one task"):
-        measure_chunk(problem, method, batch, norm="transductive", host_limit=1.0)
+    for warning, words in zip(warnings, warned, strict=True):
+        assert words in str(warning.message)
+
+
+@dataclass(frozen=True)
+class NoRoomForGraphs(Unroll):
+    """Unrolling that runs out of memory unless graphs are recomputed."""
+
+    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        if not self.with_recompute(None).recompute:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().hypergradient(problem, state)
+
+
+def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> None:
+    problem, batch = make_problem("unroll", "loop"), make_batch(3)
+    keys = dropout_keys(batch, 0, 0)
+    method, chunk = NoRoomForGraphs(2), Chunk(1, recompute=False)
+    whole = hypergradient(problem, Unroll(2), method.init(), batch, keys=keys)
+    with pytest.warns(UserWarning, match="ran out of memory") as warnings:
+        step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
+    assert [str(w.message) for w in warnings] == [
+        "cpu ran out of memory with one task whose graphs of all inner steps are kept: going on "
+        "with recomputed ones (set recompute to start so)"
+    ]
+    assert chunk.recompute
+    assert_same(step.gradient, whole.gradient)
+    # Silent from now on: a warning would be an error.
+    hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
+
+
+def test_graphs_that_are_kept_by_a_setting_are_not_recomputed() -> None:
+    problem, batch = make_problem("unroll", "loop"), make_batch(1)
+    with pytest.raises(ConfigurationError, match="one task at a time does not fit"):
+        hypergradient(problem, NoRoomForGraphs(2, recompute=False), EMPTY_STATE, batch)
+
+
+@pytest.mark.parametrize("recompute", [None, False, True])
+def test_the_chunk_says_whether_graphs_are_recomputed(
+    recompute: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+    real = unroll.adapt
+
+    def recorded(*arguments: Any, recompute: bool, **options: Any) -> Any:
+        taken.append(recompute)
+        return real(*arguments, recompute=recompute, **options)
+
+    monkeypatch.setattr(unroll, "adapt", recorded)
+    problem, batch = make_problem("unroll", "batched"), make_batch(3)
+    for steps in (3, 7):
+        method = Unroll(steps, SGD(0.1))
+        hypergradient(problem, method, EMPTY_STATE, batch, chunk=Chunk(3, recompute=recompute))
+    assert taken == ([False, True] if recompute is None else [recompute] * 2)
 
 
 def test_other_errors_pass_through() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -29,10 +30,11 @@ from small_runs import (
 from fewshot_blo import train as train_module
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checkpoint import load
+from fewshot_blo.chunks import Chunk
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluate import Adaptation
 from fewshot_blo.evaluation import Evaluation
-from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll
+from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll, unroll
 from fewshot_blo.kernel import SGD
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -206,6 +208,46 @@ def test_a_run_goes_on_with_smaller_chunks_when_memory_runs_out(tmp_path: Path) 
     assert checkpoint_data(parts)["settled"]["chunk"] == 1
     run(parts, method=method, settings=settings, resume=True)  # Without a warning.
     assert_same_run(whole, parts)
+
+
+def test_a_resumed_run_keeps_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings, method = replace(SETTINGS, chunk=0), Unroll(4, SGD(0.1))
+    choices: list[Chunk] = []
+
+    def choose(*_: object, **options: object) -> Chunk:
+        choices.append(Chunk(2, recompute=True, why="graphs recomputed, 2 tasks at a time"))
+        return choices[-1]
+
+    taken: list[bool] = []
+    real = unroll.adapt
+
+    def recorded(*arguments: Any, recompute: bool, **options: Any) -> Any:
+        taken.append(recompute)
+        return real(*arguments, recompute=recompute, **options)
+
+    monkeypatch.setattr(unroll, "adapt", recorded)
+    monkeypatch.setattr("fewshot_blo.train.choose_chunk", choose)
+    run(whole, method=method, settings=settings, progress=True)
+    assert capsys.readouterr().out.startswith("graphs recomputed, 2 tasks at a time\n")
+    run(parts, method=method, settings=settings, tasks=SignallingSampler(2, signal.SIGINT))
+    assert checkpoint_data(parts)["settled"] == {"backend": ANY, "chunk": 2, "recompute": True}
+    run(parts, method=method, settings=settings, resume=True)
+    assert len(choices) == 2
+    assert set(taken) == {True}  # By itself, four steps are kept.
+    assert_same_run(whole, parts)
+
+
+def test_a_run_from_before_recomputation_was_chosen_resumes_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / LAST
+    run(tmp_path, settings=replace(SETTINGS, schedule="constant"))
+    saved = torch.load(path, weights_only=True)
+    del saved["settled"]["recompute"]
+    torch.save(saved, path)
+    settings = replace(SETTINGS, schedule="constant", steps=8)
+    assert run(tmp_path, settings=settings, resume=True).step == 8
 
 
 def test_training_learns(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ class Unroll:
         truncate: differentiate the last so many steps exactly and the earlier ones to first
             order; None for all exactly.
         recompute: store the parameters before each step in place of its graph, which is made
-            anew in the backward pass. None for where more than 5 steps are differentiated exactly.
+            anew in the backward pass. None leaves it open: training measures both on its first
+            tasks within the memory that is free, and a call of its own recomputes where more than
+            5 steps are differentiated exactly.
         multi_step: where positive, the loss is ``Σ_k w_k F(v_k)`` over all steps k, and in the
             course of so many outer steps the weights move from equal ones to the last step's.
 
@@ -70,8 +72,34 @@ class Unroll:
     @property
     def derivatives(self) -> Order:
         """First ones where no inner step is differentiated."""
-        exact = self.steps if self.truncate is None else min(self.steps, self.truncate)
-        return "first" if self.first_order or not exact else "second"
+        return "second" if self._exact else "first"
+
+    @property
+    def _exact(self) -> int:
+        """How many inner steps are differentiated exactly."""
+        exact = 0 if self.first_order else self.steps
+        return exact if self.truncate is None else min(exact, self.truncate)
+
+    def with_recompute(self, recompute: bool | None) -> Unroll:
+        """The same with ``recompute`` set; itself where it is set already or changes nothing.
+
+        Args:
+            recompute: None recomputes where more than 5 steps are differentiated exactly.
+        """
+        exact = self._exact
+        if self.recompute is not None or self.multi_step or not exact:
+            return self
+        return replace(self, recompute=exact > KEPT_STEPS if recompute is None else recompute)
+
+    def shortened(self, steps: int) -> Unroll:
+        """The same with at most ``steps`` inner steps.
+
+        Time and memory are affine in the number of steps, so that two short ones tell those of a
+        long one. Itself where ``truncate`` makes the steps unlike.
+        """
+        if self.truncate is not None or steps >= self.steps:
+            return self
+        return replace(self, steps=steps)
 
     def init(self) -> State:
         """The count of outer steps where the weights of the inner steps depend on it."""
@@ -81,10 +109,6 @@ class Unroll:
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts with a graph and differentiates through it."""
-        exact = 0 if self.first_order else self.steps
-        if self.truncate is not None:
-            exact = min(exact, self.truncate)
-        recompute = exact > KEPT_STEPS and not self.multi_step
         losses: list[Tensor] = []
 
         def evaluate(number: int, v: TaskParams) -> None:
@@ -100,7 +124,7 @@ class Unroll:
             outer=problem.outer,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
-            recompute=recompute if self.recompute is None else self.recompute,
+            recompute=bool(self.with_recompute(None).recompute),
             visit=evaluate if self.multi_step else None,
         )
         outer_loss = problem.outer_loss(inner)

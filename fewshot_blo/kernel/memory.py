@@ -143,10 +143,36 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         own = (_limit.get() or sys.maxsize) - torch.cuda.memory_allocated(device)
         return max(0, min(int(free) + int(cached), own))
+    return max(0, min(_system_free(root), _limit_free(root)))
+
+
+def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool = False) -> int:
+    """What one computation may take of the memory that is free.
+
+    On the host half of what the system has free, for other programs need memory as well; on a GPU,
+    and of a limit that the user has set, four fifths, for operations have temporaries that
+    ``peak_bytes`` does not count.
+
+    Args:
+        device: a GPU or the host.
+        root: of the file system.
+        recorded: its kernels will be recorded on the GPU and replayed: the recording has memory of
+            its own beside what the same computation takes when it is not replayed.
+    """
+    if device.type == "cuda":
+        return int(0.8 * free_bytes(device)) // (2 if recorded else 1)
+    return max(0, min(_system_free(root) // 2, int(0.8 * _limit_free(root))))
+
+
+def _system_free(root: Path) -> int:
     limits = [*_available(root), *_control_group_free(root), *_process_free(root)]
-    if limit := _limit.get():
-        limits.append(limit - _held(root))
-    return max(0, min(limits, default=sys.maxsize))
+    return min(limits, default=sys.maxsize)
+
+
+def _limit_free(root: Path) -> int:
+    """What the user's own limit leaves."""
+    limit = _limit.get()
+    return sys.maxsize if limit is None else limit - _held(root)
 
 
 def _held(root: Path) -> int:

@@ -22,11 +22,11 @@ from fewshot_blo.kernel.rules import RuleState
 Carry = tuple[TaskParams, RuleState]
 
 KEPT_STEPS = 5
-"""So many steps keep their graphs by default; more than these are recomputed."""
+"""So many steps keep their graphs where nobody has chosen; more than these are recomputed."""
 
 _STATES = 3
 """Kept states take the memory of so many steps' graphs; with the graph in the making that is less
-than ``KEPT_STEPS`` graphs, so that by default no number of steps takes more memory than these."""
+than ``KEPT_STEPS`` graphs, so that no number of recomputed steps takes more memory than these."""
 
 
 def run_recomputed(
@@ -82,7 +82,7 @@ def segments(steps: int, states: int) -> list[int]:
     are more than ``states`` states kept at one time, or than ``sqrt(2 steps) + 1`` where that is
     more: the start of a segment, and of those before, and of the steps inside it.
     """
-    states = max(states, math.isqrt(2 * steps) + 1)
+    states = max(states, least_states(steps))
     cut = 0  # The first ones, of at most states, states - 1, ... steps.
     while sum(range(states - cut, states + 1)) < steps:
         cut += 1
@@ -91,6 +91,11 @@ def segments(steps: int, states: int) -> list[int]:
     for longest in range(states, states - cut, -1):
         lengths.append(min(longest, steps - alone - sum(lengths)))
     return lengths + [1] * alone
+
+
+def least_states(steps: int) -> int:
+    """So many states are kept at one time where their graphs take less memory than they do."""
+    return math.isqrt(2 * steps) + 1
 
 
 Take = Callable[[range, list[Tensor]], list[Tensor]]

@@ -10,14 +10,16 @@ import torch
 
 def best_seconds(function: Callable[[], object], device: torch.device) -> float:
     """Best of two runs after a warm-up."""
-    times = []
-    for _ in range(3):
-        _synchronize(device)
-        start = time.perf_counter()
-        function()
-        _synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min([seconds(function, device) for _ in range(3)][1:])
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Of one run, work queued on the device included."""
+    _synchronize(device)
+    start = time.perf_counter()
+    function()
+    _synchronize(device)
+    return time.perf_counter() - start
 
 
 _SLEEP = 4_000_000

@@ -14,6 +14,7 @@ from fewshot_blo.allocator import return_freed_memory
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.memory import (
     SavedBytes,
+    budget_bytes,
     free_bytes,
     is_out_of_memory,
     largest_chunk,
@@ -206,3 +207,30 @@ def test_largest_chunk_fits_and_is_even(bytes_per_task: int, tasks: int, budget:
 
 def test_chunks_are_evened_out() -> None:
     assert largest_chunk(10, 10, 80) == 5
+
+
+def test_a_computation_may_take_half_of_what_the_system_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = 2**30 // resource.getpagesize()
+    root = system(
+        tmp_path,
+        proc__meminfo=MEMINFO,
+        proc__self__cgroup="0::/\n",
+        proc__self__statm=f"{pages} {pages} 0 0 0 0 0\n",
+    )
+    assert budget_bytes(HOST, root) == 4000 * KIB
+    # Of the user's own limit, what is held already is gone.
+    monkeypatch.setattr("fewshot_blo.kernel.memory.kept_bytes", lambda: 0)
+    with memory_limit((2**30 + 1000 * KIB) / 2**30):
+        assert budget_bytes(HOST, root) == 800 * KIB
+    with memory_limit(1e6):
+        assert budget_bytes(HOST, root) == 4000 * KIB
+    with memory_limit(1e-9):
+        assert budget_bytes(HOST, root) == 0
+
+
+def test_a_recording_takes_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_blo.kernel.memory.free_bytes", lambda device: 1000)
+    assert budget_bytes(torch.device("cuda")) == 800
+    assert budget_bytes(torch.device("cuda"), recorded=True) == 400
