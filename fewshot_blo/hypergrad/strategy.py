@@ -158,7 +158,7 @@ def both_gradients(
             for (name, p), g in zip(inner.items(), over_inner, strict=True)
         },
         {
-            name: None if g is None else g / len(objective)
+            name: None if g is None else g / objective.numel()
             for name, g in zip(outer, over_outer, strict=True)
         },
     )
