@@ -4,10 +4,10 @@
 #     benchmarks/gpu.sh OUT
 #
 # from a checkout. It needs Python with PyTorch and NumPy; the contract suite also pytest, hypothesis,
-# PyYAML, Pillow, tqdm and tensorboard, and is several times faster with pytest-xdist. What is missing
+# PyYAML, Pillow, tqdm and tensorboard, the check jsonargparse, and is several times faster with pytest-xdist. What is missing
 # is named at the start. Results are written into the folder OUT as they come: summary.txt, tests.txt,
 # profile.txt (with the algorithm chosen for each convolution), speed.json, speed.md, speed.txt,
-# memory.txt.
+# check.txt, memory.txt.
 #
 # Environment: PYTHON (python3); PEERS, a folder that holds higher and learn2learn where they are
 # not installed; PEER_TASKS (8), how many tasks the peers are timed on; TOTAL (520), seconds.
@@ -88,6 +88,12 @@ sys.path.insert(0, "benchmarks"); import profile_step; profile_step.main()'
 part profile.txt 40 "$PYTHON" -c "$profile" --device cuda --tasks 64
 part profile.txt 40 "$PYTHON" -c "$profile" --device cuda --tasks 32 \
     --network conv4-32-84 --precision bfloat16
+
+if [ -z "$(missing jsonargparse)" ]; then
+    part check.txt 60 "$PYTHON" -m fewshot_blo check --device cuda --check_tasks 2
+else
+    say "skipped fewshot-blo check, for this Python lacks jsonargparse"
+fi
 
 part speed.txt 260 "$PYTHON" benchmarks/speed.py --rows gpu --device cuda --seconds 220 \
     --row_seconds 12 --repeats 5 --peer_tasks "${PEER_TASKS:-8}" --output "$OUT/speed.json"
