@@ -4,10 +4,10 @@
 #     benchmarks/gpu.sh OUT
 #
 # from a checkout. It needs Python with PyTorch and NumPy; the contract suite also pytest, hypothesis,
-# PyYAML, Pillow, tqdm and tensorboard, the check jsonargparse, and is several times faster with pytest-xdist. What is missing
-# is named at the start. Results are written into the folder OUT as they come: summary.txt, tests.txt,
-# profile.txt (with the algorithm chosen for each convolution), speed.json, speed.md, speed.txt,
-# check.txt, memory.txt.
+# PyYAML, Pillow, tqdm and tensorboard, and is several times faster with pytest-xdist; the check
+# jsonargparse. What is missing is named at the start. Results are written into the folder OUT as
+# they come: summary.txt, tests.txt, profile.txt (with the algorithm chosen for each convolution),
+# check.txt, speed.json, speed.md, speed.txt, memory.txt.
 #
 # Environment: PYTHON (python3); PEERS, a folder that holds higher and learn2learn where they are
 # not installed; PEER_TASKS (8), how many tasks the peers are timed on; TOTAL (520), seconds.

@@ -61,4 +61,5 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _is_ours(file: str) -> bool:
     path = Path(file)
-    return path.is_relative_to(ROOT) and path != Path(__file__)
+    installed = "site-packages" in path.parts  # An environment may lie in the checkout.
+    return path.is_relative_to(ROOT) and path != Path(__file__) and not installed

@@ -600,7 +600,7 @@ def test_gpu_script_goes_on_after_a_failure(tmp_path: Path) -> None:
     assert summary.count("ended with code 3") == 2
     assert summary.rstrip().endswith("done")
     skipped = run_script("bash", script, str(out), PYTHON=str(python), TOTAL="0")
-    assert skipped.stdout.count("skipped, out of time") == 6
+    assert skipped.stdout.count("skipped, out of time") == 7
     assert run_script("bash", script, str(out), PYTHON=str(python), NO_GPU="1").returncode == 1
     assert run_script("bash", script).returncode == 2
 

@@ -74,7 +74,8 @@ def test_output_without_a_terminal_is_one_line_a_validation(
     assert cli.main(["train", *options(folder), f"--run={tmp_path}", "--test_tasks=0"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    first, second, last = captured.out.splitlines()
+    chosen, first, second, last = captured.out.splitlines()
+    assert "at a time" in chosen
     assert first.startswith("step 2: validation ")
     assert second.startswith("step 4: validation ")
     assert last.startswith("best validation accuracy ")

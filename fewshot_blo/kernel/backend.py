@@ -81,6 +81,8 @@ class Choice:
         """
         if wanted == "reference":
             return wanted
+        if wanted == "fused" and "fused" not in self._candidates(sample.x):
+            wanted = "batched"  # The same where there are no Triton kernels.
         device = sample.x.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), product_precision("float32", device):

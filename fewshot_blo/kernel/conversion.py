@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.blocks import Block, Blocks
 from fewshot_blo.kernel.convolution import convolve
 from fewshot_blo.kernel.convolution_algorithms import Geometry
@@ -21,6 +20,7 @@ from fewshot_blo.kernel.fused import Then, is_fused
 from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
 from fewshot_blo.kernel.precision import is_autocast
+from fewshot_blo.kernel.usable import check_usable
 
 
 class Conv2d(nn.Conv2d):
@@ -168,7 +168,7 @@ def for_tasks(network: nn.Module) -> nn.Module:
         ConfigurationError: if it is wrapped or compiled, has not got all its parameters yet, or has
             complex ones.
     """
-    _check(network)
+    check_usable(network)
     converted = copy.deepcopy(network, _unattached(network))
     for module in converted.modules():
         if _is_covered(module):
@@ -228,41 +228,3 @@ def _unattached(network: nn.Module) -> dict[int, object]:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-
-
-def _check(network: nn.Module) -> None:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    for name, module in network.named_modules():
-        where = f"'{name}' of the network" if name else "the network"
-        kind = type(module).__name__
-        if isinstance(module, wrappers):
-            raise ConfigurationError(
-                f"{where} is a {kind}, which shares the images out itself: pass the module in it "
-                "(network.module)"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigurationError(
-                f"{where} is compiled by torch.jit ({kind}), and its layers cannot be seen: pass "
-                "the module that it was made from"
-            )
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
-            raise ConfigurationError(
-                f"{where} has sparse gradients, which cannot be stacked over tasks: use "
-                f"{kind}(..., sparse=False)"
-            )
-        if kind == "OptimizedModule":
-            raise ConfigurationError(
-                f"{where} is compiled by torch.compile: pass the module that it was made from "
-                "(network._orig_mod)"
-            )
-    for name, p in (*network.named_parameters(), *network.named_buffers()):
-        if nn.parameter.is_lazy(p):
-            raise ConfigurationError(
-                f"'{name}' of the network has no shape yet: run a batch of images through the "
-                "network once, so that its lazy layers get their parameters"
-            )
-        if p.is_complex():
-            raise ConfigurationError(
-                f"'{name}' of the network is {p.dtype}: parameters and buffers must be real; keep "
-                "real and imaginary part as two, or use torch.view_as_real"
-            )

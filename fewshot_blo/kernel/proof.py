@@ -6,11 +6,9 @@ Compared in float64 on a few images of two tasks, on copies, whatever the precis
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.forward import KernelBackend, TaskForward
+from fewshot_blo.kernel.pure_check import check_pure
 from fewshot_blo.kernel.reference import ReferenceForward
 
 Order = Literal["first", "second"]
@@ -187,7 +186,9 @@ class Proof:
         self.network = copy.deepcopy(self._network).to(dtype)
         self.reference = ReferenceForward(self._original, self.network)
         self.found = self._reference_derivatives(self.sample)
-        check_pure(self.reference, self.sample)
+        sample = self.sample
+        inputs = sample.params, sample.shared, sample.x
+        check_pure(self.reference.module, lambda: self.reference(*inputs, keys=sample.keys))
 
     def disagreement(self, backend: KernelBackend) -> Difference | None:
         """How a backend differs from the module; None where it does not.
@@ -216,67 +217,6 @@ class Proof:
                     "that layer in other operations: nn.Hardsigmoid is (x + 3).clamp(0, 6) / 6"
                 ) from error
             raise
-
-
-def check_pure(reference: ReferenceForward, sample: Sample) -> None:
-    """Raises where the same input and parameters give different outputs.
-
-    Raises:
-        ConfigurationError: which names the first module that does so, and what it does.
-    """
-    outputs: list[dict[str, Tensor]] = []
-    kinds = {name: type(m).__name__ for name, m in reference.module.named_modules()}
-    before = torch.get_rng_state()
-    for _ in range(2):
-        seen: dict[str, Tensor] = {}
-        with torch.no_grad(), _outputs_seen(reference.module, seen):
-            seen[""] = reference(sample.params, sample.shared, sample.x, keys=sample.keys)
-        outputs.append(seen)
-    first, second = outputs
-    if _same(first[""], second[""]):
-        return
-    name = next(n for n, x in first.items() if n not in second or not _same(x, second[n]))
-    what = (
-        "changes something that it keeps from one forward pass to the next"
-        if torch.equal(before, torch.get_rng_state())
-        else "draws random numbers from the global generator by other functions than PyTorch's "
-        "dropouts, rand, randn, bernoulli, uniform_, normal_ and exponential_"
-    )
-    where = f"'{name}' ({kinds[name]})" if name else f"the network ({kinds['']})"
-    raise ConfigurationError(
-        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs "
-        "a forward pass any number of times, so it must be a function of them; set prove to False "
-        "to go on all the same"
-    )
-
-
-@contextmanager
-def _outputs_seen(module: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Notes the outputs of all submodules, each call under its name and number, as they end."""
-    handles = []
-    calls: Counter[str] = Counter()
-
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            del module, inputs
-            calls[name] += 1
-            if isinstance(output, Tensor) and calls[name] == 1:
-                seen[name] = output.detach().clone()
-
-        return hook
-
-    try:
-        for name, submodule in module.named_modules():
-            if name:
-                handles.append(submodule.register_forward_hook(note(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def _finite(found: Found) -> bool:

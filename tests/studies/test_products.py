@@ -35,7 +35,7 @@ def problem() -> PlainProblem:
         (Implicit(4, SGD(0.1), ConjugateGradient(2)), 2 + 1),  # The last is G_uv q.
         (Implicit(4, SGD(0.1), Neumann(2, 0.1)), 2 + 1),
         (Implicit(4, SGD(0.1), OneStep(0.1)), 1),
-        (Penalty(4, SGD(0.01), rho=1.0), 4 + 2),  # Over v and over u, at the end.
+        (Penalty(4, SGD(0.01), rho=1.0), 4 + 1),  # Over v and u at once, at the end.
         (ValueFunction(4, 4, SGD(0.1)), 0),
         (BOME(4, 4, SGD(0.1)), 0),
     ],

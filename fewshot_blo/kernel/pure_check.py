@@ -1,0 +1,78 @@
+"""Whether a forward pass is a function of its input and parameters, and what in it is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.errors import ConfigurationError
+
+
+def check_pure(module: nn.Module, run: Callable[[], Tensor]) -> None:
+    """Raises where the same input and parameters give different outputs.
+
+    Args:
+        module: the network.
+        run: calls it, always with the same.
+
+    Raises:
+        ConfigurationError: which names the first module that does so, and what it does.
+    """
+    outputs: list[dict[str, Tensor]] = []
+    kinds = {name: type(m).__name__ for name, m in module.named_modules()}
+    before = torch.get_rng_state()
+    for _ in range(2):
+        seen: dict[str, Tensor] = {}
+        with torch.no_grad(), _outputs_seen(module, seen):
+            seen[""] = run()
+        outputs.append(seen)
+    first, second = outputs
+    if _same(first[""], second[""]):
+        return
+    name = next(n for n, x in first.items() if n not in second or not _same(x, second[n]))
+    what = (
+        "changes something that it keeps from one forward pass to the next"
+        if torch.equal(before, torch.get_rng_state())
+        else "draws random numbers from the global generator by other functions than PyTorch's "
+        "dropouts, rand, randn, bernoulli, uniform_, normal_ and exponential_"
+    )
+    where = f"'{name}' ({kinds[name]})" if name else f"the network ({kinds['']})"
+    raise ConfigurationError(
+        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs "
+        "a forward pass any number of times, so it must be a function of them; set prove to False "
+        "to go on all the same"
+    )
+
+
+@contextmanager
+def _outputs_seen(module: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
+    """Notes the outputs of all submodules, each call under its name and number, as they end."""
+    handles = []
+    calls: Counter[str] = Counter()
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            del module, inputs
+            calls[name] += 1
+            if isinstance(output, Tensor) and calls[name] == 1:
+                seen[name] = output.detach().clone()
+
+        return hook
+
+    try:
+        for name, submodule in module.named_modules():
+            if name:
+                handles.append(submodule.register_forward_hook(note(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
