@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,6 +21,9 @@ from fewshot_blo.kernel.reference import ReferenceForward
 
 Order = Literal["first", "second"]
 """The derivatives of a network that a strategy needs."""
+
+ForwardCall = Callable[..., Tensor]
+"""``(params, shared, x, keys=..., running=...)``, as a ``Forward`` is called."""
 
 TOLERANCE = 1e-8
 """Rounding stays below, in float64; the defects that were found are larger than 1e-4."""
@@ -41,6 +44,7 @@ class Sample:
         x: inputs, ``[T, B, ...]``.
         keys: for random numbers, ``[T]``.
         order: derivatives that are compared: second ones of task parameters alone.
+        running: use running statistics.
     """
 
     params: TaskParams
@@ -48,6 +52,7 @@ class Sample:
     x: Tensor
     keys: Tensor
     order: Order
+    running: bool = False
 
     def small(self, dtype: torch.dtype) -> Sample:
         """A few images of two tasks, in another type."""
@@ -61,7 +66,13 @@ class Sample:
             converted(self.x[:_TASKS, :_IMAGES]),
             self.keys[:_TASKS],
             self.order,
+            self.running,
         )
+
+    def of(self, forward: ForwardCall) -> Tensor:
+        """Outputs of a forward pass."""
+        inputs = self.params, self.shared, self.x
+        return forward(*inputs, keys=self.keys, running=self.running)
 
     def jittered(self) -> Sample:
         """With inputs moved a little, so that no two values of a window are equal."""
@@ -70,7 +81,7 @@ class Sample:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.x.shape, generator=generator, dtype=torch.float64).to(self.x)
         x = self.x + 1e-3 * self.x.std() * noise
-        return Sample(self.params, self.shared, x, self.keys, self.order)
+        return replace(self, x=x)
 
 
 @dataclass(frozen=True)
@@ -82,16 +93,12 @@ class Found:
     second: dict[str, Tensor]
 
 
-ForwardCall = Callable[..., Tensor]
-"""``(params, shared, x, keys=...)``, as a ``Forward`` is called."""
-
-
 def differentiate(forward: ForwardCall, sample: Sample) -> Found:
     """A forward pass and the derivatives of a fixed function of its outputs."""
     with torch.enable_grad():
         params = {name: p.detach().requires_grad_() for name, p in sample.params.items()}
         shared = {name: p.detach().requires_grad_() for name, p in sample.shared.items()}
-        output = forward(params, shared, sample.x, keys=sample.keys)
+        output = forward(params, shared, sample.x, keys=sample.keys, running=sample.running)
         found = {"output": output.detach()}
         leaves = {**params, **shared}
         adapted = params or leaves
@@ -186,9 +193,7 @@ class Proof:
         self.network = copy.deepcopy(self._network).to(dtype)
         self.reference = ReferenceForward(self._original, self.network)
         self.found = self._reference_derivatives(self.sample)
-        sample = self.sample
-        inputs = sample.params, sample.shared, sample.x
-        check_pure(self.reference.module, lambda: self.reference(*inputs, keys=sample.keys))
+        check_pure(self.reference.module, lambda: self.sample.of(self.reference))
 
     def disagreement(self, backend: KernelBackend) -> Difference | None:
         """How a backend differs from the module; None where it does not.
@@ -196,7 +201,10 @@ class Proof:
         Raises:
             RuntimeError: where the backend cannot run the network.
         """
-        forward = TaskForward(self.network, backend)
+        return self.disagreement_of(TaskForward(self.network, backend))
+
+    def disagreement_of(self, forward: ForwardCall) -> Difference | None:
+        """The same of a forward pass of any kind, in the type of ``sample``."""
         found = difference(differentiate(forward, self.sample), self.found)
         if found.relative <= self.tolerance or not _finite(self.found):
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections import OrderedDict
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,8 +15,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Backend, Choice, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.merged import MergedForward
 from fewshot_blo.kernel.precision import Precision, product_precision
-from fewshot_blo.kernel.proof import TOLERANCE, ForwardCall, difference, differentiate
-from fewshot_blo.kernel.reference import ReferenceForward
+from fewshot_blo.kernel.proof import ForwardCall, Proof, differentiate
 from fewshot_blo.kernel.timing import best_seconds
 from fewshot_blo.networks import Head, LinearHead, TailHead
 from fewshot_blo.networks.centre import Centre
@@ -93,13 +91,13 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     """The fastest one to adapt 4 tasks of 5 images, of those that compute what the tail does."""
     params, x = _example(split, image)
     network = for_tasks(split.tail)
-    sample = Sample(params, {}, x, torch.arange(len(x)), "first")
+    sample = Sample(params, {}, x, torch.arange(len(x)), "first", running=True)
     best: Backend = Choice(split.tail, network, precision)("auto", sample)
     if not isinstance(split.tail, fx.GraphModule) or precision == "bfloat16":
         return best
     try:
         merged = MergedForward(split.tail, split.adapted)
-        reason = _disagreement(split.tail, split.adapted, sample)
+        reason = _disagreement(split.tail, network, split.adapted, sample)
     except (ConfigurationError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
     if reason:
@@ -113,16 +111,13 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     return "merged" if of_merged < of_other else best
 
 
-def _disagreement(tail: fx.GraphModule, adapted: tuple[str, ...], sample: Sample) -> str:
+def _disagreement(
+    tail: fx.GraphModule, network: nn.Module, adapted: tuple[str, ...], sample: Sample
+) -> str:
     """How the merged tail differs from the tail itself, task by task; empty if it does not."""
-    small = sample.small(torch.float64)
-    merged = MergedForward(copy.deepcopy(tail).double(), adapted)
-    reference = ReferenceForward(tail, merged.network)
-    found, expected = (
-        differentiate(partial(forward, running=True), small) for forward in (merged, reference)
-    )
-    worst = difference(found, expected)
-    if worst.relative <= TOLERANCE:
+    proof = Proof(tail, network, sample)
+    worst = proof.disagreement_of(MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted))
+    if worst is None:
         return ""
     return f"merged, it differs by {worst.relative:.1e} of the {worst.where}"
 
@@ -143,5 +138,4 @@ def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
 
 
 def _seconds(forward: ForwardCall, sample: Sample) -> float:
-    forward = partial(forward, running=True)
     return best_seconds(lambda: differentiate(forward, sample), sample.x.device)
