@@ -117,7 +117,7 @@ def _compare(
             reason = str(error).strip().splitlines()[0]
             yield Comparison(quantity, norm, backend, float("nan"), reason)
             continue
-        difference = max(_relative(loss, exact_loss), _relative(found, exact))
+        difference = max(relative_difference(loss, exact_loss), relative_difference(found, exact))
         yield Comparison(quantity, norm, backend, difference)
 
 
@@ -171,8 +171,8 @@ def measure_precisions(
         errors.append(
             PrecisionError(
                 precision,
-                _relative(loss, exact_loss),
-                _relative(gradient, exact_gradient),
+                relative_difference(loss, exact_loss),
+                relative_difference(gradient, exact_gradient),
                 seconds,
                 exact_seconds,
             )
@@ -200,5 +200,6 @@ def flat_step(
     return step.outer_loss, torch.cat([g.flatten() for g in step.gradient.values()])
 
 
-def _relative(value: Tensor, reference: Tensor) -> float:
+def relative_difference(value: Tensor, reference: Tensor) -> float:
+    """Norm of the difference relative to that of the reference."""
     return float((value - reference).norm() / reference.norm())

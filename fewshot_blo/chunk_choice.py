@@ -1,18 +1,16 @@
 """Choosing how a batch is differentiated: tasks at a time, and graphs kept or made again.
 
 Both are chosen together, for both take memory: what is fastest of what fits. Results do not depend
-on the choice, up to rounding. While it is made, what forward passes change is put back.
+on the choice, up to rounding, and making it leaves random generators as they were.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.chunk_candidates import (
@@ -103,7 +101,7 @@ def choose_chunk(
         best = pick(candidates, times)
         return Chunk(best.size, recompute=best.recompute, why=reason(best, times, budget))
 
-    with _put_back(problem.network, device):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         found = [choose(strategy) for strategy in strategies]
     recompute = [chunk.recompute for chunk in found if chunk.recompute is not None]
     why = "; then ".join(dict.fromkeys(chunk.why for chunk in found))
@@ -174,16 +172,3 @@ def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[b
         else:
             graphs = at(KEPT_STEPS)
     return peaks
-
-
-@contextmanager
-def _put_back(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """What forward passes inside change is as before: buffers, and states of random generators."""
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)

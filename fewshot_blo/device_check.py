@@ -6,7 +6,6 @@ class, differentiated through 5 inner steps.
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot_blo.check import relative_difference
 from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD
@@ -105,16 +105,15 @@ def _replayed(device: torch.device) -> float | None:
     graphs = make_graphs("on", device)
     if graphs is None:
         return None
-    problem, batch = (
-        Initialization(_network().to(device).double()),
-        _batch(2, device, torch.float64),
-    )
+    problem = Initialization(_network().to(device).double())
+    batch = _batch(2, device, torch.float64)
     problem.prepare(batch)
     plain, replayed = _step(problem, batch)(), _step(problem, batch, graphs)
     for _ in range(3):  # As it is, recorded, replayed.
         found = replayed()
-    a, b = (torch.cat([p.flatten() for p in g.values()]) for g in (found, plain))
-    return float((a - b).norm() / b.norm())
+    return relative_difference(
+        *(torch.cat([p.flatten() for p in g.values()]) for g in (found, plain))
+    )
 
 
 def _ours(device: torch.device, tasks: int) -> Speed:
@@ -144,7 +143,7 @@ def _peer(name: str, loop: Loop, device: torch.device) -> Speed:
         module = importlib.import_module(name)
     except Exception as error:  # A library that is not kept up fails in its own ways.
         return Speed(name, float("nan"), f"not installed ({type(error).__name__}: {error})")
-    network, batch = copy.deepcopy(_network()).to(device), _batch(_LOOPED, device)
+    network, batch = _network().to(device), _batch(_LOOPED, device)
     return Speed(name, _LOOPED / best_seconds(lambda: loop(module, network, batch), device))
 
 

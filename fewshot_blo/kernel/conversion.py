@@ -169,7 +169,7 @@ def for_tasks(network: nn.Module) -> nn.Module:
             complex ones.
     """
     check_usable(network)
-    converted = copy.deepcopy(network, _unattached(network))
+    converted = copy_of(network)
     for module in converted.modules():
         if _is_covered(module):
             module.__class__ = _FASTER[type(module)]
@@ -217,14 +217,15 @@ def converted_layers(network: nn.Module) -> dict[str, str]:
     }
 
 
-def _unattached(network: nn.Module) -> dict[int, object]:
-    """What ``copy.deepcopy`` has to take for copies of tensors that it cannot copy.
+def copy_of(network: nn.Module) -> nn.Module:
+    """A deep copy, also of a network that has results of other tensors for attributes.
 
-    They are results of other tensors, which old-style ``weight_norm`` keeps as attributes.
+    ``copy.deepcopy`` alone refuses such, which old-style ``weight_norm`` makes.
     """
-    return {
+    results: dict[int, object] = {
         id(value): value.detach().clone()
         for module in network.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
+    return copy.deepcopy(network, results)

@@ -60,13 +60,12 @@ class Sample:
         def converted(x: Tensor) -> Tensor:
             return x.detach().to(dtype) if x.is_floating_point() else x
 
-        return Sample(
-            {name: converted(p[:_TASKS]) for name, p in self.params.items()},
-            {name: converted(p) for name, p in self.shared.items()},
-            converted(self.x[:_TASKS, :_IMAGES]),
-            self.keys[:_TASKS],
-            self.order,
-            self.running,
+        return replace(
+            self,
+            params={name: converted(p[:_TASKS]) for name, p in self.params.items()},
+            shared={name: converted(p) for name, p in self.shared.items()},
+            x=converted(self.x[:_TASKS, :_IMAGES]),
+            keys=self.keys[:_TASKS],
         )
 
     def of(self, forward: ForwardCall) -> Tensor:
@@ -98,13 +97,14 @@ def differentiate(forward: ForwardCall, sample: Sample) -> Found:
     with torch.enable_grad():
         params = {name: p.detach().requires_grad_() for name, p in sample.params.items()}
         shared = {name: p.detach().requires_grad_() for name, p in sample.shared.items()}
-        output = forward(params, shared, sample.x, keys=sample.keys, running=sample.running)
+        output = replace(sample, params=params, shared=shared).of(forward)
         found = {"output": output.detach()}
         leaves = {**params, **shared}
         adapted = params or leaves
         if not adapted:
             return Found(found, {}, {})
-        value = _weighted([output.to(torch.float64)]) + 0.1 * _weighted([output.double().square()])
+        wide = output.double()
+        value = _weighted([wide]) + 0.1 * _weighted([wide.square()])
         twice = bool(params) and sample.order == "second"
         gradients = torch.autograd.grad(
             value, list(adapted.values()), create_graph=twice, materialize_grads=True
@@ -185,7 +185,7 @@ class Proof:
             if "dtype" not in str(error) and "scalar type" not in str(error):
                 raise
             # A network with types of its own, which no conversion changes.
-            self._set_up(next(iter(network.parameters())).dtype)
+            self._set_up(next(network.parameters(), sample.x).dtype)
             self.tolerance = SINGLE_TOLERANCE
 
     def _set_up(self, dtype: torch.dtype) -> None:

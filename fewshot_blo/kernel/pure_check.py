@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,15 +50,13 @@ def check_pure(module: nn.Module, run: Callable[[], Tensor]) -> None:
 
 @contextmanager
 def _outputs_seen(module: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Notes the outputs of all submodules, each call under its name and number, as they end."""
+    """Notes the output of the first call of each submodule, in the order in which they end."""
     handles = []
-    calls: Counter[str] = Counter()
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             del module, inputs
-            calls[name] += 1
-            if isinstance(output, Tensor) and calls[name] == 1:
+            if isinstance(output, Tensor) and name not in seen:
                 seen[name] = output.detach().clone()
 
         return hook

@@ -7,7 +7,6 @@ are those that the kernel draws, from the same keys, for they cannot be compared
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.kernel.conversion import copy_of
 from fewshot_blo.kernel.forward import attention, checkpointing_refused, only_tensor
 from fewshot_blo.kernel.interception import Interception, following_norms
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold, forward_context
@@ -142,10 +142,7 @@ class ReferenceForward:
 
         Batch norms train where the norm mode decides about them, as in the kernel.
         """
-        try:
-            module = copy.deepcopy(self.original)
-        except RuntimeError:  # Tensors that are results of others: see ``for_tasks``.
-            module = copy.deepcopy(self.original, _detached(self.original))
+        module = copy_of(self.original)
         example = next((p for p in self.network.parameters()), None)
         module = module if example is None else module.to(example)
         modes = {name: m.training for name, m in self.network.named_modules()}
@@ -154,11 +151,6 @@ class ReferenceForward:
         for norm in following_norms(module):
             norm.training = True
         return module
-
-
-def _detached(module: nn.Module) -> dict[int, object]:
-    tensors = (v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor))
-    return {id(v): v.detach().clone() for v in tensors if not v.is_leaf}
 
 
 def _by_rows(
