@@ -38,6 +38,8 @@ losses' and the gradient's, for first and second order with all parameters adapt
 encoder's gradient under a linear head that adapts. `none`: PyTorch has no such derivative.
 
 - **agrees**: to {TOLERANCE:g}, or as a remark says.
+- **keyed**: the module draws random numbers, which in the kernel follow from keys; it is compared
+  with the module itself on those numbers.
 - **warned**: two calls of the module itself differ, and the kernel says so.
 - **torch cannot**: the plain loop fails as well.
 - **refused**: one clear error of the project, with the remedy.
