@@ -87,8 +87,8 @@ def _pool(x: Array) -> Array:
     """The maximum of windows of 2×2; an odd row or column is left out.
 
     A reduction of a reshaped array takes a third less memory, but its derivative divides by the
-    number of places equal to the maximum. Where XLA computes the array twice with other roundings
-    that number can be none: in float64, Hessian products of Conv4-64 were not a number.
+    number of places equal to the maximum. With it, Hessian products of Conv4-64 in float64 were not
+    a number on the host; the cause was not traced.
     """
     window = (1, 2, 2, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")

@@ -14,6 +14,8 @@ from fewshot_blo.chunks import Chunk, at_a_time
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation import Evaluation, Tally
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel.interception import kernel_forward
+from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.networks.views import Views
@@ -239,7 +241,12 @@ def embed(
         total=len(images), disable=None if progress else True, desc="embedding", unit="image"
     )
     try:
-        with bar, product_precision(precision, device), forward_precision(precision, device):
+        with (
+            bar,
+            product_precision(precision, device),
+            forward_precision(precision, device),
+            kernel_forward(ForwardContext(rows=NO_ROWS), []),
+        ):
             size = min(_IMAGES, at_a_time(lambda: features(slice(1)), len(images), device))
             parts = Chunk(size, setting="", what="image").run(counted, len(images), device)
         return torch.cat(parts)

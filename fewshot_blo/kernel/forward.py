@@ -160,7 +160,7 @@ class TaskForward:
             shared: parameters that all tasks share, without a task axis.
             x: inputs, ``[T, B, ...]``.
             rows: weights of the rows in batch statistics, ``[T, B]``, or how many of the first
-                rows alone count; None for all rows.
+                rows alone count, ``NO_ROWS`` for none; None for all rows.
             running: use running statistics.
             keys: one key a task for random numbers, ``[T]``.
 

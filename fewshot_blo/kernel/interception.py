@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.draws import DRAWS
 from fewshot_blo.kernel.layers import (
+    NO_ROWS,
     ForwardContext,
     TorchBatchNorm,
     batch_moments,
@@ -68,6 +69,14 @@ CHECKPOINTING = (
     "what they compute again in the backward pass would not see the parameters of the task; switch "
     "it off (set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory by "
     "recompute, slices or fewer tasks in a chunk"
+)
+
+
+OWN_BATCH_NORM = (
+    "the network calls F.batch_norm with the statistics of its batch outside of PyTorch's batch "
+    "norm layers, where norm mode 'support' cannot put those of the support set in their place: "
+    "use nn.BatchNorm2d (affine=False, track_running_stats=False for a norm without parameters), "
+    "or norm mode 'transductive'"
 )
 
 
@@ -134,6 +143,8 @@ def batch_norm(
     statistics = norm_statistics(training)
     # Variances are small differences of large numbers.
     x = x.float() if x.dtype == torch.bfloat16 else x
+    if isinstance(statistics, int) and statistics == NO_ROWS:
+        raise ConfigurationError(OWN_BATCH_NORM)
     if isinstance(statistics, str):
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
     if statistics is None:

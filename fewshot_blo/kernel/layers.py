@@ -24,6 +24,10 @@ TorchBatchNorm = nn.modules.batchnorm._BatchNorm
 """PyTorch's batch norms and what is derived from them."""
 
 
+NO_ROWS = 0
+"""For ``ForwardContext.rows``: no layer is known that takes statistics, and none may."""
+
+
 @dataclass
 class ForwardContext:
     """What one forward pass of one task knows beside its images.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample
-from fewshot_blo.kernel.layers import fold
+from fewshot_blo.kernel.layers import NO_ROWS, fold
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from tasks import TaskBatch
@@ -139,7 +139,7 @@ def query_forward(
     if norm == "running":
         return forward(params, shared, batch.query_x, running=True, keys=keys)
     if norm == "transductive" or not uses_batch_statistics(forward.network):
-        rows = real_rows(batch, batch.query_y)
+        rows = NO_ROWS if norm == "support" else real_rows(batch, batch.query_y)
         return forward(params, shared, batch.query_x, rows=rows, keys=keys)
     return joint_forward(forward, params, shared, batch, keys)[1]
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluate import embed
 from fewshot_blo.hypergrad import Reptile, Strategy, Unroll
 from fewshot_blo.kernel import SGD, Backend
 from fewshot_blo.problems import Initialization, SharedEncoder
@@ -581,6 +582,41 @@ def test_warnings_name_the_users_class() -> None:
     problem = Initialization(image_network(Branching()).double())
     with pytest.warns(UserWarning, match=r"^Sequential cannot be batched .*\.item\(\)"):
         problem.prepare(make_batch())
+
+
+class OwnBatchNorm(nn.Module):
+    """Normalises by the batch's statistics without a layer of PyTorch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, training=True).flatten(1)
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+@pytest.mark.parametrize("kind", ["encoder", "initialization"])
+def test_a_batch_norm_of_ones_own_has_no_statistics_of_the_support_set(
+    kind: str, backend: Backend
+) -> None:
+    batch = make_batch(tasks=2)
+    network = nn.Sequential(OwnBatchNorm(), nn.Linear(batch.support_x[0, 0].numel(), 5)).double()
+    problem: Any = (
+        SharedEncoder(network, backend=backend)
+        if kind == "encoder"
+        else Initialization(network, backend=backend)
+    )
+    bound = problem.bind(batch, "transductive")
+    assert bound.query_logits(bound.bilevel.inner_init).isfinite().all()
+
+    def in_support_mode() -> None:
+        bound = problem.bind(batch, "support")
+        bound.query_logits(bound.bilevel.inner_init)
+
+    with pytest.raises(ConfigurationError, match=r"F\.batch_norm .* outside of PyTorch's"):
+        in_support_mode()
+
+
+def test_embedding_needs_images_that_do_not_meet() -> None:
+    with pytest.raises(ConfigurationError, match=r"F\.batch_norm"):
+        embed(OwnBatchNorm(), torch.rand(4, 1, 3, 3))
 
 
 def test_preparing_leaves_random_state_and_buffers_alone() -> None:
