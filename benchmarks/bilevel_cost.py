@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo import SGD, ConjugateGradient, Implicit, Penalty, PlainProblem, Unroll
-from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.kernel.memory import peak_bytes
-from fewshot_blo.provenance import provenance
-from tasks.figure import new_figure, save_figure
-from tasks.files import atomic_write
+from fewshot_blo.machine.allocator import keep_freed_memory
+from fewshot_blo.machine.memory import peak_bytes
+from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.provenance import provenance
 
 SIDE, CLASSES = 784, 10
 STEPS = (1, 4, 16, 64, 256)

@@ -16,7 +16,7 @@ from ours import Ours, Step
 from timing import seconds
 
 from fewshot_blo.kernel.graph import GraphMode
-from fewshot_blo.kernel.memory import peak_bytes
+from fewshot_blo.machine.memory import peak_bytes
 
 OURS = "ours"
 WARM_UPS = 3

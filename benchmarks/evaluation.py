@@ -25,11 +25,11 @@ from timing import Spread, seconds
 from torch import Tensor, nn
 
 from fewshot_blo import Conv4, SharedEncoder
-from fewshot_blo.allocator import keep_freed_memory
-from fewshot_blo.evaluate import Adaptation, embed, evaluate
-from fewshot_blo.statistics import update_statistics
-from tasks import ClassDataset, EpisodicSampler, omniglot
-from tasks.files import atomic_write
+from fewshot_blo.evaluation.evaluate import Adaptation, embed, evaluate
+from fewshot_blo.machine.allocator import keep_freed_memory
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.tasks import ClassDataset, EpisodicSampler, omniglot
+from fewshot_blo.training.running_statistics import update_statistics
 
 CLASSES, IMAGES, WAY, SHOT, QUERY, PROX = 1692, 20, 5, 1, 15, 0.5
 STEPS, STEP_SIZE = Adaptation().steps, 0.5
@@ -65,7 +65,7 @@ def main() -> None:
             sampler.between(start, min(start + 1000, tasks), embeddings)
 
     def from_embeddings() -> None:
-        with mock.patch("fewshot_blo.evaluate.embed", return_value=embeddings):
+        with mock.patch("fewshot_blo.evaluation.evaluate.embed", return_value=embeddings):
             evaluate(problem, sampler, tasks=tasks, norm="running")
 
     in_loop = loop(plain, sampler, loop_tasks)

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.backbones import Backbone, load_backbone
-from fewshot_blo.evaluate import embed, evaluate
-from fewshot_blo.evaluation import Evaluation, paired_difference
+from fewshot_blo.evaluation.evaluate import embed, evaluate
+from fewshot_blo.evaluation.result import Evaluation, paired_difference
 from fewshot_blo.finetune.candidates import Candidate
-from fewshot_blo.provenance import provenance
-from tasks import ClassDataset, EpisodicSampler, cifarfs
-from tasks.files import atomic_write
+from fewshot_blo.machine.allocator import keep_freed_memory
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.tasks import ClassDataset, EpisodicSampler, cifarfs
 
 
 class Option(NamedTuple):

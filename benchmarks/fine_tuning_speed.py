@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.allocator import keep_freed_memory
 from fewshot_blo.backbones import Backbone, choose_parameters, load_backbone
-from fewshot_blo.evaluate import adapted, embed, evaluate
+from fewshot_blo.evaluation.evaluate import adapted, embed, evaluate
 from fewshot_blo.finetune.candidates import Candidate
-from fewshot_blo.provenance import provenance
-from tasks import ClassDataset, EpisodicSampler, TaskBatch
-from tasks.files import atomic_write
+from fewshot_blo.machine.allocator import keep_freed_memory
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.tasks import ClassDataset, EpisodicSampler, TaskBatch
 
 ROWS = {
     "head": Candidate("head", steps=50, step_size=1.0),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks import Conv4, ResNet12
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 Method = Literal["second", "first", "implicit", "penalty"]
 Adapted = Literal["all", "head"]

@@ -27,10 +27,10 @@ from fewshot_blo import (
     Unroll,
     ValueFunction,
 )
-from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.chunks import hypergradient
 from fewshot_blo.hypergrad import Strategy
-from tasks import EpisodicSampler, glyphs
+from fewshot_blo.tasks import EpisodicSampler, glyphs
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.step import hypergradient
 
 EXACT = Implicit(2000, SGD(0.3), ConjugateGradient(100))
 STRATEGIES: dict[str, Strategy] = {

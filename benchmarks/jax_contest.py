@@ -14,7 +14,7 @@ from agreement import Arrays, relative_difference
 from grid import Cell
 from ours import Weights, make_weights
 
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 """JAX's names. In bfloat16 the operands are cast besides, as users of JAX do it."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from fewshot_blo.kernel.memory import free_bytes
-from fewshot_blo.provenance import provenance
+from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.machine.memory import free_bytes
+from fewshot_blo.records.provenance import provenance
 
 _PACKAGES = ("torch", "triton", "numpy", "higher", "learn2learn", "torchopt", "jax", "jaxlib")
 _ENVIRONMENT = ("OMP_", "MKL_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_", "CUBLAS_")
@@ -20,7 +21,7 @@ _ENVIRONMENT = ("OMP_", "MKL_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES", "PYTO
 def describe(device: torch.device) -> dict[str, object]:
     """Machine, versions, commit and command, as plain data."""
     return {
-        **provenance(device),
+        **provenance(device, kernels=describe_kernels(device)),
         "device": device.type,
         "processor": _processor(),
         "memory_gib": round(_memory() / 2**30, 1),

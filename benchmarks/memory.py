@@ -21,10 +21,10 @@ from grid import Cell
 from machine import describe
 
 from fewshot_blo import SGD, Adam, Implicit, Initialization, Penalty, Unroll, classifier
-from fewshot_blo.chunks import hypergradient
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.kernel.memory import peak_bytes
-from tasks.files import atomic_write
+from fewshot_blo.machine.memory import peak_bytes
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.training.step import hypergradient
 
 
 def main() -> None:

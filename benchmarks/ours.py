@@ -19,12 +19,13 @@ from fewshot_blo import (
     Unroll,
     classifier,
 )
-from fewshot_blo.chunk_choice import choose_chunk
-from fewshot_blo.chunks import Chunk, dropout_keys, hypergradient
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.graph import GraphMode, Graphs, make_graphs
+from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.problems import FewShotProblem
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training.chunk_choice import choose_chunk
+from fewshot_blo.training.step import dropout_keys, hypergradient
 
 Weights = dict[str, Tensor]
 Step = Callable[[], Weights]

@@ -18,7 +18,7 @@ from ours import Step, Weights
 from torch import Tensor, nn
 
 from fewshot_blo.kernel.precision import product_precision
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 HIGHER, CACHED, LEARN2LEARN = "higher", "higher, features cached", "learn2learn"
 TORCHOPT = "TorchOpt"
@@ -55,7 +55,9 @@ def import_peer(name: str) -> ModuleType:
         # Of gym, pkg_resources and others that learn2learn imports.
         warnings.simplefilter("ignore")
         if name == LEARN2LEARN:
-            importlib.import_module("tasks.torchvision_import").torchvision_module()
+            importlib.import_module(
+                "fewshot_blo.tasks.reading.torchvision_import"
+            ).torchvision_module()
         return importlib.import_module(_LIBRARIES[name])
 
 

@@ -24,7 +24,7 @@ from timing import seconds
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fewshot_blo.allocator import keep_freed_memory
+from fewshot_blo.machine.allocator import keep_freed_memory
 
 PHASES = ("forward", "gradient", "second derivative")
 OTHER = "(loss, update rule, rest)"

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 
 from fewshot_blo import Conv4, SharedEncoder, Unroll
-from fewshot_blo.chunks import hypergradient
-from tasks import ClassDataset, EpisodicSampler
+from fewshot_blo.tasks import ClassDataset, EpisodicSampler
+from fewshot_blo.training.step import hypergradient
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from row import Effort, Interrupted, measure
 from table import markdown
 
 from fewshot_blo.kernel.graph import GraphMode
-from tasks.files import atomic_write
+from fewshot_blo.records.files import atomic_write
 
 FILTERS = ("network", "method", "adapted", "tasks", "steps", "shot", "precision")
 

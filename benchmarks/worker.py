@@ -15,7 +15,7 @@ from contest import Contest
 from jax_contest import JaxContest
 from machine import limit_memory
 
-from fewshot_blo.allocator import keep_freed_memory
+from fewshot_blo.machine.allocator import keep_freed_memory
 
 Allocator = Literal["kept", "default"]
 

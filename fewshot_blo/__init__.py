@@ -1,70 +1,95 @@
-"""Few-shot learning as bilevel optimisation, in PyTorch."""
+"""Few-shot learning as bilevel optimisation, in PyTorch.
+
+A name is imported when it is first asked for, so that importing the package is quick.
+"""
 
 from __future__ import annotations
 
-from fewshot_blo.allocator import keep_freed_memory
-from fewshot_blo.bilevel import Bilevel, OuterStep
-from fewshot_blo.hypergrad import (
-    BOME,
-    Implicit,
-    Penalty,
-    Phases,
-    Reptile,
-    Unroll,
-    ValueFunction,
-)
-from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import (
-    Conv4,
-    CosineHead,
-    FullContextHead,
-    LabelPropagationHead,
-    LinearHead,
-    MatchingHead,
-    MaxMarginHead,
-    RelationHead,
-    ResNet12,
-    RidgeHead,
-    TailHead,
-    WideResNet,
-    classifier,
-)
-from fewshot_blo.problems import Initialization, PlainProblem, Pretraining, SharedEncoder
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "BOME",
-    "SGD",
-    "Adam",
-    "Bilevel",
-    "ConjugateGradient",
-    "Conv4",
-    "CosineHead",
-    "FullContextHead",
-    "Implicit",
-    "Initialization",
-    "LabelPropagationHead",
-    "LearnedSGD",
-    "LinearHead",
-    "MatchingHead",
-    "MaxMarginHead",
-    "Momentum",
-    "Neumann",
-    "OneStep",
-    "OuterStep",
-    "Penalty",
-    "Phases",
-    "PlainProblem",
-    "Pretraining",
-    "RelationHead",
-    "Reptile",
-    "ResNet12",
-    "RidgeHead",
-    "SharedEncoder",
-    "TailHead",
-    "Unroll",
-    "ValueFunction",
-    "WideResNet",
-    "classifier",
-    "keep_freed_memory",
-]
+if TYPE_CHECKING:  # The same names for type checkers and editors.
+    from fewshot_blo.backbones import load_backbone as load_backbone
+    from fewshot_blo.bilevel import Bilevel as Bilevel
+    from fewshot_blo.bilevel import OuterStep as OuterStep
+    from fewshot_blo.errors import CheckpointError as CheckpointError
+    from fewshot_blo.errors import ConfigurationError as ConfigurationError
+    from fewshot_blo.errors import DivergenceError as DivergenceError
+    from fewshot_blo.errors import StructuralZeroError as StructuralZeroError
+    from fewshot_blo.evaluation.evaluate import Adaptation as Adaptation
+    from fewshot_blo.evaluation.evaluate import evaluate as evaluate
+    from fewshot_blo.finetune import fit as fit
+    from fewshot_blo.finetune import load_classifier as load_classifier
+    from fewshot_blo.heads import CosineHead as CosineHead
+    from fewshot_blo.heads import FullContextHead as FullContextHead
+    from fewshot_blo.heads import LabelPropagationHead as LabelPropagationHead
+    from fewshot_blo.heads import LinearHead as LinearHead
+    from fewshot_blo.heads import MatchingHead as MatchingHead
+    from fewshot_blo.heads import MaxMarginHead as MaxMarginHead
+    from fewshot_blo.heads import RelationHead as RelationHead
+    from fewshot_blo.heads import RidgeHead as RidgeHead
+    from fewshot_blo.heads import TailHead as TailHead
+    from fewshot_blo.hypergrad import BOME as BOME
+    from fewshot_blo.hypergrad import Implicit as Implicit
+    from fewshot_blo.hypergrad import Penalty as Penalty
+    from fewshot_blo.hypergrad import Phases as Phases
+    from fewshot_blo.hypergrad import Reptile as Reptile
+    from fewshot_blo.hypergrad import Unroll as Unroll
+    from fewshot_blo.hypergrad import ValueFunction as ValueFunction
+    from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as ConjugateGradient
+    from fewshot_blo.hypergrad.linear_solve import Neumann as Neumann
+    from fewshot_blo.hypergrad.linear_solve import OneStep as OneStep
+    from fewshot_blo.kernel import SGD as SGD
+    from fewshot_blo.kernel import Adam as Adam
+    from fewshot_blo.kernel import LearnedSGD as LearnedSGD
+    from fewshot_blo.kernel import Momentum as Momentum
+    from fewshot_blo.machine.allocator import keep_freed_memory as keep_freed_memory
+    from fewshot_blo.networks import Conv4 as Conv4
+    from fewshot_blo.networks import ResNet12 as ResNet12
+    from fewshot_blo.networks import WideResNet as WideResNet
+    from fewshot_blo.networks import classifier as classifier
+    from fewshot_blo.problems import Initialization as Initialization
+    from fewshot_blo.problems import Pretraining as Pretraining
+    from fewshot_blo.problems import SharedEncoder as SharedEncoder
+    from fewshot_blo.solving import PlainProblem as PlainProblem
+    from fewshot_blo.solving import solve as solve
+    from fewshot_blo.tasks import DataError as DataError
+    from fewshot_blo.training.settings import TrainSettings as TrainSettings
+    from fewshot_blo.training.train import train as train
+
+_HOMES = {
+    "backbones": "load_backbone",
+    "bilevel": "Bilevel OuterStep",
+    "errors": ("CheckpointError ConfigurationError DivergenceError StructuralZeroError"),
+    "evaluation.evaluate": "Adaptation evaluate",
+    "finetune": "fit load_classifier",
+    "heads": (
+        "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
+        "MaxMarginHead RelationHead RidgeHead TailHead"
+    ),
+    "hypergrad": "BOME Implicit Penalty Phases Reptile Unroll ValueFunction",
+    "hypergrad.linear_solve": "ConjugateGradient Neumann OneStep",
+    "kernel": "SGD Adam LearnedSGD Momentum",
+    "machine.allocator": "keep_freed_memory",
+    "networks": "Conv4 ResNet12 WideResNet classifier",
+    "problems": "Initialization Pretraining SharedEncoder",
+    "solving": "PlainProblem solve",
+    "tasks": "DataError",
+    "training.settings": "TrainSettings",
+    "training.train": "train",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fewshot_blo' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"fewshot_blo.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

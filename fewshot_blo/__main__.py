@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from fewshot_blo.cli import main
+from fewshot_blo.commands.main import main
 
 sys.exit(main())

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.checkpoint import Checkpoint
-from fewshot_blo.comparison import Row
-from fewshot_blo.run import BEST, PROVENANCE
+from fewshot_blo.experiments.table import Row
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.checkpoint import Checkpoint
+from fewshot_blo.training.run import BEST, PROVENANCE
 
 RELEASED = Path(__file__).resolve().parents[1] / "checkpoints" / "released"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tasks.augmentation import Augmentation
-from tasks.batch import TaskBatch
-from tasks.dataset import ClassDataset, Splits
-from tasks.errors import DataError
-from tasks.sampler import EpisodicSampler, TaskSource
+from fewshot_blo.tasks.augmentation import Augmentation
+from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.sampler import EpisodicSampler, TaskSource
 
 __all__ = [
     "Augmentation",

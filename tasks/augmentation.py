@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.batch import send
-from tasks.dataset import intensities
-from tasks.errors import DataError
+from fewshot_blo.tasks.batch import send
+from fewshot_blo.tasks.dataset import intensities
+from fewshot_blo.tasks.errors import DataError
 
 # One column of the draws for each: a setting that is changed leaves the draws of others alone.
 _FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.class_lists import SPLITS, class_list
-from tasks.dataset import ClassDataset, Splits
-from tasks.decoded import fingerprint, read_decoded, write_decoded
-from tasks.errors import DataError
-from tasks.files import ARCHIVE_ERRORS, with_subfolders
-from tasks.images import check_size, open_image, square
-from tasks.pickles import as_text, load_dictionary
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.records.files import ARCHIVE_ERRORS, with_subfolders
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
+from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
+from fewshot_blo.tasks.reading.images import check_size, open_image, square
+from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 IMAGES_PER_CLASS = 600
 SIDE = 32

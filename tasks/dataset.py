@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tasks.errors import DataError
+from fewshot_blo.tasks.errors import DataError
 
 
 @dataclass(frozen=True)

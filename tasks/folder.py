@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.dataset import ClassDataset, Splits
-from tasks.errors import DataError
-from tasks.image_folders import class_folders, class_images, composed
-from tasks.images import check_size, read_image
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.image_folders import class_folders, class_images, composed
+from fewshot_blo.tasks.reading.images import check_size, read_image
 
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks import glyph_rendering
-from tasks.array_cache import read_arrays, write_arrays
-from tasks.dataset import ClassDataset, Splits
-from tasks.errors import DataError
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading import glyph_rendering
+from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
 
 RENDERINGS = 20
 _FORMAT = 1

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.batch import TaskBatch
-from tasks.dataset import ClassDataset
-from tasks.errors import DataError
+from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.dataset import ClassDataset
+from fewshot_blo.tasks.errors import DataError
 
 
 def from_arrays(

@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.class_lists import SPLITS
-from tasks.dataset import Splits
-from tasks.errors import DataError
-from tasks.imagenet import Encoded, Published, Source, file_source, folder_source, load_splits
-from tasks.pickles import as_text, load_dictionary
+from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.class_lists import SPLITS
+from fewshot_blo.tasks.reading.imagenet import (
+    Encoded,
+    Published,
+    Source,
+    file_source,
+    folder_source,
+    load_splits,
+)
+from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary
 
 PUBLISHED = Published(
     "miniImageNet", "miniimagenet", {"train": 38_400, "val": 9_600, "test": 12_000}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.dataset import ClassDataset
-from tasks.errors import DataError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.dataset import ClassDataset
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SIDE = 28
 _NAMES = {"train": "train", "test": "t10k"}

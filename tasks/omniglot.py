@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.array_cache import read_arrays, write_arrays
-from tasks.class_lists import SPLITS, class_list
-from tasks.dataset import ClassDataset, Splits
-from tasks.errors import DataError
-from tasks.files import ARCHIVE_ERRORS, with_subfolders
-from tasks.images import check_size, open_image
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.records.files import ARCHIVE_ERRORS, with_subfolders
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
+from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
+from fewshot_blo.tasks.reading.images import check_size, open_image
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 GROUPS = ("images_background", "images_evaluation")
 IMAGES_PER_CHARACTER = 20

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.batch import TaskBatch
-from tasks.errors import DataError
-from tasks.figure import new_figure, save_figure
+from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.augmentation import Augmentation, draw
-from tasks.batch import TaskBatch, send
-from tasks.dataset import ClassDataset, intensities
-from tasks.errors import DataError
+from fewshot_blo.tasks.augmentation import Augmentation, draw
+from fewshot_blo.tasks.batch import TaskBatch, send
+from fewshot_blo.tasks.dataset import ClassDataset, intensities
+from fewshot_blo.tasks.errors import DataError
 
 Range = tuple[int, int]
 

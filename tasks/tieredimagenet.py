@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.class_lists import SPLITS
-from tasks.dataset import Splits
-from tasks.errors import DataError
-from tasks.imagenet import Encoded, Published, Source, folder_source, load_splits
-from tasks.images import read_image
-from tasks.pickles import as_text, load_dictionary, load_pickle
+from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.class_lists import SPLITS
+from fewshot_blo.tasks.reading.imagenet import (
+    Encoded,
+    Published,
+    Source,
+    folder_source,
+    load_splits,
+)
+from fewshot_blo.tasks.reading.images import read_image
+from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary, load_pickle
 
 PUBLISHED = Published(
     "tieredImageNet",

@@ -22,7 +22,7 @@ from fewshot_blo.kernel import StepwiseBatchNorm
 from fewshot_blo.kernel.adapt import at_step, inner_step
 from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.problems import NormMode
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 def assert_same(

@@ -12,15 +12,16 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.linear_solve import ConjugateGradient
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
-from fewshot_blo.run import LAST, TrainSettings
-from fewshot_blo.train import TrainResult, train
-from tasks import ClassDataset, EpisodicSampler, TaskBatch
+from fewshot_blo.tasks import ClassDataset, EpisodicSampler, TaskBatch
+from fewshot_blo.training.run import LAST
+from fewshot_blo.training.settings import TrainSettings
+from fewshot_blo.training.train import TrainResult, train
 
 SETTINGS = TrainSettings(
     steps=6, validate_every=2, validation_tasks=4, log_every=1, chunk=2, learning_rate=1e-2

@@ -23,34 +23,24 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
 from fewshot_blo.errors import StructuralZeroError
-from fewshot_blo.hypergrad import (
-    BOME,
-    Implicit,
-    Penalty,
-    Reptile,
-    Strategy,
-    Unroll,
-    ValueFunction,
-)
-from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, StepwiseBatchNorm
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import (
-    Conv4,
+from fewshot_blo.heads import (
     CosineHead,
     FullContextHead,
     Head,
     LabelPropagationHead,
     LinearHead,
     MatchingHead,
-    Norm,
     RelationHead,
     RidgeHead,
     TailHead,
-    classifier,
 )
-from fewshot_blo.networks.heads import Start
+from fewshot_blo.heads.head import Start
+from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Reptile, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, StepwiseBatchNorm
+from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 # With its small eps, each step of Adam multiplies rounding errors by up to 1e6 when differentiated.
 STRATEGIES: dict[str, Strategy] = {

@@ -1,4 +1,4 @@
-"""The wheel holds both packages with their data, and works away from the source tree."""
+"""The wheel holds the package with its data, and works away from the source tree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fewshot_blo", "tasks")
-SOURCES = (*PACKAGES, "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("fewshot_blo", "tasks")
+SOURCES = (*FOLDERS, "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
 def setuptools_version() -> tuple[int, ...]:
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, source / name, ignore=ignored)
+            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
     options = ["--no-build-isolation", "--no-deps", "--no-index", f"--wheel-dir={folder}"]
@@ -57,27 +57,28 @@ def information(wheel: Path) -> str:
     return f"{name}-{version}.dist-info"
 
 
-def test_wheel_holds_every_file_of_both_packages_and_no_other(wheel: Path) -> None:
-    expected = {
+def test_wheel_holds_every_file_and_no_other(wheel: Path) -> None:
+    files = {
         path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+    expected = {n if n.startswith("fewshot_blo/") else f"fewshot_blo/{n}" for n in files}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.startswith(information(wheel))}
     assert held == expected
-    assert {"fewshot_blo/py.typed", "tasks/py.typed"} <= held
-    assert any(name.startswith("tasks/splits/") for name in held)
+    assert {"fewshot_blo/py.typed", "fewshot_blo/tasks/py.typed"} <= held
+    assert any(name.startswith("fewshot_blo/tasks/splits/") for name in held)
 
 
 def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         commands = archive.read(f"{information(wheel)}/entry_points.txt").decode()
         described = message_from_string(archive.read(f"{information(wheel)}/METADATA").decode())
-    assert "fewshot-blo = fewshot_blo.cli:main" in commands
+    assert "fewshot-blo = fewshot_blo.commands.main:main" in commands
     assert described["Requires-Python"] == ">=3.10"
-    assert any(line.startswith("torch<2.14") for line in described.get_all("Requires-Dist", []))
+    assert any(line.startswith("torch<2.15") for line in described.get_all("Requires-Dist", []))
     assert set(described.get_all("Provides-Extra", [])) == {
         "backbones",
         "onnx",
@@ -87,17 +88,29 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
     }
 
 
-def test_installed_wheel_is_used_from_any_folder(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
+def imported_files(folder: Path, site: Path) -> list[str]:
+    """The files of the package and of its data package, imported in a folder."""
+    program = (
+        f"import sys; sys.path.insert(1, {str(site)!r})\n"
+        "import fewshot_blo, fewshot_blo.tasks\n"
+        "fewshot_blo.train, fewshot_blo.SharedEncoder\n"
+        "print(fewshot_blo.__file__, fewshot_blo.tasks.__file__, sep='\\n')"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
+    return result.stdout.splitlines()
+
+
+def test_installed_wheel_is_used_beside_a_users_own_tasks(wheel: Path, tmp_path: Path) -> None:
+    site, user = tmp_path / "site", tmp_path / "user"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    program = (
-        f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import fewshot_blo, tasks\n"
-        "print(fewshot_blo.__file__, tasks.__file__, sep='\\n')"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    expected = [str(site / package / "__init__.py") for package in PACKAGES]
-    assert result.stdout.splitlines() == expected
+    (user / "tasks").mkdir(parents=True)
+    (user / "tasks.py").write_text("raise RuntimeError('of another program')\n")
+    package = site / "fewshot_blo"
+    expected = [str(package / "__init__.py"), str(package / "tasks" / "__init__.py")]
+    assert imported_files(user, site) == expected
+    assert imported_files(user, ROOT) == [
+        str(ROOT / "fewshot_blo" / "__init__.py"),
+        str(ROOT / "fewshot_blo" / "tasks" / "__init__.py"),
+    ]

@@ -18,7 +18,7 @@ from fewshot_blo.kernel import SGD
 from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 STEPS, STEP_SIZE = 3, 0.1
 BATCH = make_batch()

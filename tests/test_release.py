@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from small_runs import make_folder, write_recipe
 
-from fewshot_blo import cli
-from fewshot_blo.checkpoint import load
+from fewshot_blo.commands import main as cli
+from fewshot_blo.training.checkpoint import load
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "release.py"
 TASKS = 8

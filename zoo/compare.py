@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 from zoo import kernel, oracle
 from zoo.network import Built, Network, make, tasks
 from zoo.oracle import Result

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo import errors
-from fewshot_blo.chunks import hypergradient
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, BackendChoice, Order
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training.step import hypergradient
 from zoo.oracle import STEP_SIZE, STEPS, Result
 
 PROJECT_ERRORS: tuple[type[Exception], ...] = tuple(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 TASKS, WAY, SHOT, QUERY = 2, 3, 2, 2
 _NOISE = 0.1

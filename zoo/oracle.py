@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 STEPS, STEP_SIZE = 2, 0.005
 

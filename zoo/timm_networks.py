@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 from zoo.network import WAY, Network, keep_first
 
 SHALLOW = "shallow"

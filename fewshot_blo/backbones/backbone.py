@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.backbones.power import PowerTransform
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.power import PowerTransform
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]

@@ -15,7 +15,7 @@ from fewshot_blo.backbones.backbone import Backbone, Pool
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.weights import load_weights, put_weights, trained_weights
 from fewshot_blo.errors import ConfigurationError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _LOADERS = {
     "torchvision": torchvision_models.load,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.task_graph import ROWS
+from fewshot_blo.kernel.stacked.task_graph import ROWS
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,

@@ -11,7 +11,7 @@ from torch import nn
 from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
 from fewshot_blo.backbones.weights import load_weights
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _BICUBIC = 3
 """Pillow's number for it."""

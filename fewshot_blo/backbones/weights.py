@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.tensor_files import read_tensors
+from fewshot_blo.records.tensor_files import read_tensors
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
 _ENCODERS = ("body.", "encoder.body.")

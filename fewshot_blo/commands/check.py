@@ -14,28 +14,25 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo import checkpoint as checkpoints
-from fewshot_blo.check import TOLERANCE, Comparison, check_kernel, measure_precisions
+from fewshot_blo.checks.backends import TOLERANCE, Comparison, check_kernel
+from fewshot_blo.checks.device import DeviceCheck, check_device
+from fewshot_blo.checks.hypergradient import measure_hypergradient
+from fewshot_blo.checks.inner import inner_losses
+from fewshot_blo.checks.precisions import measure_precisions
 from fewshot_blo.commands.settings import config_parser, parsed_config
-from fewshot_blo.config import Config
-from fewshot_blo.device_check import DeviceCheck, check_device
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.exactness import inner_losses, measure_hypergradient
-from fewshot_blo.from_config import (
-    build_rule,
-    build_sampler,
-    build_splits,
-    build_start,
-    build_strategy,
-    with_classes,
-)
+from fewshot_blo.experiments.data import build_sampler, build_splits
+from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.strategy import build_rule, build_strategy
+from fewshot_blo.experiments.training import build_start, with_classes
 from fewshot_blo.hypergrad import Phases, Reptile, Strategy
 from fewshot_blo.kernel.conversion import converted_layers
-from fewshot_blo.kernel.fused import describe_kernels
+from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.problems.few_shot import norm_modes
-from fewshot_blo.provenance import provenance
-from tasks import TaskBatch
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training import checkpoint as checkpoints
 
 _FEW = 3
 """Queries a class in the comparison of all strategies, norm modes and backends."""

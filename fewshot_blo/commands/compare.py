@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.compare import compare
-from fewshot_blo.evaluation_request import EvaluationRequest
+from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.request import EvaluationRequest
 
 
 def parser() -> ArgumentParser:

@@ -7,8 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.commands.settings import config_parser, parsed_config
-from fewshot_blo.from_config import build_sampler, build_splits
-from tasks.picture import episode_picture
+from fewshot_blo.experiments.data import build_sampler, build_splits
+from fewshot_blo.tasks.picture import episode_picture
 
 
 def parser() -> ArgumentParser:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.evaluation_request import EvaluationRequest
-from fewshot_blo.report import evaluate_checkpoints
+from fewshot_blo.experiments.report import evaluate_checkpoints
+from fewshot_blo.experiments.request import EvaluationRequest
 
 
 def parser() -> ArgumentParser:

@@ -13,7 +13,7 @@ from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
-from fewshot_blo.finetune.html import write_report
+from fewshot_blo.finetune.report import write_report
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from jsonargparse import ArgumentParser, Namespace
 from fewshot_blo.commands.settings import add_classifier, read_classifier
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Classifier, save_classifier
-from tasks import DataError
-from tasks.files import atomic_write
-from tasks.image_folders import SUFFIXES
-from tasks.images import read_image
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading.image_folders import SUFFIXES
+from fewshot_blo.tasks.reading.images import read_image
 
 NONE = "none of these"
 

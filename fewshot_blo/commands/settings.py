@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.config import Config
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.settings import Config
 from fewshot_blo.finetune import Classifier, load_classifier
 
 

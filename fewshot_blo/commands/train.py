@@ -8,10 +8,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.commands.settings import config_parser, parsed_config
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluation_request import EvaluationRequest
-from fewshot_blo.from_config import build_splits, train_from_config
-from fewshot_blo.report import evaluate_checkpoints
-from fewshot_blo.run import BEST
+from fewshot_blo.experiments.data import build_splits
+from fewshot_blo.experiments.report import evaluate_checkpoints
+from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.training.run import BEST
 
 
 def parser() -> ArgumentParser:

@@ -9,9 +9,9 @@ import torch
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluate import Adaptation
+from fewshot_blo.evaluation.evaluate import Adaptation
+from fewshot_blo.heads import CosineHead, Head, LinearHead, RidgeHead
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.networks import CosineHead, Head, LinearHead, RidgeHead
 from fewshot_blo.networks.views import COUNT
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning

@@ -13,16 +13,16 @@ from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.likeness import is_known, p_values
+from fewshot_blo.heads import TailHead
+from fewshot_blo.heads.head import SupportSet, normalize
+from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import SGD, adapt
-from fewshot_blo.networks import TailHead
-from fewshot_blo.networks.heads import SupportSet, normalize
-from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems import SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 @dataclass(frozen=True)

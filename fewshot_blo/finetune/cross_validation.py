@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_blo.chunks import Chunk, at_a_time
-from fewshot_blo.evaluate import adapted
+from fewshot_blo.evaluation.evaluate import adapted
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.problems import SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 _LEAVE_ONE_OUT, _FOLDS = 20, 10
 

@@ -20,7 +20,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages
-from tasks.images import read_image, square
+from fewshot_blo.tasks.reading.images import read_image, square
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

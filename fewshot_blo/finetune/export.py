@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import choose_parameters
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune.classifier import Classifier
-from fewshot_blo.networks import CosineHead, RidgeHead, TailHead
-from tasks.files import atomic_write
+from fewshot_blo.heads import CosineHead, RidgeHead, TailHead
+from fewshot_blo.records.files import atomic_write
 
 _TOLERANCE = 1e-4
 

@@ -14,7 +14,7 @@ from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import Classifier, Source
-from fewshot_blo.tensor_files import read_tensors, write_tensors
+from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate, candidates
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks import DataError
-from tasks.image_folders import class_folders, class_images
-from tasks.images import check_size, read_image
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading.image_folders import class_folders, class_images
+from fewshot_blo.tasks.reading.images import check_size, read_image
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
 from fewshot_blo.hypergrad.strategy import (
     EMPTY_STATE,
     IN_NO_LOSS,
@@ -17,7 +18,6 @@ from fewshot_blo.hypergrad.strategy import (
     outer_gradients,
 )
 from fewshot_blo.kernel import SGD, UpdateRule, adapt
-from fewshot_blo.linear_solve import ConjugateGradient, LinearSolver
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.strategy import (
-    State,
-    check_not_negative,
-    inner_start,
-    value_gap_step,
-)
+from fewshot_blo.hypergrad.strategy import State, check_not_negative, inner_start, value_gap_step
 from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.conversion import unconvert
 from fewshot_blo.kernel.forward import Backend, Forward, KernelBackend, TaskForward
-from fewshot_blo.kernel.fused.device import kernels_for
 from fewshot_blo.kernel.precision import Precision, product_precision
 from fewshot_blo.kernel.proof import Proof, Sample, differentiate
 from fewshot_blo.kernel.reference import ReferenceForward
-from fewshot_blo.kernel.timing import best_seconds
+from fewshot_blo.kernel.stacked.fused.device import kernels_for
+from fewshot_blo.machine.timing import best_seconds
 
 logger = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.kernel.blocks import Block, Blocks
-from fewshot_blo.kernel.convolution import convolve
-from fewshot_blo.kernel.convolution_algorithms import Geometry
-from fewshot_blo.kernel.fused import Then, is_fused
 from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
 from fewshot_blo.kernel.precision import is_autocast
+from fewshot_blo.kernel.stacked.blocks import Block, Blocks
+from fewshot_blo.kernel.stacked.convolution import convolve
+from fewshot_blo.kernel.stacked.convolution_algorithms import Geometry
+from fewshot_blo.kernel.stacked.fused import Then, is_fused
 from fewshot_blo.kernel.usable import check_usable
 
 

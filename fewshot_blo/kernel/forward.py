@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
-from fewshot_blo.kernel.fused import fused_kernels
 from fewshot_blo.kernel.interception import CHECKPOINTING, following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, fold
 from fewshot_blo.kernel.precision import Precision, forward_precision
@@ -27,6 +26,7 @@ from fewshot_blo.kernel.purity import (
     names_of_tensors,
     writers,
 )
+from fewshot_blo.kernel.stacked.fused import fused_kernels
 
 KernelBackend = Literal["loop", "batched", "fused"]
 Backend = KernelBackend | Literal["reference"]

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fewshot_blo.kernel.memory import is_out_of_memory
-from fewshot_blo.kernel.timing import best_seconds
+from fewshot_blo.machine.memory import is_out_of_memory
+from fewshot_blo.machine.timing import best_seconds
 
 GraphMode = Literal["auto", "on", "off"]
 """Whether the kernels of an outer step are recorded and replayed on a CUDA device: "auto" measures

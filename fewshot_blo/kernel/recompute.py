@@ -16,8 +16,8 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.kernel.graph import is_recording
-from fewshot_blo.kernel.memory import SavedBytes
 from fewshot_blo.kernel.rules import RuleState
+from fewshot_blo.machine.memory import SavedBytes
 
 Carry = tuple[TaskParams, RuleState]
 

@@ -20,13 +20,7 @@ from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import copy_of
 from fewshot_blo.kernel.forward import attention, checkpointing_refused, only_tensor
 from fewshot_blo.kernel.interception import OWN_BATCH_NORM, Interception, following_norms
-from fewshot_blo.kernel.layers import (
-    NO_ROWS,
-    ForwardContext,
-    TorchBatchNorm,
-    fold,
-    forward_context,
-)
+from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext, TorchBatchNorm, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
 from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, writers
 

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
-from fewshot_blo.kernel.layers import (
-    ForwardContext,
-    TorchBatchNorm,
-    batch_moments,
-    norm_statistics,
-)
+from fewshot_blo.kernel.layers import ForwardContext, TorchBatchNorm, batch_moments, norm_statistics
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:

@@ -1,10 +1,9 @@
-"""Bilevel problems: they join data, networks and the interface of the strategies."""
+"""Few-shot problems: they join tasks, networks and the interface of the strategies."""
 
 from __future__ import annotations
 
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode
 from fewshot_blo.problems.initialization import Initialization
-from fewshot_blo.problems.plain import PlainProblem
 from fewshot_blo.problems.pretraining import Pretraining
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
@@ -13,7 +12,6 @@ __all__ = [
     "FewShotProblem",
     "Initialization",
     "NormMode",
-    "PlainProblem",
     "Pretraining",
     "SharedEncoder",
 ]

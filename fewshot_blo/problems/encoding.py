@@ -20,7 +20,7 @@ from fewshot_blo.problems.few_shot import (
     task_keys,
 )
 from fewshot_blo.problems.slices import in_slices
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 @dataclass(frozen=True)

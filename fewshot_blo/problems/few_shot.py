@@ -14,7 +14,7 @@ from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample
 from fewshot_blo.kernel.layers import NO_ROWS, fold
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 NormMode = Literal["transductive", "support", "running"]
 """Where batch norms take their statistics from when the query set is classified.

@@ -12,14 +12,14 @@ from torch import Tensor, fx, nn
 from fewshot_blo.backbones import Adapts, Backbone, Split, choose_parameters, split_network
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import Head, LinearHead, TailHead
+from fewshot_blo.heads.tail import TailBackend
 from fewshot_blo.kernel import Backend, Choice, Sample, for_tasks, make_forward
-from fewshot_blo.kernel.merged import MergedForward
 from fewshot_blo.kernel.precision import Precision, product_precision
 from fewshot_blo.kernel.proof import ForwardCall, Proof, differentiate
-from fewshot_blo.kernel.timing import best_seconds
-from fewshot_blo.networks import Head, LinearHead, TailHead
+from fewshot_blo.kernel.stacked.merged import MergedForward
+from fewshot_blo.machine.timing import best_seconds
 from fewshot_blo.networks.centre import Centre
-from fewshot_blo.networks.tail import TailBackend
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
 logger = logging.getLogger(__name__)

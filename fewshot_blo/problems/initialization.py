@@ -8,19 +8,13 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import (
-    BackendChoice,
-    Forward,
-    Order,
-    Sample,
-    for_tasks,
-    make_forward,
-)
+from fewshot_blo.heads.head import Start, SupportSet
+from fewshot_blo.heads.linear import LinearHead
+from fewshot_blo.heads.losses import task_cross_entropy
+from fewshot_blo.kernel import BackendChoice, Forward, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.rules import STEP_SIZE
-from fewshot_blo.networks.heads import LinearHead, Start, SupportSet
-from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FirstBatch,
@@ -30,7 +24,7 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 _ENCODER = "encoder."
 _HEAD = ("head.weight", "head.bias")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.networks.losses import task_cross_entropy
+from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.problems.few_shot import BoundTasks, NormMode
 from fewshot_blo.problems.shared_encoder import FEATURES, SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 _CLASSIFIER = "classifier/"
 

@@ -12,22 +12,17 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import Backbone
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
+from fewshot_blo.heads.linear import LinearHead
+from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import BackendChoice, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.statistics import uses_batch_statistics
-from fewshot_blo.networks.heads import Head, LinearHead, Start, SupportSet, normalize
-from fewshot_blo.networks.losses import task_cross_entropy
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.problems.encoding import Encoding
-from fewshot_blo.problems.few_shot import (
-    BoundTasks,
-    FirstBatch,
-    NormMode,
-    first_keys,
-    real_rows,
-)
+from fewshot_blo.problems.few_shot import BoundTasks, FirstBatch, NormMode, first_keys, real_rows
 from fewshot_blo.problems.slices import cut
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 FEATURES = "features"
 _START = "start/"

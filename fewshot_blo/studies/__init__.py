@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from fewshot_blo.studies.anti_distillation import AntiDistillation
-from fewshot_blo.studies.augmentation import LearnedAugmentation
-from fewshot_blo.studies.denoising import Denoising
-from fewshot_blo.studies.distillation import Distillation
-from fewshot_blo.studies.min_norm import MinNorm
-from fewshot_blo.studies.one_point import OnePoint
-from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
-from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
-from fewshot_blo.studies.recipe import STUDIES, is_study, read_study
+from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.denoising import Denoising
+from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.weight_decay import WeightDecay
+from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
-from fewshot_blo.studies.spurious import Spurious
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
-from fewshot_blo.studies.synthetic import Synthetic
-from fewshot_blo.studies.weight_decay import WeightDecay
+from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.min_norm import MinNorm
+from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.spurious import Spurious
+from fewshot_blo.studies.vectors.synthetic import Synthetic
 
 __all__ = [
     "AS_FOUND",
@@ -36,7 +36,6 @@ __all__ = [
     "Synthetic",
     "TargetedPoisoning",
     "WeightDecay",
-    "is_study",
     "read_study",
     "run_study",
     "solve_row",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tasks.figure import new_figure, save_figure
+from fewshot_blo.records.figure import new_figure, save_figure
 
 _NAMES = "blue orange green red purple brown pink gray olive cyan"
 COLOURS = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.problems.plain import PlainProblem
+from fewshot_blo.solving.problem import PlainProblem
 
 
 def hessian_products(problem: PlainProblem, strategy: Strategy) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.studies.pictures import COLOURS
-from tasks.figure import new_figure, save_figure
 
 PRODUCTS = "Hessian products a step"
 _OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,19 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.studies.anti_distillation import AntiDistillation
-from fewshot_blo.studies.augmentation import LearnedAugmentation
-from fewshot_blo.studies.denoising import Denoising
-from fewshot_blo.studies.distillation import Distillation
-from fewshot_blo.studies.min_norm import MinNorm
-from fewshot_blo.studies.one_point import OnePoint
-from fewshot_blo.studies.poisoning import Poisoning, TargetedPoisoning
-from fewshot_blo.studies.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.denoising import Denoising
+from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
+from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.rows import RowSettings
-from fewshot_blo.studies.spurious import Spurious
 from fewshot_blo.studies.study import Study
-from fewshot_blo.studies.synthetic import Synthetic
-from fewshot_blo.studies.weight_decay import WeightDecay
+from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.min_norm import MinNorm
+from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.spurious import Spurious
+from fewshot_blo.studies.vectors.synthetic import Synthetic
 
 STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
@@ -41,13 +40,6 @@ STUDIES: Mapping[str, type[Study]] = {
     "one-point": OnePoint,
     "anti-distillation": AntiDistillation,
 }
-
-
-def is_study(path: Path) -> bool:
-    """Whether a recipe is of a study: it names one in a line of its own."""
-    with suppress(OSError):  # from is_file, too, where the name is too long for one
-        return path.is_file() and b"\nstudy:" in b"\n" + path.read_bytes()
-    return False
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:

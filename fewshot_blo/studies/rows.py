@@ -13,19 +13,20 @@ from typing import Any, Literal
 import torch
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.config import Config, RuleSettings, StrategySettings
 from fewshot_blo.errors import ConfigurationError, DivergenceError
-from fewshot_blo.from_config import build_strategy
+from fewshot_blo.experiments.settings import Config, RuleSettings, StrategySettings
+from fewshot_blo.experiments.strategy import build_strategy
 from fewshot_blo.hypergrad import Phases, Strategy
-from fewshot_blo.logs import LOG, read_log
-from fewshot_blo.provenance import provenance
-from fewshot_blo.solve import FILE, Partial, Solution, solve
+from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.logs import LOG, read_log
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.studies.products import hessian_products
 from fewshot_blo.studies.progress import PRODUCTS, draw_progress
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 from fewshot_blo.studies.table import write_table
-from fewshot_blo.tensor_files import read_tensors, write_tensors
-from tasks.files import atomic_write
 
 FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
@@ -117,7 +118,9 @@ def _known(
         return known
     _write_json(begun, wanted)
     figures = dict(compute())
-    _write_json(file, {"figures": figures, "provenance": provenance(torch.device("cpu"))})
+    cpu = torch.device("cpu")
+    origin = provenance(cpu, kernels=describe_kernels(cpu))
+    _write_json(file, {"figures": figures, "provenance": origin})
     return figures
 
 

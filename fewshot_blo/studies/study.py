@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.constraints import Constraint
-from fewshot_blo.problems.plain import PlainProblem
-from fewshot_blo.solve import Observe, Validate
+from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.driver import Observe, Validate
+from fewshot_blo.solving.problem import PlainProblem
 
 Figures = Mapping[str, float]
 """What is measured, by names that say the unit."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_blo.comparison import comma_separated
-from tasks.files import atomic_write
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.tables import comma_separated
 
 _DEVIATION = " sd"
 

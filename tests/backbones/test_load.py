@@ -18,7 +18,7 @@ from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.backbones.weights import load_weights, read_weights
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 IMAGE = torch.Size((3, 40, 30))
 

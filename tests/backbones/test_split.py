@@ -18,7 +18,7 @@ from fewshot_blo.backbones import (
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.low_rank import with_low_rank
 from fewshot_blo.errors import ConfigurationError
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 IMAGE = torch.Size((3, 32, 32))
 

@@ -13,10 +13,10 @@ from small_images import network
 from torch import nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, split_network
-from fewshot_blo.backbones.power import PowerTransform
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.power import PowerTransform
 from fewshot_blo.networks.views import COUNT, ImageViews, Views
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 IMAGES = torch.rand(3, 2, 16, 32, generator=torch.Generator().manual_seed(0))
 

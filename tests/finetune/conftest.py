@@ -12,7 +12,7 @@ import pytest
 from small_images import NAMES, network, picture
 from torch import nn
 
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune import Classifier, LabelledImages, Source
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import fit_classifier

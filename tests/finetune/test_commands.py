@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_images import NAMES, picture
 
-from fewshot_blo import cli
+from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import (
     Classifier,

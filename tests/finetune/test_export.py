@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewshot_blo import cli
+from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
 from fewshot_blo.finetune import export as export_module

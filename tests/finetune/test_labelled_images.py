@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fewshot_blo.finetune import read_labelled
-from tasks import DataError
+from fewshot_blo.tasks import DataError
 
 
 def test_counts_may_differ_and_names_be_in_any_script(make_folder: Callable[..., Path]) -> None:

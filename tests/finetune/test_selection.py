@@ -13,7 +13,7 @@ from small_images import network
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune import read_labelled
 from fewshot_blo.finetune.candidates import HEADS, PROTOTYPES, TAILS, Candidate, candidates
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature, wilson

@@ -6,10 +6,10 @@ from oracles import Quadratic, assert_same, make_batch
 from torch.func import functional_call, grad, jacrev
 
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Implicit, State, outer_step
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.kernel import SGD
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.networks import LinearHead
 from fewshot_blo.problems import Initialization, SharedEncoder
 
 COLD = State({}, {}, {})

@@ -8,9 +8,9 @@ from oracles import Quadratic, assert_same, make_batch
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Penalty, outer_step
 from fewshot_blo.kernel import SGD
-from fewshot_blo.networks import LinearHead
 from fewshot_blo.problems import Initialization, SharedEncoder
 
 

@@ -22,10 +22,10 @@ from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, Backend, Momentum, TaskForward, adapt
 from fewshot_blo.kernel.adapt import Derivatives, inner_step
-from fewshot_blo.kernel.memory import peak_bytes
+from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import Initialization
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 @pytest.mark.parametrize("first_order", [False, True])

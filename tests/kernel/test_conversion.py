@@ -14,9 +14,9 @@ from torch.func import functional_call, vmap
 
 from fewshot_blo.kernel import TaskForward, for_tasks
 from fewshot_blo.kernel.conversion import Conv2d, Sequential
-from fewshot_blo.kernel.fused import is_fused, native_kernels
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext
+from fewshot_blo.kernel.stacked.fused import is_fused, native_kernels
 
 
 class Views(nn.Module):

@@ -10,12 +10,7 @@ from oracles import PlainBatchNorm
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import (
-    StepwiseBatchNorm,
-    TaskForward,
-    estimate_statistics,
-    for_tasks,
-)
+from fewshot_blo.kernel import StepwiseBatchNorm, TaskForward, estimate_statistics, for_tasks
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, forward_context

@@ -18,14 +18,14 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.hypergrad import Reptile, Strategy, Unroll
 from fewshot_blo.kernel import SGD, Backend
 from fewshot_blo.problems import Initialization, SharedEncoder
-from tasks import TaskBatch
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
+from fewshot_blo.training.step import dropout_keys, hypergradient
 
 RULE = SGD(0.1)
 

@@ -15,7 +15,6 @@ from oracles import (
 )
 from torch import Tensor, nn
 
-from fewshot_blo.chunks import dropout_keys, hypergradient
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD
@@ -24,6 +23,7 @@ from fewshot_blo.kernel.layers import ForwardContext, forward_context
 from fewshot_blo.networks import NARROW, WIDE, Norm, ResNet12, classifier
 from fewshot_blo.networks.resnet12 import DropBlock
 from fewshot_blo.problems import Initialization, NormMode
+from fewshot_blo.training.step import dropout_keys, hypergradient
 
 TINY = (4, 4, 8, 8)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fewshot_blo.backbones import Backbone
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluate import embed
+from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.networks import Conv4
 from fewshot_blo.networks.views import COUNT, ImageViews, Views
 from fewshot_blo.problems import NormMode, SharedEncoder
 from fewshot_blo.problems.shared_encoder import FEATURES
-from fewshot_blo.statistics import update_statistics
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training.running_statistics import update_statistics
 
 DATASET = make_dataset(5, 8, noise=150)
 RAGGED: dict[str, Any] = {"way": (2, 3), "shot": (1, 2), "query": (1, 3)}

@@ -15,13 +15,13 @@ from torch.func import functional_call
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views, choose_parameters
 from fewshot_blo.backbones.layers import prepared
-from fewshot_blo.evaluate import Adaptation, adapted, evaluate
+from fewshot_blo.evaluation.evaluate import Adaptation, adapted, evaluate
+from fewshot_blo.heads import CosineHead
 from fewshot_blo.kernel import SGD, TaskForward, adapt
-from fewshot_blo.kernel.merged import MergedForward
-from fewshot_blo.networks import CosineHead
+from fewshot_blo.kernel.stacked.merged import MergedForward
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.problems.fine_tuning import fine_tuning
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 DATASET = make_dataset(7, 8, noise=150)
 STEPS, SIZE = 3, 0.3

@@ -9,11 +9,12 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import LinearHead
+from fewshot_blo.heads.losses import task_accuracy, task_cross_entropy
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, LearnedSGD
-from fewshot_blo.networks import Conv4, LinearHead, Norm, classifier
-from fewshot_blo.networks.losses import task_accuracy, task_cross_entropy
+from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
 

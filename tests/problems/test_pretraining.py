@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import CosineHead, Head, LinearHead, RidgeHead
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.networks import Conv4, CosineHead, Head, LinearHead, RidgeHead
+from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import Pretraining
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 CLASSES = 9
 

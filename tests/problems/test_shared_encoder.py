@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import CosineHead
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.networks import Conv4, CosineHead
+from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
 
 

@@ -15,11 +15,11 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.kernel import SGD, Backend, Choice, Sample
-from fewshot_blo.kernel.memory import peak_bytes
 from fewshot_blo.kernel.plain import is_plain, plain_operations
+from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 def problem(

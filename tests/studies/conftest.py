@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fewshot_blo.studies import CleanLabelPoisoning
-from tasks import ClassDataset, cifarfs
-from tasks.dataset import Splits
+from fewshot_blo.tasks import ClassDataset, cifarfs
+from fewshot_blo.tasks.dataset import Splits
 
 
 class Colours(nn.Module):

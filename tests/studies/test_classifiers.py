@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_blo.studies.classifiers import fit_in_batches
+from fewshot_blo.studies.images.classifiers import fit_in_batches
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import Denoising
-from fewshot_blo.studies.classifiers import accuracy
-from fewshot_blo.studies.denoising import AUC, KEPT, TEST, WRONG
-from fewshot_blo.studies.digits import batches
+from fewshot_blo.studies.images.classifiers import accuracy
+from fewshot_blo.studies.images.denoising import AUC, KEPT, TEST, WRONG
+from fewshot_blo.studies.images.digits import batches
 
 
 def study(folder: Path, **settings: object) -> Denoising:

@@ -11,10 +11,10 @@ import torch
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll
 from fewshot_blo.kernel import SGD
-from fewshot_blo.problems.plain import PlainProblem, unstacked
-from fewshot_blo.solve import Solution, Start, solve
+from fewshot_blo.solving.driver import Solution, Start, solve
+from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.studies import AS_FOUND, RETRAINED, Distillation
-from fewshot_blo.studies.distillation import SPREAD, TEST
+from fewshot_blo.studies.images.distillation import SPREAD, TEST
 
 COLD = State({}, {}, {})
 
@@ -141,7 +141,8 @@ def test_the_picture_has_one_image_of_each_digit(
 ) -> None:
     drawn: list[Mapping[str, torch.Tensor]] = []
     monkeypatch.setattr(
-        "fewshot_blo.studies.distillation.images", lambda rows, titles, path: drawn.append(rows)
+        "fewshot_blo.studies.images.distillation.images",
+        lambda rows, titles, path: drawn.append(rows),
     )
     distillation = study(digits_root, per_class=2)
     values = distillation.labels.float()[:, None, None, None].expand(-1, 1, 28, 28)

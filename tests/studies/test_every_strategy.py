@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.kernel import SGD
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import (
     STUDIES,
     AntiDistillation,

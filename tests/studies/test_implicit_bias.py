@@ -22,15 +22,15 @@ from fewshot_blo.hypergrad import (
     ValueFunction,
     outer_step,
 )
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.kernel import SGD, Adam, adapt
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.problems.plain import PlainProblem
-from fewshot_blo.solve import Partial, Solution, Start, solve
+from fewshot_blo.solving.driver import Partial, Solution, Start, solve
+from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies import AntiDistillation, MinNorm, OnePoint, Spurious, Study
-from fewshot_blo.studies.anti_distillation import ANGLE, APART, DISTANCE, LOW, NORM
-from fewshot_blo.studies.one_point import OUTER, REMEMBERED
-from fewshot_blo.studies.quadratics import Quadratics
-from fewshot_blo.studies.spurious import TRAP, Y
+from fewshot_blo.studies.vectors.anti_distillation import ANGLE, APART, DISTANCE, LOW, NORM
+from fewshot_blo.studies.vectors.one_point import OUTER, REMEMBERED
+from fewshot_blo.studies.vectors.quadratics import Quadratics
+from fewshot_blo.studies.vectors.spurious import TRAP, Y
 
 UNROLL = Unroll(25, SGD(1.0))
 QUICK = MinNorm()  # Inner descent is done after 25 steps.

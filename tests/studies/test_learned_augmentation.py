@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.hypergrad import Implicit, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam, adapt
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import LearnedAugmentation
-from fewshot_blo.studies.augmentation import CHANGED, LOSS, TEST, Augmenter, moved
-from fewshot_blo.studies.classifiers import make_network
-from fewshot_blo.studies.digits import Digits, Labelled
+from fewshot_blo.studies.images.augmentation import CHANGED, LOSS, TEST, Augmenter, moved
+from fewshot_blo.studies.images.classifiers import make_network
+from fewshot_blo.studies.images.digits import Digits, Labelled
 
 
 def study(folder: Path, **settings: object) -> LearnedAugmentation:

@@ -11,14 +11,14 @@ import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.hypergrad.strategy import outer_step
 from fewshot_blo.kernel import Adam, Momentum, adapt
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import CleanLabelPoisoning, Poisoning, Study, TargetedPoisoning
-from fewshot_blo.studies.digits import Digits, Labelled
-from fewshot_blo.studies.poisoning import OUTER_LOSS, TEST
-from fewshot_blo.studies.poisoning_features import CHANGE, DISTANCE, LOSS, MISTAKEN
+from fewshot_blo.studies.images.digits import Digits, Labelled
+from fewshot_blo.studies.images.poisoning import OUTER_LOSS, TEST
+from fewshot_blo.studies.images.poisoning_features import CHANGE, DISTANCE, LOSS, MISTAKEN
 
 TAKEN = "8 taken for 3 %"
 OTHER_DRAWS = "10 draws of wrong labels, their mean"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.problems.plain import PlainProblem
+from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.products import hessian_products
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import Synthetic
-from fewshot_blo.studies.synthetic import DISTANCE
+from fewshot_blo.studies.vectors.synthetic import DISTANCE
 
 # ν moves at every step, and λ goes to zero.
 LAGRANGIAN: dict[str, Any] = {

@@ -14,12 +14,12 @@ from torch.autograd.functional import hessian, jacobian
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam
-from fewshot_blo.linear_solve import ConjugateGradient
-from fewshot_blo.solve import solve
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import WeightDecay
-from fewshot_blo.studies.digits import Digits, Labelled, read_digits
-from fewshot_blo.studies.weight_decay import CHOSEN, LOSS, ON_ALL, TEST, decays
+from fewshot_blo.studies.images.digits import Digits, Labelled, read_digits
+from fewshot_blo.studies.images.weight_decay import CHOSEN, LOSS, ON_ALL, TEST, decays
 
 
 class Tiny(WeightDecay):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks import Augmentation, ClassDataset, DataError, EpisodicSampler, TaskBatch
-from tasks.augmentation import draw
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks import Augmentation, ClassDataset, DataError, EpisodicSampler, TaskBatch
+from fewshot_blo.tasks.augmentation import draw
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 EVERYTHING = Augmentation(
     flip=0.5,

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 import torch
 
-from tasks import TaskBatch
+from fewshot_blo.tasks import TaskBatch
 
 
 def make(tasks: int = 5) -> TaskBatch:

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks import cifarfs
-from tasks.dataset import ClassDataset, Splits
-from tasks.errors import DataError
+from fewshot_blo.tasks import cifarfs
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.errors import DataError
 
 SPLIT_LISTS = Path(cifarfs.__file__).with_name("splits")
 NAMES = sorted(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import ClassDataset, DataError, Splits
+from fewshot_blo.tasks import ClassDataset, DataError, Splits
 
 
 def make(counts: list[int], prefix: str = "class", side: int = 2) -> ClassDataset:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.files import atomic_write, cache_folder
+from fewshot_blo.records.files import atomic_write, cache_folder
 
 
 def test_a_write_makes_missing_folders_and_leaves_one_file(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import DataError
-from tasks.folder import load
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.folder import load
 
 
 def make(root: Path, classes: dict[str, int]) -> Path:

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import DataError, Splits, glyph_rendering, glyphs
-from tasks.glyph_rendering import LOOK_ALIKE, Face, difference, distinct_characters, render
+from fewshot_blo.tasks import DataError, Splits, glyphs
+from fewshot_blo.tasks.reading import glyph_rendering
+from fewshot_blo.tasks.reading.glyph_rendering import (
+    LOOK_ALIKE,
+    Face,
+    difference,
+    distinct_characters,
+    render,
+)
 
 SIZE = 14
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import DataError
-from tasks.images import open_image, read_image
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading.images import open_image, read_image
 
 
 def stored(image: Image.Image, file_format: str, **options: object) -> BytesIO:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks import EpisodicSampler, TaskSource
-from tasks.errors import DataError
-from tasks.interop import Learn2LearnTasks, from_arrays
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks import EpisodicSampler, TaskSource
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.interop import Learn2LearnTasks, from_arrays
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 BYTES = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)
 LABELS = [2, 0, 1, 0, 2, 2]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import miniimagenet
-from tasks.class_lists import SPLITS
-from tasks.dataset import ClassDataset
-from tasks.errors import DataError
+from fewshot_blo.tasks import miniimagenet
+from fewshot_blo.tasks.dataset import ClassDataset
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.class_lists import SPLITS
 
 PER_CLASS = 3
 CLASSES = {split: miniimagenet.PUBLISHED.classes(split) for split in SPLITS}
@@ -247,7 +247,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("tasks.imagenet.write_decoded", fail)
+    monkeypatch.setattr("fewshot_blo.tasks.reading.imagenet.write_decoded", fail)
 
 
 @pytest.mark.parametrize("write", [write_folders, write_pickles])

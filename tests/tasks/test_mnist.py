@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import DataError, mnist
+from fewshot_blo.tasks import DataError, mnist
 
 FILE = "train-images-idx3-ubyte.gz"
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import DataError, Splits, class_lists, omniglot
+from fewshot_blo.tasks import DataError, Splits, omniglot
+from fewshot_blo.tasks.reading import class_lists
 
 BACKGROUND = ("Ålphabet/character01", "Ålphabet/character02", "Greek/character01")
 EVALUATION = ("Ge_ez/character01", "Ge_ez/character02")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.errors import DataError
-from tasks.pickles import load_dictionary, load_pickle
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.pickles import load_dictionary, load_pickle
 
 
 def write(folder: Path, content: bytes) -> Path:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import ClassDataset, DataError, EpisodicSampler, TaskBatch
-from tasks.picture import episode_picture
+from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, TaskBatch
+from fewshot_blo.tasks.picture import episode_picture
 
 
 def batch(

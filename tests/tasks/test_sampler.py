@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import ClassDataset, DataError, EpisodicSampler, TaskBatch, TaskSource
+from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, TaskBatch, TaskSource
 
 CLASSES = 7
 COUNTS = [9, 12, 10, 9, 15, 11, 9]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import tieredimagenet
-from tasks.class_lists import SPLITS
-from tasks.errors import DataError
+from fewshot_blo.tasks import tieredimagenet
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.class_lists import SPLITS
 
 PER_CLASS = 2
 CLASSES = {split: tieredimagenet.PUBLISHED.classes(split) for split in SPLITS}

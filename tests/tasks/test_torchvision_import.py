@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 
 def imports_end_in(outcome: Exception | ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -1,0 +1,1 @@
+"""Few-shot accuracy under a stated protocol."""

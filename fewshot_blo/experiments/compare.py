@@ -1,0 +1,133 @@
+"""Several methods on the same tasks: trained or loaded, one table and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.experiments.data import build_splits
+from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.report import evaluate_checkpoints
+from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.settings import Config, DataSettings
+from fewshot_blo.experiments.table import Row, write_table
+from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.tasks import Splits
+from fewshot_blo.training.run import BEST, LAST
+
+
+def compare(
+    sources: Sequence[Path],
+    request: EvaluationRequest,
+    *,
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    max_steps: int | None = None,
+) -> list[Row]:
+    """Trains recipes that have no finished run, evaluates all on the same tasks, writes a table.
+
+    Args:
+        sources: recipes (YAML files of settings), folders of runs, or checkpoints. A folder whose
+            subfolders are runs counts as one method with several seeds.
+        request: what to measure; its ``root`` is that of the recipes, its ``output`` the folder's.
+        folder: where recipes are trained, ``<folder>/<recipe>/seed<k>``, and the table is written.
+        seeds: of the training of recipes.
+        max_steps: a budget: recipes of more outer steps are trained for so many.
+
+    Returns:
+        A row for each source.
+
+    Raises:
+        CheckpointError: if a source holds no checkpoint.
+        ConfigurationError: if a recipe is no settings, two sources share a name, or they are of
+            different data or tasks.
+        KeyboardInterrupt: if training was interrupted; the same call goes on.
+    """
+    names = [_name(source) for source in sources]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"two sources have one name: {', '.join(sorted(names))}; rename one"
+        )
+    recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
+    known: dict[Path, Config | list[Path]] = {
+        source: recipe(source) if source.suffix in (".yaml", ".yml") else _checkpoints(source)
+        for source in sources
+    }
+    recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
+    if recipes:  # What cannot be compared is refused before anything is trained.
+        check_comparable({source: requested(c, request) for source, c in recipes.items()})
+    splits_of = cache(build_splits)
+    found = [
+        [_trained(source, recipe, splits_of, folder, seed) for seed in seeds]
+        if isinstance(item, Config)
+        else item
+        for source, item in known.items()
+    ]
+    networks = [config.problem.network for config in recipes.values()]
+    paths = [path for group in found for path in group]
+    trained_on = next(iter(recipes.values())).data if recipes else None
+    other = trained_on is None or request.data or request.size
+    figures = evaluate_checkpoints(
+        paths,
+        replace(request, output=folder / "evaluation.json"),
+        None if other else splits_of(trained_on),
+        allowed=networks,
+    )
+    rows = [
+        Row(name, group, [figures[str(path)] for path in group])
+        for name, group in zip(names, found, strict=True)
+    ]
+    print(write_table(rows, folder))
+    return rows
+
+
+def _name(source: Path) -> str:
+    """Of a recipe its file's, of a run or its checkpoint the folder's."""
+    if source.name in (BEST, LAST):
+        return source.parent.name
+    return source.stem if source.is_file() else source.name
+
+
+def _trained(
+    source: Path,
+    recipe: Callable[[Path], Config],
+    splits_of: Callable[[DataSettings], Splits],
+    runs: Path,
+    seed: int,
+) -> Path:
+    """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
+    config = recipe(source)
+    folder = runs / source.stem / f"seed{seed}"
+    if config.problem.start_from.endswith(".yaml"):
+        first = source.parent / config.problem.start_from
+        path = _trained(first, recipe, splits_of, runs, seed)
+        config = replace(config, problem=replace(config.problem, start_from=str(path)))
+    config = replace(
+        config,
+        seed=seed,
+        # Validation tasks have the seed after that of the training tasks.
+        episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
+        train=replace(config.train, seed=seed),
+    )
+    print(f"{folder}:", flush=True)
+    result = train_from_config(
+        config, splits_of(config.data), folder, resume=(folder / LAST).exists(), tested=True
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.best
+
+
+def _checkpoints(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    paths = [source / BEST] if (source / BEST).is_file() else sorted(source.glob(f"*/{BEST}"))
+    if not paths:
+        raise CheckpointError(
+            f"{source} holds no {BEST}, nor does a folder in it: pass a recipe (.yaml), the folder "
+            "of a run, or a checkpoint"
+        )
+    return paths

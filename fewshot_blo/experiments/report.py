@@ -1,0 +1,183 @@
+"""Evaluating checkpoints: the table a person reads and the file a program reads."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentError
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.evaluation.result import Evaluation, paired_difference
+from fewshot_blo.experiments.data import build_device, build_sampler, build_splits
+from fewshot_blo.experiments.problem import NETWORKS, build_problem
+from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.strategy import build_adaptation
+from fewshot_blo.experiments.unseen import as_trained, unseen
+from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.tasks import ClassDataset, Splits
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.checkpoint import Checkpoint
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    splits: Splits | None = None,
+    *,
+    allowed: Collection[str] = (),
+) -> dict[str, list[Evaluation]]:
+    """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
+
+    Args:
+        paths: of the checkpoints.
+        request: what to measure.
+        splits: the data set of the checkpoints, where it is loaded already.
+        allowed: networks "module:function" that may run beside the request's: those of the
+            settings that these checkpoints were just trained with.
+
+    Returns:
+        The evaluations of each checkpoint, by path.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read.
+        ConfigurationError: if the checkpoints are of different data sets or tasks, or the classes
+            to test on are those of the training.
+    """
+    loaded = {path: checkpoints.load(path) for path in paths}
+    runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
+    configs = {path: requested(runs[path], request) for path in paths}
+    check_comparable(configs)
+    first = configs[paths[0]]
+    splits = splits or build_splits(first.data)
+    dataset = unseen(runs, request, splits)
+    results = {}
+    for path in paths:
+        own = as_trained(path, runs[path], dataset)
+        results[str(path)] = _evaluate(loaded[path], configs[path], own, request)
+    _print_tables(results)
+    if request.output is not None:
+        with atomic_write(request.output) as file:
+            file.write(json.dumps(_plain(results, first), indent=1).encode())
+    return results
+
+
+def _saved(
+    path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
+) -> Config:
+    """The run's settings, whose network may be built."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    saved = checkpoint.config
+    if "problem" not in saved:
+        raise CheckpointError(
+            f"{path} was saved without a configuration (train(..., config=None)): build the "
+            "problem yourself, load the checkpoint, restore it and call evaluate"
+        )
+    try:
+        built = parser.instantiate(parser.parse_object(dict(saved)))
+        config = Config(**{name: built[name] for name in saved})
+    except (ArgumentError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
+            " evaluate it with the version that trained it"
+        ) from error
+    known = (*NETWORKS, *allowed, request.network)
+    if config.problem.network not in known and not config.problem.network.startswith(LIBRARIES):
+        raise ConfigurationError(
+            f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
+            f"allow it with --network {config.problem.network}"
+        )
+    return config
+
+
+def _evaluate(
+    checkpoint: Checkpoint, config: Config, dataset: ClassDataset, request: EvaluationRequest
+) -> list[Evaluation]:
+    problem = build_problem(config, dataset.images.shape[1:], pretrained=False)
+    checkpoint.restore(problem)
+    sampler = build_sampler(config, dataset, training=False)
+    differing = norm_modes(problem)
+    norms = differing if request.norm == "all" else (request.norm,)
+    return [
+        evaluate(
+            problem,
+            sampler,
+            tasks=request.tasks,
+            norm=norm,
+            adaptation=build_adaptation(config),
+            chunk=request.chunk,
+            views=request.views,
+            progress=True,
+        )
+        for norm in norms
+    ]
+
+
+def _print_tables(results: dict[str, list[Evaluation]]) -> None:
+    first = next(iter(results))
+    for path, evaluations in results.items():
+        print(path)
+        for evaluation, reference in zip(evaluations, results[first], strict=False):
+            print(f"  {evaluation}")
+            if path != first and evaluation.norm == reference.norm:
+                mean, half = paired_difference(reference, evaluation)
+                print(f"    {100 * mean:+.2f} ± {100 * half:.2f} against {first}, same tasks")
+        norm = evaluations[0].norm
+        print(f"  hardest classes ({norm}): {_hardest_classes(evaluations[0])}")
+        print(f"  taken for another ({norm}): {_confused_classes(evaluations[0])}")
+        errors = (f"{100 * e.calibration_error:.1f} % ({e.norm})" for e in evaluations)
+        print(f"  calibration error: {', '.join(errors)}")
+
+
+def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
+    order = evaluation.class_accuracy.argsort()[:count].tolist()
+    return ", ".join(
+        f"{evaluation.class_names[c]} {100 * float(evaluation.class_accuracy[c]):.0f} %"
+        for c in order
+    )
+
+
+def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
+    """The pairs of classes that are confused most often, with the share of the first's queries."""
+    shares = evaluation.confusion / evaluation.confusion.sum(1, keepdim=True)
+    shares.fill_diagonal_(0)
+    order = shares.flatten().argsort(descending=True)[:count].tolist()
+    names, classes = evaluation.class_names, len(shares)
+    pairs = ((place // classes, place % classes) for place in order)
+    return ", ".join(
+        f"{names[a]} for {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
+    )
+
+
+def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, object]:
+    """The figures as plain data, with what they come from."""
+    figures = {
+        path: [
+            {
+                "norm": evaluation.norm,
+                "protocol": evaluation.protocol,
+                "tasks": len(evaluation.accuracy),
+                "mean": evaluation.mean,
+                "interval_95": evaluation.interval if len(evaluation.accuracy) > 1 else None,
+                "calibration_error": evaluation.calibration_error,
+                "task_accuracy": evaluation.accuracy.tolist(),
+                "class_accuracy": dict(
+                    zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)
+                ),
+            }
+            for evaluation in evaluations
+        ]
+        for path, evaluations in results.items()
+    }
+    device = build_device(config)
+    origin = provenance(device, kernels=describe_kernels(device))
+    return {"provenance": origin, "checkpoints": figures}

@@ -1,0 +1,152 @@
+"""What an evaluation is to measure, and what that makes of the settings of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.data import image_shape, same_images
+from fewshot_blo.experiments.settings import Config, DataName, DataSettings
+from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.networks.views import Views
+from fewshot_blo.problems import NormMode
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure.
+
+    Attributes:
+        tasks: number of tasks.
+        way: N; 0 for that of the run's validation.
+        shot: K; likewise.
+        query: Q; likewise.
+        split: classes to draw from; all joins the three, for another data set than the run's.
+        seed: of the tasks.
+        steps: inner steps; -1 for those of the run's validation.
+        norm: norm mode; all those that differ by default.
+        views: of an image, over which a shared encoder's features are averaged: mirrored (two),
+            shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
+        chunk: tasks adapted at a time; 0 measures how many fit into memory.
+        root: folder of the data set, where it is not the one of the run.
+        data: another data set than that of the run, to test what carries over to it; in grey or
+            in colour, as the run's images were, and without its training classes.
+        size: height and width of its images; 0 for those of the run's.
+        network: the run's own network, "module:function". A checkpoint may come from anyone, and
+            building its network runs that function: name it here to allow it.
+        device: where to run; empty for the run's.
+        precision: of the network's products; empty for the run's.
+        output: JSON file for all figures, per-class accuracy included.
+    """
+
+    tasks: int = 600
+    way: int = 0
+    shot: int = 0
+    query: int = 0
+    split: Literal["train", "validation", "test", "all"] = "test"
+    seed: int = 1000
+    steps: int = -1
+    norm: NormMode | Literal["all"] = "all"
+    views: Views = "one"
+    chunk: int = 0
+    root: str = ""
+    data: DataName | Literal[""] = ""
+    size: int = 0
+    network: str = ""
+    device: str = ""
+    precision: Precision | Literal[""] = ""
+    output: Path | None = None
+
+
+def is_other(trained: DataSettings, request: EvaluationRequest) -> bool:
+    """Whether the request names another data set than the run's."""
+    if not request.data:
+        return False
+    asked = replace(trained, name=request.data, root=request.root or trained.root)
+    return not same_images(trained, asked)
+
+
+def requested(config: Config, request: EvaluationRequest) -> Config:
+    """A run's settings with what the request changes.
+
+    Raises:
+        ConfigurationError: if several views are asked of an initialization, which has no features
+            to average, or the classes of all splits of the data that the run was trained on.
+    """
+    if request.split == "all" and not is_other(config.data, request):
+        raise ConfigurationError(
+            "split is all, and a run was trained on classes of these data: use test, or the "
+            "classes of another data set (data)"
+        )
+    if request.views != "one" and config.problem.name == "initialization":
+        raise ConfigurationError(
+            f"views is {request.views}, and the problem an initialization: features are averaged "
+            "over views where a shared encoder has some; use one"
+        )
+    episodes, data, adaptation = config.episodes, config.data, config.adaptation
+    precision = request.precision or config.problem.precision
+    return replace(
+        config,
+        problem=replace(config.problem, precision=precision),
+        data=_data(data, request),
+        episodes=replace(
+            episodes,
+            validation_way=request.way or episodes.validation_way,
+            validation_shot=request.shot or episodes.validation_shot,
+            validation_query=request.query or episodes.validation_query,
+            seed=request.seed - 1,
+        ),
+        adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
+        device=request.device or config.device,
+    )
+
+
+def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
+    """The data to test on: the run's, perhaps elsewhere, or another set."""
+    if request.data and is_other(trained, request):
+        size = request.size or image_shape(trained)[1]
+        return replace(
+            trained, name=request.data, root=request.root, csv="", size=size, mirrors=False
+        )
+    # Validation and test classes are the same with and without mirror images in training.
+    mirrors = trained.mirrors and request.split == "train"
+    size = request.size or trained.size
+    return replace(trained, root=request.root or trained.root, size=size, mirrors=mirrors)
+
+
+def check_comparable(configs: Mapping[Path, Config]) -> None:
+    """Raises where runs cannot be evaluated on the same tasks.
+
+    Args:
+        configs: their settings, with what the request changes.
+
+    Raises:
+        ConfigurationError: if they are of different data sets or tasks.
+    """
+    reference, first = next(iter(configs.items()))
+    for path, config in configs.items():
+        if config.data != first.data:
+            own, others = vars(config.data), vars(first.data)
+            differing = ", ".join(
+                f"data.{name} is {own[name]!r} and {others[name]!r}"
+                for name in own
+                if own[name] != others[name]
+            )
+            raise ConfigurationError(
+                f"of {path} and {reference} {differing}: only runs of one data set are compared "
+                "on the same tasks (root names another folder for all)"
+            )
+        if _sizes(config) != _sizes(first):
+            raise ConfigurationError(
+                f"{path} is of tasks of way, shot, query {_sizes(config)} and {reference} of "
+                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
+            )
+
+
+def _sizes(config: Config) -> tuple[object, ...]:
+    episodes = config.episodes
+    way, shot = episodes.validation_way or episodes.way, episodes.validation_shot or episodes.shot
+    return way, shot, episodes.validation_query

@@ -1,0 +1,182 @@
+"""The table and the picture of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.evaluation.result import Evaluation, half_width
+from fewshot_blo.problems import NormMode
+from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.logs import LOG, read_log
+from fewshot_blo.records.tables import comma_separated, deviation
+
+MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
+
+Record = dict[str, Any]
+"""The figures of a method by name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in the table.
+
+    Attributes:
+        name: of its recipe or of the folder of its runs.
+        checkpoints: one for each training seed.
+        evaluations: of each checkpoint, in every norm mode that differs.
+    """
+
+    name: str
+    checkpoints: Sequence[Path]
+    evaluations: Sequence[Sequence[Evaluation]]
+
+    def tasks(self, norm: NormMode) -> Tensor | None:
+        """Accuracy of each task, the mean over seeds, ``[tasks]``; None where there is no mode."""
+        found = [e.accuracy for run in self.evaluations for e in run if e.norm == norm]
+        return torch.stack(found).mean(0) if found else None
+
+    def seed_means(self, norm: NormMode) -> list[float]:
+        """Mean accuracy of each seed."""
+        return [e.mean for run in self.evaluations for e in run if e.norm == norm]
+
+    def cost(self) -> dict[str, float]:
+        """Means over seeds of steps, seconds, tasks a second and peak GiB, as logged."""
+        runs = [_logged(path.parent / LOG) for path in self.checkpoints]
+        known = [run for run in runs if run]
+        return {name: mean(run[name] for run in known) for name in known[0]} if known else {}
+
+    def record(self, first: Row) -> Record:
+        """Its figures, accuracies in per cent, with the paired difference to the first method."""
+        record: Record = {"method": self.name, "seeds": len(self.checkpoints)}
+        for norm in MODES:
+            accuracy, reference = self.tasks(norm), first.tasks(norm)
+            if accuracy is None:
+                continue
+            record[norm] = 100 * float(accuracy.mean())
+            record[f"{norm} interval"] = 100 * half_width(accuracy)
+            means, others = self.seed_means(norm), first.seed_means(norm)
+            record[f"{norm} sd over seeds"] = 100 * deviation(means)
+            if reference is not None and self is not first:
+                difference = accuracy - reference
+                record[f"{norm} difference"] = 100 * float(difference.mean())
+                record[f"{norm} difference interval"] = 100 * half_width(difference)
+                if len(means) == len(others):
+                    pairs = [a - b for a, b in zip(means, others, strict=True)]
+                    record[f"{norm} difference sd over seeds"] = 100 * deviation(pairs)
+        return {**record, **self.cost()}
+
+
+def _logged(path: Path) -> dict[str, float]:
+    records = [record for record in read_log(path) if "tasks_per_second" in record]
+    if not records:
+        return {}
+    return {
+        "steps": records[-1]["step"],
+        "seconds": records[-1].get("seconds", math.nan),
+        "tasks_per_second": median(record["tasks_per_second"] for record in records),
+        "peak_gib": max(record["memory/peak_gib"] for record in records),
+    }
+
+
+def write_table(rows: Sequence[Row], folder: Path) -> str:
+    """Writes ``table.md``, ``table.csv`` and, where times are known, ``accuracy.png``.
+
+    Returns:
+        The text of the first.
+    """
+    records = [row.record(rows[0]) for row in rows]
+    text = markdown(records, rows[0].evaluations[0][0])
+    with atomic_write(folder / "table.md") as file:
+        file.write(text.encode())
+    with atomic_write(folder / "table.csv") as file:
+        file.write(comma_separated(records).encode())
+    if any("seconds" in record for record in records):
+        draw(records, folder / "accuracy.png")
+    return text
+
+
+def markdown(records: Sequence[Record], example: Evaluation) -> str:
+    """The table for a person, with its protocol."""
+    columns = ["method", *MODES, f"minus {records[0]['method']}, paired"]
+    columns += ["outer steps", "minutes", "tasks/s", "peak GiB"]
+    lines = [columns, ["---"] * len(columns)]
+    for record in records:
+        shared = next((norm for norm in MODES if f"{norm} difference" in record), None)
+        lines.append(
+            [
+                record["method"],
+                *(_accuracy(record, norm) for norm in MODES),
+                "" if shared is None else _difference(record, shared),
+                _number(record, "steps", 1, 0),
+                _number(record, "seconds", 1 / 60, 1),
+                _number(record, "tasks_per_second", 1, 1),
+                _number(record, "peak_gib", 1, 2),
+            ]
+        )
+    tasks = f"{len(example.accuracy)} tasks ({example.episodes}{example.several_views})"
+    protocol = (
+        f"Accuracy in %: mean over {tasks} with its 95 % interval, [standard deviation over "
+        "training seeds; of a difference where both have as many]. The paired difference is in "
+        "the first norm mode that both have."
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{protocol}\n"
+
+
+def _accuracy(record: Record, norm: str) -> str:
+    if norm not in record:
+        return "–"
+    seeds = _over_seeds(record, f"{norm} sd over seeds")
+    return f"{record[norm]:.2f} ± {record[f'{norm} interval']:.2f}{seeds}"
+
+
+def _difference(record: Record, norm: str) -> str:
+    name = f"{norm} difference"
+    seeds = _over_seeds(record, f"{name} sd over seeds")
+    return f"{record[name]:+.2f} ± {record[f'{name} interval']:.2f}{seeds}"
+
+
+def _over_seeds(record: Record, name: str) -> str:
+    value = record.get(name, math.nan)
+    return "" if math.isnan(value) else f" [{value:.2f}]"
+
+
+def _number(record: Record, name: str, factor: float, digits: int) -> str:
+    value = record.get(name, math.nan) * factor
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def draw(records: Sequence[Record], path: Path) -> None:
+    """Accuracy with its interval against training time, as a PNG."""
+    figure = new_figure(8, 5)
+    axes = figure.subplots()
+    norm = next(norm for norm in MODES if norm in records[0])
+    points = []
+    for record in records:
+        minutes = record.get("seconds", math.nan) / 60
+        if norm not in record or math.isnan(minutes):
+            continue
+        axes.errorbar(minutes, record[norm], record[f"{norm} interval"], marker="o", capsize=3)
+        points.append((record["method"], minutes, record[norm]))
+    # A name at the right end would leave the picture: it stands on the other side of its point.
+    _, right = axes.get_xlim()
+    for name, minutes, accuracy in points:
+        left = minutes > 0.7 * right
+        axes.annotate(
+            name,
+            (minutes, accuracy),
+            xytext=(-6 if left else 6, 4),
+            ha="right" if left else "left",
+            textcoords="offset points",
+        )
+    axes.set(xlabel="training time (minutes)", ylabel=f"accuracy ({norm}, %)")
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)

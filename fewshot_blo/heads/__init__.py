@@ -1,0 +1,26 @@
+"""Heads that classify the features of T tasks at once: one file a head, one protocol."""
+
+from __future__ import annotations
+
+from fewshot_blo.heads.full_context import FullContextHead
+from fewshot_blo.heads.head import Head
+from fewshot_blo.heads.label_propagation import LabelPropagationHead
+from fewshot_blo.heads.linear import CosineHead, LinearHead
+from fewshot_blo.heads.matching import MatchingHead
+from fewshot_blo.heads.max_margin import MaxMarginHead
+from fewshot_blo.heads.relation import RelationHead
+from fewshot_blo.heads.ridge import RidgeHead
+from fewshot_blo.heads.tail import TailHead
+
+__all__ = [
+    "CosineHead",
+    "FullContextHead",
+    "Head",
+    "LabelPropagationHead",
+    "LinearHead",
+    "MatchingHead",
+    "MaxMarginHead",
+    "RelationHead",
+    "RidgeHead",
+    "TailHead",
+]

@@ -1,0 +1,113 @@
+"""Heads with one weight vector a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.heads.head import Start, SupportSet, normalize
+from fewshot_blo.heads.losses import task_cross_entropy
+
+
+class ClassWeights:
+    """A head with one weight vector a class."""
+
+    scaled: ClassVar[bool] = True
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Weights ``[T, N, D]``."""
+        return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
+
+
+class CrossEntropyHead(ClassWeights):
+    """A head that minimises cross-entropy and, unless it says otherwise, shares nothing."""
+
+    prox: ClassVar[float] = 0.5
+
+    def learned(self, features: int | None) -> dict[str, Tensor]:
+        """None."""
+        del features
+        return {}
+
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """The class means as weights."""
+        del learned
+        return {"head.weight": support.class_means}
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
+        """Mean cross-entropy."""
+        logits = self.logits(params, support.features, learned)
+        return task_cross_entropy(logits, support.labels, support.classes)
+
+
+class ScaledLinearHead(ClassWeights):
+    """``s W x``, where s is an outer variable, learned as a logarithm."""
+
+    prox: ClassVar[float] = 0.0
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Scaled scores."""
+        del real
+        return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
+
+
+@dataclass(frozen=True)
+class LinearHead(CrossEntropyHead):
+    """``W x + b``."""
+
+    starts: ClassVar[tuple[Start, ...]] = ("prototypes", "zeros", "learned")
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Equal probabilities for all classes."""
+        return {**super().zeros(tasks, way, features), "head.bias": features.new_zeros(tasks, way)}
+
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """``w_n = 2 c_n, b_n = -|c_n|²``: logits are minus squared distances, up to a constant.
+
+        Source: Snell et al., "Prototypical Networks" (arXiv 1703.05175), equation 8.
+        """
+        del learned
+        prototypes = support.class_means
+        return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Linear logits."""
+        del learned, real
+        weight, bias = params["head.weight"], params["head.bias"]
+        return features @ weight.transpose(1, 2) + bias.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class CosineHead(CrossEntropyHead):
+    """``s cos(x, w_n)``.
+
+    Source: Gidaris & Komodakis (arXiv 1804.09458), equation 5.
+
+    Attributes:
+        scale: s, the inverse temperature.
+    """
+
+    scale: float = 10.0
+
+    # Zero weights have no direction.
+    starts: ClassVar[tuple[Start, ...]] = ("prototypes", "learned")
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Scaled cosines."""
+        del learned, real
+        weight = normalize(params["head.weight"])
+        return self.scale * (normalize(features) @ weight.transpose(1, 2))

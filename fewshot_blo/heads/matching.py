@@ -1,0 +1,40 @@
+"""Classification by attention over the support set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.heads.head import SupportSetHead, normalize
+
+
+@dataclass(frozen=True)
+class MatchingHead(SupportSetHead):
+    """``p_n = Σ_i a_i [y_i = n]`` with attention ``a = softmax(s cos(x, x_i))`` to support images.
+
+    There is nothing to adapt: the parameters are the support set, and their loss is zero.
+
+    Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), equations 1 and 2, without the
+    full context embeddings; there s is 1.
+
+    Attributes:
+        scale: s.
+    """
+
+    scale: float = 10.0
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Logarithms of the classes' attention."""
+        del learned, real
+        support, labels = params["head.support"], params["head.labels"]
+        scores = self.scale * (normalize(features) @ normalize(support).transpose(1, 2))
+        # [T, B, N, N*K]: the scores of a class's own rows, others at -inf.
+        own = (labels > 0).transpose(1, 2).unsqueeze(1)
+        of_class = scores.unsqueeze(2).masked_fill(~own, -torch.inf)
+        absent = ~own.any(3)
+        return torch.logsumexp(of_class.masked_fill(absent.unsqueeze(3), 0), 3)

@@ -1,0 +1,108 @@
+"""Kernels for a tensor's device: compiled C on the host, Triton on CUDA devices."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.kernel.stacked.fused.native import native_kernels
+
+
+class Kernels(Protocol):
+    """The functions of ``norm_pool.c``, whatever computes them.
+
+    Attributes:
+        reason: why there are none, in one line; empty where there are.
+    """
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """The types of images that they take."""
+        ...
+
+    def call(self, name: str, *arguments: Tensor | int | float) -> None:
+        """Calls a function with contiguous tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class TritonKernels:
+    """The kernels in Triton, or why there are none.
+
+    Attributes:
+        norms: the functions of ``norm_pool.c``.
+        products: module of convolutions.
+        reason: one line; empty where there are modules.
+    """
+
+    norms: Mapping[str, Callable[..., None]]
+    products: ModuleType | None
+    reason: str = ""
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """The types of images that they take; with bfloat16 vectors are float32."""
+        if not self.norms:
+            return frozenset()
+        return frozenset({torch.float32, torch.float64, torch.bfloat16})
+
+    def call(self, name: str, *arguments: Tensor | int | float) -> None:
+        """Calls a function with contiguous tensors of one device."""
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        assert all(t.is_contiguous() for t in tensors), name
+        with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
+            self.norms[name](*arguments)
+
+
+@functools.cache
+def triton_kernels() -> TritonKernels:
+    """The Triton kernels; the first call imports Triton, each new type of arguments compiles."""
+    if importlib.util.find_spec("triton") is None:
+        return TritonKernels({}, None, "Triton is not installed")
+    try:
+        moments, scatter, affine, products = (
+            importlib.import_module(f"fewshot_blo.kernel.stacked.fused.triton_{name}")
+            for name in ("moments", "scatter", "affine", "convolution")
+        )
+        norms = {
+            "pool_moments": moments.pool_moments,
+            "scatter_affine": scatter.scatter_affine,
+            "gather_sums": scatter.gather_sums,
+            "affine_relu": affine.affine_relu,
+            "affine_relu_backward": affine.affine_relu_backward,
+            "affine_relu_double": affine.affine_relu_double,
+        }
+        return TritonKernels(norms, products)
+    except Exception as error:  # A Triton that does not fit this Python, driver or PyTorch.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return TritonKernels({}, None, f"Triton cannot be imported: {reason[0]}")
+
+
+FOR_DEVICE: dict[str, Callable[[], Kernels]] = {"cpu": native_kernels, "cuda": triton_kernels}
+
+
+@dataclass(frozen=True)
+class _NoKernels:
+    """For other devices."""
+
+    reason: str = "there are no kernels for this device"
+    dtypes: frozenset[torch.dtype] = frozenset()
+
+    def call(self, name: str, *arguments: Tensor | int | float) -> None:
+        raise NotImplementedError(f"{name}: {self.reason}")
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """The kernels for a device, which may be none."""
+    return FOR_DEVICE.get(device.type, _NoKernels)()

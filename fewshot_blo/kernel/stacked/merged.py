@@ -1,0 +1,254 @@
+"""A traced network's forward pass for all tasks, as one batch of all tasks' images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.kernel.conversion import for_tasks
+from fewshot_blo.kernel.layers import ForwardContext, forward_context
+from fewshot_blo.kernel.stacked.task_graph import ROWS, Sum, find_sums, of_tasks
+from fewshot_blo.kernel.stacked.task_products import (
+    add_linear,
+    affine,
+    by_task,
+    convolution,
+    is_convolution,
+    is_own,
+    is_product,
+    linear,
+    of_channels,
+    of_images,
+)
+
+
+class MergedForward:
+    """Applies a network to the images of each task with that task's parameters.
+
+    The images of T tasks follow each other in one batch. A layer whose parameters all tasks share
+    sees that batch, as it would see one task's. Linear layers and convolutions with parameters of
+    each task are products of T matrices, and all else that depends on such parameters is vmapped
+    over tasks, operation by operation.
+
+    Args:
+        network: a traced network in ``eval()`` mode that treats every image by itself, its nodes
+            marked by ``ROWS``.
+        adapted: names of the parameters that each task has its own of.
+
+    Raises:
+        ConfigurationError: if the graph shows that images meet in the network, or has an operation
+            of tasks that cannot be vmapped alone.
+    """
+
+    def __init__(self, network: fx.GraphModule, adapted: Collection[str]) -> None:
+        self.network = for_tasks(network)
+        # The layers as they are, which take channels-last images as such, with the same tensors.
+        self.plain = copy.deepcopy(network)
+        self.plain.load_state_dict(
+            self.network.state_dict(keep_vars=True), strict=False, assign=True
+        )
+        graph = self.plain.graph
+        modules = dict(self.plain.named_modules())
+        self.layers = {n: modules[str(n.target)] for n in graph.nodes if n.op == "call_module"}
+        self.of_tasks, self.stacked = of_tasks(graph, adapted)
+        self.sums, self.inside = find_sums(self.plain, adapted)
+        self.order = [node for node in graph.nodes if node not in self.inside]
+        self.last = self._last_uses()
+
+    def __call__(
+        self,
+        params: TaskParams,
+        shared: Params,
+        x: Tensor,
+        *,
+        running: bool = False,
+        keys: Tensor | None = None,
+    ) -> Tensor:
+        """The network's outputs, ``[T, B, ...]``.
+
+        Args:
+            params: parameters of each task, ``[T, ...]``.
+            shared: parameters that all tasks share, in place of the network's, without a task axis.
+            x: inputs, ``[T, B, ...]``.
+            running: use running statistics where the kernel's own batch norms would not.
+            keys: not used, for a network in ``eval()`` mode draws nothing.
+        """
+        del keys
+        attention = sdpa_kernel(SDPBackend.MATH) if params else nullcontext()
+        context = ForwardContext(running=running, step=inner_step())
+        with attention, forward_context(context):
+            rows = _Pass(self, params, shared, len(x)).run(x.flatten(0, 1))
+        return by_task(rows, len(x))
+
+    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
+        """For each node, those whose values nothing needs after it."""
+        last: dict[fx.Node, fx.Node] = {}
+        for node in self.order:
+            inputs = self.sums[node].inputs if node in self.sums else node.all_input_nodes
+            last.update(dict.fromkeys(inputs, node))
+        uses: dict[fx.Node, list[fx.Node]] = {}
+        for used, node in last.items():
+            uses.setdefault(node, []).append(used)
+        return uses
+
+
+@dataclass
+class _Pass:
+    """One forward pass."""
+
+    merged: MergedForward
+    params: TaskParams
+    shared: Params
+    tasks: int
+
+    def run(self, x: Tensor) -> Tensor:
+        """Outputs for inputs ``[T*B, ...]``."""
+        merged = self.merged
+        self.values: dict[fx.Node, Any] = {}
+        for node in merged.order:
+            if node.op == "output":
+                break
+            self.values[node] = x if node.op == "placeholder" else self._value(node)
+            for used in merged.last.get(node, ()):
+                del self.values[used]
+        output: Tensor = self.values[node.args[0]]
+        return output
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return self._tensor(str(node.target))
+        if node in self.merged.sums:
+            return self._sum(self.merged.sums[node])
+        if node.op == "call_module":
+            layer: Any = self.merged.layers[node]
+            own = f"{node.target}.weight" in self.params
+            if is_product(layer) if own else is_convolution(layer):
+                x = self.values[_first(node)]
+                return convolution(layer, x, *self._weight_and_bias(node), self.tasks)
+            if is_own(layer, nn.Linear):
+                x = self.values[_first(node)]
+                return linear(x, *self._weight_and_bias(node), self.tasks)
+        return (self._each_task if node in self.merged.of_tasks else self._at_once)(node)
+
+    def _at_once(self, node: fx.Node) -> Any:
+        """The value of a node that no parameter of a task is in."""
+        args, kwargs = _arguments(node, self.values)
+        if node.op != "call_module":
+            return _called(node, args, kwargs)
+        layer = self.merged.layers[node]
+        if is_own(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
+            return _mean_over_pixels(*args)
+        own = self._given(node, layer, self.shared)
+        return functional_call(layer, own, args, kwargs) if own else layer(*args, **kwargs)
+
+    def _sum(self, found: Sum) -> Tensor:
+        """A layer, an update and a norm in one."""
+        scale, shift = self._scale_and_shift(found.norm) if found.norm else (None, None)
+        if found.layer:
+            y = self._normed_layer(found.base, scale, shift)
+        else:
+            y = self.values[found.base]
+            y = y if scale is None or shift is None else affine(y, scale, shift, self.tasks)
+        if found.up is None:
+            return y
+        weight = self.params[f"{found.up.target}.weight"].flatten(2)
+        weight = weight if scale is None else weight * scale.unsqueeze(-1)
+        h = self.values[_first(found.up)]
+        return of_images(add_linear(of_channels(y), of_channels(h), weight))
+
+    def _normed_layer(self, node: fx.Node, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """A convolution and a norm, the norm's scale in the weight, unless that makes T weights."""
+        layer: Any = self.merged.layers[node]
+        x, (weight, bias) = self.values[_first(node)], self._weight_and_bias(node)
+        assert scale is not None
+        assert shift is not None
+        if scale.ndim > 1 and weight.ndim == 4:
+            y = convolution(layer, x, weight, bias, self.tasks)
+            return affine(y, scale, shift, self.tasks)
+        bias = shift if bias is None else torch.addcmul(shift, bias, scale)
+        return convolution(layer, x, weight * scale[..., None, None, None], bias, self.tasks)
+
+    def _scale_and_shift(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
+        """Of a norm by running statistics, ``[C]`` or, with parameters of tasks, ``[T, C]``."""
+        arguments: Any = (*norm.args[1:], norm.kwargs["weight"], norm.kwargs["bias"])
+        mean, variance, weight, bias = (self.values[n] for n in arguments)
+        scale = weight * torch.rsqrt(variance + norm.kwargs["eps"])
+        return scale, torch.addcmul(bias, mean, scale, value=-1)
+
+    def _each_task(self, node: fx.Node) -> Tensor:
+        """The value of a node with parameters of tasks, vmapped."""
+        merged, nodes = self.merged, node.all_input_nodes
+        own: dict[str, Tensor] = {}
+        layer = nn.Module()
+        if node.op == "call_module":
+            layer = merged.network.get_submodule(str(node.target))
+            own = self._given(node, layer, self.params)
+        inputs, dims = [], []
+        for n in nodes:
+            rows = bool(n.meta.get(ROWS))
+            value = self.values[n]
+            inputs.append(by_task(value, self.tasks) if rows else value)
+            dims.append(0 if rows or n in merged.stacked else None)
+
+        def one(own: dict[str, Tensor], *inputs: Any) -> Any:
+            args, kwargs = _arguments(node, dict(zip(nodes, inputs, strict=True)))
+            if node.op != "call_module":
+                return _called(node, args, kwargs)
+            shared = self._given(node, layer, self.shared)
+            return functional_call(layer, {**shared, **own}, args, kwargs)
+
+        output: Tensor = vmap(one, in_dims=(dict.fromkeys(own, 0), *dims))(own, *inputs)
+        return output if node in merged.stacked else output.flatten(0, 1)
+
+    def _tensor(self, name: str) -> Tensor:
+        for given in (self.params, self.shared):
+            if name in given:
+                return given[name]
+        holder, _, own = name.rpartition(".")
+        found: Tensor = getattr(self.merged.plain.get_submodule(holder), own)
+        return found
+
+    def _weight_and_bias(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        biased = (
+            getattr(self.merged.plain.get_submodule(str(node.target)), "bias", None) is not None
+        )
+        weight = self._tensor(f"{node.target}.weight")
+        return weight, self._tensor(f"{node.target}.bias") if biased else None
+
+    def _given(self, node: fx.Node, layer: nn.Module, given: Params) -> dict[str, Tensor]:
+        """Of the given tensors, those of the node's layer, by its own names."""
+        names = [name for name, _ in layer.named_parameters()]
+        return {n: given[f"{node.target}.{n}"] for n in names if f"{node.target}.{n}" in given}
+
+
+def _first(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0]
+
+
+def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A node's arguments, with values in place of nodes."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    return args, kwargs
+
+
+def _called(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a function or a method."""
+    target: Any = node.target
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
+
+
+def _mean_over_pixels(x: Tensor) -> Tensor:
+    """``[N, C, 1, 1]`` of ``[N, C, H, W]``, with a gradient in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]

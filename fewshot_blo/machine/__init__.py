@@ -1,0 +1,1 @@
+"""What the computer gives: memory, chunks of tasks that fit into it, and time."""

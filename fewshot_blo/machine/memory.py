@@ -1,0 +1,272 @@
+"""Peak tensor memory of a computation, on any device, and the chunk of tasks that fits."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.machine.allocator import kept_bytes
+
+# Errors of no class of their own: of the host's allocator, the CUDA runtime and its libraries.
+_OUT_OF_MEMORY_WORDS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of storages created inside and still alive, and their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        # What is unknown when it goes in existed before, and so do the views of it.
+        self._count((args, kwargs), inside=False)
+        result = func(*args, **(kwargs or {}))
+        self._count(result, inside=True)
+        return result
+
+    def _count(self, tensors: Any, *, inside: bool) -> None:
+        for leaf in tree_leaves(tensors):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                self._add(storage, storage.nbytes() if inside else 0)
+
+    def _add(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The largest number of bytes that tensors created by ``function()`` held at one time.
+
+    Counts every operation's results while they are alive, on the host as well as on a device, so
+    the figure does not depend on the allocator. Temporaries inside one operation do not count.
+    """
+    with _LiveBytes() as counter:
+        result = function()
+        del result
+    peak: int = counter.peak
+    return peak
+
+
+class SavedBytes(saved_tensors_hooks):
+    """Counts the bytes of what is saved for a backward pass inside, each storage once.
+
+    Attributes:
+        total: bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.total += storage.nbytes()
+        return tensor.detach()  # Itself, it would hold the node that saves it.
+
+
+_limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+
+
+@contextmanager
+def memory_limit(gibibytes: float | None) -> Iterator[None]:
+    """Chunks of tasks and images are made to fit into so much memory inside.
+
+    One task, or one image, at a time is the least that can be computed, whatever it takes.
+
+    Args:
+        gibibytes: that the process may hold, resident on the host with the program itself (about
+            half a GiB), and as much again on a GPU; None for no limit.
+
+    Raises:
+        ConfigurationError: if it is not positive.
+    """
+    if gibibytes is not None and not gibibytes > 0:
+        raise ConfigurationError(f"the memory limit is {gibibytes} GiB: it must be positive")
+    token = _limit.set(None if gibibytes is None else int(gibibytes * 2**30))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
+    """Memory that can still be taken on ``device``.
+
+    On the host the least of what the system has available, what the limits of the process'
+    control groups leave (containers, batch systems), and what its own limits of address space
+    and data leave; without bound where the system tells none of them. A limit that the user has
+    set (``memory_limit``) is kept as well.
+
+    Args:
+        device: a GPU or the host.
+        root: of the file system.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        own = (_limit.get() or sys.maxsize) - torch.cuda.memory_allocated(device)
+        return max(0, min(int(free) + int(cached), own))
+    return max(0, min(_system_free(root), _limit_free(root)))
+
+
+def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool = False) -> int:
+    """What one computation may take of the memory that is free.
+
+    On the host half of what the system has free, for other programs need memory as well; on a GPU,
+    and of a limit that the user has set, four fifths, for operations have temporaries that
+    ``peak_bytes`` does not count.
+
+    Args:
+        device: a GPU or the host.
+        root: of the file system.
+        recorded: its kernels will be recorded on the GPU and replayed: the recording has memory of
+            its own beside what the same computation takes when it is not replayed.
+    """
+    if device.type == "cuda":
+        return int(0.8 * free_bytes(device)) // (2 if recorded else 1)
+    return max(0, min(_system_free(root) // 2, int(0.8 * _limit_free(root))))
+
+
+def _system_free(root: Path) -> int:
+    limits = [*_available(root), *_control_group_free(root), *_process_free(root)]
+    return min(limits, default=sys.maxsize)
+
+
+def _limit_free(root: Path) -> int:
+    """What the user's own limit leaves."""
+    limit = _limit.get()
+    return sys.maxsize if limit is None else limit - _held(root)
+
+
+def _held(root: Path) -> int:
+    """Resident bytes, less what the C library keeps for later."""
+    resident = sum(int(line.split()[1]) for line in _lines(root / "proc/self/statm"))
+    return resident * resource.getpagesize() - kept_bytes()
+
+
+def _available(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _control_group_free(root: Path) -> Iterator[int]:
+    """What the limit of each control group that holds this process leaves."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _group_free(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from _group_free(root / "sys/fs/cgroup/memory", path, *names)
+
+
+def _group_free(mount: Path, path: str, limit_name: str, usage_name: str) -> Iterator[int]:
+    # The path may be of another namespace: then only the mount, which is this group, is there.
+    inner = mount / path.lstrip("/")
+    for group in (inner, *inner.parents):
+        limit, usage = _number(group / limit_name), _number(group / usage_name)
+        if limit is not None and usage is not None:
+            yield limit - usage + _reclaimable(group / "memory.stat")
+        if group == mount:
+            return
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of cached files that count as used and are given up first."""
+    counts = dict(line.split() for line in _lines(statistics))
+    return int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+
+
+def _process_free(root: Path) -> Iterator[int]:
+    """What the process' own limits (``ulimit -v``, ``ulimit -d``) leave."""
+    for line in _lines(root / "proc/self/statm"):
+        pages = [int(count) for count in line.split()]
+        for what, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            limit, _ = resource.getrlimit(what)
+            if limit != resource.RLIM_INFINITY:
+                yield limit - used * resource.getpagesize()
+
+
+def _number(file: Path) -> int | None:
+    """The number that a file holds; None where there is no file, or the word max."""
+    lines = _lines(file)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file of the system; none where it is missing or closed to us."""
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in _OUT_OF_MEMORY_WORDS
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what a failed computation left behind and what the device's allocator keeps."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak_resident_bytes(device: torch.device) -> int:
+    """The most memory this process has held so far: of the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def largest_chunk(bytes_per_task: int, tasks: int, budget: int) -> int:
+    """The number of tasks that fit into ``budget`` bytes: at least one, at most ``tasks``.
+
+    Chunks are evened out: 10 tasks of which 8 fit become two chunks of 5.
+    """
+    fitting = max(1, min(tasks, budget // max(bytes_per_task, 1)))
+    chunks = -(-tasks // fitting)
+    return -(-tasks // chunks)

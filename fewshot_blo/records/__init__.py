@@ -1,0 +1,1 @@
+"""What any long run leaves behind: files, logs, figures, and where they came from."""

@@ -1,0 +1,131 @@
+"""What a training run leaves to follow it by: JSON lines, TensorBoard events and curves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.files import atomic_write
+
+LOG = "log.jsonl"
+CURVES = "curves.png"
+
+
+class RunLog:
+    """Records of one run, in its folder.
+
+    A record is a mapping with a ``step``. Records after ``step`` of an earlier attempt are
+    dropped, so that a resumed run's log reads as if it had never stopped. Leaving the log's
+    ``with`` block draws the curves.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        self.path = folder / LOG
+        self.records = [record for record in read_log(self.path) if record["step"] <= step]
+        with atomic_write(self.path) as file:
+            for record in self.records:
+                file.write(_line(record))
+        self._start = time.perf_counter() - self._seconds_before()
+        self._file = self.path.open("ab")
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._close()
+            return
+        with suppress(OSError):  # A full disk must not hide the error that ended the run.
+            self._close()
+
+    def _seconds_before(self) -> float:
+        """What earlier attempts took."""
+        return max((record.get("seconds", 0.0) for record in self.records), default=0.0)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier attempts up to where this one began included."""
+        return time.perf_counter() - self._start
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a record; numbers go to TensorBoard too.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.records.append(dict(record))
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"cannot write the log {self.path}: {error}; free space") from error
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, record["step"])
+
+    def _close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+        draw_curves(self.records, self.path.parent / CURVES)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Loss and accuracy against outer steps, training beside validation, as a PNG."""
+    figure = new_figure(10, 4)
+    loss, accuracy = figure.subplots(1, 2)
+    _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
+    _plot(loss, records, "loss/inner", "support loss (G)", "tab:orange")
+    _plot(accuracy, records, "accuracy/train", "training tasks", "tab:blue")
+    _plot(accuracy, records, "accuracy/validation", "validation tasks", "tab:red", marker="o")
+    loss.set(xlabel="outer step", ylabel="loss", title="Loss")
+    accuracy.set(xlabel="outer step", ylabel="accuracy", title="Accuracy", ylim=(None, 1.01))
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    save_figure(figure, path)
+
+
+def _plot(
+    axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, marker: str = ""
+) -> None:
+    """One curve; a noisy one is drawn faint, with its mean over a tenth of the steps on top."""
+    points = [(r["step"], r[name]) for r in records if name in r]
+    if not points:
+        return
+    steps, values = zip(*points, strict=True)
+    if marker:
+        axes.plot(steps, values, color=colour, marker=marker, label=label)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25)
+    smooth = []
+    for index in range(len(values)):
+        # As far to either side: a mean over the past alone lags behind a curve that falls.
+        reach = min(len(values) // 20, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        smooth.append(sum(window) / len(window))
+    axes.plot(steps, smooth, color=colour, label=label)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

@@ -1,0 +1,196 @@
+"""A run of the driver between two outer steps: its variables, and what resuming needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from fewshot_blo.bilevel import OuterStep, Params, TaskParams
+from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.problem import PlainProblem, unstacked
+
+_FORMAT = "solve 1"
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Between cold and warm: the inner problem starts near where the last one ended.
+
+    Attributes:
+        every: start anew in every so many outer steps; 0 for never.
+        keep: share of the last end in the start, the rest being the problem's own start.
+
+    Raises:
+        ConfigurationError: if the numbers make no sense.
+    """
+
+    every: int = 0
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or not 0 <= self.keep <= 1:
+            raise ConfigurationError(
+                f"a partial start has every={self.every}, which is not negative, and "
+                f"keep={self.keep}, which is a share"
+            )
+
+
+Start = Literal["cold", "warm"] | Partial
+"""Where an inner problem starts: anew, where the last one ended, or in between.
+
+Source: Vicol et al., "On Implicit Bias in Overparameterized Bilevel Optimization" (arXiv
+2212.14032), algorithms 1 and 2.
+"""
+
+Validate = Callable[[Params, Mapping[str, Tensor]], float]
+"""``(u, v)`` to a held-out loss; lower is better."""
+
+Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
+"""``(u, v)`` to figures by name."""
+
+
+@dataclass
+class SolveRun:
+    """A run between two outer steps."""
+
+    problem: PlainProblem
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    constraints: Mapping[str, Constraint]
+    step: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    records_since_best: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.constraints) - set(self.problem.outer))
+        if unknown:
+            raise ConfigurationError(
+                f"there is a constraint for '{unknown[0]}', which is no outer variable; they are "
+                f"{', '.join(self.problem.outer)}"
+            )
+        self.state = self.strategy.init()
+        self._project()
+
+    def take(self, start: Start) -> OuterStep:
+        """One outer step."""
+        bilevel = self.problem.at(self.step)
+        state = replace(self.state, inner=self._start(start, bilevel.inner_init))
+        step = self.strategy.hypergradient(bilevel, state)
+        try:
+            step.check_finite(type(self.strategy).__name__)
+        except DivergenceError as error:
+            raise DivergenceError(f"outer step {self.step + 1}: {error}") from error
+        for name, leaf in self.problem.outer.items():
+            leaf.grad = step.gradient[name].clone()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._project()
+        self.state = self.strategy.advance(self.state, step)
+        self.step += 1
+        return step
+
+    def _start(self, start: Start, init: TaskParams) -> TaskParams:
+        """Where the inner problem starts; empty for its own start."""
+        last = self.state.inner
+        if start == "cold" or not last:
+            return {}
+        if start == "warm":
+            return last
+        if start.every and self.step % start.every == 0:
+            return {}
+        return {name: torch.lerp(init[name], p, start.keep) for name, p in last.items()}
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        for name, constraint in self.constraints.items():
+            leaf = self.problem.outer[name]
+            leaf.copy_(constraint.project(leaf))
+
+    def record(
+        self, step: OuterStep, validate: Validate | None, observe: Observe | None
+    ) -> dict[str, float]:
+        """Losses of the step, and what is measured of the variables that it led to."""
+        squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
+        record = {
+            "step": self.step,
+            "loss/outer": float(step.outer_loss),
+            "loss/inner": float(step.inner_loss),
+            "hypergradient/norm": squared**0.5,
+        }
+        outer, inner = self._variables()
+        if observe is not None:
+            record |= observe(outer, inner)
+        if validate is not None:
+            record["loss/held_out"] = float(validate(outer, inner))
+            self.records_since_best += 1
+            if not self.best or record["loss/held_out"] < self.best["loss"]:
+                self.records_since_best = 0
+                self.best = {"loss": record["loss/held_out"], "outer": outer, "inner": inner}
+        return record
+
+    def _variables(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        outer = {name: p.detach().clone() for name, p in self.problem.outer.items()}
+        return outer, unstacked(self.state.inner)
+
+    def waited(self, patience: int) -> bool:
+        """Whether the held-out loss has not fallen for so many records."""
+        return 0 < patience <= self.records_since_best
+
+    def found(self) -> tuple[Params, Params]:
+        """The best variables where a held-out loss tells, else the last."""
+        return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
+
+    def begin(self, path: Path, *, resume: bool) -> None:
+        """Makes the folder, or takes up the run that it holds."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            if path.exists():
+                raise CheckpointError(
+                    f"{path.parent} already holds a run: resume it, or choose another folder"
+                )
+            return
+        # On the host: the optimizer puts its state where it wants it, and counts steps there.
+        saved = read_tensors(path, "checkpoint")
+        device = next(iter(self.problem.outer.values())).device
+        kinds = {name: list(p.shape) for name, p in self.problem.outer.items()}
+        try:
+            found = {name: list(p.shape) for name, p in saved["outer"].items()}
+            if saved["format"] != _FORMAT or found != kinds:
+                raise CheckpointError(
+                    f"{path} is of a problem with the outer variables {found}, and this one has "
+                    f"{kinds}: choose another folder"
+                )
+            with torch.no_grad():
+                for name, p in saved["outer"].items():
+                    self.problem.outer[name].copy_(p)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.state = State(**saved["state"]).to(device)
+            self.step = saved["step"]
+            self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
+            self.records_since_best = saved["records_since_best"]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} lacks a part of a run of solve ({error}): choose another folder"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Writes all that the run needs to go on."""
+        content = {
+            "format": _FORMAT,
+            "step": self.step,
+            "outer": {name: p.detach() for name, p in self.problem.outer.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "state": self.state.plain(),
+            "best": self.best,
+            "records_since_best": self.records_since_best,
+        }
+        write_tensors(content, path, "checkpoint")

@@ -1,0 +1,1 @@
+"""Studies on images of handwritten digits."""

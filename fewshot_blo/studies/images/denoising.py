@@ -1,0 +1,207 @@
+"""Data denoising by importance learning: weights of training examples, some with wrong labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.studies.images.classifiers import (
+    NetworkName,
+    accuracy,
+    cross_entropy,
+    decay,
+    fit_in_batches,
+    fit_to_the_end,
+    initial,
+    logits,
+    make_network,
+)
+from fewshot_blo.studies.images.digits import Digits, Labelled, batches, read_digits
+from fewshot_blo.studies.pictures import histograms
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+
+TEST, AUC, KEPT, WRONG = "test accuracy %", "AUC", "kept %", "wrong among kept %"
+_L2_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class Denoising(Study):
+    """``G = Σ_i σ(u_i) CE_i(v) / Σ_i σ(u_i) + l2/2 |v|²``, ``F`` the mean CE of clean images.
+
+    Retraining starts from scratch on the images with ``σ(u_i) > 1/2`` and the clean ones. The
+    published figures are of v as the strategy leaves it, which has seen F.
+
+    Attributes:
+        train: images, whose labels are partly wrong.
+        validation: clean images.
+        noise: share of the training images that have a random other label.
+        network: of the inner problem.
+        l2: of its weights.
+        batch: images a mini-batch of either level; 0 for all.
+        pretraining: mini-batches of all images, clean ones too, by which v is trained before the
+            first outer step: an image that few outer steps see is then judged by a v that has
+            learned something.
+        updates: of retraining and of the baselines where the network is not convex, by 200 images
+            each: as many for a few images as for all, so that rows differ in their images alone.
+
+    Source: Mehra & Hamm (arXiv 1911.03432), data denoising; the weights' mean is not set anew
+    after each epoch, as in its code.
+    """
+
+    train: int = 5000
+    validation: int = 5000
+    noise: float = 0.5
+    network: NetworkName = "linear"
+    l2: float = 1e-3
+    batch: int = 0
+    pretraining: int = 0
+    updates: int = 600
+
+    def __post_init__(self) -> None:
+        if not 0 < self.noise < 1:
+            raise ConfigurationError(f"noise is {self.noise}: it is a share between 0 and 1")
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return read_digits(self.root, (self.train, self.validation), self.seed)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return make_network(self.network, self.seed)
+
+    @cached_property
+    def wrong(self) -> Tensor:
+        """Which training images have a wrong label, ``[train]``."""
+        return torch.arange(self.train) < self.noise * self.train
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Of the training images, partly wrong, ``[train]``."""
+        right = self._digits.parts[0].y
+        shift = torch.randint(1, 10, right.shape, generator=torch.Generator().manual_seed(1))
+        return torch.where(self.wrong, (right + shift) % 10, right)
+
+    def problem(self) -> PlainProblem:
+        """All weights start at one half."""
+        x, (clean_x, clean_y) = self._digits.parts[0].x, self._digits.parts[1]
+
+        def inner_loss(v: Params, u: Params, rows: Tensor) -> Tensor:
+            weights = u["logit"][rows].sigmoid()
+            losses = F.cross_entropy(
+                logits(self._model, v, x[rows]), self.labels[rows], reduction="none"
+            )
+            return (weights * losses).sum() / weights.sum() + self.l2 * decay(v)
+
+        def outer_loss(v: Params, u: Params, rows: Tensor) -> Tensor:
+            return cross_entropy(self._model, v, clean_x[rows], clean_y[rows])
+
+        inner_rows = batches(self.train, self.batch, 2 * self.seed)
+        return PlainProblem(
+            {"logit": torch.zeros(self.train)},
+            self._start,
+            inner_loss,
+            outer_loss,
+            # One mini-batch for all inner steps of an outer step, as in the paper's code.
+            lambda step, _: inner_rows(step),
+            batches(self.validation, self.batch, 2 * self.seed + 1),
+        )
+
+    @cached_property
+    def _start(self) -> Params:
+        """Of the inner problem, the same for all rows."""
+        if not self.pretraining:
+            return initial(self._model)
+        return self._by_mini_batches(*self._images(slice(None)), self.l2, self.pretraining)
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        """Accuracy on the test images, how well weights tell wrong labels, what is kept."""
+        weights = outer["logit"]
+        test = self._digits.test
+        found = {TEST: accuracy(self._model, inner, *test), AUC: self._auc(weights)}
+        return {AS_FOUND: found, RETRAINED: self._trained_on(weights > 0)}
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """With the true labels, without cleaning, and with simple ways to clean."""
+        nothing, everything = torch.zeros(self.train).bool(), torch.ones(self.train).bool()
+        alone = self._fitted(nothing, self.l2)
+        x = self._digits.parts[0].x
+        agreement = logits(self._model, alone, x).softmax(1)
+        likelihood = agreement[torch.arange(self.train), self.labels]
+        return {
+            "oracle: clean labels alone": self._trained_on(~self.wrong),
+            "clean images alone": self._trained_on(nothing),
+            "all labels": self._trained_on(everything),
+            "all labels, l2 chosen on a fifth of the clean": self._with_l2_chosen(),
+            "labels that a model of the clean images finds": {
+                **self._trained_on(agreement.argmax(1) == self.labels),
+                AUC: self._auc(likelihood),
+            },
+        }
+
+    def _trained_on(self, kept: Tensor) -> dict[str, float]:
+        v = self._fitted(kept, self.l2)
+        figures = {TEST: accuracy(self._model, v, *self._digits.test)}
+        figures[KEPT] = 100 * float(kept.double().mean())
+        if kept.any():
+            figures[WRONG] = 100 * float(self.wrong[kept].double().mean())
+        return figures
+
+    def _fitted(self, kept: Tensor, l2: float, held_out: int = 0) -> Params:
+        """Trained from scratch on some training images and the clean ones."""
+        x, y = self._images(kept, held_out)
+        if self.network != "linear":
+            return self._by_mini_batches(x, y, l2, self.updates)
+        return fit_to_the_end(
+            initial(self._model), lambda v: cross_entropy(self._model, v, x, y) + l2 * decay(v)
+        )
+
+    def _by_mini_batches(self, x: Tensor, y: Tensor, l2: float, updates: int) -> Params:
+        return fit_in_batches(
+            initial(self._model),
+            lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]) + l2 * decay(v),
+            len(x),
+            updates=updates,
+            seed=self.seed,
+        )
+
+    def _images(self, kept: Tensor | slice, held_out: int = 0) -> Labelled:
+        """Some training images and the clean ones, but for the last so many of these."""
+        (x, _), (clean_x, clean_y) = self._digits.parts
+        clean = slice(0, self.validation - held_out)
+        return Labelled(
+            torch.cat([x[kept], clean_x[clean]]), torch.cat([self.labels[kept], clean_y[clean]])
+        )
+
+    def _with_l2_chosen(self) -> dict[str, float]:
+        everything = torch.ones(self.train).bool()
+        fifth = self.validation // 5
+        x, y = (part[-fifth:] for part in self._digits.parts[1])
+
+        def right(l2: float) -> float:
+            return accuracy(self._model, self._fitted(everything, l2, fifth), x, y)
+
+        best = max(_L2_GRID, key=right)
+        v = self._fitted(everything, best)
+        return {TEST: accuracy(self._model, v, *self._digits.test), KEPT: 100.0, "l2": best}
+
+    def _auc(self, scores: Tensor) -> float:
+        """Probability that an image with its right label scores above one with a wrong label."""
+        wrong, right = scores[self.wrong].sort().values, scores[~self.wrong]
+        below = torch.searchsorted(wrong, right, right=False).double()
+        not_above = torch.searchsorted(wrong, right, right=True).double()
+        return float((below + not_above).mean() / (2 * len(wrong)))
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """Histograms of the weights of right and wrong labels."""
+        weights = {name: u["logit"].sigmoid() for name, u in solutions.items()}
+        groups = {"right label": ~self.wrong, "wrong label": self.wrong}
+        histograms(weights, groups, "weight of a training image", path)

@@ -1,0 +1,191 @@
+"""Dataset distillation: a few synthetic images that a network learns all digits from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.solving.constraints import Box, Constraint
+from fewshot_blo.solving.driver import Validate
+from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.studies.images.classifiers import (
+    NetworkName,
+    accuracy,
+    cross_entropy,
+    decay,
+    fit_in_batches,
+    initial,
+    make_network,
+    updates_of,
+)
+from fewshot_blo.studies.images.digits import Digits, Labelled, batches, read_digits, seed_of
+from fewshot_blo.studies.pictures import images
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+
+TEST, SPREAD = "test accuracy %", "± over initial weights"
+
+
+@dataclass(frozen=True)
+class Distillation(Study):
+    """``G`` the mean CE of synthetic images + l2/2 |v|², ``F`` the mean CE of real ones.
+
+    The images are the outer variables; they start as noise, stay in [0, 1], and their labels are
+    fixed. Of all outer steps on record the one whose v errs least on the validation images is
+    kept. Retraining starts from initial weights that no outer step has seen.
+
+    A warm start lets v learn from all images that the outer variables ever were. From the fixed
+    start the images may fit these initial weights alone; from fresh ones they must suit any.
+
+    Attributes:
+        per_class: synthetic images of each digit.
+        train: real images that the outer loss sees.
+        validation: real images that tell which outer step was best.
+        network: of the inner problem.
+        hidden: units of its hidden layer.
+        l2: of its weights.
+        batch: real images a mini-batch; 0 for all.
+        cold: where the inner problem starts that is not warm: at the same initial weights in all
+            outer steps, or at new ones in each.
+        retrainings: initial weights that retraining starts from; figures are means over them.
+        retraining_steps: steps on all synthetic images, their size falling to zero.
+
+    Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
+    """
+
+    per_class: int = 1
+    train: int = 55000
+    validation: int = 5000
+    network: NetworkName = "perceptron"
+    hidden: int = 128
+    l2: float = 1e-3
+    batch: int = 500
+    cold: Literal["fixed", "fresh"] = "fixed"
+    retrainings: int = 5
+    retraining_steps: int = 500
+
+    def __post_init__(self) -> None:
+        if min(self.per_class, self.retrainings, self.retraining_steps) < 1:
+            raise ConfigurationError(
+                f"per_class is {self.per_class}, retrainings {self.retrainings} and "
+                f"retraining_steps {self.retraining_steps}: they must be positive"
+            )
+        if self.network == "linear" and self.cold == "fresh":
+            raise ConfigurationError(
+                "cold is fresh and network linear, whose initial weights are always zeros: "
+                "choose another network, or cold=fixed"
+            )
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return read_digits(self.root, (self.train, self.validation), self.seed)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return make_network(self.network, self.seed, hidden=self.hidden)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Of the synthetic images, the ten digits over and over, ``[10 per_class]``."""
+        return torch.arange(10).repeat(self.per_class)
+
+    def _start(self, number: int) -> Params:
+        """Initial weights: number 0 the fixed ones, then those of retraining, then fresh ones."""
+        seed = seed_of(self.seed, number)
+        return initial(make_network(self.network, seed, hidden=self.hidden))
+
+    def problem(self) -> PlainProblem:
+        """The images start as noise."""
+        real = self._digits.parts[0]
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.rand(10 * self.per_class, 1, 28, 28, generator=generator)
+
+        def inner_loss(v: Params, u: Params) -> Tensor:
+            return self._loss(v, Labelled(u["images"], self.labels))
+
+        def outer_loss(v: Params, u: Params, rows: Tensor) -> Tensor:
+            return cross_entropy(self._model, v, real.x[rows], real.y[rows])
+
+        fresh = self.cold == "fresh"
+        return PlainProblem(
+            {"images": noise},
+            self._start(0),
+            inner_loss,
+            outer_loss,
+            outer_batches=batches(self.train, self.batch, self.seed),
+            inner_starts=(lambda step: self._start(1 + self.retrainings + step)) if fresh else None,
+        )
+
+    def _loss(self, v: Params, part: Labelled) -> Tensor:
+        return cross_entropy(self._model, v, *part) + self.l2 * decay(v)
+
+    def constraints(self) -> Mapping[str, Constraint]:
+        """Pixels are between black and white."""
+        return {"images": Box(0.0, 1.0)}
+
+    def held_out(self) -> Validate:
+        """Errors on the validation images, in per cent."""
+        return lambda _, v: 100 - accuracy(self._model, v, *self._digits.parts[1])
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        """Accuracy on the test images, of v as it is and of networks trained on the images."""
+        found = {TEST: accuracy(self._model, inner, *self._digits.test)}
+        distilled = Labelled(outer["images"], self.labels)
+        return {AS_FOUND: found, RETRAINED: self._trained_on([distilled])}
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """Random real images in place of synthetic ones, means of real ones, and all of them."""
+        x, y = self._digits.parts[0]
+        drawn = [self._random(number) for number in range(self.retrainings)]
+        means = torch.stack([x[y == digit].mean(0) for digit in range(10)])
+        v = fit_in_batches(
+            self._start(0),
+            lambda v, rows: cross_entropy(self._model, v, x[rows], y[rows]),
+            self.train,
+            updates=updates_of(5, self.train, 100),
+            batch=100,
+            learning_rate=3e-3,
+        )
+        return {
+            f"random real images, {self.per_class} a class": self._trained_on(drawn),
+            "mean image of each class": self._trained_on([Labelled(means, torch.arange(10))]),
+            "all real images": {TEST: accuracy(self._model, v, *self._digits.test)},
+        }
+
+    def _random(self, number: int) -> Labelled:
+        """As many real images of each digit as there are synthetic ones."""
+        x, y = self._digits.parts[0]
+        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
+        order = torch.randperm(len(y), generator=generator)
+        rows = [order[y[order] == digit][: self.per_class] for digit in range(10)]
+        return Labelled(x[torch.cat(rows)], y[torch.cat(rows)])
+
+    def _trained_on(self, parts: list[Labelled]) -> dict[str, float]:
+        """Mean accuracy of networks trained from initial weights of their own, on part by part."""
+        found = []
+        for number in range(self.retrainings):
+            v = self._fitted(parts[number % len(parts)], self._start(1 + number))
+            found.append(accuracy(self._model, v, *self._digits.test))
+        return {TEST: mean(found), SPREAD: stdev(found) if len(found) > 1 else 0.0}
+
+    def _fitted(self, part: Labelled, start: Params) -> Params:
+        return fit_in_batches(
+            start,
+            lambda v, rows: self._loss(v, Labelled(part.x[rows], part.y[rows])),
+            len(part.y),
+            updates=self.retraining_steps,
+            batch=len(part.y),
+        )
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """The first synthetic image of each digit."""
+        rows = {name: u["images"][:10, 0] for name, u in solutions.items()}
+        images(rows, [str(digit) for digit in range(10)], path)

@@ -1,0 +1,166 @@
+"""One weight decay for every parameter of a classifier: thousands of hyperparameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.solving.constraints import Box, Constraint
+from fewshot_blo.solving.driver import Validate
+from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.studies.images.classifiers import (
+    accuracy,
+    cross_entropy,
+    fit_to_the_end,
+    initial,
+    make_network,
+)
+from fewshot_blo.studies.images.digits import Digits, Labelled, read_digits
+from fewshot_blo.studies.pictures import images
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+
+TEST, LOSS, CHOSEN = "test accuracy %", "validation loss", "decay"
+ON_ALL = " + retrain on all images"
+_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class WeightDecay(Study):
+    """``G = CE_train(v) + Σ_i exp(u_i) v_i² / 2``, ``F = CE_validation(v)``.
+
+    Thousands of decays soon fit the validation images themselves, so a third set tells when to
+    stop. Retraining starts from scratch and runs to the end, with the decays that were found: on
+    the training images, and on all three sets, as one would once hyperparameters are chosen.
+
+    Attributes:
+        train: images; few, so that decay matters.
+        validation: images.
+        stopping: images that tell when to stop.
+        network: of the inner problem.
+        hidden: units of the perceptron; 128 make about 100,000 parameters.
+        decay: of every parameter at the start.
+        least: smallest decay.
+        most: largest decay. Inner steps by sgd need a step size below 2 over it.
+
+    Source: per-parameter decays as in Lorraine et al. (arXiv 1911.02590).
+    """
+
+    train: int = 500
+    validation: int = 1000
+    stopping: int = 500
+    network: Literal["linear", "perceptron"] = "linear"
+    hidden: int = 128
+    decay: float = 1e-2
+    least: float = 1e-6
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= self.decay <= self.most:
+            raise ConfigurationError(
+                f"decay is {self.decay}: it must be positive, and lie between least, "
+                f"{self.least}, and most, {self.most}"
+            )
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return read_digits(self.root, (self.train, self.validation, self.stopping), self.seed)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return make_network(self.network, self.seed, hidden=self.hidden)
+
+    def problem(self) -> PlainProblem:
+        """All decays start alike; u has the names and shapes of v."""
+        train, validation, _ = self._digits.parts
+        v = initial(self._model)
+        return PlainProblem(
+            {name: torch.full_like(p, math.log(self.decay)) for name, p in v.items()},
+            v,
+            lambda v, u: cross_entropy(self._model, v, *train) + decays(v, u),
+            lambda v, u: cross_entropy(self._model, v, *validation),
+        )
+
+    def constraints(self) -> Mapping[str, Constraint]:
+        """The interval of decays, in logarithms."""
+        box = Box(math.log(self.least), math.log(self.most))
+        return {name: box for name, _ in self._model.named_parameters()}
+
+    def held_out(self) -> Validate:
+        """The cross-entropy of the third set."""
+
+        @torch.no_grad()
+        def validate(outer: Params, inner: Mapping[str, Tensor]) -> float:
+            return float(cross_entropy(self._model, inner, *self._digits.parts[2]))
+
+        return validate
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        """Accuracy on the test images, and F."""
+        alone = self._fitted(self._digits.parts[:1], outer)
+        return {
+            AS_FOUND: self._figures(inner),
+            RETRAINED: self._figures(alone),
+            ON_ALL: self._figures(self._fitted(self._digits.parts, outer), every=True),
+        }
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """Without decay, and with one for all parameters."""
+        alone, every = self._digits.parts[:1], self._digits.parts
+        fits = {size: self._fitted(alone, self._equal(size)) for size in _GRID}
+        best = min(fits, key=lambda size: self._validation_loss(fits[size]))
+        # The decay stands beside a mean over images: a prior of the same width weighs less then.
+        scaled = best * self.train / (self.train + self.validation + self.stopping)
+        rows = {
+            "no decay": self._figures(self._fitted(alone, self._equal(0.0))),
+            "one decay": {**self._figures(fits[best]), CHOSEN: best},
+        }
+        for name, size in (("that decay", best), ("that decay by images", scaled)):
+            v = self._fitted(every, self._equal(size))
+            rows[f"all images, {name}"] = {**self._figures(v, every=True), CHOSEN: size}
+        return rows
+
+    def _equal(self, size: float) -> Params:
+        """One decay for all parameters, which may be zero."""
+        log = math.log(size) if size else -math.inf
+        return {name: torch.full_like(p, log) for name, p in initial(self._model).items()}
+
+    def _fitted(self, parts: Sequence[Labelled], u: Params) -> Params:
+        """Trained from scratch to the end."""
+        x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return fit_to_the_end(
+            initial(self._model),
+            lambda v: cross_entropy(self._model, v, x, y) + decays(v, u),
+        )
+
+    def _figures(self, v: Mapping[str, Tensor], *, every: bool = False) -> dict[str, float]:
+        """Of v, which was trained on the training images alone or on every image."""
+        figures = {TEST: accuracy(self._model, v, *self._digits.test)}
+        return figures if every else {**figures, LOSS: self._validation_loss(v)}
+
+    @torch.no_grad()
+    def _validation_loss(self, v: Mapping[str, Tensor]) -> float:
+        return float(cross_entropy(self._model, v, *self._digits.parts[1]))
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """Logarithms of the pixels' decays, for each digit or in the mean over hidden units."""
+        first = next(name for name, p in self._model.named_parameters() if p.ndim == 2)
+        logs = {name: u[first].view(-1, 28, 28) for name, u in solutions.items()}
+        if self.network == "linear":
+            images(logs, [str(digit) for digit in range(10)], path)
+        else:
+            means = {name: log.mean(0, keepdim=True) for name, log in logs.items()}
+            images(means, ["mean log decay"], path)
+
+
+def decays(v: Mapping[str, Tensor], u: Params) -> Tensor:
+    """``Σ_i exp(u_i) v_i² / 2``."""
+    return 0.5 * torch.stack([(u[name].exp() * p.square()).sum() for name, p in v.items()]).sum()

@@ -1,0 +1,1 @@
+"""Studies on small vectors, whose solutions are known."""

@@ -1,0 +1,156 @@
+"""Anti-distillation: many learned targets for few originals, with truncated series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.pictures import curves
+from fewshot_blo.studies.study import Figures
+from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
+
+NORM, DISTANCE, LOW, OUTER = "|u|", "distance to min-norm u %", "low frequencies %", "outer loss"
+APART, ANGLE = "distance of solutions %", "angle of hypergradients °"
+
+
+def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
+    """Of x ``[N]`` in [0, 1], ``[N, 2 frequencies + 1]``; every row has norm 1.
+
+    The cosine and sine of frequency k are larger for low ones, as ``(1 + k)^-decay``.
+    """
+    k = torch.arange(frequencies + 1, dtype=x.dtype)
+    sizes = (1 + k) ** -decay
+    angles = 2 * torch.pi * x[:, None] * k
+    waves = torch.cat([angles.cos() * sizes, angles[:, 1:].sin() * sizes[1:]], 1)
+    unit: Tensor = waves / sizes.norm()
+    return unit
+
+
+@dataclass(frozen=True)
+class AntiDistillation(QuadraticStudy):
+    """``G = |Φ w - u|² / 2N``, ``F = |Φ_o w - y|² / 2R`` with N learned targets u, R < N originals.
+
+    Φ are Fourier features of a regular grid, so that the eigenvectors of ``Φ Φ^T`` are the waves
+    on it. Many u make F zero. A Neumann series of K terms damps the waves with eigenvalues below
+    ``1 / (α K)``: the low frequencies, which are large, bear what the high ones do not.
+
+    Attributes:
+        originals: R, at random places of [0, 1), with standard normal targets.
+        learned: N, odd.
+        frequencies: of the features.
+        decay: power by which features of higher frequencies are smaller.
+        low: frequencies up to this one count as low.
+        terms: K of the closed forms in the table.
+        step_size: α of them, as of the inner steps and the solvers of the rows.
+
+    Raises:
+        ConfigurationError: if learned is even or not above originals, or features are too few.
+
+    Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
+    """
+
+    originals: int = 3
+    learned: int = 11
+    frequencies: int = 20
+    decay: float = 1.0
+    low: int = 1
+    terms: tuple[int, ...] = (1, 3, 10, 30, 100, 1000)
+    step_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learned % 2 == 0 or not 0 < self.originals < self.learned:
+            raise ConfigurationError(
+                f"learned is {self.learned} and originals {self.originals}: learned must be odd "
+                "and the larger"
+            )
+        if 2 * self.frequencies + 1 <= self.learned:
+            raise ConfigurationError(
+                f"frequencies is {self.frequencies}: for {self.learned} learned targets it must "
+                f"be at least {self.learned // 2 + 1}, so that w is not determined"
+            )
+
+    @cached_property
+    def quadratics(self) -> Quadratics:
+        """The problem and its closed forms."""
+        generator = torch.Generator().manual_seed(self.seed)
+        n, r = self.learned, self.originals
+        within = torch.rand(r, generator=generator, dtype=torch.float64)
+        places = (torch.arange(r) + 0.25 + 0.5 * within) / r
+        targets = torch.randn(r, generator=generator, dtype=torch.float64)
+        features = fourier_features(self._grid, self.frequencies, self.decay)
+        originals = fourier_features(places, self.frequencies, self.decay)
+        return Quadratics(
+            features / n**0.5,
+            -torch.eye(n, dtype=torch.float64) / n**0.5,
+            torch.zeros(n, dtype=torch.float64),
+            originals / r**0.5,
+            torch.zeros(r, n, dtype=torch.float64),
+            targets / r**0.5,
+            torch.zeros(features.shape[1], dtype=torch.float64),
+        )
+
+    @cached_property
+    def _grid(self) -> Tensor:
+        return torch.arange(self.learned, dtype=torch.float64) / self.learned
+
+    def figures(self, outer: Params, inner: Params) -> dict[str, float]:
+        """The outer loss, and how large and how smooth the targets are."""
+        u, known = outer["u"], self.quadratics
+        spectrum = torch.fft.rfft(u).abs().square() * torch.tensor([1.0] + self.learned // 2 * [2])
+        return {
+            NORM: float(u.norm()),
+            DISTANCE: 100 * _relative(u, known.ending(known.exact())),
+            LOW: float(100 * spectrum[: self.low + 1].sum() / spectrum.sum()),
+            OUTER: float(known.outer_loss(inner, outer)),
+        }
+
+    def _closed_form(self, inverse: Tensor) -> dict[str, float]:
+        u = self.quadratics.ending(inverse)
+        return self.figures({"u": u}, self.quadratics.retrained(u))
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """Where descent with series, damped and exact inverses ends, in closed form."""
+        known = self.quadratics
+        rows: dict[str, Figures] = {"exact inverse": self._closed_form(known.exact())}
+        for terms in self.terms:
+            series, damped = self._pair(terms)
+            across, straight = known.hypergradient(damped), known.hypergradient(series)
+            cosine = torch.cosine_similarity(across, straight, dim=0).clamp(max=1)
+            rows[f"{terms} terms, closed form"] = self._closed_form(series)
+            rows[f"damping 1/{terms}α, closed form"] = {
+                **self._closed_form(damped),
+                APART: 100 * _relative(known.ending(damped), known.ending(series)),
+                ANGLE: float(cosine.acos().rad2deg()),
+            }
+        return rows
+
+    def _pair(self, terms: int) -> tuple[Tensor, Tensor]:
+        """The series of so many terms, and the inverse that it is compared with."""
+        known, step_size = self.quadratics, self.step_size
+        return known.series(terms, step_size), known.damped(1 / (step_size * terms))
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """The learned targets; beside it, in ``-damping``, distances against the terms."""
+        lines = {name: (self._grid.tolist(), u["u"].tolist()) for name, u in solutions.items()}
+        curves(lines, "place", "learned target", path, xscale="linear", yscale="linear")
+        counts = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000]
+        pairs = [[self.quadratics.ending(q) for q in self._pair(terms)] for terms in counts]
+        least, terms = self.quadratics.ending(self.quadratics.exact()), [float(n) for n in counts]
+        lines = {
+            "series to minimum norm": (terms, [_relative(a, least) for a, _ in pairs]),
+            "damped inverse to minimum norm": (terms, [_relative(b, least) for _, b in pairs]),
+            "damped inverse to series": (terms, [_relative(b, a) for a, b in pairs]),
+        }
+        place = path.with_name(f"{path.stem}-damping{path.suffix}")
+        curves(lines, "terms K, damping 1/(αK)", "relative distance of solutions", place)
+
+
+def _relative(u: Tensor, reference: Tensor) -> float:
+    return float((u - reference).norm() / reference.norm())

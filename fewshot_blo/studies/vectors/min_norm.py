@@ -1,0 +1,116 @@
+"""Which outer solution descent finds where there are many: random quadratics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.studies.pictures import curves
+from fewshot_blo.studies.study import Figures
+from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
+
+DISTANCE, OUTER, INNER = "|u - min-norm u|", "outer loss", "inner loss"
+MOVED, ASIDE = "|w - w0|", "|w - retrained w|"
+
+
+@dataclass(frozen=True)
+class MinNorm(QuadraticStudy):
+    """Random :class:`Quadratics`, whose least outer loss is zero, in float64.
+
+    Cold start with exact hypergradients ends at the outer solution of minimum norm. The solution
+    sets ``S(u)`` are parallel: a warm start that projects from one onto the next ends where
+    descent from w_0 does, and changes nothing.
+
+    Attributes:
+        inner_unknowns: W.
+        inner_equations: P.
+        outer_unknowns: U.
+        outer_equations: R.
+        smallest: singular value of A, whose largest is 1.
+        aligned: the rows of C are combinations of those of A, so that F depends on nothing in w
+            that G leaves open, and ``F_w`` is in the range of the singular ``H``.
+
+    Raises:
+        ConfigurationError: if a level has no more unknowns than equations.
+
+    Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
+    """
+
+    inner_unknowns: int = 20
+    inner_equations: int = 6
+    outer_unknowns: int = 20
+    outer_equations: int = 3
+    smallest: float = 0.7
+    aligned: bool = False
+
+    def __post_init__(self) -> None:
+        for level, unknowns, equations in (
+            ("inner", self.inner_unknowns, self.inner_equations),
+            ("outer", self.outer_unknowns, self.outer_equations),
+        ):
+            if not 0 < equations < unknowns:
+                raise ConfigurationError(
+                    f"{level}_equations is {equations} and {level}_unknowns {unknowns}: the "
+                    "problem needs more unknowns than equations"
+                )
+
+    @cached_property
+    def quadratics(self) -> Quadratics:
+        """The problem and its closed forms."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        w, p = self.inner_unknowns, self.inner_equations
+        u, r = self.outer_unknowns, self.outer_equations
+        rows, columns = torch.linalg.qr(normal(p, p))[0], torch.linalg.qr(normal(w, p))[0]
+        values = torch.linspace(1, self.smallest, p, dtype=torch.float64)
+        inner_w = (rows * values) @ columns.T
+        seen = normal(r, p) @ columns.T if self.aligned else normal(r, w)
+        return Quadratics(
+            inner_w,
+            normal(p, u) / u**0.5,
+            normal(p),
+            seen / seen.norm(dim=1, keepdim=True),
+            normal(r, u) / u**0.5,
+            normal(r),
+            normal(w),
+        )
+
+    def figures(self, outer: Params, inner: Params) -> dict[str, float]:
+        """Losses, which outer solution it is, and how far w is from w_0 and from its projection."""
+        known = self.quadratics
+        again = known.retrained(outer["u"])["w"]
+        return {
+            DISTANCE: float((outer["u"] - known.ending(known.exact())).norm()),
+            OUTER: float(known.outer_loss(inner, outer)),
+            INNER: float(known.inner_loss(inner, outer)),
+            MOVED: float((inner["w"] - known.start).norm()),
+            ASIDE: float((inner["w"] - again).norm()),
+        }
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """Where the outer problem starts, and its solution of minimum norm in closed form."""
+        known = self.quadratics
+        least = known.ending(known.exact())
+        return {
+            name: self.figures({"u": u}, known.retrained(u))
+            for name, u in {"u = 0": 0 * least, "minimum norm, closed form": least}.items()
+        }
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """The outer variables that were found, beside those of minimum norm."""
+        known = self.quadratics
+        every = {"closed form": known.ending(known.exact())}
+        every |= {name: found["u"] for name, found in solutions.items()}
+        places = [float(i) for i in range(self.outer_unknowns)]
+        lines = {name: (places, u.tolist()) for name, u in every.items()}
+        curves(lines, "outer variable", "value", path, xscale="linear", yscale="linear")

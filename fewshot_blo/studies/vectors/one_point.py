@@ -1,0 +1,105 @@
+"""One learned example for a whole function: what inner weights remember of where it has been."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.studies.pictures import curves
+from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
+from fewshot_blo.studies.vectors.anti_distillation import fourier_features
+
+OUTER, REMEMBERED, SIZE = "outer loss", "remembered %", "|w|"
+
+
+@dataclass(frozen=True)
+class OnePoint(Study):
+    """``G = (φ(x) w - y)² / 2`` of one learned example (x, y), ``F`` the mean over many given ones.
+
+    φ are Fourier features of norm 1: one inner step of size 1 is the projection of w onto
+    ``S(x, y)``. From zero it gives ``w = y φ(x)``, a single bump. Started warm, w passes through
+    the examples that (x, y) has been, and fits them all a little.
+
+    Attributes:
+        given: examples of F, on a regular grid.
+        frequencies: of the features.
+        waves: highest frequency of the function that F asks for.
+        begin: where x starts; y starts at zero.
+
+    Source: Vicol et al. (arXiv 2212.14032), the toy problem in their figures; this one is our own.
+    """
+
+    given: int = 30
+    frequencies: int = 10
+    waves: int = 3
+    begin: float = 0.3
+
+    def features(self, x: Tensor) -> Tensor:
+        """φ of ``[N]``, ``[N, 2 frequencies + 1]``."""
+        return fourier_features(x, self.frequencies, 0.0)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Of the examples of F, ``[given]``."""
+        return torch.arange(self.given, dtype=torch.float64) / self.given
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Of the examples of F, a random function with a mean square of 1, ``[given]``."""
+        generator = torch.Generator().manual_seed(self.seed)
+        weights = torch.randn(2 * self.waves + 1, generator=generator, dtype=torch.float64)
+        values = fourier_features(self.places, self.waves, 0.0) @ weights
+        return values / values.square().mean().sqrt()
+
+    def _loss(self, w: Tensor) -> Tensor:
+        return 0.5 * (self.features(self.places) @ w - self.targets).square().mean()
+
+    def problem(self) -> PlainProblem:
+        """From w = 0, in float64."""
+        start = torch.zeros(2 * self.frequencies + 1, dtype=torch.float64)
+        example = {"x": torch.full((1,), self.begin), "y": torch.zeros(1)}
+        return PlainProblem(
+            {name: value.double() for name, value in example.items()},
+            {"w": start},
+            lambda v, u: 0.5 * (self.features(u["x"]) @ v["w"] - u["y"]).square().sum(),
+            lambda v, u: self._loss(v["w"]),
+        )
+
+    def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
+        """The outer loss, and the share of that of w = 0 which w takes away beyond retraining."""
+        again = self.features(outer["x"])[0] * outer["y"]
+        nothing = float(self._loss(torch.zeros_like(again)))
+        found, anew = float(self._loss(inner["w"])), float(self._loss(again))
+        memory = {REMEMBERED: 100 * (anew - found) / nothing, SIZE: float(inner["w"].norm())}
+        return {AS_FOUND: {OUTER: found, **memory}, RETRAINED: {OUTER: anew}}
+
+    def baselines(self) -> Mapping[str, Figures]:
+        """No example, the best one on a fine grid, and all weights fitted to F."""
+        features = self.features(self.places)
+        bumps = self.features(torch.linspace(0, 1, 1001, dtype=torch.float64)) @ features.T
+        gains = (bumps @ self.targets).square() / bumps.square().sum(1)
+        least = 0.5 * (1 - gains.max() / self.given)
+        fitted = torch.linalg.lstsq(features, self.targets[:, None]).solution[:, 0]
+        return {
+            "w = 0": {OUTER: 0.5},
+            "best single example": {OUTER: float(least)},
+            "w fitted to the given examples": {OUTER: float(self._loss(fitted))},
+        }
+
+    def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
+        """What one finds again by training on the learned example alone."""
+        given = self.features(self.places)
+        every = {"given": self.targets}
+        every |= {
+            f"{name} + retrain": given @ self.features(u["x"])[0] * u["y"]
+            for name, u in solutions.items()
+        }
+        lines = {name: (self.places.tolist(), y.tolist()) for name, y in every.items()}
+        curves(lines, "place", "value", path, xscale="linear", yscale="linear")

@@ -1,0 +1,1 @@
+"""The outer loop: its settings, its steps, and what it saves."""

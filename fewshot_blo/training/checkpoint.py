@@ -1,0 +1,180 @@
+"""Checkpoints: tensors and plain data, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.hypergrad import State
+from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training needs to go on, and evaluation to repeat its figure.
+
+    Attributes:
+        step: outer steps taken.
+        config: the settings of the run, plain data.
+        outer: the problem's outer variables.
+        buffers: the network's buffers.
+        optimizer: state of the outer optimizer.
+        strategy: state of the strategy.
+        settled: what was measured at the start and must stay: backend, chunk size, and whether
+            graphs of inner steps are made again.
+        best: step and validation accuracy of the best checkpoint so far.
+        random_state: of PyTorch's global generators; tasks and dropout do not use them, a user's
+            own modules may.
+        average: moving average of the outer variables, where there is one.
+    """
+
+    step: int
+    config: Mapping[str, Any]
+    outer: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    strategy: State
+    settled: Mapping[str, Any]
+    best: Mapping[str, Any]
+    random_state: Mapping[str, Any]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def restore(self, problem: FewShotProblem) -> None:
+        """Puts outer variables and buffers into a problem of the same configuration.
+
+        Raises:
+            CheckpointError: if a name or shape differs.
+        """
+        _copy(problem.outer, self.outer)
+        _copy(dict(problem.network.named_buffers()), self.buffers)
+        problem.backend = self.settled["backend"]
+
+    def start(self, problem: FewShotProblem) -> None:
+        """Puts the network's weights and buffers into a problem of another kind, for a new run.
+
+        Heads and classifiers are left out, and ``encoder.`` in front of a name plays no part.
+
+        Raises:
+            CheckpointError: if the checkpoint lacks a weight of the encoder, or has it in another
+                shape.
+        """
+        saved, buffers = (
+            {name.removeprefix(_ENCODER): p for name, p in tensors.items()}
+            for tensors in (self.outer, self.buffers)
+        )
+        own, own_buffers = (
+            {name.removeprefix(_ENCODER): p for name, p in tensors if not name.startswith("head.")}
+            for tensors in (problem.network.named_parameters(), problem.network.named_buffers())
+        )
+        _copy(own, {name: saved[name] for name in own if name in saved})
+        # The problem may have further statistics, to be estimated.
+        shared = own_buffers.keys() & buffers.keys()
+        _copy({n: own_buffers[n] for n in shared}, {n: buffers[n] for n in shared})
+
+
+_ENCODER = "encoder."
+
+
+def random_state() -> dict[str, Any]:
+    """The state of PyTorch's global generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restores what ``random_state`` returned."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint; what was at ``path`` before stays unless the new one is complete.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    data = {
+        **{name: getattr(checkpoint, name) for name in _PLAIN},
+        "format": _FORMAT,
+        "outer": {name: p.detach() for name, p in checkpoint.outer.items()},
+        "buffers": dict(checkpoint.buffers),
+        "average": dict(checkpoint.average),
+        "strategy": checkpoint.strategy.plain(),
+    }
+    write_tensors(data, path, "checkpoint")
+
+
+_PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint without running any code that it may contain.
+
+    Args:
+        path: of the file.
+        device: of variables, buffers, average and the strategy's state. The optimizer's state is
+            on the host: ``load_state_dict`` puts each part of it where the optimizer wants it,
+            and leaves Adam's count of steps, which most optimizers read there, where it is.
+
+    Raises:
+        CheckpointError: if it is missing, truncated or no checkpoint of this package.
+    """
+    data = read_tensors(path, "checkpoint")
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint of format {_FORMAT} (found {found}): "
+            "it was written by another program or version; use a file that train wrote"
+        )
+    try:
+        random = {
+            "cpu": data["random_state"]["cpu"].cpu(),
+            "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
+        }
+        plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
+        return Checkpoint(
+            **plain,
+            outer=_tensors(data["outer"], device),
+            buffers=_tensors(data["buffers"], device),
+            strategy=State(**data["strategy"]).to(device),
+            average=_tensors(data.get("average", {}), device),  # Earlier versions had none.
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} lacks a part of a checkpoint ({error}): use a file that train wrote"
+        ) from error
+
+
+def _tensors(mapping: Mapping[str, Any], device: torch.device | str) -> Mapping[str, Tensor]:
+    for name, value in mapping.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"'{name}' is no tensor")
+    return {name: value.to(device) for name, value in mapping.items()}
+
+
+@torch.no_grad()
+def _copy(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    if targets.keys() != sources.keys():
+        different = sorted(targets.keys() ^ sources.keys())
+        raise CheckpointError(
+            f"the checkpoint is of another configuration: it and the problem differ in "
+            f"{different[:4]}; use the configuration saved beside the checkpoint"
+        )
+    for name, target in targets.items():
+        if target.shape != sources[name].shape:
+            raise CheckpointError(
+                f"the checkpoint is of another configuration: '{name}' has shape "
+                f"{list(sources[name].shape)} in it and {list(target.shape)} in the problem; use "
+                "the configuration saved beside the checkpoint"
+            )
+        target.copy_(sources[name])

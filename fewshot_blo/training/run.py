@@ -1,0 +1,214 @@
+"""A training run between two outer steps: what it is, and how it is saved and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.hypergrad import Phases, State, Strategy
+from fewshot_blo.kernel.graph import make_graphs
+from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.machine.chunk import Chunk
+from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.problems.suitability import check_suits
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.checkpoint import Checkpoint
+from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
+from fewshot_blo.training.settings import TrainSettings
+from fewshot_blo.training.step import dropout_keys, hypergradient
+
+LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
+# They change where a run takes place, or how far it goes, but no step of it.
+_MAY_CHANGE = {
+    "device",
+    "data.root",
+    "data.download",
+    "train.memory",
+    "train.graph",
+    "problem.start_from",
+    "problem.weights",
+}
+
+
+@dataclass
+class Run:
+    """A run between two outer steps."""
+
+    problem: FewShotProblem
+    phases: Phases
+    settings: TrainSettings
+    folder: Path
+    config: dict[str, Any]
+    step: int = 0
+    chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
+
+    def __post_init__(self) -> None:
+        check_suits(self.problem, self.phases, self.settings.start)
+        self.optimizer = make_optimizer(
+            self.problem.outer,
+            self.settings.optimizer,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+            rates=self.settings.rates,
+        )
+        self.average = MovingAverage(self.settings.ema)
+        self.state: State = self.strategy.init()
+        device = next(iter(self.problem.outer.values())).device
+        self.graphs = make_graphs(self.settings.graph, device)
+
+    @property
+    def strategy(self) -> Strategy:
+        """Of the next outer step."""
+        return self.phases.at(self.step)
+
+    def hypergradient(self, batch: TaskBatch) -> OuterStep:
+        """The hypergradient of the next outer step, which a GPU may be computing still."""
+        return hypergradient(
+            self.problem,
+            self.strategy,
+            self.state,
+            batch,
+            norm=self.settings.norm,
+            chunk=self.chunk,
+            keys=dropout_keys(batch, self.settings.seed, self.step),
+            graphs=self.graphs,
+        )
+
+    def check_finite(self, step: OuterStep) -> None:
+        """Stops a run that has diverged.
+
+        Raises:
+            DivergenceError: if a loss or the hypergradient is not finite.
+        """
+        try:
+            step.check_finite(type(self.strategy).__name__)
+        except DivergenceError as error:
+            remedy = "; if the losses grew over the outer steps, lower the outer learning rate"
+            raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
+
+    def update(self, step: OuterStep) -> None:
+        """Takes the outer step; changes the outer variables in place."""
+        for name, leaf in self.problem.outer.items():
+            leaf.grad = step.gradient[name].clone()  # Clipping works in place.
+        leaves = list(self.problem.outer.values())
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(leaves, self.settings.clip)
+        for group in self.optimizer.param_groups:
+            rate = self.settings.learning_rate_at(self.step)
+            group["lr"] = rate * group.get("factor", 1.0)  # Older checkpoints have none.
+        self.optimizer.step()
+        self.average.update(self.problem.outer, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        state = self.strategy.advance(self.state, step)
+        self.state = state if self.settings.start == "warm" else state.cold()
+        self.step += 1
+
+    def save_config(self) -> None:
+        """Writes the run's settings for a person to read, and for ``--config``.
+
+        Raises:
+            ConfigurationError: if they are no plain data, which no checkpoint could give back.
+        """
+        try:
+            text = yaml.safe_dump(self.config, sort_keys=False)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(
+                f"config is no plain data ({error}): use numbers, words, lists and dictionaries"
+            ) from error
+        with atomic_write(self.folder / CONFIG) as file:
+            file.write(text.encode())
+
+    def note_provenance(self) -> None:
+        """Adds a line about this attempt's command, code and machine to the run's folder."""
+        device = next(iter(self.problem.outer.values())).device
+        origin = provenance(device, kernels=describe_kernels(device))
+        with (self.folder / PROVENANCE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"from_step": self.step, **origin}) + "\n")
+
+    def save(self, name: str) -> None:
+        """Writes a checkpoint into the run's folder."""
+        checkpoints.save(
+            Checkpoint(
+                step=self.step,
+                config=self.config,
+                outer=self.problem.outer,
+                buffers=dict(self.problem.network.named_buffers()),
+                optimizer=self.optimizer.state_dict(),
+                strategy=self.state,
+                settled={
+                    "backend": self.problem.backend,
+                    "chunk": self.chunk.size,
+                    "recompute": self.chunk.recompute,
+                },
+                best=self.best,
+                random_state=checkpoints.random_state(),
+                average=self.average.values,
+            ),
+            self.folder / name,
+        )
+
+    def resume(self) -> None:
+        """Continues from the run's last checkpoint.
+
+        Raises:
+            CheckpointError: if there is none, or it is of settings that lead to other steps.
+        """
+        device = next(iter(self.problem.outer.values())).device
+        saved = checkpoints.load(self.folder / LAST, device)
+        self._check_config(saved.config)
+        if saved.step > self.settings.steps:
+            raise CheckpointError(
+                f"{self.folder / LAST} has taken {saved.step} steps and train.steps is "
+                f"{self.settings.steps}: set it to at least {saved.step}"
+            )
+        saved.restore(self.problem)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.state = saved.strategy
+        self.step, self.best = saved.step, dict(saved.best)
+        self.average.values = dict(saved.average)
+        self.chunk.size = saved.settled["chunk"]
+        self.chunk.recompute = saved.settled.get("recompute")  # Older checkpoints have none.
+        checkpoints.set_random_state(saved.random_state)
+
+    def _check_config(self, config: Mapping[str, Any]) -> None:
+        """Settings may differ from the saved ones where no step that was taken depends on them."""
+        saved, own = _flat(config), _flat(self.config)
+        differ = {name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)}
+        may_change = _MAY_CHANGE | (
+            {"train.steps"} if self.settings.schedule == "constant" else set()
+        )
+        if differ <= may_change:
+            return
+        values = ", ".join(
+            f"{name} was {saved.get(name)} and is {own.get(name)}"
+            for name in sorted(differ - may_change)
+        )
+        hint = ""
+        if "train.steps" in differ - may_change:
+            hint = " (the cosine schedule depends on the number of steps; only a run with the "
+            hint += "constant schedule can be extended)"
+        raise CheckpointError(
+            f"{self.folder / LAST} is of another configuration: {values}{hint}; resume with the "
+            f"settings in {self.folder / CONFIG}, or choose another folder"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,128 @@
+"""The hypergradient of a batch of tasks, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import OuterStep, combine
+from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.kernel.graph import Graphs, Tensors
+from fewshot_blo.kernel.layers import fold
+from fewshot_blo.kernel.precision import product_precision
+from fewshot_blo.machine.chunk import Chunk
+from fewshot_blo.problems import FewShotProblem, NormMode
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks.batch import send
+
+
+def hypergradient(
+    problem: FewShotProblem,
+    strategy: Strategy,
+    state: State,
+    batch: TaskBatch,
+    *,
+    norm: NormMode = "transductive",
+    chunk: int | Chunk = 0,
+    keys: Tensor | None = None,
+    graphs: Graphs | None = None,
+) -> OuterStep:
+    """The hypergradient of a batch of tasks with respect to the problem's outer variables.
+
+    Chunks of tasks are differentiated one after another and their graphs freed; the result does
+    not depend on the chunk size, up to rounding.
+
+    Args:
+        chunk: tasks at a time; 0 for all. Fewer where memory runs out, and recomputed graphs where
+            one task with kept ones does not fit; a ``Chunk`` remembers both.
+        keys: dropout keys, ``[T]``.
+        graphs: of steps of this problem, which are recorded and replayed where keys are given.
+
+    Raises:
+        ConfigurationError: if a single task does not fit into memory.
+    """
+    device = batch.support_x.device
+    held = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
+    ways = {way: with_recompute(strategy, way) for way in (None, False, True)}
+    held.can_recompute = ways[held.recompute] != ways[True]
+
+    def compute(part: slice) -> OuterStep:
+        own, way = state.tasks(part), ways[held.recompute]
+        if keys is None:
+            return whole_step(problem, way, own, batch[part], norm, None)
+        if graphs is None:
+            return whole_step(problem, way, own, batch[part], norm, keys[part])
+        given = (id(strategy), held.recompute)
+        return _replayed_step(graphs, problem, way, own, batch[part], norm, keys[part], given)
+
+    return combine(held.run(compute, batch.tasks, device))
+
+
+def with_recompute(strategy: Strategy, recompute: bool | None) -> Strategy:
+    """The strategy with ``recompute`` set where it leaves that open, by its own rule for None."""
+    method = getattr(strategy, "with_recompute", None)
+    result: Strategy = strategy if method is None else method(recompute)
+    return result
+
+
+def whole_step(
+    problem: FewShotProblem,
+    strategy: Strategy,
+    state: State,
+    batch: TaskBatch,
+    norm: NormMode,
+    keys: Tensor | None,
+) -> OuterStep:
+    """The hypergradient of all tasks at a time; arguments as of ``hypergradient``."""
+    with product_precision(problem.precision, batch.support_x.device):
+        bound = problem.bind(batch, norm, keys)
+        step = strategy.hypergradient(bound.bilevel, state)
+        return replace(step, gradient=bound.pullback(step.gradient))
+
+
+def _replayed_step(
+    graphs: Graphs,
+    problem: FewShotProblem,
+    strategy: Strategy,
+    state: State,
+    batch: TaskBatch,
+    norm: NormMode,
+    keys: Tensor,
+    method: Hashable,
+) -> OuterStep:
+    """The same step; what changes from one to the next goes in as tensors, or is read in place."""
+    padded, network = batch.padded, problem.network
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "batch": {field.name: getattr(batch, field.name) for field in fields(batch)},
+        "scalars": state.scalars,
+        "inner": state.inner,
+        "multipliers": state.multipliers,
+        "keys": {"keys": keys},
+    }
+    inputs = {f"{group}/{name}": x for group, part in groups.items() for name, x in part.items()}
+
+    def step(inputs: Tensors) -> dict[str, Any]:
+        given: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, x in inputs.items():
+            group, _, own = name.partition("/")
+            given[group][own] = x
+        tasks = TaskBatch(**given["batch"]).known(padded=padded)
+        own_state = State(given["scalars"], given["inner"], given["multipliers"])
+        result = whole_step(problem, strategy, own_state, tasks, norm, given["keys"]["keys"])
+        return {field.name: getattr(result, field.name) for field in fields(result)}
+
+    in_place = [*problem.outer.values(), *network.parameters(), *network.buffers()]
+    settings = (norm, padded, network.training, problem.backend, problem.precision, method)
+    addresses = tuple(p.data_ptr() for p in in_place)
+    return OuterStep(**graphs.run(step, inputs, (settings, addresses)))
+
+
+def dropout_keys(batch: TaskBatch, seed: int, step: int) -> Tensor:
+    """One dropout key a task, ``[T]``: a pure function of the seed and the task's number."""
+    numbers = torch.arange(step * batch.tasks, (step + 1) * batch.tasks)
+    return send(fold(numbers, seed + 1), batch.support_y.device)

@@ -1,0 +1,235 @@
+"""The outer loop: tasks in, checkpoints out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.evaluation.evaluate import Adaptation, evaluate
+from fewshot_blo.heads.losses import task_accuracy
+from fewshot_blo.hypergrad import Phases, Strategy
+from fewshot_blo.machine.memory import peak_resident_bytes
+from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.records.interrupts import interrupts
+from fewshot_blo.records.logs import RunLog
+from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.chunk_choice import choose_chunk
+from fewshot_blo.training.prefetch import Prefetch
+from fewshot_blo.training.run import BEST, LAST, Run
+from fewshot_blo.training.running_statistics import update_statistics
+from fewshot_blo.training.settings import TrainSettings
+from fewshot_blo.training.step import dropout_keys
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended.
+
+    Attributes:
+        best: path of the checkpoint with the highest validation accuracy.
+        step: outer steps taken.
+        validation_accuracy: of the best checkpoint.
+        interrupted: whether the run was stopped before its last step, and can be resumed.
+    """
+
+    best: Path
+    step: int
+    validation_accuracy: float
+    interrupted: bool
+
+
+def train(
+    problem: FewShotProblem,
+    strategy: Strategy | Phases,
+    tasks: TaskSource,
+    validation: EpisodicSampler,
+    *,
+    folder: Path | str,
+    settings: TrainSettings = TrainSettings(),
+    adaptation: Adaptation = Adaptation(),
+    config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Trains the outer variables of a problem in place and leaves them at their best.
+
+    Writes ``config.yaml``, ``last.pt``, ``best.pt`` (highest validation accuracy), a log and
+    curves into ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns.
+    A resumed run continues bit for bit on the same device; with a constant learning rate it may
+    have more steps than before.
+
+    Args:
+        problem: what to train.
+        strategy: how to compute hypergradients; or several, one after another.
+        tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
+            norm "running", are estimated from those of an ``EpisodicSampler`` only.
+        validation: tasks from held-out classes.
+        folder: of the run.
+        settings: of the outer loop.
+        adaptation: how tasks are solved in validation.
+        config: plain data saved in the checkpoints, from which the problem can be built again.
+        resume: continue from ``last.pt``.
+        progress: print a line for each validation and, on a terminal, show a progress bar.
+
+    Raises:
+        CheckpointError: if the folder holds another run, or there is nothing to resume.
+        ConfigurationError: if ``config`` is no plain data, or one task does not fit into memory.
+        DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
+    """
+    folder = Path(folder)
+    phases = strategy if isinstance(strategy, Phases) else Phases(((0, strategy),))
+    run = Run(problem, phases, settings, folder, {"train": asdict(settings), **(config or {})})
+    first_batch = tasks.batch(0)
+    if resume:
+        run.resume()
+    elif (folder / LAST).exists():
+        raise CheckpointError(
+            f"{folder} already holds a run: resume it (--resume), or choose another folder"
+        )
+    problem.prepare(first_batch, derivatives=phases.derivatives)
+    if not resume:
+        run.chunk = choose_chunk(
+            problem,
+            [phase for _, phase in phases.phases],
+            first_batch,
+            norm=settings.norm,
+            size=settings.chunk,
+            host_limit=settings.memory,
+            recorded=run.graphs is not None,
+            setting=run.chunk.setting,
+        )
+        if progress:
+            print(run.chunk.why, flush=True)
+    run.save_config()
+    if not resume or run.step < settings.steps:
+        run.note_provenance()
+    bar = tqdm(
+        total=settings.steps,
+        initial=run.step,
+        disable=None if progress else True,  # None: only where there is no terminal.
+        desc="training",
+        unit="step",
+    )
+    problem.network.train()
+    batches = Prefetch(tasks, first_batch.support_x.device)
+    clock = _Clock()
+    with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
+        if settings.steps == 0 and not resume:
+            print(_validate(run, tasks, validation, adaptation, log), flush=True)
+        while run.step < settings.steps and not stop.is_set():
+            batch = batches.batch(run.step)
+            step = run.hypergradient(batch)
+            if run.step + 1 < settings.steps:
+                batches.ahead(run.step + 1)
+            run.check_finite(step)
+            clock.count(batch.tasks)
+            if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
+                record = _record(run, batch, step, clock)
+                log.write({**record, "seconds": log.seconds()})
+                bar.set_postfix_str(_words(record))
+            run.update(step)
+            bar.update()
+            if run.step % settings.validate_every == 0 or run.step == settings.steps:
+                words = _validate(run, tasks, validation, adaptation, log)
+                if progress:
+                    tqdm.write(words)
+                    sys.stdout.flush()
+                clock = _Clock()
+        run.save(LAST)
+    interrupted = run.step < settings.steps
+    if not interrupted:
+        checkpoints.load(folder / BEST).restore(problem)
+    return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+
+
+def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[str, Any]:
+    """What the log keeps of a step that is about to be taken."""
+    squared = [g.square().sum() for g in step.gradient.values()]
+    return {
+        "step": run.step + 1,
+        "loss/outer": float(step.outer_loss.mean()),
+        "loss/inner": float(step.inner_loss.mean()),
+        "accuracy/train": _training_accuracy(run, batch, step),
+        "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
+        "learning_rate": run.settings.learning_rate_at(run.step),
+        "tasks_per_second": clock.rate(),
+        "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
+        **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
+        **({"graph": run.graphs.choice} if run.graphs else {}),
+    }
+
+
+@torch.no_grad()
+def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
+    """Query accuracy of the inner parameters that the step reached, on its first chunk."""
+    part = batch[: run.chunk.size]
+    inner = {name: p[: part.tasks] for name, p in step.inner.items()}
+    keys = dropout_keys(batch, run.settings.seed, run.step)[: part.tasks]
+    logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)
+    return float(task_accuracy(logits, part.query_y, part.classes).mean())
+
+
+def _validate(
+    run: Run,
+    tasks: TaskSource,
+    validation: EpisodicSampler,
+    adaptation: Adaptation,
+    log: RunLog,
+) -> str:
+    """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""
+    with run.average.applied(run.problem.outer):
+        if isinstance(tasks, EpisodicSampler):
+            update_statistics(run.problem, tasks, adaptation)
+        result = evaluate(
+            run.problem,
+            validation,
+            tasks=run.settings.validation_tasks,
+            norm=run.settings.norm,
+            adaptation=adaptation,
+        )
+        if result.mean > run.best["accuracy"]:
+            run.best = {"step": run.step, "accuracy": result.mean}
+            run.save(BEST)
+    log.write(
+        {
+            "step": run.step,
+            "accuracy/validation": result.mean,
+            "accuracy/validation_interval": result.interval,
+            "seconds": log.seconds(),
+        }
+    )
+    run.save(LAST)
+    return f"step {run.step}: validation {result}"
+
+
+class _Clock:
+    """Tasks a second since it was last read."""
+
+    def __init__(self) -> None:
+        self._start, self._tasks = time.perf_counter(), 0
+
+    def count(self, tasks: int) -> None:
+        self._tasks += tasks
+
+    def rate(self) -> float:
+        now = time.perf_counter()
+        rate = self._tasks / (now - self._start)
+        self._start, self._tasks = now, 0
+        return rate
+
+
+def _words(record: Mapping[str, Any]) -> str:
+    return (
+        f"loss {record['loss/outer']:.3f}, accuracy {record['accuracy/train']:.3f}, "
+        f"{record['tasks_per_second']:.1f} tasks/s"
+    )

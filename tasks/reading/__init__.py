@@ -1,0 +1,1 @@
+"""Reading files: images, archives, caches, and the classes that published splits name."""

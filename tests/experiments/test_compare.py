@@ -1,0 +1,272 @@
+"""Comparisons of several methods, and the recipes that come with the project."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from small_runs import make_folder, write_recipe
+
+from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.commands import main as cli
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.data import build_splits
+from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.report import evaluate_checkpoints
+from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
+from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.hypergrad import Phases
+from fewshot_blo.records.tables import deviation
+from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training import train as train_module
+from fewshot_blo.training.checkpoint import load
+from fewshot_blo.training.run import BEST, PROVENANCE
+from fewshot_blo.training.step import hypergradient
+
+RECIPES = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[2] / "recipes").glob("*/*.yaml")
+    if path.parent.name != "studies"
+)
+REQUEST = EvaluationRequest(tasks=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A shared encoder and an initialisation."""
+    place = tmp_path_factory.mktemp("recipes")
+    return [
+        write_recipe(place / "proto.yaml", folder, inner__steps=0, adaptation__steps=0),
+        write_recipe(place / "maml.yaml", folder, problem__name="initialization"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def compared(recipes: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("compared")
+    words = ["compare", *map(str, recipes), f"--folder={place}", "--seeds", "0", "1", "--tasks=8"]
+    assert cli.main(words) == 0
+    return place
+
+
+def test_table_and_picture(compared: Path) -> None:
+    with (compared / "table.csv").open(encoding="utf-8") as file:
+        proto, maml = csv.DictReader(file)
+    assert (proto["method"], maml["method"]) == ("proto", "maml")
+    assert proto["seeds"] == maml["seeds"] == "2"
+    assert float(proto["steps"]) == 2
+    assert float(proto["seconds"]) > 0
+    text = (compared / "table.md").read_text()
+    for record, norm in itertools.product((proto, maml), ("transductive", "support", "running")):
+        value, interval = float(record[norm]), float(record[f"{norm} interval"])
+        assert f"{value:.2f} ± {interval:.2f} [" in text
+    assert "8 tasks (3-way 1-shot 3 queries a class, seed 1000)" in text
+    difference = float(maml["transductive"]) - float(proto["transductive"])
+    assert float(maml["transductive difference"]) == pytest.approx(difference)
+    with Image.open(compared / "accuracy.png") as picture:
+        assert picture.size == (960, 600)
+
+
+def test_a_budget_of_steps_for_all_recipes(recipes: list[Path]) -> None:
+    assert read_recipe(recipes[0]).train.steps == 2
+    assert read_recipe(recipes[0], max_steps=1).train.steps == 1
+    assert read_recipe(recipes[0], max_steps=9).train.steps == 2
+    with pytest.raises(ConfigurationError, match="max_steps is 0"):
+        read_recipe(recipes[0], max_steps=0)
+
+
+def test_the_mean_over_seeds(compared: Path) -> None:
+    (row,) = compare([compared / "proto"], REQUEST, folder=compared / "again")
+    each = [
+        compare([compared / "proto" / seed], REQUEST, folder=compared / seed)[0]
+        for seed in ("seed0", "seed1")
+    ]
+    accuracies = [single.tasks("support") for single in each]
+    mean = row.tasks("support")
+    assert mean is not None
+    assert accuracies[0] is not None
+    assert accuracies[1] is not None
+    torch.testing.assert_close(mean, (accuracies[0] + accuracies[1]) / 2)
+    spread = torch.stack([a.mean() for a in accuracies if a is not None]).std()
+    assert deviation(row.seed_means("support")) == pytest.approx(float(spread))
+    assert not torch.equal(accuracies[0], accuracies[1])
+
+
+def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:
+    """Its deviation is over pairs of runs with one seed; unlike numbers of seeds have none."""
+    maml, proto = [compared / name for name in ("maml", "proto")]
+    pairs = []
+    for seed in ("seed0", "seed1"):
+        rows = compare([proto / seed], REQUEST, folder=tmp_path / "a")
+        rows += compare([maml / seed], REQUEST, folder=tmp_path / "b")
+        pairs.append(rows[1].seed_means("running")[0] - rows[0].seed_means("running")[0])
+    both = compare([proto, maml], REQUEST, folder=tmp_path / "both")
+    record = both[1].record(both[0])
+    spread = float(torch.tensor(pairs, dtype=torch.float64).std())
+    assert record["running difference"] == pytest.approx(50 * sum(pairs))
+    assert record["running difference sd over seeds"] == pytest.approx(100 * spread)
+    assert "running difference sd over seeds" not in both[0].record(both[0])
+    unlike = compare([proto, maml / "seed0"], REQUEST, folder=tmp_path / "unlike")
+    assert "running difference sd over seeds" not in unlike[1].record(unlike[0])
+
+
+def test_finished_runs_are_not_trained_again(compared: Path, recipes: list[Path]) -> None:
+    names = (BEST, PROVENANCE)  # The second says which command made the first.
+    files = [path for name in names for path in compared.glob(f"*/seed*/{name}")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert len(before) == 8
+    compare(recipes, REQUEST, folder=compared, seeds=(0, 1))
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_goes_on_after_an_interrupt(
+    recipes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    words = ["compare", str(recipes[0]), f"--folder={tmp_path}", "--tasks=8"]
+    plain = train_module._validate
+
+    def interrupted(*arguments: object) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "_validate", interrupted)
+    assert cli.main(words) == 130
+    assert not (tmp_path / "table.md").exists()
+    monkeypatch.setattr(train_module, "_validate", plain)
+    assert cli.main(words) == 0
+    assert (tmp_path / "table.md").exists()
+    assert "step 2: validation" in capsys.readouterr().out
+
+
+def test_recipes_may_name_networks_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    own = write_recipe(tmp_path / "own.yaml", folder, problem__network="small_runs:make_encoder")
+    (row,) = compare([own], REQUEST, folder=tmp_path / "runs")
+    with pytest.raises(ConfigurationError, match="asks to run 'small_runs:make_encoder'"):
+        compare(row.checkpoints, REQUEST, folder=tmp_path / "again")
+
+
+def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "first.yaml", folder, problem__name="pretraining")
+    settings = {"problem__start_from": "first.yaml", "problem__unit": True, "problem__centre": True}
+    second = write_recipe(
+        tmp_path / "second.yaml", folder, train__steps=0, inner__steps=0, **settings
+    )
+    (row,) = compare([second], REQUEST, folder=tmp_path / "runs")
+    start = load(tmp_path / "runs" / "first" / "seed0" / BEST)
+    (end,) = (load(path) for path in row.checkpoints)
+    encoder = {n.removeprefix("encoder."): p for n, p in end.outer.items()}
+    assert encoder
+    for name, p in encoder.items():
+        assert torch.equal(p, start.outer[name])
+    assert bool(end.buffers["centre.mean"].any())
+    # The first one is trained, and not trained again.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"runs/*/*/{BEST}")}
+    assert len(before) == 2
+    compare([second], REQUEST, folder=tmp_path / "runs")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    recipe = read_recipe(second)
+    splits = build_splits(recipe.data)
+    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: `compare` trains it"):
+        train_from_config(recipe, splits, tmp_path / "alone", resume=False, tested=False)
+
+
+def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no best\.pt"):
+        compare([tmp_path], REQUEST, folder=tmp_path / "table")
+    with pytest.raises(ConfigurationError, match="two sources have one name: proto, proto"):
+        compare([recipes[0], recipes[0]], REQUEST, folder=tmp_path / "table")
+    bad = write_recipe(tmp_path / "bad.yaml", folder, problem__name="nothing")
+    with pytest.raises(ConfigurationError, match=r"recipe .*bad\.yaml"):
+        compare([bad], REQUEST, folder=tmp_path / "table")
+    with pytest.raises(ConfigurationError, match=r"recipe .*absent\.yaml"):
+        compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
+
+
+@pytest.mark.parametrize(
+    ("changes", "request_changes", "match"),
+    [
+        ({"episodes__shot": 2}, {}, r"way, shot, query \(3, 2, 3\)"),
+        ({"data__seed": 1}, {}, "only runs of one data set"),
+        ({"problem__name": "initialization"}, {"views": "shifts"}, "problem an initialization"),
+        ({"problem__name": "nothing"}, {}, "other"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+    changes: dict[str, Any],
+    request_changes: dict[str, Any],
+    match: str,
+    recipes: list[Path],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    other = write_recipe(tmp_path / "other.yaml", folder, **changes)
+    request = replace(REQUEST, **request_changes)
+    with pytest.raises(ConfigurationError, match=match):
+        compare([recipes[0], other], request, folder=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_trained_on_one_data_set_and_tested_on_another(
+    compared: Path, recipes: list[Path], tmp_path: Path
+) -> None:
+    """The data that recipes were trained on are not what they are tested on then."""
+    request = replace(REQUEST, data="glyphs", size=16, norm="support", views="mirrored")
+    shutil.copytree(compared / "proto", tmp_path / "proto")
+    (row,) = compare([recipes[0]], request, folder=tmp_path)
+    file = compared / "proto" / "seed0" / BEST
+    (expected,) = evaluate_checkpoints([file], request).values()
+    assert torch.equal(row.evaluations[0][0].accuracy, expected[0].accuracy)
+    assert row.evaluations[0][0].class_names == expected[0].class_names
+    assert "seed 1000, 2 views (mirrored))" in (tmp_path / "table.md").read_text()
+
+
+def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
+    """One task of the recipe's size, of random images."""
+    episodes = config.episodes
+    assert isinstance(episodes.way, int)
+    assert isinstance(episodes.shot, int)
+    assert isinstance(episodes.query, int)
+    way, generator = episodes.way, torch.Generator().manual_seed(0)
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.rand(1, way * count, *image, generator=generator)
+        return images, torch.arange(way).repeat_interleave(count)[None]
+
+    return TaskBatch(*part(episodes.shot), *part(episodes.query), torch.arange(way)[None])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipes_give_hypergradients(path: Path) -> None:
+    config = read_recipe(path)
+    resized = config.problem.network.startswith(LIBRARIES)
+    small = {"hidden": 8, "input_size": 32 if resized else 0, "classes": 64}
+    problem_settings = replace(config.problem, backend="batched", **small)  # type: ignore[arg-type]
+    config = replace(config, problem=problem_settings, device="cpu")
+    image = torch.Size([1, 28, 28] if config.data.name == "omniglot" else [3, 32, 32])
+    problem = build_problem(config, image, pretrained=False)
+    strategies = build_strategy(config)
+    build_adaptation(config)
+    phases = strategies.phases if isinstance(strategies, Phases) else ((0, strategies),)
+    for _, strategy in phases:
+        step = hypergradient(problem, strategy, strategy.init(), random_tasks(config, image))
+        step.check_finite("recipe")
+        assert any(bool(g.any()) for g in step.gradient.values())
