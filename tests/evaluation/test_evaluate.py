@@ -419,9 +419,9 @@ _EMBEDDING = """
 import torch
 from pathlib import Path
 from torch import nn
-from fewshot_blo.allocator import return_freed_memory
-from fewshot_blo.evaluate import embed
-from fewshot_blo.kernel.memory import memory_limit
+from fewshot_blo.machine.allocator import return_freed_memory
+from fewshot_blo.evaluation.evaluate import embed
+from fewshot_blo.machine.memory import memory_limit
 
 
 def highest():  # Of this program alone, which ru_maxrss is not where a large one started it.

@@ -347,7 +347,7 @@ def test_a_failed_download_says_what_to_do(
 
 @pytest.fixture
 def real_lists(small_omniglot: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_lists, "FOLDER", Path(class_lists.__file__).with_name("splits"))
+    monkeypatch.setattr(class_lists, "FOLDER", Path(omniglot.__file__).with_name("splits"))
 
 
 @pytest.fixture

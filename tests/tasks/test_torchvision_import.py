@@ -43,13 +43,13 @@ def test_datasets_transforms_and_models_work() -> None:
 def test_import_is_lazy_and_repairs_a_plain_import_that_failed_before() -> None:
     code = """
 import sys
-import tasks.omniglot, tasks.folder
+import fewshot_blo.tasks.omniglot, fewshot_blo.tasks.folder
 assert "torchvision" not in sys.modules
 try:
     import torchvision
 except RuntimeError:
     pass
-from tasks.torchvision_import import torchvision_module
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 first = torchvision_module()
 import torchvision, torchvision.transforms.v2
 assert first is torchvision is torchvision_module()

@@ -11,7 +11,7 @@ from host_reads import META, HostReads
 from oracles import make_batch, make_ragged_batch
 from torch import Tensor, nn
 
-from fewshot_blo import hypergrad, networks
+from fewshot_blo import heads, hypergrad
 from fewshot_blo.evaluation.evaluate import Adaptation, adapted
 from fewshot_blo.heads import (
     CosineHead,
@@ -193,8 +193,8 @@ def test_every_strategy_and_head_is_here() -> None:
         "State",
         "Strategy",
     }
-    heads = {name for name in networks.__all__ if name.endswith("Head")} - {"Head"}
-    assert {type(make()).__name__ for make in HEADS.values()} == heads
+    known = {name for name in heads.__all__ if name.endswith("Head")} - {"Head"}
+    assert {type(make()).__name__ for make in HEADS.values()} == known
 
 
 @pytest.mark.parametrize(
