@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self, TypeVar  # With defaults from Python 3.13 on.
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.kernel import Order
-
-if TYPE_CHECKING:  # In typing from Python 3.11 on.
-    from typing_extensions import Self
+from fewshot_blo.kernel import InnerSteps, Order
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,12 @@ class State:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same state with all tensors changed."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self,
-            **{
-                name: change(part)
-                if isinstance(part, Tensor)
-                else {n: change(x) for n, x in part.items()}
-                for name, part in parts.items()
-            },
-        )
+        changed: dict[str, Any] = {}
+        for f in fields(self):
+            part = getattr(self, f.name)
+            tensor = isinstance(part, Tensor)
+            changed[f.name] = change(part) if tensor else {n: change(x) for n, x in part.items()}
+        return type(self)(**changed)
 
     @property
     def schedules(self) -> dict[str, Tensor]:
@@ -75,7 +69,7 @@ def _plain(part: Any) -> Any:
     return part if isinstance(part, Tensor) else dict(part)
 
 
-Own = TypeVar("Own", bound=State)
+Own = TypeVar("Own", bound=State, default=Any)
 
 Sees = Literal["start", "rule", "inner", "outer"]
 """Where an outer variable can be: in the start of the inner problem, in its update rule, in the
@@ -92,9 +86,12 @@ class Strategy(Generic[Own]):
     Attributes:
         derivatives: of the losses that it takes.
         sees: where it finds outer variables; one that is in none of these has no hypergradient.
+        inner: inner steps, where it takes such.
         needs_minimiser: whether it takes the inner parameters for minimisers of the inner loss, so
             that a head whose parameters are a formula of the support set does not suit it.
     """
+
+    inner: InnerSteps
 
     @property
     def derivatives(self) -> Order:
@@ -128,7 +125,7 @@ class Strategy(Generic[Own]):
         """The state after a step over all tasks; by default it keeps the inner parameters."""
         return replace(state, inner=step.inner)
 
-    def at(self, step: int) -> Strategy[Any]:
+    def at(self, step: int) -> Strategy:
         """The strategy of outer step ``step``, counted from 0, where they take turns."""
         return self
 
@@ -141,7 +138,7 @@ class Strategy(Generic[Own]):
         return self
 
     @property
-    def phases(self) -> tuple[tuple[int, Strategy[Any]], ...]:
+    def phases(self) -> tuple[tuple[int, Strategy], ...]:
         """From which outer step on, and which strategy; all share one kind of state."""
         return ((0, self),)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Phases, Reptile, ValueFunction
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 
 
-def check_suits(problem: FewShotProblem, phases: Phases, start: Literal["cold", "warm"]) -> None:
+def check_suits(
+    problem: FewShotProblem, strategy: Strategy, start: Literal["cold", "warm"]
+) -> None:
     """Raises where training would do nothing, or not what it says.
 
     Raises:
@@ -26,11 +28,13 @@ def check_suits(problem: FewShotProblem, phases: Phases, start: Literal["cold", 
             "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
             "use a cold start, or prox above 0"
         )
-    if isinstance(problem, SharedEncoder) and problem.head.starts == ("closed_form",):
-        for _, strategy in phases.phases:
-            if isinstance(strategy, Implicit | Penalty | ValueFunction | BOME | Reptile):
-                raise ConfigurationError(
-                    f"{type(strategy).__name__} takes the parameters of a "
-                    f"{type(problem.head).__name__} for the minimisers of its loss, and "
-                    "they are a formula of the support set: use Unroll with 0 steps"
-                )
+    if (
+        isinstance(problem, SharedEncoder)
+        and problem.head.starts == ("closed_form",)
+        and strategy.needs_minimiser
+    ):
+        raise ConfigurationError(
+            f"{type(strategy).__name__} takes the parameters of a {type(problem.head).__name__} "
+            "for the minimisers of its loss, and they are a formula of the support set: use "
+            "Unroll with 0 steps"
+        )

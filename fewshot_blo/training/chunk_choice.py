@@ -117,7 +117,7 @@ def _ways(strategy: Strategy) -> Ways:
     return {None: strategy} if kept == recomputed else {False: kept, True: recomputed}
 
 
-def _long_steps(strategy: Strategy[Any], few: int = TIMED[1]) -> int:
+def _long_steps(strategy: Strategy, few: int = TIMED[1]) -> int:
     """The number of inner steps where it is to be told from few ones; 0 where it is not."""
     shortened = strategy.shortened(few)
     return 0 if shortened == strategy else strategy.inner.steps

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fewshot_blo.evaluation.evaluate import Adaptation, adapted
-from fewshot_blo.kernel import estimate_statistics
+from fewshot_blo.evaluation.evaluate import ADAPTATION, adapted
+from fewshot_blo.kernel import InnerSteps, estimate_statistics
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.centre import estimate_centres, has_centres
 from fewshot_blo.problems import FewShotProblem, Initialization
@@ -20,7 +20,7 @@ _IMAGES, _TASKS = 1024, 64
 
 
 def update_statistics(
-    problem: FewShotProblem, tasks: EpisodicSampler, adaptation: Adaptation | None = None
+    problem: FewShotProblem, tasks: EpisodicSampler, adaptation: InnerSteps = ADAPTATION
 ) -> None:
     """Estimates running statistics and centres from training images without augmentation.
 
@@ -40,7 +40,7 @@ def update_statistics(
     network.eval()  # The features that the statistics are for have no dropout.
     try:
         if isinstance(problem, Initialization):
-            passes = _query_passes(problem, tasks.plain(), adaptation or Adaptation())
+            passes = _query_passes(problem, tasks.plain(), adaptation)
             estimate_statistics(network, passes)
             return
         batches = torch.split(_images(problem, tasks), 128)
@@ -64,7 +64,7 @@ def _images(problem: FewShotProblem, tasks: EpisodicSampler) -> Tensor:
 
 
 def _query_passes(
-    problem: Initialization, tasks: EpisodicSampler, adaptation: Adaptation
+    problem: Initialization, tasks: EpisodicSampler, adaptation: InnerSteps
 ) -> Iterator[Callable[[], object]]:
     """Adapts tasks one by one, for the forward pass of each one's query set."""
     backend, problem.backend = problem.backend, "loop"

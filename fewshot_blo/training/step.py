@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -105,7 +104,8 @@ def _replayed_step(
             given[group][own] = x
         tasks = TaskBatch(**given.pop("batch")).known(padded=padded)
         own_keys = given.pop("keys")["keys"]
-        own_state = type(state)(**given.pop("schedules"), **given)
+        parts: dict[str, Any] = {**given.pop("schedules"), **given}
+        own_state = type(state)(**parts)
         result = whole_step(problem, strategy, own_state, tasks, norm, own_keys)
         return {field.name: getattr(result, field.name) for field in fields(result)}
 
