@@ -214,6 +214,8 @@ def places(problem: str) -> dict[str, set[Sees]]:
         name: {"rule"} if name.startswith(STEP_SIZE) else set() for name in bilevel.outer
     }
     for place, scalar in scalars.items():
+        if not scalar.requires_grad:
+            continue
         leaves = list(bilevel.outer.values())
         gradients = torch.autograd.grad(scalar, leaves, allow_unused=True, retain_graph=True)
         for name, gradient in zip(bilevel.outer, gradients, strict=True):
