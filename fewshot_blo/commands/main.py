@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
+from fewshot_blo import __version__
 
-from fewshot_blo.commands import (
-    check,
-    compare,
-    data,
-    evaluate,
-    export,
-    finetune,
-    predict,
-    study,
-    train,
-)
-from fewshot_blo.errors import (
-    CheckpointError,
-    ConfigurationError,
-    DivergenceError,
-    StructuralZeroError,
-)
-from fewshot_blo.experiments.recipes import is_study
-from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
-from fewshot_blo.machine.memory import memory_limit
-from fewshot_blo.tasks import DataError
-
-_COMMANDS: dict[str, ModuleType] = {
-    "train": train,
-    "evaluate": evaluate,
-    "compare": compare,
-    "study": study,
-    "finetune": finetune,
-    "predict": predict,
-    "export": export,
-    "check": check,
-    "data": data,
+COMMANDS = {
+    "train": "Meta-train, validate on held-out classes, then evaluate the best checkpoint.",
+    "evaluate": "Measure few-shot accuracy of checkpoints, on the same tasks, with intervals.",
+    "compare": "Train recipes, evaluate all on the same tasks, write a table and a picture.",
+    "study": "Solve a bilevel problem beyond few-shot learning with several strategies.",
+    "finetune": "Fine-tune a pretrained network on a folder with a few images a class.",
+    "predict": "Label images with a classifier that finetune wrote, or teach it a class.",
+    "export": "Write a classifier as a file that needs nothing of this package.",
+    "check": "Compare the kernel with a plain loop over your own network, in float64.",
+    "data": "Load a data set, say what is in it, and draw a picture of episodes.",
 }
-_USER_ERRORS = (
-    CheckpointError,
-    ConfigurationError,
-    DataError,
-    DivergenceError,
-    StructuralZeroError,
-    OSError,
-)
+_FLAGS = ("--help", "--version", "--completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,56 +31,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 for an error, which is printed as one message, or a check that failed; 2 for wrong
         arguments; 130 where the user interrupted.
     """
-    parsers = {name: command.parser() for name, command in _COMMANDS.items()}
-    parser = ArgumentParser(
-        prog="fewshot-blo",
-        description="Few-shot learning as bilevel problems.",
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    for name, subparser in parsers.items():
-        subparser.exit_on_error = False
-        subparser.add_argument(
-            "--memory_limit",
-            type=float,
-            help="GiB that the process may hold: what is computed at a time is made to fit",
-        )
-        commands.add_subcommand(name, subparser)
-    try:
-        parsed = parser.parse_args(arguments)
-    except ArgumentError as error:
-        words = sys.argv[1:] if arguments is None else arguments
-        command_line = " ".join(["fewshot-blo", *(word for word in words[:1] if word in parsers)])
-        study = next(filter(is_study, (Path(word.split("=", 1)[-1]) for word in words)), None)
-        # Its rows have names of their own, of which the parser complains instead.
-        reason = f"{study} is a study: use fewshot-blo study" if study else str(error)
-        reason = " ".join(reason.split())
-        print(f"{command_line}: {reason} (see {command_line} --help)", file=sys.stderr)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = words[0] if words else "--help"
+    if first in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    if first == "--version":
+        print(f"fewshot-blo {__version__}")
+        return 0
+    if first == "--completion":
+        return _completion(words[1:])
+    if first not in COMMANDS:
+        known = [*COMMANDS, *_FLAGS]
+        close = difflib.get_close_matches(first, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        print(f"fewshot-blo: there is no command '{first}'{hint}; --help has all", file=sys.stderr)
         return 2
-    options = parsed[parsed.command]
-    if options.memory_limit is None:
-        keep_freed_memory()
-    else:
-        return_freed_memory()
-    try:
-        command = _COMMANDS[parsed.command]
-        with memory_limit(options.memory_limit):
-            status: int = command.run(parsers[parsed.command], options)
-        return status
-    except _USER_ERRORS as error:
-        print(f"fewshot-blo {parsed.command}: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"fewshot-blo {parsed.command}: {reason} Lower train.chunk (tasks at a time), or "
-            "episodes.tasks",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        print(f"fewshot-blo {parsed.command}: interrupted", file=sys.stderr)
-        return 130
+    # Only now: it needs PyTorch, for which help and version do not wait.
+    running: Any = importlib.import_module("fewshot_blo.commands.running")
+    status: int = running.run(first, COMMANDS[first], words[1:])
+    return status
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{description}" for name, description in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fewshot-blo COMMAND [--OPTION VALUE ...]",
+            "",
+            "Few-shot learning, meta-learning and bilevel optimisation in PyTorch.",
+            "",
+            "commands",
+            *lines,
+            "",
+            "  COMMAND --help          its options",
+            "  --version               the version of this package",
+            "  --completion SHELL      a script for bash or zsh that completes commands and options",
+        ]
+    )
+
+
+def _completion(words: Sequence[str]) -> int:
+    if words not in (["bash"], ["zsh"]):
+        print("fewshot-blo: --completion needs the name of a shell, bash or zsh", file=sys.stderr)
+        return 2
+    completion: Any = importlib.import_module("fewshot_blo.commands.completion")
+    print(completion.script(words[0], list(COMMANDS)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.data import build_sampler, published_classes, same_images
+from fewshot_blo.experiments.components import Component, plain
+from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.settings import Config, DataSettings
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
+from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.tasks import Splits
+from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.training import checkpoint as checkpoints
-from fewshot_blo.training.run import LAST
 from fewshot_blo.training.train import TrainResult, train
 
 
@@ -35,7 +34,7 @@ def train_from_config(
             training takes hours, so that is an error before it.
 
     Raises:
-        CheckpointError: as ``train``, or if ``problem.start_from`` does not fit.
+        CheckpointError: as ``train``, or if ``start_from`` does not fit.
         ConfigurationError: if settings contradict each other.
         DataError: if the classes cannot give such tasks.
     """
@@ -47,26 +46,28 @@ def train_from_config(
         build_sampler(config, splits.test, training=False)
     return train(
         problem,
-        build_strategy(config),
+        config.strategy,
         training,
         validation,
         folder=folder,
         settings=config.train,
-        adaptation=build_adaptation(config),
-        config=_known(config, folder / LAST) if resume else asdict(config),
+        adaptation=config.adaptation,
+        config=config.plain(),
         resume=resume,
+        read_config=lambda saved: config_from(saved).plain(),
     )
 
 
 def with_classes(config: Config, splits: Splits) -> Config:
-    """The settings with the number of pretraining's classes, if they leave it to the data."""
-    if config.problem.name != "pretraining" or config.problem.classes:
+    """The settings with the number of training classes, for a problem that tells them apart."""
+    if config.problem.settings.get("classes") != 0:
         return config
-    return replace(config, problem=replace(config.problem, classes=len(splits.train.class_names)))
+    count = len(splits.train.class_names)
+    return replace(config, problem=config.problem.changed(classes=count))
 
 
 def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> FewShotProblem:
-    """The problem as training starts with it, after ``problem.start_from``.
+    """The problem as training starts with it, after ``start_from``.
 
     Args:
         config: the settings, with all classes counted.
@@ -74,17 +75,17 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
         resume: a checkpoint will bring the weights, so none are looked for.
 
     Raises:
-        CheckpointError: if ``problem.start_from`` does not fit.
+        CheckpointError: if ``start_from`` does not fit.
         ConfigurationError: if it is a recipe, was trained on classes that are held out here, or
             as ``build_problem``.
     """
-    start = config.problem.start_from
+    start = config.start_from
     if start.endswith(".yaml"):
         raise ConfigurationError(
-            f"problem.start_from is the recipe {start}: `compare` trains it first; here give a "
+            f"start_from is the recipe {start}: comparing trains it first; here give a "
             "checkpoint"
         )
-    problem = build_problem(config, image, pretrained=not resume)
+    problem = build_problem(config, image, trained=not resume)
     if start and not resume:
         checkpoint = checkpoints.load(Path(start))
         _check_unseen(config.data, checkpoint.config.get("data"), start)
@@ -92,36 +93,19 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
     return problem
 
 
-def _check_unseen(data: DataSettings, before: object, start: str) -> None:
+def _check_unseen(data: DataSet, before: object, start: str) -> None:
     """Raises where a start was trained on classes that validation or test will draw."""
     if not isinstance(before, Mapping):  # A caller of train may save anything, or nothing.
         return
-    names = {field.name for field in fields(DataSettings)}
-    other = DataSettings(**{name: value for name, value in before.items() if name in names})
-    held_out = published_classes(data, "val") + published_classes(data, "test")
-    seen = not set(held_out).isdisjoint(published_classes(other, "train"))
-    # A folder's classes are known by how they are divided.
-    same_folder = data.name == "folder" and same_images(data, other)
-    if seen or (same_folder and (data.seed, data.csv) != (other.seed, other.csv)):
+    try:
+        other = config_from({"data": before}).data
+    except ConfigurationError:
+        return
+    held_out = data.published_classes("val") + data.published_classes("test")
+    seen = not set(held_out).isdisjoint(other.published_classes("train"))
+    if seen or (data.images == other.images and data.division != other.division):
         raise ConfigurationError(
-            f"problem.start_from is {start}, which was trained on classes that are validation or "
+            f"start_from is {start}, which was trained on classes that are validation or "
             "test classes here, so that accuracies would flatter: start from a run with the same "
             "division of classes"
         )
-
-
-def _known(config: Config, checkpoint: Path) -> dict[str, Any]:
-    """The settings without those that are younger than a checkpoint and have their defaults."""
-    settings, defaults = asdict(config), asdict(Config())
-    if not checkpoint.is_file():
-        return settings
-    saved = checkpoints.load(checkpoint).config
-    for section, values in settings.items():
-        before = saved.get(section)
-        if isinstance(values, dict) and isinstance(before, Mapping):
-            settings[section] = {
-                name: value
-                for name, value in values.items()
-                if name in before or value != defaults[section][name]
-            }
-    return settings

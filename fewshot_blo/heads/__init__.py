@@ -12,7 +12,20 @@ from fewshot_blo.heads.relation import RelationHead
 from fewshot_blo.heads.ridge import RidgeHead
 from fewshot_blo.heads.tail import TailHead
 
+HEADS = (
+    LinearHead,
+    CosineHead,
+    RidgeHead,
+    MaxMarginHead,
+    MatchingHead,
+    FullContextHead,
+    RelationHead,
+    LabelPropagationHead,
+)
+"""What the command line, recipes and the contract suite know; a ``TailHead`` is cut from a network."""
+
 __all__ = [
+    "HEADS",
     "CosineHead",
     "FullContextHead",
     "Head",

@@ -129,3 +129,7 @@ def _check_steps(steps: int) -> None:
         raise ConfigurationError(
             f"a linear solver with {steps} steps returns nothing: use 1 or more"
         )
+
+
+SOLVERS = (ConjugateGradient, Neumann, OneStep)
+"""All of them: what the command line and recipes know."""

@@ -149,3 +149,7 @@ class LearnedSGD:
         if self.per_step:
             sizes = {name: size[min(step, len(size) - 1)] for name, size in sizes.items()}
         return {name: p - sizes[name] * gradients[name] for name, p in params.items()}, state
+
+
+RULES = (SGD, Momentum, Adam, LearnedSGD)
+"""All of them: what the command line and recipes know."""

@@ -7,4 +7,8 @@ from fewshot_blo.networks.norms import Norm, make_norm
 from fewshot_blo.networks.resnet12 import NARROW, WIDE, ResNet12
 from fewshot_blo.networks.wide_resnet import WideResNet
 
-__all__ = ["NARROW", "WIDE", "Conv4", "Norm", "ResNet12", "WideResNet", "classifier", "make_norm"]
+ENCODERS = (Conv4, ResNet12, WideResNet)
+"""What the command line and recipes know, beside pretrained networks."""
+
+__all__ = [
+    "ENCODERS","NARROW", "WIDE", "Conv4", "Norm", "ResNet12", "WideResNet", "classifier", "make_norm"]

@@ -7,7 +7,11 @@ from fewshot_blo.problems.initialization import Initialization
 from fewshot_blo.problems.pretraining import Pretraining
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
+PROBLEMS = (SharedEncoder, Initialization, Pretraining)
+"""What the command line and recipes know."""
+
 __all__ = [
+    "PROBLEMS",
     "BoundTasks",
     "FewShotProblem",
     "Initialization",

@@ -1,0 +1,70 @@
+"""Encoders that recipes and the command line name, beside those of ``networks``."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fewshot_blo.backbones.backbone import Backbone
+from fewshot_blo.backbones.layers import prepared
+from fewshot_blo.backbones.load import LIBRARIES, load_backbone, own_network
+from fewshot_blo.errors import ConfigurationError
+
+
+def pretrained(
+    network: str,
+    *,
+    weights: str = "",
+    size: int = 0,
+    sharpen: float = 0.0,
+    trained: bool = True,
+) -> Backbone:
+    """A network of a library without its classifier, with its own preprocessing of images.
+
+    Args:
+        network: torchvision:NAME, timm:NAME or hf:NAME.
+        weights: file of its weights instead of the library's own.
+        size: pixels that images are resized to; 0 for the size of the network's training.
+        sharpen: how much images are sharpened before that; 0.25 to 1 may help with small ones.
+        trained: load the weights.
+
+    Raises:
+        CheckpointError, ConfigurationError: as ``load_backbone``.
+    """
+    backbone = load_backbone(network, weights=(weights or None) if trained else None, pretrained=trained)
+    return _seeing(backbone, size, sharpen)
+
+
+def own(function: str, *, size: int = 0, sharpen: float = 0.0) -> nn.Module:
+    """The network that a function of your own returns.
+
+    Args:
+        function: "module:function", without arguments, that returns a module from images to
+            features.
+        size: pixels that a Backbone resizes images to; 0 for its own.
+        sharpen: how much a Backbone sharpens images before that.
+
+    Raises:
+        ConfigurationError: if there is no such function, or a network that is no Backbone should
+            resize images.
+    """
+    network = own_network(function, "Conv4, ResNet12, WideResNet or a library's network")
+    if isinstance(network, Backbone):
+        return _seeing(network.with_body(prepared(network.body)), size, sharpen)
+    for name, value in (("size", size), ("sharpen", sharpen)):
+        if value:
+            raise ConfigurationError(
+                f"{name} is {value}, and {function} returns a {type(network).__name__}: only a "
+                "Backbone resizes and sharpens images"
+            )
+    return network
+
+
+def _seeing(backbone: Backbone, size: int, sharpen: float) -> Backbone:
+    return backbone.preprocessed(**({"size": size} if size else {}), sharpen=sharpen)
+
+
+def by_shorthand(name: str) -> dict[str, str] | None:
+    """What ``LIBRARY:NAME`` and ``module:function`` stand for; None for other names."""
+    if name.startswith(LIBRARIES):
+        return {"name": pretrained.__name__, "network": name}
+    return {"name": own.__name__, "function": name} if ":" in name else None

@@ -1,0 +1,209 @@
+"""Settings and states that earlier versions wrote, in today's form: from plain data to plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Tree = dict[str, Any]
+
+_DATA = {
+    "glyphs": "Glyphs",
+    "omniglot": "Omniglot",
+    "miniimagenet": "MiniImageNet",
+    "tieredimagenet": "TieredImageNet",
+    "cifarfs": "CIFARFS",
+    "fc100": "FC100",
+    "folder": "Folder",
+}
+_DATA_SETTINGS = {
+    "Glyphs": ("size",),
+    "Omniglot": ("root", "split", "rotations", "mirrors", "size", "download"),
+    "MiniImageNet": ("root", "size"),
+    "TieredImageNet": ("root", "size"),
+    "CIFARFS": ("root", "size", "download"),
+    "FC100": ("root", "size", "download"),
+    "Folder": ("root", "csv", "seed", "color", "size"),
+}
+_PROBLEMS = {
+    "shared_encoder": "SharedEncoder",
+    "initialization": "Initialization",
+    "pretraining": "Pretraining",
+}
+_HEADS = {
+    "linear": "Linear",
+    "cosine": "Cosine",
+    "ridge": "Ridge",
+    "max_margin": "MaxMargin",
+    "matching": "Matching",
+    "full_context": "FullContext",
+    "relation": "Relation",
+    "propagation": "LabelPropagation",
+}
+_SCALED = ("Cosine", "Ridge", "MaxMargin", "Matching", "FullContext")
+_RULES = {"sgd": "SGD", "momentum": "Momentum", "adam": "Adam", "learned": "LearnedSGD"}
+_SOLVERS = {"cg": "ConjugateGradient", "neumann": "Neumann", "one_step": "OneStep"}
+_STRATEGIES = {
+    "unroll": "Unroll",
+    "implicit": "Implicit",
+    "penalty": "Penalty",
+    "value_function": "ValueFunction",
+    "bome": "BOME",
+    "reptile": "Reptile",
+}
+_STRATEGY_SETTINGS = {
+    "Unroll": ("first_order", "first_order_steps", "multi_step", "recompute"),
+    "Implicit": (),
+    "Penalty": (
+        "rho",
+        "lam",
+        "epsilon",
+        "multiplier",
+        "rho_growth",
+        "lam_decay",
+        "epsilon_decay",
+    ),
+    "ValueFunction": ("value_steps", "lam", "lam_growth", "lam_max", "continued"),
+    "BOME": ("value_steps", "eta"),
+    "Reptile": ("query_weight",),
+}
+_ENCODERS = ("conv4", "resnet12", "resnet12_narrow", "wrn_28_10")
+_LIBRARIES = ("torchvision:", "timm:", "hf:")
+
+
+def is_flat(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of a run are of the earlier form, in which components had no names."""
+    problem, data, strategy = (settings.get(n) for n in ("problem", "data", "strategy"))
+    return (
+        "inner" in settings
+        or (isinstance(problem, Mapping) and problem.get("name") in _PROBLEMS)
+        or (isinstance(problem, Mapping) and "network" in problem)
+        or (isinstance(data, Mapping) and data.get("name") in _DATA)
+        or (isinstance(strategy, Mapping) and strategy.get("name") in _STRATEGIES)
+    )
+
+
+def settings_of_run(flat: Mapping[str, Any]) -> Tree:
+    """Settings of a run in today's form; those that are of today's form already as they are."""
+    if not is_flat(flat):
+        return dict(flat)
+    problem, inner = flat.get("problem", {}), flat.get("inner", {})
+    same = ("episodes", "augment", "train", "device", "dtype", "seed")
+    per_step = problem.get("step_sizes") == "step"
+    tree = {name: flat[name] for name in same if name in flat}
+    tree["data"] = _data(flat.get("data", {}))
+    tree["encoder"] = _encoder(problem, inner)
+    tree["problem"] = _problem(problem, inner)
+    tree["strategy"] = strategy_of_run(flat.get("strategy", {}), inner, per_step=per_step)
+    # Ten steps where nothing was said.
+    adaptation = {"steps": 10, **flat.get("adaptation", {})}
+    tree["adaptation"] = _inner_steps(adaptation, per_step=per_step)
+    tree["start_from"] = problem.get("start_from", "")
+    return tree
+
+
+def strategy_of_run(
+    flat: Mapping[str, Any], inner: Mapping[str, Any], *, per_step: bool = False
+) -> Tree:
+    """A strategy with its inner steps."""
+    name = _STRATEGIES[flat.get("name", "unroll")]
+    found: Tree = {"name": name, "inner": _inner_steps(inner, per_step=per_step)}
+    found |= _given(flat, _STRATEGY_SETTINGS[name], without=None)
+    if name == "Unroll":
+        found["recompute"] = flat.get("recompute")
+        if flat.get("truncate", -1) >= 0:
+            found["truncate"] = flat["truncate"]
+    if name == "Implicit":
+        found["solve"] = _solver(flat, inner)
+    return found
+
+
+def _given(flat: Mapping[str, Any], names: tuple[str, ...], *, without: object) -> Tree:
+    return {name: flat[name] for name in names if name in flat and flat[name] != without}
+
+
+def _data(flat: Mapping[str, Any]) -> Tree:
+    name = _DATA[flat.get("name", "glyphs")]
+    found = {"name": name, **_given(flat, _DATA_SETTINGS[name], without=None)}
+    if not found.get("size"):  # 0 for the usual one.
+        found.pop("size", None)
+    return found
+
+
+def _inner_steps(flat: Mapping[str, Any], *, per_step: bool) -> Tree:
+    name = _RULES[flat.get("rule", "sgd")]
+    size = flat.get("step_size", 0.5)
+    rule = {"per_step": per_step} if name == "LearnedSGD" else {"step_size": size}
+    return {"steps": flat.get("steps", 5), "rule": {"name": name, **rule}}
+
+
+def _solver(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
+    name = _SOLVERS[flat.get("solver", "cg")]
+    steps, damping = flat.get("solver_steps", 5), flat.get("damping", 0.0)
+    size = flat.get("solver_step_size", 0.0) or inner.get("step_size", 0.5)
+    return {
+        "name": name,
+        **({} if name == "ConjugateGradient" else {"step_size": size}),
+        **({} if name == "OneStep" else {"steps": steps, "damping": damping}),
+    }
+
+
+def _encoder(problem: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
+    network, steps = problem.get("network", "conv4"), inner.get("steps", 5)
+    stepwise = {"steps": steps} if problem.get("norm") == "stepwise" else {}
+    size, sharpen = problem.get("input_size", 0), problem.get("sharpen", 0.0)
+    seen = {**({"size": size} if size else {}), **({"sharpen": sharpen} if sharpen else {})}
+    if network == "conv4":
+        return {
+            "name": "Conv4",
+            **_given(problem, ("hidden", "norm", "pools"), without=None),
+        } | stepwise
+    if network == "wrn_28_10":
+        # The network's own default is another one than the settings had.
+        rate = {"drop_rate": problem.get("drop_rate", 0.1)}
+        return {"name": "WideResNet", **_given(problem, ("norm",), without=None), **rate} | stepwise
+    if network in ("resnet12", "resnet12_narrow"):
+        widths = {} if network == "resnet12" else {"widths": [64, 128, 256, 512]}
+        own = _given(problem, ("norm", "drop_block", "drop_rate"), without=None)
+        return {"name": "ResNet12", **widths, **own} | stepwise
+    if network.startswith(_LIBRARIES):
+        weights = _given(problem, ("weights",), without="")
+        return {"name": "pretrained", "network": network, **weights, **seen}
+    return {"name": "own", "function": network, **seen}
+
+
+def _problem(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
+    name = _PROBLEMS[flat.get("name", "shared_encoder")]
+    common = _given(flat, ("backend", "prove", "precision", "start"), without=None)
+    if name == "Initialization":
+        found = {"name": name, **common, "prox": flat.get("prox") or 0.0}
+        found["adapted"] = flat.get("adapt", "all")
+        if inner.get("rule") == "learned":
+            found["step_size"] = inner.get("step_size", 0.5)
+            found["entry_steps"] = flat.get("step_sizes") == "entry"
+            found["own_steps"] = inner.get("steps", 5) if flat.get("step_sizes") == "step" else 0
+        return found
+    own = _given(flat, ("prox", "learn_prox", "unit", "centre", "slices"), without=None)
+    return {"name": name, **common, **own, "head": _head(flat)}
+
+
+def _head(flat: Mapping[str, Any]) -> Tree:
+    name = _HEADS[flat.get("head", "linear")]
+    found: Tree = {"name": name}
+    if name in _SCALED:
+        found |= _given(flat, ("scale",), without=None)
+    if name == "Ridge":
+        found |= _given(flat, ("lam",), without=None)
+    if name == "MaxMargin" and "margin_weight" in flat:
+        found["c"] = flat["margin_weight"]
+    if name == "Relation" and flat.get("network", "conv4") == "conv4":
+        found["channels"] = flat.get("hidden", 64)
+    return found
+
+
+def state_of_strategy(state: Mapping[str, Any]) -> Tree:
+    """What a strategy carries, from a checkpoint of either form."""
+    if "scalars" not in state:
+        return dict(state)
+    multipliers = {} if "rho" not in state["scalars"] else {"multipliers": state["multipliers"]}
+    return {"inner": state["inner"], **state["scalars"], **multipliers}
