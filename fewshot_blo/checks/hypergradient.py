@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.backends import flat_step
 from fewshot_blo.checks.inner import _SOLVER, solve_inner
-from fewshot_blo.hypergrad import Implicit, Phases, State, Strategy
+from fewshot_blo.hypergrad import Implicit, State, Strategy
 from fewshot_blo.hypergrad.linear_solve import OneStep
 from fewshot_blo.hypergrad.strategy import EMPTY_STATE
 from fewshot_blo.problems import FewShotProblem, NormMode
-from fewshot_blo.problems.suitability import check_suits
 from fewshot_blo.tasks import TaskBatch
 
 
@@ -52,7 +52,7 @@ def measure_hypergradient(
             finds none.
         StructuralZeroError: if an outer variable is in no loss.
     """
-    check_suits(problem, Phases(((0, Implicit()),)), "cold")
+    problem.check_suits(Implicit(), "cold")
     problem.prepare(batch)
     # The first says at once where there can be none.
     methods = (Implicit(0, solve=OneStep()), _Solved(), strategy)
@@ -67,6 +67,8 @@ def measure_hypergradient(
 @dataclass(frozen=True)
 class _Solved:
     """Implicit differentiation at the minimiser of G."""
+
+    needs_minimiser: ClassVar[bool] = True
 
     def init(self) -> State:
         return EMPTY_STATE

@@ -44,6 +44,8 @@ class BOME:
 
     derivatives: ClassVar[Order] = "first"
 
+    needs_minimiser: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_not_negative("BOME", steps=self.steps, value_steps=self.value_steps, eta=self.eta)
 

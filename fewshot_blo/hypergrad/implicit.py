@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
@@ -42,6 +43,8 @@ class Implicit:
     steps: int = 16
     rule: UpdateRule = SGD()
     solve: LinearSolver = ConjugateGradient()
+
+    needs_minimiser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative("Implicit", steps=self.steps)

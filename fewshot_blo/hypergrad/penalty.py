@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,8 @@ class Penalty:
     rho_growth: float = 1.1
     lam_decay: float = 0.9
     epsilon_decay: float = 0.9
+
+    needs_minimiser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(

@@ -37,6 +37,8 @@ class Reptile:
 
     derivatives: ClassVar[Order] = "first"
 
+    needs_minimiser: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_not_negative("Reptile", steps=self.steps)
         if not 0 <= self.query_weight <= 1:

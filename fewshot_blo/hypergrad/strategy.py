@@ -63,7 +63,14 @@ class Strategy(Protocol):
 
     One that takes no second derivatives of the losses says so by an attribute ``derivatives`` of
     "first".
+
+    Attributes:
+        needs_minimiser: its hypergradient is that of a minimiser of the inner loss, and means
+            nothing where inner parameters come from a formula that minimises nothing.
     """
+
+    @property
+    def needs_minimiser(self) -> bool: ...
 
     def init(self) -> State:
         """The state before the first outer step."""

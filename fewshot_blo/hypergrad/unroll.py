@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class Unroll:
     truncate: int | None = None
     recompute: bool | None = None
     multi_step: int = 0
+
+    needs_minimiser: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_not_negative(

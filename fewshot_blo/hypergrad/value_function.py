@@ -48,6 +48,8 @@ class ValueFunction:
 
     derivatives: ClassVar[Order] = "first"
 
+    needs_minimiser: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_not_negative(
             "ValueFunction",
