@@ -33,7 +33,7 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def few_adapted_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Running statistics of initializations are of so few tasks, for tests that wait for them."""
-    monkeypatch.setattr("fewshot_blo.training.running_statistics._TASKS", 5)
+    monkeypatch.setattr("fewshot_blo.problems.passes._TASKS", 5)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,7 @@ from oracles import (
 )
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
+from fewshot_blo.bilevel import Bilevel, OuterStep, OuterVariables, Params, combine
 from fewshot_blo.errors import StructuralZeroError
 from fewshot_blo.heads import (
     CosineHead,
@@ -48,7 +48,6 @@ from fewshot_blo.kernel import (
     Momentum,
     StepwiseBatchNorm,
 )
-from fewshot_blo.kernel.rules import STEP_SIZE
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
@@ -210,8 +209,10 @@ def places(problem: str) -> dict[str, set[Sees]]:
         "inner": bilevel.inner_loss(v).sum(),
         "outer": bilevel.outer_loss(v).sum(),
     }
+    sizes = list(OuterVariables.grouped(bilevel.outer).step_sizes.values())
     found: dict[str, set[Sees]] = {
-        name: {"rule"} if name.startswith(STEP_SIZE) else set() for name in bilevel.outer
+        name: {"rule"} if any(leaf is size for size in sizes) else set()
+        for name, leaf in bilevel.outer.items()
     }
     for place, scalar in scalars.items():
         if not scalar.requires_grad:

@@ -12,7 +12,6 @@ from fewshot_blo.hypergrad import Implicit, State, Strategy
 from fewshot_blo.hypergrad.linear_solve import OneStep
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem, NormMode
-from fewshot_blo.problems.suitability import check_suits
 from fewshot_blo.tasks import TaskBatch
 
 
@@ -52,7 +51,7 @@ def measure_hypergradient(
             finds none.
         StructuralZeroError: if an outer variable is in no loss.
     """
-    check_suits(problem, Implicit(), "cold")
+    problem.check_suits(Implicit(), "cold")
     problem.prepare(batch)
     # The first says at once where there can be none.
     methods = (Implicit(InnerSteps(0), solve=OneStep()), _Solved(), strategy)

@@ -18,7 +18,7 @@ from fewshot_blo.kernel.precision import Precision, forward_precision, product_p
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
-from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
+from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.dataset import intensities
 
@@ -62,8 +62,8 @@ def evaluate(
 
     Raises:
         ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
-            mode does not fit, several views are asked of a problem that is no shared encoder or
-            of embeddings, or a single task does not fit into memory.
+            mode does not fit, several views or embeddings are given for a problem that has no
+            features, views for embeddings, or a single task does not fit into memory.
         DivergenceError: if the inner steps of a task end in logits that are not finite.
     """
     if tasks < 1:
@@ -81,7 +81,7 @@ def evaluate(
                 f"views is {views}, and embeddings are given, of other views: leave them out, or "
                 "embed with the embedder of problem.with_views(views), and views at one"
             )
-        problem = _with_views(problem, views)
+        problem = problem.with_views(views)
     network = problem.network
     was_training = network.training
     network.eval()
@@ -109,15 +109,6 @@ def evaluate(
     )
 
 
-def _with_views(problem: FewShotProblem, views: Views) -> SharedEncoder:
-    if not isinstance(problem, SharedEncoder):
-        raise ConfigurationError(
-            f"views is {views}, and the problem is {type(problem).__name__}: features are "
-            "averaged over views where a shared encoder has some; use one"
-        )
-    return problem.with_views(views)
-
-
 def _scores(
     problem: FewShotProblem,
     sampler: EpisodicSampler,
@@ -130,10 +121,6 @@ def _scores(
 ) -> tuple[Tensor, Tally]:
     """Accuracy of each task, on the host, and counts of all queries."""
     if embeddings is not None:
-        if not isinstance(problem, SharedEncoder):
-            raise ConfigurationError(
-                "embeddings are of a shared encoder's features: leave them out"
-            )
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
@@ -172,9 +159,10 @@ def _scores(
 def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode) -> Tensor | None:
     """Features of all images, where no image's depend on the others."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
-    if not (alone and isinstance(problem, SharedEncoder)):
+    embedder = problem.embedder
+    if not alone or embedder is None:
         return None
-    return embed(problem.embedder, sampler.dataset.images, sampler.dtype, problem.precision)
+    return embed(embedder, sampler.dataset.images, sampler.dtype, problem.precision)
 
 
 def adapted(

@@ -45,6 +45,11 @@ class SupportSet:
         return torch.einsum("tbn,tbd->tnd", membership, self.features) / counts.unsqueeze(-1)
 
 
+def has_class_axis(name: str) -> bool:
+    """Whether a parameter of that name has a class axis, ``[T, N, ...]``."""
+    return name.startswith("head.")
+
+
 class Head(Protocol):
     """Task-stacked parameters, ``[T, ...]``, the logits they give, and what they minimise.
 

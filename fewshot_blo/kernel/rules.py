@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.bilevel import OuterVariables, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 
 RuleState = dict[str, TaskParams]
@@ -109,14 +109,12 @@ class Adam:
         return new, {"mean": mean, "square": square}
 
 
-STEP_SIZE = "step_size/"
-
-
 @dataclass(frozen=True)
 class LearnedSGD:
     """``v ← v - α_v g`` with step sizes for each parameter tensor, learned as outer variables.
 
-    The outer variables named ``step_size/<parameter>`` broadcast against the parameter.
+    The outer variables of the group ``step_sizes`` broadcast against the parameters they are named
+    after.
 
     Attributes:
         per_step: they have a leading axis of inner steps; the last one serves for steps beyond.
@@ -133,13 +131,15 @@ class LearnedSGD:
         Raises:
             ConfigurationError: if a parameter has none.
         """
-        missing = [name for name in params if STEP_SIZE + name not in outer]
+        sizes = OuterVariables.grouped(outer).step_sizes
+        missing = [name for name in params if name not in sizes]
         if missing:
+            wanted = OuterVariables.flat_name("step_sizes", missing[0])
             raise ConfigurationError(
                 f"inner parameter '{missing[0]}' has no learned step size: the problem must have "
-                f"an outer variable '{STEP_SIZE + missing[0]}' (Initialization: set step_size)"
+                f"an outer variable '{wanted}' (Initialization: set step_size)"
             )
-        return {"step_size": {name: outer[STEP_SIZE + name] for name in params}}
+        return {"step_size": {name: sizes[name] for name in params}}
 
     def update(
         self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fewshot_blo.networks.conv4 import Conv4, classifier
+from fewshot_blo.networks.conv4 import Conv4
 from fewshot_blo.networks.norms import Norm, make_norm
+from fewshot_blo.networks.parts import classifier
 from fewshot_blo.networks.resnet12 import NARROW, WIDE, ResNet12
 from fewshot_blo.networks.wide_resnet import WideResNet
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.statistics import watched
 
 
@@ -36,24 +37,31 @@ def has_centres(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def estimate_centres(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def estimate_centres(network: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     """Sets every ``Centre`` to the mean of what comes into it.
 
     Args:
         network: changed in place; in ``eval()`` mode.
-        batches: images, ``[B, ...]`` each.
+        passes: each runs the network forward once, on a batch of images.
+
+    Raises:
+        ConfigurationError: if no pass goes through a ``Centre``.
     """
     centres = [module for module in network.modules() if isinstance(module, Centre)]
     sums = {centre: torch.zeros_like(centre.mean) for centre in centres}
-    count = 0
+    counts = dict.fromkeys(centres, 0)
 
     def record(centre: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(centre, Centre)
         sums[centre] += inputs[0].sum(0)
+        counts[centre] += len(inputs[0])
 
     with watched(centres, record):
-        for images in batches:
-            network(images)
-            count += len(images)
-    for centre in centres:
+        for forward in passes:
+            forward()
+    if not all(counts.values()):
+        raise ConfigurationError(
+            "no image has gone through a Centre of the network, whose mean is unknown: take it out"
+        )
+    for centre, count in counts.items():
         centre.mean.copy_(sums[centre] / count)

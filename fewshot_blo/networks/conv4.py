@@ -70,8 +70,3 @@ class Conv4(nn.Module):
         """D, the number of features of a ``size`` × ``size`` image."""
         side = size >> self.pools
         return self.hidden * side * side
-
-
-def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:
-    """An encoder followed by a linear head, named ``encoder`` and ``head``."""
-    return nn.Sequential(OrderedDict([("encoder", encoder), ("head", nn.Linear(features, way))]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -89,3 +90,14 @@ class MeanOverViews(nn.Module):
             return x
         x = F.normalize(x, dim=1) if self.unit else x
         return x.reshape(-1, self.count, x.shape[1]).mean(1)
+
+
+def with_own_views(network: nn.Module, views: Views) -> nn.Module | None:
+    """The network on other views of an image, where it makes them itself; else None.
+
+    Args:
+        network: makes its own views if it has a method ``with_views``, as a ``Backbone`` does.
+        views: of an image.
+    """
+    method: Callable[[Views], nn.Module] | None = getattr(network, "with_views", None)
+    return None if method is None else method(views)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
-from fewshot_blo.kernel import BackendChoice, Choice, Forward, Order, Sample
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import BackendChoice, Forward, Order
 from fewshot_blo.kernel.layers import NO_ROWS, fold
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
-from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.networks.views import Views
+from fewshot_blo.problems.passes import Adapted, ForwardPass, query_passes
+from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 NormMode = Literal["transductive", "support", "running"]
 """Where batch norms take their statistics from when the query set is classified.
@@ -44,32 +49,26 @@ class BoundTasks:
     pullback: Callable[[Params], Params]
 
 
-class FewShotProblem(Protocol):
+class FewShotProblem(ABC):
     """A few-shot problem: outer variables, and a bilevel problem for any batch of tasks.
 
+    A problem of your own sets ``network`` and ``outer`` and has a ``bind``; all else has defaults
+    that are right for any problem, or that raise where it would have to say more.
+
     Attributes:
-        original: the network as the user handed it over.
-        network: the kernel's copy of it.
-        outer: the outer variables: leaves, changed in place by the outer optimizer.
-        backend: of the kernel; "auto" until ``prepare`` has chosen.
+        network: the network that images go through, in which norms and centres are looked for.
+        outer: the outer variables by flat name: leaves, changed in place by the outer optimizer.
+        backend: of the kernel; "auto" until ``prepare`` has chosen. Of no effect where ``bind``
+            does not use it.
         precision: of the network's products.
     """
 
-    original: nn.Module
     network: nn.Module
-    outer: dict[str, Tensor]
-    backend: BackendChoice
-    precision: Precision
+    outer: Params
+    backend: BackendChoice = "loop"
+    precision: Precision = "float32"
 
-    def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
-        """Compares the kernel with the user's module, and chooses the backend where it is "auto".
-
-        Args:
-            batch: like those to come.
-            derivatives: of inner parameters that are needed.
-        """
-        ...
-
+    @abstractmethod
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
 
@@ -78,44 +77,86 @@ class FewShotProblem(Protocol):
             norm: where batch norms take their statistics from on the query set.
             keys: int64 ``[T]``, fix the dropout masks; None draws them from the global generator.
         """
-        ...
+
+    def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
+        """Compares the kernel with the user's module, and chooses the backend where it is "auto".
+
+        Nothing by default, for a problem that does without the kernel.
+
+        Args:
+            batch: like those to come.
+            derivatives: of inner parameters that are needed.
+        """
+        del batch, derivatives
+
+    def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
+        """Raises where training would do nothing, or not what it says.
+
+        Args:
+            strategy: that computes the hypergradients.
+            start: whether inner problems start anew at every outer step ("cold"), or from where
+                they ended at the one before ("warm").
+
+        Raises:
+            ConfigurationError: if there is nothing to learn.
+        """
+        del strategy, start
+        if not self.outer:
+            raise ConfigurationError(
+                "no parameter of the encoder requires a gradient and the head, its start and prox "
+                "have none that is learned: there is nothing to learn"
+            )
+
+    @property
+    def embedder(self) -> nn.Module | None:
+        """From images ``[B, ...]`` to features ``[B, D]``, for tasks drawn from embeddings.
+
+        None by default: images then go through ``bind`` with each task.
+        """
+        return None
+
+    def on_features(self) -> FewShotProblem:
+        """The same problem on batches that hold what ``embedder`` returns in place of images.
+
+        Raises:
+            ConfigurationError: if there is no ``embedder``.
+        """
+        raise ConfigurationError(
+            "embeddings are of a shared encoder's features, and the problem is "
+            f"{type(self).__name__}: leave them out"
+        )
+
+    def with_views(self, views: Views) -> FewShotProblem:
+        """The same problem on means of the features of several views of an image.
+
+        Raises:
+            ConfigurationError: if there are no features to average.
+        """
+        raise ConfigurationError(
+            f"views is {views}, and the problem is {type(self).__name__}: features are "
+            "averaged over views where a shared encoder has some; use one"
+        )
+
+    def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
+        """Forward passes in which batch norms meet training images as they meet those of tests.
+
+        By default those of the query sets of tasks that have been adapted to, one by one, with the
+        backend "loop": norms cannot be watched under ``torch.func.vmap``.
+
+        Args:
+            tasks: training tasks without augmentation.
+            adapted: adapts to the tasks of a batch.
+        """
+        backend, self.backend = self.backend, "loop"
+        try:
+            yield from query_passes(tasks, adapted)
+        finally:
+            self.backend = backend
 
 
 def first_keys(batch: TaskBatch) -> Tensor:
     """Keys for a comparison, ``[T]``, which leave the global generator alone."""
     return torch.arange(batch.tasks, device=batch.support_y.device)
-
-
-class FirstBatch:
-    """Chooses a problem's backend at its first batch, once for each order of derivatives.
-
-    Args:
-        prove: compare the kernel with the user's module.
-    """
-
-    def __init__(self, prove: bool) -> None:
-        self._prove = prove
-        self._proved: set[Order] = set()
-
-    def __call__(
-        self, problem: FewShotProblem, sample: Callable[[], Sample], derivatives: Order
-    ) -> None:
-        """Sets the problem's backend.
-
-        Args:
-            problem: changed in place.
-            sample: where it is compared and timed.
-            derivatives: that are needed.
-
-        Raises:
-            ConfigurationError: as ``Choice``.
-        """
-        proved = not self._prove or bool({derivatives, "second"} & self._proved)
-        if problem.backend != "auto" and proved:
-            return
-        choose = Choice(problem.original, problem.network, problem.precision, prove=not proved)
-        problem.backend = choose(problem.backend, sample())
-        self._proved.add(derivatives)
 
 
 def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, OuterVariables, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Start, SupportSet
 from fewshot_blo.heads.linear import LinearHead
 from fewshot_blo.heads.losses import task_cross_entropy
-from fewshot_blo.kernel import BackendChoice, Forward, Order, Sample, for_tasks, make_forward
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import (
+    BackendChoice,
+    Choice,
+    Forward,
+    Order,
+    Sample,
+    for_tasks,
+    make_forward,
+)
 from fewshot_blo.kernel.adapt import at_step
+from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.kernel.rules import STEP_SIZE
+from fewshot_blo.networks.norms import NORM_LAYERS
+from fewshot_blo.networks.parts import ENCODER, HEAD, of_encoder, part_prefix
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
-    FirstBatch,
+    FewShotProblem,
     NormMode,
     first_keys,
     query_forward,
@@ -26,11 +38,10 @@ from fewshot_blo.problems.few_shot import (
 )
 from fewshot_blo.tasks import TaskBatch
 
-_ENCODER = "encoder."
-_HEAD = ("head.weight", "head.bias")
+_HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
-class Initialization:
+class Initialization(FewShotProblem):
     """outer θ: a network's initial parameters; inner φ_t: those parameters after adaptation.
 
     ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
@@ -39,23 +50,26 @@ class Initialization:
     θ, whose logits are ``-|x - c_n|² / D``: any way will do, and without steps it is a ProtoNet.
 
     Source: MAML (arXiv 1703.03400); with the proximal term iMAML (arXiv 1909.04630); ANIL
-    (arXiv 1909.09157) adapts ``("head.",)`` only, BOIL (arXiv 2008.08882) ``("encoder.",)``;
+    (arXiv 1909.09157) adapts the head only, BOIL (arXiv 2008.08882) the body;
     from prototypes Proto-MAML (arXiv 1903.03096).
 
     Args:
-        network: any module from images to logits; it is copied. Frozen parameters
+        network: network from images to logits, any module; it is copied. Frozen parameters
             (``requires_grad`` false) stay as they are.
-        prox: weight of the proximal term.
-        adapted: prefix or prefixes of the names of the parameters that adapt to a task; the
-            others are outer variables that all tasks share.
+        prox: weight of the proximal term, zero or positive.
+        adapted: which parameters adapt to a task: "all"; of a ``classifier`` "head" (ANIL) or
+            "body" (BOIL); "no_norms", all but those of norm layers (MAML++); or else the prefix or
+            prefixes of their names. The others are outer variables that all tasks share.
         start: where the head starts: "learned", as all else does, or at "prototypes", for which
             the network is a ``classifier``: an ``encoder`` and a linear ``head``, that adapts.
-        step_size: where given, step sizes are learned from this value on, for the rule
-            ``LearnedSGD``: one for each adapted parameter tensor.
-        entry_steps: one for each entry of it, as in Meta-SGD.
-        own_steps: one for each of so many inner steps, as in MAML++, for its ``per_step``.
-        backend: of the kernel; "auto" chooses at the first batch.
-        precision: of the network's products.
+        step_size: initial inner step size, where step sizes are learned, for the rule
+            ``LearnedSGD``: one for each adapted parameter tensor. None for no learned ones.
+        entry_steps: learn a step size for each entry of the parameters, as in Meta-SGD.
+        own_steps: number of inner steps that have learned step sizes of their own, as in MAML++,
+            for ``per_step`` of the rule; 0 for one step size for all steps.
+        backend: how the network's forward pass runs for the tasks of a batch; "auto" chooses at the
+            first batch.
+        precision: number format of the network's products.
         prove: compare the kernel with ``network`` itself at the first batch.
 
     Raises:
@@ -63,12 +77,14 @@ class Initialization:
             cannot start so, or the parameters' device or dtype does not offer the precision.
     """
 
+    outer: OuterVariables
+
     def __init__(
         self,
         network: nn.Module,
         *,
         prox: float = 0.0,
-        adapted: str | Sequence[str] = "",
+        adapted: str | Sequence[str] = "all",
         start: Start = "learned",
         step_size: float | None = None,
         entry_steps: bool = False,
@@ -81,37 +97,46 @@ class Initialization:
             raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
         if own_steps < 0:
             raise ConfigurationError(f"own_steps is {own_steps}: it is a number of inner steps")
+        if start not in ("learned", "prototypes"):
+            raise ConfigurationError(
+                f"start is {start}: an initialization's head starts learned, or at prototypes"
+            )
         self.original, self.network = network, for_tasks(network)
         self._choice = FirstBatch(prove)
         self.prox = prox
         self.backend = backend
         self.precision = precision
         trainable = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        prefixes = (adapted,) if isinstance(adapted, str) else tuple(adapted)
-        adapting = {name: p for name, p in trainable.items() if name.startswith(prefixes)}
-        if not adapting:
-            raise ConfigurationError(
-                f"no trainable parameter has a name that starts with {prefixes}; the "
-                f"network's are {list(trainable)[:8]}"
-            )
-        if start not in ("learned", "prototypes"):
-            raise ConfigurationError(
-                f"start is {start}: an initialization's head starts learned, or at prototypes"
-            )
+        adapting = _adapting(network, adapted, list(trainable))
         self._from_prototypes = start == "prototypes"
         if self._from_prototypes:
             _check_head(self.network, adapting)
-        self.outer: dict[str, Tensor] = {
-            name: p for name, p in trainable.items() if not self._starts_from_support(name)
-        }
-        self.adapted = [name for name in adapting if name in self.outer]
-        check_precision(precision, next(iter(adapting.values())))
+        from_support = _HEAD if self._from_prototypes else ()
+        learned = {name: p for name, p in trainable.items() if name not in from_support}
+        self.adapted = [name for name in adapting if name in learned]
+        check_precision(precision, trainable[adapting[0]])
+        sizes: dict[str, Tensor] = {}
         if step_size is not None:
-            for name, p in adapting.items():
+            for name in adapting:
+                p = trainable[name]
                 entries = p.shape if entry_steps else ()
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
-                size = p.new_full(shape, step_size)
-                self.outer[STEP_SIZE + name] = size.requires_grad_()
+                sizes[name] = p.new_full(shape, step_size).requires_grad_()
+        self.outer = OuterVariables(encoder=learned, step_sizes=sizes)
+
+    def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
+        """Raises where training would do nothing, or not what it says.
+
+        Raises:
+            ConfigurationError: if there is nothing to learn, or a warm start leaves the
+                initialization in no loss.
+        """
+        super().check_suits(strategy, start)
+        if start == "warm" and self.prox == 0:
+            raise ConfigurationError(
+                "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
+                "use a cold start, or prox above 0"
+            )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
         """Compares the kernel with ``original``, and chooses the backend where it is "auto".
@@ -127,7 +152,8 @@ class Initialization:
             start = {name: p.detach() for name, p in self._start(tasks, forward, keys).items()}
             return Sample(start, self._shared(), tasks.support_x, keys, derivatives)
 
-        self._choice(self, sample, derivatives)
+        choice = Choice(self.original, self.network, self.precision)
+        self.backend = self._choice(self.backend, choice, sample, derivatives)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
@@ -160,13 +186,14 @@ class Initialization:
 
     def _start(self, batch: TaskBatch, forward: Forward, keys: Tensor) -> TaskParams:
         """φ_0 of every task, ``[T, ...]``, θ in it as views that pass gradients on."""
-        theta = {n: self.outer[n].expand(batch.tasks, *self.outer[n].shape) for n in self.adapted}
+        theta = {
+            name: self.outer.encoder[name].expand(batch.tasks, *self.outer.encoder[name].shape)
+            for name in self.adapted
+        }
         if not self._from_prototypes:
             return theta
-        encoder = {
-            n.removeprefix(_ENCODER): p for n, p in self.outer.items() if n.startswith(_ENCODER)
-        }
-        encode = forward.part("encoder")
+        encoder = of_encoder(self.outer.encoder.items())
+        encode = forward.part(ENCODER)
         with at_step(0):
             rows = real_rows(batch, batch.support_y)
             features = encode({}, encoder, batch.support_x, rows=rows, keys=keys)
@@ -175,15 +202,29 @@ class Initialization:
         return {**theta, **{name: p / features.shape[-1] for name, p in head.items()}}
 
     def _shared(self) -> dict[str, Tensor]:
-        names = dict(self.network.named_parameters())
-        return {n: p for n, p in self.outer.items() if n in names and n not in self.adapted}
+        return {n: p for n, p in self.outer.encoder.items() if n not in self.adapted}
 
-    def _starts_from_support(self, name: str) -> bool:
-        return self._from_prototypes and name in _HEAD
+
+def _adapting(network: nn.Module, adapted: str | Sequence[str], names: list[str]) -> list[str]:
+    """The names of the parameters that adapt, of those that are trained."""
+    if adapted == "no_norms":
+        norms = {n for n, module in network.named_modules() if isinstance(module, NORM_LAYERS)}
+        adapting = [name for name in names if name.rpartition(".")[0] not in norms]
+        asked = "belongs to another layer than a norm"
+    else:
+        words = {"all": "", "head": part_prefix(HEAD), "body": part_prefix(ENCODER)}
+        given = (adapted,) if isinstance(adapted, str) else tuple(adapted)
+        word = given[0] if adapted in words else None
+        prefixes = given if word is None else (words[word],)
+        adapting = [name for name in names if name.startswith(prefixes)]
+        asked = f"has a name that starts with {prefixes}"
+    if not adapting:
+        raise ConfigurationError(f"no trainable parameter {asked}; the network's are {names[:8]}")
+    return adapting
 
 
 def _check_head(network: nn.Module, adapting: Container[str]) -> None:
-    encoder, head = (getattr(network, name, None) for name in ("encoder", "head"))
+    encoder, head = (getattr(network, name, None) for name in (ENCODER, HEAD))
     if not (isinstance(encoder, nn.Module) and isinstance(head, nn.Linear)):
         raise ConfigurationError(
             f"the network is a {type(network).__name__} without an encoder and a linear head: use "

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.losses import task_cross_entropy
-from fewshot_blo.problems.few_shot import BoundTasks, NormMode
-from fewshot_blo.problems.shared_encoder import FEATURES, SharedEncoder
-from fewshot_blo.tasks import TaskBatch
-
-_CLASSIFIER = "classifier/"
+from fewshot_blo.problems.shared_encoder import SharedEncoder
+from fewshot_blo.problems.task_heads import TaskHeads
 
 
 class Pretraining(SharedEncoder):
@@ -32,10 +29,10 @@ class Pretraining(SharedEncoder):
     prototypes: Chen et al., "Meta-Baseline" (arXiv 2003.04390), the first stage.
 
     Args:
-        encoder: as in ``SharedEncoder``.
+        encoder: network from images to features, as in ``SharedEncoder``.
         classes: number of the training classes.
-        features: D.
-        settings: the others of ``SharedEncoder``.
+        features: D, number of the encoder's features.
+        settings: the other arguments of ``SharedEncoder``.
 
     Raises:
         ConfigurationError: if there are no classes, the head is neither linear nor cosine, or as
@@ -55,25 +52,21 @@ class Pretraining(SharedEncoder):
             )
         example = next(self.network.parameters(), torch.zeros(()))
         zeros = self.head.zeros(1, classes, example.new_zeros(1, 1, features))
-        for name, p in zeros.items():
-            start = 0.01 * torch.randn_like(p[0])
-            self.outer[_CLASSIFIER + name] = start.requires_grad_()
+        self.outer = replace(
+            self.outer,
+            classifier={
+                name: (0.01 * torch.randn_like(p[0])).requires_grad_() for name, p in zeros.items()
+            },
+        )
 
-    def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
-        """The heads' bilevel problem, with the classifier's loss for the outer one."""
-        bound = super().bind(batch, norm, keys)
-        images = bound.bilevel.outer[FEATURES]
+    def _outer_loss(self, heads: TaskHeads, v: TaskParams) -> Tensor:
+        """The classifier's loss on all images."""
+        del v
+        batch = heads.batch
         labels = torch.cat([batch.support_y, batch.query_y], 1)
         known = batch.classes.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -1)
         classifier = {
-            name.removeprefix(_CLASSIFIER): p.expand(batch.tasks, *p.shape)
-            for name, p in bound.bilevel.outer.items()
-            if name.startswith(_CLASSIFIER)
+            name: p.expand(batch.tasks, *p.shape) for name, p in self.outer.classifier.items()
         }
-
-        def outer_loss(v: TaskParams) -> Tensor:
-            del v
-            logits = self.head.logits(classifier, images, {})
-            return task_cross_entropy(logits, known, torch.zeros_like(logits[:, 0]))
-
-        return replace(bound, bilevel=replace(bound.bilevel, outer_loss=outer_loss))
+        logits = self.head.logits(classifier, heads.features, {})
+        return task_cross_entropy(logits, known, torch.zeros_like(logits[:, 0]))

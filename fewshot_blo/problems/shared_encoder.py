@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.backbones import Backbone
-from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, OuterVariables, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
+from fewshot_blo.heads.head import Head, Start, normalize
 from fewshot_blo.heads.linear import LinearHead
 from fewshot_blo.heads.losses import task_cross_entropy
-from fewshot_blo.kernel import BackendChoice, Order, Sample, for_tasks, make_forward
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import BackendChoice, Choice, Order, Sample, for_tasks, make_forward
+from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.kernel.statistics import uses_batch_statistics
-from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
+from fewshot_blo.networks.parts import centred
+from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views, with_own_views
 from fewshot_blo.problems.encoding import Encoding
-from fewshot_blo.problems.few_shot import BoundTasks, FirstBatch, NormMode, first_keys, real_rows
+from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
+from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import cut
-from fewshot_blo.tasks import TaskBatch
-
-FEATURES = "features"
-_START = "start/"
-_HEAD = "head/"
-_LOG_PROX = "log_prox"
+from fewshot_blo.problems.task_heads import TaskHeads
+from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
-class SharedEncoder:
+class SharedEncoder(FewShotProblem):
     """outer: an encoder shared by all tasks; inner: the weights v_t of each task's head.
 
     ``F_t = CE(query; v)`` and ``G_t = L(support; v) + prox/2 |v - start|²`` on the encoder's
@@ -50,25 +51,33 @@ class SharedEncoder:
     "Prototypical Networks" (arXiv 1703.05175).
 
     Args:
-        encoder: any module from images to features ``[B, D]``; it is copied.
-        head: of ``networks``; linear by default.
-        prox: weight of the proximal term, which is l2 regularisation for a start at zero; the
-            head's usual one by default.
-        start: where the inner problem starts; the head's usual start by default.
+        encoder: network from images to features ``[B, D]``, any module; it is copied.
+        head: classifier of each task, whose weights are inner parameters; linear by default.
+        prox: weight of the proximal term, which is l2 regularisation for a start at zero, zero or
+            positive; the head's usual weight by default.
+        start: where the inner problem starts, "prototypes", "zeros", "closed_form" or "learned";
+            the head's usual start by default.
         learn_prox: make the logarithm of ``prox`` an outer variable.
-        unit: divide features by their length.
-        way, features: N and D, needed for a learned start.
-        backend: of the encoder's forward pass; "auto" chooses at the first batch.
-        precision: of the encoder's products; the head's are in the parameters' dtype.
-        slices: images encoded at a time, whose activations are made again in the backward pass, so
-            that memory does not grow with their number; 0 keeps all. For encoders that treat every
-            image by itself, as pretrained ones do.
+        unit: divide features by their length, not by ``sqrt(D)``.
+        centre: subtract the mean feature of the training images, outside of training; it needs
+            ``features``.
+        way: N, number of classes in a task, needed for a learned start.
+        features: D, number of the encoder's features, needed for a learned start, a centre and
+            some heads.
+        backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
+            first batch.
+        precision: number format of the encoder's products; the head's are in the parameters' dtype.
+        slices: number of images encoded at a time, whose activations are made again in the backward
+            pass, so that memory does not grow with the number of images; 0 keeps all. For encoders
+            that treat every image by itself, as pretrained ones do.
         prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
         ConfigurationError: if the settings contradict each other, or the parameters' device or
             dtype does not offer the precision.
     """
+
+    outer: OuterVariables
 
     def __init__(
         self,
@@ -79,6 +88,7 @@ class SharedEncoder:
         start: Start | None = None,
         learn_prox: bool = False,
         unit: bool = False,
+        centre: bool = False,
         way: int | None = None,
         features: int | None = None,
         backend: BackendChoice = "auto",
@@ -86,6 +96,10 @@ class SharedEncoder:
         slices: int = 0,
         prove: bool = True,
     ) -> None:
+        if centre:
+            if features is None:
+                raise ConfigurationError("a centre needs features, the number D of them")
+            encoder = centred(encoder, features)
         self.original, self.network = encoder, for_tasks(encoder)
         self._choice = FirstBatch(prove)
         self.views = ImageViews("one")
@@ -93,16 +107,30 @@ class SharedEncoder:
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
         self.backend, self.precision, self.unit, self.slices = backend, precision, unit, slices
-        if slices < 0 or (slices and uses_batch_statistics(self.network)):
+        self._check_settings(learn_prox=learn_prox)
+        learned = self.head.learned(features)
+        example = next(chain(self.network.parameters(), learned.values()), torch.zeros(()))
+        check_precision(precision, example)
+        self.outer = OuterVariables(
+            encoder={n: p for n, p in self.network.named_parameters() if p.requires_grad},
+            start=self._learned_start(example, way, features) if self.start == "learned" else {},
+            regularisation=(
+                example.new_tensor(self.prox).log().requires_grad_() if learn_prox else None
+            ),
+            head={name: value.to(example).requires_grad_() for name, value in learned.items()},
+        )
+
+    def _check_settings(self, *, learn_prox: bool) -> None:
+        if self.slices < 0 or (self.slices and uses_batch_statistics(self.network)):
             raise ConfigurationError(
-                f"slices is {slices}: it is a number of images, and 0 for a network whose batch "
-                "norms take their statistics from all of them"
+                f"slices is {self.slices}: it is a number of images, and 0 for a network whose "
+                "batch norms take their statistics from all of them"
             )
         if self.prox < 0 or (learn_prox and self.prox == 0):
             raise ConfigurationError(
                 f"prox is {self.prox}: it must be positive to be learned, and never negative"
             )
-        if unit and not self.head.scaled:
+        if self.unit and not self.head.scaled:
             raise ConfigurationError(
                 f"{type(self.head).__name__} takes the encoder's features as they are: unit is a "
                 "setting of its own"
@@ -112,17 +140,6 @@ class SharedEncoder:
                 f"{type(self.head).__name__} cannot start from '{self.start}': use one of "
                 f"{', '.join(self.head.starts)}"
             )
-        self._encoder = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
-        self.outer: dict[str, Tensor] = dict(self._encoder)
-        learned = self.head.learned(features)
-        example = next(chain(self.network.parameters(), learned.values()), torch.zeros(()))
-        check_precision(precision, example)
-        if self.start == "learned":
-            self.outer.update(self._learned_start(example, way, features))
-        if learn_prox:
-            self.outer[_LOG_PROX] = example.new_tensor(self.prox).log().requires_grad_()
-        for name, value in learned.items():
-            self.outer[_HEAD + name] = value.to(example).requires_grad_()
 
     def _learned_start(
         self, example: Tensor, way: int | None, features: int | None
@@ -133,9 +150,24 @@ class SharedEncoder:
             )
         zeros = self.head.zeros(1, way, example.new_zeros(1, 1, features))
         return {
-            _START + name: (0.01 * torch.randn_like(p[0])).detach().requires_grad_()
+            name: (0.01 * torch.randn_like(p[0])).detach().requires_grad_()
             for name, p in zeros.items()
         }
+
+    def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
+        """Raises where training would do nothing, or not what it says.
+
+        Raises:
+            ConfigurationError: if there is nothing to learn, or the strategy needs minimisers of
+                the inner loss where the head has a formula for its parameters.
+        """
+        super().check_suits(strategy, start)
+        if self.head.starts == ("closed_form",) and strategy.needs_minimiser:
+            raise ConfigurationError(
+                f"{type(strategy).__name__} takes the parameters of a "
+                f"{type(self.head).__name__} for the minimisers of its loss, and "
+                "they are a formula of the support set: use Unroll with 0 steps"
+            )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
         """Compares the kernel with ``original``, and chooses the backend where it is "auto".
@@ -147,9 +179,10 @@ class SharedEncoder:
 
         def sample() -> Sample:
             images = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
-            return Sample({}, self._encoder, images, first_keys(tasks), derivatives)
+            return Sample({}, self.outer.encoder, images, first_keys(tasks), derivatives)
 
-        self._choice(self, sample, derivatives)
+        choice = Choice(self.original, self.network, self.precision)
+        self.backend = self._choice(self.backend, choice, sample, derivatives)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.
@@ -157,56 +190,46 @@ class SharedEncoder:
         Raises:
             ConfigurationError: if the backend has not been chosen.
         """
-        support, query = self._encoding()(batch, norm, keys)
-        encoded = torch.cat([support, query], 1)
-        if self.head.scaled:
-            encoded = normalize(encoded) if self.unit else encoded / support.shape[-1] ** 0.5
-        # One leaf, not two: for some strategies the support features alone are in neither loss.
+        encoded = self._features(batch, norm, keys)
         leaf = encoded.detach().requires_grad_()
-        support_leaf, query_leaf = torch.split(leaf, [support.shape[1], query.shape[1]], 1)
-        own = {n: p for n, p in self.outer.items() if n not in self._encoder}
-        learned = {n.removeprefix(_HEAD): p for n, p in own.items() if n.startswith(_HEAD)}
-        support_set = SupportSet(support_leaf, batch.support_y, batch.classes)
-        start = self._start(support_set, learned)
-        real = (batch.classes >= 0).to(leaf.dtype)
-        prox: Tensor | float = own[_LOG_PROX].exp() if _LOG_PROX in own else self.prox
-
-        def inner_loss(v: TaskParams) -> Tensor:
-            loss = self.head.loss(v, support_set, learned)
-            if self.prox == 0:
-                return loss
-            distance = {name: p - start[name] for name, p in v.items()}
-            for name in distance:
-                if name.startswith("head."):  # [T, N, ...]: a padded class has no weights.
-                    mask = real.reshape(*real.shape, *[1] * (distance[name].ndim - 2))
-                    distance[name] = distance[name] * mask
-            return loss + 0.5 * prox * task_dot(distance, distance)
-
-        def query_logits(v: TaskParams) -> Tensor:
-            return self.head.logits(v, query_leaf, learned, real_rows(batch, batch.query_y))
+        encoder, own = self.outer.encoder, replace(self.outer, encoder={}, features=leaf)
+        heads = TaskHeads(self.head, self.start, self.prox, own, leaf, batch)
 
         def outer_loss(v: TaskParams) -> Tensor:
-            return task_cross_entropy(query_logits(v), batch.query_y, batch.classes)
+            return self._outer_loss(heads, v)
 
         def pullback(gradient: Params) -> Params:
-            rest = {name: gradient[name] for name in own}
-            if not self._encoder:
-                return rest
-            encoder = torch.autograd.grad(
-                encoded, list(self._encoder.values()), gradient[FEATURES], materialize_grads=True
-            )
-            return {**dict(zip(self._encoder, encoder, strict=True)), **rest}
+            found = OuterVariables.grouped(gradient)
+            given: dict[str, Tensor] = {}
+            if encoder:
+                leaves = list(encoder.values())
+                gradients = torch.autograd.grad(
+                    encoded, leaves, found.features, materialize_grads=True
+                )
+                given = dict(zip(encoder, gradients, strict=True))
+            return dict(replace(found, features=None, encoder=given))
 
-        bilevel = Bilevel({FEATURES: leaf, **own}, start, inner_loss, outer_loss)
-        return BoundTasks(bilevel, query_logits, pullback)
+        bilevel = Bilevel(own, heads.initial, heads.inner_loss, outer_loss)
+        return BoundTasks(bilevel, heads.query_logits, pullback)
+
+    def _outer_loss(self, heads: TaskHeads, v: TaskParams) -> Tensor:
+        """F_t under inner parameters, ``[T]``."""
+        batch = heads.batch
+        return task_cross_entropy(heads.query_logits(v), batch.query_y, batch.classes)
+
+    def _features(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None) -> Tensor:
+        """Those of the support and the query sets, ``[T, N*K + N*Q, D]``, as heads take them."""
+        encoded = torch.cat(self._encoding()(batch, norm, keys), 1)
+        if not self.head.scaled:
+            return encoded
+        return normalize(encoded) if self.unit else encoded / encoded.shape[-1] ** 0.5
 
     def on_features(self) -> SharedEncoder:
         """The same heads on batches that hold this encoder's features in place of images."""
         on_features = copy.copy(self)
         on_features.original = on_features.network = nn.Identity()
         on_features.views, on_features._choice = ImageViews("one"), FirstBatch(prove=False)
-        on_features._encoder = {}
-        on_features.outer = {n: p for n, p in self.outer.items() if n not in self._encoder}
+        on_features.outer = replace(self.outer, encoder={})
         on_features.backend, on_features.slices = "batched", 0
         return on_features
 
@@ -216,13 +239,12 @@ class SharedEncoder:
         A ``Backbone`` makes its own views.
 
         Raises:
-            ConfigurationError: if another network than a ``Backbone`` is to see three sizes.
+            ConfigurationError: if an encoder that makes no views of its own is to see three sizes.
         """
         changed = copy.copy(self)
-        if isinstance(self.network, Backbone):
-            assert isinstance(self.original, Backbone)
-            changed.original = self.original.with_views(views)
-            changed.network = self.network.with_views(views)
+        original, network = (with_own_views(n, views) for n in (self.original, self.network))
+        if original is not None and network is not None:
+            changed.original, changed.network = original, network
         elif views == "scales":
             raise ConfigurationError(
                 f"views is scales, and the encoder is a {type(self.network).__name__}: only a "
@@ -231,6 +253,12 @@ class SharedEncoder:
         else:
             changed.views = ImageViews(views)
         return changed
+
+    def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
+        """Passes of images that are spread over all classes: nothing of the encoder adapts."""
+        del adapted
+        device = next(iter(self.outer.values())).device
+        return image_passes(self.network, tasks, device)
 
     @property
     def embedder(self) -> nn.Module:
@@ -242,15 +270,4 @@ class SharedEncoder:
 
     def _encoding(self) -> Encoding:
         forward = make_forward(self.original, self.network, self.backend, self.precision)
-        return Encoding(forward, self._encoder, self.slices, self.views)
-
-    def _start(self, support: SupportSet, learned: Params) -> TaskParams:
-        tasks, way = support.classes.shape
-        if self.start in ("prototypes", "closed_form"):
-            return self.head.from_support(support, learned)
-        if self.start == "zeros":
-            return self.head.zeros(tasks, way, support.features)
-        start: Mapping[str, Tensor] = {
-            n.removeprefix(_START): p for n, p in self.outer.items() if n.startswith(_START)
-        }
-        return {name: p.expand(tasks, *p.shape) for name, p in start.items()}
+        return Encoding(forward, self.outer.encoder, self.slices, self.views)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.networks.parts import of_encoder
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
@@ -66,21 +68,14 @@ class Checkpoint:
             CheckpointError: if the checkpoint lacks a weight of the encoder, or has it in another
                 shape.
         """
-        saved, buffers = (
-            {name.removeprefix(_ENCODER): p for name, p in tensors.items()}
-            for tensors in (self.outer, self.buffers)
-        )
-        own, own_buffers = (
-            {name.removeprefix(_ENCODER): p for name, p in tensors if not name.startswith("head.")}
-            for tensors in (problem.network.named_parameters(), problem.network.named_buffers())
-        )
+        network = problem.network
+        saved = of_encoder(OuterVariables.grouped(self.outer).encoder.items())
+        buffers = of_encoder(self.buffers.items())
+        own, own_buffers = map(of_encoder, (network.named_parameters(), network.named_buffers()))
         _copy(own, {name: saved[name] for name in own if name in saved})
         # The problem may have further statistics, to be estimated.
         shared = own_buffers.keys() & buffers.keys()
         _copy({n: own_buffers[n] for n in shared}, {n: buffers[n] for n in shared})
-
-
-_ENCODER = "encoder."
 
 
 def random_state() -> dict[str, Any]:

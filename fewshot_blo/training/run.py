@@ -19,7 +19,6 @@ from fewshot_blo.kernel.graph import make_graphs
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.problems.suitability import check_suits
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.tasks import TaskBatch
@@ -56,7 +55,7 @@ class Run:
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
-        check_suits(self.problem, self.whole, self.settings.start)
+        self.problem.check_suits(self.whole, self.settings.start)
         self.optimizer = make_optimizer(
             self.problem.outer,
             self.settings.optimizer,

@@ -17,7 +17,6 @@ from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.networks import Conv4
 from fewshot_blo.networks.views import COUNT, ImageViews, Views
 from fewshot_blo.problems import NormMode, SharedEncoder
-from fewshot_blo.problems.shared_encoder import FEATURES
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.running_statistics import update_statistics
 
@@ -39,7 +38,7 @@ def problem(**settings: Any) -> SharedEncoder:
 
 def encoded(made: SharedEncoder, batch: TaskBatch, norm: NormMode) -> Tensor:
     """Features ``[T, N*(K+Q), D]`` in the scale of the head."""
-    return made.bind(batch, norm).bilevel.outer[FEATURES].detach()
+    return made.bind(batch, norm).bilevel.outer["features"].detach()
 
 
 def view(images: Tensor, views: Views, number: int) -> Tensor:

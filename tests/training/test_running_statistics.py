@@ -69,7 +69,7 @@ def adapted_by_hand(network: nn.Module, batch: TaskBatch) -> dict[str, Tensor]:
 def test_those_of_an_initialization_are_of_query_sets_after_adaptation(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewshot_blo.training.running_statistics._IMAGES", 30)
+    monkeypatch.setattr("fewshot_blo.problems.passes._IMAGES", 30)
     sampler = make_sampler(DATASET, dtype=torch.float64)
     problem = Initialization(plain_network(), backend=backend)  # type: ignore[arg-type]
     assert norm_modes(problem) == ("transductive", "support")
