@@ -8,6 +8,8 @@ from typing import Any
 import peers
 from contest import OURS
 
+from fewshot_blo.records import tables
+
 SETTINGS = ("network", "method", "adapted", "tasks", "steps", "shot", "precision")
 SHORT = {peers.CACHED: "cached", peers.LEARN2LEARN: "l2l", peers.JAX_VMAP: "vmap"}
 SHORT[peers.JAX_MAP] = "lax.map"
@@ -24,16 +26,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     optional = {f"{what} {_short(name)}" for what in ("x", "MiB") for name in peers.PEERS}
     optional.add("compiling, s")
     kept = [name for name in lines[0] if name not in optional or any(line[name] for line in lines)]
-    table = [kept, *([line[name] for name in kept] for line in lines)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(kept))]
-    text = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in table
-    ]
-    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(text) + "\n"
+    return tables.markdown(kept, [[line[name] for name in kept] for line in lines])
 
 
 def _line(row: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ConfigurationError(ValueError):
     """Settings that contradict each other or the data."""
@@ -24,3 +27,21 @@ SINGULAR = (
     "alpha (label propagation) or compute in float64"
 )
 """The other cause of a NaN after inner steps: nobody asks a GPU whether a system is singular."""
+
+
+@contextmanager
+def installed_by(requirement: str) -> Iterator[None]:
+    """Around the import of a library that only a part of the package needs.
+
+    Args:
+        requirement: what ``pip install`` brings it with, as ``fewshot_blo[onnx]``.
+
+    Raises:
+        ConfigurationError: if a library is missing, with the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed: pip install '{requirement}'"
+        ) from error

@@ -175,6 +175,16 @@ def test_torchvision_is_imported_when_used(path: Path) -> None:
             assert not any(within(name, "torchvision") for name in imported(statement))
 
 
+OPTIONAL = {"onnxruntime", "onnxscript", "scipy", "sklearn", "timm", "transformers"}
+
+
+@every_module
+def test_what_the_core_does_not_require_is_imported_when_used(path: Path) -> None:
+    for statement in syntax_tree(path).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            assert not {name.partition(".")[0] for name in imported(statement)} & OPTIONAL
+
+
 def test_no_module_is_called_utils() -> None:
     for folder in ("tasks", "fewshot_blo", "tests", "benchmarks", "scripts"):
         assert not list(ROOT.glob(f"{folder}/**/util*.py"))
@@ -184,7 +194,8 @@ def test_no_module_is_called_utils() -> None:
 def test_importing_a_package_is_light(package: str) -> None:
     program = (
         f"import sys, {package}\n"
-        "heavy = {'torchvision', 'matplotlib', 'tensorboard', 'timm', 'jsonargparse'}\n"
+        "heavy = {'torchvision', 'matplotlib', 'tensorboard', 'timm', 'jsonargparse', 'scipy', "
+        "'sklearn', 'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -11,7 +11,7 @@ from torch import nn
 
 from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
 from fewshot_blo.backbones.weights import load_weights
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 
@@ -51,12 +51,8 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
 
 def _timm() -> ModuleType:
     torchvision_module()  # timm imports torchvision, which may need its operators declared.
-    try:
+    with installed_by("fewshot_blo[backbones]"):
         import timm
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "timm is not installed: pip install 'fewshot_blo[backbones]'"
-        ) from error
     module: ModuleType = timm
     return module
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _BICUBIC = 3
@@ -43,12 +43,8 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
         ConfigurationError: if transformers is not installed, or a file of weights is given.
     """
     torchvision_module()
-    try:
+    with installed_by("transformers"):
         transformers: Any = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "transformers is not installed: pip install transformers"
-        ) from error
     if weights is not None:
         raise ConfigurationError(
             f"hf:{name} reads its weights from its own folder: name that folder, hf:FOLDER"

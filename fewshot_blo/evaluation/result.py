@@ -109,7 +109,12 @@ _BINS = 15
 
 
 class Tally:
-    """Counts over all queries, on the device."""
+    """Counts over all queries, on the device.
+
+    They need as much memory for a million queries as for one. (The calibration error of
+    torchmetrics keeps every query, has a sixteenth interval for confidences of exactly 1, and
+    needs a torchvision that loads.)
+    """
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self._pairs = torch.zeros(classes * classes, dtype=torch.int64, device=device)

@@ -13,7 +13,7 @@ from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import Config, DataSettings
-from fewshot_blo.experiments.table import Row, write_table
+from fewshot_blo.experiments.table import Row, write_comparison
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.tasks import Splits
 from fewshot_blo.training.run import BEST, LAST
@@ -80,7 +80,7 @@ def compare(
         Row(name, group, [figures[str(path)] for path in group])
         for name, group in zip(names, found, strict=True)
     ]
-    print(write_table(rows, folder))
+    print(write_comparison(rows, folder))
     return rows
 
 

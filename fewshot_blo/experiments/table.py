@@ -15,9 +15,8 @@ from torch import Tensor
 from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.figure import new_figure, save_figure
-from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
-from fewshot_blo.records.tables import comma_separated, deviation
+from fewshot_blo.records.tables import deviation, markdown, write_table
 
 MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
 
@@ -87,28 +86,25 @@ def _logged(path: Path) -> dict[str, float]:
     }
 
 
-def write_table(rows: Sequence[Row], folder: Path) -> str:
+def write_comparison(rows: Sequence[Row], folder: Path) -> str:
     """Writes ``table.md``, ``table.csv`` and, where times are known, ``accuracy.png``.
 
     Returns:
         The text of the first.
     """
     records = [row.record(rows[0]) for row in rows]
-    text = markdown(records, rows[0].evaluations[0][0])
-    with atomic_write(folder / "table.md") as file:
-        file.write(text.encode())
-    with atomic_write(folder / "table.csv") as file:
-        file.write(comma_separated(records).encode())
+    text = comparison(records, rows[0].evaluations[0][0])
+    write_table(folder, text, records)
     if any("seconds" in record for record in records):
         draw(records, folder / "accuracy.png")
     return text
 
 
-def markdown(records: Sequence[Record], example: Evaluation) -> str:
+def comparison(records: Sequence[Record], example: Evaluation) -> str:
     """The table for a person, with its protocol."""
     columns = ["method", *MODES, f"minus {records[0]['method']}, paired"]
     columns += ["outer steps", "minutes", "tasks/s", "peak GiB"]
-    lines = [columns, ["---"] * len(columns)]
+    lines = []
     for record in records:
         shared = next((norm for norm in MODES if f"{norm} difference" in record), None)
         lines.append(
@@ -128,7 +124,7 @@ def markdown(records: Sequence[Record], example: Evaluation) -> str:
         "training seeds; of a difference where both have as many]. The paired difference is in "
         "the first norm mode that both have."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{protocol}\n"
+    return f"{markdown(columns, lines)}\n{protocol}\n"
 
 
 def _accuracy(record: Record, norm: str) -> str:

@@ -57,6 +57,7 @@ def folds(labels: Tensor, seed: int = 0) -> list[Tensor]:
     Leave-one-out for up to 20 images, else 10 folds with as much of each class as can be. Images
     that are alone in their class are never held out.
     """
+    # Not scikit-learn's StratifiedKFold: it refuses classes that all have fewer images than folds.
     rng = np.random.default_rng(seed)
     counts = torch.bincount(labels)
     able = (counts[labels] > 1).nonzero().flatten()
@@ -152,6 +153,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
     Source: Wilson (1927), the score interval; it also makes sense for all or none right.
     """
+    # Not scipy's binomtest: it takes whole counts, and a share corrected for the choice is of none.
     z2 = 1.96**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))

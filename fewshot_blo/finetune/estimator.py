@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.tasks.reading.images import read_image, square
+
+with installed_by("fewshot_blo[sklearn]"):
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.backbones import choose_parameters
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.finetune.classifier import Classifier
 from fewshot_blo.heads import CosineHead, RidgeHead, TailHead
 from fewshot_blo.records.files import atomic_write
@@ -132,13 +132,9 @@ def _pt2(module: nn.Module, images: Tensor, path: Path) -> Tensor:
 
 
 def _onnx(module: nn.Module, images: Tensor, path: Path) -> Tensor:
-    try:
+    with installed_by("fewshot_blo[onnx]"):
         importlib.import_module("onnxscript")
         runtime: Any = importlib.import_module("onnxruntime")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"{error.name} is not installed: pip install 'fewshot_blo[onnx]'"
-        ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of the exporter's own use of PyTorch.

@@ -6,13 +6,35 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import stdev
 from typing import Any
+
+from tabulate import tabulate
+
+from fewshot_blo.records.files import atomic_write
 
 
 def deviation(values: Sequence[float]) -> float:
     """Standard deviation; NaN of one value."""
     return stdev(values) if len(values) > 1 else math.nan
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its columns padded to one width.
+
+    Args:
+        columns: their names.
+        rows: cells as they are to be read; one for each column.
+    """
+    head, *lines = ([_cell(text) for text in row] for row in (columns, *rows))
+    # Numbers are formatted already: 0.50 must not become 0.5.
+    return tabulate(lines, head, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def _cell(text: str) -> str:
+    """What would end a cell or a row is escaped."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
@@ -22,3 +44,17 @@ def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
+
+
+def write_table(folder: Path, text: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``table.md``, for a person, and ``table.csv``, for a program.
+
+    Args:
+        folder: for both files.
+        text: of the first.
+        records: of the second.
+    """
+    with atomic_write(folder / "table.md") as file:
+        file.write(text.encode())
+    with atomic_write(folder / "table.csv") as file:
+        file.write(comma_separated(records).encode())

@@ -21,12 +21,13 @@ from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.tables import write_table
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.studies.products import hessian_products
 from fewshot_blo.studies.progress import PRODUCTS, draw_progress
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
-from fewshot_blo.studies.table import write_table
+from fewshot_blo.studies.table import study_table
 
 FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
@@ -92,7 +93,9 @@ def run_study(
         for name, row in figures.items():
             found.setdefault(name, []).append(row)
     records = [{"method": name, **_over_seeds(many)} for name, many in found.items()]
-    print(write_table(records, folder, seeds=len(seeds)))
+    text = study_table(records, seeds=len(seeds))
+    write_table(folder, text, records)
+    print(text)
     study = replace(study, seed=seeds[0])
     study.draw(first, folder / "picture.png")
     logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from fewshot_blo.records.files import atomic_write
-from fewshot_blo.records.tables import comma_separated
+from fewshot_blo.records.tables import markdown
 
 _DEVIATION = " sd"
 
 
-def write_table(records: Sequence[Mapping[str, Any]], folder: Path, *, seeds: int) -> str:
-    """Writes ``table.md`` and ``table.csv``.
+def study_table(records: Sequence[Mapping[str, Any]], *, seeds: int) -> str:
+    """The table for a person.
 
     Args:
         records: lines with a method and figures.
-        folder: for the files.
         seeds: that figures are means over.
-
-    Returns:
-        The text of the first.
     """
     every = list(dict.fromkeys(name for record in records for name in record))
     columns = [name for name in every if not name.endswith(_DEVIATION)]
-    lines = [[name.replace("|", "\\|") for name in columns], ["---"] * len(columns)]
-    lines += [[_cell(record, name) for name in columns] for record in records]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    text = markdown(columns, [[_cell(record, name) for name in columns] for record in records])
     if seeds > 1:
         text += f"\nMeans over {seeds} seeds ± their standard deviation.\n"
-    with atomic_write(folder / "table.md") as file:
-        file.write(text.encode())
-    with atomic_write(folder / "table.csv") as file:
-        file.write(comma_separated(records).encode())
     return text
 
 

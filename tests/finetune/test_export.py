@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from fewshot_blo.commands import main as cli
-from fewshot_blo.errors import CheckpointError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
 from fewshot_blo.finetune import export as export_module
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
@@ -71,6 +73,20 @@ def test_files(
     description = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     assert description["classes"] == list(classifier.class_names)
     assert description["image"] == [3, 16, 16]
+
+
+@pytest.mark.parametrize("library", ["onnxscript", "onnxruntime"])
+def test_onnx_without_its_packages(
+    library: str,
+    make_classifier: Callable[[Candidate], Classifier],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("onnxscript"))
+    monkeypatch.setitem(sys.modules, library, None)
+    message = rf"{library} is not installed: pip install 'fewshot_blo\[onnx\]'"
+    with pytest.raises(ConfigurationError, match=message):
+        export(make_classifier(CANDIDATES[0]), tmp_path / "m.onnx")
 
 
 def test_a_file_that_says_something_else_is_removed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,24 @@ def test_folds_hold_every_image_out_once_and_leave_each_class_one(counts: tuple[
         left = torch.bincount(labels, minlength=3) - torch.bincount(labels[part], minlength=3)
         assert (left >= 1).all()
     assert len(parts) == (len(held) if len(held) <= 20 else 10)
+
+
+@pytest.mark.parametrize("counts", [(12, 30, 11), (40, 3, 2), (10, 2, 12)])
+def test_folds_are_as_stratified_as_those_of_scikit_learn(counts: tuple[int, ...]) -> None:
+    """Which refuses classes that all have fewer images than there are folds, as 5 of 5 images."""
+    splits = pytest.importorskip("sklearn.model_selection")
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a class with fewer images than folds.
+        theirs = splits.StratifiedKFold(10).split(labels, labels)
+        expected = [torch.bincount(labels[rows], minlength=3) for _, rows in theirs]
+    found = [torch.bincount(labels[part], minlength=3) for part in folds(labels)]
+    for own, other in zip(torch.stack(found).T, torch.stack(expected).T, strict=True):
+        assert own.sort().values.tolist() == other.sort().values.tolist()
+    few = torch.arange(5).repeat_interleave(5)
+    with pytest.raises(ValueError, match="cannot be greater than the number of members"):
+        next(splits.StratifiedKFold(10).split(few, few))
+    assert sorted(torch.cat(folds(few)).tolist()) == list(range(25))
 
 
 @pytest.mark.parametrize("candidate", [PROTOTYPES, HEADS[1], HEADS[3], TAILS[0], TAILS[1]])
@@ -125,9 +144,18 @@ def test_temperature_against_a_fine_search() -> None:
     assert temperature(logits[:0], labels[:0]) == 1.0
 
 
+def test_wilson_interval_is_scipys() -> None:
+    """Of whole counts, which alone scipy takes; 1.96 stands for the quantile 1.959964."""
+    stats = pytest.importorskip("scipy.stats")
+    level = 1 - 2 * float(stats.norm.sf(1.96))
+    for right, count in ((0, 5), (3, 10), (10, 10), (50, 200), (1, 1)):
+        expected = stats.binomtest(right, count).proportion_ci(level, method="wilson")
+        assert wilson(right / count, count) == pytest.approx((expected.low, expected.high))
+
+
 def test_wilson_interval() -> None:
-    """Against its defining equation: |p - share| = z sqrt(p (1 - p) / n)."""
-    for share, count in ((0.3, 10), (0.9, 10), (0.25, 200)):
+    """Against its defining equation: |p - share| = z sqrt(p (1 - p) / n), of any share."""
+    for share, count in ((0.3, 10), (0.9, 10), (0.25, 200), (0.337, 10)):
         for bound in wilson(share, count):
             expected = 1.96 * math.sqrt(bound * (1 - bound) / count)
             assert abs(bound - share) == pytest.approx(expected)

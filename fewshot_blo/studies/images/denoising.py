@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -69,6 +70,8 @@ class Denoising(Study):
     def __post_init__(self) -> None:
         if not 0 < self.noise < 1:
             raise ConfigurationError(f"noise is {self.noise}: it is a share between 0 and 1")
+        with installed_by("fewshot_blo[sklearn]"):  # Before the first step, not after the last.
+            importlib.import_module("sklearn.metrics")
 
     @cached_property
     def _digits(self) -> Digits:
@@ -195,10 +198,9 @@ class Denoising(Study):
 
     def _auc(self, scores: Tensor) -> float:
         """Probability that an image with its right label scores above one with a wrong label."""
-        wrong, right = scores[self.wrong].sort().values, scores[~self.wrong]
-        below = torch.searchsorted(wrong, right, right=False).double()
-        not_above = torch.searchsorted(wrong, right, right=True).double()
-        return float((below + not_above).mean() / (2 * len(wrong)))
+        from sklearn.metrics import roc_auc_score
+
+        return float(roc_auc_score((~self.wrong).numpy(), scores.detach().numpy()))
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
         """Histograms of the weights of right and wrong labels."""
