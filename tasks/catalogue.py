@@ -198,7 +198,7 @@ class CIFARFS(DataSet):
 
 @dataclass(frozen=True)
 class FC100(CIFARFS):
-    """CIFAR-100 in 60, 20 and 20 classes, divided by superclass (Oreshkin et al., arXiv 1805.10123).
+    """CIFAR-100 in 60, 20 and 20 classes by superclass (Oreshkin et al., arXiv 1805.10123).
 
     Attributes:
         root: folder of CIFAR-100's files, as torchvision keeps them.

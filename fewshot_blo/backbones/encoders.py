@@ -30,7 +30,9 @@ def pretrained(
     Raises:
         CheckpointError, ConfigurationError: as ``load_backbone``.
     """
-    backbone = load_backbone(network, weights=(weights or None) if trained else None, pretrained=trained)
+    backbone = load_backbone(
+        network, weights=(weights or None) if trained else None, pretrained=trained
+    )
     return _seeing(backbone, size, sharpen)
 
 

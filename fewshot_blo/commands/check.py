@@ -5,28 +5,25 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 
 from fewshot_blo.checks.backends import TOLERANCE, Comparison, check_kernel
 from fewshot_blo.checks.device import DeviceCheck, check_device
 from fewshot_blo.checks.hypergradient import measure_hypergradient
 from fewshot_blo.checks.inner import inner_losses
 from fewshot_blo.checks.precisions import measure_precisions
-from fewshot_blo.commands.settings import config_parser, parsed_config
+from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.experiments.data import build_sampler, build_splits
-from fewshot_blo.experiments.settings import Config
-from fewshot_blo.experiments.strategy import build_rule, build_strategy
+from fewshot_blo.experiments.data import build_sampler
+from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.experiments.training import build_start, with_classes
-from fewshot_blo.hypergrad import Reptile, Strategy
-from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.conversion import converted_layers
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem, NormMode
@@ -39,35 +36,34 @@ _FEW = 3
 """Queries a class in the comparison of all strategies, norm modes and backends."""
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = config_parser(
-        "Compare the kernel with a plain loop over your own network, in float64, on the configured "
-        "problem, by every strategy and norm mode; every precision with float64; the strategy's "
-        "hypergradient with the exact one; the inner loss from step to step; and tasks a second on "
-        "the device, beside plain loops."
-    )
-    options.add_argument("--check_tasks", type=int, default=3, help="tasks to compare on")
-    options.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="weights to check at, a file written by train, of a problem with these settings; "
-        "without it those that training starts from",
-    )
-    return options
+@dataclass(frozen=True)
+class CheckRequest:
+    """What to check: the kernel against a plain loop over your own network, in float64, by every
+    strategy and norm mode; every precision; the strategy's hypergradient; the inner loss from step
+    to step; and tasks a second on the device, beside plain loops.
+
+    Attributes:
+        check_tasks: tasks to compare on.
+        checkpoint: weights to check at, a file written by train, of a problem with these settings;
+            without it those that training starts from.
+    """
+
+    check_tasks: int = 3
+    checkpoint: Path | None = None
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((Config, CheckRequest), slots=SLOTS, files=True)
+
+
+def run(config: Config, request: CheckRequest) -> int:
     """Runs it; returns the exit status."""
-    config = parsed_config(parser, parsed)
-    splits = build_splits(config.data)
+    splits = config.data.load()
     image = splits.train.images.shape[1:]
     config = with_classes(config, splits)
-    config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
-    strategy, norm = build_strategy(config), config.train.norm
-    _, strategy = strategy.phases[-1]
-    rule = build_rule(config, config.inner)
-    make = _maker(config, image, parsed.checkpoint)
+    config = replace(config, episodes=replace(config.episodes, tasks=request.check_tasks))
+    _, strategy = config.strategy.phases[-1]
+    norm, rule = config.train.norm, strategy.inner.rule
+    make = _maker(config, image, request.checkpoint)
     config64 = replace(config, dtype="float64")
     batch = build_sampler(config64, splits.train, training=True).batch(0)
     few = replace(config.episodes, query=min(config.episodes.query, _FEW))
@@ -96,7 +92,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     print(f"kernels: {describe_kernels(batch.support_x.device)}")
     print(_against_exact(problem, strategy, batch, norm))
-    losses = inner_losses(problem, batch, InnerSteps(config.inner.steps, rule), norm=norm)
+    losses = inner_losses(problem, batch, strategy.inner, norm=norm)
     print(_course(losses.mean(1).tolist()))
     found = check_device(device)
     print(_device_lines(found))
@@ -146,7 +142,7 @@ def _maker(
     trained = None if checkpoint is None else checkpoints.load(checkpoint)
 
     def make(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
-        changed = replace(config, dtype=dtype, problem=replace(config.problem, **settings))
+        changed = replace(config, dtype=dtype, problem=config.problem.changed(**settings))
         problem = build_start(changed, image, resume=trained is not None)
         if trained is not None:
             backend = problem.backend
@@ -161,8 +157,8 @@ def _against_exact(
     problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
 ) -> str:
     """How good the strategy's hypergradients are, or why that cannot be said, as a sentence."""
-    if isinstance(strategy, Reptile):
-        return "Reptile takes no hypergradient"
+    if set(strategy.sees) == {"start"}:
+        return f"{type(strategy).__name__} takes no gradient of a loss"
     try:
         error = measure_hypergradient(problem, strategy, batch, norm=norm)
     except (ConfigurationError, StructuralZeroError) as reason:
@@ -182,5 +178,5 @@ def _course(losses: list[float]) -> str:
         return course
     return (
         f"{course}\nit rises in {rises} of {len(losses) - 1} steps, which are too long then: lower "
-        "inner.step_size"
+        "their step size"
     )

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
+from fewshot_blo.commands.options import Options
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.request import EvaluationRequest
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Train the recipes that have no finished run, evaluate all on the same tasks, "
-        "and write a table (Markdown, CSV) and a picture. The same command goes on after Ctrl-C."
-    )
-    options.add_argument(
-        "sources", nargs="+", type=Path, help="recipes (YAML), folders of runs, or checkpoints"
-    )
-    options.add_argument(
-        "--folder", type=Path, default=Path("runs/compare"), help="of new runs and the table"
-    )
-    options.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training recipes")
-    options.add_argument(
-        "--max_steps", type=int, help="train recipes of more outer steps for so many only"
-    )
-    options.add_class_arguments(EvaluationRequest, skip={"output"})
-    return options
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare. The same command goes on after Ctrl-C.
+
+    Attributes:
+        sources: recipes (YAML), folders of runs, or checkpoints; recipes without a finished run
+            are trained.
+        folder: folder of new runs and the table.
+        seeds: seeds of training recipes.
+        max_steps: train recipes of more outer steps for so many only.
+    """
+
+    sources: Sequence[Path] = ()
+    folder: Path = Path("runs/compare")
+    seeds: Sequence[int] = (0,)
+    max_steps: int | None = None
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((EvaluationRequest, CompareRequest), positional="sources")
+
+
+def run(measured: EvaluationRequest, request: CompareRequest) -> int:
     """Runs it; returns the exit status."""
-    built = parser.instantiate(parsed)
-    names = [f.name for f in fields(EvaluationRequest) if f.name != "output"]
-    request = EvaluationRequest(**{name: built[name] for name in names})
+    if not request.sources:
+        raise ConfigurationError("there is nothing to compare: name recipes, runs or checkpoints")
     compare(
-        parsed.sources,
-        request,
-        folder=parsed.folder,
-        seeds=parsed.seeds,
-        max_steps=parsed.max_steps,
+        [path.expanduser() for path in request.sources],
+        measured,
+        folder=request.folder.expanduser(),
+        seeds=request.seeds,
+        max_steps=request.max_steps,
     )
     return 0

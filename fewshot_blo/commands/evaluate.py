@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
+from fewshot_blo.commands.options import Options
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Accuracy with 95 % intervals in every norm mode; several checkpoints are "
-        "compared on the same tasks."
-    )
-    options.add_argument("checkpoints", nargs="+", type=Path, help="files written by train")
-    options.add_class_arguments(EvaluationRequest)
-    return options
+@dataclass(frozen=True)
+class Checkpoints:
+    """What to evaluate.
+
+    Attributes:
+        checkpoints: files written by train; several are compared on the same tasks.
+    """
+
+    checkpoints: Sequence[Path] = ()
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((EvaluationRequest, Checkpoints), positional="checkpoints")
+
+
+def run(request: EvaluationRequest, checkpoints: Checkpoints) -> int:
     """Runs it; returns the exit status."""
-    built = parser.instantiate(parsed)
-    request = EvaluationRequest(**{f.name: built[f.name] for f in fields(EvaluationRequest)})
-    evaluate_checkpoints(parsed.checkpoints, request)
+    if not checkpoints.checkpoints:
+        raise ConfigurationError("there is no checkpoint to evaluate: name files that train wrote")
+    evaluate_checkpoints([path.expanduser() for path in checkpoints.checkpoints], request)
     return 0

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
-from fewshot_blo.commands.settings import add_classifier, read_classifier
+from fewshot_blo.commands.options import Options
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.finetune import load_classifier
 from fewshot_blo.finetune.export import export
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Write a classifier as a file that needs nothing of this package, and compare "
-        "the two."
-    )
-    add_classifier(options)
-    options.add_argument("output", type=Path, help="NAME.onnx, or NAME.pt2 for torch.export")
-    return options
+@dataclass(frozen=True)
+class ExportRequest:
+    """A classifier and the file to write.
+
+    Attributes:
+        files: the file that finetune wrote, and NAME.onnx, or NAME.pt2 for torch.export.
+        own: module:function of the backbone, where it is your own.
+    """
+
+    files: Sequence[Path] = ()
+    own: str = ""
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((ExportRequest,), positional="files")
+
+
+def run(request: ExportRequest) -> int:
     """Runs it; returns the exit status."""
-    del parser
-    difference = export(read_classifier(parsed), parsed.output)
-    names = f"{parsed.output} and {parsed.output.with_suffix('.json').name}"
+    if len(request.files) != 2:
+        raise ConfigurationError(
+            f"there are {len(request.files)} files: name a classifier, and the file to write"
+        )
+    classifier, output = (path.expanduser() for path in request.files)
+    difference = export(load_classifier(classifier, own=request.own), output)
+    names = f"{output} and {output.with_suffix('.json').name}"
     print(f"{names} written; probabilities differ from the classifier's by {difference:.1e}")
     return 0

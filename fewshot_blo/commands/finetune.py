@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
-
 from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
+from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
 from fewshot_blo.finetune.report import write_report
@@ -34,7 +33,7 @@ class FineTuneRequest:
         output: folder of the classifier and the report.
     """
 
-    data: str
+    data: str = ""
     backbone: str = "torchvision:mobilenet_v3_small"
     weights: str = ""
     size: int = 0
@@ -46,27 +45,22 @@ class FineTuneRequest:
     output: Path = Path("runs/finetune")
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Fine-tune a pretrained network on a folder of a few images a class: one file "
-        "to predict with, and a report with the accuracy to expect."
-    )
-    options.add_class_arguments(FineTuneRequest)
-    return options
+OPTIONS = Options((FineTuneRequest,), positional="data")
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+def run(request: FineTuneRequest) -> int:
     """Runs it; returns the exit status."""
-    built = parser.instantiate(parsed)
-    request = FineTuneRequest(**{f.name: built[f.name] for f in fields(FineTuneRequest)})
+    if not request.data:
+        raise ConfigurationError("there are no images: name the folder of them")
     start = time.perf_counter()
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     size = backbone.preprocess.settings.size
     if size is None:
         raise ConfigurationError(f"{request.backbone} says no image size: set size")
-    data = read_labelled(request.data, size, skip_unreadable=request.skip_unreadable)
+    data = read_labelled(
+        Path(request.data).expanduser(), size, skip_unreadable=request.skip_unreadable
+    )
     for sentence in data.left_out:
         print(sentence)
     counts = ", ".join(
@@ -84,9 +78,10 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())
-    file = request.output / "classifier.pt"
+    output = request.output.expanduser()
+    file = output / "classifier.pt"
     save_classifier(classifier, file)
-    write_report(request.output / "report.html", data, classifier, selection)
+    write_report(output / "report.html", data, classifier, selection)
     seconds = time.perf_counter() - start
-    print(f"{file} and {request.output / 'report.html'} written after {seconds:.0f} s")
+    print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")
     return 0

@@ -67,7 +67,7 @@ def _overview() -> str:
             "",
             "  COMMAND --help          its options",
             "  --version               the version of this package",
-            "  --completion SHELL      a script for bash or zsh that completes commands and options",
+            "  --completion SHELL      a script that completes commands and options in bash or zsh",
         ]
     )
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Plan, Slots, Tree, merged, nearest
-from fewshot_blo.records.older import settings_of_run
+from fewshot_blo.experiments.recipes import read_settings
 
 CONFIG = "config"
 
@@ -107,23 +105,6 @@ class Options:
                 raise ConfigurationError(
                     f"there is no option --{key}{nearest(key, list(types))}; --help has them all"
                 )
-
-
-def read_settings(path: Path) -> Tree:
-    """The settings in a YAML file, in today's form.
-
-    Raises:
-        ConfigurationError: if it cannot be read, or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} is no file of settings: it must hold a mapping")
-    return settings_of_run(content)
 
 
 def _look_for_help(words: Sequence[str]) -> None:

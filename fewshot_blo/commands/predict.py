@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser, Namespace
 
-from fewshot_blo.commands.settings import add_classifier, read_classifier
+from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Classifier, save_classifier
+from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.tables import comma_separated
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.reading.image_folders import SUFFIXES
 from fewshot_blo.tasks.reading.images import read_image
@@ -24,38 +23,47 @@ from fewshot_blo.tasks.reading.images import read_image
 NONE = "none of these"
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Label images with a classifier that finetune has written, or teach it a class."
-    )
-    add_classifier(options)
-    options.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
-    options.add_argument("--output", type=Path, help="CSV or JSON file to write")
-    options.add_argument(
-        "--add_class", type=Path, help="folder of images of a new class, named as the folder is"
-    )
-    return options
+@dataclass(frozen=True)
+class PredictRequest:
+    """Images to label, or a class to learn.
+
+    Attributes:
+        files: the file that finetune wrote, then image files, or folders of them.
+        own: module:function of the backbone, where it is your own.
+        output: CSV or JSON file to write.
+        add_class: folder of images of a new class, named as the folder is.
+    """
+
+    files: Sequence[Path] = ()
+    own: str = ""
+    output: Path | None = None
+    add_class: Path | None = None
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((PredictRequest,), positional="files")
+
+
+def run(request: PredictRequest) -> int:
     """Runs it; returns the exit status: 1 if an image could not be read."""
-    del parser
-    if parsed.output and parsed.output.suffix not in (".csv", ".json"):
-        raise ConfigurationError(f"output is {parsed.output}: its name must end in .csv or .json")
-    classifier = read_classifier(parsed)
-    if parsed.add_class:
-        _add_class(classifier, parsed.add_class, parsed.classifier)
-    elif not parsed.images:
+    output = request.output and request.output.expanduser()
+    if output and output.suffix not in (".csv", ".json"):
+        raise ConfigurationError(f"output is {output}: its name must end in .csv or .json")
+    if not request.files:
+        raise ConfigurationError("there is no classifier: name a file that finetune wrote")
+    file, *images = (path.expanduser() for path in request.files)
+    classifier = load_classifier(file, own=request.own)
+    if request.add_class:
+        _add_class(classifier, request.add_class.expanduser(), file)
+    elif not images:
         raise ConfigurationError("there are no images to label: name files or folders")
-    files = [file for path in parsed.images for file in _files(path)]
+    files = [found for path in images for found in _files(path)]
     records = predictions(classifier, files) if files else []
     for record in records:
         print(_line(record))
-    if parsed.output:
-        text = _json(records) if parsed.output.suffix == ".json" else _csv(records)
-        with atomic_write(parsed.output) as output:
-            output.write(text.encode())
+    if output:
+        text = _json(records) if output.suffix == ".json" else _csv(records)
+        with atomic_write(output) as written:
+            written.write(text.encode())
     return 1 if any("error" in record for record in records) else 0
 
 
@@ -120,13 +128,9 @@ def _json(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    flat = [
-        {**{k: v for k, v in r.items() if k != "probabilities"}, **r.get("probabilities", {})}
-        for r in records
-    ]
-    names = dict.fromkeys(name for record in flat for name in record)
-    writer = csv.DictWriter(text, list(names))
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return comma_separated(
+        [
+            {**{k: v for k, v in r.items() if k != "probabilities"}, **r.get("probabilities", {})}
+            for r in records
+        ]
+    )

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
+from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies import read_study, run_study
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = ArgumentParser(
-        description="Solve a bilevel problem beyond few-shot learning with several strategies, "
-        "check what they find by retraining, and write a table (Markdown, CSV) and a picture. The "
-        "same command goes on after Ctrl-C."
-    )
-    options.add_argument("recipe", type=Path, help="of a study (recipes/studies)")
-    options.add_argument("--root", default="", help="folder of the data set")
-    options.add_argument(
-        "--folder", type=Path, help="of the rows and the table; by default runs/RECIPE"
-    )
-    options.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the study")
-    options.add_argument("--only", nargs="+", default=[], help="rows, where not all")
-    return options
+@dataclass(frozen=True)
+class StudyRequest:
+    """Which study. The same command goes on after Ctrl-C.
+
+    Attributes:
+        recipe: file of a study (recipes/studies).
+        root: folder of the data set.
+        folder: folder of the rows and the table; by default runs/RECIPE.
+        seeds: seeds of the study.
+        only: names of rows, where not all are to be solved.
+    """
+
+    recipe: Path | None = None
+    root: str = ""
+    folder: Path | None = None
+    seeds: Sequence[int] = (0,)
+    only: Sequence[str] = ()
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((StudyRequest,), positional="recipe")
+
+
+def run(request: StudyRequest) -> int:
     """Runs it; returns the exit status."""
-    del parser
-    study, rows = read_study(parsed.recipe, parsed.root)
-    unknown = sorted(set(parsed.only) - set(rows))
+    if request.recipe is None:
+        raise ConfigurationError("there is no study: name its recipe (recipes/studies)")
+    recipe = request.recipe.expanduser()
+    study, rows = read_study(recipe, str(Path(request.root).expanduser()) if request.root else "")
+    unknown = sorted(set(request.only) - set(rows))
     if unknown:
         raise ConfigurationError(f"there is no row '{unknown[0]}'; there are {', '.join(rows)}")
-    rows = {name: row for name, row in rows.items() if not parsed.only or name in parsed.only}
-    folder = parsed.folder or Path("runs") / parsed.recipe.stem
-    run_study(study, rows, folder, seeds=parsed.seeds)
+    rows = {name: row for name, row in rows.items() if not request.only or name in request.only}
+    folder = (request.folder or Path("runs") / recipe.stem).expanduser()
+    run_study(study, rows, folder, seeds=request.seeds)
     return 0

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
-from fewshot_blo.commands.settings import config_parser, parsed_config
+from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.data import build_splits
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.training.run import BEST
 
 
-def parser() -> ArgumentParser:
-    """Its options."""
-    options = config_parser("Meta-train, validate on held-out classes, then evaluate the best.")
-    options.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of the run")
-    options.add_argument(
-        "--resume", action="store_true", help="continue the run where it was interrupted"
-    )
-    options.add_argument(
-        "--test_tasks", type=int, default=600, help="tasks of the evaluation at the end; 0 for none"
-    )
-    return options
+@dataclass(frozen=True)
+class TrainRequest:
+    """Where to train, and what to do afterwards.
+
+    Attributes:
+        run: folder of the run.
+        resume: continue the run where it was interrupted.
+        test_tasks: tasks of the evaluation at the end; 0 for none.
+    """
+
+    run: Path = Path("runs/default")
+    resume: bool = False
+    test_tasks: int = 600
+
+    def __post_init__(self) -> None:
+        if self.test_tasks < 0:
+            raise ConfigurationError(f"test_tasks is {self.test_tasks}: it must not be negative")
 
 
-def run(parser: ArgumentParser, parsed: Namespace) -> int:
+OPTIONS = Options((Config, TrainRequest), positional="run", slots=SLOTS, files=True)
+
+
+def run(config: Config, request: TrainRequest) -> int:
     """Runs it; returns the exit status."""
-    config = parsed_config(parser, parsed)
-    if parsed.test_tasks < 0:
-        raise ConfigurationError(f"test_tasks is {parsed.test_tasks}: it must not be negative")
-    splits = build_splits(config.data)
+    folder = request.run.expanduser()
+    splits = config.data.load()
     result = train_from_config(
-        config, splits, parsed.run, resume=parsed.resume, tested=parsed.test_tasks > 0
+        config, splits, folder, resume=request.resume, tested=request.test_tasks > 0
     )
     if result.interrupted:
         print(f"stopped at step {result.step}; continue with the same command and --resume")
         return 130
     print(f"best validation accuracy {100 * result.validation_accuracy:.2f} % in {result.best}")
-    if parsed.test_tasks:
-        request = EvaluationRequest(tasks=parsed.test_tasks, output=parsed.run / "evaluation.json")
-        own = [config.problem.network]
-        evaluate_checkpoints([parsed.run / BEST], request, splits, allowed=own)
+    if request.test_tasks:
+        measured = EvaluationRequest(tasks=request.test_tasks, output=folder / "evaluation.json")
+        function = str(config.encoder.settings.get("function", ""))
+        evaluate_checkpoints([folder / BEST], measured, splits, allowed=[function])
     return 0

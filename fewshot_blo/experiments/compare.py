@@ -8,14 +8,14 @@ from functools import cache, partial
 from pathlib import Path
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.experiments.data import build_splits
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
-from fewshot_blo.experiments.settings import Config, DataSettings
+from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.table import Row, write_comparison
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.tasks import Splits
+from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.training.run import BEST, LAST
 
 
@@ -59,14 +59,14 @@ def compare(
     recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
     if recipes:  # What cannot be compared is refused before anything is trained.
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
-    splits_of = cache(build_splits)
+    splits_of = cache(DataSet.load)
     found = [
         [_trained(source, recipe, splits_of, folder, seed) for seed in seeds]
         if isinstance(item, Config)
         else item
         for source, item in known.items()
     ]
-    networks = [config.problem.network for config in recipes.values()]
+    networks = [str(c.encoder.settings.get("function", "")) for c in recipes.values()]
     paths = [path for group in found for path in group]
     trained_on = next(iter(recipes.values())).data if recipes else None
     other = trained_on is None or request.data or request.size
@@ -94,17 +94,17 @@ def _name(source: Path) -> str:
 def _trained(
     source: Path,
     recipe: Callable[[Path], Config],
-    splits_of: Callable[[DataSettings], Splits],
+    splits_of: Callable[[DataSet], Splits],
     runs: Path,
     seed: int,
 ) -> Path:
     """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
     config = recipe(source)
     folder = runs / source.stem / f"seed{seed}"
-    if config.problem.start_from.endswith(".yaml"):
-        first = source.parent / config.problem.start_from
+    if config.start_from.endswith(".yaml"):
+        first = source.parent / config.start_from
         path = _trained(first, recipe, splits_of, runs, seed)
-        config = replace(config, problem=replace(config.problem, start_from=str(path)))
+        config = replace(config, start_from=str(path))
     config = replace(
         config,
         seed=seed,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
+from typing_extensions import Self
 
 from fewshot_blo.errors import ConfigurationError
 
@@ -42,7 +43,7 @@ class Component(Generic[T]):
         known = inspect.signature(self.kind).parameters
         return self.kind(**{n: x for n, x in given.items() if n in known}, **self.settings)
 
-    def changed(self, **settings: Any) -> Component[T]:
+    def changed(self, **settings: Any) -> Self:
         """The same with other settings; those that its constructor has not are left out."""
         known = inspect.signature(self.kind).parameters
         own = {name: value for name, value in settings.items() if name in known}
@@ -241,7 +242,7 @@ def _part(
 def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, annotation and default of the arguments of a constructor; None is left out of unions
     with components."""
-    function = kind.__init__ if inspect.isclass(kind) else kind  # type: ignore[misc]
+    function = kind.__init__ if inspect.isclass(kind) else kind
     hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else function)
     for name, parameter in inspect.signature(kind).parameters.items():
         annotation = hints.get(name, Any)

@@ -15,9 +15,7 @@ from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem
 
 
-def build_problem(
-    config: Config, image: torch.Size, *, trained: bool = True
-) -> FewShotProblem:
+def build_problem(config: Config, image: torch.Size, *, trained: bool = True) -> FewShotProblem:
     """The few-shot problem for images ``[C, H, W]``, with weights drawn from the seed.
 
     Args:

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+import yaml
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.components import Tree
+from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.records.older import settings_of_run
+
+
+def read_settings(path: Path) -> Tree:
+    """The settings in a YAML file, in today's form.
+
+    Raises:
+        ConfigurationError: if it cannot be read, or is no file of a run's settings.
+    """
+    if is_study(path):
+        raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
+    try:
+        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} is not a file of settings: it must hold a mapping")
+    return settings_of_run(content)
 
 
 def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Config:
     """The settings of a recipe, with the folder of its data and at most so many outer steps.
 
     Raises:
-        ConfigurationError: if it is no file of settings or a study, or the steps are not positive.
+        ConfigurationError: if it is not a file of settings, or the steps are not positive.
     """
     if max_steps is not None and max_steps < 1:
         raise ConfigurationError(f"max_steps is {max_steps}: it must be at least 1")
-    if is_study(path):
-        raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Config)
+    settings = read_settings(path)
     try:
-        built = parser.instantiate(parser.parse_args([f"--config={path}"]))
-    except (ArgumentError, OSError, TypeError) as error:
-        raise ConfigurationError(f"recipe {path}: {' '.join(str(error).split())}") from error
-    del built["config"]
-    config = Config(**built)
+        config = config_from(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"recipe {path}: {error}") from error
     steps = config.train.steps if max_steps is None else min(config.train.steps, max_steps)
-    return replace(
-        config,
-        data=replace(config.data, root=root or config.data.root),
-        train=replace(config.train, steps=steps),
-    )
+    data = config.data.changed(root=root) if root else config.data
+    return replace(config, data=data, train=replace(config.train, steps=steps))
 
 
 def is_study(path: Path) -> bool:

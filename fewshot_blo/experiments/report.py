@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentError
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
-from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.backbones.encoders import own
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
-from fewshot_blo.experiments.data import build_device, build_sampler, build_splits
-from fewshot_blo.experiments.problem import NETWORKS, build_problem
+from fewshot_blo.experiments.data import build_device, build_sampler
+from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
-from fewshot_blo.experiments.settings import Config
-from fewshot_blo.experiments.strategy import build_adaptation
+from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.unseen import as_trained, unseen
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems.few_shot import norm_modes
@@ -57,12 +53,12 @@ def evaluate_checkpoints(
     configs = {path: requested(runs[path], request) for path in paths}
     check_comparable(configs)
     first = configs[paths[0]]
-    splits = splits or build_splits(first.data)
+    splits = splits or first.data.load()
     dataset = unseen(runs, request, splits)
     results = {}
     for path in paths:
-        own = as_trained(path, runs[path], dataset)
-        results[str(path)] = _evaluate(loaded[path], configs[path], own, request)
+        images = as_trained(path, runs[path], dataset)
+        results[str(path)] = _evaluate(loaded[path], configs[path], images, request)
     _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
@@ -74,8 +70,6 @@ def _saved(
     path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
 ) -> Config:
     """The run's settings, whose network may be built."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config)
     saved = checkpoint.config
     if "problem" not in saved:
         raise CheckpointError(
@@ -83,18 +77,17 @@ def _saved(
             "problem yourself, load the checkpoint, restore it and call evaluate"
         )
     try:
-        built = parser.instantiate(parser.parse_object(dict(saved)))
-        config = Config(**{name: built[name] for name in saved})
-    except (ArgumentError, KeyError, TypeError) as error:
+        config = config_from(saved)
+    except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
             " evaluate it with the version that trained it"
         ) from error
-    known = (*NETWORKS, *allowed, request.network)
-    if config.problem.network not in known and not config.problem.network.startswith(LIBRARIES):
+    function = config.encoder.settings.get("function", "")
+    if config.encoder.kind is own and function not in (*allowed, request.network):
         raise ConfigurationError(
-            f"{path} asks to run '{config.problem.network}' for its network: if you trust it, "
-            f"allow it with --network {config.problem.network}"
+            f"{path} asks to run '{function}' for its network: if you trust it, name it as the "
+            f"network that is allowed (network {function})"
         )
     return config
 
@@ -102,7 +95,7 @@ def _saved(
 def _evaluate(
     checkpoint: Checkpoint, config: Config, dataset: ClassDataset, request: EvaluationRequest
 ) -> list[Evaluation]:
-    problem = build_problem(config, dataset.images.shape[1:], pretrained=False)
+    problem = build_problem(config, dataset.images.shape[1:], trained=False)
     checkpoint.restore(problem)
     sampler = build_sampler(config, dataset, training=False)
     differing = norm_modes(problem)
@@ -113,7 +106,7 @@ def _evaluate(
             sampler,
             tasks=request.tasks,
             norm=norm,
-            adaptation=build_adaptation(config),
+            adaptation=config.adaptation,
             chunk=request.chunk,
             views=request.views,
             progress=True,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.data import image_shape, same_images
-from fewshot_blo.experiments.settings import Config, DataName, DataSettings
+from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
+from fewshot_blo.tasks.catalogue import DataSet
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class EvaluationRequest:
             shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
-        data: another data set than that of the run, to test what carries over to it; in grey or
-            in colour, as the run's images were, and without its training classes.
+        data: name of another data set than that of the run, to test what carries over to it; in
+            grey or in colour, as the run's images were, and without its training classes.
         size: height and width of its images; 0 for those of the run's.
         network: the run's own network, "module:function". A checkpoint may come from anyone, and
             building its network runs that function: name it here to allow it.
@@ -53,7 +54,7 @@ class EvaluationRequest:
     views: Views = "one"
     chunk: int = 0
     root: str = ""
-    data: DataName | Literal[""] = ""
+    data: str = ""
     size: int = 0
     network: str = ""
     device: str = ""
@@ -61,37 +62,40 @@ class EvaluationRequest:
     output: Path | None = None
 
 
-def is_other(trained: DataSettings, request: EvaluationRequest) -> bool:
-    """Whether the request names another data set than the run's."""
+def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
+    """The other data set that the request names; None where it is that of the run.
+
+    Raises:
+        ConfigurationError: if there is none of that name.
+    """
     if not request.data:
-        return False
-    asked = replace(trained, name=request.data, root=request.root or trained.root)
-    return not same_images(trained, asked)
+        return None
+    other: DataSet = SLOTS[DataSet].kind(request.data, "data")()
+    other = other.changed(root=request.root, size=request.size or trained.image_shape[1])
+    # Of the same kind in the run's folder, where none is named.
+    same = other if request.root else other.changed(root=trained.arguments().get("root", ""))
+    return None if same.images == trained.images else other
 
 
 def requested(config: Config, request: EvaluationRequest) -> Config:
     """A run's settings with what the request changes.
 
     Raises:
-        ConfigurationError: if several views are asked of an initialization, which has no features
-            to average, or the classes of all splits of the data that the run was trained on.
+        ConfigurationError: if the classes of all splits are asked of the data that the run was
+            trained on.
     """
-    if request.split == "all" and not is_other(config.data, request):
+    if request.split == "all" and other_data(config.data, request) is None:
         raise ConfigurationError(
             "split is all, and a run was trained on classes of these data: use test, or the "
             "classes of another data set (data)"
         )
-    if request.views != "one" and config.problem.name == "initialization":
-        raise ConfigurationError(
-            f"views is {request.views}, and the problem an initialization: features are averaged "
-            "over views where a shared encoder has some; use one"
-        )
-    episodes, data, adaptation = config.episodes, config.data, config.adaptation
-    precision = request.precision or config.problem.precision
+    episodes, adaptation, problem = config.episodes, config.adaptation, config.problem
+    if request.precision:
+        problem = problem.changed(precision=request.precision)
     return replace(
         config,
-        problem=replace(config.problem, precision=precision),
-        data=_data(data, request),
+        problem=problem,
+        data=_data(config.data, request),
         episodes=replace(
             episodes,
             validation_way=request.way or episodes.validation_way,
@@ -104,17 +108,16 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
     )
 
 
-def _data(trained: DataSettings, request: EvaluationRequest) -> DataSettings:
+def _data(trained: DataSet, request: EvaluationRequest) -> DataSet:
     """The data to test on: the run's, perhaps elsewhere, or another set."""
-    if request.data and is_other(trained, request):
-        size = request.size or image_shape(trained)[1]
-        return replace(
-            trained, name=request.data, root=request.root, csv="", size=size, mirrors=False
-        )
+    other = other_data(trained, request)
+    if other is not None:
+        return other.changed(color=trained.channels == 3)
+    root = {"root": request.root} if request.root else {}
+    size = {"size": request.size} if request.size else {}
     # Validation and test classes are the same with and without mirror images in training.
-    mirrors = trained.mirrors and request.split == "train"
-    size = request.size or trained.size
-    return replace(trained, root=request.root or trained.root, size=size, mirrors=mirrors)
+    mirrors = {} if request.split == "train" else {"mirrors": False}
+    return trained.changed(**root, **size, **mirrors)
 
 
 def check_comparable(configs: Mapping[Path, Config]) -> None:
@@ -129,11 +132,11 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
     reference, first = next(iter(configs.items()))
     for path, config in configs.items():
         if config.data != first.data:
-            own, others = vars(config.data), vars(first.data)
+            own, others = (plain(SLOTS, c.data, DataSet) for c in (config, first))
             differing = ", ".join(
-                f"data.{name} is {own[name]!r} and {others[name]!r}"
-                for name in own
-                if own[name] != others[name]
+                f"data.{name} is {own.get(name)!r} and {others.get(name)!r}"
+                for name in own | others
+                if own.get(name) != others.get(name)
             )
             raise ConfigurationError(
                 f"of {path} and {reference} {differing}: only runs of one data set are compared "

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Component, plain
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import Config, config_from
@@ -82,8 +81,7 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
     start = config.start_from
     if start.endswith(".yaml"):
         raise ConfigurationError(
-            f"start_from is the recipe {start}: comparing trains it first; here give a "
-            "checkpoint"
+            f"start_from is the recipe {start}: comparing trains it first; here give a checkpoint"
         )
     problem = build_problem(config, image, trained=not resume)
     if start and not resume:

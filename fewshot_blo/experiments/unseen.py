@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.data import image_shape, published_classes
-from fewshot_blo.experiments.request import EvaluationRequest, is_other
-from fewshot_blo.experiments.settings import Config, DataSettings
+from fewshot_blo.experiments.request import EvaluationRequest, other_data
+from fewshot_blo.experiments.settings import Config
 from fewshot_blo.tasks import ClassDataset, Splits
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 
@@ -25,10 +24,13 @@ def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Spli
     dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     if not request.data:
         return dataset
-    others = [run.data for run in runs.values() if is_other(run.data, request)]
-    seen = {name for data in others for name in published_classes(data, "train")}
+    trained = [run.data for run in runs.values()]
+    tested = {data: other for data in trained if (other := other_data(data, request)) is not None}
+    seen = {name for data in tested for name in data.published_classes("train")}
     names = dataset.class_names
-    listed = {n for part in SPLITS for n in published_classes(DataSettings(request.data), part)}
+    listed = {
+        n for other in tested.values() for part in SPLITS for n in other.published_classes(part)
+    }
     if seen & listed and listed.isdisjoint(names):
         print("classes named by words: which of them are training classes is not known")
     kept = [place for place, name in enumerate(names) if name not in seen]
@@ -43,7 +45,7 @@ def unseen(runs: Mapping[Path, Config], request: EvaluationRequest, splits: Spli
 
 def as_trained(path: Path, run: Config, dataset: ClassDataset) -> ClassDataset:
     """The images in grey or in colour, as those that the run was trained on."""
-    count = image_shape(run.data)[0]
+    count = run.data.channels
     if dataset.images.shape[1] != count:
         print(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
     return dataset.with_channels(count)

@@ -22,7 +22,7 @@ HEADS = (
     RelationHead,
     LabelPropagationHead,
 )
-"""What the command line, recipes and the contract suite know; a ``TailHead`` is cut from a network."""
+"""What recipes and the contract suite know; a ``TailHead`` is cut from a network."""
 
 __all__ = [
     "HEADS",

@@ -12,4 +12,13 @@ ENCODERS = (Conv4, ResNet12, WideResNet)
 """What the command line and recipes know, beside pretrained networks."""
 
 __all__ = [
-    "ENCODERS","NARROW", "WIDE", "Conv4", "Norm", "ResNet12", "WideResNet", "classifier", "make_norm"]
+    "ENCODERS",
+    "NARROW",
+    "WIDE",
+    "Conv4",
+    "Norm",
+    "ResNet12",
+    "WideResNet",
+    "classifier",
+    "make_norm",
+]

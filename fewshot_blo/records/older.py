@@ -1,4 +1,4 @@
-"""Settings and states that earlier versions wrote, in today's form: from plain data to plain data."""
+"""Settings and states of earlier versions in today's form: from plain data to plain data."""
 
 from __future__ import annotations
 

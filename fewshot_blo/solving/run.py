@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from fewshot_blo.bilevel import OuterStep, Params, TaskParams
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem, unstacked
@@ -173,7 +174,7 @@ class SolveRun:
                 for name, p in saved["outer"].items():
                     self.problem.outer[name].copy_(p)
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = self.strategy.init().restored(saved["state"], device)
+            self.state = self.strategy.init().restored(state_of_strategy(saved["state"]), device)
             self.step = saved["step"]
             self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
             self.records_since_best = saved["records_since_best"]

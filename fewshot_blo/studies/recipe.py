@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.components import Plan
+from fewshot_blo.experiments.settings import SLOTS
+from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
@@ -66,20 +67,27 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
     study: Study = _built(kind, settings, f"{path}, settings")
     if root:
         study = replace(study, root=root)
-    named = {
-        str(name): _built(RowSettings, row or {}, f"{path}, row {name}")
-        for name, row in rows.items()
-    }
+    named = {str(name): _row(row or {}, f"{path}, row {name}") for name, row in rows.items()}
     odd = next((name for name in named if Path(name).name != name or name == "baselines"), None)
     if odd is not None:
         raise ConfigurationError(f"{path}: '{odd}' cannot be the name of a row, for its folder is")
     return study, named
 
 
+def _row(settings: Mapping[str, Any], where: str) -> RowSettings:
+    """A row of either form."""
+    today = dict(settings)
+    if "inner" in settings or (
+        "name" in settings.get("strategy", {}) and (str(settings["strategy"]["name"]).islower())
+    ):
+        inner = today.pop("inner", {})
+        today["strategy"] = strategy_of_run(settings.get("strategy", {}), inner)
+    row: RowSettings = _built(RowSettings, today, where)
+    return row
+
+
 def _built(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
     try:
-        return kind(**parser.instantiate(parser.parse_object(dict(settings))))
-    except (ArgumentError, TypeError, ValueError) as error:
+        return Plan(SLOTS, kind, "", dict(settings)).build()
+    except (ConfigurationError, TypeError, ValueError) as error:
         raise ConfigurationError(f"recipe {where}: {' '.join(str(error).split())}") from error

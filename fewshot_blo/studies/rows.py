@@ -14,9 +14,10 @@ import torch
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
-from fewshot_blo.experiments.settings import Config, RuleSettings, StrategySettings
-from fewshot_blo.experiments.strategy import build_strategy
-from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.settings import SLOTS
+from fewshot_blo.hypergrad import Strategy, Unroll
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
@@ -38,7 +39,6 @@ class RowSettings:
 
     Attributes:
         strategy: how the hypergradient is computed.
-        inner: inner steps.
         start: of each inner problem.
         restart_every: of a partial start: start anew in every so many outer steps; 0 for never.
         keep: of a partial start: share of the last end in the start.
@@ -49,8 +49,7 @@ class RowSettings:
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
     """
 
-    strategy: StrategySettings = StrategySettings()
-    inner: RuleSettings = RuleSettings()
+    strategy: Strategy = Unroll(InnerSteps(5, SGD(0.5)))
     start: Literal["cold", "warm", "partial"] = "warm"
     restart_every: int = 0
     keep: float = 1.0
@@ -128,7 +127,7 @@ def _known(
 
 
 def _plain(study: Study, settings: RowSettings | None) -> Any:
-    row = None if settings is None else asdict(settings)
+    row = None if settings is None else plain(SLOTS, settings)
     content = {"study": type(study).__name__, "settings": {**asdict(study), "root": ""}, "row": row}
     return json.loads(json.dumps(content))
 
@@ -151,7 +150,7 @@ def _solved(study: Study, settings: RowSettings, place: Path) -> Mapping[str, Fi
     write_tensors(dict(solution.outer), place / OUTER, "outer variables")
     seconds = read_log(place / LOG)[-1]["seconds"]
     figures = dict(study.measure(solution.outer, solution.inner))
-    products = hessian_products(study.problem(), built_strategy(settings))
+    products = hessian_products(study.problem(), settings.strategy)
     cost = {"outer steps": float(solution.step), PRODUCTS: float(products), "seconds": seconds}
     name = next(iter(figures))
     return {**figures, name: {**figures[name], **cost}}
@@ -167,7 +166,7 @@ def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
     partly = Partial(settings.restart_every, settings.keep)
     return solve(
         study.problem(),
-        built_strategy(settings),
+        settings.strategy,
         partial(optimizers[settings.optimizer], lr=settings.learning_rate),
         steps=settings.steps,
         start=partly if settings.start == "partial" else settings.start,
@@ -179,11 +178,6 @@ def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
         folder=place,
         resume=(place / FILE).is_file(),
     )
-
-
-def built_strategy(settings: RowSettings) -> Strategy:
-    """The strategy of a row."""
-    return build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
 
 
 def _over_seeds(many: Sequence[Figures]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.networks.parts import of_encoder
 from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
@@ -140,7 +141,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             **plain,
             outer=_tensors(data["outer"], device),
             buffers=_tensors(data["buffers"], device),
-            strategy=dict(data["strategy"].items()),
+            strategy=state_of_strategy(data["strategy"]),
             average=_tensors(data.get("average", {}), device),  # Earlier versions had none.
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +36,8 @@ _MAY_CHANGE = {
     "data.download",
     "train.memory",
     "train.graph",
-    "problem.start_from",
-    "problem.weights",
+    "start_from",
+    "encoder.weights",
 }
 
 
@@ -50,6 +50,7 @@ class Run:
     settings: TrainSettings
     folder: Path
     config: dict[str, Any]
+    read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     step: int = 0
     chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
@@ -172,7 +173,7 @@ class Run:
         """
         device = next(iter(self.problem.outer.values())).device
         saved = checkpoints.load(self.folder / LAST, device)
-        self._check_config(saved.config)
+        self._check_config(self.read_config(saved.config))
         if saved.step > self.settings.steps:
             raise CheckpointError(
                 f"{self.folder / LAST} has taken {saved.step} steps and train.steps is "

@@ -32,9 +32,7 @@ def update_statistics(
     network.eval()  # The features that the statistics are for have no dropout.
     try:
         if uses_batch_statistics(network):
-            solve = partial(
-                adapted, problem, norm="transductive", adaptation=adaptation
-            )
+            solve = partial(adapted, problem, norm="transductive", adaptation=adaptation)
             estimate_statistics(network, problem.statistics_passes(tasks.plain(), solve))
         if has_centres(network):
             device = next(iter(problem.outer.values())).device

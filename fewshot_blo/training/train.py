@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def train(
     adaptation: InnerSteps = ADAPTATION,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
+    read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     progress: bool = True,
 ) -> TrainResult:
     """Trains the outer variables of a problem in place and leaves them at their best.
@@ -80,6 +81,8 @@ def train(
         adaptation: how tasks are solved in validation.
         config: plain data saved in the checkpoints, from which the problem can be built again.
         resume: continue from ``last.pt``.
+        read_config: from a checkpoint's ``config`` to today's form of it, for runs of earlier
+            versions that are resumed.
         progress: print a line for each validation and, on a terminal, show a progress bar.
 
     Raises:
@@ -88,14 +91,19 @@ def train(
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
     """
     folder = Path(folder)
-    run = Run(problem, strategy, settings, folder, {"train": asdict(settings), **(config or {})})
+    run = Run(
+        problem,
+        strategy,
+        settings,
+        folder,
+        {"train": asdict(settings), **(config or {})},
+        read_config,
+    )
     first_batch = tasks.batch(0)
     if resume:
         run.resume()
     elif (folder / LAST).exists():
-        raise CheckpointError(
-            f"{folder} already holds a run: resume it (--resume), or choose another folder"
-        )
+        raise CheckpointError(f"{folder} already holds a run: resume it, or choose another folder")
     problem.prepare(first_batch, derivatives=strategy.derivatives)
     if not resume:
         run.chunk = choose_chunk(

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fewshot_blo.experiments.strategy import build_strategy
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.settings import Config, RuleSettings
-from fewshot_blo.experiments.strategy import build_strategy
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies import STUDIES, Figures, RowSettings, Study, read_study, run_study
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED
