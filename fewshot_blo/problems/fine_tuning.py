@@ -68,7 +68,7 @@ def fine_tuning(
         names = [f"backbone.{name}" for name in names]
     if not names:
         return SharedEncoder(
-            _frozen(network), head, unit=unit, prox=prox, features=features, precision=precision
+            _frozen(network), head or LinearHead(), unit=unit, prox=prox, features=features, precision=precision
         )
     split = split_network(network, names, image)
     tail_head = TailHead(

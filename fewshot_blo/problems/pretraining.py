@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import Head, LinearHead
+from fewshot_blo.heads.head import Start
+from fewshot_blo.kernel import BackendChoice
+from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 from fewshot_blo.problems.task_heads import TaskHeads
@@ -30,21 +32,59 @@ class Pretraining(SharedEncoder):
 
     Args:
         encoder: network from images to features, as in ``SharedEncoder``.
-        classes: number of the training classes.
+        head: head of the tasks in validation and test, whose kind the classifier has.
+        classes: number of the training classes; 0 for those of the data, where they are known.
         features: D, number of the encoder's features.
-        settings: the other arguments of ``SharedEncoder``.
+        way: N, needed for a learned start of the head.
+        prox: weight of the proximal term of the head; the head's usual one by default.
+        start: where the head starts; the head's usual start by default.
+        unit: divide features by their length.
+        centre: subtract the mean feature of the training images, outside of training.
+        backend: backend of the kernel; "auto" measures which is faster.
+        precision: precision of the encoder's products.
+        slices: images encoded at a time, as in ``SharedEncoder``; 0 for all.
+        prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
         ConfigurationError: if there are no classes, the head is neither linear nor cosine, or as
             ``SharedEncoder``.
     """
 
-    def __init__(self, encoder: nn.Module, *, classes: int, features: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: Head = LinearHead(),
+        *,
+        classes: int = 0,
+        features: int,
+        way: int | None = None,
+        prox: float | None = None,
+        start: Start | None = None,
+        unit: bool = False,
+        centre: bool = False,
+        backend: BackendChoice = "auto",
+        precision: Precision = "float32",
+        slices: int = 0,
+        prove: bool = True,
+    ) -> None:
         if classes < 1:
             raise ConfigurationError(
                 f"classes is {classes}: pretraining needs the number of training classes"
             )
-        super().__init__(encoder, features=features, **settings)
+        super().__init__(
+            encoder,
+            head,
+            features=features,
+            way=way,
+            prox=prox,
+            start=start,
+            unit=unit,
+            centre=centre,
+            backend=backend,
+            precision=precision,
+            slices=slices,
+            prove=prove,
+        )
         if self.head.learned(features):
             raise ConfigurationError(
                 f"pretraining has a classifier of the head's kind, and {type(self.head).__name__} "

@@ -82,7 +82,7 @@ class SharedEncoder(FewShotProblem):
     def __init__(
         self,
         encoder: nn.Module,
-        head: Head | None = None,
+        head: Head = LinearHead(),
         *,
         prox: float | None = None,
         start: Start | None = None,
@@ -103,7 +103,7 @@ class SharedEncoder(FewShotProblem):
         self.original, self.network = encoder, for_tasks(encoder)
         self._choice = FirstBatch(prove)
         self.views = ImageViews("one")
-        self.head: Head = head or LinearHead()
+        self.head: Head = head
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
         self.backend, self.precision, self.unit, self.slices = backend, precision, unit, slices

@@ -67,7 +67,6 @@ _STRATEGY_SETTINGS = {
     "BOME": ("value_steps", "eta"),
     "Reptile": ("query_weight",),
 }
-_ENCODERS = ("conv4", "resnet12", "resnet12_narrow", "wrn_28_10")
 _LIBRARIES = ("torchvision:", "timm:", "hf:")
 
 
@@ -183,7 +182,8 @@ def _problem(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
             found["entry_steps"] = flat.get("step_sizes") == "entry"
             found["own_steps"] = inner.get("steps", 5) if flat.get("step_sizes") == "step" else 0
         return found
-    own = _given(flat, ("prox", "learn_prox", "unit", "centre", "slices"), without=None)
+    learned = ("classes",) if name == "Pretraining" else ("learn_prox",)
+    own = _given(flat, ("prox", "unit", "centre", "slices", *learned), without=None)
     return {"name": name, **common, **own, "head": _head(flat)}
 
 
