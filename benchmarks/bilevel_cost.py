@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fewshot_blo import SGD, ConjugateGradient, Implicit, Penalty, PlainProblem, Unroll
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.records.figure import new_figure, save_figure
@@ -35,11 +36,11 @@ SIDE, CLASSES = 784, 10
 STEPS = (1, 4, 16, 64, 256)
 VARIABLES = (10**2, 10**3, 10**4, 10**5, 10**6, 10**7)
 STRATEGIES: dict[str, Callable[[int], Strategy]] = {
-    "penalty": lambda steps: Penalty(steps, SGD(1e-3), rho=1.0),
-    "unrolling, graphs kept": lambda steps: Unroll(steps, SGD(1e-2), recompute=False),
-    "unrolling, recomputed": lambda steps: Unroll(steps, SGD(1e-2), recompute=True),
+    "penalty": lambda steps: Penalty(InnerSteps(steps, SGD(1e-3)), rho=1.0),
+    "unrolling, graphs kept": lambda steps: Unroll(InnerSteps(steps, SGD(1e-2)), recompute=False),
+    "unrolling, recomputed": lambda steps: Unroll(InnerSteps(steps, SGD(1e-2)), recompute=True),
     "implicit, 10 conjugate gradients": lambda steps: Implicit(
-        steps, SGD(1e-2), ConjugateGradient(10)
+        InnerSteps(steps, SGD(1e-2)), ConjugateGradient(10)
     ),
 }
 

@@ -25,14 +25,15 @@ from timing import Spread, seconds
 from torch import Tensor, nn
 
 from fewshot_blo import Conv4, SharedEncoder
-from fewshot_blo.evaluation.evaluate import Adaptation, embed, evaluate
+from fewshot_blo.evaluation.evaluate import embed, evaluate
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler, omniglot
 from fewshot_blo.training.running_statistics import update_statistics
 
 CLASSES, IMAGES, WAY, SHOT, QUERY, PROX = 1692, 20, 5, 1, 15, 0.5
-STEPS, STEP_SIZE = Adaptation().steps, 0.5
+STEPS, STEP_SIZE = InnerSteps(10, SGD(0.5)).steps, 0.5
 
 
 def main() -> None:

@@ -28,27 +28,30 @@ from fewshot_blo import (
     ValueFunction,
 )
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.tasks import EpisodicSampler, glyphs
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.step import hypergradient
 
-EXACT = Implicit(2000, SGD(0.3), ConjugateGradient(100))
+EXACT = Implicit(InnerSteps(2000, SGD(0.3)), ConjugateGradient(100))
 STRATEGIES: dict[str, Strategy] = {
-    "unroll, 5 steps": Unroll(5, SGD(0.5)),
-    "unroll, 5 steps, first order": Unroll(5, SGD(0.5), first_order=True),
-    "implicit, 10 steps, CG 5": Implicit(10, SGD(0.5)),
-    "penalty, ρ 10, 20 steps of SGD 0.05": Penalty(20, SGD(0.05), rho=10),
-    "penalty, ρ 10, 20 steps of Adam 0.05": Penalty(20, Adam(0.05), rho=10),
-    "penalty, ρ 0.01, 20 steps of Adam 0.01": Penalty(20, Adam(0.01)),
-    "penalty, ρ 10, converged": Penalty(5000, SGD(0.02), rho=10),
-    "value function, λ 1, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=1),
-    "value function, λ 10, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=10),
-    "value function, λ 100, 20 and 20 steps": ValueFunction(20, 20, SGD(0.5), lam=100),
-    "value function, λ 10, z from v": ValueFunction(20, 20, SGD(0.5), lam=10, continued=True),
-    "value function, λ 100, converged": ValueFunction(2000, 2000, SGD(0.5), lam=100),
-    "BOME, η 0.5, 10 and 5 steps": BOME(10, 5, SGD(0.5), 0.5),
-    "BOME, η 0.1, 20 and 20 steps": BOME(20, 20, SGD(0.1), 0.1),
-    "F_u alone, 5 steps": Penalty(5, SGD(0.5), rho=0, lam=0, multiplier=0),
+    "unroll, 5 steps": Unroll(InnerSteps(5, SGD(0.5))),
+    "unroll, 5 steps, first order": Unroll(InnerSteps(5, SGD(0.5)), first_order=True),
+    "implicit, 10 steps, CG 5": Implicit(InnerSteps(10, SGD(0.5))),
+    "penalty, ρ 10, 20 steps of SGD 0.05": Penalty(InnerSteps(20, SGD(0.05)), rho=10),
+    "penalty, ρ 10, 20 steps of Adam 0.05": Penalty(InnerSteps(20, Adam(0.05)), rho=10),
+    "penalty, ρ 0.01, 20 steps of Adam 0.01": Penalty(InnerSteps(20, Adam(0.01))),
+    "penalty, ρ 10, converged": Penalty(InnerSteps(5000, SGD(0.02)), rho=10),
+    "value function, λ 1, 20 and 20 steps": ValueFunction(InnerSteps(20, SGD(0.5)), 20, lam=1),
+    "value function, λ 10, 20 and 20 steps": ValueFunction(InnerSteps(20, SGD(0.5)), 20, lam=10),
+    "value function, λ 100, 20 and 20 steps": ValueFunction(InnerSteps(20, SGD(0.5)), 20, lam=100),
+    "value function, λ 10, z from v": ValueFunction(
+        InnerSteps(20, SGD(0.5)), 20, lam=10, continued=True
+    ),
+    "value function, λ 100, converged": ValueFunction(InnerSteps(2000, SGD(0.5)), 2000, lam=100),
+    "BOME, η 0.5, 10 and 5 steps": BOME(InnerSteps(10, SGD(0.5)), 5, 0.5),
+    "BOME, η 0.1, 20 and 20 steps": BOME(InnerSteps(20, SGD(0.1)), 20, 0.1),
+    "F_u alone, 5 steps": Penalty(InnerSteps(5, SGD(0.5)), rho=0, lam=0, multiplier=0),
 }
 
 

@@ -22,6 +22,7 @@ from machine import describe
 
 from fewshot_blo import SGD, Adam, Implicit, Initialization, Penalty, Unroll, classifier
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.training.step import hypergradient
@@ -89,12 +90,12 @@ def _peak(function: Callable[[], object], device: torch.device) -> int:
 def _strategies(steps: int) -> dict[str, Strategy]:
     rule = SGD(0.01)
     return {
-        "unroll": Unroll(steps, rule),
-        "unroll, nothing recomputed": Unroll(steps, rule, recompute=False),
-        "unroll, all recomputed": Unroll(steps, rule, recompute=True),
-        "unroll, first order": Unroll(steps, rule, first_order=True),
-        "implicit, 5 conjugate gradients": Implicit(steps, rule),
-        "penalty": Penalty(steps, Adam(1e-3)),
+        "unroll": Unroll(InnerSteps(steps, rule)),
+        "unroll, nothing recomputed": Unroll(InnerSteps(steps, rule), recompute=False),
+        "unroll, all recomputed": Unroll(InnerSteps(steps, rule), recompute=True),
+        "unroll, first order": Unroll(InnerSteps(steps, rule), first_order=True),
+        "implicit, 5 conjugate gradients": Implicit(InnerSteps(steps, rule)),
+        "penalty": Penalty(InnerSteps(steps, Adam(1e-3))),
     }
 
 

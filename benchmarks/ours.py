@@ -20,6 +20,7 @@ from fewshot_blo import (
     classifier,
 )
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.kernel.graph import GraphMode, Graphs, make_graphs
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.problems import FewShotProblem
@@ -115,10 +116,10 @@ def make_strategy(cell: Cell) -> Strategy:
     """The strategy of the cell's method, all else as by default."""
     rule = SGD(STEP_SIZE)
     if cell.method == "implicit":
-        return Implicit(cell.steps, rule, ConjugateGradient(CG_STEPS))
+        return Implicit(InnerSteps(cell.steps, rule), ConjugateGradient(CG_STEPS))
     if cell.method == "penalty":
-        return Penalty(cell.steps, rule, rho=RHO, lam=LAM, multiplier=MULTIPLIER)
-    return Unroll(cell.steps, rule, first_order=cell.method == "first")
+        return Penalty(InnerSteps(cell.steps, rule), rho=RHO, lam=LAM, multiplier=MULTIPLIER)
+    return Unroll(InnerSteps(cell.steps, rule), first_order=cell.method == "first")
 
 
 def prox(cell: Cell) -> float:

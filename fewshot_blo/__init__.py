@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.errors import ConfigurationError as ConfigurationError
     from fewshot_blo.errors import DivergenceError as DivergenceError
     from fewshot_blo.errors import StructuralZeroError as StructuralZeroError
-    from fewshot_blo.evaluation.evaluate import Adaptation as Adaptation
     from fewshot_blo.evaluation.evaluate import evaluate as evaluate
     from fewshot_blo.finetune import fit as fit
     from fewshot_blo.finetune import load_classifier as load_classifier
@@ -32,7 +31,6 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.hypergrad import BOME as BOME
     from fewshot_blo.hypergrad import Implicit as Implicit
     from fewshot_blo.hypergrad import Penalty as Penalty
-    from fewshot_blo.hypergrad import Phases as Phases
     from fewshot_blo.hypergrad import Reptile as Reptile
     from fewshot_blo.hypergrad import Unroll as Unroll
     from fewshot_blo.hypergrad import ValueFunction as ValueFunction
@@ -41,6 +39,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.hypergrad.linear_solve import OneStep as OneStep
     from fewshot_blo.kernel import SGD as SGD
     from fewshot_blo.kernel import Adam as Adam
+    from fewshot_blo.kernel import InnerSteps as InnerSteps
     from fewshot_blo.kernel import LearnedSGD as LearnedSGD
     from fewshot_blo.kernel import Momentum as Momentum
     from fewshot_blo.machine.allocator import keep_freed_memory as keep_freed_memory
@@ -61,15 +60,15 @@ _HOMES = {
     "backbones": "load_backbone",
     "bilevel": "Bilevel OuterStep",
     "errors": ("CheckpointError ConfigurationError DivergenceError StructuralZeroError"),
-    "evaluation.evaluate": "Adaptation evaluate",
+    "evaluation.evaluate": "evaluate",
     "finetune": "fit load_classifier",
     "heads": (
         "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
         "MaxMarginHead RelationHead RidgeHead TailHead"
     ),
-    "hypergrad": "BOME Implicit Penalty Phases Reptile Unroll ValueFunction",
+    "hypergrad": "BOME Implicit Penalty Reptile Unroll ValueFunction",
     "hypergrad.linear_solve": "ConjugateGradient Neumann OneStep",
-    "kernel": "SGD Adam LearnedSGD Momentum",
+    "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
     "networks": "Conv4 ResNet12 WideResNet classifier",
     "problems": "Initialization Pretraining SharedEncoder",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -164,14 +164,14 @@ class Bilevel:
 class OuterStep:
     """What a strategy returns for T tasks.
 
+    A strategy that keeps more of a step for its state adds fields in a class of its own: tensors
+    ``[T]``, or tensors ``[T, ...]`` by name.
+
     Attributes:
         gradient: of ``mean_t F_t`` with respect to each outer variable, in its shape.
         inner: the inner parameters reached, ``[T, ...]``, detached.
         outer_loss: F at ``inner``, ``[T]``, detached.
         inner_loss: G at ``inner``, ``[T]``, detached.
-        inner_gradient: of G at ``inner``, ``[T, ...]``; empty where the strategy has no use for it.
-        residual: squared norm of the gradient that the strategy drives to zero over the inner
-            parameters, ``[T]``; NaN where the strategy has none.
 
     Raises:
         ConfigurationError: if a loss is not one number a task.
@@ -181,8 +181,6 @@ class OuterStep:
     inner: TaskParams
     outer_loss: Tensor
     inner_loss: Tensor
-    inner_gradient: TaskParams
-    residual: Tensor
 
     def __post_init__(self) -> None:
         tasks = next(iter(self.inner.values())).shape[0]
@@ -223,23 +221,22 @@ class OuterStep:
                 )
 
 
-def combine(steps: Sequence[OuterStep]) -> OuterStep:
+Step = TypeVar("Step", bound=OuterStep)
+
+
+def combine(steps: Sequence[Step]) -> Step:
     """The step of all tasks from the steps of consecutive chunks: means weighted by tasks."""
     if len(steps) == 1:
         return steps[0]
     total = sum(step.tasks for step in steps)
     weights = [step.tasks / total for step in steps]
-    return OuterStep(
-        gradient={
-            name: sum_tensors([w * s.gradient[name] for w, s in zip(weights, steps, strict=True)])
-            for name in steps[0].gradient
-        },
-        inner=_concatenate([step.inner for step in steps]),
-        outer_loss=torch.cat([step.outer_loss for step in steps]),
-        inner_loss=torch.cat([step.inner_loss for step in steps]),
-        inner_gradient=_concatenate([step.inner_gradient for step in steps]),
-        residual=torch.cat([step.residual for step in steps]),
-    )
+    gradient = {
+        name: sum_tensors([w * s.gradient[name] for w, s in zip(weights, steps, strict=True)])
+        for name in steps[0].gradient
+    }
+    names = [field.name for field in fields(steps[0]) if field.name != "gradient"]
+    stacked = {name: _concatenate([getattr(step, name) for step in steps]) for name in names}
+    return type(steps[0])(gradient=gradient, **stacked)
 
 
 def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
@@ -255,5 +252,8 @@ def task_dot(a: TaskParams, b: TaskParams) -> Tensor:
     return sum_tensors([(a[name] * b[name]).reshape(len(a[name]), -1).sum(1) for name in a])
 
 
-def _concatenate(parts: Sequence[TaskParams]) -> TaskParams:
+def _concatenate(parts: Sequence[Any]) -> Any:
+    """Along the tasks: tensors, or tensors by name."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

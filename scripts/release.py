@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from fewshot_blo.experiments.table import Row
 from fewshot_blo.training import checkpoint as checkpoints
@@ -61,7 +62,10 @@ def _without_traces(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint,
         config=config,
         optimizer={"state": {}, "param_groups": []},
-        strategy=checkpoint.strategy.cold(),
+        strategy={
+            name: part if isinstance(part, Tensor) else {}
+            for name, part in checkpoint.strategy.items()
+        },
         random_state={"cpu": checkpoint.random_state["cpu"], "cuda": []},
     )
 

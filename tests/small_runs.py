@@ -12,10 +12,9 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler, TaskBatch
@@ -87,10 +86,10 @@ def make_initialization() -> FewShotProblem:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "unroll": Unroll(2, SGD(0.1)),
-    "implicit": Implicit(3, SGD(0.3), ConjugateGradient(3)),
+    "unroll": Unroll(InnerSteps(2, SGD(0.1))),
+    "implicit": Implicit(InnerSteps(3, SGD(0.3)), ConjugateGradient(3)),
     # Large tolerance: its schedules advance at once.
-    "penalty": Penalty(3, Adam(1e-2), epsilon=1e6),
+    "penalty": Penalty(InnerSteps(3, Adam(1e-2)), epsilon=1e6),
 }
 
 
@@ -127,7 +126,7 @@ def run(
         make_sampler(make_dataset(5, seed=1), seed=1),
         folder=folder,
         settings=settings,
-        adaptation=options.pop("adaptation", Adaptation(2, SGD(0.1))),
+        adaptation=options.pop("adaptation", InnerSteps(2, SGD(0.1))),
         resume=resume,
         progress=options.pop("progress", False),
         **options,

@@ -10,7 +10,9 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, combine, task_dot
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.penalty import PenaltyStep
 from fewshot_blo.hypergrad.strategy import outer_step
+from fewshot_blo.kernel import Adam, InnerSteps
 
 
 def losses(v: TaskParams) -> Tensor:
@@ -40,7 +42,9 @@ def test_number_of_tasks() -> None:
     assert Bilevel({"u": LEAF}, {"v": torch.ones(4, 3)}, losses, losses).tasks == 4
 
 
-@pytest.mark.parametrize("strategy", [Unroll(1), Implicit(1), Penalty(1)])
+@pytest.mark.parametrize(
+    "strategy", [Unroll(InnerSteps(1)), Implicit(InnerSteps(1)), Penalty(InnerSteps(1, Adam(1e-2)))]
+)
 def test_a_loss_that_is_not_one_number_a_task_is_named(strategy: Strategy) -> None:
     quadratic = Quadratic.random().bilevel()
 
@@ -54,10 +58,10 @@ def test_a_loss_that_is_not_one_number_a_task_is_named(strategy: Strategy) -> No
         outer_step(strategy, wrong, strategy.init())
 
 
-def make_step(tasks: int, value: float) -> OuterStep:
+def make_step(tasks: int, value: float) -> PenaltyStep:
     column = torch.full((tasks, 1), value, dtype=torch.float64)
     gradient = {"u": torch.full((2,), value, dtype=torch.float64)}
-    return OuterStep(
+    return PenaltyStep(
         gradient, {"v": column}, column[:, 0], column[:, 0], {"v": column}, column[:, 0]
     )
 
@@ -72,7 +76,9 @@ def test_chunks_are_weighted_by_their_tasks() -> None:
     assert combine([single]) is single
 
 
-@pytest.mark.parametrize("strategy", [Unroll(3), Implicit(3), Penalty(3)])
+@pytest.mark.parametrize(
+    "strategy", [Unroll(InnerSteps(3)), Implicit(InnerSteps(3)), Penalty(InnerSteps(3, Adam(1e-2)))]
+)
 def test_chunks_combine_to_the_whole(strategy: Strategy) -> None:
     quadratic = Quadratic.random(tasks=5)
     whole = strategy.hypergradient(quadratic.bilevel(), strategy.init())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -37,27 +38,39 @@ from fewshot_blo.heads import (
 from fewshot_blo.heads.head import Start
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Reptile, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, StepwiseBatchNorm
+from fewshot_blo.hypergrad.strategy import Sees
+from fewshot_blo.kernel import (
+    SGD,
+    Adam,
+    Backend,
+    InnerSteps,
+    LearnedSGD,
+    Momentum,
+    StepwiseBatchNorm,
+)
+from fewshot_blo.kernel.rules import STEP_SIZE
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 
 # With its small eps, each step of Adam multiplies rounding errors by up to 1e6 when differentiated.
 STRATEGIES: dict[str, Strategy] = {
-    "unroll": Unroll(2, SGD(0.1)),
-    "unroll, no step": Unroll(0),
-    "unroll first order": Unroll(2, SGD(0.1), first_order=True),
-    "unroll truncated": Unroll(3, Momentum(0.1), truncate=2),
-    "unroll recomputed": Unroll(3, Adam(1e-2, eps=1e-3), recompute=True),
-    "unroll, loss of all steps": Unroll(3, SGD(0.1), multi_step=10),
-    "implicit by cg": Implicit(3, SGD(0.1), ConjugateGradient(3, damping=1.0)),
-    "implicit by Neumann": Implicit(3, SGD(0.1), Neumann(3, 0.1)),
-    "implicit in one step": Implicit(3, SGD(0.1), OneStep(0.1)),
-    "penalty": Penalty(2, SGD(1e-2), rho=1.0),
-    "value function": ValueFunction(2, 3, SGD(0.1), lam=2.0),
-    "value function, continued": ValueFunction(2, 1, Momentum(0.1), lam=0.5, continued=True),
-    "bome": BOME(2, 2, SGD(0.1)),
-    "reptile": Reptile(2, SGD(0.1)),
+    "unroll": Unroll(InnerSteps(2, SGD(0.1))),
+    "unroll, no step": Unroll(InnerSteps(0)),
+    "unroll first order": Unroll(InnerSteps(2, SGD(0.1)), first_order=True),
+    "unroll truncated": Unroll(InnerSteps(3, Momentum(0.1)), truncate=2),
+    "unroll recomputed": Unroll(InnerSteps(3, Adam(1e-2, eps=1e-3)), recompute=True),
+    "unroll, loss of all steps": Unroll(InnerSteps(3, SGD(0.1)), multi_step=10),
+    "implicit by cg": Implicit(InnerSteps(3, SGD(0.1)), ConjugateGradient(3, damping=1.0)),
+    "implicit by Neumann": Implicit(InnerSteps(3, SGD(0.1)), Neumann(3, 0.1)),
+    "implicit in one step": Implicit(InnerSteps(3, SGD(0.1)), OneStep(0.1)),
+    "penalty": Penalty(InnerSteps(2, SGD(1e-2)), rho=1.0),
+    "value function": ValueFunction(InnerSteps(2, SGD(0.1)), 3, lam=2.0),
+    "value function, continued": ValueFunction(
+        InnerSteps(2, Momentum(0.1)), 1, lam=0.5, continued=True
+    ),
+    "bome": BOME(InnerSteps(2, SGD(0.1)), 2),
+    "reptile": Reptile(InnerSteps(2, SGD(0.1))),
 }
 PROBLEMS = (
     "initialization",
@@ -113,35 +126,6 @@ ENCODERS_WITH_EVERY_NORM = ("encoder, prototypes", "encoder, tail, prototypes")
 """Norms of an encoder are outside of the inner problem: the heads differ in nothing there."""
 BACKENDS: tuple[Backend, ...] = ("batched", "loop")
 NORM_MODES: tuple[NormMode, ...] = ("transductive", "support")
-
-UNDEFINED = {
-    *itertools.product(
-        ("implicit", "penalty", "value function", "bome"),
-        (
-            "initialization",
-            "initialization, learned steps",
-            "initialization, prototypes",
-            "encoder, tail, prototypes",
-        ),
-    ),
-    ("unroll first order", "encoder, zeros, learned prox"),
-    ("unroll first order", "encoder, ridge, zeros"),
-    ("unroll, no step", "initialization, learned steps"),
-    ("unroll, no step", "encoder, zeros, learned prox"),
-    ("unroll, no step", "encoder, ridge, zeros"),
-    *itertools.product(
-        ("reptile",),
-        (
-            "initialization, learned steps",
-            "initialization, head only, prox",
-            "encoder, zeros, learned prox",
-            "encoder, learned cosine",
-            "encoder, ridge, closed_form",
-            "encoder, ridge, zeros",
-        ),
-    ),
-}
-"""Prefixes of strategies and problems of which some outer variable is a structural zero."""
 
 Plain = Callable[[TaskBatch, NormMode], Bilevel]
 
@@ -214,9 +198,36 @@ def chunked(
     return combine(steps)
 
 
+@cache
+def places(problem: str) -> dict[str, set[Sees]]:
+    """Where each outer variable of a problem is, as autograd finds it."""
+    few_shot, _ = make_problem(problem, "batch")
+    few_shot.backend = "loop"
+    bilevel = few_shot.bind(make_batch(), "transductive").bilevel
+    v = {name: p.detach().requires_grad_() for name, p in bilevel.inner_init.items()}
+    scalars = {
+        "start": sum((p.sum() for p in bilevel.inner_init.values()), torch.zeros(())),
+        "inner": bilevel.inner_loss(v).sum(),
+        "outer": bilevel.outer_loss(v).sum(),
+    }
+    found: dict[str, set[Sees]] = {
+        name: {"rule"} if name.startswith(STEP_SIZE) else set() for name in bilevel.outer
+    }
+    for place, scalar in scalars.items():
+        if not scalar.requires_grad:
+            continue
+        leaves = list(bilevel.outer.values())
+        gradients = torch.autograd.grad(scalar, leaves, allow_unused=True, retain_graph=True)
+        for name, gradient in zip(bilevel.outer, gradients, strict=True):
+            if gradient is not None:
+                found[name].add(place)  # type: ignore[arg-type]
+    return found
+
+
 def undefined(strategy: str, problem: str) -> bool:
     """Whether an outer variable of the problem is a structural zero for the strategy."""
-    return any(strategy.startswith(prefix) and problem == name for prefix, name in UNDEFINED)
+    sees = set(fit(STRATEGIES[strategy], problem).sees)
+    return not all(sees & own for own in places(problem).values())
 
 
 def cases(*, defined: bool = True) -> list[tuple[str, str]]:
@@ -234,7 +245,8 @@ def cases(*, defined: bool = True) -> list[tuple[str, str]]:
 def fit(strategy: Strategy, problem: str) -> Strategy:
     """The strategy with the rule that the problem asks for."""
     if "learned steps" in problem:
-        return dataclasses.replace(strategy, rule=LearnedSGD())  # type: ignore[type-var]
+        inner = dataclasses.replace(strategy.inner, rule=LearnedSGD())
+        return dataclasses.replace(strategy, inner=inner)  # type: ignore[type-var]
     return strategy
 
 

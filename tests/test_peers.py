@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from oracles import assert_same, make_batch
 from torch import Tensor, nn
 
-from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD
+from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization
@@ -58,7 +57,7 @@ def theirs(problem: Initialization) -> nn.Module:
 
 
 def outer_gradient(problem: Initialization, strategy: Unroll) -> tuple[Tensor, dict[str, Tensor]]:
-    step = strategy.hypergradient(problem.bind(BATCH, "transductive").bilevel, EMPTY_STATE)
+    step = strategy.hypergradient(problem.bind(BATCH, "transductive").bilevel, State())
     return step.outer_loss, dict(step.gradient)
 
 
@@ -84,7 +83,7 @@ def test_equals_higher() -> None:
             loss = F.cross_entropy(fast(BATCH.query_x[t]), BATCH.query_y[t])
             torch.autograd.backward(loss)
             losses.append(loss.detach())
-    outer_loss, gradient = outer_gradient(problem, Unroll(STEPS, SGD(STEP_SIZE)))
+    outer_loss, gradient = outer_gradient(problem, Unroll(InnerSteps(STEPS, SGD(STEP_SIZE))))
     torch.testing.assert_close(outer_loss, torch.stack(losses), rtol=1e-8, atol=0)
     assert_same(gradient, gradients(network), 1e-8)
 
@@ -103,7 +102,7 @@ def test_equals_learn2learn(first_order: bool) -> None:
         loss = F.cross_entropy(learner(BATCH.query_x[t]), BATCH.query_y[t])
         torch.autograd.backward(loss)
         losses.append(loss.detach())
-    strategy = Unroll(STEPS, SGD(STEP_SIZE), first_order=first_order)
+    strategy = Unroll(InnerSteps(STEPS, SGD(STEP_SIZE)), first_order=first_order)
     outer_loss, gradient = outer_gradient(problem, strategy)
     torch.testing.assert_close(outer_loss, torch.stack(losses), rtol=1e-8, atol=0)
     assert_same(gradient, gradients(network), 1e-8)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_blo import errors
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD, BackendChoice, Order
+from fewshot_blo.kernel import SGD, BackendChoice, InnerSteps, Order
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import hypergradient
@@ -49,7 +49,7 @@ def initialization(
 ) -> tuple[Result, str]:
     """As the oracle's, and the backend."""
     problem = Initialization(module, backend=backend)
-    strategy = Unroll(STEPS, SGD(STEP_SIZE), first_order=first_order)
+    strategy = Unroll(InnerSteps(STEPS, SGD(STEP_SIZE)), first_order=first_order)
     return _step(problem, strategy, batch, "first" if first_order else "second")
 
 
@@ -58,7 +58,7 @@ def shared_encoder(
 ) -> tuple[Result, str]:
     """As the oracle's, and the backend."""
     problem = SharedEncoder(module, prox=0.0, start="zeros", backend=backend)
-    return _step(problem, Unroll(STEPS, SGD(STEP_SIZE)), batch, "first")
+    return _step(problem, Unroll(InnerSteps(STEPS, SGD(STEP_SIZE))), batch, "first")
 
 
 def _step(

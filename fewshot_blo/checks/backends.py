@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Reptile, Strategy, Unroll, ValueFunction
-from fewshot_blo.kernel import SGD, Backend, UpdateRule
+from fewshot_blo.kernel import SGD, Backend, InnerSteps, UpdateRule
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import dropout_keys, hypergradient
@@ -47,13 +47,13 @@ class Comparison:
 def all_strategies(rule: UpdateRule) -> dict[str, Strategy]:
     """Every way to compute a hypergradient, by what it is of, with a few inner steps."""
     return {
-        "first-order gradient": Unroll(3, rule, first_order=True),
-        "second-order gradient": Unroll(3, rule),
-        "implicit hypergradient": Implicit(3, rule),
-        "penalty hypergradient": Penalty(3, rule),
-        "value-function hypergradient": ValueFunction(3, 3, rule),
-        "BOME hypergradient": BOME(3, 3, rule),
-        "Reptile's direction": Reptile(3, rule),
+        "first-order gradient": Unroll(InnerSteps(3, rule), first_order=True),
+        "second-order gradient": Unroll(InnerSteps(3, rule)),
+        "implicit hypergradient": Implicit(InnerSteps(3, rule)),
+        "penalty hypergradient": Penalty(InnerSteps(3, rule)),
+        "value-function hypergradient": ValueFunction(InnerSteps(3, rule), 3),
+        "BOME hypergradient": BOME(InnerSteps(3, rule), 3),
+        "Reptile's direction": Reptile(InnerSteps(3, rule)),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.checks.backends import relative_difference
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.graph import Graphs, make_graphs
 from fewshot_blo.kernel.precision import product_precision
 from fewshot_blo.machine.timing import best_seconds
@@ -95,7 +95,7 @@ def _batch(tasks: int, device: torch.device, dtype: torch.dtype = torch.float32)
 def _step(
     problem: Initialization, batch: TaskBatch, graphs: Graphs | None = None
 ) -> Callable[[], dict[str, Tensor]]:
-    strategy, keys = Unroll(_STEPS, SGD(_STEP_SIZE)), dropout_keys(batch, 0, 0)
+    strategy, keys = Unroll(InnerSteps(_STEPS, SGD(_STEP_SIZE))), dropout_keys(batch, 0, 0)
     return lambda: dict(
         hypergradient(problem, strategy, strategy.init(), batch, keys=keys, graphs=graphs).gradient
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.backends import flat_step
 from fewshot_blo.checks.inner import _SOLVER, solve_inner
 from fewshot_blo.hypergrad import Implicit, State, Strategy
 from fewshot_blo.hypergrad.linear_solve import OneStep
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import TaskBatch
 
@@ -55,7 +54,7 @@ def measure_hypergradient(
     problem.check_suits(Implicit(), "cold")
     problem.prepare(batch)
     # The first says at once where there can be none.
-    methods = (Implicit(0, solve=OneStep()), _Solved(), strategy)
+    methods = (Implicit(InnerSteps(0), solve=OneStep()), _Solved(), strategy)
     _, exact, found = (flat_step(problem, method, batch, norm)[1] for method in methods)
     length = float(found.norm() / exact.norm())
     # By halves of sum and difference: the cosine of a small angle is one to rounding.
@@ -65,18 +64,9 @@ def measure_hypergradient(
 
 
 @dataclass(frozen=True)
-class _Solved:
+class _Solved(Strategy[State]):
     """Implicit differentiation at the minimiser of G."""
-
-    needs_minimiser: ClassVar[bool] = True
-
-    def init(self) -> State:
-        return EMPTY_STATE
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         solution = replace(state, inner=solve_inner(problem))
-        return Implicit(0, solve=_SOLVER).hypergradient(problem, solution)
-
-    def advance(self, state: State, step: OuterStep) -> State:
-        del step
-        return state
+        return Implicit(InnerSteps(0), solve=_SOLVER).hypergradient(problem, solution)

@@ -11,7 +11,7 @@ from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, add_scaled
 from fewshot_blo.hypergrad.strategy import inner_gradients
-from fewshot_blo.kernel import UpdateRule, adapt
+from fewshot_blo.kernel import InnerSteps, adapt
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import dropout_keys
@@ -25,12 +25,11 @@ _SOLVER = ConjugateGradient(steps=100)
 def inner_losses(
     problem: FewShotProblem,
     batch: TaskBatch,
+    inner: InnerSteps,
     *,
-    steps: int,
-    rule: UpdateRule,
     norm: NormMode = "transductive",
 ) -> Tensor:
-    """Inner losses before the first of the inner steps and after each, ``[steps + 1, T]``.
+    """Inner losses before the first of the inner steps and after each, ``[inner.steps + 1, T]``.
 
     Where they rise, the steps are too long: the strategies other than unrolling take the result
     for a minimiser, and then lead the outer variables to where it is none.
@@ -38,8 +37,7 @@ def inner_losses(
     Args:
         problem: any.
         batch: tasks.
-        steps: number of inner steps.
-        rule: the update rule.
+        inner: the steps.
         norm: norm mode of the query set.
     """
     problem.prepare(batch)
@@ -47,12 +45,12 @@ def inner_losses(
     bilevel = problem.bind(batch, norm, dropout_keys(batch, 0, 0)).bilevel
     losses = []
 
-    def recorded(inner: TaskParams) -> Tensor:
-        loss = bilevel.inner_loss(inner)
+    def recorded(v: TaskParams) -> Tensor:
+        loss = bilevel.inner_loss(v)
         losses.append(loss.detach())
         return loss
 
-    end = adapt(recorded, bilevel.inner_init, steps=steps, rule=rule, outer=bilevel.outer)
+    end = adapt(recorded, bilevel.inner_init, inner, outer=bilevel.outer)
     recorded(end)
     return torch.stack(losses)
 

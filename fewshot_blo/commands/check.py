@@ -25,7 +25,8 @@ from fewshot_blo.experiments.data import build_sampler, build_splits
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.strategy import build_rule, build_strategy
 from fewshot_blo.experiments.training import build_start, with_classes
-from fewshot_blo.hypergrad import Phases, Reptile, Strategy
+from fewshot_blo.hypergrad import Reptile, Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.kernel.conversion import converted_layers
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem, NormMode
@@ -64,8 +65,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
     config = with_classes(config, splits)
     config = replace(config, episodes=replace(config.episodes, tasks=parsed.check_tasks))
     strategy, norm = build_strategy(config), config.train.norm
-    if isinstance(strategy, Phases):
-        _, strategy = strategy.phases[-1]
+    _, strategy = strategy.phases[-1]
     rule = build_rule(config, config.inner)
     make = _maker(config, image, parsed.checkpoint)
     config64 = replace(config, dtype="float64")
@@ -96,7 +96,7 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
     print(f"kernels: {describe_kernels(batch.support_x.device)}")
     print(_against_exact(problem, strategy, batch, norm))
-    losses = inner_losses(problem, batch, steps=config.inner.steps, rule=rule, norm=norm)
+    losses = inner_losses(problem, batch, InnerSteps(config.inner.steps, rule), norm=norm)
     print(_course(losses.mean(1).tolist()))
     found = check_device(device)
     print(_device_lines(found))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.result import Evaluation, Tally
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.kernel.interception import kernel_forward
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
@@ -26,12 +25,8 @@ from fewshot_blo.tasks.dataset import intensities
 _IMAGES = 256
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """How a task is solved at test time: steps of a rule on the inner loss of its support set."""
-
-    steps: int = 10
-    rule: UpdateRule = SGD(0.5)
+ADAPTATION = InnerSteps(10, SGD(0.5))
+"""How a task is solved at test time unless it is said: on the inner loss of its support set."""
 
 
 def evaluate(
@@ -40,7 +35,7 @@ def evaluate(
     *,
     tasks: int = 600,
     norm: NormMode = "transductive",
-    adaptation: Adaptation | None = None,
+    adaptation: InnerSteps = ADAPTATION,
     chunk: int = 0,
     embeddings: Tensor | None = None,
     views: Views = "one",
@@ -57,7 +52,7 @@ def evaluate(
         sampler: draws the test tasks; the size of its batches plays no part.
         tasks: number of tasks.
         norm: where batch norms take their statistics from.
-        adaptation: steps and rule on the inner loss; by default ``Adaptation()``.
+        adaptation: steps and rule on the inner loss; by default ``ADAPTATION``.
         chunk: tasks adapted at a time; 0 measures how many fit into memory. No result depends on
             it, up to rounding.
         embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
@@ -80,7 +75,6 @@ def evaluate(
             "the running statistics have not been estimated (train does so, from the images of an "
             "EpisodicSampler): call update_statistics, or use another norm mode"
         )
-    adaptation = adaptation or Adaptation()
     if views != "one":
         if embeddings is not None:
             raise ConfigurationError(
@@ -120,7 +114,7 @@ def _scores(
     sampler: EpisodicSampler,
     tasks: int,
     norm: NormMode,
-    adaptation: Adaptation,
+    adaptation: InnerSteps,
     chunk: int,
     embeddings: Tensor | None,
     progress: bool,
@@ -172,7 +166,7 @@ def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMod
 
 
 def adapted(
-    problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: Adaptation
+    problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: InnerSteps
 ) -> Callable[[], Tensor]:
     """Adapts to the support sets of tasks; calling the result classifies their query sets.
 
@@ -182,11 +176,7 @@ def adapted(
     keys = torch.zeros_like(batch.classes[:, 0])  # Of dropout, which is off.
     bound = problem.bind(batch, norm, keys)
     inner = adapt(
-        bound.bilevel.inner_loss,
-        bound.bilevel.inner_init,
-        steps=adaptation.steps,
-        rule=adaptation.rule,
-        outer=bound.bilevel.outer,
+        bound.bilevel.inner_loss, bound.bilevel.inner_init, adaptation, outer=bound.bilevel.outer
     )
     return partial(bound.query_logits, inner)
 

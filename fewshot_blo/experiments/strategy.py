@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.experiments.settings import Config, RuleSettings, StrategySettings
 from fewshot_blo.hypergrad import (
     BOME,
     Implicit,
     Penalty,
-    Phases,
     Reptile,
     Strategy,
     Unroll,
     ValueFunction,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum, UpdateRule
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD, Momentum, UpdateRule
 
 
 def build_rule(config: Config, settings: RuleSettings) -> UpdateRule:
@@ -32,36 +28,41 @@ def build_rule(config: Config, settings: RuleSettings) -> UpdateRule:
     return rules[settings.rule](settings.step_size)
 
 
-def build_adaptation(config: Config) -> Adaptation:
+def build_adaptation(config: Config) -> InnerSteps:
     """The inner steps at test time."""
-    return Adaptation(config.adaptation.steps, build_rule(config, config.adaptation))
+    return InnerSteps(config.adaptation.steps, build_rule(config, config.adaptation))
 
 
-def build_strategy(config: Config) -> Strategy | Phases:
-    """The hypergradient strategy, or several for phases of training."""
+def build_strategy(config: Config) -> Strategy:
+    """The hypergradient strategy."""
     settings, steps, rule = config.strategy, config.inner.steps, build_rule(config, config.inner)
     lam = {} if settings.lam is None else {"lam": settings.lam}
     if settings.name == "unroll":
-        return _unroll_phases(settings, steps, rule)
+        return Unroll(
+            InnerSteps(steps, rule),
+            settings.first_order,
+            None if settings.truncate < 0 else settings.truncate,
+            settings.recompute,
+            settings.multi_step,
+            settings.first_order_steps,
+        )
     if settings.name == "implicit":
-        return Implicit(steps, rule, _solver(settings, config.inner.step_size))
+        return Implicit(InnerSteps(steps, rule), _solver(settings, config.inner.step_size))
     if settings.name == "value_function":
         return ValueFunction(
-            steps,
+            InnerSteps(steps, rule),
             settings.value_steps,
-            rule,
             lam_growth=settings.lam_growth,
             lam_max=settings.lam_max,
             continued=settings.continued,
             **lam,
         )
     if settings.name == "bome":
-        return BOME(steps, settings.value_steps, rule, settings.eta)
+        return BOME(InnerSteps(steps, rule), settings.value_steps, settings.eta)
     if settings.name == "reptile":
-        return Reptile(steps, rule, settings.query_weight)
+        return Reptile(InnerSteps(steps, rule), settings.query_weight)
     return Penalty(
-        steps,
-        rule,
+        InnerSteps(steps, rule),
         rho=settings.rho,
         epsilon=settings.epsilon,
         multiplier=settings.multiplier,
@@ -70,22 +71,6 @@ def build_strategy(config: Config) -> Strategy | Phases:
         epsilon_decay=settings.epsilon_decay,
         **lam,
     )
-
-
-def _unroll_phases(settings: StrategySettings, steps: int, rule: UpdateRule) -> Strategy | Phases:
-    """First order and the loss of several steps end at outer steps of their own."""
-    truncate = None if settings.truncate < 0 else settings.truncate
-    last = Unroll(steps, rule, settings.first_order, truncate, settings.recompute)
-    starts = sorted({0, settings.first_order_steps, settings.multi_step})
-    phases: list[tuple[int, Strategy]] = []
-    for start in starts:
-        phase = last
-        if start < settings.first_order_steps:
-            phase = replace(phase, first_order=True, truncate=None)
-        if start < settings.multi_step:
-            phase = replace(phase, multi_step=settings.multi_step)
-        phases.append((start, phase))
-    return last if len(phases) == 1 else Phases(tuple(phases))
 
 
 def _solver(settings: StrategySettings, inner_step_size: float) -> LinearSolver:

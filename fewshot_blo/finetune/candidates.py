@@ -9,9 +9,8 @@ import torch
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.heads import CosineHead, Head, LinearHead, RidgeHead
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks.views import COUNT
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
@@ -30,9 +29,7 @@ class Candidate:
         adapts: what adapts beside it.
         blocks: how many of the last blocks; 0 for all.
         rank: of low-rank updates.
-        steps: of the inner problem.
-        rule: of the steps.
-        step_size: of the rule.
+        inner: steps of the inner problem.
         lam: regularisation of ridge regression.
         power: of the features.
         views: of an image that the network sees.
@@ -43,9 +40,7 @@ class Candidate:
     adapts: Adapts = "head"
     blocks: int = 0
     rank: int = 4
-    steps: int = 0
-    rule: Literal["sgd", "adam"] = "sgd"
-    step_size: float = 1.0
+    inner: InnerSteps = InnerSteps(0)
     lam: float = 0.1
     power: float = 1.0
     views: Views = "one"
@@ -55,10 +50,10 @@ class Candidate:
         """What decides which layers are frozen: candidates equal in it have the same features."""
         return self.views, self.adapts, self.blocks, self.rank, self.power
 
-    def adaptation(self) -> Adaptation:
-        """Its steps."""
-        rule = Adam(self.step_size) if self.rule == "adam" else SGD(self.step_size)
-        return Adaptation(self.steps, rule)
+    @property
+    def head_steps(self) -> InnerSteps:
+        """For the head alone: what suits a network's weights does not suit it."""
+        return self.inner if self.adapts == "head" else replace(self.inner, rule=SGD(2.0))
 
     def seeing(self, backbone: Backbone) -> Backbone:
         """The backbone with its views and power."""
@@ -89,18 +84,16 @@ HEADS = (
     PROTOTYPES,
     Candidate("ridge regression", head="ridge", lam=0.1),
     Candidate("ridge regression, stronger", head="ridge", lam=1.0),
-    Candidate("linear head", steps=100, step_size=2.0),
-    Candidate("linear head, longer", steps=100, step_size=10.0),
+    Candidate("linear head", inner=InnerSteps(100, SGD(2.0))),
+    Candidate("linear head, longer", inner=InnerSteps(100, SGD(10.0))),
 )
 TAILS = (
-    Candidate("last block", adapts="last_blocks", steps=30, rule="adam", step_size=1e-3),
+    Candidate("last block", adapts="last_blocks", inner=InnerSteps(30, Adam(1e-3))),
     Candidate(
         "low-rank updates of the last 2 blocks",
         adapts="low_rank",
         blocks=2,
-        steps=30,
-        rule="adam",
-        step_size=3e-3,
+        inner=InnerSteps(30, Adam(3e-3)),
     ),
 )
 
@@ -144,8 +137,6 @@ def _of_kind(adapts: Adapts | Literal["auto"], *, few: bool) -> tuple[Candidate,
     if adapts not in ("bias", "norms", "all"):
         raise ConfigurationError(f"adapts is '{adapts}': nothing of that name adapts")
     return tuple(
-        Candidate(
-            f"{adapts}, step size {size}", adapts=adapts, steps=30, rule="adam", step_size=size
-        )
+        Candidate(f"{adapts}, step size {size}", adapts=adapts, inner=InnerSteps(30, Adam(size)))
         for size in (1e-4, 1e-3)
     )

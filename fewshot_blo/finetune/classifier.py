@@ -20,7 +20,7 @@ from fewshot_blo.finetune.likeness import is_known, p_values
 from fewshot_blo.heads import TailHead
 from fewshot_blo.heads.head import SupportSet, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
-from fewshot_blo.kernel import SGD, adapt
+from fewshot_blo.kernel import adapt
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 
@@ -154,10 +154,7 @@ class Classifier:
             logits = self.problem.head.logits(joined(v), scaled, learned)
             return task_cross_entropy(logits, support.labels, support.classes)
 
-        adaptation = self.candidate.adaptation()
-        # Adam's steps suit the network's weights; the head's take gradient descent's.
-        rule = SGD(2.0) if self.candidate.rule == "adam" else adaptation.rule
-        own = adapt(loss, own, steps=adaptation.steps, rule=rule)
+        own = adapt(loss, own, self.candidate.head_steps)
         self.params = joined(own)
         self.features, self.labels = features, labels
         self.class_names = (*self.class_names, name)
@@ -201,15 +198,8 @@ def fit_classifier(
     """
     problem = candidate.problem(backbone, data.images.shape[1:])
     bilevel = whole_task(problem, features, data.labels, len(data.class_names))
-    adaptation = candidate.adaptation()
     with torch.no_grad():
-        params = adapt(
-            bilevel.inner_loss,
-            bilevel.inner_init,
-            steps=adaptation.steps,
-            rule=adaptation.rule,
-            outer=bilevel.outer,
-        )
+        params = adapt(bilevel.inner_loss, bilevel.inner_init, candidate.inner, outer=bilevel.outer)
     names = data.class_names
     image = data.images.shape[1:]
     return Classifier(

@@ -91,11 +91,11 @@ def hold_out(
     """
     on_features, ways = problem.on_features(), len(data.class_names)
     logits = torch.full((len(data.labels), ways), torch.nan)
-    adaptation, device = candidate.adaptation(), features.device
+    device = features.device
 
     def answer(some: slice) -> None:
         batch = _as_tasks(features, data.labels, parts[some], ways)
-        answers = adapted(on_features, batch, "support", adaptation)()
+        answers = adapted(on_features, batch, "support", candidate.inner)()
         for part, own in zip(parts[some], answers, strict=True):
             logits[part] = own[: len(part)].float()
 

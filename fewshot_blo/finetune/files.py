@@ -14,6 +14,7 @@ from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import Classifier, Source
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
@@ -26,7 +27,7 @@ def save_classifier(classifier: Classifier, path: Path | str) -> None:
         "source": asdict(classifier.source),
         "preprocessing": asdict(classifier.backbone.preprocess.settings),
         "backbone": classifier.backbone.body.state_dict(),
-        "candidate": asdict(classifier.candidate),
+        "candidate": _plain(classifier.candidate),
         "params": dict(classifier.params),
         "class_names": list(classifier.class_names),
         "features": classifier.features,
@@ -62,7 +63,7 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
         return Classifier(
             backbone,
             source,
-            Candidate(**content["candidate"]),
+            _candidate(content["candidate"]),
             content["params"],
             content["class_names"],
             content["features"],
@@ -77,6 +78,23 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
         raise CheckpointError(
             f"{path} lacks a part of a classifier ({reason}): use a file that finetune wrote"
         ) from error
+
+
+_RULES: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+
+
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as files hold it: its inner steps by number, name of the rule and step size."""
+    plain = asdict(candidate)
+    steps = plain.pop("inner")
+    rule = type(candidate.inner.rule).__name__.lower()
+    return {**plain, "steps": steps["steps"], "rule": rule, "step_size": steps["rule"]["step_size"]}
+
+
+def _candidate(plain: Mapping[str, Any]) -> Candidate:
+    rest = dict(plain)
+    steps, rule, step_size = (rest.pop(name) for name in ("steps", "rule", "step_size"))
+    return Candidate(**rest, inner=InnerSteps(steps, _RULES[rule](step_size)))
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:

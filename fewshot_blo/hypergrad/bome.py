@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.strategy import (
-    EMPTY_STATE,
     State,
+    Strategy,
     check_not_negative,
     inner_gradients,
     inner_start,
     value_gap_step,
 )
-from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
+from fewshot_blo.kernel import InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True)
-class BOME:
+class BOME(Strategy[State]):
     """``v ← v - α (F_v + λ q_v)`` with ``q = G(v) - G(z)``, then ``du = F_u + λ q_u``.
 
     ``λ = max(η - <F_v, q_v> / |q_v|², 0)`` is the smallest weight at which a step lowers q by at
@@ -29,29 +28,24 @@ class BOME:
     paper there is one inner problem, and the gradients over u enter it too.
 
     Attributes:
-        steps: inner steps over v.
+        inner: steps over v; their rule is that of z, too.
         value_steps: K, steps from v to z, at each step over v.
-        rule: update rule of both.
         eta: η.
 
     Source: Liu, Ye et al., "BOME!" (arXiv 2209.08709), algorithm 1.
     """
 
-    steps: int = 20
+    inner: InnerSteps = InnerSteps(20)
     value_steps: int = 5
-    rule: UpdateRule = SGD()
     eta: float = 0.5
 
-    derivatives: ClassVar[Order] = "first"
-
-    needs_minimiser: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        check_not_negative("BOME", steps=self.steps, value_steps=self.value_steps, eta=self.eta)
+        check_not_negative("BOME", value_steps=self.value_steps, eta=self.eta)
 
-    def init(self) -> State:
-        """No state."""
-        return EMPTY_STATE
+    @property
+    def derivatives(self) -> Order:
+        """First ones."""
+        return "first"
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Descends on F while q falls, and differentiates at the last v."""
@@ -61,10 +55,9 @@ class BOME:
             return problem.outer_loss(v) + self._multiplier(problem, v) * problem.inner_loss(v)
 
         start = inner_start(problem, state)
-        v = adapt(penalised, start, steps=self.steps, rule=self.rule, outer=problem.outer)
-        z = adapt(
-            problem.inner_loss, v, steps=self.value_steps, rule=self.rule, outer=problem.outer
-        )
+        v = adapt(penalised, start, self.inner, outer=problem.outer)
+        to_value = replace(self.inner, steps=self.value_steps)
+        z = adapt(problem.inner_loss, v, to_value, outer=problem.outer)
         return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
 
     def _multiplier(self, problem: Bilevel, v: TaskParams) -> Tensor:
@@ -74,7 +67,3 @@ class BOME:
         q_v = inner_gradients(problem.inner_loss(v).sum(), v)
         tiny = 1e-12
         return (self.eta - task_dot(f_v, q_v) / (task_dot(q_v, q_v) + tiny)).clamp(min=0)
-
-    def advance(self, state: State, step: OuterStep) -> State:
-        """Keeps v for a warm start."""
-        return replace(state, inner=step.inner)

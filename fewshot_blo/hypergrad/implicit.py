@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
 from fewshot_blo.hypergrad.strategy import (
-    EMPTY_STATE,
     IN_NO_LOSS,
     State,
+    Strategy,
     add_gradients,
     both_gradients,
-    check_not_negative,
     inner_gradients,
     inner_start,
     outer_gradients,
 )
-from fewshot_blo.kernel import SGD, UpdateRule, adapt
+from fewshot_blo.kernel import InnerSteps, adapt
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(Strategy[State]):
     """``du = F_u - G_uv q`` with ``G_vv q = F_v``, at the v that the inner steps reach.
 
     Valid where v is close to a minimiser of G and ``G_vv`` is positive definite there: the inner
     problem needs a proximal or l2 term. Memory does not depend on the number of inner steps.
 
     Attributes:
-        steps: inner steps.
-        rule: update rule of the inner steps.
+        inner: inner steps.
         solve: linear solver for q.
 
     Source: Rajeswaran et al., "iMAML" (arXiv 1909.04630), equation 6 and algorithm 2; Neumann:
@@ -40,26 +37,15 @@ class Implicit:
     another matrix than the paper's, and adapts at test without it.
     """
 
-    steps: int = 16
-    rule: UpdateRule = SGD()
+    inner: InnerSteps = InnerSteps(16)
     solve: LinearSolver = ConjugateGradient()
-
-    needs_minimiser: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_not_negative("Implicit", steps=self.steps)
-
-    def init(self) -> State:
-        """No state."""
-        return EMPTY_STATE
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts without a graph, solves for q and differentiates once."""
         inner = adapt(
             problem.inner_loss,
             inner_start(problem, state),
-            steps=self.steps,
-            rule=self.rule,
+            self.inner,
             outer=problem.outer,
         )
         inner = {name: p.requires_grad_() for name, p in inner.items()}
@@ -84,10 +70,4 @@ class Implicit:
             {name: p.detach() for name, p in inner.items()},
             outer_loss.detach(),
             inner_loss.detach(),
-            {},
-            task_dot(g_v, g_v).detach(),
         )
-
-    def advance(self, state: State, step: OuterStep) -> State:
-        """Keeps the inner parameters for a warm start."""
-        return replace(state, inner=step.inner)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,17 +12,46 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
     State,
+    Strategy,
     add_gradients,
     both_gradients,
     check_not_negative,
     inner_gradients,
     inner_start,
 )
-from fewshot_blo.kernel import Adam, UpdateRule, adapt
+from fewshot_blo.kernel import Adam, InnerSteps, adapt
 
 
 @dataclass(frozen=True)
-class Penalty:
+class PenaltyState(State):
+    """Schedules and multipliers of the penalty method.
+
+    Attributes:
+        rho, lam, epsilon: ρ, λ and ε.
+        multipliers: ν, ``[T, ...]``; empty for their initial value.
+    """
+
+    rho: Tensor = field(default_factory=lambda: _scalar(0.0))
+    lam: Tensor = field(default_factory=lambda: _scalar(0.0))
+    epsilon: Tensor = field(default_factory=lambda: _scalar(0.0))
+    multipliers: TaskParams = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PenaltyStep(OuterStep):
+    """A step of the penalty method.
+
+    Attributes:
+        inner_gradient: G_v at ``inner``, ``[T, ...]``.
+        residual: squared norm of the gradient over v of the objective of the inner steps, ``[T]``.
+    """
+
+    inner_gradient: TaskParams
+    residual: Tensor
+
+
+@dataclass(frozen=True)
+class Penalty(Strategy[PenaltyState]):
     """``min over v`` of ``F + <ν, G_v> + ρ/2 |G_v|² + λ G``, then ``∇_u`` of its first three terms.
 
     At the minimiser v^ of the first three terms their gradient over u is exactly
@@ -38,10 +66,9 @@ class Penalty:
     outer step, begins from ``multiplier`` again.
 
     Attributes:
-        steps: T, inner steps over v.
-        rule: update rule of the inner steps. The objective is stiff: SGD reaches v^ with a step
-            below 2 / (ρ L²), L the largest curvature of G. Adam bears any ρ, but with a constant
-            step it hovers around v^, and the hypergradient pays for that distance.
+        inner: T steps over v. The objective is stiff: SGD reaches v^ with a step below
+            2 / (ρ L²), L the largest curvature of G. Adam bears any ρ, but with a constant step it
+            hovers around v^, and the hypergradient pays for that distance.
         rho: ρ at the start, weight of the penalty.
         lam: λ at the start, weight of G in the inner objective; it guards against stationary
             points of G that are no minima.
@@ -55,8 +82,7 @@ class Penalty:
     Lagrangian; the defaults are those of its experiments.
     """
 
-    steps: int = 20
-    rule: UpdateRule = Adam(1e-2)
+    inner: InnerSteps = InnerSteps(20, Adam(1e-2))
     rho: float = 1e-2
     lam: float = 1e-2
     epsilon: float = 1e-2
@@ -65,28 +91,30 @@ class Penalty:
     lam_decay: float = 0.9
     epsilon_decay: float = 0.9
 
-    needs_minimiser: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        check_not_negative(
-            "Penalty", steps=self.steps, rho=self.rho, lam=self.lam, epsilon=self.epsilon
-        )
+        check_not_negative("Penalty", rho=self.rho, lam=self.lam, epsilon=self.epsilon)
         if self.rho_growth < 1 or self.lam_decay > 1 or self.epsilon_decay > 1:
             raise ConfigurationError(
                 f"Penalty: rho_growth is {self.rho_growth} and must be at least 1, lam_decay is "
                 f"{self.lam_decay} and epsilon_decay {self.epsilon_decay} and must be at most 1"
             )
 
-    def init(self) -> State:
-        """The schedules at their start."""
-        scalars = {"rho": self.rho, "lam": self.lam, "epsilon": self.epsilon}
-        return State({k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}, {}, {})
+    @property
+    def step_kind(self) -> type[PenaltyStep]:
+        """With the inner gradients, which the multipliers follow."""
+        return PenaltyStep
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def init(self) -> PenaltyState:
+        """The schedules at their start."""
+        return PenaltyState(
+            rho=_scalar(self.rho), lam=_scalar(self.lam), epsilon=_scalar(self.epsilon)
+        )
+
+    def hypergradient(self, problem: Bilevel, state: PenaltyState) -> PenaltyStep:
         """Minimises the penalised objective over v and differentiates it over u."""
         start = inner_start(problem, state)
         nu = self._multipliers(problem, state)
-        rho, lam = state.scalars["rho"], state.scalars["lam"]
+        rho, lam = state.rho, state.lam
 
         def penalised(f: Tensor, g_v: TaskParams) -> Tensor:
             return f + task_dot(nu, g_v) + 0.5 * rho * task_dot(g_v, g_v)
@@ -96,7 +124,7 @@ class Penalty:
             g_v = inner_gradients(g.sum(), v, create_graph=True)
             return penalised(problem.outer_loss(v), g_v) + lam * g
 
-        inner = adapt(lower_objective, start, steps=self.steps, rule=self.rule, outer=problem.outer)
+        inner = adapt(lower_objective, start, self.inner, outer=problem.outer)
         inner = {name: p.requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)
@@ -104,7 +132,7 @@ class Penalty:
         gradient = add_gradients(problem.outer, [upper_u], method="Penalty", remedy=IN_NO_LOSS)
         g_v = {name: p.detach() for name, p in g_v.items()}
         lower_v = {name: p + lam * g_v[name] for name, p in upper_v.items()}
-        return OuterStep(
+        return PenaltyStep(
             gradient,
             {name: p.detach() for name, p in inner.items()},
             f.detach(),
@@ -113,15 +141,15 @@ class Penalty:
             task_dot(lower_v, lower_v),
         )
 
-    def advance(self, state: State, step: OuterStep) -> State:
+    def advance(self, state: PenaltyState, step: PenaltyStep) -> PenaltyState:
         """Tightens the schedules where the step was stationary to within ε."""
         squared = [g.double().square().sum() for g in step.gradient.values()]
         squared.append(step.residual.double().mean())
         total = torch.stack(squared).sum()
         # From here on they are where the gradients are: to ask a GPU would empty its queue.
         rho, lam, epsilon = (
-            state.scalars[name].to(total.device, non_blocking=True)
-            for name in ("rho", "lam", "epsilon")
+            schedule.to(total.device, non_blocking=True)
+            for schedule in (state.rho, state.lam, state.epsilon)
         )
         stationary = total <= epsilon**2
         update = torch.where(stationary, rho, 0.0)
@@ -129,15 +157,20 @@ class Penalty:
             name: state.multipliers.get(name, torch.full_like(g_v, self.multiplier)) + update * g_v
             for name, g_v in step.inner_gradient.items()
         }
-        scalars = {
-            "rho": torch.where(stationary, self.rho_growth * rho, rho),
-            "lam": torch.where(stationary, self.lam_decay * lam, lam),
-            "epsilon": torch.where(stationary, self.epsilon_decay * epsilon, epsilon),
-        }
-        return State(scalars, step.inner, multipliers)
+        return PenaltyState(
+            step.inner,
+            rho=torch.where(stationary, self.rho_growth * rho, rho),
+            lam=torch.where(stationary, self.lam_decay * lam, lam),
+            epsilon=torch.where(stationary, self.epsilon_decay * epsilon, epsilon),
+            multipliers=multipliers,
+        )
 
-    def _multipliers(self, problem: Bilevel, state: State) -> TaskParams:
+    def _multipliers(self, problem: Bilevel, state: PenaltyState) -> TaskParams:
         if state.multipliers:
             return state.multipliers
         fill = self.multiplier
         return {name: torch.full_like(p, fill).detach() for name, p in problem.inner_init.items()}
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)

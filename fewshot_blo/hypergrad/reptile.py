@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE, State, add_gradients, check_not_negative
-from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
+from fewshot_blo.hypergrad.strategy import Sees, State, Strategy, add_gradients
+from fewshot_blo.kernel import InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True)
-class Reptile:
+class Reptile(Strategy[State]):
     """``du = mean_t (v_0 - v_T)``, carried to the outer variables that v_0 depends on.
 
     No gradient of a loss: with plain gradient descent as outer optimizer, the start moves along
@@ -23,32 +23,31 @@ class Reptile:
     defined for an initialization, and there for the parameters that adapt.
 
     Attributes:
-        steps: T, inner steps.
-        rule: update rule of the inner steps.
+        inner: T inner steps.
         query_weight: w of ``(1 - w) G + w F``, the objective of the inner steps. The paper takes
             all images of a task: 1/2 does so where shot and query are as many.
 
     Source: Nichol et al., "Reptile" (arXiv 1803.02999), algorithm 2.
     """
 
-    steps: int = 8
-    rule: UpdateRule = SGD()
+    inner: InnerSteps = InnerSteps(8)
     query_weight: float = 0.5
 
-    derivatives: ClassVar[Order] = "first"
-
-    needs_minimiser: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
-        check_not_negative("Reptile", steps=self.steps)
         if not 0 <= self.query_weight <= 1:
             raise ConfigurationError(
                 f"Reptile: query_weight is {self.query_weight}: it must be in [0, 1]"
             )
 
-    def init(self) -> State:
-        """No state."""
-        return EMPTY_STATE
+    @property
+    def derivatives(self) -> Order:
+        """First ones."""
+        return "first"
+
+    @property
+    def sees(self) -> Sequence[Sees]:
+        """The start alone."""
+        return ("start",)
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts without a graph and compares the end with the start.
@@ -67,7 +66,7 @@ class Reptile:
             return loss + weight * problem.outer_loss(v) if weight else loss
 
         start = problem.inner_init
-        inner = adapt(all_images, start, steps=self.steps, rule=self.rule, outer=problem.outer)
+        inner = adapt(all_images, start, self.inner, outer=problem.outer)
         difference = {name: (p.detach() - inner[name]) / problem.tasks for name, p in start.items()}
         gradient = add_gradients(
             problem.outer,
@@ -78,12 +77,7 @@ class Reptile:
         )
         with torch.no_grad():
             outer_loss, inner_loss = problem.outer_loss(inner), problem.inner_loss(inner)
-        no_residual = torch.full_like(inner_loss, torch.nan)
-        return OuterStep(gradient, inner, outer_loss, inner_loss, {}, no_residual)
-
-    def advance(self, state: State, step: OuterStep) -> State:
-        """Keeps the inner parameters, for a warm start to be noticed."""
-        return replace(state, inner=step.inner)
+        return OuterStep(gradient, inner, outer_loss, inner_loss)
 
 
 def _through_start(problem: Bilevel, cotangent: TaskParams) -> dict[str, Tensor | None]:

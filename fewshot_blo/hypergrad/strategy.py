@@ -2,103 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self, TypeVar  # With defaults from Python 3.13 on.
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors, task_dot
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.kernel import Order
+from fewshot_blo.kernel import InnerSteps, Order
 
 
 @dataclass(frozen=True)
 class State:
     """What a strategy carries from one outer step to the next; tensors only, so it is saved as is.
 
+    A strategy with a state of its own adds fields: 0-dimensional float64 tensors, its schedules,
+    on the host or where the tasks are; and mappings of tensors ``[T, ...]``, which belong to
+    single tasks.
+
     Attributes:
-        scalars: schedules, 0-dimensional float64 tensors, on the host or where the tasks are.
         inner: inner parameters to start from, ``[T, ...]`` (warm start); empty for a cold start.
-        multipliers: Lagrange multipliers, ``[T, ...]``; empty for their initial value.
     """
 
-    scalars: Mapping[str, Tensor]
-    inner: TaskParams
-    multipliers: TaskParams
+    inner: TaskParams = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """The state as a checkpoint holds it; ``State(**plain)`` gives it back."""
-        return {
-            "scalars": dict(self.scalars),
-            "inner": dict(self.inner),
-            "multipliers": dict(self.multipliers),
-        }
+        """The state as a checkpoint holds it; ``restored`` gives it back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
-    def to(self, device: torch.device | str) -> State:
-        """The same state on a device."""
-        moved = ({n: p.to(device) for n, p in part.items()} for part in self.plain().values())
-        return State(*moved)
+    def restored(self, plain: Mapping[str, Any], device: torch.device | str = "cpu") -> Self:
+        """A state of this kind from what ``plain`` returned, on a device.
 
-    def tasks(self, part: slice) -> State:
+        Raises:
+            TypeError: if it is not of this kind.
+        """
+        return type(self)(**plain).map(lambda x: x.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same state with all tensors changed."""
+        changed: dict[str, Any] = {}
+        for f in fields(self):
+            part = getattr(self, f.name)
+            tensor = isinstance(part, Tensor)
+            changed[f.name] = change(part) if tensor else {n: change(x) for n, x in part.items()}
+        return type(self)(**changed)
+
+    @property
+    def schedules(self) -> dict[str, Tensor]:
+        """The 0-dimensional fields by name."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
+    def tasks(self, part: slice) -> Self:
         """The state of some of the tasks."""
-        return replace(
-            self,
-            inner={name: p[part] for name, p in self.inner.items()},
-            multipliers={name: p[part] for name, p in self.multipliers.items()},
-        )
+        return self.map(lambda x: x[part] if x.ndim else x)
 
-    def cold(self) -> State:
+    def cold(self) -> Self:
         """The state without what belongs to single tasks: the next inner problems are new ones."""
-        return replace(self, inner={}, multipliers={})
+        return replace(self, **{f.name: {} for f in fields(self) if f.name not in self.schedules})
 
 
-class Strategy(Protocol):
+def _plain(part: Any) -> Any:
+    return part if isinstance(part, Tensor) else dict(part)
+
+
+Own = TypeVar("Own", bound=State, default=Any)
+
+Sees = Literal["start", "rule", "inner", "outer"]
+"""Where an outer variable can be: in the start of the inner problem, in its update rule, in the
+inner loss, in the outer loss."""
+
+
+class Strategy(Generic[Own]):
     """How to solve the inner problems and differentiate through their solution.
 
     A strategy is a frozen dataclass of settings with three pure functions. ``hypergradient`` is
     a mean over tasks and so may run on chunks of them; what depends on all tasks of a step, such
     as a schedule, belongs in ``advance``.
 
-    One that takes no second derivatives of the losses says so by an attribute ``derivatives`` of
-    "first".
-
     Attributes:
-        needs_minimiser: its hypergradient is that of a minimiser of the inner loss, and means
-            nothing where inner parameters come from a formula that minimises nothing.
+        derivatives: of the losses that it takes.
+        sees: where it finds outer variables; one that is in none of these has no hypergradient.
+        inner: inner steps, where it takes such.
+        needs_minimiser: whether it takes the inner parameters for minimisers of the inner loss, so
+            that a head whose parameters are a formula of the support set does not suit it.
     """
 
+    inner: InnerSteps
+
     @property
-    def needs_minimiser(self) -> bool: ...
+    def derivatives(self) -> Order:
+        """Of the losses."""
+        return "second"
 
-    def init(self) -> State:
-        """The state before the first outer step."""
-        ...
+    @property
+    def sees(self) -> Sequence[Sees]:
+        """Where it finds outer variables."""
+        return ("inner", "outer")
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    @property
+    def needs_minimiser(self) -> bool:
+        """Whether the inner parameters have to be minimisers."""
+        return True
+
+    @property
+    def step_kind(self) -> type[OuterStep]:
+        """The class of its steps."""
+        return OuterStep
+
+    def init(self) -> Own:
+        """The state before the first outer step; by default one without schedules."""
+        return State()  # type: ignore[return-value]
+
+    def hypergradient(self, problem: Bilevel, state: Own) -> OuterStep:
         """Solves the inner problems and differentiates the mean outer loss."""
-        ...
+        raise NotImplementedError
 
-    def advance(self, state: State, step: OuterStep) -> State:
-        """The state after a step over all tasks, ready for a warm start."""
-        ...
+    def advance(self, state: Own, step: Any) -> Own:
+        """The state after a step over all tasks; by default it keeps the inner parameters."""
+        return replace(state, inner=step.inner)
+
+    def at(self, step: int) -> Strategy:
+        """The strategy of outer step ``step``, counted from 0, where they take turns."""
+        return self
+
+    def with_recompute(self, recompute: bool | None) -> Strategy[Own]:
+        """The same with ``recompute`` set where it leaves that open; None for its own rule."""
+        return self
+
+    def shortened(self, steps: int) -> Strategy[Own]:
+        """The same with at most ``steps`` inner steps, where time and memory are affine in them."""
+        return self
+
+    @property
+    def phases(self) -> tuple[tuple[int, Strategy], ...]:
+        """From which outer step on, and which strategy; all share one kind of state."""
+        return ((0, self),)
 
 
-def derivatives_of(strategy: Strategy) -> Order:
-    """The derivatives of the losses that a strategy takes: second ones if it says nothing."""
-    derivatives: Order = getattr(strategy, "derivatives", "second")
-    return derivatives
-
-
-def outer_step(strategy: Strategy, problem: Bilevel, state: State) -> tuple[OuterStep, State]:
+def outer_step(strategy: Strategy[Own], problem: Bilevel, state: Own) -> tuple[OuterStep, Own]:
     """One outer step of a problem that fits into memory at once."""
     step = strategy.hypergradient(problem, state)
     step.check_finite(type(strategy).__name__)
     return step, strategy.advance(state, step)
 
-
-EMPTY_STATE = State({}, {}, {})
 
 IN_NO_LOSS = "add a proximal term (Initialization: prox > 0), make it part of a loss, or use Unroll"
 """The remedy for an outer variable that a strategy sees only through the losses."""
@@ -207,7 +257,7 @@ def value_gap_step(
     v = {name: p.detach().requires_grad_() for name, p in v.items()}
     f, g = problem.outer_loss(v), problem.inner_loss(v)
     penalised = f + weight * (g - problem.inner_loss(z))
-    over_v, over_outer = both_gradients(penalised, v, problem.outer)
+    over_outer = outer_gradients(penalised.mean(), problem.outer)
     gradient = add_gradients(problem.outer, [over_outer], method=method, remedy=IN_NO_LOSS)
     inner = {name: p.detach() for name, p in v.items()}
-    return OuterStep(gradient, inner, f.detach(), g.detach(), {}, task_dot(over_v, over_v))
+    return OuterStep(gradient, inner, f.detach(), g.detach())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,28 +11,39 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
-    EMPTY_STATE,
+    Sees,
     State,
+    Strategy,
     add_gradients,
     check_not_negative,
     inner_start,
     outer_gradients,
 )
-from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
+from fewshot_blo.kernel import InnerSteps, Order, adapt
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
 
 
 @dataclass(frozen=True)
-class Unroll:
+class UnrollState(State):
+    """How far training is, for settings that change in its course.
+
+    Attributes:
+        outer_step: outer steps taken.
+    """
+
+    outer_step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Unroll(Strategy[UnrollState]):
     """``v_{k+1} = v_k - α ∇_v G(v_k, u)`` for T steps, then ``d/du mean_t F(v_T(u), u)``.
 
     Valid for any inner problem, at any distance from its minimum: it differentiates the algorithm
     and not the minimiser. Memory grows with ``steps`` unless ``recompute``.
 
     Attributes:
-        steps: T, inner steps.
-        rule: update rule of the inner steps.
+        inner: T inner steps.
         first_order: take the inner gradients for constants.
         truncate: differentiate the last so many steps exactly and the earlier ones to first
             order; None for all exactly.
@@ -42,26 +53,30 @@ class Unroll:
             5 steps are differentiated exactly.
         multi_step: where positive, the loss is ``Σ_k w_k F(v_k)`` over all steps k, and in the
             course of so many outer steps the weights move from equal ones to the last step's.
+        first_order_steps: take the inner gradients for constants in the first so many outer steps,
+            which are cheaper and steadier then.
 
     Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
-    truncation: Shaban et al. (arXiv 1810.10667); loss of several steps: Antoniou et al., "MAML++"
-    (arXiv 1810.09502), section 4, with the weights of its code.
+    truncation: Shaban et al. (arXiv 1810.10667); loss of several steps, and the annealed order of
+    derivatives: Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, with the weights of its
+    code.
     """
 
-    steps: int = 5
-    rule: UpdateRule = SGD()
+    inner: InnerSteps = InnerSteps(5)
     first_order: bool = False
     truncate: int | None = None
     recompute: bool | None = None
     multi_step: int = 0
-
-    needs_minimiser: ClassVar[bool] = False
+    first_order_steps: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(
-            "Unroll", steps=self.steps, truncate=self.truncate or 0, multi_step=self.multi_step
+            "Unroll",
+            truncate=self.truncate or 0,
+            multi_step=self.multi_step,
+            first_order_steps=self.first_order_steps,
         )
-        if self.multi_step and (self.recompute or not self.steps):
+        if self.multi_step and (self.recompute or not self.inner.steps):
             raise ConfigurationError(
                 "multi_step needs the parameters after each inner step: use at least one step, and "
                 "no recompute"
@@ -78,9 +93,37 @@ class Unroll:
         return "second" if self._exact else "first"
 
     @property
+    def sees(self) -> Sequence[Sees]:
+        """The start always, the inner loss where steps are differentiated exactly."""
+        steps: tuple[Sees, ...] = ("rule", "inner") if self._exact else ("rule",)
+        return ("start", "outer", *(steps if self.inner.steps else ()))
+
+    @property
+    def needs_minimiser(self) -> bool:
+        """Whatever the inner parameters are is differentiated."""
+        return False
+
+    @property
+    def phases(self) -> tuple[tuple[int, Strategy[UnrollState]], ...]:
+        """First order and the loss of several steps end at outer steps of their own."""
+        found: list[tuple[int, Strategy[UnrollState]]] = []
+        for start in sorted({0, self.first_order_steps, self.multi_step}):
+            phase = replace(self, first_order_steps=0)
+            if start < self.first_order_steps:
+                phase = replace(phase, first_order=True, truncate=None)
+            if start >= self.multi_step:
+                phase = replace(phase, multi_step=0)
+            found.append((start, phase))
+        return tuple(found)
+
+    def at(self, step: int) -> Strategy[UnrollState]:
+        """The phase that outer step ``step`` is in."""
+        return next(phase for start, phase in reversed(self.phases) if start <= step)
+
+    @property
     def _exact(self) -> int:
         """How many inner steps are differentiated exactly."""
-        exact = 0 if self.first_order else self.steps
+        exact = 0 if self.first_order else self.inner.steps
         return exact if self.truncate is None else min(exact, self.truncate)
 
     def with_recompute(self, recompute: bool | None) -> Unroll:
@@ -100,30 +143,29 @@ class Unroll:
         Time and memory are affine in the number of steps, so that two short ones tell those of a
         long one. Itself where ``truncate`` makes the steps unlike.
         """
-        if self.truncate is not None or steps >= self.steps:
+        if self.truncate is not None or steps >= self.inner.steps:
             return self
-        return replace(self, steps=steps)
+        return replace(self, inner=replace(self.inner, steps=steps))
 
-    def init(self) -> State:
-        """The count of outer steps where the weights of the inner steps depend on it."""
-        if not self.multi_step:
-            return EMPTY_STATE
-        return State({"outer_step": torch.zeros((), dtype=torch.float64)}, {}, {})
+    def init(self) -> UnrollState:
+        """No outer step is taken."""
+        return UnrollState()
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         """Adapts with a graph and differentiates through it."""
+        if self.first_order_steps:
+            return self.at(int(state.outer_step)).hypergradient(problem, state)
         losses: list[Tensor] = []
 
         def evaluate(number: int, v: TaskParams) -> None:
-            if number < self.steps - 1:
+            if number < self.inner.steps - 1:
                 with at_step(number):
                     losses.append(problem.outer_loss(v))
 
         inner = adapt(
             problem.inner_loss,
             inner_start(problem, state),
-            steps=self.steps,
-            rule=self.rule,
+            self.inner,
             outer=problem.outer,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
@@ -133,7 +175,7 @@ class Unroll:
         outer_loss = problem.outer_loss(inner)
         total = outer_loss
         if self.multi_step:
-            weights = self._step_weights(state.scalars["outer_step"])
+            weights = self._step_weights(state.outer_step)
             parts = zip(weights, [*losses, outer_loss], strict=True)
             total = sum_tensors([weight * loss for weight, loss in parts])
         gradient = add_gradients(
@@ -146,16 +188,15 @@ class Unroll:
         inner = {name: p.detach() for name, p in inner.items()}
         with torch.no_grad():
             inner_loss = problem.inner_loss(inner)
-        no_residual = torch.full_like(inner_loss, torch.nan)
-        return OuterStep(gradient, inner, outer_loss.detach(), inner_loss, {}, no_residual)
+        return OuterStep(gradient, inner, outer_loss.detach(), inner_loss)
 
-    def advance(self, state: State, step: OuterStep) -> State:
+    def advance(self, state: UnrollState, step: OuterStep) -> UnrollState:
         """Counts outer steps, and keeps the inner parameters for a warm start."""
-        scalars = {name: count + 1 for name, count in state.scalars.items()}
-        return replace(state, scalars=scalars, inner=step.inner)
+        return UnrollState(step.inner, state.outer_step + 1)
 
     def _step_weights(self, outer_step: Tensor) -> list[Tensor]:
         """w_k: those of earlier steps fall to 3 % of equal ones, and in the end to zero."""
         done = outer_step / self.multi_step
-        earlier = torch.where(done < 1, (1 - done).clamp(min=0.03), 0) / self.steps
-        return [earlier] * (self.steps - 1) + [1 - (self.steps - 1) * earlier]
+        steps = self.inner.steps
+        earlier = torch.where(done < 1, (1 - done).clamp(min=0.03), 0) / steps
+        return [earlier] * (steps - 1) + [1 - (steps - 1) * earlier]

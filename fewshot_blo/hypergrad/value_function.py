@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.strategy import State, check_not_negative, inner_start, value_gap_step
-from fewshot_blo.kernel import SGD, Order, UpdateRule, adapt
+from fewshot_blo.hypergrad.strategy import (
+    State,
+    Strategy,
+    check_not_negative,
+    inner_start,
+    value_gap_step,
+)
+from fewshot_blo.kernel import InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True)
-class ValueFunction:
+class ValueFunctionState(State):
+    """The schedule of the value-function penalty.
+
+    Attributes:
+        lam: λ.
+    """
+
+    lam: Tensor = field(default_factory=lambda: torch.tensor(0.0, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class ValueFunction(Strategy[ValueFunctionState]):
     """``v ≈ argmin F + λ G``, ``z ≈ argmin G``, then ``du = F_u(v) + λ (G_u(v) - G_u(z))``.
 
     The inner problem is replaced by ``G(v, u) - min over z of G(z, u) ≤ 0``, with weight λ. No
@@ -25,9 +41,8 @@ class ValueFunction:
     The steps over v are on ``min(1/λ, 1) (F + λ G)``, so that a step size for G suits them.
 
     Attributes:
-        steps: inner steps over v.
+        inner: steps over v; their rule is that of z, too.
         value_steps: inner steps over z.
-        rule: update rule of both.
         lam: λ at the start.
         lam_growth: added to λ after each outer step.
         lam_max: λ grows no further.
@@ -38,22 +53,16 @@ class ValueFunction:
     a warm start and ``steps=1``, λ growing to a constant.
     """
 
-    steps: int = 20
+    inner: InnerSteps = InnerSteps(20)
     value_steps: int = 20
-    rule: UpdateRule = SGD()
     lam: float = 100.0
     lam_growth: float = 0.0
     lam_max: float = float("inf")
     continued: bool = False
 
-    derivatives: ClassVar[Order] = "first"
-
-    needs_minimiser: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_not_negative(
             "ValueFunction",
-            steps=self.steps,
             value_steps=self.value_steps,
             lam=self.lam,
             lam_growth=self.lam_growth,
@@ -64,29 +73,33 @@ class ValueFunction:
                 "lam grows from the one to the other"
             )
 
-    def init(self) -> State:
-        """λ at its start."""
-        return State({"lam": torch.tensor(self.lam, dtype=torch.float64)}, {}, {})
+    @property
+    def derivatives(self) -> Order:
+        """First ones."""
+        return "first"
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def init(self) -> ValueFunctionState:
+        """λ at its start."""
+        return ValueFunctionState(lam=torch.tensor(self.lam, dtype=torch.float64))
+
+    def hypergradient(self, problem: Bilevel, state: ValueFunctionState) -> OuterStep:
         """Minimises the penalised objective and G apart, and differentiates their difference."""
-        start, lam = inner_start(problem, state), state.scalars["lam"]
+        start, lam = inner_start(problem, state), state.lam
 
         def penalised(v: TaskParams) -> Tensor:
             scale = (1 / lam).clamp(max=1)
             return scale * problem.outer_loss(v) + scale * lam * problem.inner_loss(v)
 
-        v = adapt(penalised, start, steps=self.steps, rule=self.rule, outer=problem.outer)
+        v = adapt(penalised, start, self.inner, outer=problem.outer)
         z = adapt(
             problem.inner_loss,
             v if self.continued else start,
-            steps=self.value_steps,
-            rule=self.rule,
+            replace(self.inner, steps=self.value_steps),
             outer=problem.outer,
         )
         return value_gap_step(problem, v, z, lam, method="ValueFunction")
 
-    def advance(self, state: State, step: OuterStep) -> State:
+    def advance(self, state: ValueFunctionState, step: OuterStep) -> ValueFunctionState:
         """Lets λ grow, and keeps v for a warm start."""
-        lam = (state.scalars["lam"] + self.lam_growth).clamp(max=self.lam_max)
-        return replace(state, scalars={"lam": lam}, inner=step.inner)
+        lam = (state.lam + self.lam_growth).clamp(max=self.lam_max)
+        return replace(state, lam=lam, inner=step.inner)

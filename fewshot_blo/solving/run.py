@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import OuterStep, Params, TaskParams
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import State, Strategy
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem, unstacked
@@ -84,7 +84,7 @@ class SolveRun:
         """One outer step."""
         bilevel = self.problem.at(self.step)
         state = replace(self.state, inner=self._start(start, bilevel.inner_init))
-        step = self.strategy.hypergradient(bilevel, state)
+        step = self.strategy.at(self.step).hypergradient(bilevel, state)
         try:
             step.check_finite(type(self.strategy).__name__)
         except DivergenceError as error:
@@ -94,13 +94,13 @@ class SolveRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._project()
-        self.state = self.strategy.advance(self.state, step)
+        self.state = self.strategy.at(self.step).advance(self.state, step)
         self.step += 1
         return step
 
     def _start(self, start: Start, init: TaskParams) -> TaskParams:
         """Where the inner problem starts; empty for its own start."""
-        last = self.state.inner
+        last: TaskParams = self.state.inner
         if start == "cold" or not last:
             return {}
         if start == "warm":
@@ -173,7 +173,7 @@ class SolveRun:
                 for name, p in saved["outer"].items():
                     self.problem.outer[name].copy_(p)
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = State(**saved["state"]).to(device)
+            self.state = self.strategy.init().restored(saved["state"], device)
             self.step = saved["step"]
             self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
             self.records_since_best = saved["records_since_best"]

@@ -16,7 +16,7 @@ from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.experiments.settings import Config, RuleSettings, StrategySettings
 from fewshot_blo.experiments.strategy import build_strategy
-from fewshot_blo.hypergrad import Phases, Strategy
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
@@ -179,17 +179,8 @@ def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
 
 
 def built_strategy(settings: RowSettings) -> Strategy:
-    """The strategy of a row.
-
-    Raises:
-        ConfigurationError: if it changes in the course of the run.
-    """
-    strategy = build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
-    if isinstance(strategy, Phases):
-        raise ConfigurationError(
-            "a row of a study has one strategy: set first_order_steps and multi_step to 0"
-        )
-    return strategy
+    """The strategy of a row."""
+    return build_strategy(Config(strategy=settings.strategy, inner=settings.inner))
 
 
 def _over_seeds(many: Sequence[Figures]) -> dict[str, float]:

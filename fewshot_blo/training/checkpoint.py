@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.hypergrad import State
 from fewshot_blo.networks.parts import of_encoder
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
@@ -30,7 +29,7 @@ class Checkpoint:
         outer: the problem's outer variables.
         buffers: the network's buffers.
         optimizer: state of the outer optimizer.
-        strategy: state of the strategy.
+        strategy: state of the strategy, as ``State.plain`` gives it.
         settled: what was measured at the start and must stay: backend, chunk size, and whether
             graphs of inner steps are made again.
         best: step and validation accuracy of the best checkpoint so far.
@@ -44,7 +43,7 @@ class Checkpoint:
     outer: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
-    strategy: State
+    strategy: Mapping[str, Any]
     settled: Mapping[str, Any]
     best: Mapping[str, Any]
     random_state: Mapping[str, Any]
@@ -104,7 +103,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "outer": {name: p.detach() for name, p in checkpoint.outer.items()},
         "buffers": dict(checkpoint.buffers),
         "average": dict(checkpoint.average),
-        "strategy": checkpoint.strategy.plain(),
+        "strategy": dict(checkpoint.strategy),
     }
     write_tensors(data, path, "checkpoint")
 
@@ -141,7 +140,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             **plain,
             outer=_tensors(data["outer"], device),
             buffers=_tensors(data["buffers"], device),
-            strategy=State(**data["strategy"]).to(device),
+            strategy=dict(data["strategy"].items()),
             average=_tensors(data.get("average", {}), device),  # Earlier versions had none.
         )
     except (KeyError, TypeError, AttributeError) as error:

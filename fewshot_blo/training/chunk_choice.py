@@ -29,7 +29,7 @@ from fewshot_blo.training.chunk_candidates import (
     tasks_in_words,
     time_candidates,
 )
-from fewshot_blo.training.step import dropout_keys, whole_step, with_recompute
+from fewshot_blo.training.step import dropout_keys, whole_step
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def choose_chunk(
 
         def take(candidate: Candidate, steps: int | None) -> float:
             method = ways[candidate.recompute]
-            method = method if steps is None else _shortened(method, steps)
+            method = method if steps is None else method.shortened(steps)
             chunk_seconds = seconds(lambda: differentiate(method, candidate.size), device)
             return chunk_seconds * batch.tasks / candidate.size
 
@@ -113,20 +113,14 @@ def choose_chunk(
 
 def _ways(strategy: Strategy) -> Ways:
     """By ``recompute`` where a strategy leaves it open."""
-    kept, recomputed = (with_recompute(strategy, way) for way in (False, True))
+    kept, recomputed = (strategy.with_recompute(way) for way in (False, True))
     return {None: strategy} if kept == recomputed else {False: kept, True: recomputed}
-
-
-def _shortened(strategy: Strategy, steps: int) -> Strategy:
-    """With at most so many inner steps, where a strategy's time and memory are affine in them."""
-    method = getattr(strategy, "shortened", None)
-    result: Strategy = strategy if method is None else method(steps)
-    return result
 
 
 def _long_steps(strategy: Strategy, few: int = TIMED[1]) -> int:
     """The number of inner steps where it is to be told from few ones; 0 where it is not."""
-    return getattr(strategy, "steps", 0) if _shortened(strategy, few) != strategy else 0
+    shortened = strategy.shortened(few)
+    return 0 if shortened == strategy else strategy.inner.steps
 
 
 def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[bool | None, int]:
@@ -150,7 +144,7 @@ def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[b
             return _TOO_MUCH
 
     def extrapolate(strategy: Strategy) -> Callable[[int], int]:
-        less, more = (peak(_shortened(strategy, count)) for count in _WEIGHED)
+        less, more = (peak(strategy.shortened(count)) for count in _WEIGHED)
         slope = max(0, more - less)
         return lambda count: min(_TOO_MUCH, more + slope * max(0, count - _WEIGHED[1]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import Phases, State, Strategy
+from fewshot_blo.hypergrad import State, Strategy
 from fewshot_blo.kernel.graph import make_graphs
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.chunk import Chunk
@@ -45,7 +46,7 @@ class Run:
     """A run between two outer steps."""
 
     problem: FewShotProblem
-    phases: Phases
+    whole: Strategy
     settings: TrainSettings
     folder: Path
     config: dict[str, Any]
@@ -54,8 +55,7 @@ class Run:
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
-        for _, strategy in self.phases.phases:
-            self.problem.check_suits(strategy, self.settings.start)
+        self.problem.check_suits(self.whole, self.settings.start)
         self.optimizer = make_optimizer(
             self.problem.outer,
             self.settings.optimizer,
@@ -68,10 +68,15 @@ class Run:
         device = next(iter(self.problem.outer.values())).device
         self.graphs = make_graphs(self.settings.graph, device)
 
+    @cached_property
+    def _phases(self) -> tuple[tuple[int, Strategy], ...]:
+        # Kept, for recorded kernels are of one object.
+        return self.whole.phases
+
     @property
     def strategy(self) -> Strategy:
         """Of the next outer step."""
-        return self.phases.at(self.step)
+        return next(phase for start, phase in reversed(self._phases) if start <= self.step)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
         """The hypergradient of the next outer step, which a GPU may be computing still."""
@@ -146,7 +151,7 @@ class Run:
                 outer=self.problem.outer,
                 buffers=dict(self.problem.network.named_buffers()),
                 optimizer=self.optimizer.state_dict(),
-                strategy=self.state,
+                strategy=self.state.plain(),
                 settled={
                     "backend": self.problem.backend,
                     "chunk": self.chunk.size,
@@ -175,7 +180,13 @@ class Run:
             )
         saved.restore(self.problem)
         self.optimizer.load_state_dict(dict(saved.optimizer))
-        self.state = saved.strategy
+        try:
+            self.state = self.strategy.init().restored(saved.strategy, device)
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.folder / LAST} has the state of another strategy ({error}): resume with "
+                f"the settings in {self.folder / CONFIG}"
+            ) from error
         self.step, self.best = saved.step, dict(saved.best)
         self.average.values = dict(saved.average)
         self.chunk.size = saved.settled["chunk"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from fewshot_blo.evaluation.evaluate import Adaptation, adapted
-from fewshot_blo.kernel import estimate_statistics
+from fewshot_blo.evaluation.evaluate import ADAPTATION, adapted
+from fewshot_blo.kernel import InnerSteps, estimate_statistics
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.centre import estimate_centres, has_centres
 from fewshot_blo.problems import FewShotProblem
@@ -14,7 +14,7 @@ from fewshot_blo.tasks import EpisodicSampler
 
 
 def update_statistics(
-    problem: FewShotProblem, tasks: EpisodicSampler, adaptation: Adaptation | None = None
+    problem: FewShotProblem, tasks: EpisodicSampler, adaptation: InnerSteps = ADAPTATION
 ) -> None:
     """Estimates running statistics and centres from training images without augmentation.
 
@@ -32,9 +32,7 @@ def update_statistics(
     network.eval()  # The features that the statistics are for have no dropout.
     try:
         if uses_batch_statistics(network):
-            solve = partial(
-                adapted, problem, norm="transductive", adaptation=adaptation or Adaptation()
-            )
+            solve = partial(adapted, problem, norm="transductive", adaptation=adaptation)
             estimate_statistics(network, problem.statistics_passes(tasks.plain(), solve))
         if has_centres(network):
             device = next(iter(problem.outer.values())).device

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -48,7 +47,7 @@ def hypergradient(
     """
     device = batch.support_x.device
     held = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
-    ways = {way: with_recompute(strategy, way) for way in (None, False, True)}
+    ways = {way: strategy.with_recompute(way) for way in (None, False, True)}
     held.can_recompute = ways[held.recompute] != ways[True]
 
     def compute(part: slice) -> OuterStep:
@@ -61,13 +60,6 @@ def hypergradient(
         return _replayed_step(graphs, problem, way, own, batch[part], norm, keys[part], given)
 
     return combine(held.run(compute, batch.tasks, device))
-
-
-def with_recompute(strategy: Strategy, recompute: bool | None) -> Strategy:
-    """The strategy with ``recompute`` set where it leaves that open, by its own rule for None."""
-    method = getattr(strategy, "with_recompute", None)
-    result: Strategy = strategy if method is None else method(recompute)
-    return result
 
 
 def whole_step(
@@ -97,29 +89,30 @@ def _replayed_step(
 ) -> OuterStep:
     """The same step; what changes from one to the next goes in as tensors, or is read in place."""
     padded, network = batch.padded, problem.network
-    groups: dict[str, Mapping[str, Tensor]] = {
+    groups: dict[str, Any] = {
         "batch": {field.name: getattr(batch, field.name) for field in fields(batch)},
-        "scalars": state.scalars,
-        "inner": state.inner,
-        "multipliers": state.multipliers,
         "keys": {"keys": keys},
+        "schedules": state.schedules,
+        **{name: part for name, part in state.plain().items() if name not in state.schedules},
     }
     inputs = {f"{group}/{name}": x for group, part in groups.items() for name, x in part.items()}
 
     def step(inputs: Tensors) -> dict[str, Any]:
-        given: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        given: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
         for name, x in inputs.items():
             group, _, own = name.partition("/")
             given[group][own] = x
-        tasks = TaskBatch(**given["batch"]).known(padded=padded)
-        own_state = State(given["scalars"], given["inner"], given["multipliers"])
-        result = whole_step(problem, strategy, own_state, tasks, norm, given["keys"]["keys"])
+        tasks = TaskBatch(**given.pop("batch")).known(padded=padded)
+        own_keys = given.pop("keys")["keys"]
+        parts: dict[str, Any] = {**given.pop("schedules"), **given}
+        own_state = type(state)(**parts)
+        result = whole_step(problem, strategy, own_state, tasks, norm, own_keys)
         return {field.name: getattr(result, field.name) for field in fields(result)}
 
     in_place = [*problem.outer.values(), *network.parameters(), *network.buffers()]
     settings = (norm, padded, network.training, problem.backend, problem.precision, method)
     addresses = tuple(p.data_ptr() for p in in_place)
-    return OuterStep(**graphs.run(step, inputs, (settings, addresses)))
+    return strategy.step_kind(**graphs.run(step, inputs, (settings, addresses)))
 
 
 def dropout_keys(batch: TaskBatch, seed: int, step: int) -> Tensor:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.evaluation.evaluate import Adaptation, evaluate
+from fewshot_blo.evaluation.evaluate import ADAPTATION, evaluate
 from fewshot_blo.heads.losses import task_accuracy
-from fewshot_blo.hypergrad import Phases, Strategy
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.memory import peak_resident_bytes
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.interrupts import interrupts
@@ -50,13 +51,13 @@ class TrainResult:
 
 def train(
     problem: FewShotProblem,
-    strategy: Strategy | Phases,
+    strategy: Strategy,
     tasks: TaskSource,
     validation: EpisodicSampler,
     *,
     folder: Path | str,
     settings: TrainSettings = TrainSettings(),
-    adaptation: Adaptation = Adaptation(),
+    adaptation: InnerSteps = ADAPTATION,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -70,7 +71,7 @@ def train(
 
     Args:
         problem: what to train.
-        strategy: how to compute hypergradients; or several, one after another.
+        strategy: how to compute hypergradients.
         tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
             norm "running", are estimated from those of an ``EpisodicSampler`` only.
         validation: tasks from held-out classes.
@@ -87,8 +88,7 @@ def train(
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
     """
     folder = Path(folder)
-    phases = strategy if isinstance(strategy, Phases) else Phases(((0, strategy),))
-    run = Run(problem, phases, settings, folder, {"train": asdict(settings), **(config or {})})
+    run = Run(problem, strategy, settings, folder, {"train": asdict(settings), **(config or {})})
     first_batch = tasks.batch(0)
     if resume:
         run.resume()
@@ -96,11 +96,11 @@ def train(
         raise CheckpointError(
             f"{folder} already holds a run: resume it (--resume), or choose another folder"
         )
-    problem.prepare(first_batch, derivatives=phases.derivatives)
+    problem.prepare(first_batch, derivatives=strategy.derivatives)
     if not resume:
         run.chunk = choose_chunk(
             problem,
-            [phase for _, phase in phases.phases],
+            [phase for _, phase in strategy.phases],
             first_batch,
             norm=settings.norm,
             size=settings.chunk,
@@ -164,7 +164,7 @@ def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[
         "learning_rate": run.settings.learning_rate_at(run.step),
         "tasks_per_second": clock.rate(),
         "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
-        **{f"strategy/{name}": float(value) for name, value in run.state.scalars.items()},
+        **{f"strategy/{name}": float(value) for name, value in run.state.schedules.items()},
         **({"graph": run.graphs.choice} if run.graphs else {}),
     }
 
@@ -183,7 +183,7 @@ def _validate(
     run: Run,
     tasks: TaskSource,
     validation: EpisodicSampler,
-    adaptation: Adaptation,
+    adaptation: InnerSteps,
     log: RunLog,
 ) -> str:
     """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""

@@ -26,6 +26,7 @@ from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.checks.hypergradient import measure_hypergradient
 from fewshot_blo.checks.inner import inner_losses, solve_inner
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
+from fewshot_blo.kernel import InnerSteps
 
 
 def encoder() -> nn.Module:
@@ -96,10 +97,10 @@ def test_no_minimiser() -> None:
 @pytest.mark.parametrize(
     "strategy",
     [
-        Implicit(400, SGD(0.2), ConjugateGradient(60)),
-        Unroll(400, SGD(0.2)),
-        Penalty(2000, SGD(1e-4), rho=1e4, epsilon=0),
-        ValueFunction(400, 400, SGD(0.2), lam=1e4),
+        Implicit(InnerSteps(400, SGD(0.2)), ConjugateGradient(60)),
+        Unroll(InnerSteps(400, SGD(0.2))),
+        Penalty(InnerSteps(2000, SGD(1e-4)), rho=1e4, epsilon=0),
+        ValueFunction(InnerSteps(400, SGD(0.2)), 400, lam=1e4),
     ],
 )
 def test_strategies_that_are_taken_far_are_exact(strategy: Unroll) -> None:
@@ -113,9 +114,9 @@ def test_strategies_that_stop_early_are_not() -> None:
     late, early, never = (
         measure_hypergradient(problem(), strategy, make_batch())
         for strategy in (
-            Penalty(200, SGD(0.02), rho=10, epsilon=0),
-            Penalty(5, SGD(0.02), rho=10, epsilon=0),
-            Penalty(5, SGD(0.02), rho=0, lam=0, multiplier=0),
+            Penalty(InnerSteps(200, SGD(0.02)), rho=10, epsilon=0),
+            Penalty(InnerSteps(5, SGD(0.02)), rho=10, epsilon=0),
+            Penalty(InnerSteps(5, SGD(0.02)), rho=0, lam=0, multiplier=0),
         )
     )
     assert late.angle < 0.5 * early.angle
@@ -125,32 +126,34 @@ def test_strategies_that_stop_early_are_not() -> None:
 
 def test_small_angles_are_not_lost_to_rounding() -> None:
     same = measure_hypergradient(
-        problem(), Implicit(4000, SGD(0.2), ConjugateGradient(200)), make_batch()
+        problem(), Implicit(InnerSteps(4000, SGD(0.2)), ConjugateGradient(200)), make_batch()
     )
     assert same.angle < 1e-4
 
 
 def test_a_closed_form_is_exact() -> None:
     ridge = SharedEncoder(encoder(), RidgeHead(), backend="loop")
-    assert measure_hypergradient(ridge, Unroll(0), make_batch()).angle < 1e-4
+    assert measure_hypergradient(ridge, Unroll(InnerSteps(0)), make_batch()).angle < 1e-4
 
 
 def test_problems_without_a_minimiser() -> None:
     with pytest.raises(ConfigurationError, match="formula of the support set"):
         measure_hypergradient(
-            SharedEncoder(encoder(), MatchingHead(), backend="loop"), Unroll(0), make_batch()
+            SharedEncoder(encoder(), MatchingHead(), backend="loop"),
+            Unroll(InnerSteps(0)),
+            make_batch(),
         )
     with pytest.raises(StructuralZeroError, match="prox"):
         measure_hypergradient(
             Initialization(classifier(encoder(), 8, 3).double(), backend="loop"),
-            Unroll(1),
+            Unroll(InnerSteps(1)),
             make_batch(),
         )
 
 
 def test_inner_losses_are_those_of_a_plain_loop() -> None:
     made, batch = problem(), make_batch()
-    losses = inner_losses(made, batch, steps=3, rule=SGD(0.3))
+    losses = inner_losses(made, batch, InnerSteps(3, SGD(0.3)))
     bilevel = made.bind(batch, "transductive").bilevel
     v = {name: p.detach().requires_grad_() for name, p in bilevel.inner_init.items()}
     for row in losses:

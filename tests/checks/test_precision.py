@@ -16,10 +16,10 @@ from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.precisions import measure_precisions
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.evaluation.evaluate import Adaptation, evaluate
+from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.precision import (
     Precision,
     offered_precisions,
@@ -32,12 +32,12 @@ from fewshot_blo.training import step as chunks
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
 STRATEGIES: dict[str, Strategy] = {
-    "unroll": Unroll(3, SGD(0.1)),
-    "unroll first order": Unroll(3, SGD(0.1), first_order=True),
-    "unroll recomputed": Unroll(3, SGD(0.1), recompute=True),
-    "implicit by cg": Implicit(3, SGD(0.1), ConjugateGradient(3, damping=1.0)),
-    "implicit by Neumann": Implicit(3, SGD(0.1), Neumann(3, 0.1)),
-    "penalty": Penalty(3, SGD(1e-2), rho=1.0),
+    "unroll": Unroll(InnerSteps(3, SGD(0.1))),
+    "unroll first order": Unroll(InnerSteps(3, SGD(0.1)), first_order=True),
+    "unroll recomputed": Unroll(InnerSteps(3, SGD(0.1)), recompute=True),
+    "implicit by cg": Implicit(InnerSteps(3, SGD(0.1)), ConjugateGradient(3, damping=1.0)),
+    "implicit by Neumann": Implicit(InnerSteps(3, SGD(0.1)), Neumann(3, 0.1)),
+    "penalty": Penalty(InnerSteps(3, SGD(1e-2)), rho=1.0),
 }
 EPS = torch.finfo(torch.bfloat16).eps
 CUDA = torch.device("cuda")
@@ -126,7 +126,7 @@ def test_products_are_rounded_and_statistics_are_not(backend: Any) -> None:
 
     for module in problem.network.modules():
         module.register_forward_hook(record)
-    outer_step(problem, Unroll(2), "support")
+    outer_step(problem, Unroll(InnerSteps(2)), "support")
     convolution = next(kind for kind in seen if issubclass(kind, nn.Conv2d))
     assert seen[convolution] == {torch.bfloat16}
     assert seen[nn.BatchNorm2d] == {torch.float32}
@@ -203,7 +203,7 @@ def test_a_step_is_wholly_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem("encoder", "bfloat16")
     # The encoder's gradient comes last.
     next(iter(problem.outer.values())).register_hook(lambda g: seen.append(list(inside)))
-    outer_step(problem, Seen(2))
+    outer_step(problem, Seen(InnerSteps(2)))
     assert seen == [["bfloat16"], ["bfloat16"]]
     assert not inside
 
@@ -228,7 +228,7 @@ def test_errors_against_float64(strategy: str) -> None:
 def test_evaluation_says_its_precision(name: str) -> None:
     tasks = make_sampler(make_dataset(images=4))
     single, half = (
-        evaluate(make_problem(name, precision), tasks, tasks=8, adaptation=Adaptation(2, SGD(0.1)))
+        evaluate(make_problem(name, precision), tasks, tasks=8, adaptation=InnerSteps(2, SGD(0.1)))
         for precision in ("float32", "bfloat16")
     )
     assert single.protocol.endswith("2 inner steps")

@@ -16,10 +16,10 @@ from small_runs import make_dataset, make_initialization, make_problem, make_sam
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
-from fewshot_blo.evaluation.evaluate import Adaptation, embed, evaluate
+from fewshot_blo.evaluation.evaluate import embed, evaluate
 from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.evaluation.result import paired_difference as paired
-from fewshot_blo.kernel import SGD, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
@@ -27,7 +27,7 @@ from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.running_statistics import update_statistics
 
 DATASET = make_dataset(7, 8, noise=150)
-ADAPTATION = Adaptation(3, SGD(0.2))
+ADAPTATION = InnerSteps(3, SGD(0.2))
 
 
 def shared_encoder(norm: Any = "batch") -> SharedEncoder:
@@ -200,7 +200,7 @@ def predictions(problem: FewShotProblem, batch: TaskBatch, norm: Any) -> Tensor:
     problem.network.eval()
     bound = problem.bind(batch, norm)
     start, loss = bound.bilevel.inner_init, bound.bilevel.inner_loss
-    inner = adapt(loss, start, steps=ADAPTATION.steps, rule=ADAPTATION.rule)
+    inner = adapt(loss, start, ADAPTATION)
     return bound.query_logits(inner).argmax(-1)
 
 
@@ -234,13 +234,7 @@ def test_calibration_error_by_a_plain_loop() -> None:
     batch = sampler(6).batch(0)
     bound = problem.bind(batch, "transductive", torch.zeros(6, dtype=torch.int64))
     bilevel = bound.bilevel
-    inner = adapt(
-        bilevel.inner_loss,
-        bilevel.inner_init,
-        steps=ADAPTATION.steps,
-        rule=ADAPTATION.rule,
-        outer=bilevel.outer,
-    )
+    inner = adapt(bilevel.inner_loss, bilevel.inner_init, ADAPTATION, outer=bilevel.outer)
     probabilities = bound.query_logits(inner).detach().double().softmax(2).flatten(0, 1)
     bins: dict[int, list[tuple[float, bool]]] = {}
     for row, label in zip(probabilities, batch.query_y.flatten(), strict=True):
@@ -352,7 +346,7 @@ def test_one_query_and_the_others(
 def problem_logits(problem: FewShotProblem, batch: TaskBatch, norm: Any) -> Tensor:
     bound = problem.bind(batch, norm)
     start, loss = bound.bilevel.inner_init, bound.bilevel.inner_loss
-    return bound.query_logits(adapt(loss, start, steps=2, rule=SGD(0.2))).detach()
+    return bound.query_logits(adapt(loss, start, InnerSteps(2, SGD(0.2)))).detach()
 
 
 @pytest.mark.parametrize("make", [make_problem, make_initialization])
@@ -410,7 +404,7 @@ def test_running_statistics_that_were_never_estimated() -> None:
 
 
 def test_diverging_inner_steps_are_no_chance_level() -> None:
-    adaptation = Adaptation(9, SGD(1e200))
+    adaptation = InnerSteps(9, SGD(1e200))
     with pytest.raises(DivergenceError, match=r"not finite after 9 inner steps .*lower the step"):
         measure(initialization(), adaptation=adaptation)
 

@@ -28,7 +28,6 @@ from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from fewshot_blo.experiments.training import train_from_config
-from fewshot_blo.hypergrad import Phases
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import train as train_module
@@ -265,8 +264,7 @@ def test_recipes_give_hypergradients(path: Path) -> None:
     problem = build_problem(config, image, pretrained=False)
     strategies = build_strategy(config)
     build_adaptation(config)
-    phases = strategies.phases if isinstance(strategies, Phases) else ((0, strategies),)
-    for _, strategy in phases:
+    for _, strategy in strategies.phases:
         step = hypergradient(problem, strategy, strategy.init(), random_tasks(config, image))
         step.check_finite("recipe")
         assert any(bool(g.any()) for g in step.gradient.values())

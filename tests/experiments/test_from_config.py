@@ -16,7 +16,6 @@ from torch import nn
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.layers import FrozenBatchNorm
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.experiments.data import build_device, build_sampler, build_splits, image_shape
 from fewshot_blo.experiments.problem import NETWORKS, build_problem
 from fewshot_blo.experiments.settings import (
@@ -34,14 +33,12 @@ from fewshot_blo.hypergrad import (
     BOME,
     Implicit,
     Penalty,
-    Phases,
     Reptile,
-    State,
     Unroll,
     ValueFunction,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD, Momentum
 from fewshot_blo.networks.resnet12 import DropBlock
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.tasks import Augmentation
@@ -91,53 +88,31 @@ def test_strategies() -> None:
     def built(**settings: Any) -> Any:
         return build_strategy(replace(config, strategy=StrategySettings(**settings)))
 
-    assert built() == Unroll(3, rule)
-    assert built(truncate=2) == Unroll(3, rule, truncate=2)
-    assert built(first_order=True) == Unroll(3, rule, first_order=True)
+    assert built() == Unroll(InnerSteps(3, rule))
+    assert built(truncate=2) == Unroll(InnerSteps(3, rule), truncate=2)
+    assert built(first_order=True) == Unroll(InnerSteps(3, rule), first_order=True)
     for recompute in (True, False, None):
-        assert built(recompute=recompute) == Unroll(3, rule, recompute=recompute)
-    assert built(name="implicit") == Implicit(3, rule, ConjugateGradient(5, 0.0))
+        assert built(recompute=recompute) == Unroll(InnerSteps(3, rule), recompute=recompute)
+    assert built(name="implicit") == Implicit(InnerSteps(3, rule), ConjugateGradient(5, 0.0))
     neumann = built(name="implicit", solver="neumann", solver_steps=7, damping=0.1)
-    assert neumann == Implicit(3, rule, Neumann(7, 0.2, 0.1))
-    assert built(name="implicit", solver="one_step") == Implicit(3, rule, OneStep(0.2))
+    assert neumann == Implicit(InnerSteps(3, rule), Neumann(7, 0.2, 0.1))
+    assert built(name="implicit", solver="one_step") == Implicit(InnerSteps(3, rule), OneStep(0.2))
     penalty = built(name="penalty", rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
-    assert penalty == Penalty(3, rule, rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
-    assert built(name="penalty") == Penalty(3, rule)
-    assert built(name="value_function") == ValueFunction(3, 20, rule)
+    assert penalty == Penalty(InnerSteps(3, rule), rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
+    assert built(name="penalty") == Penalty(InnerSteps(3, rule))
+    assert built(name="value_function") == ValueFunction(InnerSteps(3, rule), 20)
     value = built(name="value_function", lam=2.0, lam_growth=0.5, lam_max=9.0, continued=True)
-    assert value == ValueFunction(3, 20, rule, 2.0, 0.5, 9.0, continued=True)
-    assert built(name="bome", value_steps=4, eta=0.25) == BOME(3, 4, rule, 0.25)
-    assert built(name="reptile", query_weight=0.75) == Reptile(3, rule, 0.75)
-
-
-def test_phases_of_unrolling() -> None:
-    config = Config(inner=RuleSettings(3, "sgd", 0.2))
-    rule = SGD(0.2)
-
-    def phases(**settings: Any) -> Any:
-        built = build_strategy(replace(config, strategy=StrategySettings(**settings)))
-        assert isinstance(built, Phases)
-        return built.phases
-
-    first, last = Unroll(3, rule, first_order=True), Unroll(3, rule)
-    assert phases(first_order_steps=7) == ((0, first), (7, last))
-    weighted = replace(last, multi_step=5)
-    assert phases(multi_step=5) == ((0, weighted), (5, last))
-    assert phases(first_order_steps=2, multi_step=5) == (
-        (0, replace(weighted, first_order=True)),
-        (2, weighted),
-        (5, last),
-    )
-    assert phases(first_order_steps=5, multi_step=2)[1] == (2, first)
-    assert phases(first_order_steps=5, truncate=2)[1] == (5, Unroll(3, rule, truncate=2))
+    assert value == ValueFunction(InnerSteps(3, rule), 20, 2.0, 0.5, 9.0, continued=True)
+    assert built(name="bome", value_steps=4, eta=0.25) == BOME(InnerSteps(3, rule), 4, 0.25)
+    assert built(name="reptile", query_weight=0.75) == Reptile(InnerSteps(3, rule), 0.75)
 
 
 def test_adaptation() -> None:
     config = Config(adaptation=RuleSettings(4, "adam", 0.1))
-    assert build_adaptation(config) == Adaptation(4, Adam(0.1))
+    assert build_adaptation(config) == InnerSteps(4, Adam(0.1))
     learned = replace(config, adaptation=RuleSettings(4, "learned", 0.1))
-    assert build_adaptation(learned) == Adaptation(4, LearnedSGD())
-    assert build_adaptation(Config()) == Adaptation(10, SGD(0.5))
+    assert build_adaptation(learned) == InnerSteps(4, LearnedSGD())
+    assert build_adaptation(Config()) == InnerSteps(10, SGD(0.5))
 
 
 def test_pretrained_networks(tmp_path: Path) -> None:
@@ -223,7 +198,7 @@ def test_the_parts_of_maml_plus_plus() -> None:
     assert sum(".convolution." in name for name in problem.adapted) == 8
     assert problem.outer["step_size/head.bias"].tolist() == [0.125] * 3
     assert build_adaptation(config).rule == LearnedSGD(per_step=True)
-    assert build_strategy(config) == Unroll(3, LearnedSGD(per_step=True))
+    assert build_strategy(config) == Unroll(InnerSteps(3, LearnedSGD(per_step=True)))
 
 
 def test_step_sizes_of_entries() -> None:
@@ -381,7 +356,7 @@ def saved_start(folder: Path, config: dict[str, Any]) -> tuple[Path, FewShotProb
         config=config,
         outer=problem.outer,
         buffers=dict(problem.network.named_buffers()),
-        strategy=State({}, {}, {}),
+        strategy={},
         settled={"backend": "loop", "chunk": 1},
         random_state=random_state(),
         **nothing,

@@ -25,14 +25,15 @@ from fewshot_blo.finetune import (
     save_classifier,
 )
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 
 Fit = Callable[[Candidate, LabelledImages, float], Classifier]
 
-HEAD = Candidate("head", steps=20, step_size=2.0)
+HEAD = Candidate("head", inner=InnerSteps(20, SGD(2.0)))
 RIDGE = Candidate("ridge", head="ridge")
-TAIL = Candidate("tail", adapts="last_blocks", steps=5, rule="adam", step_size=1e-3)
+TAIL = Candidate("tail", adapts="last_blocks", inner=InnerSteps(5, Adam(1e-3)))
 CROPS = Candidate("crops", views="crops")
-LOW = Candidate("low rank", adapts="low_rank", rank=1, steps=5, rule="adam", step_size=1e-3)
+LOW = Candidate("low rank", adapts="low_rank", rank=1, inner=InnerSteps(5, Adam(1e-3)))
 
 
 @pytest.fixture

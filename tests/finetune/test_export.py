@@ -15,20 +15,21 @@ from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save
 from fewshot_blo.finetune import export as export_module
 from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
 from fewshot_blo.finetune.export import export, to_module
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 
 CANDIDATES = [
     PROTOTYPES,
     Candidate("ridge", head="ridge"),
-    Candidate("head", steps=5),
-    Candidate("tail", adapts="last_blocks", steps=3, rule="adam", step_size=1e-2),
-    Candidate("low rank", adapts="low_rank", rank=1, steps=3, rule="adam", step_size=1e-2),
+    Candidate("head", inner=InnerSteps(5, SGD(1.0))),
+    Candidate("tail", adapts="last_blocks", inner=InnerSteps(3, Adam(1e-2))),
+    Candidate("low rank", adapts="low_rank", rank=1, inner=InnerSteps(3, Adam(1e-2))),
     Candidate("crops", views="crops"),
     Candidate("scales", views="scales"),
     Candidate("shifts", views="mirrored_shifts"),
     Candidate("roots", head="ridge", power=0.5),
-    Candidate("crops, tail", adapts="last_blocks", views="crops", steps=3, step_size=1e-2),
-    Candidate("roots, tail", adapts="last_blocks", power=0.5, steps=3, step_size=1e-2),
-    Candidate("all", adapts="all", steps=3, rule="adam", step_size=1e-2),
+    Candidate("crops, tail", adapts="last_blocks", views="crops", inner=InnerSteps(3, SGD(1e-2))),
+    Candidate("roots, tail", adapts="last_blocks", power=0.5, inner=InnerSteps(3, SGD(1e-2))),
+    Candidate("all", adapts="all", inner=InnerSteps(3, Adam(1e-2))),
 ]
 
 

@@ -12,11 +12,12 @@ from small_runs import make_dataset, make_sampler, run
 from torch import Tensor, nn
 
 from fewshot_blo.errors import DivergenceError
-from fewshot_blo.evaluation.evaluate import Adaptation, evaluate
+from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.heads import LabelPropagationHead, MaxMarginHead, RidgeHead
 from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.heads.linear_systems import solve
 from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.problems import SharedEncoder
 
 
@@ -67,9 +68,11 @@ def test_a_singular_system_stops_a_run_and_is_named(tmp_path: Path) -> None:
 
     named = r"linear system is singular: raise lam \(ridge\)"
     with pytest.raises(DivergenceError, match=f"outer step 1: Unroll: .* is nan: .*{named}"):
-        run(tmp_path, problem=problem(), method=Unroll(0))
+        run(tmp_path, problem=problem(), method=Unroll(InnerSteps(0)))
     with pytest.raises(DivergenceError, match=f"evaluation: .*{named}"):
-        evaluate(problem(), make_sampler(make_dataset()), tasks=4, adaptation=Adaptation(0))
+        evaluate(
+            problem(), make_sampler(make_dataset()), tasks=4, adaptation=InnerSteps(0, SGD(0.5))
+        )
 
 
 def test_a_graph_of_two_equal_pairs_has_no_spread_labels() -> None:

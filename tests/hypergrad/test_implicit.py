@@ -9,28 +9,26 @@ from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Implicit, State, outer_step
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.problems import Initialization, SharedEncoder
 
-COLD = State({}, {}, {})
+COLD = State()
 
 
 @pytest.mark.parametrize("steps", [0, 3, 120])
 def test_conjugate_gradient_equals_a_dense_solve(steps: int) -> None:
     quadratic = Quadratic.random()
-    strategy = Implicit(steps, SGD(0.3), ConjugateGradient(steps=5, tolerance=0.0))
+    strategy = Implicit(InnerSteps(steps, SGD(0.3)), ConjugateGradient(steps=5, tolerance=0.0))
     step, _ = outer_step(strategy, quadratic.bilevel(), COLD)
     v = quadratic.descent(steps, 0.3)[0]
     q = torch.linalg.solve(quadratic.a, v - quadratic.d)
     assert_same(step.gradient, {"u": quadratic.hypergradient(v, q)})
     assert_same(step.inner, Quadratic.cut(v))
-    gradient = torch.einsum("tij,tj->ti", quadratic.a, v - quadratic.minimiser())
-    torch.testing.assert_close(step.residual, gradient.square().sum(1))
 
 
 def test_converged_equals_the_exact_hypergradient() -> None:
     quadratic = Quadratic.random()
-    strategy = Implicit(120, SGD(0.3), ConjugateGradient(5))
+    strategy = Implicit(InnerSteps(120, SGD(0.3)), ConjugateGradient(5))
     step, _ = outer_step(strategy, quadratic.bilevel(), COLD)
     assert_same(step.gradient, {"u": quadratic.exact()})
 
@@ -38,7 +36,9 @@ def test_converged_equals_the_exact_hypergradient() -> None:
 def test_damping_is_added_to_the_hessian() -> None:
     quadratic = Quadratic.random()
     step, _ = outer_step(
-        Implicit(2, SGD(0.3), ConjugateGradient(5, damping=0.7)), quadratic.bilevel(), COLD
+        Implicit(InnerSteps(2, SGD(0.3)), ConjugateGradient(5, damping=0.7)),
+        quadratic.bilevel(),
+        COLD,
     )
     v = quadratic.descent(2, 0.3)[0]
     damped = quadratic.a + 0.7 * torch.eye(5, dtype=torch.float64)
@@ -48,7 +48,9 @@ def test_damping_is_added_to_the_hessian() -> None:
 
 def test_neumann_equals_its_series() -> None:
     quadratic = Quadratic.random()
-    step, _ = outer_step(Implicit(2, SGD(0.3), Neumann(6, 0.2)), quadratic.bilevel(), COLD)
+    step, _ = outer_step(
+        Implicit(InnerSteps(2, SGD(0.3)), Neumann(6, 0.2)), quadratic.bilevel(), COLD
+    )
     v = quadratic.descent(2, 0.3)[0]
     contraction = torch.eye(5, dtype=torch.float64) - 0.2 * quadratic.a
     series = sum(
@@ -61,7 +63,7 @@ def test_neumann_equals_its_series() -> None:
 
 def test_one_step_scales_the_right_hand_side() -> None:
     quadratic = Quadratic.random()
-    step, _ = outer_step(Implicit(2, SGD(0.3), OneStep(0.4)), quadratic.bilevel(), COLD)
+    step, _ = outer_step(Implicit(InnerSteps(2, SGD(0.3)), OneStep(0.4)), quadratic.bilevel(), COLD)
     v = quadratic.descent(2, 0.3)[0]
     assert_same(step.gradient, {"u": quadratic.hypergradient(v, 0.4 * (v - quadratic.d))})
 
@@ -71,7 +73,7 @@ def test_network_equals_its_full_hessian() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).double()
     problem = Initialization(network, prox=0.5, backend="batched")
     batch = make_batch(tasks=2, size=4)
-    strategy = Implicit(4, SGD(0.2), ConjugateGradient(steps=60))
+    strategy = Implicit(InnerSteps(4, SGD(0.2)), ConjugateGradient(steps=60))
     step, _ = outer_step(strategy, problem.bind(batch, "support").bilevel, COLD)
 
     theta = torch.cat([p.detach().flatten() for p in problem.outer.values()])
@@ -93,7 +95,7 @@ def test_network_equals_its_full_hessian() -> None:
 
 
 def test_structural_zeros_name_the_variable_and_the_remedy() -> None:
-    batch, strategy = make_batch(), Implicit(1)
+    batch, strategy = make_batch(), Implicit(InnerSteps(1))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 3)).double()
     pure = Initialization(network, backend="loop")
     with pytest.raises(StructuralZeroError, match=r"'1.weight' \(\[3, 256\]\).*prox > 0"):
@@ -109,6 +111,6 @@ def test_structural_zeros_name_the_variable_and_the_remedy() -> None:
         outer_step(strategy, shared.bind(batch, "support").bilevel, COLD)
 
 
-def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigurationError, match="Implicit: steps is -1"):
-        Implicit(-1)
+def test_inner_steps_are_not_negative() -> None:
+    with pytest.raises(ConfigurationError, match="steps is -1: inner steps must not be negative"):
+        InnerSteps(-1)

@@ -10,7 +10,8 @@ from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Penalty, outer_step
-from fewshot_blo.kernel import SGD
+from fewshot_blo.hypergrad.penalty import PenaltyStep
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.problems import Initialization, SharedEncoder
 
 
@@ -27,7 +28,7 @@ def solved(quadratic: Quadratic, rho: float, lam: float, nu: torch.Tensor) -> to
 def penalty(rho: float, **settings: float) -> Penalty:
     """A penalty method whose descent converges: curvatures reach 1 + 16 ρ."""
     fixed = {"lam": 0.0, "multiplier": 0.0, **settings}
-    return Penalty(steps=int(60 * (2 + rho)), rule=SGD(1 / (3 + 17 * rho)), rho=rho, **fixed)
+    return Penalty(InnerSteps(int(60 * (2 + rho)), SGD(1 / (3 + 17 * rho))), rho=rho, **fixed)
 
 
 def error(quadratic: Quadratic, step: OuterStep) -> float:
@@ -54,7 +55,7 @@ def test_gradients_over_both_variables_are_those_of_two_passes(
     make: Callable[[], Initialization | SharedEncoder],
 ) -> None:
     """Where the inner steps have no effect the objective is known: it is differentiated twice."""
-    strategy = Penalty(1, SGD(0.0), rho=0.7, lam=0.3, multiplier=0.2)
+    strategy = Penalty(InnerSteps(1, SGD(0.0)), rho=0.7, lam=0.3, multiplier=0.2)
     few_shot = make()
     own, problem = (few_shot.bind(make_batch(), "support").bilevel for _ in range(2))
     step, _ = outer_step(strategy, own, strategy.init())
@@ -73,7 +74,7 @@ def test_gradients_over_both_variables_are_those_of_two_passes(
 
 def test_the_last_gradients_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass for the gradient of G, and one through it."""
-    strategy, passes, grad = Penalty(0), [], torch.autograd.grad
+    strategy, passes, grad = Penalty(InnerSteps(0, Adam(1e-2))), [], torch.autograd.grad
     problem = initialization(0.1).bind(make_batch(), "support").bilevel
 
     def counted(*args: object, **options: object) -> object:
@@ -101,7 +102,7 @@ def test_error_falls_as_one_over_rho() -> None:
     errors = []
     for rho in (10.0, 100.0, 1000.0):
         start = solved(quadratic, rho, 0.0, torch.zeros_like(quadratic.c))
-        strategy = Penalty(1, SGD(0.0), rho=rho, lam=0.0, multiplier=0.0)
+        strategy = Penalty(InnerSteps(1, SGD(0.0)), rho=rho, lam=0.0, multiplier=0.0)
         errors.append(
             error(quadratic, outer_step(strategy, quadratic.bilevel(start), strategy.init())[0])
         )
@@ -125,13 +126,13 @@ def test_multipliers_drive_the_error_to_zero_at_fixed_rho() -> None:
     assert_same({"nu": Quadratic.join(state.multipliers)}, {"nu": expected}, 1e-3)
 
 
-def with_norms(u: float, v: float) -> OuterStep:
+def with_norms(u: float, v: float) -> PenaltyStep:
     """A step of two tasks whose ``|∇_u|²`` is u² and whose mean ``|∇_v|²`` is v²."""
     zeros = torch.zeros(2, 1, dtype=torch.float64)
     g_v = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
     residual = torch.tensor([0.5, 1.5], dtype=torch.float64) * v**2
     gradient = {"u": torch.tensor([u], dtype=torch.float64)}
-    return OuterStep(gradient, {"v": zeros}, zeros[:, 0], zeros[:, 0], {"v": g_v}, residual)
+    return PenaltyStep(gradient, {"v": zeros}, zeros[:, 0], zeros[:, 0], {"v": g_v}, residual)
 
 
 def test_schedules_advance_as_documented_when_stationary() -> None:
@@ -145,7 +146,7 @@ def test_schedules_advance_as_documented_when_stationary() -> None:
         epsilon_decay=0.8,
     )
     state = strategy.advance(strategy.init(), with_norms(3.0, 4.0))
-    assert {k: float(s) for k, s in state.scalars.items()} == pytest.approx(
+    assert {k: float(s) for k, s in state.schedules.items()} == pytest.approx(
         {"rho": 3.0, "lam": 0.25, "epsilon": 5.01 * 0.8}
     )
     assert state.multipliers["v"].flatten().tolist() == pytest.approx([2.1, -3.9])
@@ -159,8 +160,8 @@ def test_schedules_stay_when_not_stationary(u: float, v: float) -> None:
     strategy = Penalty(epsilon=5.0, multiplier=0.1)
     start = strategy.init()
     state = strategy.advance(start, with_norms(u, v))
-    assert {k: float(s) for k, s in state.scalars.items()} == {
-        k: float(s) for k, s in start.scalars.items()
+    assert {k: float(s) for k, s in state.schedules.items()} == {
+        k: float(s) for k, s in start.schedules.items()
     }
     assert state.multipliers["v"].flatten().tolist() == pytest.approx([0.1, 0.1])
 
@@ -172,7 +173,7 @@ def test_cold_start_forgets_what_belongs_to_tasks() -> None:
     cold = state.cold()
     assert not cold.inner
     assert not cold.multipliers
-    assert cold.scalars == state.scalars
+    assert cold.schedules == state.schedules
 
 
 def initialization(prox: float, step_size: float | None = None) -> Initialization:
@@ -198,7 +199,7 @@ def shared_encoder(prox: float) -> SharedEncoder:
 def test_structural_zeros_name_the_variable_and_the_remedy(
     problem: Callable[[], Initialization | SharedEncoder], variable: str
 ) -> None:
-    strategy = Penalty(1)
+    strategy = Penalty(InnerSteps(1, Adam(1e-2)))
     with pytest.raises(StructuralZeroError, match=f"Penalty: .*{variable}.*prox > 0.*Unroll"):
         outer_step(strategy, problem().bind(make_batch(), "support").bilevel, strategy.init())
 
@@ -207,13 +208,13 @@ def test_structural_zeros_name_the_variable_and_the_remedy(
 def test_a_proximal_term_gives_every_variable_a_gradient(
     problem: Callable[[], Initialization | SharedEncoder],
 ) -> None:
-    strategy = Penalty(1)
+    strategy = Penalty(InnerSteps(1, Adam(1e-2)))
     step, _ = outer_step(strategy, problem().bind(make_batch(), "support").bilevel, strategy.init())
     assert all(gradient.abs().max() > 0 for gradient in step.gradient.values())
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": -1}, {"rho": -1.0}, {"rho_growth": 0.5}, {"lam_decay": 2.0}]
+    "settings", [{"epsilon": -1.0}, {"rho": -1.0}, {"rho_growth": 0.5}, {"lam_decay": 2.0}]
 )
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="Penalty: "):

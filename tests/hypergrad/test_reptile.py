@@ -9,7 +9,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Reptile, outer_step
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 
 TASKS, SIZE = 3, 4
 
@@ -37,7 +37,7 @@ def tensors() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_equals_the_closed_form(tensors: tuple[Tensor, Tensor, Tensor], weight: float) -> None:
     targets, queries, theta = tensors
-    strategy = Reptile(6, SGD(0.3), weight)
+    strategy = Reptile(InnerSteps(6, SGD(0.3)), weight)
     step = strategy.hypergradient(problem(*tensors), strategy.init())
     # Both losses have curvature 1: each step shrinks the distance to their weighted minimum.
     minimum = (1 - weight) * targets + weight * queries
@@ -48,15 +48,15 @@ def test_equals_the_closed_form(tensors: tuple[Tensor, Tensor, Tensor], weight: 
 
 def test_a_whole_step_goes_to_the_mean_of_the_ends(tensors: tuple[Tensor, Tensor, Tensor]) -> None:
     theta = tensors[2]
-    step, _ = outer_step(Reptile(5), problem(*tensors), Reptile(5).init())
+    step, _ = outer_step(Reptile(InnerSteps(5)), problem(*tensors), Reptile(InnerSteps(5)).init())
     moved = theta.detach() - step.gradient["theta"]
     torch.testing.assert_close(moved, step.inner["v"].mean(0))
 
 
 def test_a_warm_start_is_an_error(tensors: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, state = outer_step(Reptile(5), problem(*tensors), Reptile(5).init())
+    _, state = outer_step(Reptile(InnerSteps(5)), problem(*tensors), Reptile(InnerSteps(5)).init())
     with pytest.raises(ConfigurationError, match="use a cold start"):
-        outer_step(Reptile(5), problem(*tensors), state)
+        outer_step(Reptile(InnerSteps(5)), problem(*tensors), state)
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,25 +18,37 @@ from torch import nn
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.hypergrad import State, Unroll, outer_step, unroll
-from fewshot_blo.kernel import SGD, Adam, Backend, LearnedSGD, Momentum, UpdateRule, adapt
+from fewshot_blo.hypergrad import Unroll, outer_step, unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
+from fewshot_blo.kernel import (
+    SGD,
+    Adam,
+    Backend,
+    InnerSteps,
+    LearnedSGD,
+    Momentum,
+    UpdateRule,
+    adapt,
+)
 from fewshot_blo.problems import Initialization
 
-COLD = State({}, {}, {})
+COLD = UnrollState()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 20])
 def test_equals_the_formula_for_gradient_descent(steps: int, recompute: bool) -> None:
     quadratic = Quadratic.random()
-    step, _ = outer_step(Unroll(steps, SGD(0.2), recompute=recompute), quadratic.bilevel(), COLD)
+    step, _ = outer_step(
+        Unroll(InnerSteps(steps, SGD(0.2)), recompute=recompute), quadratic.bilevel(), COLD
+    )
     inner, gradient = quadratic.descent(steps, 0.2)
     assert_same({"v": Quadratic.join(step.inner), **step.gradient}, {"v": inner, "u": gradient})
 
 
 def test_many_steps_reach_the_exact_hypergradient() -> None:
     quadratic = Quadratic.random()
-    step, _ = outer_step(Unroll(120, SGD(0.3)), quadratic.bilevel(), COLD)
+    step, _ = outer_step(Unroll(InnerSteps(120, SGD(0.3))), quadratic.bilevel(), COLD)
     assert_same(
         {"v": Quadratic.join(step.inner), **step.gradient},
         {"v": quadratic.minimiser(), "u": quadratic.exact()},
@@ -44,10 +57,9 @@ def test_many_steps_reach_the_exact_hypergradient() -> None:
 
 def test_reports_losses_at_the_inner_parameters() -> None:
     problem = Quadratic.random().bilevel()
-    step, _ = outer_step(Unroll(3), problem, COLD)
+    step, _ = outer_step(Unroll(InnerSteps(3)), problem, COLD)
     torch.testing.assert_close(step.outer_loss, problem.outer_loss(step.inner).detach())
     torch.testing.assert_close(step.inner_loss, problem.inner_loss(step.inner).detach())
-    assert step.residual.isnan().all()
     assert not any(p.requires_grad for p in [*step.inner.values(), step.outer_loss])
 
 
@@ -63,26 +75,31 @@ def test_reports_losses_at_the_inner_parameters() -> None:
 )
 def test_loss_of_all_steps(outer_step_number: int, weights: list[float]) -> None:
     problem = Quadratic.random().bilevel()
-    strategy = Unroll(4, SGD(0.2), multi_step=10)
+    strategy = Unroll(InnerSteps(4, SGD(0.2)), multi_step=10)
     state = strategy.init()
     for _ in range(outer_step_number):
         state = strategy.advance(state, strategy.hypergradient(problem, state)).cold()
     gradient = strategy.hypergradient(problem, state).gradient
-    each = [Unroll(k + 1, SGD(0.2)).hypergradient(problem, COLD).gradient["u"] for k in range(4)]
+    each = [
+        Unroll(InnerSteps(k + 1, SGD(0.2))).hypergradient(problem, COLD).gradient["u"]
+        for k in range(4)
+    ]
     expected = torch.stack([w * g for w, g in zip(weights, each, strict=True)]).sum(0)
     torch.testing.assert_close(gradient["u"], expected)
 
 
 def test_earlier_losses_keep_a_little_weight_until_the_end() -> None:
     problem = Quadratic.random().bilevel()
-    strategy = Unroll(2, SGD(0.2), multi_step=1000)
-    state = State({"outer_step": torch.tensor(999.0, dtype=torch.float64)}, {}, {})
+    strategy = Unroll(InnerSteps(2, SGD(0.2)), multi_step=1000)
+    state = UnrollState(outer_step=torch.tensor(999.0, dtype=torch.float64))
     gradient = strategy.hypergradient(problem, state).gradient
-    one, two = (Unroll(k, SGD(0.2)).hypergradient(problem, COLD).gradient["u"] for k in (1, 2))
+    one, two = (
+        Unroll(InnerSteps(k, SGD(0.2))).hypergradient(problem, COLD).gradient["u"] for k in (1, 2)
+    )
     torch.testing.assert_close(gradient["u"], 0.015 * one + 0.985 * two)
 
 
-@pytest.mark.parametrize("settings", [{"recompute": True}, {"steps": 0}])
+@pytest.mark.parametrize("settings", [{"recompute": True}, {"inner": InnerSteps(0)}])
 def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="multi_step needs the parameters"):
         Unroll(multi_step=10, **settings)
@@ -90,7 +107,7 @@ def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> N
 
 def test_warm_start_continues_the_descent() -> None:
     quadratic = Quadratic.random()
-    strategy = Unroll(4, SGD(0.2))
+    strategy = Unroll(InnerSteps(4, SGD(0.2)))
     step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
     step, state = outer_step(strategy, quadratic.bilevel(), state)
     assert_same(step.inner, Quadratic.cut(quadratic.descent(8, 0.2)[0]))
@@ -102,7 +119,9 @@ def test_first_order_truncated_and_exact() -> None:
     problem = Quadratic.random().bilevel
 
     def gradient(**settings: int | bool) -> torch.Tensor:
-        return outer_step(Unroll(6, SGD(0.1), **settings), problem(), COLD)[0].gradient["u"]  # type: ignore[arg-type]
+        return outer_step(Unroll(InnerSteps(6, SGD(0.1)), **settings), problem(), COLD)[0].gradient[
+            "u"
+        ]  # type: ignore[arg-type]
 
     exact = gradient()
     assert torch.equal(gradient(truncate=6), exact)
@@ -145,7 +164,7 @@ def test_agrees_with_finite_differences(norm: str, backend: Backend) -> None:
     for p in network.parameters():
         nn.init.normal_(p, std=0.4)
     problem = Initialization(network, step_size=0.3, prox=0.2, backend=backend)
-    batch, strategy = make_batch(), Unroll(3, LearnedSGD())
+    batch, strategy = make_batch(), Unroll(InnerSteps(3, LearnedSGD()))
 
     def outer_loss(outer: Params) -> torch.Tensor:
         with torch.no_grad():
@@ -165,14 +184,14 @@ def test_agrees_with_finite_differences(norm: str, backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("settings", "recomputed"),
     [
-        ({"steps": 5}, False),
-        ({"steps": 6}, True),
-        ({"steps": 6, "recompute": False}, False),
-        ({"steps": 1, "recompute": True}, True),
-        ({"steps": 6, "first_order": True}, False),
-        ({"steps": 20, "truncate": 5}, False),
-        ({"steps": 20, "truncate": 6}, True),
-        ({"steps": 5, "truncate": 20}, False),
+        ({"inner": InnerSteps(5)}, False),
+        ({"inner": InnerSteps(6)}, True),
+        ({"inner": InnerSteps(6), "recompute": False}, False),
+        ({"inner": InnerSteps(1), "recompute": True}, True),
+        ({"inner": InnerSteps(6), "first_order": True}, False),
+        ({"inner": InnerSteps(20), "truncate": 5}, False),
+        ({"inner": InnerSteps(20), "truncate": 6}, True),
+        ({"inner": InnerSteps(5), "truncate": 20}, False),
     ],
 )
 def test_many_exact_steps_are_recomputed(
@@ -200,10 +219,10 @@ def test_recomputing_changes_nothing(
     problem = Quadratic.random().bilevel
     for steps in (1, 5, 12, 30):
         kept, _ = outer_step(
-            Unroll(steps, rule, truncate=truncate, recompute=False), problem(), COLD
+            Unroll(InnerSteps(steps, rule), truncate=truncate, recompute=False), problem(), COLD
         )
         again, _ = outer_step(
-            Unroll(steps, rule, truncate=truncate, recompute=True), problem(), COLD
+            Unroll(InnerSteps(steps, rule), truncate=truncate, recompute=True), problem(), COLD
         )
         assert_same(again.inner, kept.inner, 0)
         assert_same(again.gradient, kept.gradient, 1e-14)
@@ -216,17 +235,17 @@ def test_unused_outer_variable_is_a_structural_zero() -> None:
         outer = {**problem.outer, "spare": torch.zeros(2, dtype=torch.float64, requires_grad=True)}
         problem = type(problem)(outer, problem.inner_init, problem.inner_loss, problem.outer_loss)
         with pytest.raises(StructuralZeroError, match=r"'spare'.*requires_grad_"):
-            outer_step(Unroll(2, recompute=recompute), problem, COLD)
+            outer_step(Unroll(InnerSteps(2), recompute=recompute), problem, COLD)
 
 
 def test_divergence_stops_with_the_cause() -> None:
     with pytest.raises(
         FloatingPointError, match=r"Unroll: the outer loss of task 0 is .*step size"
     ):
-        outer_step(Unroll(1000, SGD(10.0)), Quadratic.random().bilevel(), COLD)
+        outer_step(Unroll(InnerSteps(1000, SGD(10.0))), Quadratic.random().bilevel(), COLD)
 
 
-@pytest.mark.parametrize("settings", [{"steps": -1}, {"truncate": -2}])
+@pytest.mark.parametrize("settings", [{"truncate": -2}, {"first_order_steps": -1}])
 def test_settings_are_checked(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match="must not be negative"):
         Unroll(**settings)  # type: ignore[arg-type]
@@ -245,7 +264,44 @@ def test_start_that_the_loss_uses_as_well_is_no_parameter() -> None:
         return v["v"].square().sum(1)
 
     step, _ = outer_step(
-        Unroll(1, SGD(0.5)), Bilevel({"u": u}, {"v": u}, inner_loss, outer_loss), COLD
+        Unroll(InnerSteps(1, SGD(0.5))), Bilevel({"u": u}, {"v": u}, inner_loss, outer_loss), COLD
     )
     assert float(step.inner["v"]) == pytest.approx(1.0)
     assert float(step.gradient["u"]) == pytest.approx(2 * 1.0 * 0.5)
+
+
+def test_phases() -> None:
+    last = Unroll(InnerSteps(3, SGD(0.2)))
+    first = replace(last, first_order=True)
+
+    def phases(**settings: Any) -> Any:
+        return replace(last, **settings).phases
+
+    assert last.phases == ((0, last),)
+    assert phases(first_order_steps=7) == ((0, first), (7, last))
+    weighted = replace(last, multi_step=5)
+    assert phases(multi_step=5) == ((0, weighted), (5, last))
+    assert phases(first_order_steps=2, multi_step=5) == (
+        (0, replace(weighted, first_order=True)),
+        (2, weighted),
+        (5, last),
+    )
+    assert phases(first_order_steps=5, multi_step=2)[1] == (2, first)
+    assert phases(first_order_steps=5, truncate=2) == ((0, first), (5, replace(last, truncate=2)))
+    assert replace(last, first_order_steps=7).derivatives == "second"
+
+
+def test_the_first_outer_steps_are_of_first_order() -> None:
+    """The state counts them, where nobody else says which phase it is."""
+    strategy = Unroll(InnerSteps(3, SGD(0.2)), first_order_steps=2)
+    problem, state = Quadratic.random().bilevel(), strategy.init()
+    first, second = (
+        Unroll(InnerSteps(3, SGD(0.2)), first_order=True),
+        Unroll(InnerSteps(3, SGD(0.2))),
+    )
+    for number in range(4):
+        step, state = outer_step(strategy, problem, state.cold())
+        phase = first if number < 2 else second
+        assert strategy.at(number) == phase
+        expected = phase.hypergradient(problem, phase.init())
+        assert torch.equal(step.gradient["u"], expected.gradient["u"])

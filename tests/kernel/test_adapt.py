@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,9 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD, Backend, Momentum, TaskForward, adapt
+from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.kernel import SGD, Backend, InnerSteps, Momentum, TaskForward, adapt
 from fewshot_blo.kernel.adapt import Derivatives, inner_step
 from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.networks import Conv4, Norm, classifier
@@ -44,8 +45,8 @@ def test_equals_a_plain_loop(norm: Norm, first_order: bool) -> None:
     losses, gradient = plain_unroll(tasks, 3, 0.1, first_order=first_order)
     for backend in ("batched", "loop"):
         problem.backend = backend
-        strategy = Unroll(3, SGD(0.1), first_order=first_order)
-        step = strategy.hypergradient(problem.bind(batch, "support").bilevel, EMPTY_STATE)
+        strategy = Unroll(InnerSteps(3, SGD(0.1)), first_order=first_order)
+        step = strategy.hypergradient(problem.bind(batch, "support").bilevel, State())
         assert_same({"F": step.outer_loss}, {"F": losses})
         assert_same(step.gradient, gradient)
 
@@ -95,8 +96,7 @@ def test_naive_composition_is_wrong_with_batch_norm_where_the_kernel_is_right() 
         adapted = adapt(
             lambda v: loss(v, batch.support_x, batch.support_y),
             start,
-            steps=3,
-            rule=SGD(0.5),
+            InnerSteps(3, SGD(0.5)),
             derivatives="second",
         )
         return loss(adapted, batch.query_x, batch.query_y).mean()
@@ -119,7 +119,7 @@ def squares(v: TaskParams) -> Tensor:
 @pytest.mark.parametrize("derivatives", ["none", "first", "second"])
 def test_graph_is_as_asked(derivatives: Derivatives) -> None:
     v = torch.ones(2, 3, requires_grad=True)
-    out = adapt(squares, {"v": v}, steps=2, rule=SGD(0.25), derivatives=derivatives)["v"]
+    out = adapt(squares, {"v": v}, InnerSteps(2, SGD(0.25)), derivatives=derivatives)["v"]
     torch.testing.assert_close(out.detach(), torch.full((2, 3), 0.25))
     assert out.requires_grad == (derivatives != "none")
     if derivatives != "none":
@@ -131,21 +131,21 @@ def test_graph_is_as_asked(derivatives: Derivatives) -> None:
 
 def test_adapts_without_gradients_under_no_grad() -> None:
     with torch.no_grad():
-        out = adapt(squares, {"v": torch.ones(1, 2)}, steps=1, rule=SGD(0.25))["v"]
+        out = adapt(squares, {"v": torch.ones(1, 2)}, InnerSteps(1, SGD(0.25)))["v"]
     torch.testing.assert_close(out, torch.full((1, 2), 0.5))
 
 
 def test_leaves_the_start_as_it_was() -> None:
     v = torch.ones(2, 3)
     for steps in (0, 2):
-        adapt(squares, {"v": v}, steps=steps, rule=Momentum())
+        adapt(squares, {"v": v}, InnerSteps(steps, Momentum()))
         assert not v.requires_grad
         assert (v == 1).all()
 
 
 def test_parameter_without_influence_stays() -> None:
     params = {"v": torch.ones(2, 3), "idle": torch.ones(2)}
-    out = adapt(squares, params, steps=2, rule=SGD(0.25), derivatives="second")
+    out = adapt(squares, params, InnerSteps(2, SGD(0.25)), derivatives="second")
     assert (out["idle"] == 1).all()
 
 
@@ -159,8 +159,8 @@ def test_loss_knows_the_number_of_the_step(recompute: bool) -> None:
         return (v["v"] * u).sum(1) * 10.0**step
 
     start = {"v": torch.zeros(1, 1, dtype=torch.float64)}
-    settings = {"steps": 5, "rule": SGD(1.0), "outer": {"u": u}, "recompute": recompute}
-    out = adapt(loss, start, derivatives="second", **settings)["v"]  # type: ignore[arg-type]
+    settings: Any = {"outer": {"u": u}, "recompute": recompute}
+    out = adapt(loss, start, InnerSteps(5, SGD(1.0)), derivatives="second", **settings)["v"]
     assert float(out.detach()) == -11111
     assert float(torch.autograd.grad(out.sum(), u)[0]) == -11111
     assert inner_step() is None
@@ -178,8 +178,7 @@ def test_recomputed_steps_draw_the_same_random_numbers() -> None:
         out = adapt(
             loss,
             {"v": torch.zeros(1, 4, dtype=torch.float64)},
-            steps=7,
-            rule=SGD(0.1),
+            InnerSteps(7, SGD(0.1)),
             outer={"u": u},
             derivatives="second",
             recompute=recompute,
@@ -195,8 +194,8 @@ def conv4_peak(steps: int, *, recompute: bool | None) -> int:
     problem = Initialization(classifier(Conv4(hidden=16), 16, 5), backend="loop")
     one = make_batch(1, 5, 1, 5, size=28).to("cpu", torch.float32)
     bilevel = problem.bind(one, "transductive").bilevel
-    strategy = Unroll(steps, SGD(0.01), recompute=recompute)
-    return peak_bytes(lambda: strategy.hypergradient(bilevel, EMPTY_STATE))
+    strategy = Unroll(InnerSteps(steps, SGD(0.01)), recompute=recompute)
+    return peak_bytes(lambda: strategy.hypergradient(bilevel, State()))
 
 
 def test_no_number_of_steps_takes_more_memory_than_five() -> None:
@@ -222,7 +221,7 @@ def test_without_derivatives_memory_is_flat_in_steps(derivatives: Derivatives) -
         return forward(v, {}, batch.support_x).square().mean((1, 2))
 
     few, many = (
-        peak_bytes(lambda n=n: adapt(loss, params, steps=n, rule=SGD(), derivatives=derivatives))  # type: ignore[misc]
+        peak_bytes(lambda n=n: adapt(loss, params, InnerSteps(n, SGD()), derivatives=derivatives))  # type: ignore[misc]
         for n in (3, 30)
     )
     assert (many == few) if derivatives == "none" else (many > 3 * few)
@@ -240,6 +239,6 @@ def test_scalar_parameters_adapt(backend: Backend) -> None:
 
     problem = Initialization(Scaled(), prox=0.1, backend=backend)
     bilevel = problem.bind(make_batch(), "support").bilevel
-    step = Unroll(2).hypergradient(bilevel, EMPTY_STATE)
+    step = Unroll(InnerSteps(2)).hypergradient(bilevel, State())
     assert step.inner["scale"].shape == (3,)
     assert step.gradient["scale"].shape == ()

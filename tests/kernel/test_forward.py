@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import OuterStep, combine
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
-from fewshot_blo.kernel import SGD, Adam, Backend, TaskForward, adapt, for_tasks
+from fewshot_blo.kernel import SGD, Adam, Backend, InnerSteps, TaskForward, adapt, for_tasks
 from fewshot_blo.kernel.layers import fold, uniform_from_key
 from fewshot_blo.problems import Initialization, SharedEncoder
 
@@ -35,7 +35,12 @@ def chunked(
 
 @pytest.mark.parametrize(
     "strategy",
-    [Unroll(3), Unroll(3, recompute=True), Implicit(3), Penalty(3, Adam(1e-2, eps=1e-3))],
+    [
+        Unroll(InnerSteps(3)),
+        Unroll(InnerSteps(3), recompute=True),
+        Implicit(InnerSteps(3)),
+        Penalty(InnerSteps(3, Adam(1e-2, eps=1e-3))),
+    ],
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropout_does_not_depend_on_chunks_or_backend(strategy: Strategy, shared: bool) -> None:
@@ -57,8 +62,8 @@ def test_dropout_does_not_depend_on_chunks_or_backend(strategy: Strategy, shared
 
 def test_recomputed_dropout_equals_kept_dropout() -> None:
     problem = Initialization(dropout_network(), backend="batched")
-    kept = chunked(problem, Unroll(5), 3, KEYS)
-    again = chunked(problem, Unroll(5, recompute=True), 3, KEYS)
+    kept = chunked(problem, Unroll(InnerSteps(5)), 3, KEYS)
+    again = chunked(problem, Unroll(InnerSteps(5), recompute=True), 3, KEYS)
     assert_same(again.gradient, kept.gradient, 1e-14)
 
 
@@ -83,7 +88,7 @@ def test_masks_differ_over_tasks_steps_layers_and_images(backend: Backend) -> No
         seen.append(masks.detach())
         return masks.mean((1, 2, 3))
 
-    adapt(loss, {"weight": torch.ones(2)}, steps=2, rule=SGD(0.0))
+    adapt(loss, {"weight": torch.ones(2)}, InnerSteps(2, SGD(0.0)))
     masks = torch.stack(seen)  # [step, task, image, layer, 64]
     flat = masks.flatten(0, 3)
     assert torch.unique(flat, dim=0).shape[0] == flat.shape[0] == 2 * 2 * 3 * 2
@@ -132,7 +137,10 @@ class Attends(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])
-@pytest.mark.parametrize("strategy", [Unroll(3), Unroll(3, recompute=True), Implicit(3)])
+@pytest.mark.parametrize(
+    "strategy",
+    [Unroll(InnerSteps(3)), Unroll(InnerSteps(3), recompute=True), Implicit(InnerSteps(3))],
+)
 def test_fused_attention_has_second_derivatives(strategy: Strategy, backend: Backend) -> None:
     def step(*, written_out: bool, backend: Backend) -> OuterStep:
         torch.manual_seed(0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_blo.bilevel import TaskParams
-from fewshot_blo.kernel import SGD, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.kernel.recompute import segments
 
 _FACTOR: ContextVar[float] = ContextVar("a user's own variable", default=1.0)
@@ -48,8 +48,7 @@ def test_another_thread_makes_steps_again_with_the_variables_that_they_had() -> 
         return adapt(
             loss,
             start,
-            steps=9,
-            rule=SGD(0.2),
+            InnerSteps(9, SGD(0.2)),
             outer={"u": u},
             derivatives="second",
             recompute=recompute,

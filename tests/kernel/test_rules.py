@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel import SGD, Adam, LearnedSGD, Momentum, UpdateRule, adapt
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD, Momentum, UpdateRule, adapt
 
 
 def loss(v: TaskParams) -> Tensor:
@@ -39,7 +39,7 @@ def test_equals_torch_optim(rule: UpdateRule, optimizer, steps: int) -> None:  #
         reference.zero_grad()
         torch.autograd.backward(loss(leaves).sum())
         reference.step()
-    adapted = adapt(loss, start(), steps=steps, rule=rule)
+    adapted = adapt(loss, start(), InnerSteps(steps, rule))
     assert_same(adapted, {n: p.detach() for n, p in leaves.items()}, 1e-9)
 
 
@@ -50,7 +50,7 @@ def test_learned_step_sizes_are_used_and_differentiated() -> None:
     }
     leaves = {n: p.requires_grad_() for n, p in start().items()}
     gradients = torch.autograd.grad(loss(leaves).sum(), list(leaves.values()))
-    adapted = adapt(loss, start(), steps=1, rule=LearnedSGD(), outer=sizes, derivatives="first")
+    adapted = adapt(loss, start(), InnerSteps(1, LearnedSGD()), outer=sizes, derivatives="first")
     expected = {
         n: (p - size * g).detach()
         for (n, p), size, g in zip(leaves.items(), (0.02, 0.01), gradients, strict=True)
@@ -65,10 +65,10 @@ def test_step_sizes_of_each_inner_step() -> None:
     """The last one serves for further steps."""
     sizes = {n: torch.tensor([0.02, 0.01], dtype=torch.float64) for n in ("a", "b")}
     outer = {"step_size/" + name: size for name, size in sizes.items()}
-    adapted = adapt(loss, start(), steps=4, rule=LearnedSGD(per_step=True), outer=outer)
+    adapted = adapt(loss, start(), InnerSteps(4, LearnedSGD(per_step=True)), outer=outer)
     expected = start()
     for size in (0.02, 0.01, 0.01, 0.01):
-        expected = adapt(loss, expected, steps=1, rule=SGD(size))
+        expected = adapt(loss, expected, InnerSteps(1, SGD(size)))
     assert_same(adapted, expected)
 
 
@@ -77,7 +77,7 @@ def test_step_sizes_of_each_entry() -> None:
     outer = {"step_size/" + name: size for name, size in sizes.items()}
     leaves = {n: p.requires_grad_() for n, p in start().items()}
     gradients = torch.autograd.grad(loss(leaves).sum(), list(leaves.values()))
-    adapted = adapt(loss, start(), steps=1, rule=LearnedSGD(), outer=outer)
+    adapted = adapt(loss, start(), InnerSteps(1, LearnedSGD()), outer=outer)
     expected = {
         n: (p - sizes[n] * g).detach() for (n, p), g in zip(leaves.items(), gradients, strict=True)
     }
@@ -86,7 +86,7 @@ def test_step_sizes_of_each_entry() -> None:
 
 def test_learned_step_sizes_must_be_outer_variables() -> None:
     with pytest.raises(ConfigurationError, match=r"'a' has no learned step size.*step_size/a"):
-        adapt(loss, start(), steps=1, rule=LearnedSGD())
+        adapt(loss, start(), InnerSteps(1, LearnedSGD()))
 
 
 @pytest.mark.parametrize("rule", [SGD(), Momentum(), Adam()])
@@ -98,7 +98,7 @@ def test_zero_gradients_have_finite_derivatives(rule: UpdateRule) -> None:
         return (v["v"].relu() * u).square().sum(1)
 
     params = {"v": torch.tensor([[-1.0, 0.0, 2.0]], dtype=torch.float64)}
-    adapted = adapt(partly_dead, params, steps=3, rule=rule, derivatives="second")
+    adapted = adapt(partly_dead, params, InnerSteps(3, rule), derivatives="second")
     (slope,) = torch.autograd.grad(adapted["v"].sum(), u)
     assert slope.isfinite().all()
     assert adapted["v"][0, :2].tolist() == [-1.0, 0.0]

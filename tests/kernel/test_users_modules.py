@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.hypergrad import Reptile, Strategy, Unroll
-from fewshot_blo.kernel import SGD, Backend
+from fewshot_blo.kernel import SGD, Backend, InnerSteps
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
@@ -65,7 +65,9 @@ def ours(
     chunk: int = 0,
     recompute: bool = False,
 ) -> dict[str, Tensor]:
-    strategy = Unroll(steps, RULE, first_order=not second, recompute=recompute and second)
+    strategy = Unroll(
+        InnerSteps(steps, RULE), first_order=not second, recompute=recompute and second
+    )
     step = hypergradient(
         problem, strategy, strategy.init(), batch, chunk=chunk, keys=dropout_keys(batch, 0, 0)
     )
@@ -449,7 +451,7 @@ def test_random_functions_depend_on_the_key_alone(name: str) -> None:
     for backend in ("loop", "reference"):
         problem.backend = backend  # type: ignore[assignment]
         assert_close(ours(problem, batch), first)
-    strategy = Unroll(2, RULE)
+    strategy = Unroll(InnerSteps(2, RULE))
     keys = dropout_keys(batch, 1, 0)
     other = hypergradient(problem, strategy, strategy.init(), batch, keys=keys)
     assert not torch.allclose(other.outer_loss, first["F"])
@@ -482,7 +484,9 @@ class HardSigmoid(nn.Module):
         return F.hardsigmoid(x)
 
 
-@pytest.mark.parametrize("strategy", [Unroll(2, RULE, first_order=True), Reptile(2, RULE)])
+@pytest.mark.parametrize(
+    "strategy", [Unroll(InnerSteps(2, RULE), first_order=True), Reptile(InnerSteps(2, RULE))]
+)
 def test_first_order_methods_need_no_second_derivatives(strategy: Strategy) -> None:
     network, batch = image_network(HardSigmoid()).double(), make_batch()
     problem = Initialization(network)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
 from fewshot_blo.networks import NARROW, WIDE, Norm, ResNet12, classifier
@@ -96,7 +96,7 @@ def test_equals_its_description() -> None:
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_second_order_gradients_equal_a_plain_loop(norm: Norm, mode: NormMode) -> None:
     problem = Initialization(classifier(make(norm=norm), 8, 3).double())
-    strategy, batch = Unroll(2, SGD(0.1)), make_batch()
+    strategy, batch = Unroll(InnerSteps(2, SGD(0.1))), make_batch()
     network = plain_network(problem.network)
     losses, gradient = plain_mean(
         strategy,
@@ -116,7 +116,7 @@ def test_second_order_gradients_equal_a_plain_loop(norm: Norm, mode: NormMode) -
 
 def test_dropping_depends_on_the_task_alone() -> None:
     network = classifier(make(drop_block=2, drop_rate=0.3), 8, 3).double()
-    strategy, batch = Unroll(2, SGD(0.1)), make_batch()
+    strategy, batch = Unroll(InnerSteps(2, SGD(0.1))), make_batch()
 
     def step(backend: Any, chunk: int, seed: int = 0) -> dict[str, Tensor]:
         problem = Initialization(network, backend=backend)

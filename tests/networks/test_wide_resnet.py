@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import SGD, Backend
+from fewshot_blo.kernel import SGD, Backend, InnerSteps
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
 from fewshot_blo.networks import WideResNet, classifier
 from fewshot_blo.problems import Initialization
@@ -82,7 +82,7 @@ def test_equals_its_description() -> None:
 def test_second_order_equals_a_plain_loop(backend: Backend) -> None:
     network: nn.Module = classifier(make(channels=1), 64, 3).double()
     problem = Initialization(network, backend=backend)
-    batch, strategy = make_batch(), Unroll(2, SGD(0.1))
+    batch, strategy = make_batch(), Unroll(InnerSteps(2, SGD(0.1)))
     plain = plain_network(problem.network)
     singles = [
         plain_initialization(

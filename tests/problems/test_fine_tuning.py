@@ -15,9 +15,9 @@ from torch.func import functional_call
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views, choose_parameters
 from fewshot_blo.backbones.layers import prepared
-from fewshot_blo.evaluation.evaluate import Adaptation, adapted, evaluate
+from fewshot_blo.evaluation.evaluate import adapted, evaluate
 from fewshot_blo.heads import CosineHead
-from fewshot_blo.kernel import SGD, TaskForward, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, TaskForward, adapt
 from fewshot_blo.kernel.stacked.merged import MergedForward
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.problems.fine_tuning import fine_tuning
@@ -90,7 +90,7 @@ def test_stacked_tasks_equal_tasks_by_hand(adapts: Adapts, views: Views) -> None
     problem.prepare(batch)
     assert norm_modes(problem) == ("support",)
     with torch.no_grad():
-        logits = adapted(problem, batch, "support", Adaptation(STEPS, SGD(SIZE)))()
+        logits = adapted(problem, batch, "support", InnerSteps(STEPS, SGD(SIZE)))()
     for t in range(3):
         torch.testing.assert_close(
             logits[t], by_hand(adapts, batch[t : t + 1], views), rtol=1e-8, atol=1e-9
@@ -109,7 +109,9 @@ def test_evaluation_runs_the_frozen_layers_once_an_image(adapts: Adapts) -> None
     problem = fine_tuning(backbone, DATASET.images.shape[1:], adapts=adapts, prox=0.0)
     first = next(m for m in problem.network.modules() if isinstance(m, nn.Conv2d))
     first.register_forward_pre_hook(count)
-    evaluation = evaluate(problem, sampler, tasks=20, norm="support", adaptation=Adaptation(2))
+    evaluation = evaluate(
+        problem, sampler, tasks=20, norm="support", adaptation=InnerSteps(2, SGD(0.5))
+    )
     assert len(evaluation.accuracy) == 20
     assert images == len(DATASET) + 1  # One tells how many fit into memory.
 
@@ -126,7 +128,7 @@ def test_a_mean_that_is_subtracted_changes_cosines() -> None:
         batch = sampler.between(0, 2)
         problem.prepare(batch)
         with torch.no_grad():
-            return adapted(problem, batch, "support", Adaptation(0))()
+            return adapted(problem, batch, "support", InnerSteps(0, SGD(0.5)))()
 
     plain, centred = measure(), measure(mean=mean)
     assert not torch.allclose(plain, centred)
@@ -150,8 +152,7 @@ def test_hypergradients_of_low_rank_updates_equal_a_plain_loop_to_second_order(
     inner = adapt(
         bound.inner_loss,
         bound.inner_init,
-        steps=STEPS,
-        rule=SGD(SIZE),
+        InnerSteps(STEPS, SGD(SIZE)),
         outer=bound.outer,
         derivatives="second",
     )

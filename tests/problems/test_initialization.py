@@ -11,9 +11,8 @@ from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.heads.losses import task_accuracy, task_cross_entropy
-from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD, LearnedSGD
+from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.kernel import SGD, InnerSteps, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
@@ -63,7 +62,7 @@ def test_frozen_parameters_stay_out() -> None:
     problem = Initialization(frozen, backend="loop")
     assert list(problem.outer) == ["head.weight", "head.bias"]
     bound = problem.bind(make_batch(), "support")
-    step = Unroll(2, SGD(0.1)).hypergradient(bound.bilevel, EMPTY_STATE)
+    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, State())
     assert list(step.inner) == ["head.weight", "head.bias"]
 
 
@@ -72,7 +71,9 @@ def test_parameters_that_do_not_adapt_are_shared(adapted: str | tuple[str, ...])
     problem = Initialization(network("none"), adapted=adapted, backend="batched")
     assert problem.adapted == ["head.weight", "head.bias"]
     batch = make_batch()
-    step = Unroll(2, SGD(0.3)).hypergradient(problem.bind(batch, "support").bilevel, EMPTY_STATE)
+    step = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(
+        problem.bind(batch, "support").bilevel, State()
+    )
     assert list(step.inner) == problem.adapted
     assert list(step.gradient) == list(problem.outer)
     # Only the head moves: its features are those of the initial encoder.
@@ -88,12 +89,14 @@ def test_learned_step_sizes_are_outer_variables() -> None:
     assert sizes == ["step_size/head.weight", "step_size/head.bias"]
     assert all(float(problem.outer[name].detach()) == 0.25 for name in sizes)
     batch = make_batch()
-    learned = Unroll(2, LearnedSGD()).hypergradient(
-        problem.bind(batch, "support").bilevel, EMPTY_STATE
+    learned = Unroll(InnerSteps(2, LearnedSGD())).hypergradient(
+        problem.bind(batch, "support").bilevel, State()
     )
     plain = Initialization(network(), adapted="head.", backend="loop")
     plain.network.load_state_dict(problem.network.state_dict())
-    fixed = Unroll(2, SGD(0.25)).hypergradient(plain.bind(batch, "support").bilevel, EMPTY_STATE)
+    fixed = Unroll(InnerSteps(2, SGD(0.25))).hypergradient(
+        plain.bind(batch, "support").bilevel, State()
+    )
     assert_same(learned.inner, fixed.inner)
 
 
@@ -105,7 +108,7 @@ def test_from_prototypes_without_steps_it_is_a_prototypical_network() -> None:
     steps = []
     for problem in (adapting, shared):
         bound = problem.bind(batch, "transductive")
-        step = Unroll(0).hypergradient(bound.bilevel, EMPTY_STATE)
+        step = Unroll(InnerSteps(0)).hypergradient(bound.bilevel, State())
         steps.append((step, bound.pullback(step.gradient)))
     (ours, gradient), (theirs, expected) = steps
     torch.testing.assert_close(ours.outer_loss, theirs.outer_loss)
@@ -116,7 +119,7 @@ def test_from_prototypes_the_way_is_that_of_the_tasks() -> None:
     problem = Initialization(network(), start="prototypes", backend="batched")
     assert not any(name.startswith("head.") for name in problem.outer)
     bound = problem.bind(make_batch(way=5), "support")
-    step = Unroll(2, SGD(0.1)).hypergradient(bound.bilevel, EMPTY_STATE)
+    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, State())
     assert step.inner["head.weight"].shape == (3, 5, 8)
     assert bound.query_logits(step.inner).shape[-1] == 5
 
@@ -126,11 +129,11 @@ def test_gradient_through_prototypes_agrees_with_finite_differences(prox: float)
     problem = Initialization(
         network(), start="prototypes", prox=prox, step_size=0.05, backend="batched"
     )
-    batch, strategy = make_batch(), Unroll(2, LearnedSGD())
+    batch, strategy = make_batch(), Unroll(InnerSteps(2, LearnedSGD()))
 
     def step() -> OuterStep:
         bound = problem.bind(batch, "support")
-        return strategy.hypergradient(bound.bilevel, EMPTY_STATE)
+        return strategy.hypergradient(bound.bilevel, State())
 
     direction = {n: normal(*p.shape, seed=i) for i, (n, p) in enumerate(problem.outer.items())}
     slope = sum(float((p * direction[n]).sum()) for n, p in step().gradient.items())

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import CosineHead, Head, LinearHead, RidgeHead
 from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import Pretraining
 from fewshot_blo.tasks import TaskBatch
@@ -50,7 +51,7 @@ def supervised(problem: Pretraining, batch: TaskBatch) -> Tensor:
 def test_gradient_is_that_of_supervised_training(head: Head, batch: TaskBatch) -> None:
     problem = make(head)
     bound = problem.bind(batch, "support")
-    step = Unroll(0).hypergradient(bound.bilevel, Unroll(0).init())
+    step = Unroll(InnerSteps(0)).hypergradient(bound.bilevel, Unroll(InnerSteps(0)).init())
     expected = supervised(problem, batch)
     gradients = torch.autograd.grad(expected, list(problem.outer.values()))
     torch.testing.assert_close(step.outer_loss.mean(), expected.detach())

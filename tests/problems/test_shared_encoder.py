@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import CosineHead
-from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import SharedEncoder
 
@@ -47,14 +46,20 @@ def test_pullback_equals_one_graph_from_end_to_end(start: Any, first_order: bool
     ]
     losses, gradient = plain_unroll(tasks, 3, 0.2, first_order=first_order)
     bound = problem.bind(batch, "support")
-    strategy = Unroll(3, SGD(0.2), first_order=first_order)
-    step = strategy.hypergradient(bound.bilevel, EMPTY_STATE)
+    strategy = Unroll(InnerSteps(3, SGD(0.2)), first_order=first_order)
+    step = strategy.hypergradient(bound.bilevel, State())
     assert_same({"F": step.outer_loss}, {"F": losses})
     assert_same(bound.pullback(step.gradient), gradient)
 
 
 @pytest.mark.parametrize(
-    "strategy", [Unroll(5), Unroll(5, recompute=True), Implicit(5), Penalty(5, Adam(1e-2))]
+    "strategy",
+    [
+        Unroll(InnerSteps(5)),
+        Unroll(InnerSteps(5), recompute=True),
+        Implicit(InnerSteps(5)),
+        Penalty(InnerSteps(5, Adam(1e-2))),
+    ],
 )
 @pytest.mark.parametrize("norm", ["transductive", "support", "running"])
 def test_one_backward_through_the_encoder_an_outer_step(strategy: Strategy, norm: Any) -> None:
@@ -80,7 +85,7 @@ def test_one_backward_through_the_encoder_an_outer_step(strategy: Strategy, norm
 
 @pytest.mark.parametrize(
     "strategy",
-    [Unroll(4, SGD(0.2)), Implicit(150, SGD(0.3), ConjugateGradient(40))],
+    [Unroll(InnerSteps(4, SGD(0.2))), Implicit(InnerSteps(150, SGD(0.3)), ConjugateGradient(40))],
     ids=["unroll", "implicit"],
 )
 def test_learned_prox_agrees_with_finite_differences(strategy: Strategy) -> None:
@@ -93,12 +98,12 @@ def test_learned_prox_agrees_with_finite_differences(strategy: Strategy) -> None
             for name, p in outer.items():
                 problem.outer[name].copy_(p)
         bilevel = problem.bind(batch, "support").bilevel
-        return strategy.hypergradient(bilevel, EMPTY_STATE).outer_loss.mean()
+        return strategy.hypergradient(bilevel, State()).outer_loss.mean()
 
     at = {name: p.detach().clone() for name, p in problem.outer.items()}
     assert float(at["log_prox"].exp()) == pytest.approx(0.5)
     bound = problem.bind(batch, "support")
-    gradient = bound.pullback(strategy.hypergradient(bound.bilevel, EMPTY_STATE).gradient)
+    gradient = bound.pullback(strategy.hypergradient(bound.bilevel, State()).gradient)
     for names in (["log_prox"], list(at)):
         direction = random_direction(at)
         direction = {n: p if n in names else torch.zeros_like(p) for n, p in direction.items()}
@@ -128,7 +133,7 @@ def test_frozen_encoder_learns_what_is_left() -> None:
     assert list(problem.outer) == ["log_prox"]
     assert problem.outer["log_prox"].dtype == torch.float64
     bound = problem.bind(make_batch(), "support")
-    gradient = bound.pullback(Unroll(3).hypergradient(bound.bilevel, EMPTY_STATE).gradient)
+    gradient = bound.pullback(Unroll(InnerSteps(3)).hypergradient(bound.bilevel, State()).gradient)
     assert list(gradient) == ["log_prox"]
     assert not SharedEncoder(frozen).outer  # It can still be evaluated.
 

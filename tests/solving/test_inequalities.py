@@ -11,7 +11,7 @@ from torch import Tensor
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import Solution, solve
 from fewshot_blo.solving.inequalities import next_multipliers, with_inequalities
 from fewshot_blo.solving.problem import PlainProblem
@@ -33,7 +33,7 @@ def follower() -> PlainProblem:
 def at_most(bound: float, *, weight: float = 5.0, rounds: int = 5) -> tuple[Solution, Tensor]:
     """Solves with v_1 and v_2 at most so large, by implicit differentiation."""
     mu: Tensor | None = None
-    strategy = Implicit(3, SGD(0.9), ConjugateGradient(2))
+    strategy = Implicit(InnerSteps(3, SGD(0.9)), ConjugateGradient(2))
     for _ in range(rounds):
         problem = with_inequalities(
             follower(), lambda v, u: v["v"] - bound, weight=weight, multipliers=mu
@@ -76,9 +76,9 @@ def test_the_penalty_is_that_of_the_best_slack_variables() -> None:
 @pytest.mark.parametrize(
     "strategy",
     [
-        Unroll(5, SGD(0.9)),
-        Implicit(5, SGD(0.9), ConjugateGradient(2)),
-        Penalty(20, SGD(9e-3), rho=100.0, lam=0.0, epsilon=0.0),
+        Unroll(InnerSteps(5, SGD(0.9))),
+        Implicit(InnerSteps(5, SGD(0.9)), ConjugateGradient(2)),
+        Penalty(InnerSteps(20, SGD(9e-3)), rho=100.0, lam=0.0, epsilon=0.0),
     ],
     ids=["unroll", "implicit", "penalty"],
 )

@@ -19,7 +19,7 @@ from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
@@ -48,10 +48,10 @@ def quadratic(**settings: Any) -> PlainProblem:
 @pytest.mark.parametrize(
     ("strategy", "error"),
     [
-        (Unroll(15, SGD(0.9)), 1e-6),
-        (Implicit(15, SGD(0.9), ConjugateGradient(5)), 1e-6),
-        (Penalty(20, SGD(0.009), rho=100.0, lam=0.0, epsilon=0.0), 1e-3),
-        (ValueFunction(20, 20, SGD(0.9), lam=100.0), 1e-3),
+        (Unroll(InnerSteps(15, SGD(0.9))), 1e-6),
+        (Implicit(InnerSteps(15, SGD(0.9)), ConjugateGradient(5)), 1e-6),
+        (Penalty(InnerSteps(20, SGD(0.009)), rho=100.0, lam=0.0, epsilon=0.0), 1e-3),
+        (ValueFunction(InnerSteps(20, SGD(0.9)), 20, lam=100.0), 1e-3),
     ],
     ids=["unroll", "implicit", "penalty", "value function"],
 )
@@ -78,7 +78,7 @@ starts: list[Tensor] = []
 def test_where_inner_problems_start() -> None:
     def found(start: Any) -> list[Tensor]:
         starts.clear()
-        solve(quadratic(), Watched(3, SGD(0.1)), ADAM, steps=5, start=start)
+        solve(quadratic(), Watched(InnerSteps(3, SGD(0.1))), ADAM, steps=5, start=start)
         return list(starts)
 
     own = torch.ones(2, dtype=torch.float64)
@@ -92,7 +92,9 @@ def test_where_inner_problems_start() -> None:
     assert all(torch.equal(v, own) for v in found(Partial(keep=0.0)))
 
 
-@pytest.mark.parametrize("strategy", [Unroll(3, SGD(0.3)), Penalty(3, SGD(0.1), epsilon=10.0)])
+@pytest.mark.parametrize(
+    "strategy", [Unroll(InnerSteps(3, SGD(0.3))), Penalty(InnerSteps(3, SGD(0.1)), epsilon=10.0)]
+)
 def test_resumed_runs_take_the_same_steps(strategy: Strategy, tmp_path: Path) -> None:
     whole = solve(quadratic(), strategy, ADAM, steps=8)
     first = solve(quadratic(), strategy, ADAM, steps=3, every=3, folder=tmp_path)
@@ -117,7 +119,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path) -> None:
             lambda v, u, batch: batch * (v["v"] - 3).square().sum(),
             outer_batches=outer_batches,
         )
-        return solve(problem, Unroll(2, SGD(0.2)), ADAM, steps=9, **settings)
+        return solve(problem, Unroll(InnerSteps(2, SGD(0.2))), ADAM, steps=9, **settings)
 
     stopped = run(folder=tmp_path)
     assert (stopped.step, stopped.interrupted) == (5, True)
@@ -140,7 +142,7 @@ def test_batches_are_asked_for_by_number() -> None:
         lambda v, u: (v["v"] - 3).square().sum(),
         inner_batches=inner_batches,
     )
-    solve(problem, Unroll(3, SGD(0.1)), ADAM, steps=2)
+    solve(problem, Unroll(InnerSteps(3, SGD(0.1))), ADAM, steps=2)
     assert asked == [(s, k) for s in range(2) for k in (0, 1, 2, -1)]
 
 
@@ -151,7 +153,7 @@ def test_constraints_hold_and_are_active_at_the_solution() -> None:
         seen.append(float(u["u"].max()))
         return float((v["v"] - TARGET).square().sum())
 
-    strategy = Unroll(15, SGD(0.9))
+    strategy = Unroll(InnerSteps(15, SGD(0.9)))
     constraints: dict[str, Constraint] = {"u": Box(0.0, 0.4)}
     solution = solve(
         quadratic(),
@@ -171,7 +173,7 @@ def test_constraints_hold_and_are_active_at_the_solution() -> None:
 def test_the_best_held_out_loss_is_kept_and_ends_the_run() -> None:
     solution = solve(
         quadratic(),
-        Unroll(5, SGD(0.9)),
+        Unroll(InnerSteps(5, SGD(0.9))),
         ADAM,
         steps=500,
         every=1,
@@ -189,7 +191,7 @@ def test_what_is_observed_is_recorded_and_decides_nothing(tmp_path: Path) -> Non
     def observe(u: Params, v: Mapping[str, Tensor]) -> dict[str, float]:
         return {"gap": float((v["v"] - TARGET).norm()), "first": float(u["u"][0])}
 
-    strategy = Unroll(3, SGD(0.3))
+    strategy = Unroll(InnerSteps(3, SGD(0.3)))
     plain = solve(quadratic(), strategy, ADAM, steps=6, every=2)
     watched = solve(quadratic(), strategy, ADAM, steps=6, every=2, observe=observe, folder=tmp_path)
     assert torch.equal(watched.outer["u"], plain.outer["u"])
@@ -219,7 +221,7 @@ def test_projection_onto_the_simplex_is_the_nearest_point(
 
 
 def test_what_makes_no_sense(tmp_path: Path) -> None:
-    strategy = Unroll(1, SGD(0.1))
+    strategy = Unroll(InnerSteps(1, SGD(0.1)))
     for settings, message in (
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1, "patience": 2}, "it needs validate"),
@@ -243,7 +245,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no leaf of floating-point numbers"):
         PlainProblem({"u": torch.ones(2).long()}, {}, max, max)
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
-        solve(quadratic(), Unroll(150, SGD(900.0)), ADAM, steps=2)
+        solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
         with pytest.raises(ConfigurationError, match="a partial start"):
             Partial(**wrong)  # type: ignore[arg-type]
@@ -255,10 +257,17 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
 
 def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> None:
     """And the count of Adam's steps on the host: "meta" stands for a GPU, and has no values."""
-    solve(quadratic(), Penalty(2), ADAM, steps=3, validate=lambda u, v: 1.0, folder=tmp_path)
+    solve(
+        quadratic(),
+        Penalty(InnerSteps(2, Adam(1e-2))),
+        ADAM,
+        steps=3,
+        validate=lambda u, v: 1.0,
+        folder=tmp_path,
+    )
     u = torch.zeros(2, dtype=torch.float64, device="meta").requires_grad_()
     problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
-    resumed = SolveRun(problem, Penalty(2), ADAM([u]), {})
+    resumed = SolveRun(problem, Penalty(InnerSteps(2, Adam(1e-2))), ADAM([u]), {})
     resumed.begin(tmp_path / FILE, resume=True)
     count = resumed.optimizer.state[u]["step"]
     assert count.device.type == "cpu"

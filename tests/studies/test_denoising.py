@@ -11,7 +11,7 @@ import torch
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import Denoising
 from fewshot_blo.studies.images.classifiers import accuracy
@@ -26,9 +26,9 @@ def study(folder: Path, **settings: object) -> Denoising:
 @pytest.mark.parametrize(
     "strategy",
     [
-        Penalty(20, Adam(1e-2), rho=1.0, epsilon=0.0),
-        Implicit(10, Adam(1e-2), ConjugateGradient(5)),
-        Unroll(10, SGD(0.05)),
+        Penalty(InnerSteps(20, Adam(1e-2)), rho=1.0, epsilon=0.0),
+        Implicit(InnerSteps(10, Adam(1e-2)), ConjugateGradient(5)),
+        Unroll(InnerSteps(10, SGD(0.05))),
     ],
     ids=["penalty", "implicit", "unroll"],
 )
@@ -61,7 +61,7 @@ def test_baselines_stand_in_order(digits_root: Path) -> None:
 
 def test_mini_batches_of_a_network_that_is_not_convex(digits_root: Path) -> None:
     denoising = study(digits_root, network="convolutional", batch=20, updates=3)
-    strategy = Penalty(2, Adam(1e-3))
+    strategy = Penalty(InnerSteps(2, Adam(1e-3)))
     optimizer = lambda leaves: torch.optim.Adam(leaves, 0.3)  # noqa: E731
     solution = solve(denoising.problem(), strategy, optimizer, steps=2, progress=False)
     moved = (solution.outer["logit"] != 0).sum()

@@ -10,13 +10,13 @@ import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import Solution, Start, solve
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.studies import AS_FOUND, RETRAINED, Distillation
 from fewshot_blo.studies.images.distillation import SPREAD, TEST
 
-COLD = State({}, {}, {})
+COLD = State()
 
 
 def study(folder: Path, **settings: object) -> Distillation:
@@ -32,7 +32,7 @@ def study(folder: Path, **settings: object) -> Distillation:
 def distilled(distillation: Distillation, start: Start, steps: int) -> Solution:
     return solve(
         distillation.problem(),
-        Unroll(5, SGD(0.1)),
+        Unroll(InnerSteps(5, SGD(0.1))),
         lambda leaves: torch.optim.Adam(leaves, 0.1),
         steps=steps,
         start=start,
@@ -63,7 +63,7 @@ def test_gradient_of_a_cold_step_against_finite_differences(digits_root: Path) -
     for part in digits.parts:
         part.x.data = part.x.data.double()
     problem, images = in_double_precision(distillation.problem())
-    strategy = Unroll(3, SGD(0.1))
+    strategy = Unroll(InnerSteps(3, SGD(0.1)))
     gradient = strategy.hypergradient(problem.at(0), COLD).gradient["images"]
     direction = torch.randn_like(gradient)
     width, losses = 1e-5, []
@@ -93,7 +93,7 @@ def test_distilled_images_teach_more_than_real_ones(
 
 def test_a_cold_solution_can_be_had_again_and_a_warm_one_not(digits_root: Path) -> None:
     distillation = study(digits_root)
-    strategy = Unroll(5, SGD(0.1))
+    strategy = Unroll(InnerSteps(5, SGD(0.1)))
     ways: tuple[Start, Start] = ("cold", "warm")
     cold, warm = (distilled(distillation, start, 20) for start in ways)
     again = []

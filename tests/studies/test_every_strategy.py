@@ -12,7 +12,7 @@ import torch
 
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import (
     STUDIES,
@@ -33,14 +33,14 @@ from fewshot_blo.studies import (
 
 STEPS = SGD(0.01)
 STRATEGIES: dict[str, Strategy] = {
-    "penalty": Penalty(3, STEPS, rho=1.0),
-    "value function": ValueFunction(3, 3, STEPS, lam=1.0),
-    "bome": BOME(3, 3, STEPS),
-    "unroll": Unroll(3, STEPS),
-    "unroll, truncated": Unroll(3, STEPS, truncate=1),
-    "implicit, conjugate gradients": Implicit(3, STEPS, ConjugateGradient(2)),
-    "implicit, Neumann": Implicit(3, STEPS, Neumann(3, 0.01)),
-    "implicit, one step": Implicit(3, STEPS, OneStep(0.01)),
+    "penalty": Penalty(InnerSteps(3, STEPS), rho=1.0),
+    "value function": ValueFunction(InnerSteps(3, STEPS), 3, lam=1.0),
+    "bome": BOME(InnerSteps(3, STEPS), 3),
+    "unroll": Unroll(InnerSteps(3, STEPS)),
+    "unroll, truncated": Unroll(InnerSteps(3, STEPS), truncate=1),
+    "implicit, conjugate gradients": Implicit(InnerSteps(3, STEPS), ConjugateGradient(2)),
+    "implicit, Neumann": Implicit(InnerSteps(3, STEPS), Neumann(3, 0.01)),
+    "implicit, one step": Implicit(InnerSteps(3, STEPS), OneStep(0.01)),
 }
 DIGITS: dict[type[Study], dict[str, Any]] = {
     Denoising: {"train": 60, "validation": 40},

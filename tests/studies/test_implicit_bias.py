@@ -23,7 +23,7 @@ from fewshot_blo.hypergrad import (
     outer_step,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, adapt
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, adapt
 from fewshot_blo.solving.driver import Partial, Solution, Start, solve
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies import AntiDistillation, MinNorm, OnePoint, Spurious, Study
@@ -32,7 +32,7 @@ from fewshot_blo.studies.vectors.one_point import OUTER, REMEMBERED
 from fewshot_blo.studies.vectors.quadratics import Quadratics
 from fewshot_blo.studies.vectors.spurious import TRAP, Y
 
-UNROLL = Unroll(25, SGD(1.0))
+UNROLL = Unroll(InnerSteps(25, SGD(1.0)))
 QUICK = MinNorm()  # Inner descent is done after 25 steps.
 ENDING = {"rtol": 0.0, "atol": 1e-6}
 
@@ -76,7 +76,7 @@ def test_descent_reaches_the_nearest_inner_solution() -> None:
     known = MinNorm().quadratics
     u = torch.linspace(-1, 1, 20, dtype=torch.float64)
     problem = replace(known.problem(), outer={"u": u}).at(0)
-    reached = adapt(problem.inner_loss, problem.inner_init, steps=80, rule=SGD(1.0))["w"][0]
+    reached = adapt(problem.inner_loss, problem.inner_init, InnerSteps(80, SGD(1.0)))["w"][0]
     expected = nearest(known.inner_w, known.inner_target - known.inner_u @ u.detach(), known.start)
     torch.testing.assert_close(reached, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(known.projection(u.detach(), known.start), expected)
@@ -88,8 +88,8 @@ def test_descent_reaches_the_nearest_inner_solution() -> None:
         (UNROLL, "cold"),
         (UNROLL, "warm"),
         (UNROLL, Partial(keep=0.5)),
-        (Implicit(25, SGD(1.0), Neumann(25, 1.0)), "cold"),
-        (Implicit(25, SGD(1.0), ConjugateGradient(20, damping=1e-8)), "cold"),
+        (Implicit(InnerSteps(25, SGD(1.0)), Neumann(25, 1.0)), "cold"),
+        (Implicit(InnerSteps(25, SGD(1.0)), ConjugateGradient(20, damping=1e-8)), "cold"),
     ],
     ids=["unroll cold", "unroll warm", "unroll partial", "neumann", "cg"],
 )
@@ -115,10 +115,10 @@ def test_series_are_sums_of_powers() -> None:
 @pytest.mark.parametrize(
     ("strategy", "terms"),
     [
-        (Implicit(0, SGD(1.0), OneStep(1.0)), 1),
-        (Implicit(0, SGD(1.0), Neumann(2, 1.0)), 3),
-        (Unroll(3, SGD(1.0)), 3),
-        (Unroll(9, SGD(1.0), truncate=3), 3),
+        (Implicit(InnerSteps(0, SGD(1.0)), OneStep(1.0)), 1),
+        (Implicit(InnerSteps(0, SGD(1.0)), Neumann(2, 1.0)), 3),
+        (Unroll(InnerSteps(3, SGD(1.0))), 3),
+        (Unroll(InnerSteps(9, SGD(1.0)), truncate=3), 3),
     ],
     ids=["one_step", "neumann", "unroll", "truncated"],
 )
@@ -131,13 +131,15 @@ def test_strategies_that_are_truncated_series(strategy: Strategy, terms: int) ->
 def test_truncated_series_end_at_another_solution() -> None:
     known = QUICK.quadratics
     series = known.series(2, 1.0)
-    u = descend(known.problem(), Implicit(25, SGD(1.0), Neumann(1, 1.0)), steps=40).outer["u"]
+    u = descend(
+        known.problem(), Implicit(InnerSteps(25, SGD(1.0)), Neumann(1, 1.0)), steps=40
+    ).outer["u"]
     torch.testing.assert_close(u, known.ending(series), **ENDING)
     least = least_outer(known)
     assert u.norm() > least.norm()
     assert (u - least).norm() > 0.01
     # Few inner steps from w_0 solve the problem of few inner steps; warm ones go on to S(u).
-    few = Unroll(2, SGD(1.0))
+    few = Unroll(InnerSteps(2, SGD(1.0)))
     torch.testing.assert_close(
         descend(known.problem(), few).outer["u"], known.ending(series, series), **ENDING
     )
@@ -147,8 +149,8 @@ def test_truncated_series_end_at_another_solution() -> None:
 
 def test_conjugate_gradients_on_a_singular_hessian() -> None:
     aligned, general = MinNorm(aligned=True).quadratics, MinNorm().quadratics
-    undamped = Implicit(0, SGD(1.0), ConjugateGradient(6))
-    damped = Implicit(0, SGD(1.0), ConjugateGradient(20, damping=1e-6))
+    undamped = Implicit(InnerSteps(0, SGD(1.0)), ConjugateGradient(6))
+    damped = Implicit(InnerSteps(0, SGD(1.0)), ConjugateGradient(20, damping=1e-6))
 
     def error(known: Quadratics, strategy: Strategy) -> float:
         exact = known.hypergradient(known.exact())
@@ -157,13 +159,13 @@ def test_conjugate_gradients_on_a_singular_hessian() -> None:
     # Where the right-hand side F_w is in the range of H, the solution is that of minimum norm.
     assert error(aligned, undamped) < 1e-8
     # Elsewhere the system has no solution; damping gives that of its part in the range.
-    assert error(general, Implicit(0, SGD(1.0), ConjugateGradient(3))) > 1e-2
+    assert error(general, Implicit(InnerSteps(0, SGD(1.0)), ConjugateGradient(3))) > 1e-2
     assert error(general, damped) < 1e-4
 
 
 def test_a_penalty_picks_the_inner_solution_that_suits_the_outer_loss() -> None:
     study = QUICK
-    penalty = Penalty(20, SGD(0.1), rho=10.0, lam=0.0, epsilon=0.0, multiplier=0.0)
+    penalty = Penalty(InnerSteps(20, SGD(0.1)), rho=10.0, lam=0.0, epsilon=0.0, multiplier=0.0)
     solution = descend(study.problem(), penalty, "warm", steps=30)
     figures = study.measure(solution.outer, solution.inner)
     assert figures[""]["inner loss"] < 1e-3
@@ -174,7 +176,7 @@ def test_a_penalty_picks_the_inner_solution_that_suits_the_outer_loss() -> None:
 
 
 def test_warm_starts_project_from_one_solution_set_to_the_next() -> None:
-    study, strategy = OnePoint(), Unroll(1, SGD(1.0))
+    study, strategy = OnePoint(), Unroll(InnerSteps(1, SGD(1.0)))
     problem, state = study.problem(), strategy.init()
     optimizer = torch.optim.Adam(list(problem.outer.values()), 0.1)
     w = problem.inner["w"]
@@ -195,7 +197,7 @@ def test_warm_weights_remember_what_retraining_forgets() -> None:
     optimizer = partial(torch.optim.Adam, lr=0.1)
 
     def losses(start: Start) -> tuple[float, float]:
-        strategy = Unroll(1, SGD(1.0))
+        strategy = Unroll(InnerSteps(1, SGD(1.0)))
         solution = solve(
             study.problem(), strategy, optimizer, steps=200, start=start, progress=False
         )
@@ -240,7 +242,7 @@ def test_low_frequencies_move_first() -> None:
 
 def test_learned_targets_end_at_the_closed_form() -> None:
     known = AntiDistillation().quadratics
-    strategy = Implicit(15, SGD(1.0), Neumann(9, 1.0))
+    strategy = Implicit(InnerSteps(15, SGD(1.0)), Neumann(9, 1.0))
     solution = descend(known.problem(), strategy, "warm", rate=10.0, steps=60)
     expected = known.ending(known.series(10, 1.0))
     torch.testing.assert_close(solution.outer["u"], expected, rtol=0, atol=1e-4)
@@ -248,17 +250,17 @@ def test_learned_targets_end_at_the_closed_form() -> None:
 
 @pytest.mark.parametrize("rho", [0.1, 10.0, 1000.0])
 def test_the_squared_gradient_has_a_minimum_that_is_no_solution(rho: float) -> None:
-    at_trap = Penalty(0, rho=rho, lam=0.0, multiplier=0.5)
+    at_trap = Penalty(InnerSteps(0, Adam(1e-2)), rho=rho, lam=0.0, multiplier=0.5)
     step, _ = outer_step(at_trap, Spurious(begin=TRAP).problem().at(0), at_trap.init())
     assert float(step.residual) < 1e-20 * rho**2
     assert float(step.inner_gradient["y"].abs()) > 2
-    strategy = Penalty(50, Adam(0.02), rho=rho, lam=0.0, epsilon=0.0)
+    strategy = Penalty(InnerSteps(50, Adam(0.02)), rho=rho, lam=0.0, epsilon=0.0)
     solution = descend(Spurious().problem(), strategy, "warm", steps=4)
     assert float(solution.inner["y"]) == pytest.approx(TRAP, abs=0.02)
 
 
 def test_growing_weights_and_multipliers_do_not_leave_it() -> None:
-    strategy = Penalty(50, Adam(0.02), rho=1.0, epsilon=1.0)
+    strategy = Penalty(InnerSteps(50, Adam(0.02)), rho=1.0, epsilon=1.0)
     solution = descend(Spurious().problem(), strategy, "warm", steps=10)
     assert float(solution.inner["y"]) == pytest.approx(TRAP, abs=0.02)
 
@@ -266,11 +268,11 @@ def test_growing_weights_and_multipliers_do_not_leave_it() -> None:
 @pytest.mark.parametrize(
     "strategy",
     [
-        ValueFunction(50, 50, SGD(0.05), lam=100.0),
-        BOME(50, 5, SGD(0.05)),
-        Unroll(50, SGD(0.05)),
-        Implicit(50, SGD(0.05)),
-        Penalty(50, Adam(0.02), rho=1.0, lam=30.0, epsilon=0.0),
+        ValueFunction(InnerSteps(50, SGD(0.05)), 50, lam=100.0),
+        BOME(InnerSteps(50, SGD(0.05)), 5),
+        Unroll(InnerSteps(50, SGD(0.05))),
+        Implicit(InnerSteps(50, SGD(0.05))),
+        Penalty(InnerSteps(50, Adam(0.02)), rho=1.0, lam=30.0, epsilon=0.0),
     ],
     ids=["value_function", "bome", "unroll", "implicit", "penalty with the inner loss"],
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.hypergrad import Implicit, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD, Adam, adapt
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, adapt
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import LearnedAugmentation
 from fewshot_blo.studies.images.augmentation import CHANGED, LOSS, TEST, Augmenter, moved
@@ -54,7 +54,7 @@ class Tiny(LearnedAugmentation):
 
 @pytest.mark.parametrize(
     "strategy",
-    [Implicit(60, SGD(0.3), ConjugateGradient(30)), Unroll(60, SGD(0.3))],
+    [Implicit(InnerSteps(60, SGD(0.3)), ConjugateGradient(30)), Unroll(InnerSteps(60, SGD(0.3)))],
     ids=["implicit", "unroll"],
 )
 def test_hypergradient_is_that_of_full_retraining(strategy: Strategy) -> None:
@@ -65,7 +65,7 @@ def test_hypergradient_is_that_of_full_retraining(strategy: Strategy) -> None:
     def retrained(shift: float, direction: dict[str, Tensor]) -> float:
         outer = {name: p.detach() + shift * direction[name] for name, p in problem.outer.items()}
         bilevel = replace(problem, outer=outer).at(0)
-        v = adapt(bilevel.inner_loss, bilevel.inner_init, steps=60, rule=SGD(0.3))
+        v = adapt(bilevel.inner_loss, bilevel.inner_init, InnerSteps(60, SGD(0.3)))
         return float(bilevel.outer_loss(v))
 
     direction = {name: torch.randn_like(p) for name, p in problem.outer.items()}
@@ -100,7 +100,7 @@ def test_goes_on_as_if_never_stopped(digits_root: Path, tmp_path: Path) -> None:
     def run(folder: Path, steps: int, *, resume: bool = False) -> dict[str, Tensor]:
         solution = solve(
             study(digits_root).problem(),
-            Implicit(2, Adam(1e-2), ConjugateGradient(2)),
+            Implicit(InnerSteps(2, Adam(1e-2)), ConjugateGradient(2)),
             partial(torch.optim.Adam, lr=1e-2),
             steps=steps,
             folder=folder,

@@ -13,7 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.hypergrad.strategy import outer_step
-from fewshot_blo.kernel import Adam, Momentum, adapt
+from fewshot_blo.kernel import Adam, InnerSteps, Momentum, adapt
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import CleanLabelPoisoning, Poisoning, Study, TargetedPoisoning
 from fewshot_blo.studies.images.digits import Digits, Labelled
@@ -55,7 +55,7 @@ def test_implicit_differentiation_is_exact(kind: type[Poisoning], digits_root: P
     settings: Any = {"train": 20, "validation": 20, "share": 0.1, "l2": 1.0}
     study = in_double(kind(str(digits_root), **settings))
     rule = Momentum(0.03)
-    strategy = Implicit(400, rule, ConjugateGradient(100))
+    strategy = Implicit(InnerSteps(400, rule), ConjugateGradient(100))
     problem = study.problem()
     images = problem.outer["images"]
     gradient = outer_step(strategy, problem.at(0), strategy.init())[0].gradient["images"]
@@ -65,7 +65,7 @@ def test_implicit_differentiation_is_exact(kind: type[Poisoning], digits_root: P
     for distance in (1e-4, -2e-4):  # From there to the same distance on the other side.
         with torch.no_grad():
             images.add_(direction, alpha=distance)
-        v = adapt(problem.at(0).inner_loss, problem.at(0).inner_init, steps=400, rule=rule)
+        v = adapt(problem.at(0).inner_loss, problem.at(0).inner_init, InnerSteps(400, rule))
         losses.append(float(problem.at(0).outer_loss(v)))
     slope = (losses[0] - losses[1]) / 2e-4
     assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
@@ -74,8 +74,8 @@ def test_implicit_differentiation_is_exact(kind: type[Poisoning], digits_root: P
 @pytest.mark.parametrize(
     "strategy",
     [
-        Penalty(10, Momentum(1e-3), rho=1.0, lam=10.0, epsilon=0.0, multiplier=0.0),
-        Implicit(10, Adam(1e-2), ConjugateGradient(10)),
+        Penalty(InnerSteps(10, Momentum(1e-3)), rho=1.0, lam=10.0, epsilon=0.0, multiplier=0.0),
+        Implicit(InnerSteps(10, Adam(1e-2)), ConjugateGradient(10)),
     ],
     ids=["penalty", "implicit"],
 )
@@ -99,7 +99,7 @@ def test_baselines_of_wrong_labels(digits_root: Path) -> None:
 
 def test_a_targeted_attack_hits_its_target(digits_root: Path, tmp_path: Path) -> None:
     study = TargetedPoisoning(str(digits_root), train=100, validation=200)
-    solution = attack(study, Implicit(10, Adam(1e-2), ConjugateGradient(10)), 50)
+    solution = attack(study, Implicit(InnerSteps(10, Adam(1e-2)), ConjugateGradient(10)), 50)
     found = study.measure(solution.outer, solution.inner)[" + retrain"]
     baselines = study.baselines()
     assert set(baselines) == {"no poison", UNCHANGED}
@@ -127,7 +127,7 @@ def test_clean_labels_mislead(clean_label: CleanLabelPoisoning, tmp_path: Path) 
     assert len(others.sides) == 14
     assert torch.equal(clean_label.poison.sides, -targets.sides)
     before = clean_label.baselines()["images unchanged"]
-    strategy = Implicit(20, Adam(0.05), ConjugateGradient(10))
+    strategy = Implicit(InnerSteps(20, Adam(0.05)), ConjugateGradient(10))
     solution = attack(clean_label, strategy, 40, 0.02)
     found = clean_label.measure(solution.outer, solution.inner)[" + retrain"]
     assert before[CHANGE] == 0
@@ -141,7 +141,7 @@ def test_clean_labels_mislead(clean_label: CleanLabelPoisoning, tmp_path: Path) 
 
 def test_targets_do_not_share_their_poison(clean_label: CleanLabelPoisoning) -> None:
     problem = clean_label.problem()
-    strategy = Implicit(20, Adam(0.05), ConjugateGradient(10))
+    strategy = Implicit(InnerSteps(20, Adam(0.05)), ConjugateGradient(10))
     v = {"weight": torch.randn(6, 6, requires_grad=True)}
     loss = problem.inner_loss(v, problem.outer)
     (g_v,) = torch.autograd.grad(loss, list(v.values()), create_graph=True)

@@ -7,7 +7,7 @@ import torch
 
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.products import hessian_products
 
@@ -28,16 +28,16 @@ def problem() -> PlainProblem:
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
-        (Unroll(4, SGD(0.1)), 4),
-        (Unroll(7, Adam(0.1)), 7),
-        (Unroll(4, SGD(0.1), truncate=1), 1),
-        (Unroll(4, SGD(0.1), first_order=True), 0),
-        (Implicit(4, SGD(0.1), ConjugateGradient(2)), 2 + 1),  # The last is G_uv q.
-        (Implicit(4, SGD(0.1), Neumann(2, 0.1)), 2 + 1),
-        (Implicit(4, SGD(0.1), OneStep(0.1)), 1),
-        (Penalty(4, SGD(0.01), rho=1.0), 4 + 1),  # Over v and u at once, at the end.
-        (ValueFunction(4, 4, SGD(0.1)), 0),
-        (BOME(4, 4, SGD(0.1)), 0),
+        (Unroll(InnerSteps(4, SGD(0.1))), 4),
+        (Unroll(InnerSteps(7, Adam(0.1))), 7),
+        (Unroll(InnerSteps(4, SGD(0.1)), truncate=1), 1),
+        (Unroll(InnerSteps(4, SGD(0.1)), first_order=True), 0),
+        (Implicit(InnerSteps(4, SGD(0.1)), ConjugateGradient(2)), 2 + 1),  # The last is G_uv q.
+        (Implicit(InnerSteps(4, SGD(0.1)), Neumann(2, 0.1)), 2 + 1),
+        (Implicit(InnerSteps(4, SGD(0.1)), OneStep(0.1)), 1),
+        (Penalty(InnerSteps(4, SGD(0.01)), rho=1.0), 4 + 1),  # Over v and u at once, at the end.
+        (ValueFunction(InnerSteps(4, SGD(0.1)), 4), 0),
+        (BOME(InnerSteps(4, SGD(0.1)), 4), 0),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else None,
 )

@@ -146,7 +146,6 @@ def test_a_row_that_diverges_leaves_the_others(tmp_path: Path) -> None:
         ({"rows": {"a": {"steps": "many"}}}, r"row a: .*steps"),
         ({"rows": {"a/b": {}}}, "'a/b' cannot be the name of a row"),
         ({"rows": {"baselines": {}}}, "'baselines' cannot be the name of a row"),
-        ({"rows": {"a": {"strategy": {"first_order_steps": 3}}}}, "has one strategy"),
     ],
 )
 def test_recipes_that_make_no_sense(

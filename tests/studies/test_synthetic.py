@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import Synthetic
 from fewshot_blo.studies.vectors.synthetic import DISTANCE
@@ -40,9 +40,9 @@ def found(example: Synthetic, strategy: Strategy, steps: int, lr: float = 0.2) -
 @pytest.mark.parametrize(
     "strategy",
     [
-        Penalty(10, SGD(0.1), rho=1.0, lam=1.0, lam_decay=0.5, **LAGRANGIAN),
-        Implicit(5, SGD(0.45), ConjugateGradient(5)),
-        Unroll(8, SGD(0.45)),
+        Penalty(InnerSteps(10, SGD(0.1)), rho=1.0, lam=1.0, lam_decay=0.5, **LAGRANGIAN),
+        Implicit(InnerSteps(5, SGD(0.45)), ConjugateGradient(5)),
+        Unroll(InnerSteps(8, SGD(0.45))),
     ],
     ids=["penalty", "implicit", "unroll"],
 )
@@ -52,9 +52,9 @@ def test_well_posed_examples_are_solved(example: int, strategy: Strategy) -> Non
 
 def test_penalty_solves_a_singular_example_on_which_conjugate_gradients_fail() -> None:
     example = Synthetic(example=3)
-    penalty = Penalty(5, SGD(1e-2), rho=0.03, lam=0.1, lam_decay=0.99, **LAGRANGIAN)
+    penalty = Penalty(InnerSteps(5, SGD(1e-2)), rho=0.03, lam=0.1, lam_decay=0.99, **LAGRANGIAN)
     assert found(example, penalty, 250, 0.02) < 1e-3
-    assert found(example, Implicit(10, SGD(0.02), ConjugateGradient(10)), 40) > 1
+    assert found(example, Implicit(InnerSteps(10, SGD(0.02)), ConjugateGradient(10)), 40) > 1
 
 
 @pytest.mark.parametrize("example", [1, 2, 3, 4])

@@ -15,7 +15,7 @@ from torch.autograd.functional import hessian, jacobian
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import WeightDecay
 from fewshot_blo.studies.images.digits import Digits, Labelled, read_digits
@@ -57,7 +57,7 @@ def retrained(study: Tiny, u: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "strategy",
-    [Implicit(0, SGD(), ConjugateGradient(9)), Unroll(300, SGD(0.5))],
+    [Implicit(InnerSteps(0, SGD()), ConjugateGradient(9)), Unroll(InnerSteps(300, SGD(0.5)))],
     ids=["implicit", "unroll"],
 )
 def test_hypergradient_is_that_of_full_retraining(strategy: Strategy) -> None:
@@ -107,8 +107,8 @@ def test_learned_decays_beat_the_best_single_one(digits_root: Path) -> None:
     by_images = rows["all images, that decay by images"][CHOSEN]
     assert by_images == pytest.approx(single[CHOSEN] * 60 / 210)
     strategies: list[Strategy] = [
-        Implicit(5, Adam(1e-2), ConjugateGradient(5)),
-        ValueFunction(5, 5, Adam(1e-2), lam=10.0),
+        Implicit(InnerSteps(5, Adam(1e-2)), ConjugateGradient(5)),
+        ValueFunction(InnerSteps(5, Adam(1e-2)), 5, lam=10.0),
     ]
     for strategy in strategies:
         solution = solve(

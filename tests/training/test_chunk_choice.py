@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Reptile, State, Strategy, Unroll
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.networks import Conv4, classifier
@@ -23,7 +23,7 @@ from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import chunk_candidates, chunk_choice
 from fewshot_blo.training.chunk_candidates import Candidate, list_candidates, pick, time_candidates
 from fewshot_blo.training.chunk_choice import choose_chunk, estimate_peaks
-from fewshot_blo.training.step import dropout_keys, hypergradient, with_recompute
+from fewshot_blo.training.step import dropout_keys, hypergradient
 
 HOST, GPU = torch.device("cpu"), torch.device("cuda")
 MIB, GIB = 2**20, 2**30
@@ -147,20 +147,20 @@ def step(problem: FewShotProblem, method: Strategy, batch: TaskBatch) -> OuterSt
 
 
 LONG = {
-    "second order": Unroll(30, SGD(0.01)),
-    "Adam": Unroll(30, Adam(0.01)),
-    "loss of several steps": Unroll(12, SGD(0.01), multi_step=5),
-    "first order": Unroll(30, SGD(0.01), first_order=True),
-    "set to recompute": Unroll(12, SGD(0.01), recompute=True),
-    "truncated": Unroll(12, SGD(0.01), truncate=8),
-    "Reptile": Reptile(6, SGD(0.01)),
+    "second order": Unroll(InnerSteps(30, SGD(0.01))),
+    "Adam": Unroll(InnerSteps(30, Adam(0.01))),
+    "loss of several steps": Unroll(InnerSteps(12, SGD(0.01)), multi_step=5),
+    "first order": Unroll(InnerSteps(30, SGD(0.01)), first_order=True),
+    "set to recompute": Unroll(InnerSteps(12, SGD(0.01)), recompute=True),
+    "truncated": Unroll(InnerSteps(12, SGD(0.01)), truncate=8),
+    "Reptile": Reptile(InnerSteps(6, SGD(0.01))),
 }
 
 
 @pytest.mark.parametrize("method", LONG.values(), ids=LONG)
 def test_the_estimated_peak_is_near_the_true_one(method: Strategy) -> None:
     problem, batch = conv4(), one_task()
-    ways = {way: with_recompute(method, way) for way in (False, True)}
+    ways = {way: method.with_recompute(way) for way in (False, True)}
     if ways[False] == ways[True]:
         ways = {None: method}
     longest = 0
@@ -215,7 +215,7 @@ def test_the_chosen_chunk_obeys_the_limit(strategy: str) -> None:
 
 def test_long_unrollings_keep_their_graphs_where_memory_is_there() -> None:
     problem, batch = conv4(4), make_batch(2, 5, 1, 5, size=28).to("cpu", torch.float32)
-    method = Unroll(20, SGD(0.01))
+    method = Unroll(InnerSteps(20, SGD(0.01)))
 
     def choose(limit: float, *methods: Strategy, size: int = 0) -> Chunk:
         return choose_chunk(
@@ -237,7 +237,7 @@ def test_long_unrollings_keep_their_graphs_where_memory_is_there() -> None:
     assert "graphs kept, 1 task at" in between.why
     assert "graphs recomputed, 2 tasks" in between.why
     # Of the phases of a run, what fits all of them.
-    phases = Unroll(20, SGD(0.01), first_order=True), method
+    phases = Unroll(InnerSteps(20, SGD(0.01)), first_order=True), method
     assert choose(0.8 * kept / GIB, *phases).recompute
     # What is set is kept.
     assert choose(0.8 * kept / GIB, replace(method, recompute=False)).recompute is None
@@ -246,7 +246,7 @@ def test_long_unrollings_keep_their_graphs_where_memory_is_there() -> None:
 
 
 def test_the_free_memory_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, batch, method = make_problem("unroll"), make_batch(8), Unroll(3, SGD(0.1))
+    problem, batch, method = make_problem("unroll"), make_batch(8), Unroll(InnerSteps(3, SGD(0.1)))
     one = peak_bytes(lambda: step(problem, method, batch[:1]))
     monkeypatch.setattr(chunk_choice, "budget_bytes", lambda device, recorded: int(2.2 * one))
     for seconds_of_a_chunk, expected in ((1.0, (4, True)), (0.0, (2, False))):
@@ -266,7 +266,9 @@ class NoRoom(Unroll):
 @pytest.mark.filterwarnings("ignore:cpu ran out of memory")
 def test_a_task_that_does_not_fit() -> None:
     with pytest.raises(ConfigurationError, match="one task at a time does not fit"):
-        choose_chunk(make_problem("unroll"), [NoRoom(2)], make_batch(2), norm="transductive")
+        choose_chunk(
+            make_problem("unroll"), [NoRoom(InnerSteps(2))], make_batch(2), norm="transductive"
+        )
 
 
 class Counting(nn.Module):
@@ -289,21 +291,24 @@ def test_choosing_changes_no_buffer_and_no_random_state() -> None:
     network = Counting()
     problem = Initialization(network, backend="loop")
     before = torch.get_rng_state()
-    choose_chunk(problem, [Unroll(8, SGD(0.1))], make_batch(4), norm="transductive")
+    choose_chunk(problem, [Unroll(InnerSteps(8, SGD(0.1)))], make_batch(4), norm="transductive")
     assert float(network.passes) == 0
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("strategy", [Penalty(2), Implicit(2), Reptile(2)])
+@pytest.mark.parametrize(
+    "strategy",
+    [Penalty(InnerSteps(2, Adam(1e-2))), Implicit(InnerSteps(2)), Reptile(InnerSteps(2))],
+)
 def test_strategies_without_the_choice_are_left_alone(strategy: Strategy) -> None:
     for way in (None, False, True):
-        assert with_recompute(strategy, way) is strategy
+        assert strategy.with_recompute(way) is strategy
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])
 @pytest.mark.parametrize(
     "method",
-    [Unroll(8, SGD(0.1)), Unroll(8, Adam(1e-2, eps=1e-3), truncate=6)],
+    [Unroll(InnerSteps(8, SGD(0.1))), Unroll(InnerSteps(8, Adam(1e-2, eps=1e-3)), truncate=6)],
     ids=["plain", "truncated Adam"],
 )
 def test_results_do_not_depend_on_the_choice(method: Unroll, backend: Any) -> None:

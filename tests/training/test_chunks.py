@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll, unroll
-from fewshot_blo.hypergrad.strategy import EMPTY_STATE
-from fewshot_blo.kernel import SGD
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
@@ -54,7 +53,7 @@ def test_chunk_size_does_not_change_a_step(strategy: str, backend: Any) -> None:
         assert_same(parts.inner, whole.inner)
         assert_same({"F": parts.outer_loss}, {"F": whole.outer_loss})
         advanced, expected = method.advance(state, parts), method.advance(state, whole)
-        assert dict(advanced.scalars) == dict(expected.scalars)
+        assert advanced.schedules == expected.schedules
 
 
 def test_dropout_masks_are_of_the_task_and_not_of_its_chunk() -> None:
@@ -112,8 +111,8 @@ class SmallMemory(Unroll):
 def test_out_of_memory_makes_the_chunks_smaller_for_good(error: Exception) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(7)
     keys = dropout_keys(batch, 0, 0)
-    method, chunk = SmallMemory(2, fitting=2, error=error), Chunk(7, "train.chunk")
-    whole = hypergradient(problem, Unroll(2), method.init(), batch, keys=keys)
+    method, chunk = SmallMemory(InnerSteps(2), fitting=2, error=error), Chunk(7, "train.chunk")
+    whole = hypergradient(problem, Unroll(InnerSteps(2)), method.init(), batch, keys=keys)
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
@@ -169,7 +168,7 @@ def test_what_the_failed_chunk_held_is_free_before_the_next_try() -> None:
 )
 def test_a_task_that_does_not_fit(recompute: bool | None, warned: list[str]) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(2)
-    method = SmallMemory(2, fitting=0, recompute=recompute)
+    method = SmallMemory(InnerSteps(2), fitting=0, recompute=recompute)
     with (
         pytest.warns(UserWarning, match="out of memory") as warnings,
         pytest.raises(
@@ -196,8 +195,8 @@ class NoRoomForGraphs(Unroll):
 def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(3)
     keys = dropout_keys(batch, 0, 0)
-    method, chunk = NoRoomForGraphs(2), Chunk(1, recompute=False)
-    whole = hypergradient(problem, Unroll(2), method.init(), batch, keys=keys)
+    method, chunk = NoRoomForGraphs(InnerSteps(2)), Chunk(1, recompute=False)
+    whole = hypergradient(problem, Unroll(InnerSteps(2)), method.init(), batch, keys=keys)
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
@@ -213,7 +212,7 @@ def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> N
 def test_graphs_that_are_kept_by_a_setting_are_not_recomputed() -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(1)
     with pytest.raises(ConfigurationError, match="one task at a time does not fit"):
-        hypergradient(problem, NoRoomForGraphs(2, recompute=False), EMPTY_STATE, batch)
+        hypergradient(problem, NoRoomForGraphs(InnerSteps(2), recompute=False), State(), batch)
 
 
 @pytest.mark.parametrize("recompute", [None, False, True])
@@ -230,8 +229,8 @@ def test_the_chunk_says_whether_graphs_are_recomputed(
     monkeypatch.setattr(unroll, "adapt", recorded)
     problem, batch = make_problem("unroll", "batched"), make_batch(3)
     for steps in (3, 7):
-        method = Unroll(steps, SGD(0.1))
-        hypergradient(problem, method, EMPTY_STATE, batch, chunk=Chunk(3, recompute=recompute))
+        method = Unroll(InnerSteps(steps, SGD(0.1)))
+        hypergradient(problem, method, State(), batch, chunk=Chunk(3, recompute=recompute))
     assert taken == ([False, True] if recompute is None else [recompute] * 2)
 
 

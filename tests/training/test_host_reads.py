@@ -12,7 +12,7 @@ from oracles import make_batch, make_ragged_batch
 from torch import Tensor, nn
 
 from fewshot_blo import heads, hypergrad
-from fewshot_blo.evaluation.evaluate import Adaptation, adapted
+from fewshot_blo.evaluation.evaluate import adapted
 from fewshot_blo.heads import (
     CosineHead,
     FullContextHead,
@@ -29,14 +29,13 @@ from fewshot_blo.hypergrad import (
     BOME,
     Implicit,
     Penalty,
-    Phases,
     Reptile,
     Strategy,
     Unroll,
     ValueFunction,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, LearnedSGD
+from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
@@ -44,18 +43,18 @@ from fewshot_blo.training.run import Run
 from fewshot_blo.training.settings import TrainSettings
 
 STRATEGIES: dict[str, Strategy] = {
-    "unroll": Unroll(2, SGD(0.1)),
-    "unroll first order": Unroll(2, SGD(0.1), first_order=True),
-    "unroll truncated": Unroll(3, SGD(0.1), truncate=1),
-    "unroll recomputed": Unroll(3, Adam(1e-2, eps=1e-3), recompute=True),
-    "unroll multi-step": Unroll(2, SGD(0.1), multi_step=10),
-    "implicit by cg": Implicit(2, SGD(0.1), ConjugateGradient(3, damping=1.0)),
-    "implicit by Neumann": Implicit(2, SGD(0.1), Neumann(3, 0.1)),
-    "implicit by one step": Implicit(2, SGD(0.1), OneStep()),
-    "penalty": Penalty(2, Adam(1e-2)),
-    "value function": ValueFunction(2, 2, SGD(0.1), lam_growth=1.0),
-    "bome": BOME(2, 2),
-    "reptile": Reptile(2),
+    "unroll": Unroll(InnerSteps(2, SGD(0.1))),
+    "unroll first order": Unroll(InnerSteps(2, SGD(0.1)), first_order=True),
+    "unroll truncated": Unroll(InnerSteps(3, SGD(0.1)), truncate=1),
+    "unroll recomputed": Unroll(InnerSteps(3, Adam(1e-2, eps=1e-3)), recompute=True),
+    "unroll multi-step": Unroll(InnerSteps(2, SGD(0.1)), multi_step=10),
+    "implicit by cg": Implicit(InnerSteps(2, SGD(0.1)), ConjugateGradient(3, damping=1.0)),
+    "implicit by Neumann": Implicit(InnerSteps(2, SGD(0.1)), Neumann(3, 0.1)),
+    "implicit by one step": Implicit(InnerSteps(2, SGD(0.1)), OneStep()),
+    "penalty": Penalty(InnerSteps(2, Adam(1e-2))),
+    "value function": ValueFunction(InnerSteps(2, SGD(0.1)), 2, lam_growth=1.0),
+    "bome": BOME(InnerSteps(2), 2),
+    "reptile": Reptile(InnerSteps(2)),
 }
 HEADS: dict[str, Callable[[], Head]] = {
     "linear": LinearHead,
@@ -101,8 +100,7 @@ def shared_encoder(head: Head | None = None, **settings: Any) -> FewShotProblem:
 
 
 def make_run(problem: FewShotProblem, strategy: Strategy, tmp_path: Any, **settings: Any) -> Run:
-    phases = Phases(((0, strategy),))
-    run = Run(problem, phases, TrainSettings(steps=9, ema=0.9, **settings), tmp_path, {})
+    run = Run(problem, strategy, TrainSettings(steps=9, ema=0.9, **settings), tmp_path, {})
     run.chunk.size = 3
     return run
 
@@ -134,10 +132,10 @@ def test_no_strategy_reads_on_the_host(
 def test_no_head_reads_on_the_host(head: str, ragged: bool, tmp_path: Any) -> None:
     batch = make_ragged_batch() if ragged else make_batch()
     problem = shared_encoder(HEADS[head]())
-    run = make_run(problem, Unroll(2, SGD(0.1)), tmp_path)
+    run = make_run(problem, Unroll(InnerSteps(2, SGD(0.1))), tmp_path)
     assert reads_of_steps(run, batch) == []
     with HostReads() as reads:
-        adapted(problem, batch.to(META), "support", Adaptation(2, SGD(0.1)))()
+        adapted(problem, batch.to(META), "support", InnerSteps(2, SGD(0.1)))()
     assert reads.places == []
 
 
@@ -159,27 +157,27 @@ PROBLEMS: dict[str, Callable[[], FewShotProblem]] = {
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_no_problem_reads_on_the_host(problem: str, ragged: bool, tmp_path: Any) -> None:
-    run = make_run(PROBLEMS[problem](), Unroll(2, SGD(0.1)), tmp_path)
+    run = make_run(PROBLEMS[problem](), Unroll(InnerSteps(2, SGD(0.1))), tmp_path)
     assert reads_of_steps(run, make_ragged_batch() if ragged else make_batch()) == []
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_learned_steps_and_optimizers(optimizer: Any, tmp_path: Any) -> None:
     problem = initialization(step_size=0.1, own_steps=2)
-    strategy = Unroll(2, LearnedSGD(per_step=True))
+    strategy = Unroll(InnerSteps(2, LearnedSGD(per_step=True)))
     run = make_run(problem, strategy, tmp_path, optimizer=optimizer, start="cold")
     assert reads_of_steps(run, make_batch()) == []
 
 
 def test_a_warm_start_in_chunks(tmp_path: Any) -> None:
-    run = make_run(shared_encoder(), Penalty(2), tmp_path, start="warm")
+    run = make_run(shared_encoder(), Penalty(InnerSteps(2, Adam(1e-2))), tmp_path, start="warm")
     run.chunk.size = 2
     assert reads_of_steps(run, make_ragged_batch(), steps=3) == []
     assert run.state.multipliers
 
 
 def test_a_run_reads_once_whether_it_has_diverged(tmp_path: Any) -> None:
-    run = make_run(initialization(), Unroll(2, SGD(0.1)), tmp_path)
+    run = make_run(initialization(), Unroll(InnerSteps(2, SGD(0.1))), tmp_path)
     step = run.hypergradient(make_batch().to(META))
     with HostReads() as reads:
         run.check_finite(step)
@@ -187,12 +185,7 @@ def test_a_run_reads_once_whether_it_has_diverged(tmp_path: Any) -> None:
 
 
 def test_every_strategy_and_head_is_here() -> None:
-    strategies = {name for name in hypergrad.__all__ if name[0].isupper()}
-    assert {type(s).__name__ for s in STRATEGIES.values()} == strategies - {
-        "Phases",  # Which chooses one of the others for each step.
-        "State",
-        "Strategy",
-    }
+    assert {type(s) for s in STRATEGIES.values()} == set(hypergrad.STRATEGIES)
     known = {name for name in heads.__all__ if name.endswith("Head")} - {"Head"}
     assert {type(make()).__name__ for make in HEADS.values()} == known
 

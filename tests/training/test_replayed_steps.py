@@ -11,9 +11,9 @@ from oracles import assert_same, make_batch, make_ragged_batch
 from recorders import Rerun
 from torch import Tensor, nn
 
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann
-from fewshot_blo.kernel import SGD, Adam
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.kernel.graph import Graphs, make_graphs
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
@@ -21,12 +21,12 @@ from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
 STRATEGIES: dict[str, Strategy] = {
-    "unroll": Unroll(2, SGD(0.1)),
-    "unroll recomputed": Unroll(3, Adam(1e-2, eps=1e-3), recompute=True),
-    "implicit by cg": Implicit(3, SGD(0.1), ConjugateGradient(3, damping=1.0)),
-    "implicit by Neumann": Implicit(3, SGD(0.1), Neumann(3, 0.1)),
+    "unroll": Unroll(InnerSteps(2, SGD(0.1))),
+    "unroll recomputed": Unroll(InnerSteps(3, Adam(1e-2, eps=1e-3)), recompute=True),
+    "implicit by cg": Implicit(InnerSteps(3, SGD(0.1)), ConjugateGradient(3, damping=1.0)),
+    "implicit by Neumann": Implicit(InnerSteps(3, SGD(0.1)), Neumann(3, 0.1)),
     # Large tolerance: its schedules advance at every step.
-    "penalty": Penalty(2, SGD(1e-2), rho=1.0, epsilon=1e6),
+    "penalty": Penalty(InnerSteps(2, SGD(1e-2)), rho=1.0, epsilon=1e6),
 }
 strategies = pytest.mark.parametrize("strategy", STRATEGIES)
 problems = pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_states_without_tasks_of_their_own() -> None:
     problem, batch, graphs = make_problem("encoder", "loop"), make_batch(), Graphs(Rerun(), "on")
     keys = dropout_keys(batch, 0, 0)
     for scale in (1.0, 2.0, 3.0):
-        scalars = {name: scale * x for name, x in method.init().scalars.items()}
+        state = method.init().map(lambda x, scale=scale: scale * x)
         steps = [
-            hypergradient(problem, method, State(scalars, {}, {}), batch, keys=keys, graphs=g)
+            hypergradient(problem, method, state, batch, keys=keys, graphs=g)
             for g in (graphs, None)
         ]
         assert_same(steps[0].gradient, steps[1].gradient)

@@ -11,8 +11,8 @@ from small_runs import make_dataset, make_problem, make_sampler
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot_blo.evaluation.evaluate import Adaptation, evaluate
-from fewshot_blo.kernel import SGD, StepwiseBatchNorm
+from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.kernel import SGD, InnerSteps, StepwiseBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
@@ -20,7 +20,7 @@ from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.running_statistics import update_statistics
 
 DATASET = make_dataset(7, 8, noise=150)
-ADAPTATION = Adaptation(3, SGD(0.2))
+ADAPTATION = InnerSteps(3, SGD(0.2))
 
 
 def test_running_statistics_are_of_all_training_classes_without_dropout() -> None:
@@ -114,7 +114,7 @@ def test_padding_plays_no_part() -> None:
         network = classifier(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()), 256, 5)
         problem = Initialization(network, backend="loop")
         sampler = make_sampler(bright, way=way, query=(2, 4))
-        update_statistics(problem, sampler, Adaptation(1, SGD(0.0)))
+        update_statistics(problem, sampler, InnerSteps(1, SGD(0.0)))
         norms.append(problem.network.encoder[0].running_mean)  # type: ignore[index, union-attr]
     torch.testing.assert_close(norms[0], torch.tensor([200 / 255]))
     torch.testing.assert_close(norms[1], norms[0])

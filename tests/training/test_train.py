@@ -29,10 +29,9 @@ from small_runs import (
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.evaluation.evaluate import Adaptation
 from fewshot_blo.evaluation.result import Evaluation
-from fewshot_blo.hypergrad import Implicit, Phases, State, Unroll, unroll
-from fewshot_blo.kernel import SGD
+from fewshot_blo.hypergrad import Implicit, State, Unroll, unroll
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -77,7 +76,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     state = checkpoint_data(whole)["strategy"]
     assert bool(state["inner"]) == (start == "warm")
     if strategy == "penalty":
-        assert float(state["scalars"]["rho"]) > STRATEGIES["penalty"].init().scalars["rho"]
+        assert float(state["rho"]) > STRATEGIES["penalty"].init().rho
 
 
 def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
@@ -92,7 +91,10 @@ def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
         f"run(Path({str(parts)!r}), tasks=SignallingSampler(3, signal.SIGKILL))\n"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parent, env=_environment(), check=False
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env=_environment(),
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL
     assert checkpoint_data(parts)["step"] == 2
@@ -102,7 +104,7 @@ def test_killed_between_checkpoint_and_later_records(tmp_path: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     return {**os.environ, "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}"}
 
 
@@ -200,7 +202,7 @@ class SmallMemory(Unroll):
 
 def test_a_run_goes_on_with_smaller_chunks_when_memory_runs_out(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings, method = replace(SETTINGS, chunk=2), SmallMemory(2, SGD(0.1))
+    settings, method = replace(SETTINGS, chunk=2), SmallMemory(InnerSteps(2, SGD(0.1)))
     with pytest.warns(UserWarning, match=r"going on with 1 \(set train\.chunk to 1") as warnings:
         run(whole, method=method, settings=settings)
     assert len(warnings) == 1
@@ -215,7 +217,7 @@ def test_a_resumed_run_keeps_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings, method = replace(SETTINGS, chunk=0), Unroll(4, SGD(0.1))
+    settings, method = replace(SETTINGS, chunk=0), Unroll(InnerSteps(4, SGD(0.1)))
     choices: list[Chunk] = []
 
     def choose(*_: object, **options: object) -> Chunk:
@@ -259,7 +261,13 @@ def test_training_learns(tmp_path: Path) -> None:
     source = make_sampler(dataset, query=4)
     before = problem.bind(source.batch(100), "transductive", torch.arange(3)).bilevel
     loss_before = before.outer_loss(before.inner_init).mean()
-    run(tmp_path, problem=problem, method=Unroll(2, SGD(0.3)), tasks=source, settings=settings)
+    run(
+        tmp_path,
+        problem=problem,
+        method=Unroll(InnerSteps(2, SGD(0.3))),
+        tasks=source,
+        settings=settings,
+    )
     after = problem.bind(source.batch(100), "transductive", torch.arange(3)).bilevel
     assert after.outer_loss(after.inner_init).mean() < 0.8 * loss_before
 
@@ -267,14 +275,18 @@ def test_training_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "match"),
     [
-        (Unroll(3, SGD(1e30)), SETTINGS, r"outer step 1: Unroll: .* lower the inner step size"),
         (
-            Implicit(3, SGD(1e30)),
+            Unroll(InnerSteps(3, SGD(1e30))),
+            SETTINGS,
+            r"outer step 1: Unroll: .* lower the inner step size",
+        ),
+        (
+            Implicit(InnerSteps(3, SGD(1e30))),
             SETTINGS,
             r"outer step 1: Implicit: .* lower the inner step size",
         ),
         (
-            Unroll(3, SGD(0.1)),
+            Unroll(InnerSteps(3, SGD(0.1))),
             replace(SETTINGS, learning_rate=1e30, validate_every=1000),
             r"outer step 2: Unroll: .* lower the outer learning rate",
         ),
@@ -312,7 +324,7 @@ def test_divergence_leaves_the_last_good_checkpoint(
 
 def test_divergence_in_validation(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"evaluation: .* after 5 inner steps of SGD"):
-        run(tmp_path, adaptation=Adaptation(5, SGD(1e30)))
+        run(tmp_path, adaptation=InnerSteps(5, SGD(1e30)))
 
 
 def test_learning_rate_schedules() -> None:
@@ -357,7 +369,7 @@ def test_without_progress_nothing_is_printed(
 def test_a_problem_with_nothing_to_learn(tmp_path: Path) -> None:
     frozen = SharedEncoder(Conv4(hidden=8).requires_grad_(False))
     with pytest.raises(ConfigurationError, match="there is nothing to learn"):
-        Run(frozen, Phases(((0, Unroll(1)),)), SETTINGS, tmp_path, {})
+        Run(frozen, Unroll(InnerSteps(1)), SETTINGS, tmp_path, {})
 
 
 def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> None:
@@ -379,8 +391,11 @@ def test_without_steps_the_start_is_validated_and_kept(tmp_path: Path) -> None:
 
 def test_strategies_take_turns(tmp_path: Path) -> None:
     """A run of phases takes the steps that each strategy takes alone."""
-    first, second = Unroll(2, SGD(0.1), first_order=True), Unroll(2, SGD(0.1))
-    phases = Phases(((0, first), (3, second)))
+    first, second = (
+        Unroll(InnerSteps(2, SGD(0.1)), first_order=True),
+        Unroll(InnerSteps(2, SGD(0.1))),
+    )
+    phases = replace(second, first_order_steps=3)
     make, settings = make_initialization, replace(SETTINGS, schedule="constant")
     run(tmp_path / "phases", problem=make(), method=phases, settings=settings)
     three = replace(settings, steps=3)

@@ -1,0 +1,28 @@
+"""How an inner problem is solved: a number of steps of an update rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.rules import SGD, UpdateRule
+
+
+@dataclass(frozen=True)
+class InnerSteps:
+    """Steps of an update rule on the loss of an inner problem.
+
+    Attributes:
+        steps: number of inner steps; 0 leaves the inner problem where it starts.
+        rule: update rule of the inner parameters.
+
+    Raises:
+        ConfigurationError: if the number is negative.
+    """
+
+    steps: int = 5
+    rule: UpdateRule = SGD()
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigurationError(f"steps is {self.steps}: inner steps must not be negative")
