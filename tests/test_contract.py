@@ -22,7 +22,7 @@ from oracles import (
 )
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
+from fewshot_blo.bilevel import Bilevel, OuterStep, OuterVariables, Params, combine
 from fewshot_blo.errors import StructuralZeroError
 from fewshot_blo.heads import (
     CosineHead,
@@ -48,7 +48,6 @@ from fewshot_blo.kernel import (
     Momentum,
     StepwiseBatchNorm,
 )
-from fewshot_blo.kernel.rules import STEP_SIZE
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
@@ -98,7 +97,8 @@ def make_tail() -> TailHead:
     """Layers that adapt between layers that do not."""
     torch.manual_seed(0)
     layers = [nn.Linear(8, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4), nn.LayerNorm(4)]
-    return TailHead(nn.Sequential(*layers).double(), ("1.weight", "3.weight", "3.bias"), features=4)
+    tail, adapted = nn.Sequential(*layers).double(), ("1.weight", "3.weight", "3.bias")
+    return TailHead(tail, adapted, features=4, backend="batched")
 
 
 HEADS: dict[str, Head] = {
@@ -210,8 +210,9 @@ def places(problem: str) -> dict[str, set[Sees]]:
         "inner": bilevel.inner_loss(v).sum(),
         "outer": bilevel.outer_loss(v).sum(),
     }
+    sizes = OuterVariables(step_sizes=OuterVariables.grouped(bilevel.outer).step_sizes)
     found: dict[str, set[Sees]] = {
-        name: {"rule"} if name.startswith(STEP_SIZE) else set() for name in bilevel.outer
+        name: {"rule"} if name in sizes else set() for name in bilevel.outer
     }
     for place, scalar in scalars.items():
         if not scalar.requires_grad:
