@@ -57,8 +57,7 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
     sums: dict[nn.Module, list[Tensor]] = {
         norm: [torch.zeros_like(buffer) for buffer in _statistics(norm)] for norm in norms
     }
-
-    met = dict.fromkeys(norms, 0)
+    met: dict[nn.Module, int] = dict.fromkeys(norms, 0)
 
     def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
