@@ -130,7 +130,7 @@ def test_there_are_no_circles() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
     [
-        ("experiments.settings", "commands.main", "up"),
+        ("experiments.settings", "commands.train", "up"),
         ("training.checkpoint", "training.train", "circle"),
         ("evaluation.evaluate", "training.train", "up"),
         ("machine.memory", "kernel.adapt", "up"),
