@@ -7,7 +7,14 @@ import torch
 from oracles import Quadratic, assert_same
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, combine, task_dot
+from fewshot_blo.bilevel import (
+    Bilevel,
+    OuterStep,
+    OuterVariables,
+    TaskParams,
+    combine,
+    task_dot,
+)
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.penalty import PenaltyStep
@@ -36,6 +43,54 @@ LEAF = torch.ones(2, requires_grad=True)
 def test_problem_is_checked(outer: TaskParams, inner: TaskParams, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Bilevel(outer, inner, losses, losses)
+
+
+def make_variables() -> OuterVariables:
+    leaves = iter(torch.arange(8.0))
+    return OuterVariables(
+        step_sizes={"0.weight": next(leaves)},
+        head={"log_scale": next(leaves), "tail.1.bias": next(leaves)},
+        encoder={"0.weight": next(leaves)},
+        start={"head.weight": next(leaves)},
+        classifier={"head.weight": next(leaves)},
+        regularisation=next(leaves),
+        features=next(leaves),
+    )
+
+
+# The order of the flat names is that of an optimizer's state in a checkpoint.
+FLAT = {
+    "features": 7.0,
+    "0.weight": 3.0,
+    "start/head.weight": 4.0,
+    "log_prox": 6.0,
+    "head/log_scale": 1.0,
+    "head/tail.1.bias": 2.0,
+    "step_size/0.weight": 0.0,
+    "classifier/head.weight": 5.0,
+}
+
+
+def test_groups_of_outer_variables_have_flat_names_in_order() -> None:
+    flat = {name: float(leaf) for name, leaf in make_variables().items()}
+    assert list(flat.items()) == list(FLAT.items())
+    assert repr(OuterVariables(head={"a": torch.ones(2)})) == "OuterVariables(head/a [2])"
+    assert not OuterVariables()
+
+
+def test_flat_names_tell_the_groups() -> None:
+    variables = make_variables()
+    found = OuterVariables.grouped(dict(reversed(list(variables.items()))))
+    for group in ("encoder", "start", "head", "step_sizes", "classifier"):
+        assert dict(getattr(found, group)) == dict(getattr(variables, group))
+    assert found.features is variables.features
+    assert found.regularisation is variables.regularisation
+    assert found.keys() == FLAT.keys()
+
+
+def test_two_outer_variables_of_one_name() -> None:
+    with pytest.raises(ConfigurationError, match="two outer variables are named 'log_prox'"):
+        OuterVariables(encoder={"log_prox": torch.ones(1)}, regularisation=torch.ones(()))
 
 
 def test_number_of_tasks() -> None:

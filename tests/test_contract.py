@@ -97,7 +97,8 @@ def make_tail() -> TailHead:
     """Layers that adapt between layers that do not."""
     torch.manual_seed(0)
     layers = [nn.Linear(8, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4), nn.LayerNorm(4)]
-    return TailHead(nn.Sequential(*layers).double(), ("1.weight", "3.weight", "3.bias"), features=4)
+    tail, adapted = nn.Sequential(*layers).double(), ("1.weight", "3.weight", "3.bias")
+    return TailHead(tail, adapted, features=4, backend="batched")
 
 
 HEADS: dict[str, Head] = {
@@ -209,10 +210,9 @@ def places(problem: str) -> dict[str, set[Sees]]:
         "inner": bilevel.inner_loss(v).sum(),
         "outer": bilevel.outer_loss(v).sum(),
     }
-    sizes = list(OuterVariables.grouped(bilevel.outer).step_sizes.values())
+    sizes = OuterVariables(step_sizes=OuterVariables.grouped(bilevel.outer).step_sizes)
     found: dict[str, set[Sees]] = {
-        name: {"rule"} if any(leaf is size for size in sizes) else set()
-        for name, leaf in bilevel.outer.items()
+        name: {"rule"} if name in sizes else set() for name in bilevel.outer
     }
     for place, scalar in scalars.items():
         if not scalar.requires_grad:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -40,7 +40,7 @@ class Options:
 
     kinds: tuple[type[Any], ...]
     positional: str = ""
-    slots: Slots = ()  # type: ignore[assignment]
+    slots: Slots = field(default_factory=dict)
     files: bool = False
 
     def parse(self, words: Sequence[str]) -> list[Any]:

@@ -17,8 +17,7 @@ from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.likeness import is_known, p_values
-from fewshot_blo.heads import TailHead
-from fewshot_blo.heads.head import SupportSet, normalize
+from fewshot_blo.heads.head import SupportSet, has_class_axis, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import adapt
 from fewshot_blo.problems import SharedEncoder
@@ -116,13 +115,11 @@ class Classifier:
     def logits(self, features: Tensor) -> Tensor:
         """Logits ``[M, N]`` of features as the head takes them."""
         own = self._scaled(features[None])
-        return self.problem.head.logits(self.params, own, self._learned())[0]
+        return self.problem.head.logits(self.params, own, self.problem.outer.head)[0]
 
     def pretrained(self, features: Tensor) -> Tensor:
         """Features of the whole network before anything of it was adapted."""
-        head = self.problem.head
-        output: Tensor = head.network(features) if isinstance(head, TailHead) else features
-        return output
+        return self.problem.head.unadapted(features)
 
     @torch.no_grad()
     def add_class(self, name: str, images: Tensor) -> None:
@@ -141,37 +138,23 @@ class Classifier:
         features = torch.cat([self.features, embed(self.problem.network, images)])
         labels = torch.cat([self.labels, torch.full((len(images),), new)])
         support = SupportSet(features[None], labels[None], torch.arange(new + 1)[None])
-        own = {n: p[:, new:] for n, p in self._prototypes(support).items()}
-        fixed = {n: p for n, p in self.params.items() if not n.startswith("head.")}
-        old = {n: p for n, p in self.params.items() if n.startswith("head.")}
-        learned = self._learned()
+        given = replace(support, features=self._scaled(support.features))
+        weights = self.problem.head.class_weights(self.params, given, self.problem.outer.head)
+        own = {n: p[:, new:] for n, p in weights.items()}
+        fixed = {n: p for n, p in self.params.items() if not has_class_axis(n)}
+        old = {n: p for n, p in self.params.items() if has_class_axis(n)}
 
         def joined(v: TaskParams) -> dict[str, Tensor]:
             return {**fixed, **{n: torch.cat([old[n], v[n]], 1) for n in old}}
 
         def loss(v: TaskParams) -> Tensor:
-            scaled = self._scaled(support.features)
-            logits = self.problem.head.logits(joined(v), scaled, learned)
+            logits = self.problem.head.logits(joined(v), given.features, self.problem.outer.head)
             return task_cross_entropy(logits, support.labels, support.classes)
 
         own = adapt(loss, own, self.candidate.head_steps)
         self.params = joined(own)
         self.features, self.labels = features, labels
         self.class_names = (*self.class_names, name)
-
-    def _prototypes(self, support: SupportSet) -> TaskParams:
-        """Where the head's parameters start, on features as they are after adaptation."""
-        head, learned = self.problem.head, self._learned()
-        if isinstance(head, TailHead):
-            own = head.adapted_features(self.params, support.features, learned)
-            return head.head.from_support(replace(support, features=own), learned)
-        own = self._scaled(support.features)
-        return head.from_support(replace(support, features=own), learned)
-
-    def _learned(self) -> dict[str, Tensor]:
-        prefix = "head/"
-        outer = self.problem.outer.items()
-        return {n.removeprefix(prefix): p for n, p in outer if n.startswith(prefix)}
 
     def _scaled(self, features: Tensor) -> Tensor:
         """Features as the problem hands them to its head."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import choose_parameters
 from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.finetune.classifier import Classifier
-from fewshot_blo.heads import CosineHead, RidgeHead, TailHead
 from fewshot_blo.records.files import atomic_write
 
 _TOLERANCE = 1e-4
@@ -26,7 +25,7 @@ _TOLERANCE = 1e-4
 class Deployed(nn.Module):
     """Images ``[B, C, S, S]`` with values in [0, 1] to probabilities ``[B, N]``.
 
-    Every head here is linear in features of length one.
+    The logits are linear in features of length one.
 
     Args:
         encoder: from images to features ``[B, D]``.
@@ -51,7 +50,11 @@ class Deployed(nn.Module):
 
 @torch.no_grad()
 def to_module(classifier: Classifier) -> Deployed:
-    """The classifier as a plain PyTorch module with what was adapted in its place."""
+    """The classifier as a plain PyTorch module with what was adapted in its place.
+
+    Raises:
+        ConfigurationError: if the head is none that can be exported.
+    """
     candidate, params = classifier.candidate, classifier.params
     network, names = choose_parameters(
         candidate.seeing(classifier.backbone),
@@ -61,17 +64,10 @@ def to_module(classifier: Classifier) -> Deployed:
     )
     network = copy.deepcopy(network).eval()
     parameters = dict(network.named_parameters())
-    head = classifier.problem.head
-    if isinstance(head, TailHead):
-        for name, own in zip(names, head.adapted, strict=True):
-            parameters[name].copy_(params[f"tail.{own}"][0])
-        head = head.head
-    weight = params["head.weight"][0]
-    bias = params["head.bias"][0] if "head.bias" in params else torch.zeros(len(weight))
-    if isinstance(head, CosineHead):
-        weight = head.scale * F.normalize(weight)
-    elif isinstance(head, RidgeHead):
-        weight = classifier.problem.outer["head/log_scale"].exp() * weight
+    problem = classifier.problem
+    for name, own in zip(names, problem.head.layers(params).values(), strict=True):
+        parameters[name].copy_(own[0])
+    weight, bias = (p[0] for p in problem.head.linear(params, problem.outer.head))
     deployed = Deployed(network, weight / classifier.temperature, bias / classifier.temperature)
     return deployed.requires_grad_(False).eval()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.losses import one_hot
+from fewshot_blo.kernel import Order
 
 Start = Literal["zeros", "prototypes", "closed_form", "learned"]
 """Where the inner problem of a head starts: at zero, at the class means of the support features,
@@ -50,7 +53,7 @@ def has_class_axis(name: str) -> bool:
     return name.startswith("head.")
 
 
-class Head(Protocol):
+class Head(ABC):
     """Task-stacked parameters, ``[T, ...]``, the logits they give, and what they minimise.
 
     Parameters with a class axis, ``[T, N, ...]``, have names that begin with ``head.``.
@@ -63,25 +66,27 @@ class Head(Protocol):
     """
 
     starts: ClassVar[tuple[Start, ...]]
-    prox: ClassVar[float]
-    scaled: ClassVar[bool]
+    prox: ClassVar[float] = 0.0
+    scaled: ClassVar[bool] = True
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
-        """The initial values of what it shares between tasks: outer variables.
+        """The initial values of what it shares between tasks, outer variables; none by default.
 
         Args:
             features: D, where it is known.
         """
-        ...
+        del features
+        return {}
 
+    @abstractmethod
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """Parameters of T tasks that are all zero; of features only D and the type count."""
-        ...
 
+    @abstractmethod
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """Parameters by a formula of the support set, which is differentiable."""
-        ...
 
+    @abstractmethod
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
@@ -94,24 +99,63 @@ class Head(Protocol):
             real: ``[T, B]``, which rows are no padding, for heads that look at all of them
                 together; None for all.
         """
-        ...
 
+    @abstractmethod
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """Loss of each task on its support set, ``[T]``."""
-        ...
+
+    def prepare(self, features: Callable[[], Tensor], derivatives: Order) -> None:
+        """Gets ready for features like those of the first batch; nothing by default.
+
+        Args:
+            features: returns them, ``[T, B, D]``.
+            derivatives: of the parameters that are needed.
+        """
+        del features, derivatives
+
+    def layers(self, params: TaskParams) -> TaskParams:
+        """The parameters that are those of layers, by the layers' own names; none by default."""
+        del params
+        return {}
+
+    def unadapted(self, features: Tensor) -> Tensor:
+        """Features ``[B, E]`` as the head's layers give them before they adapt.
+
+        Args:
+            features: as they come, ``[B, D]``; without layers they stay as they are.
+        """
+        return features
+
+    def class_weights(self, params: TaskParams, support: SupportSet, learned: Params) -> TaskParams:
+        """Parameters with a class axis by a formula of the support set, where layers have adapted.
+
+        Args:
+            params: of the tasks; of these the layers' play a part.
+            support: the support set, of which classes may be new ones.
+            learned: the head's outer variables.
+        """
+        del params
+        return self.from_support(support, learned)
+
+    def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
+        """Weights ``[T, N, D]`` and biases ``[T, N]`` whose logits are the head's, for an export.
+
+        They are those of features of length one that the head's layers have given.
+
+        Raises:
+            ConfigurationError: if its logits are not linear in such features.
+        """
+        del params, learned
+        raise ConfigurationError(
+            f"the logits of {type(self).__name__} are not linear in features of length one, so it "
+            "cannot be exported: use a linear, cosine or ridge head"
+        )
 
 
-class SupportSetHead:
+class SupportSetHead(Head):
     """A head whose parameters are the support set itself: there is nothing to adapt."""
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
-    prox: ClassVar[float] = 0.0
-    scaled: ClassVar[bool] = True
-
-    def learned(self, features: int | None) -> dict[str, Tensor]:
-        """None, unless it says otherwise."""
-        del features
-        return {}
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """An empty support set."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.heads.head import Start, SupportSet, normalize
+from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
 
 
-class ClassWeights:
+class ClassWeights(Head):
     """A head with one weight vector a class."""
-
-    scaled: ClassVar[bool] = True
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
         """Weights ``[T, N, D]``."""
@@ -27,20 +26,10 @@ class CrossEntropyHead(ClassWeights):
 
     prox: ClassVar[float] = 0.5
 
-    def learned(self, features: int | None) -> dict[str, Tensor]:
-        """None."""
-        del features
-        return {}
-
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """The class means as weights."""
         del learned
         return {"head.weight": support.class_means}
-
-    def logits(
-        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
-    ) -> Tensor:
-        raise NotImplementedError
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """Mean cross-entropy."""
@@ -51,14 +40,17 @@ class CrossEntropyHead(ClassWeights):
 class ScaledLinearHead(ClassWeights):
     """``s W x``, where s is an outer variable, learned as a logarithm."""
 
-    prox: ClassVar[float] = 0.0
-
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
         """Scaled scores."""
         del real
         return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
+
+    def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
+        """``s W`` and no bias."""
+        weight = learned["log_scale"].exp() * params["head.weight"]
+        return weight, torch.zeros_like(weight[..., 0])
 
 
 @dataclass(frozen=True)
@@ -88,6 +80,11 @@ class LinearHead(CrossEntropyHead):
         weight, bias = params["head.weight"], params["head.bias"]
         return features @ weight.transpose(1, 2) + bias.unsqueeze(1)
 
+    def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
+        """Its own."""
+        del learned
+        return params["head.weight"], params["head.bias"]
+
 
 @dataclass(frozen=True)
 class CosineHead(CrossEntropyHead):
@@ -111,3 +108,9 @@ class CosineHead(CrossEntropyHead):
         del learned, real
         weight = normalize(params["head.weight"])
         return self.scale * (normalize(features) @ weight.transpose(1, 2))
+
+    def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
+        """``s w_n / |w_n|`` and no bias."""
+        del learned
+        weight = self.scale * normalize(params["head.weight"])
+        return weight, torch.zeros_like(weight[..., 0])

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, fx, nn
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
 from fewshot_blo.heads.linear import LinearHead
-from fewshot_blo.kernel import Backend, Forward, for_tasks, make_forward
+from fewshot_blo.kernel import (
+    Backend,
+    Choice,
+    Forward,
+    Order,
+    Sample,
+    for_tasks,
+    make_forward,
+)
+from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.stacked.merged import MergedForward
 
@@ -23,7 +33,7 @@ TailBackend = Backend | Literal["merged"]
 image by itself, with its frozen layers on the images of all tasks at once."""
 
 
-class TailHead:
+class TailHead(Head):
     """``head(tail(x))``: some of the tail's parameters adapt, and those of the head.
 
     So a shared encoder can be the first layers of a network, which run once a task, and the layers
@@ -33,14 +43,17 @@ class TailHead:
     Source: Triantafillou et al., "Proto-MAML" (arXiv 1903.03096), with fewer parameters adapted.
 
     Args:
-        tail: from a flattened feature of the encoder, ``[B, D]``, to features ``[B, E]``. Batch
-            norms use running statistics. What requires no gradient and does not adapt is constant.
+        tail: network from a flattened feature of the encoder, ``[B, D]``, to features ``[B, E]``;
+            it is copied. Batch norms use running statistics. What requires no gradient and does not
+            adapt is constant.
         adapted: names of its parameters that adapt.
-        features: E.
-        head: on its features; linear by default.
+        features: E, number of the tail's features.
+        head: classifier on its features; linear by default.
         unit: divide features by their length, not by √E.
-        backend: of the tail, as ``Choice`` finds it; "merged" is for a tail of ``split_network``.
-        precision: of the tail's products.
+        backend: how the tail runs for the tasks of a batch; "auto" chooses at the first batch, and
+            "merged" is for a tail of ``split_network``.
+        precision: number format of the tail's products.
+        prove: compare the kernel with ``tail`` itself at the first batch, unless it runs merged.
 
     Raises:
         ConfigurationError: if a name is no parameter's, the head cannot start from prototypes, or
@@ -48,7 +61,6 @@ class TailHead:
     """
 
     starts: ClassVar[tuple[Start, ...]] = ("prototypes",)
-    prox: ClassVar[float] = 0.0
     scaled: ClassVar[bool] = False
 
     def __init__(
@@ -59,8 +71,9 @@ class TailHead:
         features: int,
         head: Head | None = None,
         unit: bool = False,
-        backend: TailBackend = "batched",
+        backend: TailBackend | Literal["auto"] = "auto",
         precision: Precision = "float32",
+        prove: bool = True,
     ) -> None:
         self.head: Head = head or LinearHead()
         if "prototypes" not in self.head.starts:
@@ -68,8 +81,17 @@ class TailHead:
                 f"{type(self.head).__name__} cannot start from prototypes of an adapted tail: use "
                 "a linear or a cosine head"
             )
-        self.forward = _forward(tail, adapted, backend, precision)
-        self.network = self.forward.network
+        self.original, self.precision = tail, precision
+        self.backend: TailBackend | Literal["auto"] = backend
+        self.forward: Forward | MergedForward | None = None
+        self._choice = FirstBatch(prove)
+        if backend == "merged":
+            self.forward = _merged(tail, adapted, precision)
+            self.network = self.forward.network
+        else:
+            self.network = for_tasks(tail)
+            if backend != "auto":
+                self.forward = make_forward(tail, self.network, backend, precision)
         parameters = dict(self.network.named_parameters())
         unknown = sorted(set(adapted) - set(parameters))
         if unknown:
@@ -78,6 +100,31 @@ class TailHead:
             )
         self.adapted = tuple(adapted)
         self.features, self.unit = features, unit
+
+    def prepare(self, features: Callable[[], Tensor], derivatives: Order) -> None:
+        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+
+        Args:
+            features: returns those of the first batch, ``[T, B, D]``.
+            derivatives: of the tail's parameters that are needed.
+
+        Raises:
+            ConfigurationError: as ``Choice``.
+        """
+        if self.backend == "merged":
+            return
+
+        def sample() -> Sample:
+            x = features().detach()
+            own = dict(self.network.named_parameters())
+            adapted = jittered({name: own[name] for name in self.adapted}, len(x))
+            shared = {n: p for n, p in own.items() if p.requires_grad and n not in self.adapted}
+            keys = torch.arange(len(x), device=x.device)
+            return Sample(adapted, shared, x, keys, derivatives, running=True)
+
+        choice = Choice(self.original, self.network, self.precision)
+        self.backend = self._choice(self.backend, choice, sample, derivatives)
+        self.forward = make_forward(self.original, self.network, self.backend, self.precision)
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """The tail's parameters that adapt or require a gradient, and what the head learns."""
@@ -104,8 +151,7 @@ class TailHead:
             _TAIL + name: learned[_TAIL + name].expand(tasks, *learned[_TAIL + name].shape)
             for name in self.adapted
         }
-        own = replace(support, features=self.adapted_features(start, support.features, learned))
-        return {**start, **self.head.from_support(own, learned)}
+        return {**start, **self.class_weights(start, support, learned)}
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
@@ -119,20 +165,61 @@ class TailHead:
         own = replace(support, features=self.adapted_features(params, support.features, learned))
         return self.head.loss(params, own, learned)
 
+    def layers(self, params: TaskParams) -> TaskParams:
+        """The tail's parameters that adapt."""
+        return {name: params[_TAIL + name] for name in self.adapted}
+
+    def unadapted(self, features: Tensor) -> Tensor:
+        """The tail's features as its network gives them."""
+        found: Tensor = self.network(features)
+        return found
+
+    def class_weights(self, params: TaskParams, support: SupportSet, learned: Params) -> TaskParams:
+        """The head's prototypes on the tail's features."""
+        own = self.adapted_features(params, support.features, learned)
+        return self.head.from_support(replace(support, features=own), learned)
+
+    def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
+        """The head's."""
+        return self.head.linear(params, learned)
+
     def adapted_features(self, params: TaskParams, x: Tensor, learned: Params) -> Tensor:
-        """Features ``[T, B, E]`` of ``[T, B, D]`` under the tasks' parameters."""
-        stacked = {n.removeprefix(_TAIL): p for n, p in params.items() if n.startswith(_TAIL)}
-        names = {n.removeprefix(_TAIL): p for n, p in learned.items() if n.startswith(_TAIL)}
-        shared = {name: p for name, p in names.items() if name not in self.adapted}
-        features = self.forward(stacked, shared, x, running=True)
+        """Features ``[T, B, E]`` of ``[T, B, D]`` under the tasks' parameters.
+
+        Raises:
+            ConfigurationError: if the backend has not been chosen.
+        """
+        if self.forward is None:
+            raise ConfigurationError(
+                "the backend of the tail is not chosen yet: call prepare(batch) of the problem "
+                "first, or name one"
+            )
+        shared = {
+            name: learned[_TAIL + name]
+            for name, _ in self.network.named_parameters()
+            if name not in self.adapted and _TAIL + name in learned
+        }
+        features = self.forward(self.layers(params), shared, x, running=True)
         return normalize(features) if self.unit else features / self.features**0.5
 
 
-def _forward(
-    tail: nn.Module, adapted: Collection[str], backend: TailBackend, precision: Precision
-) -> Forward | MergedForward:
-    if backend != "merged":
-        return make_forward(tail, for_tasks(tail), backend, precision)
+def jittered(parameters: Params, tasks: int) -> TaskParams:
+    """Different parameters for each task, near the given ones: it shows if one sees another's.
+
+    Args:
+        parameters: without a task axis.
+        tasks: T.
+    """
+    found = {}
+    generator = torch.Generator().manual_seed(0)
+    for name, p in parameters.items():
+        size = 0.1 * p.detach().abs().mean() + 0.01
+        noise = torch.randn(tasks, *p.shape, generator=generator).to(p)
+        found[name] = p.detach() + size * noise
+    return found
+
+
+def _merged(tail: nn.Module, adapted: Collection[str], precision: Precision) -> MergedForward:
     if not isinstance(tail, fx.GraphModule) or precision == "bfloat16":
         raise ConfigurationError(
             f"a {type(tail).__name__} in {precision} cannot be merged: that takes the tail that "

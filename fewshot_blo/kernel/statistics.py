@@ -41,15 +41,15 @@ def watched(
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
-    """Sets the running statistics of every batch norm to the mean over passes of its statistics.
+    """Sets the running statistics of every batch norm to the mean of those of the batches it meets.
 
     Args:
         network: changed in place.
-        passes: each runs the network forward once, on a batch of images of the classes that it was
+        passes: each runs the network forward, on batches of images of the classes that it was
             trained on, without ``torch.func.vmap``.
 
     Raises:
-        ConfigurationError: if there is no pass.
+        ConfigurationError: if there is no pass, or the passes do not run the network.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
     """
@@ -57,6 +57,7 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
     sums: dict[nn.Module, list[Tensor]] = {
         norm: [torch.zeros_like(buffer) for buffer in _statistics(norm)] for norm in norms
     }
+    met: dict[nn.Module, int] = dict.fromkeys(norms, 0)
 
     def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
@@ -64,6 +65,7 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
         assert not isinstance(rows, str)
         for total, moment in zip(sums[norm], batch_moments(x, rows), strict=False):
             total += moment.flatten()
+        met[norm] += 1
 
     count = 0
     for forward in passes:
@@ -72,9 +74,14 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
         count += 1
     if count == 0:
         raise ConfigurationError("there are no passes to take statistics from: give at least one")
+    if not any(met.values()):
+        raise ConfigurationError(
+            "no batch norm met an image in the passes: run the network where they are called, as a "
+            "problem's query_logits do, and not before"
+        )
     for norm in norms:
         for buffer, total in zip(_statistics(norm), sums[norm], strict=True):
-            buffer.copy_(total / count)
+            buffer.copy_(total / max(met[norm], 1))
 
 
 def _statistics(norm: TorchBatchNorm) -> tuple[Tensor, ...]:

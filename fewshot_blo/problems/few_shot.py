@@ -72,6 +72,10 @@ class FewShotProblem(ABC):
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
 
+        A strategy may differentiate the losses more than once. So images go through the network
+        inside of the losses and of ``query_logits``; or once before them, their features being
+        leaves in ``Bilevel.outer`` of which ``pullback`` carries the gradient on.
+
         Args:
             batch: T tasks on the problem's device.
             norm: where batch norms take their statistics from on the query set.
@@ -140,8 +144,8 @@ class FewShotProblem(ABC):
     def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
         """Forward passes in which batch norms meet training images as they meet those of tests.
 
-        By default those of the query sets of tasks that have been adapted to, one by one, with the
-        backend "loop": norms cannot be watched under ``torch.func.vmap``.
+        By default those of ``query_logits`` of tasks that have been adapted to, one by one, with
+        the backend "loop": norms cannot be watched under ``torch.func.vmap``.
 
         Args:
             tasks: training tasks without augmentation.

@@ -13,7 +13,7 @@ from fewshot_blo.backbones import Adapts, Backbone, Split, choose_parameters, sp
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import Head, LinearHead, TailHead
-from fewshot_blo.heads.tail import TailBackend
+from fewshot_blo.heads.tail import TailBackend, jittered
 from fewshot_blo.kernel import Backend, Choice, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.precision import Precision, product_precision
 from fewshot_blo.kernel.proof import ForwardCall, Proof, differentiate
@@ -68,7 +68,12 @@ def fine_tuning(
         names = [f"backbone.{name}" for name in names]
     if not names:
         return SharedEncoder(
-            _frozen(network), head or LinearHead(), unit=unit, prox=prox, features=features, precision=precision
+            _frozen(network),
+            head or LinearHead(),
+            unit=unit,
+            prox=prox,
+            features=features,
+            precision=precision,
         )
     split = split_network(network, names, image)
     tail_head = TailHead(
@@ -79,6 +84,7 @@ def fine_tuning(
         unit=unit,
         backend=_backend(split, image, precision),
         precision=precision,
+        prove=False,  # It has been, to choose the backend.
     )
     return SharedEncoder(_frozen(split.trunk), tail_head, prox=prox, precision=precision)
 
@@ -129,11 +135,7 @@ def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images = torch.rand(20, *image).to(next(iter(parameters.values())))
-        params = {}
-        for name in split.adapted:
-            p = parameters[name]
-            size = 0.1 * p.abs().mean() + 0.01
-            params[name] = p + size * torch.randn(4, *p.shape).to(p)
+    params = jittered({name: parameters[name] for name in split.adapted}, 4)
     return params, split.trunk(images).unflatten(0, (4, 5))
 
 

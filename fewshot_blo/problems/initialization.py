@@ -205,22 +205,25 @@ class Initialization(FewShotProblem):
         return {n: p for n, p in self.outer.encoder.items() if n not in self.adapted}
 
 
+_WORDS = {"all": "", "head": part_prefix(HEAD), "body": part_prefix(ENCODER)}
+
+
 def _adapting(network: nn.Module, adapted: str | Sequence[str], names: list[str]) -> list[str]:
     """The names of the parameters that adapt, of those that are trained."""
     if adapted == "no_norms":
         norms = {n for n, module in network.named_modules() if isinstance(module, NORM_LAYERS)}
-        adapting = [name for name in names if name.rpartition(".")[0] not in norms]
+        found = [name for name in names if name.rpartition(".")[0] not in norms]
         asked = "belongs to another layer than a norm"
     else:
-        words = {"all": "", "head": part_prefix(HEAD), "body": part_prefix(ENCODER)}
-        given = (adapted,) if isinstance(adapted, str) else tuple(adapted)
-        word = given[0] if adapted in words else None
-        prefixes = given if word is None else (words[word],)
-        adapting = [name for name in names if name.startswith(prefixes)]
+        if isinstance(adapted, str):
+            prefixes: tuple[str, ...] = (_WORDS.get(adapted, adapted),)
+        else:
+            prefixes = tuple(adapted)
+        found = [name for name in names if name.startswith(prefixes)]
         asked = f"has a name that starts with {prefixes}"
-    if not adapting:
+    if not found:
         raise ConfigurationError(f"no trainable parameter {asked}; the network's are {names[:8]}")
-    return adapting
+    return found
 
 
 def _check_head(network: nn.Module, adapting: Container[str]) -> None:

@@ -172,6 +172,8 @@ class SharedEncoder(FewShotProblem):
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
         """Compares the kernel with ``original``, and chooses the backend where it is "auto".
 
+        The head then gets the features of the batch, for what it has to prepare.
+
         Raises:
             ConfigurationError: as ``Choice``.
         """
@@ -183,6 +185,12 @@ class SharedEncoder(FewShotProblem):
 
         choice = Choice(self.original, self.network, self.precision)
         self.backend = self._choice(self.backend, choice, sample, derivatives)
+
+        def features() -> Tensor:
+            with torch.no_grad():
+                return self._features(tasks, "transductive", first_keys(tasks))
+
+        self.head.prepare(features, derivatives)
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.

@@ -13,10 +13,11 @@ from fewshot_blo.heads import (
     LabelPropagationHead,
     LinearHead,
     MatchingHead,
+    MaxMarginHead,
     RelationHead,
     RidgeHead,
 )
-from fewshot_blo.heads.head import SupportSet
+from fewshot_blo.heads.head import SupportSet, normalize
 
 FEATURES = normal(2, 5, 4)
 PROTOTYPES = normal(2, 3, 4, seed=1)
@@ -170,3 +171,17 @@ def test_full_context_needs_steps_and_features() -> None:
         FullContextHead(steps=0)
     with pytest.raises(ConfigurationError, match="need features"):
         FullContextHead().learned(None)
+
+
+@pytest.mark.parametrize("head", [LinearHead(), CosineHead(), RidgeHead(), MaxMarginHead()])
+def test_linear_heads_are_exported_as_weights_and_biases(head: Head) -> None:
+    features, learned = normalize(FEATURES), {n: p.double() for n, p in head.learned(4).items()}
+    params = head.from_support(SupportSet(PROTOTYPES, LABELS, CLASSES), learned)
+    weight, bias = head.linear(params, learned)
+    logits = features @ weight.transpose(1, 2) + bias.unsqueeze(1)
+    torch.testing.assert_close(logits, head.logits(params, features, learned))
+
+
+def test_other_heads_cannot_be_exported() -> None:
+    with pytest.raises(ConfigurationError, match="logits of MatchingHead are not linear"):
+        MatchingHead().linear({}, {})

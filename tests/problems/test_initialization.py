@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,39 @@ def test_parameters_that_do_not_adapt_are_shared(adapted: str | tuple[str, ...])
     head = {n: p[0] for n, p in step.inner.items()}
     logits = functional_call(problem.network, {**params, **head}, (batch.query_x[0],))
     torch.testing.assert_close(F.cross_entropy(logits, batch.query_y[0]), step.outer_loss[0])
+
+
+NORMS = {f"encoder.blocks.block{n + 1}.norm.{p}" for n in range(4) for p in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("adapted", "shared"),
+    [
+        ("all", lambda name: False),
+        ("head", lambda name: not name.startswith("head.")),
+        ("body", lambda name: name.startswith("head.")),
+        ("no_norms", lambda name: name in NORMS),
+        (
+            ["head.bias", "encoder.blocks.0."],
+            lambda name: name != "head.bias" and "s.0" not in name,
+        ),
+    ],
+)
+def test_what_adapts_has_a_word(adapted: str | list[str], shared: Callable[[str], bool]) -> None:
+    problem = Initialization(network(), adapted=adapted, backend="batched")
+    inner = problem.bind(make_batch(), "support").bilevel.inner_init
+    assert list(inner) == [name for name in problem.outer if not shared(name)]
+
+
+@pytest.mark.parametrize("adapted", ["head", "body", "no_such"])
+def test_a_word_that_fits_no_parameter(adapted: str) -> None:
+    with pytest.raises(ConfigurationError, match="no trainable parameter has a name that starts"):
+        Initialization(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), adapted=adapted)
+
+
+def test_a_network_of_norms_alone_has_nothing_else_to_adapt() -> None:
+    with pytest.raises(ConfigurationError, match="belongs to another layer than a norm"):
+        Initialization(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), adapted="no_norms")
 
 
 def test_learned_step_sizes_are_outer_variables() -> None:

@@ -17,16 +17,35 @@ from oracles import (
     random_direction,
     single_tasks,
 )
+from small_runs import make_dataset, make_sampler
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads import CosineHead
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
+from fewshot_blo.heads import (
+    CosineHead,
+    Head,
+    LabelPropagationHead,
+    MatchingHead,
+    MaxMarginHead,
+    RidgeHead,
+)
+from fewshot_blo.hypergrad import (
+    BOME,
+    Implicit,
+    Penalty,
+    Reptile,
+    State,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks import Conv4
+from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.training.running_statistics import update_statistics
 
 
 def encoder() -> nn.Module:
@@ -158,3 +177,50 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 def test_backend_must_be_chosen() -> None:
     with pytest.raises(ConfigurationError, match=r"prepare\(batch\)"):
         SharedEncoder(encoder()).bind(make_batch(), "support")
+
+
+@pytest.mark.parametrize("head", [MatchingHead(), MaxMarginHead(), LabelPropagationHead()])
+def test_a_head_with_a_formula_suits_a_strategy_that_needs_no_minimiser(head: Head) -> None:
+    made = SharedEncoder(encoder(), head)
+    for start in ("cold", "warm"):
+        made.check_suits(Unroll(InnerSteps(0)), start)  # type: ignore[arg-type]
+    for strategy in (Implicit(), Penalty(), ValueFunction(), BOME(), Reptile()):
+        name = f"{type(strategy).__name__} takes the parameters of a {type(head).__name__}"
+        with pytest.raises(ConfigurationError, match=name):
+            made.check_suits(strategy, "cold")
+        SharedEncoder(encoder(), RidgeHead()).check_suits(strategy, "cold")
+
+
+def test_a_centre_is_what_simpleshot_subtracts() -> None:
+    """Features relative to their mean over the training images, outside of training."""
+    network, tasks = encoder(), make_sampler(make_dataset(), dtype=torch.float64)
+    made = SharedEncoder(network, centre=True, features=8, backend="batched")
+    plain = SharedEncoder(network, backend="batched")
+    assert list(made.outer) == [f"encoder.{name}" for name in plain.outer]
+    for problem in (made, plain):
+        update_statistics(problem, tasks)
+        problem.network.eval()
+    with torch.no_grad():
+        features = plain.network(tasks.dataset.images.double() / 255)
+        assert_same(
+            {"centre": made.network.get_buffer("centre.mean")}, {"centre": features.mean(0)}
+        )
+        mine, theirs = (p.bind(tasks.batch(0), "running").bilevel.outer for p in (made, plain))
+        shift = features.mean(0) / 8**0.5
+        assert_same({"x": mine["features"]}, {"x": theirs["features"] - shift})
+    with pytest.raises(ConfigurationError, match="a centre needs features"):
+        SharedEncoder(network, centre=True)
+
+
+def test_an_encoder_of_ones_own_may_make_its_views() -> None:
+    class Seeing(nn.Flatten):
+        seen = "one"
+
+        def with_views(self, views: Views) -> Seeing:
+            changed = Seeing()
+            changed.seen = views
+            return changed
+
+    made = SharedEncoder(Seeing(), RidgeHead()).with_views("scales")
+    assert made.network.seen == "scales"
+    assert made.views.views == "one"

@@ -65,7 +65,7 @@ HEADS: dict[str, Callable[[], Head]] = {
     "matching": MatchingHead,
     "full context": lambda: FullContextHead(steps=2),
     "relation": lambda: RelationHead(channels=4),
-    "tail": lambda: TailHead(nn.Linear(64, 8).to(META), ["weight"], features=8),
+    "tail": lambda: TailHead(nn.Linear(64, 8).to(META), ["weight"], features=8, backend="batched"),
 }
 # What training reads beside, after the step: whether the run has diverged, once each. The log
 # reads its figures at every ``log_every``-th step, and a validation its accuracies.
