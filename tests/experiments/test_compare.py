@@ -197,7 +197,7 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
     bad = write_recipe(tmp_path / "bad.yaml", folder, problem="nothing")
     with pytest.raises(ConfigurationError, match=r"recipe .*bad\.yaml"):
         compare([bad], REQUEST, folder=tmp_path / "table")
-    with pytest.raises(ConfigurationError, match=r"recipe .*absent\.yaml"):
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml cannot be read"):
         compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
 
 

@@ -248,9 +248,8 @@ def test_the_folder_of_the_run_is_no_other_data_set(config: Config, tmp_path: Pa
     for same in (root, root / ".." / root.name):
         for given in ("", str(same)):
             assert other_data(run.data, replace(REQUEST, data="Folder", root=given)) is None
-            assert requested(run, replace(REQUEST, data="Folder", root=given)).data == run.data.changed(
-                root=given or str(root)
-            )
+            same_data = run.data.changed(root=given or str(root))
+            assert requested(run, replace(REQUEST, data="Folder", root=given)).data == same_data
     other = replace(REQUEST, data="Folder", root=str(tmp_path))
     assert other_data(run.data, other) == Folder(str(tmp_path), size=16)
     assert requested(run, other).data == Folder(str(tmp_path), color=False, size=16)
@@ -280,9 +279,9 @@ def test_classes_that_a_run_was_trained_on_are_left_out(
     assert unseen(mini, request, splits) is splits.test
     assert "which of them are training classes is not known" in capsys.readouterr().out
     # Nothing is left out of data that do not overlap, nor of a run's own.
-    for own in (config, replace(config, data=FC100())):
+    for run_config in (config, replace(config, data=FC100())):
         request = replace(REQUEST, data="FC100")
-        assert unseen({Path("run"): own}, request, splits) is splits.test
+        assert unseen({Path("run"): run_config}, request, splits) is splits.test
         assert capsys.readouterr().out == ""
     seen = splits.test.class_names.index(next(n for n in splits.test.class_names if n in training))
     only = Splits(splits.train, splits.validation, splits.test.select([seen]))
@@ -324,7 +323,7 @@ def test_views_are_part_of_the_protocol(paths: list[Path], tmp_path: Path) -> No
     (figures,) = json.loads(file.read_text())["checkpoints"].values()
     assert figures[0]["protocol"] == evaluations[0].protocol
     assert evaluations[0].protocol.endswith("4 inner steps, 9 views (shifts)")
-    with pytest.raises(ConfigurationError, match="views is shifts, and the problem is Initialization"):
+    with pytest.raises(ConfigurationError, match="shifts, and the problem is Initialization"):
         evaluate_checkpoints(paths[2:], replace(request, output=None))
 
 

@@ -63,7 +63,8 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:
-    rows = {"descent": SETTINGS, "penalty": {**SETTINGS, "strategy": {"name": "Penalty", "inner": INNER}}}
+    penalty = {**SETTINGS, "strategy": {"name": "Penalty", "inner": INNER}}
+    rows = {"descent": SETTINGS, "penalty": penalty}
     path.write_text(yaml.safe_dump({"study": "halves", "rows": rows, **changes}))
     return path
 
