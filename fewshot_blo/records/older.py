@@ -73,9 +73,9 @@ _LIBRARIES = ("torchvision:", "timm:", "hf:")
 _INNER = "steps rule step_size"
 _SECTIONS = {
     "data": "name root split rotations mirrors size csv seed color download",
-    "problem": "name network weights input_size sharpen hidden pools norm drop_block drop_rate prox "
-    "classes start_from learn_prox head start unit centre scale lam margin_weight adapt step_sizes "
-    "backend prove slices precision",
+    "problem": "name network weights input_size sharpen hidden pools norm drop_block drop_rate "
+    "prox classes start_from learn_prox head start unit centre scale lam margin_weight adapt "
+    "step_sizes backend prove slices precision",
     "strategy": "name first_order first_order_steps multi_step truncate recompute solver "
     "solver_steps solver_step_size damping rho lam epsilon multiplier rho_growth lam_decay "
     "epsilon_decay value_steps lam_growth lam_max continued eta query_weight",

@@ -248,7 +248,7 @@ def test_what_is_as_it_was_is_kept() -> None:
         ({"inner": {"stepz": 3}}, r"no setting 'inner\.stepz'"),
         ({"inner": 3}, "inner is 3: it must be a mapping"),
         ({"inner": {}, "strategy": "Penalty"}, "strategy is Penalty: it must be a mapping"),
-        ({"inner": {}, "strategy": {"name": "magic"}}, r"strategy\.name is 'magic': use one of Unr"),
+        ({"inner": {}, "strategy": {"name": "magic"}}, r"strategy\.name is 'magic': use one of U"),
         ({"inner": {"rule": []}}, r"inner\.rule is '\[\]': use one of SGD"),
         ({"inner": {}, "colour": "red"}, "no setting 'colour'"),
         (flat(problem__weights="w.pt"), r"no setting 'encoder\.weights' of Conv4"),
@@ -401,7 +401,7 @@ def test_a_run_of_an_earlier_version_with_other_settings_is_refused(
     data = torch.load(tmp_path / LAST, weights_only=True)
     data["config"]["problem"]["colour"] = "red"
     torch.save(data, tmp_path / LAST)
-    with pytest.raises((CheckpointError, ConfigurationError), match=r"problem\.colour") as error:
+    with pytest.raises(CheckpointError, match=r"does not know \(.*problem\.colour") as error:
         train_from_config(config, splits, tmp_path, resume=True, tested=False)
     assert "\n" not in str(error.value)
 
