@@ -26,6 +26,7 @@ class FullContextHead(MatchingHead):
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), appendices A.1 and A.2.
 
     Attributes:
+        scale: s, of the cosines.
         steps: K.
 
     Raises:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,26 @@ import yaml
 from small_runs import make_folder
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.commands.help import descriptions
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments import training
 from fewshot_blo.experiments.recipes import read_recipe
-from fewshot_blo.experiments.settings import Config, EpisodeSettings, config_from
+from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import (
+    SLOTS,
+    Config,
+    Encoder,
+    EpisodeSettings,
+    Problem,
+    config_from,
+)
+from fewshot_blo.heads import Head
 from fewshot_blo.hypergrad import STRATEGIES, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import LinearSolver
+from fewshot_blo.kernel.rules import UpdateRule
+from fewshot_blo.tasks import Augmentation
+from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.train import TrainResult
 
 
@@ -134,8 +150,62 @@ def test_a_section_that_is_none(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"train: {value}\n")
-    assert cli.main(["train", f"--config={file}"]) == 1
+    assert cli.main(["train", f"--config={file}"]) == 2
     assert "it must be a mapping of settings" in capsys.readouterr().err
+
+
+def described(kind: Any) -> dict[str, str]:
+    """Names of settings with the text of the docstring."""
+    found = re.findall(r"^    (\w+): ((?:.|\n     )*)", inspect.getdoc(kind) or "", re.MULTILINE)
+    return {
+        name: " ".join(text.split()).replace("``", "").removesuffix(".") for name, text in found
+    }
+
+
+def helped(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(list(words)) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "groups"),
+    [
+        ("train", {"": Config, "episodes.": EpisodeSettings, "train.": TrainSettings,
+                   "augment.": Augmentation}),
+        ("evaluate", {"": EvaluationRequest}),
+    ],
+)  # fmt: skip
+def test_help_explains_every_setting(
+    command: str, groups: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = helped(command, "--help", capsys=capsys)
+    for prefix, kind in groups.items():
+        texts = described(kind)
+        for field in fields(kind):
+            text = re.escape(texts[field.name])
+            option = rf"(--{prefix}{field.name}( [^-]*?)?|{field.name}:) {text}"
+            assert re.search(option, words), f"{prefix}{field.name}"
+
+
+@pytest.mark.parametrize(
+    ("place", "slot"),
+    [("strategy", Strategy), ("problem", Problem), ("problem.head", Head), ("encoder", Encoder),
+     ("data", DataSet), ("strategy.inner.rule", UpdateRule)],
+)  # fmt: skip
+def test_help_explains_every_setting_of_every_component(
+    place: str, slot: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in SLOTS[slot].choices:
+        words = helped("train", f"--{place}.help={SLOTS[slot].name(kind)}", capsys=capsys)
+        for name in inspect.signature(kind).parameters:
+            if name not in SLOTS[slot].given:
+                assert re.search(rf"--{place}\.{name}[. ]", words), (kind, name)
+                assert descriptions(kind).get(name), (kind, name)
+
+
+def test_every_setting_of_a_linear_solver_is_explained() -> None:
+    for kind in SLOTS[LinearSolver].choices:
+        assert all(descriptions(kind).get(name) for name in inspect.signature(kind).parameters)
 
 
 def test_a_component_of_the_command_line_has_its_own_defaults(
@@ -158,7 +228,7 @@ def test_a_component_of_the_command_line_has_its_own_defaults(
 @pytest.mark.parametrize("kind", STRATEGIES, ids=lambda kind: kind.__name__)
 def test_every_strategy_is_frozen_and_equal_by_its_settings(kind: type[Strategy]) -> None:
     first, second = (config_from({"strategy": kind.__name__}).strategy for _ in range(2))
-    assert first == second == kind()
+    assert first == second
     assert hash(first) == hash(second)
     with pytest.raises(AttributeError):
         first.inner = None  # type: ignore[assignment]
