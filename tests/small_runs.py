@@ -168,9 +168,12 @@ def assert_identical(a: Any, b: Any, where: str = "") -> None:
 
 
 def options(folder: Path, **changes: object) -> list[str]:
-    """Options of a small run of the command line on a folder of ``make_folder``."""
+    """Options of a small run of the command line on a folder of ``make_folder``.
+
+    A change to None leaves an option out.
+    """
     settings: dict[str, object] = {
-        "data.name": "folder",
+        "data": "Folder",
         "data.root": folder,
         "data.size": 16,
         "data.color": "false",
@@ -178,9 +181,9 @@ def options(folder: Path, **changes: object) -> list[str]:
         "episodes.query": 2,
         "episodes.validation_query": 3,
         "episodes.tasks": 3,
-        "problem.hidden": 8,
+        "encoder.hidden": 8,
         "problem.backend": "loop",
-        "inner.steps": 2,
+        "strategy.inner.steps": 2,
         "adaptation.steps": 2,
         "train.steps": 4,
         "train.validate_every": 2,
@@ -190,17 +193,22 @@ def options(folder: Path, **changes: object) -> list[str]:
         "device": "cpu",
     }
     settings.update({name.replace("__", "."): value for name, value in changes.items()})
-    return [f"--{name}={value}" for name, value in settings.items()]
+    return [f"--{name}={value}" for name, value in settings.items() if value is not None]
 
 
 def write_recipe(path: Path, folder: Path, **changes: object) -> Path:
     """A recipe with the options of a small run, under a title and a source."""
-    settings: dict[str, object] = {}
+    settings: dict[str, Any] = {}
     few = {"train__validate_every": 1, "train__steps": 2}
     for option in options(folder, **{**few, **changes}):
         name, _, value = option.removeprefix("--").partition("=")
-        section, _, key = name.rpartition(".")
-        place = settings if not section else settings.setdefault(section, {})
-        place[key] = yaml.safe_load(value)  # type: ignore[index]
+        *sections, key = name.split(".")
+        place = settings
+        for section in sections:
+            inner = place.get(section, {})
+            place[section] = inner if isinstance(inner, dict) else {"name": inner}
+            place = place[section]
+        before, given = place.get(key), yaml.safe_load(value)
+        place[key] = {**before, "name": given} if isinstance(before, dict) else given
     path.write_text(f"# A small run.\n# Nobody et al.\n{yaml.safe_dump(settings)}")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,11 @@ class Plan:
         }
         parts = {name: part._built() for name, part in self.parts.items()}
         settings = {**defaults, **values, **parts}
+        missing = [name for name in self.settings if name not in settings]
+        if missing:
+            raise ConfigurationError(
+                f"{self.at(missing[0])} is not given: {self.kind.__name__} needs it"
+            )
         if self.slot and self.slot.later:
             return self.slot.later(self.kind, settings)
         return self.kind(**settings)
@@ -174,4 +180,5 @@ def converted(place: str, annotation: Any, value: Any) -> Any:
         return parser.instantiate(parser.parse_object({"value": value})).value
     except ArgumentError as error:
         reason = " ".join(str(error).split()).removeprefix('Parser key "value": ')
+        reason = re.sub(r"<class '([\w.]+)'>|typing\.", r"\1", reason)
         raise ConfigurationError(f"{place} is {value}: {reason}") from error

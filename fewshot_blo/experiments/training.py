@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import Config, config_from
@@ -53,8 +54,19 @@ def train_from_config(
         adaptation=config.adaptation,
         config=config.plain(),
         resume=resume,
-        read_config=lambda saved: config_from(saved).plain(),
+        read_config=_today,
     )
+
+
+def _today(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run that goes on, in today's form."""
+    try:
+        return config_from(saved).plain()
+    except ConfigurationError as error:
+        raise CheckpointError(
+            f"the run was begun with settings that this version does not know ({error}): resume "
+            "it with the version that began it, or choose another folder"
+        ) from error
 
 
 def with_classes(config: Config, splits: Splits) -> Config:

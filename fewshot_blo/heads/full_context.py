@@ -26,7 +26,8 @@ class FullContextHead(MatchingHead):
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), appendices A.1 and A.2.
 
     Attributes:
-        steps: K, number of times that a query reads the support set.
+        scale: s, of the cosines.
+        steps: K.
 
     Raises:
         ConfigurationError: if the number of steps is not positive.

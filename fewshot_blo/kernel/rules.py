@@ -32,7 +32,11 @@ class UpdateRule(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """``v ← v - α g``."""
+    """``v ← v - α g``.
+
+    Attributes:
+        step_size: α.
+    """
 
     step_size: float = 0.1
 
@@ -52,7 +56,12 @@ class SGD:
 
 @dataclass(frozen=True)
 class Momentum:
-    """``m ← μ m + g``, ``v ← v - α m`` (Polyak's heavy ball, in PyTorch's convention)."""
+    """``m ← μ m + g``, ``v ← v - α m`` (Polyak's heavy ball, in PyTorch's convention).
+
+    Attributes:
+        step_size: α.
+        momentum: μ.
+    """
 
     step_size: float = 0.1
     momentum: float = 0.9
@@ -78,6 +87,13 @@ class Adam:
 
     ``eps_root`` is added under the square root: without it the derivative of the step at a zero
     gradient is infinite, and unrolling through dead units gives NaN.
+
+    Attributes:
+        step_size: α.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        eps: added to the square root of the second moment.
+        eps_root: added under it.
     """
 
     step_size: float = 1e-2

@@ -140,11 +140,12 @@ def test_limit_on_file_size(path: Path) -> None:
         "    sys.exit(str(error))\n"
     )
     tests = Path(__file__).resolve().parents[1]
+    places = map(str, (tests.parent, tests, Path(__file__).parent))
     result = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
         check=False,
     )
     assert result.stderr.startswith(f"cannot write the checkpoint {path}: [Errno 27] File too l")

@@ -94,7 +94,7 @@ def initialization(**settings: Any) -> FewShotProblem:
     return Initialization(network, prox=0.5, backend="batched", **settings)
 
 
-def shared_encoder(head: Head | None = None, **settings: Any) -> FewShotProblem:
+def shared_encoder(head: Head = LinearHead(), **settings: Any) -> FewShotProblem:
     settings = {"backend": "loop", **settings}
     return SharedEncoder(encoder().double().to(META), head, features=64, **settings)
 
