@@ -84,13 +84,18 @@ def room(module: str) -> int:
     return ROOMS.index(name)
 
 
+def place(module: str) -> int:
+    """Of a module; the package itself, whose names load when they are asked for, below commands."""
+    return ROOMS.index("commands") if module == "fewshot_blo" else room(module)
+
+
 def imports_up(imports: Mapping[str, set[str]]) -> list[str]:
     """Which modules import from a room above their own; the package itself re-exports."""
     return [
         f"{module} -> {name}"
         for module, names in imports.items()
         for name in sorted(names)
-        if module != "fewshot_blo" and (name == "fewshot_blo" or room(name) > room(module))
+        if module != "fewshot_blo" and place(name) > place(module)
     ]
 
 
@@ -125,7 +130,7 @@ def test_there_are_no_circles() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
     [
-        ("experiments.settings", "commands.main", "up"),
+        ("experiments.settings", "commands.train", "up"),
         ("training.checkpoint", "training.train", "circle"),
         ("evaluation.evaluate", "training.train", "up"),
         ("machine.memory", "kernel.adapt", "up"),

@@ -29,7 +29,7 @@ def line(row: Row) -> str:
 def _head(versions: str) -> str:
     return f"""# The zoo
 
-Made by `python -m zoo --output ZOO.md` with {versions}, on one CPU core a network.
+Made by `python -m zoo --output docs/zoo.md` with {versions}, on one CPU core a network.
 
 Every network is checked against the user's own module, unconverted, in a plain PyTorch loop over
 two tasks: float64, random weights, training mode, copies of the buffers at every call, {STEPS}

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 from docstring_parser import parse
 
 from fewshot_blo.commands.options import CONFIG, Options
-from fewshot_blo.experiments.components import Component, Plan, Tree, plain
+from fewshot_blo.experiments.components import Component, Tree, plain
+from fewshot_blo.experiments.plan import Plan
 
 _WIDTH, _LEFT = 100, 34
 

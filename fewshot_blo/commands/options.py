@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Plan, Slots, Tree, merged, nearest
+from fewshot_blo.experiments.components import Slots, Tree, merged, nearest
+from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.recipes import read_settings
 
 CONFIG = "config"

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.result import Evaluation, Tally
@@ -19,6 +18,7 @@ from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import FewShotProblem, NormMode
+from fewshot_blo.records.progress import Progress
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.dataset import intensities
 
@@ -125,12 +125,7 @@ def _scores(
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
     tally = Tally(len(sampler.dataset.class_names), sampler.device)
-    bar = tqdm(
-        total=tasks,
-        disable=None if progress else True,  # None: only where there is no terminal.
-        desc=f"evaluating ({norm})",
-        unit="task",
-    )
+    bar = Progress(tasks, f"evaluating ({norm})", "task", show=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
         """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
@@ -139,7 +134,7 @@ def _scores(
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Last, for where memory runs out before, these tasks are scored again.
         right = tally.add(logits, batch)
-        bar.update(batch.tasks)
+        bar.add(batch.tasks)
         return right.sum(1).double() / queries, finite
 
     size = chunk or at_a_time(
@@ -212,12 +207,10 @@ def embed(
 
     def counted(rows: slice) -> Tensor:
         found = features(rows)
-        bar.update(len(found))
+        bar.add(len(found))
         return found
 
-    bar = tqdm(
-        total=len(images), disable=None if progress else True, desc="embedding", unit="image"
-    )
+    bar = Progress(len(images), "embedding", "image", show=progress)
     try:
         with (
             bar,

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
 from typing_extensions import Self
 
 from fewshot_blo.errors import ConfigurationError
@@ -116,141 +115,6 @@ def nearest(name: str, names: Sequence[str]) -> str:
 Slots = Mapping[Any, Slot]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a class that is no component.
-
-    Attributes:
-        annotation: its type.
-        default: where nothing is said.
-    """
-
-    annotation: Any
-    default: Any
-
-
-class Plan:
-    """A class whose settings are chosen, with those of the components in it.
-
-    Args:
-        slots: the places for components, by the annotation of an argument.
-        kind: the class; None for a component that may be absent, and is.
-        place: its dotted name; empty for the whole.
-        tree: what is chosen; changed.
-        default: an object of the class, or a ``Component``, whose settings are defaults.
-        slot: that it is in.
-
-    Raises:
-        ConfigurationError: if a component is unknown.
-    """
-
-    def __init__(
-        self,
-        slots: Slots,
-        kind: Callable[..., Any] | None,
-        place: str,
-        tree: Tree,
-        default: Any = None,
-        slot: Slot | None = None,
-    ) -> None:
-        self.kind, self.place, self.slot = kind, place, slot
-        self.settings: dict[str, Setting] = {}
-        self.parts: dict[str, Plan] = {}
-        self.chosen = {name: value for name, value in tree.items() if name != NAME}
-        if kind is None:
-            return
-        given = slot.given if slot else frozenset()
-        for name, annotation, fallback in parameters(kind):
-            if name in given:
-                continue
-            known = default.settings if isinstance(default, Component) else vars_of(default)
-            value = known.get(name, fallback)
-            inner_slot = slots.get(annotation)
-            if inner_slot is None and not dataclasses.is_dataclass(annotation):
-                self.settings[name] = Setting(annotation, value)
-                continue
-            own = self.chosen.pop(name, {})
-            self.parts[name] = _part(slots, annotation, inner_slot, self.at(name), own, value)
-
-    def at(self, name: str) -> str:
-        """The dotted name of a setting."""
-        return f"{self.place}.{name}" if self.place else name
-
-    def plans(self) -> Iterator[Plan]:
-        """This and all that are in it."""
-        yield self
-        for part in self.parts.values():
-            yield from part.plans()
-
-    def names(self) -> list[str]:
-        """The dotted names of all settings."""
-        own = [self.at(name) for name in (*self.settings, *self.parts)]
-        return own + [name for part in self.parts.values() for name in part.names()]
-
-    def check_names(self) -> None:
-        """Raises ConfigurationError where something is chosen that is no setting."""
-        every = self.names()
-        for plan in self.plans():
-            for name in plan.chosen:
-                if name not in plan.settings:
-                    known = plan.at(name)
-                    whose = f" of {plan.kind.__name__}" if plan.slot and plan.kind else ""
-                    raise ConfigurationError(
-                        f"there is no setting '{known}'{whose}{nearest(known, every)}"
-                    )
-
-    def build(self) -> Any:
-        """The object, or the ``Component``, with all settings checked.
-
-        Raises:
-            ConfigurationError: if a setting is unknown, or its value does not fit.
-        """
-        self.check_names()
-        return self._built()
-
-    def _built(self) -> Any:
-        if self.kind is None:
-            return None
-        values = {
-            name: converted(self.at(name), setting.annotation, self.chosen[name])
-            for name, setting in self.settings.items()
-            if name in self.chosen
-        }
-        defaults = {
-            name: setting.default
-            for name, setting in self.settings.items()
-            if setting.default is not inspect.Parameter.empty
-        }
-        parts = {name: part._built() for name, part in self.parts.items()}
-        settings = {**defaults, **values, **parts}
-        if self.slot and self.slot.later:
-            return self.slot.later(self.kind, settings)
-        return self.kind(**settings)
-
-
-def _part(
-    slots: Slots, annotation: Any, slot: Slot | None, place: str, own: Any, default: Any
-) -> Plan:
-    """The plan of a component, or of a group of settings."""
-    if slot is None:
-        if not isinstance(own, Mapping):
-            raise ConfigurationError(f"{place} is {own}: it must be a mapping of settings")
-        default = annotation() if default is inspect.Parameter.empty else default
-        return Plan(slots, annotation, place, dict(own), default)
-    tree = {NAME: own} if isinstance(own, str) else {} if own is None else own
-    if not isinstance(tree, Mapping):
-        raise ConfigurationError(f"{place} is {own}: it must be the name of a {slot.noun}")
-    name = tree.get(NAME)
-    if name is not None and (long := slot.shorthand(str(name))) is not None:
-        tree = {**tree, **long}
-        name = tree[NAME]
-    usual = default.kind if isinstance(default, Component) else type(default)
-    absent = default is None or default is inspect.Parameter.empty
-    kind = slot.kind(str(name), place) if name is not None else None if absent else usual
-    known = default if kind is usual else None
-    return Plan(slots, kind, place, dict(tree), known, slot)
-
-
 def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, annotation and default of the arguments of a constructor; None is left out of unions
     with components."""
@@ -264,26 +128,6 @@ def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
             if annotation in (str, int, float, bool):
                 annotation = hints[name]
         yield name, annotation, parameter.default
-
-
-def vars_of(instance: Any) -> Mapping[str, Any]:
-    """The settings of an object by name."""
-    return {} if instance is None else getattr(instance, "__dict__", {})
-
-
-def converted(place: str, annotation: Any, value: Any) -> Any:
-    """A value as a setting of a type has it.
-
-    Raises:
-        ConfigurationError: if it does not fit.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=annotation)
-    try:
-        return parser.instantiate(parser.parse_object({"value": value})).value
-    except ArgumentError as error:
-        reason = " ".join(str(error).split()).removeprefix('Parser key "value": ')
-        raise ConfigurationError(f"{place} is {value}: {reason}") from error
 
 
 def plain(slots: Slots, value: Any, annotation: Any = None) -> Any:

@@ -10,7 +10,8 @@ from torch import nn
 
 from fewshot_blo.backbones.encoders import by_shorthand, own, pretrained
 from fewshot_blo.evaluation.evaluate import ADAPTATION
-from fewshot_blo.experiments.components import Component, Plan, Slot, Tree, plain
+from fewshot_blo.experiments.components import Component, Slot, Tree, plain
+from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.heads import HEADS, Head
 from fewshot_blo.hypergrad import STRATEGIES, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import SOLVERS, LinearSolver

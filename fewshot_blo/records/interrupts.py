@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
@@ -23,7 +21,7 @@ def interrupts() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        tqdm.write(f"{signal.Signals(number).name}: finishing this step, then saving")
+        print(f"{signal.Signals(number).name}: finishing this step, then saving", flush=True)
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.records.interrupts import interrupts
-from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem
-from fewshot_blo.solving.run import Observe, Partial, SolveRun, Start, Validate
+from fewshot_blo.solving.run import FILE, Observe, Partial, Plan, SolveRun, Start, Validate
 
 __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
-
-FILE = "last.pt"
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def solve(
         every: outer steps between records, held-out losses and saves.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
-        progress: on a terminal, show a progress bar.
+        progress: show a bar, or where there is no terminal a line at intervals.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
@@ -88,30 +83,18 @@ def solve(
     _check(steps, every, patience, validate, folder, resume=resume)
     place = None if folder is None else Path(folder)
     run = SolveRun(
-        problem, strategy, optimizer(list(problem.outer.values())), dict(constraints or {})
+        problem,
+        strategy,
+        optimizer(list(problem.outer.values())),
+        dict(constraints or {}),
+        Plan(steps, start, validate, observe, patience, every),
+        place,
     )
     if place is not None:
-        run.begin(place / FILE, resume=resume)
-    history: list[Mapping[str, float]] = []
-    bar = tqdm(total=steps, initial=run.step, disable=None if progress else True, unit="step")
-    log = nullcontext() if place is None else RunLog(place, step=run.step)
-    with interrupts() as stop, log as written, bar:
-        while run.step < steps and not stop.is_set() and not run.waited(patience):
-            step = run.take(start)
-            bar.update()
-            if run.step % every and run.step < steps:
-                continue
-            history.append(run.record(step, validate, observe))
-            bar.set_postfix_str(f"outer loss {history[-1]['loss/outer']:.4g}")
-            if written is not None:
-                written.write({**history[-1], "seconds": written.seconds()})
-            if place is not None:
-                run.save(place / FILE)
-        if place is not None:
-            run.save(place / FILE)
+        run.open(resume=resume)
+    interrupted = take_steps(run, steps=steps, folder=place, title="solving", progress=progress)
     outer, inner = run.found()
-    interrupted = run.step < steps and not run.waited(patience)
-    return Solution(outer, inner, history, run.step, interrupted)
+    return Solution(outer, inner, run.history, run.step, interrupted)
 
 
 def _check(

@@ -14,11 +14,14 @@ from torch.utils._pytree import tree_map_only
 from fewshot_blo.bilevel import OuterStep, Params, TaskParams
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
+from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 
+FILE = "last.pt"
 _FORMAT = "solve 1"
 
 
@@ -59,6 +62,18 @@ Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
 """``(u, v)`` to figures by name."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How far a run goes, and what is measured on the way; arguments as of ``solve``."""
+
+    steps: int
+    start: Start
+    validate: Validate | None
+    observe: Observe | None
+    patience: int
+    every: int
+
+
 @dataclass
 class SolveRun:
     """A run between two outer steps."""
@@ -67,9 +82,12 @@ class SolveRun:
     strategy: Strategy
     optimizer: torch.optim.Optimizer
     constraints: Mapping[str, Constraint]
+    plan: Plan
+    folder: Path | None
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     records_since_best: int = 0
+    history: list[Mapping[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.constraints) - set(self.problem.outer))
@@ -81,13 +99,36 @@ class SolveRun:
         self.state = self.strategy.init()
         self._project()
 
-    def take(self, start: Start) -> OuterStep:
-        """One outer step."""
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, or the held-out loss has not fallen for long enough."""
+        waited = 0 < self.plan.patience <= self.records_since_best
+        return self.step >= self.plan.steps or waited
+
+    def begin(self, log: RunLog | None) -> Taken:
+        """Nothing is due before the first step."""
+        del log
+        return Taken()
+
+    def take(self, log: RunLog | None) -> Taken:
+        """One outer step, with a record of every so many."""
+        step = self._step()
+        if self.step % self.plan.every and self.step < self.plan.steps:
+            return Taken()
+        record = self._record(step)
+        self.history.append(record)
+        if log is not None:
+            log.write({**record, "seconds": log.seconds()})
+        self.save_last()
+        return Taken(f"outer loss {record['loss/outer']:.4g}")
+
+    def _step(self) -> OuterStep:
         bilevel = self.problem.at(self.step)
-        state = replace(self.state, inner=self._start(start, bilevel.inner_init))
-        step = self.strategy.at(self.step).hypergradient(bilevel, state)
+        strategy = self.strategy.at(self.step)
+        state = replace(self.state, inner=self._start(self.plan.start, bilevel.inner_init))
+        step = strategy.hypergradient(bilevel, state)
         try:
-            step.check_finite(type(self.strategy).__name__)
+            step.check_finite(type(strategy).__name__)
         except DivergenceError as error:
             raise DivergenceError(f"outer step {self.step + 1}: {error}") from error
         for name, leaf in self.problem.outer.items():
@@ -95,7 +136,7 @@ class SolveRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._project()
-        self.state = self.strategy.at(self.step).advance(self.state, step)
+        self.state = strategy.advance(self.state, step)
         self.step += 1
         return step
 
@@ -116,9 +157,7 @@ class SolveRun:
             leaf = self.problem.outer[name]
             leaf.copy_(constraint.project(leaf))
 
-    def record(
-        self, step: OuterStep, validate: Validate | None, observe: Observe | None
-    ) -> dict[str, float]:
+    def _record(self, step: OuterStep) -> dict[str, float]:
         """Losses of the step, and what is measured of the variables that it led to."""
         squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
         record = {
@@ -128,10 +167,10 @@ class SolveRun:
             "hypergradient/norm": squared**0.5,
         }
         outer, inner = self._variables()
-        if observe is not None:
-            record |= observe(outer, inner)
-        if validate is not None:
-            record["loss/held_out"] = float(validate(outer, inner))
+        if self.plan.observe is not None:
+            record |= self.plan.observe(outer, inner)
+        if self.plan.validate is not None:
+            record["loss/held_out"] = float(self.plan.validate(outer, inner))
             self.records_since_best += 1
             if not self.best or record["loss/held_out"] < self.best["loss"]:
                 self.records_since_best = 0
@@ -142,16 +181,14 @@ class SolveRun:
         outer = {name: p.detach().clone() for name, p in self.problem.outer.items()}
         return outer, unstacked(self.state.inner)
 
-    def waited(self, patience: int) -> bool:
-        """Whether the held-out loss has not fallen for so many records."""
-        return 0 < patience <= self.records_since_best
-
     def found(self) -> tuple[Params, Params]:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
 
-    def begin(self, path: Path, *, resume: bool) -> None:
+    def open(self, *, resume: bool) -> None:
         """Makes the folder, or takes up the run that it holds."""
+        assert self.folder is not None
+        path = self.folder / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
             if path.exists():
@@ -183,8 +220,10 @@ class SolveRun:
                 f"{path} lacks a part of a run of solve ({error}): choose another folder"
             ) from error
 
-    def save(self, path: Path) -> None:
-        """Writes all that the run needs to go on."""
+    def save_last(self) -> None:
+        """Writes all that the run needs to go on, where it has a folder."""
+        if self.folder is None:
+            return
         content = {
             "format": _FORMAT,
             "step": self.step,
@@ -194,4 +233,4 @@ class SolveRun:
             "best": self.best,
             "records_since_best": self.records_since_best,
         }
-        write_tensors(content, path, "checkpoint")
+        write_tensors(content, self.folder / FILE, "checkpoint")

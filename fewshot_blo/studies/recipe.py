@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Plan
+from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation

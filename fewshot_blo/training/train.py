@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import CheckpointError
@@ -20,8 +18,8 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.memory import peak_resident_bytes
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.outer_loop import Taken, take_steps
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.chunk_choice import choose_chunk
@@ -121,43 +119,73 @@ def train(
     run.save_config()
     if not resume or run.step < settings.steps:
         run.note_provenance()
-    bar = tqdm(
-        total=settings.steps,
-        initial=run.step,
-        disable=None if progress else True,  # None: only where there is no terminal.
-        desc="training",
-        unit="step",
-    )
     problem.network.train()
-    batches = Prefetch(tasks, first_batch.support_x.device)
-    clock = _Clock()
-    with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
-        if settings.steps == 0 and not resume:
-            print(_validate(run, tasks, validation, adaptation, log), flush=True)
-        while run.step < settings.steps and not stop.is_set():
-            batch = batches.batch(run.step)
-            step = run.hypergradient(batch)
-            if run.step + 1 < settings.steps:
-                batches.ahead(run.step + 1)
-            run.check_finite(step)
-            clock.count(batch.tasks)
-            if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
-                record = _record(run, batch, step, clock)
-                log.write({**record, "seconds": log.seconds()})
-                bar.set_postfix_str(_words(record))
-            run.update(step)
-            bar.update()
-            if run.step % settings.validate_every == 0 or run.step == settings.steps:
-                words = _validate(run, tasks, validation, adaptation, log)
-                if progress:
-                    tqdm.write(words)
-                    sys.stdout.flush()
-                clock = _Clock()
-        run.save(LAST)
-    interrupted = run.step < settings.steps
+    loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
+    interrupted = take_steps(
+        loop, steps=settings.steps, folder=folder, title="training", progress=progress
+    )
     if not interrupted:
         checkpoints.load(folder / BEST).restore(problem)
     return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+
+
+class _Loop:
+    """A training run as the outer loop takes it: tasks in, records and validations out."""
+
+    def __init__(
+        self,
+        run: Run,
+        tasks: TaskSource,
+        validation: EpisodicSampler,
+        adaptation: InnerSteps,
+        *,
+        fresh: bool,
+    ) -> None:
+        self._run, self._tasks, self._validation = run, tasks, validation
+        self._adaptation, self._fresh = adaptation, fresh
+        device = next(iter(run.problem.outer.values())).device
+        self._batches, self._clock = Prefetch(tasks, device), _Clock()
+
+    @property
+    def step(self) -> int:
+        return self._run.step
+
+    @property
+    def finished(self) -> bool:
+        return self._run.step >= self._run.settings.steps
+
+    def begin(self, log: RunLog | None) -> Taken:
+        """Validates the start where there is no step to take."""
+        if self.finished and self._fresh:
+            return Taken(line=self._validate(log))
+        return Taken()
+
+    def take(self, log: RunLog | None) -> Taken:
+        assert log is not None
+        run, settings = self._run, self._run.settings
+        batch = self._batches.batch(run.step)
+        step = run.hypergradient(batch)
+        if run.step + 1 < settings.steps:
+            self._batches.ahead(run.step + 1)
+        run.check_finite(step)
+        self._clock.count(batch.tasks)
+        words = line = ""
+        if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
+            record = _record(run, batch, step, self._clock)
+            log.write({**record, "seconds": log.seconds()})
+            words = _words(record)
+        run.update(step)
+        if run.step % settings.validate_every == 0 or run.step == settings.steps:
+            line = self._validate(log)
+            self._clock = _Clock()
+        return Taken(words, line)
+
+    def _validate(self, log: RunLog | None) -> str:
+        assert log is not None
+        return _validate(self._run, self._tasks, self._validation, self._adaptation, log)
+
+    def save_last(self) -> None:
+        self._run.save(LAST)
 
 
 def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from fewshot_blo.records.progress import Progress
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
@@ -149,10 +149,10 @@ def _load_split(
 
 def _decoded(encoded: Encoded, name: str) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
     total = sum(len(images) for images in encoded.classes.values())
-    with tqdm(total=total, desc=f"decoding {name}", unit="image", disable=None) as progress:
+    with Progress(total, f"decoding {name}", "image") as progress:
         for label, images in encoded.classes.items():
             yield label, map(encoded.decode, images)
-            progress.update(len(images))
+            progress.add(len(images))
 
 
 def file_source(classes: Mapping[str, Sequence[Path]]) -> Source:

@@ -24,7 +24,7 @@ from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.solving.problem import PlainProblem
-from fewshot_blo.solving.run import SolveRun
+from fewshot_blo.solving.run import Plan, SolveRun
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
 DESCENT = partial(torch.optim.SGD, lr=0.4)
@@ -267,8 +267,9 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
     )
     u = torch.zeros(2, dtype=torch.float64, device="meta").requires_grad_()
     problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
-    resumed = SolveRun(problem, Penalty(InnerSteps(2, Adam(1e-2))), ADAM([u]), {})
-    resumed.begin(tmp_path / FILE, resume=True)
+    strategy, plan = Penalty(InnerSteps(2, Adam(1e-2))), Plan(3, "warm", None, None, 0, 100)
+    resumed = SolveRun(problem, strategy, ADAM([u]), {}, plan, tmp_path)
+    resumed.open(resume=True)
     count = resumed.optimizer.state[u]["step"]
     assert count.device.type == "cpu"
     assert float(count) == 3

@@ -119,7 +119,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
 def test_a_folder_with_a_run_is_left_intact(tmp_path: Path) -> None:
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match="already holds a run: resume it, or choose"):
+    with pytest.raises(CheckpointError, match=r"already holds a run: resume it, or choose"):
         run(tmp_path)
     with pytest.raises(CheckpointError, match=r"train\.learning_rate was 0\.01 and is 0\.5"):
         run(tmp_path, settings=replace(SETTINGS, learning_rate=0.5), resume=True)
