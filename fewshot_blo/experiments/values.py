@@ -12,7 +12,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import nearest
 
-_ONE = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_ONE = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
 _MANY = {bool: "true or false", int: "whole numbers", float: "numbers", str: "names", Path: "paths"}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from PIL import Image
 from small_runs import make_folder, write_recipe
 
@@ -26,7 +27,6 @@ from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch

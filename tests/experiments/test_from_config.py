@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from small_runs import make_dataset, make_folder
 from torch import nn
 
@@ -26,7 +27,6 @@ from fewshot_blo.experiments.settings import (
     RuleSettings,
     StrategySettings,
 )
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from fewshot_blo.experiments.training import build_start
 from fewshot_blo.heads import CosineHead
 from fewshot_blo.hypergrad import (

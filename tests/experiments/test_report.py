@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from small_runs import SETTINGS, make_folder, run
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -23,7 +24,6 @@ from fewshot_blo.experiments.settings import (
     ProblemSettings,
     RuleSettings,
 )
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from fewshot_blo.experiments.unseen import unseen
 from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, Splits, folder, glyphs
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list

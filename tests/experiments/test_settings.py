@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from fewshot_blo.experiments.strategy import build_strategy
 from small_runs import make_folder
 
 from fewshot_blo.commands import main as cli
 from fewshot_blo.experiments import training
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config, EpisodeSettings
-from fewshot_blo.experiments.strategy import build_strategy
 from fewshot_blo.training.train import TrainResult
 
 
