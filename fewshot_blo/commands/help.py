@@ -26,6 +26,7 @@ def command_help(command: str, description: str, options: Options) -> str:
     # Those of every command, and of --config, come last.
     own, run = (plans[1:], plans[:1]) if options.files else (plans, [])
     lines = [_usage(command, options), "", *_wrapped(description), "", "options"]
+    lines += [line for plan in own for line in _positional(plan, options.positional)]
     for plan in own:
         lines += _lines(plan, options.positional)
     if options.files:
@@ -92,11 +93,18 @@ def _summary(kind: Callable[..., Any]) -> str:
     return parse(inspect.getdoc(kind) or "").short_description or ""
 
 
+def _positional(plan: Plan, name: str) -> Iterator[str]:
+    """The line of the words that belong to no option."""
+    if name in plan.settings:
+        yield _setting(plan, name, plan.settings[name], descriptions(plan.kind), bare=True)
+
+
 def _lines(plan: Plan, positional: str = "") -> Iterator[str]:
     """Settings of its own, and a line for the place of each component."""
     texts = descriptions(plan.kind)
     for name, setting in plan.settings.items():
-        yield _setting(plan, name, setting, texts, bare=name == positional)
+        if name != positional:
+            yield _setting(plan, name, setting, texts)
     for name, part in plan.parts.items():
         if part.slot:
             yield _choice(part, texts.get(name, part.slot.noun))
@@ -142,14 +150,16 @@ def _setting(
 ) -> str:
     text = texts.get(name, "")
     shown = _shown(setting.default)
-    text = (text if whole else _first(text)) + (f" [{shown}]" if shown else "")
+    text = (text if whole else _first(text, shown)) + (f" [{shown}]" if shown else "")
     option = name.upper() if bare else f"--{plan.at(name)} {type_in_words(setting.annotation)}"
     return _line(option.rstrip(), text)
 
 
-def _first(text: str) -> str:
-    """The first clause, for a list where each has a line."""
-    return re.split(r"[;:] |\. (?=[A-Z0-9])", text, maxsplit=1)[0].removesuffix(".")
+def _first(text: str, default: str = "") -> str:
+    """The first clause, for a list where each has a line, and what a default stands for."""
+    first, *more = re.split(r"[;:] |\. (?=[A-Z0-9])", text)
+    meaning = [clause for clause in more if default and clause.startswith(f"{default} for ")]
+    return "; ".join([first, *meaning[:1]]).removesuffix(".")
 
 
 def descriptions(kind: Callable[..., Any] | None) -> dict[str, str]:

@@ -53,11 +53,7 @@ OPTIONS = Options((PredictRequest,), positional="files")
 
 def run(request: PredictRequest) -> int:
     """Runs it; returns the exit status: 1 if an image could not be read."""
-    output = request.output and request.output
-    if output and output.suffix not in (".csv", ".json"):
-        raise ConfigurationError(f"output is {output}: its name must end in .csv or .json")
-    if not request.files:
-        raise ConfigurationError("there is no classifier: name a file that finetune wrote")
+    output = request.output
     file, *images = request.files
     classifier = load_classifier(file, own=request.own)
     if request.add_class:

@@ -36,8 +36,8 @@ class EvaluationRequest:
         data: name of another data set than that of the run, to test what carries over to it; in
             grey or in colour, as the run's images were, and without its training classes.
         size: height and width of the images in pixels; 0 for those of the run's.
-        network: module:function of the run's own network, to allow that it is run. A checkpoint may come from anyone, and
-            building its network runs that function: name it here to allow it.
+        network: module:function of the run's own network, to allow that it is run. A checkpoint may
+            come from anyone, and building its network runs that function.
         device: cpu, cuda or cuda:1; empty for the run's.
         precision: precision of the network's products; empty for the run's.
         output: JSON file for all figures, per-class accuracy included.

@@ -89,7 +89,7 @@ class Config:
         data: data set.
         episodes: tasks drawn from it.
         augment: random changes of the training images.
-        encoder: network from images to features, or torchvision:NAME, timm:NAME, hf:NAME, or
+        encoder: network from images to features; also torchvision:NAME, timm:NAME, hf:NAME, or
             module:function of your own.
         problem: what is learned.
         strategy: how the hypergradient is computed.

@@ -20,7 +20,8 @@ class TrainSettings:
         learning_rate: learning rate of the outer optimizer.
         optimizer: outer optimizer: adam, or sgd with Nesterov's momentum.
         momentum: momentum of the outer optimizer sgd.
-        weight_decay: weight decay of the outer optimizer; Adam's is decoupled from the gradient (AdamW).
+        weight_decay: weight decay of the outer optimizer; Adam's is decoupled from the gradient
+            (AdamW).
         schedule: schedule of the learning rate; cosine lets it fall to zero over the steps.
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
