@@ -18,6 +18,7 @@ from fewshot_blo.checks.device import DeviceCheck, check_device
 from fewshot_blo.checks.hypergradient import measure_hypergradient
 from fewshot_blo.checks.inner import inner_losses
 from fewshot_blo.checks.precisions import measure_precisions
+from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.experiments.data import build_sampler
@@ -57,7 +58,7 @@ OPTIONS = Options((Config, CheckRequest), slots=SLOTS, files=True)
 
 def run(config: Config, request: CheckRequest) -> int:
     """Runs it; returns the exit status."""
-    splits = config.data.load()
+    splits = load(config.data)
     image = splits.train.images.shape[1:]
     config = with_classes(config, splits)
     config = replace(config, episodes=replace(config.episodes, tasks=request.check_tasks))

@@ -29,18 +29,22 @@ class CompareRequest:
     seeds: Sequence[int] = (0,)
     max_steps: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigurationError(
+                "there is nothing to compare: name recipes, runs or checkpoints"
+            )
+
 
 OPTIONS = Options((EvaluationRequest, CompareRequest), positional="sources")
 
 
 def run(measured: EvaluationRequest, request: CompareRequest) -> int:
     """Runs it; returns the exit status."""
-    if not request.sources:
-        raise ConfigurationError("there is nothing to compare: name recipes, runs or checkpoints")
     compare(
-        [path.expanduser() for path in request.sources],
+        list(request.sources),
         measured,
-        folder=request.folder.expanduser(),
+        folder=request.folder,
         seeds=request.seeds,
         max_steps=request.max_steps,
     )

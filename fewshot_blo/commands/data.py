@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.settings import SLOTS, Config, EpisodeSettings
@@ -35,7 +36,7 @@ OPTIONS = Options((DataRequest,), slots=SLOTS)
 
 def run(request: DataRequest) -> int:
     """Runs it; returns the exit status."""
-    splits = request.data.load()
+    splits = load(request.data)
     for name, dataset in splits:
         counts, shape = dataset.counts, "x".join(map(str, dataset.images.shape[1:]))
         print(
@@ -43,7 +44,7 @@ def run(request: DataRequest) -> int:
             f"{int(counts.min())} to {int(counts.max())} a class"
         )
     if request.picture:
-        picture = request.picture.expanduser()
+        picture = request.picture
         config = Config(data=request.data, episodes=request.episodes, augment=request.augment)
         sampler = build_sampler(config, splits.train, training=True)
         names = splits.train.class_names

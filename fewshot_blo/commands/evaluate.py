@@ -22,13 +22,17 @@ class Checkpoints:
 
     checkpoints: Sequence[Path] = ()
 
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ConfigurationError(
+                "there is no checkpoint to evaluate: name files that train wrote"
+            )
+
 
 OPTIONS = Options((EvaluationRequest, Checkpoints), positional="checkpoints")
 
 
 def run(request: EvaluationRequest, checkpoints: Checkpoints) -> int:
     """Runs it; returns the exit status."""
-    if not checkpoints.checkpoints:
-        raise ConfigurationError("there is no checkpoint to evaluate: name files that train wrote")
-    evaluate_checkpoints([path.expanduser() for path in checkpoints.checkpoints], request)
+    evaluate_checkpoints(list(checkpoints.checkpoints), request)
     return 0

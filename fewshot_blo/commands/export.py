@@ -24,17 +24,19 @@ class ExportRequest:
     files: Sequence[Path] = ()
     own: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.files) != 2:
+            raise ConfigurationError(
+                f"{len(self.files)} files are named: name a classifier, and the file to write"
+            )
+
 
 OPTIONS = Options((ExportRequest,), positional="files")
 
 
 def run(request: ExportRequest) -> int:
     """Runs it; returns the exit status."""
-    if len(request.files) != 2:
-        raise ConfigurationError(
-            f"there are {len(request.files)} files: name a classifier, and the file to write"
-        )
-    classifier, output = (path.expanduser() for path in request.files)
+    classifier, output = request.files
     difference = export(load_classifier(classifier, own=request.own), output)
     names = f"{output} and {output.with_suffix('.json').name}"
     print(f"{names} written; probabilities differ from the classifier's by {difference:.1e}")

@@ -20,14 +20,14 @@ class FineTuneRequest:
     """What to fine-tune on what.
 
     Attributes:
-        data: a folder with one subfolder of images a class.
+        data: folder with one subfolder of images a class.
         backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function.
         weights: file of weights to use instead of the library's own.
-        size: of the images in pixels; 0 for that of the network's training.
+        size: height and width of the images in pixels; 0 for that of the network's training.
         layer: name of a layer whose output to take instead of the network's last features.
-        pool: of maps or tokens; by default average, or that of a Backbone of your own.
-        adapts: what adapts; auto tries several and lets held-out images choose.
-        views: of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten),
+        pool: pooling of maps or tokens; by default average, or that of a Backbone of your own.
+        adapts: which parts of the network adapt; auto tries several and lets held-out images choose.
+        views: views of each image; one, mirrored (two), scales (three), shifts (nine), crops (ten),
             mirrored_shifts; auto lets held-out images choose.
         skip_unreadable: leave out images that cannot be decoded.
         output: folder of the classifier and the report.
@@ -44,23 +44,23 @@ class FineTuneRequest:
     skip_unreadable: bool = False
     output: Path = Path("runs/finetune")
 
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigurationError("there are no images: name the folder of them")
+
 
 OPTIONS = Options((FineTuneRequest,), positional="data")
 
 
 def run(request: FineTuneRequest) -> int:
     """Runs it; returns the exit status."""
-    if not request.data:
-        raise ConfigurationError("there are no images: name the folder of them")
     start = time.perf_counter()
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     size = backbone.preprocess.settings.size
     if size is None:
         raise ConfigurationError(f"{request.backbone} says no image size: set size")
-    data = read_labelled(
-        Path(request.data).expanduser(), size, skip_unreadable=request.skip_unreadable
-    )
+    data = read_labelled(Path(request.data), size, skip_unreadable=request.skip_unreadable)
     for sentence in data.left_out:
         print(sentence)
     counts = ", ".join(
@@ -78,7 +78,7 @@ def run(request: FineTuneRequest) -> int:
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())
-    output = request.output.expanduser()
+    output = request.output
     file = output / "classifier.pt"
     save_classifier(classifier, file)
     write_report(output / "report.html", data, classifier, selection)

@@ -3,94 +3,163 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from docstring_parser import parse
 
 from fewshot_blo.commands.options import CONFIG, Options
-from fewshot_blo.experiments.components import Component, Tree, plain
-from fewshot_blo.experiments.plan import Plan
+from fewshot_blo.commands.words import is_list
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.components import Tree, nearest
+from fewshot_blo.experiments.plan import Plan, Setting
 
 _WIDTH, _LEFT = 100, 34
 
 
 def command_help(command: str, description: str, options: Options) -> str:
     """All that a command takes: its options, and a line for each component."""
-    words = f" {options.positional.upper()} ..." if options.positional else ""
-    lines = [
-        f"usage: fewshot-blo {command}{words} [--OPTION VALUE ...]",
-        "",
-        *_wrapped(description),
-    ]
     plans = options.plans({})
-    for plan in reversed(plans):
-        lines += _group("options" if plan is plans[-1] else "settings of the run", plan, options)
+    # Those of every command, and of --config, come last.
+    own, run = (plans[1:], plans[:1]) if options.files else (plans, [])
+    lines = [_usage(command, options), "", *_wrapped(description), "", "options"]
+    lines += [line for plan in own for line in _positional(plan, options.positional)]
+    for plan in own:
+        lines += _lines(plan, options.positional)
     if options.files:
-        lines.insert(-1, _line(f"--{CONFIG} FILE", "settings in YAML; options are laid over them"))
+        text = "recipe or settings of a run (YAML); options are laid over them"
+        lines.append(_line(f"--{CONFIG} FILE", text))
+    for plan in own:
+        lines += _groups(plan)
+    for plan in run:
+        lines += ["", "settings of the run", *_lines(plan), *_groups(plan)]
+    names = [name for plan in plans for name, part in plan.parts.items()]
+    if names:
+        example = "strategy" if "strategy" in names else names[0]
+        lines += ["", f"--{example}.help NAME has the settings of a component, and"]
+        group = "train" if "train" in names else "episodes"
+        lines[-1] += f" --{group}.help all that is to say of a group."
     return "\n".join(lines)
 
 
-def component_help(options: Options, place: str, name: str) -> str:
-    """The settings at a place: of the component of a name, or of the one that is usual."""
-    tree: Tree = {}
-    level = tree
-    *above, last = place.split(".")
-    for part in above:
-        level = level.setdefault(part, {})
-    if name:
-        level[last] = name
-    for plan in (p for whole in options.plans(tree) for p in whole.plans()):
-        if plan.place == place and plan.kind is not None:
-            lines = [f"--{place} {plan.slot.name(plan.kind)}" if plan.slot else place, ""]
-            lines += _wrapped(inspect.getdoc(plan.kind) or "", whole=True)
-            lines += ["", "settings", *_settings(plan, deep=True)]
-            if plan.slot:
-                lines += ["", f"other {plan.slot.noun}s: {', '.join(plan.slot.names)}"]
-            return "\n".join(lines)
-    return f"there are no settings at --{place}"
+def component_help(options: Options, place: str, tree: Tree) -> str:
+    """The settings at a place: of the component that is chosen there, of a group, or one setting.
+
+    Raises:
+        ConfigurationError: if there is no such place.
+    """
+    plans = [plan for whole in options.plans(tree) for plan in whole.plans()]
+    for plan in plans:
+        if plan.place == place and place:
+            return "\n".join(_component(plan))
+        for name, setting in plan.settings.items():
+            if plan.at(name) == place:
+                return _setting(plan, name, setting, descriptions(plan.kind), whole=True)
+    known = [name for plan in plans for name in plan.names()]
+    raise ConfigurationError(f"there are no settings at --{place}{nearest(place, known)}")
 
 
-def _group(title: str, plan: Plan, options: Options) -> Iterator[str]:
-    del options
-    yield ""
-    yield title
-    yield from _settings(plan)
+def _usage(command: str, options: Options) -> str:
+    if not options.positional:
+        return f"usage: fewshot-blo {command} [--OPTION VALUE ...]"
+    annotations = [
+        plan.settings[options.positional].annotation
+        for plan in options.plans({})
+        if options.positional in plan.settings
+    ]
+    more = " ..." if any(map(is_list, annotations)) else ""
+    return f"usage: fewshot-blo {command} {options.positional.upper()}{more} [--OPTION VALUE ...]"
+
+
+def _component(plan: Plan) -> Iterator[str]:
+    if plan.kind is not None:
+        yield f"--{plan.place} {plan.slot.name(plan.kind)}" if plan.slot else f"--{plan.place}"
+        yield ""
+        yield from _wrapped(inspect.getdoc(plan.kind) or "")
+        yield ""
+        settings = list(_deep(plan, whole=True))
+        yield from ["settings", *settings] if settings else ["It has no settings."]
+    if plan.slot:
+        yield ""
+        yield f"what --{plan.place} may be"
+        for kind in plan.slot.choices:
+            yield _line(plan.slot.name(kind), _first(_summary(kind)))
+
+
+def _summary(kind: Callable[..., Any]) -> str:
+    return parse(inspect.getdoc(kind) or "").short_description or ""
+
+
+def _positional(plan: Plan, name: str) -> Iterator[str]:
+    """The line of the words that belong to no option."""
+    if name in plan.settings:
+        yield _setting(plan, name, plan.settings[name], descriptions(plan.kind), bare=True)
+
+
+def _lines(plan: Plan, positional: str = "") -> Iterator[str]:
+    """Settings of its own, and a line for the place of each component."""
     texts = descriptions(plan.kind)
+    for name, setting in plan.settings.items():
+        if name != positional:
+            yield _setting(plan, name, setting, texts)
     for name, part in plan.parts.items():
         if part.slot:
-            known = [
-                f"{n} (default)" if part.kind and n == part.slot.name(part.kind) else n
-                for n in part.slot.names
-            ]
-            text = (
-                f"{texts.get(name, part.slot.noun)}: {', '.join(known)}; more by --{name}.help NAME"
-            )
-            yield _line(f"--{name} NAME", text)
+            yield _choice(part, texts.get(name, part.slot.noun))
+
+
+def _choice(part: Plan, text: str, *, whole: bool = False) -> str:
+    """The line of a place for a component."""
+    if part.slot is None:
+        return ""
+    usual = part.slot.name(part.kind) if part.kind else "none"
+    text = text if whole else _first(text)
+    return _line(f"--{part.place} NAME", f"{text}: {', '.join(part.slot.names)} [{usual}]")
+
+
+def _groups(plan: Plan) -> Iterator[str]:
+    texts = descriptions(plan.kind)
     for name, part in plan.parts.items():
         if not part.slot:
             yield ""
             yield f"{name}: {texts.get(name, '')}"
-            yield from _settings(part, deep=True)
+            yield from _deep(part)
 
 
-def _settings(plan: Plan, *, deep: bool = False) -> Iterator[str]:
+def _deep(plan: Plan, *, whole: bool = False) -> Iterator[str]:
+    """All settings, those of the components in it too."""
     texts = descriptions(plan.kind)
     for name, setting in plan.settings.items():
-        default = setting.default
-        shown = "" if default is inspect.Parameter.empty else f" (default: {_shown(default)})"
-        text = texts.get(name, "") + shown
-        yield _line(f"--{plan.at(name)} {type_in_words(setting.annotation)}".rstrip(), text)
-    if not deep:
-        return
+        yield _setting(plan, name, setting, texts, whole=whole)
     for name, part in plan.parts.items():
         if part.slot:
-            kind = part.slot.name(part.kind) if part.kind else "none"
-            names = ", ".join(part.slot.names)
-            yield _line(f"--{part.place} NAME", f"{texts.get(name, '')}: {names} (default: {kind})")
-        yield from _settings(part, deep=True)
+            yield _choice(part, texts.get(name, part.slot.noun), whole=whole)
+        yield from _deep(part, whole=whole)
+
+
+def _setting(
+    plan: Plan,
+    name: str,
+    setting: Setting,
+    texts: Mapping[str, str],
+    *,
+    whole: bool = False,
+    bare: bool = False,
+) -> str:
+    text = texts.get(name, "")
+    shown = _shown(setting.default)
+    text = (text if whole else _first(text, shown)) + (f" [{shown}]" if shown else "")
+    option = name.upper() if bare else f"--{plan.at(name)} {type_in_words(setting.annotation)}"
+    return _line(option.rstrip(), text)
+
+
+def _first(text: str, default: str = "") -> str:
+    """The first clause, for a list where each has a line, and what a default stands for."""
+    first, *more = re.split(r"[;:] |\. (?=[A-Z0-9])", text)
+    meaning = [clause for clause in more if default and clause.startswith(f"{default} for ")]
+    return "; ".join([first, *meaning[:1]]).removesuffix(".")
 
 
 def descriptions(kind: Callable[..., Any] | None) -> dict[str, str]:
@@ -107,10 +176,10 @@ def descriptions(kind: Callable[..., Any] | None) -> dict[str, str]:
 def type_in_words(annotation: Any) -> str:
     """The kind of value that an option takes."""
     if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
+        return "|".join(str(choice) for choice in get_args(annotation) if choice != "")
     if annotation is bool:
         return ""
-    names = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", type(None): "null"}
+    names = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", type(None): ""}
     if annotation in names:
         return names[annotation]
     inner = [a for a in get_args(annotation) if a is not Ellipsis]
@@ -118,40 +187,37 @@ def type_in_words(annotation: Any) -> str:
         return "[" + ",".join(type_in_words(a) for a in inner) + "]"
     if get_origin(annotation) is dict:
         return "{NAME: NUMBER}"
-    if _listed(annotation):
+    if is_list(annotation):
         return f"{type_in_words(inner[0])} ..."
-    return "|".join(dict.fromkeys(type_in_words(a) for a in inner)) or "VALUE"
-
-
-def _listed(annotation: Any) -> bool:
-    return getattr(get_origin(annotation), "__name__", "") in ("list", "Sequence")
+    return "|".join(dict.fromkeys(word for a in inner if (word := type_in_words(a)))) or "VALUE"
 
 
 def _shown(default: Any) -> str:
-    if default is None:
-        return "none"
+    """A default as it is written; nothing for one that is empty."""
+    if default is inspect.Parameter.empty or default is None or default in ("", (), {}):
+        return ""
     if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, Component):
-        return str(plain({}, default))
-    return str(default) if str(default) != "" else "none"
+        return "" if not default else "true"
+    if isinstance(default, list | tuple):
+        return " ".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _line(option: str, text: str) -> str:
-    body = textwrap.wrap(text, _WIDTH - _LEFT) or [""]
     head = f"  {option}"
-    if len(head) >= _LEFT - 1:
-        lines = [head, *(" " * _LEFT + line for line in body)]
-    else:
-        lines = [f"{head:{_LEFT}}{body[0]}", *(" " * _LEFT + line for line in body[1:])]
-    return "\n".join(line.rstrip() for line in lines)
+    if len(head) >= _LEFT - 1 and len(head) + 2 + len(text) <= _WIDTH:
+        return f"{head}  {text}"
+    body = [" " * _LEFT + line for line in textwrap.wrap(text, _WIDTH - _LEFT)]
+    if len(head) < _LEFT - 1 and body:
+        body[0] = f"{head:{_LEFT}}{body[0].strip()}"
+        return "\n".join(body)
+    return "\n".join([head, *body])
 
 
-def _wrapped(text: str, *, whole: bool = False) -> Sequence[str]:
-    """Paragraphs of a text; of a docstring those before its sections."""
+def _wrapped(text: str) -> Sequence[str]:
+    """Paragraphs of a text, without the sections of a docstring."""
     kept = []
     for paragraph in text.split("\n\n"):
-        if whole and paragraph.strip().startswith(("Attributes:", "Args:", "Raises:")):
-            continue
-        kept += [*textwrap.wrap(" ".join(paragraph.split()).replace("``", ""), _WIDTH), ""]
+        if not paragraph.strip().startswith(("Attributes:", "Args:", "Raises:", "Returns:")):
+            kept += [*textwrap.wrap(" ".join(paragraph.split()).replace("``", ""), _WIDTH), ""]
     return kept[:-1]

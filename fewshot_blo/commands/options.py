@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
+from fewshot_blo.commands.methods import hint
+from fewshot_blo.commands.words import names_in, pairs_in, tree_of
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Slots, Tree, merged, nearest
+from fewshot_blo.experiments.components import (
+    NAME,
+    Slots,
+    Tree,
+    UnknownComponentError,
+    merged,
+    nearest,
+    parameters,
+)
 from fewshot_blo.experiments.plan import Plan
-from fewshot_blo.experiments.recipes import read_settings
+from fewshot_blo.experiments.recipes import at_home, read_settings
 
 CONFIG = "config"
 
@@ -20,12 +30,12 @@ class HelpWanted(Exception):
 
     Attributes:
         place: of the settings; empty for all.
-        name: of a component; empty for the one that is chosen.
+        tree: what the words choose.
     """
 
-    def __init__(self, place: str, name: str) -> None:
-        super().__init__(place, name)
-        self.place, self.name = place, name
+    def __init__(self, place: str, tree: Tree) -> None:
+        super().__init__(place)
+        self.place, self.tree = place, tree
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Options:
         kinds: dataclasses whose fields are its options.
         positional: the field that words without an option go to; empty for none.
         slots: the places for components.
-        files: whether ``--config FILE`` gives settings.
+        files: whether ``--config FILE`` gives settings; the first dataclass is then of a run's.
     """
 
     kinds: tuple[type[Any], ...]
@@ -51,15 +61,30 @@ class Options:
             ConfigurationError: if an option is unknown, or its value does not fit.
             HelpWanted: if that is asked for.
         """
-        words = list(words)
-        _look_for_help(words)
-        base, notes = self._read_files(words)
+        try:
+            return self._parse(words)
+        except UnknownComponentError as error:
+            raise ConfigurationError(f"{error}{hint(error.name)}") from error
+
+    def _parse(self, words: Sequence[str]) -> list[Any]:
+        named = names_in(words)
+        if any(name == "help" for name, _ in named) or "-h" in words:
+            raise HelpWanted("", {})
+        wanted = [pair for pair in named if pair[0].endswith(".help")]
+        named = [pair for pair in named if pair not in wanted]
+        base, notes = self._read_files(named)
         # What is chosen decides which options there are, and these how words are to be read.
-        roughly, _ = merged(base, _tree(_pairs(words, {})))
-        types = self._types(self.plans(roughly))
-        pairs = list(_pairs(words, types, self.positional))
-        self._check(pairs, types)
-        tree, more = merged(base, _tree((key, value) for key, value in pairs if key != CONFIG))
+        roughly = self._with_components(base, named)
+        if wanted:
+            place, name = wanted[0][0].removesuffix(".help"), wanted[0][1]
+            chosen = tree_of([(place, name)]) if name else {}
+            raise HelpWanted(place, merged(roughly, chosen)[0])
+        plans = self.plans(roughly)
+        types = self._types(plans)
+        self._check(named, types, plans)
+        pairs = [(key, at_home(value)) for key, value in pairs_in(words, types, self.positional)]
+        _check_once([key for key, _ in pairs])
+        tree, more = merged(base, tree_of(pair for pair in pairs if pair[0] != CONFIG))
         for note in (*notes, *more):
             print(note, flush=True)
         return [plan.build() for plan in self.plans(tree)]
@@ -73,6 +98,18 @@ class Options:
             found.append(Plan(self.slots, kind, "", own))
         return found
 
+    def _with_components(self, base: Tree, named: Sequence[tuple[str, str]]) -> Tree:
+        """The settings with the components that options choose, outer ones first."""
+        chosen: Tree = {}
+        while True:
+            roughly, _ = merged(base, chosen)
+            plans = [plan for whole in self.plans(roughly) for plan in whole.plans()]
+            places = {part.place for plan in plans for part in plan.parts.values() if part.slot}
+            now = tree_of((key, value) for key, value in named if key in places and value)
+            if now == chosen:
+                return roughly
+            chosen = now
+
     def _types(self, plans: Sequence[Plan]) -> dict[str, Any]:
         """The annotation of each option; str for the name of a component."""
         types: dict[str, Any] = {CONFIG: str} if self.files else {}
@@ -81,113 +118,80 @@ class Options:
             types |= {part.place: str for part in plan.parts.values() if part.slot}
         return types
 
-    def _read_files(self, words: Sequence[str]) -> tuple[Tree, list[str]]:
+    def _read_files(self, named: Sequence[tuple[str, str]]) -> tuple[Tree, list[str]]:
         tree: Tree = {}
         notes: list[str] = []
-        for key, value in _pairs(words, {CONFIG: str}) if self.files else ():
-            if key != CONFIG:
+        for key, value in named if self.files else ():
+            if key != CONFIG or not value:
                 continue
             content = read_settings(Path(value))
             tree, more = merged(tree, content)
             notes += more
-            for plan in self.plans(tree):
-                try:
+            known = [name for kind in self.kinds for name in kind.__dataclass_fields__]
+            for name in content:
+                if name not in known:
+                    raise ConfigurationError(
+                        f"{value}: there is no setting '{name}'{nearest(name, known)}"
+                    )
+            try:
+                for plan in self.plans(tree):
                     plan.check_names()
-                except ConfigurationError as error:
-                    raise ConfigurationError(f"{value}: {error}") from error
-            unknown = set(content) - {n for kind in self.kinds for n in kind.__dataclass_fields__}
-            if unknown:
-                raise ConfigurationError(f"{value}: there is no setting '{sorted(unknown)[0]}'")
+            except UnknownComponentError:
+                raise
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{value}: {error}") from error
         return tree, notes
 
-    def _check(self, pairs: Sequence[tuple[str, Any]], types: Mapping[str, Any]) -> None:
-        for key, _ in pairs:
-            if key not in types:
-                raise ConfigurationError(
-                    f"there is no option --{key}{nearest(key, list(types))}; --help has them all"
-                )
-
-
-def _look_for_help(words: Sequence[str]) -> None:
-    for place, word in enumerate(words):
-        if word in ("--help", "-h"):
-            raise HelpWanted("", "")
-        if word.startswith("--") and word.split("=")[0].endswith(".help"):
-            key, _, name = word.partition("=")
-            after = words[place + 1] if place + 1 < len(words) else ""
-            name = name or ("" if after.startswith("--") else after)
-            raise HelpWanted(_name(key.removesuffix(".help")), name)
-
-
-def _name(word: str) -> str:
-    return word.removeprefix("--").replace("-", "_")
-
-
-def _pairs(
-    words: Sequence[str], types: Mapping[str, Any], positional: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Options with their values; words that belong to none go to the positional option."""
-    rest: list[str] = []
-    place = 0
-    while place < len(words):
-        word = words[place]
-        place += 1
-        if not word.startswith("--") or word == "--":
-            rest.append(word)
-            continue
-        key, equals, value = word.partition("=")
-        name = _name(key)
-        annotation = types.get(name)
-        if equals:
-            yield name, value
-            continue
-        end = place
-        while end < len(words) and not words[end].startswith("--"):
-            end += 1
-        if _is_list(annotation):
-            yield name, list(words[place:end])
-            place = end
-        elif annotation is bool and (place == end or words[place].lower() not in ("true", "false")):
-            yield name, True
-        elif place == end:
-            if types and name in types:
-                raise ConfigurationError(f"--{name} needs a value")
-            yield name, True
-        else:
-            yield name, words[place]
-            place += 1
-    if rest and types:
-        if not positional:
+    def _check(
+        self, named: Sequence[tuple[str, str]], types: Mapping[str, Any], plans: Sequence[Plan]
+    ) -> None:
+        for key, value in named:
+            if key in types:
+                continue
+            place, _, name = key.rpartition(".")
+            for plan in (plan for whole in plans for plan in whole.plans()):
+                if plan.place == key and key:
+                    first = next(iter(plan.names()))
+                    raise ConfigurationError(
+                        f"--{key} has settings of its own, as --{first}: name one of them"
+                    )
+                if plan.place == place and plan.slot is not None and name == NAME:
+                    raise ConfigurationError(
+                        f"there is no option --{key}: write --{place} {value or 'NAME'}"
+                    )
+            if not key:
+                raise ConfigurationError("an option has no name: write --NAME VALUE")
             raise ConfigurationError(
-                f"'{rest[0]}' belongs to no option: options begin with --, as in --help"
+                f"there is no option --{key}{_elsewhere(place, name, plans) or _near(key, types)}"
             )
-        many = _is_list(types[positional])
-        if len(rest) > 1 and not many:
-            raise ConfigurationError(f"'{rest[1]}' is one word too many after '{rest[0]}'")
-        yield positional, rest if many else rest[0]
 
 
-def _is_list(annotation: Any) -> bool:
-    kinds = (annotation, *get_args(annotation))
-    return any(get_origin(kind) in (list, Sequence) or kind is list for kind in kinds) or (
-        getattr(get_origin(annotation), "__name__", "") == "Sequence"
-    )
+def _check_once(keys: Sequence[str]) -> None:
+    for key in keys:
+        if key != CONFIG and keys.count(key) > 1:
+            raise ConfigurationError(f"--{key} is given {keys.count(key)} times: give it once")
 
 
-def _tree(pairs: Iterator[tuple[str, Any]]) -> Tree:
-    """Nested by the dots of the names."""
-    tree: Tree = {}
-    for key, value in pairs:
-        *above, last = key.split(".")
-        level = tree
-        for name in above:
-            inner = level.get(name)
-            level[name] = inner if isinstance(inner, dict) else _named(inner)
-            level = level[name]
-        before = level.get(last)
-        level[last] = {**before, "name": value} if isinstance(before, dict) else value
-    return tree
+def _elsewhere(place: str, name: str, plans: Sequence[Plan]) -> str:
+    """Which other components at a place have a setting, and which one is chosen."""
+    for plan in (plan for whole in plans for plan in whole.plans()):
+        if plan.place == place and plan.slot is not None and plan.kind is not None:
+            slot = plan.slot
+            having = [
+                slot.name(kind)
+                for kind in slot.choices
+                if name in {n for n, _, _ in parameters(kind)} - slot.given
+            ]
+            if having:
+                return f" of {slot.name(plan.kind)}: choose --{place} {' or '.join(having)} for it"
+    return ""
 
 
-def _named(value: Any) -> Tree:
-    return {} if value is None else {"name": value}
+def _near(key: str, types: Mapping[str, Any]) -> str:
+    """The options that a wrong name may mean: those it begins, then those of the same ending."""
+    begun = [name for name in types if name.startswith(key)]
+    ending = [name for name in types if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    for found in (begun, ending):
+        if found and key:
+            return f" (did you mean {' or '.join(f'--{name}' for name in found[:3])}?)"
+    return nearest(key, list(types)).replace("mean ", "mean --")

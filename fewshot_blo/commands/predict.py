@@ -39,23 +39,25 @@ class PredictRequest:
     output: Path | None = None
     add_class: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.output and self.output.suffix not in (".csv", ".json"):
+            raise ConfigurationError(f"output is {self.output}: its name must end in .csv or .json")
+        if not self.files:
+            raise ConfigurationError("there is no classifier: name a file that finetune wrote")
+        if len(self.files) == 1 and not self.add_class:
+            raise ConfigurationError("there are no images to label: name files or folders")
+
 
 OPTIONS = Options((PredictRequest,), positional="files")
 
 
 def run(request: PredictRequest) -> int:
     """Runs it; returns the exit status: 1 if an image could not be read."""
-    output = request.output and request.output.expanduser()
-    if output and output.suffix not in (".csv", ".json"):
-        raise ConfigurationError(f"output is {output}: its name must end in .csv or .json")
-    if not request.files:
-        raise ConfigurationError("there is no classifier: name a file that finetune wrote")
-    file, *images = (path.expanduser() for path in request.files)
+    output = request.output
+    file, *images = request.files
     classifier = load_classifier(file, own=request.own)
     if request.add_class:
-        _add_class(classifier, request.add_class.expanduser(), file)
-    elif not images:
-        raise ConfigurationError("there are no images to label: name files or folders")
+        _add_class(classifier, request.add_class, file)
     files = [found for path in images for found in _files(path)]
     records = predictions(classifier, files) if files else []
     for record in records:

@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class MemoryLimit:
     """What every command takes.
 
     Attributes:
-        memory_limit: GiB that the process may hold: what is computed at a time is made to fit.
+        memory_limit: GiB that the process may hold; what is computed at a time is made to fit.
     """
 
     memory_limit: float | None = None
@@ -56,16 +55,17 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     module: Any = importlib.import_module(f"fewshot_blo.commands.{command}")
     name = f"fewshot-blo {command}"
     try:
-        *requests, limit = options.parse(words)
-    except HelpWanted as wanted:
-        print(
-            component_help(options, wanted.place, wanted.name)
-            if wanted.place
-            else command_help(command, description, options)
-        )
-        return 0
+        try:
+            *requests, limit = options.parse(words)
+        except HelpWanted as wanted:
+            print(
+                component_help(options, wanted.place, wanted.tree)
+                if wanted.place
+                else command_help(command, description, options)
+            )
+            return 0
     except (ConfigurationError, DataError) as error:
-        print(f"{name}: {error} ({name} --help has all options)", file=sys.stderr)
+        print(f"{name}: {error}; see {name} --help", file=sys.stderr)
         return 2
     if limit.memory_limit is None:
         keep_freed_memory()
@@ -88,8 +88,3 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-
-
-def expanded(path: Path) -> Path:
-    """The path with ``~`` as the home folder."""
-    return path.expanduser()

@@ -29,20 +29,23 @@ class StudyRequest:
     seeds: Sequence[int] = (0,)
     only: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if self.recipe is None:
+            raise ConfigurationError("there is no study: name its recipe (recipes/studies)")
+
 
 OPTIONS = Options((StudyRequest,), positional="recipe")
 
 
 def run(request: StudyRequest) -> int:
     """Runs it; returns the exit status."""
-    if request.recipe is None:
-        raise ConfigurationError("there is no study: name its recipe (recipes/studies)")
-    recipe = request.recipe.expanduser()
-    study, rows = read_study(recipe, str(Path(request.root).expanduser()) if request.root else "")
+    recipe = request.recipe
+    assert recipe is not None
+    study, rows = read_study(recipe, request.root)
     unknown = sorted(set(request.only) - set(rows))
     if unknown:
         raise ConfigurationError(f"there is no row '{unknown[0]}'; there are {', '.join(rows)}")
     rows = {name: row for name, row in rows.items() if not request.only or name in request.only}
-    folder = (request.folder or Path("runs") / recipe.stem).expanduser()
+    folder = request.folder or Path("runs") / recipe.stem
     run_study(study, rows, folder, seeds=request.seeds)
     return 0

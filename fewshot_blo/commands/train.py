@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.report import evaluate_checkpoints
@@ -38,8 +39,8 @@ OPTIONS = Options((Config, TrainRequest), positional="run", slots=SLOTS, files=T
 
 def run(config: Config, request: TrainRequest) -> int:
     """Runs it; returns the exit status."""
-    folder = request.run.expanduser()
-    splits = config.data.load()
+    folder = request.run
+    splits = load(config.data)
     result = train_from_config(
         config, splits, folder, resume=request.resume, tested=request.test_tasks > 0
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,15 +82,27 @@ class Slot:
         """The class of a name.
 
         Raises:
-            ConfigurationError: if there is none; with the names that are alike.
+            UnknownComponentError: if there is none; with the names that are alike.
         """
         for kind in self.choices:
             if name in (self.name(kind), kind.__name__):
                 return kind
-        raise ConfigurationError(
-            f"{place} is '{name}': there is no such {self.noun}{nearest(name, self.names)}; "
-            f"use one of {', '.join(self.names)}"
+        raise UnknownComponentError(place, name, self)
+
+
+class UnknownComponentError(ConfigurationError):
+    """A component is named that there is not.
+
+    Attributes:
+        name: that was given.
+    """
+
+    def __init__(self, place: str, name: str, slot: Slot) -> None:
+        super().__init__(
+            f"{place} is '{name}': there is no such {slot.noun}{nearest(name, slot.names)}; "
+            f"use one of {', '.join(slot.names)}"
         )
+        self.name = name
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from jsonargparse import ArgumentError, ArgumentParser
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import (
@@ -21,6 +18,7 @@ from fewshot_blo.experiments.components import (
     nearest,
     parameters,
 )
+from fewshot_blo.experiments.values import converted, in_words
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,13 @@ class Plan:
             )
         if self.slot and self.slot.later:
             return self.slot.later(self.kind, settings)
-        return self.kind(**settings)
+        try:
+            return self.kind(**settings)
+        except ConfigurationError as error:
+            # Its message begins with the setting, but does not know where the class is used.
+            known = str(error).partition(" ")[0] in settings
+            place = (f"{self.place}." if known else f"{self.place}: ") if self.place else ""
+            raise ConfigurationError(f"{place}{error}") from error
 
 
 def _part(
@@ -146,12 +150,17 @@ def _part(
     """The plan of a component, or of a group of settings."""
     if slot is None:
         if not isinstance(own, Mapping):
-            raise ConfigurationError(f"{place} is {own}: it must be a mapping of settings")
+            example = next(parameters(annotation))[0]
+            raise ConfigurationError(
+                f"{place} is {in_words(own)}: it has settings of its own, as {place}.{example}"
+            )
         default = annotation() if default is inspect.Parameter.empty else default
         return Plan(slots, annotation, place, dict(own), default)
     tree = {NAME: own} if isinstance(own, str) else {} if own is None else own
     if not isinstance(tree, Mapping):
-        raise ConfigurationError(f"{place} is {own}: it must be the name of a {slot.noun}")
+        raise ConfigurationError(
+            f"{place} is {in_words(own)}: it must be one of {', '.join(slot.names)}"
+        )
     name = tree.get(NAME)
     if name is not None and (long := slot.shorthand(str(name))) is not None:
         tree = {**tree, **long}
@@ -166,19 +175,3 @@ def _part(
 def vars_of(instance: Any) -> Mapping[str, Any]:
     """The settings of an object by name."""
     return {} if instance is None else getattr(instance, "__dict__", {})
-
-
-def converted(place: str, annotation: Any, value: Any) -> Any:
-    """A value as a setting of a type has it.
-
-    Raises:
-        ConfigurationError: if it does not fit.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=annotation)
-    try:
-        return parser.instantiate(parser.parse_object({"value": value})).value
-    except ArgumentError as error:
-        reason = " ".join(str(error).split()).removeprefix('Parser key "value": ')
-        reason = re.sub(r"<class '([\w.]+)'>|typing\.", r"\1", reason)
-        raise ConfigurationError(f"{place} is {value}: {reason}") from error

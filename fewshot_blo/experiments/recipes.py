@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,12 +25,25 @@ def read_settings(path: Path) -> Tree:
         raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is not a file of settings: it must hold a mapping")
-    return settings_of_run(content)
+    return settings_of_run(at_home(content))
+
+
+def at_home(value: Any) -> Any:
+    """Settings with ``~`` at the beginning of paths as the home folder."""
+    if isinstance(value, dict):
+        return {name: at_home(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [at_home(inner) for inner in value]
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        return str(Path(value).expanduser())
+    return value
 
 
 def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Config:
@@ -53,5 +67,6 @@ def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Con
 def is_study(path: Path) -> bool:
     """Whether a recipe is of a study: it names one in a line of its own."""
     with suppress(OSError):  # from is_file, too, where the name is too long for one
-        return path.is_file() and b"\nstudy:" in b"\n" + path.read_bytes()
+        file = path.expanduser()
+        return file.is_file() and b"\nstudy:" in b"\n" + file.read_bytes()
     return False

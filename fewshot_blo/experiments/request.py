@@ -23,24 +23,24 @@ class EvaluationRequest:
 
     Attributes:
         tasks: number of tasks.
-        way: N; 0 for that of the run's validation.
-        shot: K; likewise.
-        query: Q; likewise.
+        way: N, classes a task; 0 for that of the run's validation.
+        shot: K, support images a class; 0 for that of the run's validation.
+        query: Q, query images a class; 0 for that of the run's validation.
         split: classes to draw from; all joins the three, for another data set than the run's.
-        seed: of the tasks.
-        steps: inner steps; -1 for those of the run's validation.
-        norm: norm mode; all those that differ by default.
-        views: of an image, over which a shared encoder's features are averaged: mirrored (two),
+        seed: seed of the tasks.
+        steps: number of inner steps; -1 for those of the run's validation.
+        norm: norm mode of the query set; all measures those that differ.
+        views: views of an image, over which a shared encoder's features are averaged: mirrored (two),
             shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         data: name of another data set than that of the run, to test what carries over to it; in
             grey or in colour, as the run's images were, and without its training classes.
-        size: height and width of its images; 0 for those of the run's.
-        network: the run's own network, "module:function". A checkpoint may come from anyone, and
-            building its network runs that function: name it here to allow it.
-        device: where to run; empty for the run's.
-        precision: of the network's products; empty for the run's.
+        size: height and width of the images in pixels; 0 for those of the run's.
+        network: module:function of the run's own network, to allow that it is run. A checkpoint may
+            come from anyone, and building its network runs that function.
+        device: cpu, cuda or cuda:1; empty for the run's.
+        precision: precision of the network's products; empty for the run's.
         output: JSON file for all figures, per-class accuracy included.
     """
 

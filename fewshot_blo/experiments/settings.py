@@ -64,9 +64,9 @@ class EpisodeSettings:
         way: N, classes a task; or an inclusive range [low, high].
         shot: K, support images a class; or a range.
         query: Q, query images a class in training; or a range.
-        validation_way: N in validation and evaluation; 0 for that of training.
-        validation_shot: K there; 0 for that of training.
-        validation_query: Q there.
+        validation_way: N, classes a task in validation and evaluation; 0 for that of training.
+        validation_shot: K, support images a class there; 0 for that of training.
+        validation_query: Q, query images a class there.
         tasks: T, tasks a batch.
         seed: seed of the training tasks; validation tasks take the next seed.
     """
@@ -89,13 +89,13 @@ class Config:
         data: data set.
         episodes: tasks drawn from it.
         augment: random changes of the training images.
-        encoder: network from images to features, or torchvision:NAME, timm:NAME, hf:NAME, or
+        encoder: network from images to features; also torchvision:NAME, timm:NAME, hf:NAME, or
             module:function of your own.
         problem: what is learned.
         strategy: how the hypergradient is computed.
         adaptation: inner steps in validation and evaluation.
         train: the outer loop.
-        start_from: checkpoint whose encoder training starts from, or for compare the name of a
+        start_from: checkpoint whose encoder training starts from; for compare also the name of a
             recipe in the same folder; empty for random weights.
         device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
         dtype: floating-point type of images and parameters.

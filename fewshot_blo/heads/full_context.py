@@ -27,7 +27,7 @@ class FullContextHead(MatchingHead):
 
     Attributes:
         scale: s, of the cosines.
-        steps: K.
+        steps: K, number of times that a query reads the support set.
 
     Raises:
         ConfigurationError: if the number of steps is not positive.

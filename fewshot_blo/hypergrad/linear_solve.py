@@ -35,6 +35,11 @@ class ConjugateGradient:
     where the curvature along its search direction is not positive. Exact after as many steps as
     H has distinct eigenvalues.
 
+    Attributes:
+        steps: largest number of steps, each a product with H.
+        damping: added to the diagonal of H.
+        tolerance: residual at which a task stops, relative to its right-hand side.
+
     Source: Hestenes & Stiefel (1952); for hypergradients Pedregosa, "HOAG" (arXiv 1602.02355)
     and Rajeswaran et al., "iMAML" (arXiv 1909.04630).
 
@@ -82,6 +87,11 @@ class Neumann:
     Converges where ``α`` is below 2 over the largest eigenvalue of H; truncating it damps the
     directions of low curvature (Vicol et al., arXiv 2212.14032).
 
+    Attributes:
+        steps: number of steps, each a product with H.
+        step_size: step size α of the series.
+        damping: added to the diagonal of H.
+
     Source: Lorraine et al. (arXiv 1911.02590), algorithm 3.
 
     Attributes:
@@ -110,6 +120,9 @@ class Neumann:
 @dataclass(frozen=True)
 class OneStep:
     """``q = α b``: the Hessian is taken for a multiple of the identity; no product with it.
+
+    Attributes:
+        step_size: factor α of the right-hand side.
 
     Source: Luketina et al., "T1-T2" (arXiv 1511.06727).
 

@@ -35,7 +35,7 @@ class SGD:
     """``v ← v - α g``.
 
     Attributes:
-        step_size: α.
+        step_size: step size α of the inner steps.
     """
 
     step_size: float = 0.1
@@ -59,8 +59,8 @@ class Momentum:
     """``m ← μ m + g``, ``v ← v - α m`` (Polyak's heavy ball, in PyTorch's convention).
 
     Attributes:
-        step_size: α.
-        momentum: μ.
+        step_size: step size α of the inner steps.
+        momentum: factor μ of the momentum, in [0, 1).
     """
 
     step_size: float = 0.1
@@ -89,11 +89,11 @@ class Adam:
     gradient is infinite, and unrolling through dead units gives NaN.
 
     Attributes:
-        step_size: α.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the square root of the second moment.
-        eps_root: added under it.
+        step_size: step size of the inner steps.
+        beta1: decay of the average of gradients, in [0, 1).
+        beta2: decay of the average of squared gradients, in [0, 1).
+        eps: added to the root of the average of squared gradients.
+        eps_root: added under that root.
     """
 
     step_size: float = 1e-2
@@ -133,7 +133,8 @@ class LearnedSGD:
     after.
 
     Attributes:
-        per_step: they have a leading axis of inner steps; the last one serves for steps beyond.
+        per_step: step sizes of their own for each inner step (a leading axis of them); the last
+            serves for steps beyond.
 
     Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one size an entry; Antoniou et al., "MAML++"
     (arXiv 1810.09502), one size a tensor and step.

@@ -57,7 +57,9 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind, rows = STUDIES[content["study"]], dict(content["rows"])
         settings = content.get("settings", {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(

@@ -17,25 +17,26 @@ class TrainSettings:
 
     Attributes:
         steps: outer steps; with 0 the start is validated and kept.
-        learning_rate: of the outer optimizer.
-        optimizer: adam, or sgd with Nesterov's momentum.
-        momentum: of sgd.
-        weight_decay: of both; Adam's is decoupled from the gradient (AdamW).
-        schedule: "cosine" lets the learning rate fall to zero over the steps.
+        learning_rate: learning rate of the outer optimizer.
+        optimizer: outer optimizer: adam, or sgd with Nesterov's momentum.
+        momentum: momentum of the outer optimizer sgd.
+        weight_decay: weight decay of the outer optimizer; Adam's is decoupled from the gradient
+            (AdamW).
+        schedule: schedule of the learning rate; cosine lets it fall to zero over the steps.
         clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
         norm: norm mode of the query set in training and validation.
-        start: "cold" starts each inner problem anew; "warm" where the last batch's ended.
+        start: where inner problems start; cold starts each anew, warm where the last batch's ended.
         chunk: tasks differentiated at a time; 0 measures, together with whether graphs of inner
             steps are kept where the strategy leaves that open, what is fastest in ``memory``.
             Fewer from the first time that memory runs out.
         memory: GiB that one chunk may take on the host; 0 for half of what is free. On a GPU it is
             four fifths of what is free.
-        graph: on a GPU, record the kernels of a chunk and replay them, without Python in between;
-            auto does so where a replay measures faster.
+        graph: whether a GPU records the kernels of a chunk and replays them, without the host in
+            between; auto does so where a replay measures faster.
         validate_every: outer steps between validations and checkpoints.
         validation_tasks: tasks of one validation.
         log_every: outer steps between log records.
-        seed: of the dropout masks.
+        seed: seed of the dropout masks.
         ema: decay of a moving average of the outer variables, which validation and ``best.pt``
             take; 0 for none.
         rates: factors of the learning rate by beginnings of the outer variables' names, the

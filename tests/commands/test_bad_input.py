@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def best(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of an initialisation for 3-way tasks."""
     run = tmp_path_factory.mktemp("run")
-    small = options(folder, problem__name="initialization", train__steps=1)
+    small = options(folder, problem="Initialization", train__steps=1)
     assert cli.main(["train", *small, f"--run={run}", "--test_tasks=0"]) == 0
     return run / BEST
 
@@ -57,16 +57,16 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["omniglot", "miniimagenet", "tieredimagenet", "cifarfs", "folder"]
+    "name", ["Omniglot", "MiniImageNet", "TieredImageNet", "CIFARFS", "Folder"]
 )
 @pytest.mark.parametrize("command", ["train", "data", "check"])
 def test_missing_folder(
     command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent = tmp_path / "absent"
-    error = message(capsys, command, f"--data.name={name}", f"--data.root={absent}")
+    error = message(capsys, command, f"--data={name}", f"--data.root={absent}")
     assert str(absent) in error
-    error = message(capsys, command, f"--data.name={name}")
+    error = message(capsys, command, f"--data={name}")
     assert "--data.root" in error
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +77,7 @@ def test_truncated_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     archive = tmp_path / "cifar100_fewshot_webp.npz"
     archive.write_bytes(whole.read_bytes()[:600])
     whole.unlink()
-    error = message(capsys, "data", "--data.name=cifarfs", f"--data.root={tmp_path}")
+    error = message(capsys, "data", "--data=CIFARFS", f"--data.root={tmp_path}")
     assert str(archive) in error
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
@@ -94,6 +94,13 @@ def test_an_image_that_does_not_decode(
     assert not run.exists()
 
 
+WRONG: list[dict[str, object]] = [
+    {"train__steps": -1},
+    {"train__norm": "running"},
+    {"encoder": "math"},
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -106,25 +113,30 @@ def test_an_image_that_does_not_decode(
         ({"episodes__seed": -1}, "seed is -1"),
         ({"episodes__way": "[4,2]"}, "way is (4, 2)"),
         ({"data__size": 12}, "use images of at least 16x16"),
-        ({"train__steps": -1}, "steps is -1"),
+        ({"train__steps": -1}, "train.steps is -1"),
         ({"train__norm": "running"}, "train with 'transductive' or 'support'"),
         ({"problem__prox": -1}, "prox is -1"),
-        ({"problem__hidden": 9, "problem__norm": "group"}, "use a multiple of 8"),
-        ({"strategy__name": "penalty", "problem__name": "initialization"}, "identically zero"),
-        ({"inner__rule": "learned"}, "no learned step size"),
-        ({"strategy__name": "penalty", "problem__head": "matching"}, "use Unroll with 0 steps"),
+        ({"encoder__hidden": 9, "encoder__norm": "group"}, "use a multiple of 8"),
+        ({"strategy": "Penalty", "problem": "Initialization"}, "identically zero"),
+        ({"strategy__inner__rule": "LearnedSGD"}, "no learned step size"),
+        ({"strategy": "Penalty", "problem__head": "Matching"}, "use Unroll with 0 steps"),
         ({"device": "cuda:77"}, "device 'cuda:77' cannot be used"),
-        ({"problem__network": "absent_module:network"}, "No module named 'absent_module'"),
-        ({"problem__network": "math"}, "module:function"),
-        ({"inner__step_size": 1e30}, "lower the inner step size"),
-        ({"adaptation__step_size": 1e30}, "lower the step size"),
+        (
+            {"encoder": "absent_module:network", "encoder__hidden": None},
+            "No module named 'absent_module'",
+        ),
+        ({"encoder": "math"}, "module:function"),
+        ({"strategy__inner__rule__step_size": 1e30}, "lower the inner step size"),
+        ({"adaptation__rule__step_size": 1e30}, "lower the step size"),
     ],
 )
 def test_settings_that_do_not_fit(
     changes: dict[str, object], words: str, folder: Path, run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    error = message(capsys, "train", *options(folder, **changes), f"--run={run}")
+    # Those that no data set or network could make right are wrong arguments.
+    code = 2 if changes in WRONG else 1
+    error = message(capsys, "train", *options(folder, **changes), f"--run={run}", code=code)
     assert words in error
     # The log and the settings of a run that began may stay; a second attempt overwrites them.
     assert not [name for name in left_behind(run) if name.endswith((".pt", ".tmp"))]
@@ -177,7 +189,7 @@ def test_checkpoints_of_other_settings(
     tmp_path: Path, best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = torch.load(best, weights_only=True)["config"]
-    wide = changed(best, tmp_path / "wide.pt", problem={**config["problem"], "hidden": 16})
+    wide = changed(best, tmp_path / "wide.pt", encoder={**config["encoder"], "hidden": 16})
     error = message(capsys, "evaluate", wide, "--tasks=2")
     assert "is of another configuration" in error
     newer = changed(best, tmp_path / "newer.pt", novelty={"a": 1})
@@ -222,7 +234,7 @@ def test_full_disk_while_saving(folder: Path, run: Path) -> None:
     result = subprocess.run(
         [
             *(sys.executable, "-m", "fewshot_blo.commands.main", "train"),
-            *options(folder, problem__hidden=32, train__steps=2),
+            *options(folder, encoder__hidden=32, train__steps=2),
             f"--run={run}",
         ],
         capture_output=True,

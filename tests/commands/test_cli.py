@@ -38,6 +38,11 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def data_options(folder: Path) -> list[str]:
+    """Those of a small run that say which data and tasks."""
+    return [word for word in options(folder) if word.startswith(("--data", "--episodes"))]
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """A process of the command line."""
     return subprocess.Popen(
@@ -90,7 +95,7 @@ def test_the_saved_settings_repeat_the_run(trained: Path, tmp_path: Path) -> Non
 def test_a_network_of_ones_own_is_evaluated_after_its_training(
     folder: Path, tmp_path: Path
 ) -> None:
-    own = options(folder, problem__network="small_runs:make_encoder")
+    own = options(folder, encoder="small_runs:make_encoder", encoder__hidden=None)
     assert cli.main(["train", *own, f"--run={tmp_path}", "--test_tasks=3"]) == 0
     assert (tmp_path / "evaluation.json").is_file()
     assert cli.main(["evaluate", str(tmp_path / BEST), "--tasks=2"]) == 1  # A file of anybody's.
@@ -129,23 +134,23 @@ def test_settings_that_are_younger_than_a_run(
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     saved = torch.load(run / LAST, weights_only=True)
-    del saved["config"]["problem"]["pools"]
+    del saved["config"]["encoder"]["pools"]
     torch.save(saved, run / LAST)
     words = ["train", f"--run={run}", "--resume", "--test_tasks=0"]
     assert cli.main([*words, *options(folder)]) == 0
     torch.save(saved, run / LAST)
-    assert cli.main([*words, *options(folder, problem__pools=2)]) == 1
-    assert "problem.pools was None and is 2" in capsys.readouterr().err
+    assert cli.main([*words, *options(folder, encoder__pools=2)]) == 1
+    assert "encoder.pools was None and is 2" in capsys.readouterr().err
 
 
 def test_refused_resume_leaves_the_saved_settings(
     folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in trained.glob("*.*")}
-    wide = options(folder, problem__hidden=16)
+    wide = options(folder, encoder__hidden=16)
     assert cli.main(["train", *wide, f"--run={trained}", "--resume"]) == 1
     error = capsys.readouterr().err
-    assert "problem.hidden was 8 and is 16; resume with the settings in" in error
+    assert "encoder.hidden was 8 and is 16; resume with the settings in" in error
     assert cli.main(["train", *options(folder), f"--run={trained}"]) == 1
     assert "already holds a run" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in trained.glob("*.*")}
@@ -190,7 +195,7 @@ def device_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", *options(folder, strategy__name="penalty"), "--check_tasks=2"]) == 0
+    assert cli.main(["check", *options(folder, strategy="Penalty"), "--check_tasks=2"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert "torch " in lines[0]
@@ -216,7 +221,7 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_finds_inner_steps_that_are_too_long(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = options(folder, inner__step_size="1000", problem__prox="0.1")
+    long = options(folder, strategy__inner__rule__step_size="1000", problem__prox="0.1")
     assert cli.main(["check", *long, "--check_tasks=2"]) == 0
     assert "it rises in 2 of 2 steps, which are too long then" in capsys.readouterr().out
 
@@ -242,7 +247,7 @@ def test_check_at_the_weights_of_a_checkpoint(
 def test_check_with_a_checkpoint_of_other_settings(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = options(folder, problem__hidden="5")
+    other = options(folder, encoder__hidden="5")
     assert cli.main(["check", *other, f"--checkpoint={trained / BEST}"]) == 1
     assert "the checkpoint is of another configuration" in capsys.readouterr().err
 
@@ -266,7 +271,7 @@ def test_check_that_fails(
 
 def test_data(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "episodes.png"
-    assert cli.main(["data", *options(folder), f"--picture={picture}"]) == 0
+    assert cli.main(["data", *data_options(folder), f"--picture={picture}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     words = " ".join(lines[0].split())
     assert words == "train 10 classes, 60 images of 1x16x16, 6 to 6 a class"
@@ -281,8 +286,11 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert (process.returncode, err) == (0, "")
     commands = ("train", "evaluate", "compare", "finetune", "predict", "export", "check", "data")
     assert all(command in out for command in commands)
-    assert cli.main([]) == 2
-    assert capsys.readouterr().err.startswith("fewshot-blo: expected")
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == out
+    assert cli.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fewshot-blo: there is no command 'trian' (did you mean train?)")
 
 
 def test_out_of_memory_is_one_line_with_a_remedy(
@@ -291,8 +299,8 @@ def test_out_of_memory_is_one_line_with_a_remedy(
     def fail(data: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nA long explanation.")
 
-    monkeypatch.setattr("fewshot_blo.commands.data.build_splits", fail)
-    assert cli.main(["data", *options(folder)]) == 1
+    monkeypatch.setattr("fewshot_blo.commands.data.load", fail)
+    assert cli.main(["data", *data_options(folder)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("fewshot-blo data: CUDA out of memory. Lower train.chunk")
     assert error.count("\n") == 1

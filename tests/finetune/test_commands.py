@@ -128,7 +128,7 @@ def test_from_a_folder_to_labels(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, output = make_folder(5, 5, 5), tmp_path / "out"
-    words = ["finetune", f"--data={root}", f"--backbone={small_networks}", f"--output={output}"]
+    words = ["finetune", str(root), f"--backbone={small_networks}", f"--output={output}"]
     assert cli.main([*words, "--adapts=head"]) == 0
     printed = capsys.readouterr().out
     assert "15 images of 3 classes (blue & <b> 5, groß 緑 5, red 5)" in printed
@@ -172,17 +172,23 @@ def test_from_a_folder_to_labels(
 
 
 @pytest.mark.parametrize(
-    ("words", "match"),
+    ("words", "match", "code"),
     [
-        (["predict", "nowhere.pt", "x.png"], "there is no classifier nowhere.pt"),
-        (["predict", "nowhere.pt", "--output=x.txt"], "must end in .csv or .json"),
-        (["finetune", "--data=nowhere", "--backbone=small_networks:network"], "is not a folder"),
-        (["finetune", "--data=x", "--backbone=small_networks:unsized"], "says no image size"),
-        (["finetune", "--data=x", "--backbone=nothing"], "none of torchvision:NAME"),
+        (["predict", "nowhere.pt", "x.png"], "there is no classifier nowhere.pt", 1),
+        (["predict", "nowhere.pt", "x.png", "--output=x.txt"], "must end in .csv or .json", 2),
+        (["predict", "nowhere.pt"], "there are no images to label", 2),
+        (["predict"], "there is no classifier: name a file that finetune wrote", 2),
+        (["finetune"], "name the folder of them", 2),
+        (["export", "c.pt"], "name a classifier, and the file to write", 2),
+        (["finetune", "nowhere", "--backbone=small_networks:network"], "is not a folder", 1),
+        (["finetune", "x", "--backbone=small_networks:unsized"], "says no image size", 1),
+        (["finetune", "x", "--backbone=nothing"], "none of torchvision:NAME", 1),
     ],
 )
-def test_bad_requests(words: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 1
+def test_bad_requests(
+    words: list[str], match: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == code
     assert match in capsys.readouterr().err
 
 

@@ -1,0 +1,21 @@
+"""Data sets that options name."""
+
+from __future__ import annotations
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.tasks.dataset import Splits
+
+
+def load(data: DataSet) -> Splits:
+    """Reads the images.
+
+    Raises:
+        ConfigurationError: if the folder of the files is not named, with the option for it.
+        DataError: if files are missing or bad.
+    """
+    if data.needs_files and not data.arguments()["root"]:
+        raise ConfigurationError(
+            f"{type(data).__name__} needs the folder of its files: name it with --data.root"
+        )
+    return data.load()
