@@ -1,0 +1,252 @@
+"""One class a data set: its fields are its settings, and it knows the facts about the data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from fewshot_blo.tasks.any_data_set import DataSet, expanded
+from fewshot_blo.tasks.dataset import Splits
+
+# Each load imports its module when it is called, for modules need libraries of their own.
+
+
+@dataclass(frozen=True)
+class Glyphs(DataSet):
+    """Over 1,000 printed letters of 15 scripts in grey, 20 pictures each, split by letter.
+
+    Rendered from the DejaVu and STIX fonts that matplotlib carries; needs no files.
+
+    Attributes:
+        size: height and width of the images in pixels, at least 12.
+    """
+
+    title = "Glyphs"
+    size: int = 28
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import glyphs
+
+        return glyphs.load(size=self.size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, self.size, self.size
+
+    def elsewhere(self, *, root: str = "", size: int = 0) -> DataSet:
+        return super().elsewhere(size=size)
+
+
+@dataclass(frozen=True)
+class Omniglot(DataSet):
+    """1,623 handwritten characters of 50 alphabets in grey, 20 drawings each.
+
+    Source: Lake et al., Science 2015.
+
+    Attributes:
+        root: folder that holds images_background and images_evaluation, as zip archives or
+            unpacked (https://github.com/brendenlake/omniglot); ~ is the home folder.
+        split: division of the characters: vinyals (1028, 172 and 423 for training, validation and
+            test; Vinyals et al., 2016) or background (whole alphabets: 883, 81 and 659;
+            Triantafillou et al., 2020).
+        rotations: count each character as four classes, turned by 0, 90, 180 and 270 degrees.
+        mirrors: add the mirror image of each training class as a further class; validation and
+            test never have them.
+        size: height and width of the images in pixels.
+        download: download the archives if they are missing.
+    """
+
+    title = "Omniglot"
+    root: str = ""
+    split: Literal["vinyals", "background"] = "vinyals"
+    rotations: bool = True
+    mirrors: bool = False
+    size: int = 28
+    download: bool = False
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import omniglot
+
+        return omniglot.load(
+            self._folder(self.root),
+            split=self.split,
+            rotations=self.rotations,
+            mirrors=self.mirrors,
+            size=self.size,
+            download=self.download,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, self.size, self.size
+
+    @property
+    def division(self) -> str:
+        return f"omniglot_{self.split}"
+
+    def published_name(self, class_name: str) -> str:
+        """``Alphabet/character``, without ``/rot090`` and ``/mirror``."""
+        return "/".join(class_name.split("/")[:2])
+
+    def without_mirrors(self) -> DataSet:
+        return replace(self, mirrors=False)
+
+
+@dataclass(frozen=True)
+class MiniImageNet(DataSet):
+    """100 classes of ImageNet with 600 images each, in colour: 64, 16 and 20 classes.
+
+    Source: Vinyals et al., 2016, in the splits of Ravi and Larochelle, 2017.
+
+    Attributes:
+        root: folder that holds train, val and test with a folder of images for each class, or
+            train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
+            and -test.pkl; ~ is the home folder.
+        size: height and width of the images in pixels.
+        partial: accept missing classes and images.
+    """
+
+    title = "miniImageNet"
+    class_lists = "miniimagenet"
+    root: str = ""
+    size: int = 84
+    partial: bool = False
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import miniimagenet
+
+        return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.size, self.size
+
+
+@dataclass(frozen=True)
+class TieredImageNet(DataSet):
+    """608 classes of ImageNet in colour: 351, 97 and 160 that share no WordNet category.
+
+    Source: Ren et al., 2018.
+
+    Attributes:
+        root: folder that holds train, val and test with a folder of images for each class, or
+            train_images_png.pkl, train_labels.pkl and the same for val and test; ~ is the home
+            folder.
+        size: height and width of the images in pixels.
+        partial: accept missing classes and images.
+    """
+
+    title = "tieredImageNet"
+    class_lists = "tieredimagenet"
+    root: str = ""
+    size: int = 84
+    partial: bool = False
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import tieredimagenet
+
+        return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.size, self.size
+
+
+@dataclass(frozen=True)
+class _CIFAR100Division(DataSet):
+    """A division of the classes of CIFAR-100.
+
+    Attributes:
+        root: folder that holds cifar-100-python, as torchvision keeps it, or
+            cifar100_fewshot_webp.npz; ~ is the home folder.
+        size: height and width of the images in pixels.
+        download: download CIFAR-100 if it is missing.
+    """
+
+    class_lists: ClassVar[Literal["cifarfs", "fc100"]]
+
+    root: str = ""
+    size: int = 32
+    download: bool = False
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import cifarfs
+
+        root = self._folder(self.root)
+        return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.size, self.size
+
+
+@dataclass(frozen=True)
+class CIFARFS(_CIFAR100Division):
+    """The 100 classes of CIFAR-100 with 600 images each, in colour: 64, 16 and 20 classes.
+
+    Source: Bertinetto et al., 2019.
+    """
+
+    title = "CIFAR-FS"
+    class_lists = "cifarfs"
+
+
+@dataclass(frozen=True)
+class FC100(_CIFAR100Division):
+    """The classes of CIFAR-100 again, in colour: 60, 20 and 20 that share no superclass.
+
+    Source: Oreshkin et al., 2018.
+    """
+
+    title = "FC100"
+    class_lists = "fc100"
+
+
+@dataclass(frozen=True)
+class Folder(DataSet):
+    """Your own images: a folder with one subfolder for each class, split by class.
+
+    Images are cropped to a square. Without csv, 64, 16 and 20 % of the classes are for training,
+    validation and test.
+
+    Attributes:
+        root: folder that holds a subfolder of images for each class; ~ is the home folder.
+        csv: file with the columns class and split (train, validation or test) that divides the
+            classes; empty to divide them at random.
+        seed: seed of the random division.
+        color: read the images in colour, else in grey.
+        size: height and width of the images in pixels.
+    """
+
+    title = "Folder"
+    root: str = ""
+    csv: str = ""
+    seed: int = 0
+    color: bool = True
+    size: int = 84
+
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import folder
+
+        return folder.load(
+            self._folder(self.root),
+            size=self.size,
+            seed=self.seed,
+            csv=expanded(self.csv) if self.csv else None,
+            color=self.color,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3 if self.color else 1, self.size, self.size
+
+    @property
+    def division(self) -> str:
+        return f"csv {expanded(self.csv).resolve()}" if self.csv else f"seed {self.seed}"
+
+    def _identity(self) -> str:
+        return f"{self.title} {expanded(self.root).resolve()}"
+
+
+DATA_SETS = (Glyphs, Omniglot, MiniImageNet, TieredImageNet, CIFARFS, FC100, Folder)
+"""All data sets, in the order in which they are listed."""
