@@ -101,7 +101,8 @@ class _Group:
         if source is None:
             raise DataError(
                 f"Omniglot is not complete: neither {name}.zip nor a folder {name} is in {root} "
-                f"or a folder in it; put the files of {_ADDRESS} there, or set download to fetch them"
+                f"or a folder in it; put the files of {_ADDRESS} there, or set download to fetch "
+                "them"
             )
         listing = _list_archive(source) if source.is_file() else _list_folder(source)
         members = []

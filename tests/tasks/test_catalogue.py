@@ -1,0 +1,231 @@
+"""Each data set of the catalogue tells the truth about what it loads, before it is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from small_runs import make_folder
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.any_data_set import DataSet
+from fewshot_blo.tasks.catalogue import (
+    CIFARFS,
+    DATA_SETS,
+    FC100,
+    Folder,
+    Glyphs,
+    MiniImageNet,
+    Omniglot,
+    TieredImageNet,
+)
+from fewshot_blo.tasks.reading.class_lists import SPLITS
+
+every_kind = pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
+
+
+def write_class_folders(root: Path, data: DataSet) -> Path:
+    """One small image for each published class."""
+    for split in SPLITS:
+        for name in data.published_classes(split):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (2, 2)).save(root / split / name / "0.png")
+    return root
+
+
+def with_files(data: DataSet, folder: Path, request: pytest.FixtureRequest) -> DataSet:
+    """The data set with a folder that holds real files, or small ones in their layout."""
+    kind = type(data)
+    if kind in (MiniImageNet, TieredImageNet):
+        return replace(data.elsewhere(root=str(write_class_folders(folder, data))), partial=True)  # type: ignore[call-arg]
+    if kind is Folder:
+        return data.elsewhere(root=str(make_folder(folder, classes=5, images=1)))
+    if kind is Glyphs:
+        return data
+    root = request.getfixturevalue("data_root") / ("omniglot" if kind is Omniglot else "cifarfs")
+    if not root.is_dir():
+        pytest.skip(f"{root} is absent")
+    return data.elsewhere(root=str(root))
+
+
+@every_kind
+def test_it_loads_as_it_is_or_says_what_it_needs(kind: type[DataSet]) -> None:
+    data = kind()
+    if not hasattr(data, "root"):
+        assert len(data.load().train)
+        return
+    with pytest.raises(ConfigurationError) as error:
+        data.load()
+    assert str(error.value) == (
+        f"{data.title} is read from files and root is empty: name the folder of its files (root)"
+    )
+
+
+@every_kind
+def test_a_folder_without_its_files_is_named(kind: type[DataSet], tmp_path: Path) -> None:
+    if hasattr(kind(), "root"):
+        with pytest.raises(DataError, match=str(tmp_path)):
+            kind().elsewhere(root=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Glyphs(),
+        Omniglot(rotations=False),
+        Omniglot(split="background", mirrors=True),
+        MiniImageNet(size=8),
+        TieredImageNet(size=8),
+        CIFARFS(),
+        FC100(),
+        Folder(size=10),
+        Folder(color=False, seed=3, size=6),
+    ],
+    ids=repr,
+)
+def test_what_is_said_of_it_is_true_of_what_it_loads(
+    data: DataSet, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = with_files(data, tmp_path / "files", request)
+    for split, (_, loaded) in zip(SPLITS, data.load(), strict=True):
+        assert loaded.images.shape[1:] == data.image_shape
+        names = {data.published_name(name) for name in loaded.class_names}
+        published = data.published_classes(split)
+        assert len(published) == len(set(published))
+        assert set(published) == (names if published else set())
+        assert bool(published) == (type(data) not in (Glyphs, Folder))
+
+
+@every_kind
+def test_settings_are_those_of_the_function_that_loads(kind: type[DataSet]) -> None:
+    """With the same defaults, where the function has one."""
+    name = "cifarfs" if kind is FC100 else kind.__name__.lower()
+    parameters = inspect.signature(
+        importlib.import_module(f"fewshot_blo.tasks.{name}").load
+    ).parameters
+    settings = {field.name: field.default for field in fields(kind)}
+    assert settings.keys() <= parameters.keys()
+    assert settings.keys() >= parameters.keys() - {"variant", "fractions"}
+    for name, default in settings.items():
+        expected = parameters[name].default
+        if expected is not inspect.Parameter.empty:
+            assert default == ("" if expected is None else expected), name
+
+
+@every_kind
+def test_every_setting_is_documented(kind: type[DataSet]) -> None:
+    documented = "\n".join(
+        parent.__doc__ or "" for parent in kind.__mro__ if issubclass(parent, DataSet)
+    )
+    for field in fields(kind):
+        assert f"\n        {field.name}: " in documented, field.name
+
+
+@every_kind
+def test_settings_are_values(kind: type[DataSet]) -> None:
+    """Loaded data are kept by their settings, so equal ones have one hash, and none change."""
+    assert {kind(): 1}[kind()] == 1
+    assert kind() != kind().elsewhere(size=99)
+    with pytest.raises(FrozenInstanceError):
+        kind().size = 3  # type: ignore[attr-defined]
+
+
+def test_modules_of_data_sets_are_imported_when_they_load() -> None:
+    program = (
+        "import sys, fewshot_blo.tasks.catalogue as catalogue\n"
+        "for kind in catalogue.DATA_SETS: kind().image_shape, kind().published_classes('val')\n"
+        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder')\n"
+        "print([name for name in modules if f'fewshot_blo.tasks.{name}' in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_folder(tmp_path / "images", classes=3, images=1)
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    lines = [f"{name},{split}" for name, split in zip(names, SPLITS, strict=True)]
+    (tmp_path / "classes.csv").write_text("\n".join(["class,split", *lines]))
+    data = Folder("~/images", csv="~/classes.csv", size=4)
+    assert [part.class_names for _, part in data.load()] == [(name,) for name in names]
+    assert data.same_images(Folder(str(tmp_path / "images")))
+    assert data.division == Folder(csv=str(tmp_path / "classes.csv")).division
+    with pytest.raises(DataError, match="~nobody-of-this-name/images is not a folder"):
+        Folder("~nobody-of-this-name/images").load()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Glyphs(), Glyphs(20), True),
+        (Glyphs(), Omniglot(), False),
+        (Omniglot("a"), Omniglot("b", split="background", rotations=False), True),
+        (CIFARFS("a"), FC100("a"), False),
+        (MiniImageNet("a"), TieredImageNet("a"), False),
+        (Folder("a"), Folder("a/../a", seed=1, color=False, size=3), True),
+        (Folder("a"), Folder("b"), False),
+        (Folder("a"), Omniglot("a"), False),
+    ],
+)
+def test_which_are_the_same_images(one: DataSet, other: DataSet, same: bool) -> None:
+    assert one.same_images(other) is same
+    assert other.same_images(one) is same
+
+
+@pytest.mark.parametrize(
+    ("trained", "now", "seen"),
+    [
+        (Glyphs(), Glyphs(20), False),
+        (CIFARFS("a"), CIFARFS("b", size=28), False),
+        (CIFARFS(), FC100(), True),
+        (FC100(), CIFARFS(), True),
+        (TieredImageNet(), MiniImageNet(), True),
+        (CIFARFS(), MiniImageNet(), False),
+        (Omniglot(mirrors=True), Omniglot(), False),
+        (Omniglot(rotations=False), Omniglot(), False),
+        (Omniglot(split="background"), Omniglot(), True),
+        (Glyphs(), Omniglot(), False),
+        (Folder("a"), Folder("a", size=20), False),
+        (Folder("a"), Folder("a", seed=1), True),
+        (Folder("a", csv="x"), Folder("a"), True),
+        (Folder("a", csv="x"), Folder("a", csv="y"), True),
+        (Folder("a", csv="x"), Folder("a", csv="y/../x", seed=1), False),
+        (Folder("a"), Folder("b", seed=1), False),
+    ],
+)
+def test_which_hold_out_classes_that_a_run_has_seen(
+    trained: DataSet, now: DataSet, seen: bool
+) -> None:
+    assert now.holds_out_classes_of(trained) is seen
+
+
+def test_no_file_is_read_for_a_division_of_another_name() -> None:
+    """A checkpoint may come from anyone."""
+    other: Any = "vinyals/../../reading"
+    assert Omniglot(split=other).published_classes("train") == ()
+    assert Folder(csv="cifarfs").published_classes("train") == ()
+
+
+def test_elsewhere_keeps_every_other_setting() -> None:
+    data = Omniglot("a", split="background", mirrors=True, size=20)
+    assert data.elsewhere() == data
+    assert data.elsewhere(root="b") == replace(data, root="b")
+    assert data.elsewhere(size=9) == replace(data, size=9)
+    assert Glyphs().elsewhere(root="b", size=9) == Glyphs(9)
+    folder = Folder("a", csv="x", color=False)
+    assert folder.elsewhere(root="b", size=9) == replace(folder, root="b", size=9)
+
+
+@every_kind
+def test_mirrored_classes_are_left_out(kind: type[DataSet]) -> None:
+    assert kind().without_mirrors() == kind()
+    assert Omniglot("a", mirrors=True).without_mirrors() == Omniglot("a")
