@@ -17,6 +17,8 @@ from fewshot_blo.tasks.reading.class_lists import class_list, published
 class DataSet(ABC):
     """Settings of a data set, by which it is loaded and compared with others.
 
+    Each data set of the catalogue adds its settings as fields, one of which is ``size``.
+
     Attributes:
         title: name of the data set as papers write it.
         class_lists: name of the published lists of the classes of its splits; empty if there are
@@ -36,9 +38,20 @@ class DataSet(ABC):
         """
 
     @property
-    @abstractmethod
+    def channels(self) -> int:
+        """Of the images: 1 in grey, 3 in colour."""
+        return 3
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width ``(C, H, W)`` of the images, known without loading them."""
+        size: int = vars(self)["size"]
+        return self.channels, size, size
+
+    @property
+    def images(self) -> str:
+        """Equal for two settings of the same images, however each divides the classes."""
+        return self.title
 
     @property
     def division(self) -> str:
@@ -54,42 +67,23 @@ class DataSet(ABC):
         """Name in the published lists of a class that ``load`` returns."""
         return class_name
 
-    def same_images(self, other: DataSet) -> bool:
-        """Whether both are one data set, or one folder, however each divides its classes."""
-        return self._identity() == other._identity()
-
     def holds_out_classes_of(self, trained: DataSet) -> bool:
         """Whether a run on ``trained`` was trained on validation or test classes of this one.
 
         Published lists say so; without them, the same images under another division do.
         """
         held_out = {*self.published_classes("val"), *self.published_classes("test")}
-        divided_anew = self.same_images(trained) and self.division != trained.division
+        divided_anew = self.images == trained.images and self.division != trained.division
         return divided_anew or not held_out.isdisjoint(trained.published_classes("train"))
 
-    def elsewhere(self, *, root: str = "", size: int = 0) -> DataSet:
-        """The same data set in another folder, or with images of another size.
-
-        Args:
-            root: the folder; empty for that of this one. Ignored where no files are needed.
-            size: height and width in pixels; 0 for that of this one.
-        """
-        changes: dict[str, Any] = {"root": root, "size": size}
-        return replace(self, **{name: value for name, value in changes.items() if value})
-
-    def without_mirrors(self) -> DataSet:
-        """The same without mirrored classes, which only training has: what a test depends on."""
-        return self
-
-    def _identity(self) -> str:
-        """Equal for two settings of the same images."""
-        return self.title
+    def changed(self, **settings: Any) -> DataSet:
+        """The same data set with other settings; those that it does not have are left out."""
+        return replace(self, **{name: settings[name] for name in vars(self).keys() & settings})
 
     def _folder(self, root: str) -> Path:
         if not root:
             raise ConfigurationError(
-                f"{self.title} is read from files and root is empty: name the folder of its files "
-                "(root)"
+                f"{self.title} needs the folder of its files, and root is empty: name it"
             )
         return expanded(root)
 

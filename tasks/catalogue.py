@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
+
+__all__ = [
+    "CIFARFS",
+    "DATA_SETS",
+    "FC100",
+    "DataSet",
+    "Folder",
+    "Glyphs",
+    "MiniImageNet",
+    "Omniglot",
+    "TieredImageNet",
+]
 
 # Each load imports its module when it is called, for modules need libraries of their own.
 
@@ -30,11 +42,8 @@ class Glyphs(DataSet):
         return glyphs.load(size=self.size)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 1, self.size, self.size
-
-    def elsewhere(self, *, root: str = "", size: int = 0) -> DataSet:
-        return super().elsewhere(size=size)
+    def channels(self) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,8 @@ class Omniglot(DataSet):
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 1, self.size, self.size
+    def channels(self) -> int:
+        return 1
 
     @property
     def division(self) -> str:
@@ -88,15 +97,12 @@ class Omniglot(DataSet):
         """``Alphabet/character``, without ``/rot090`` and ``/mirror``."""
         return "/".join(class_name.split("/")[:2])
 
-    def without_mirrors(self) -> DataSet:
-        return replace(self, mirrors=False)
-
 
 @dataclass(frozen=True)
 class MiniImageNet(DataSet):
     """100 classes of ImageNet with 600 images each, in colour: 64, 16 and 20 classes.
 
-    Source: Vinyals et al., 2016, in the splits of Ravi and Larochelle, 2017.
+    Source: Vinyals et al., 2016 (arXiv:1606.04080), in the splits of Ravi and Larochelle, 2017.
 
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
@@ -117,16 +123,12 @@ class MiniImageNet(DataSet):
 
         return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.size, self.size
-
 
 @dataclass(frozen=True)
 class TieredImageNet(DataSet):
     """608 classes of ImageNet in colour: 351, 97 and 160 that share no WordNet category.
 
-    Source: Ren et al., 2018.
+    Source: Ren et al., 2018 (arXiv:1803.00676).
 
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
@@ -147,21 +149,10 @@ class TieredImageNet(DataSet):
 
         return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.size, self.size
-
 
 @dataclass(frozen=True)
 class _CIFAR100Division(DataSet):
-    """A division of the classes of CIFAR-100.
-
-    Attributes:
-        root: folder that holds cifar-100-python, as torchvision keeps it, or
-            cifar100_fewshot_webp.npz; ~ is the home folder.
-        size: height and width of the images in pixels.
-        download: download CIFAR-100 if it is missing.
-    """
+    """A division of the classes of CIFAR-100."""
 
     class_lists: ClassVar[Literal["cifarfs", "fc100"]]
 
@@ -175,16 +166,18 @@ class _CIFAR100Division(DataSet):
         root = self._folder(self.root)
         return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, self.size, self.size
-
 
 @dataclass(frozen=True)
 class CIFARFS(_CIFAR100Division):
     """The 100 classes of CIFAR-100 with 600 images each, in colour: 64, 16 and 20 classes.
 
-    Source: Bertinetto et al., 2019.
+    Source: Bertinetto et al., 2019 (arXiv:1805.08136).
+
+    Attributes:
+        root: folder that holds cifar-100-python, as torchvision keeps it, or
+            cifar100_fewshot_webp.npz; ~ is the home folder.
+        size: height and width of the images in pixels.
+        download: download CIFAR-100 if it is missing.
     """
 
     title = "CIFAR-FS"
@@ -195,7 +188,13 @@ class CIFARFS(_CIFAR100Division):
 class FC100(_CIFAR100Division):
     """The classes of CIFAR-100 again, in colour: 60, 20 and 20 that share no superclass.
 
-    Source: Oreshkin et al., 2018.
+    Source: Oreshkin et al., 2018 (arXiv:1805.10123).
+
+    Attributes:
+        root: folder that holds cifar-100-python, as torchvision keeps it, or
+            cifar100_fewshot_webp.npz; ~ is the home folder.
+        size: height and width of the images in pixels.
+        download: download CIFAR-100 if it is missing.
     """
 
     title = "FC100"
@@ -237,14 +236,15 @@ class Folder(DataSet):
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3 if self.color else 1, self.size, self.size
+    def channels(self) -> int:
+        return 3 if self.color else 1
 
     @property
     def division(self) -> str:
         return f"csv {expanded(self.csv).resolve()}" if self.csv else f"seed {self.seed}"
 
-    def _identity(self) -> str:
+    @property
+    def images(self) -> str:
         return f"{self.title} {expanded(self.root).resolve()}"
 
 

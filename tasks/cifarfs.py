@@ -80,7 +80,7 @@ def _all_classes(root: Path, download: bool, size: int) -> ClassDataset:
     if not files:
         raise DataError(
             f"CIFAR-100 is not in {root}: put {_GRID} or the folder {_ORIGINAL} there, "
-            "or set download to fetch it"
+            "or fetch them (download)"
         )
     key = fingerprint(root, files)
     name = "cifar100" if size == SIDE else f"cifar100-{size}px"

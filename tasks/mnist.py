@@ -71,7 +71,7 @@ def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
     if path is None:
         raise DataError(
             f"MNIST's {_NAMES[part]}-{kind}-idx{axes}-ubyte(.gz) is not in {root}: put the four "
-            "original files there, or set download to fetch them"
+            "original files there, or fetch them (download)"
         )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -101,8 +101,7 @@ class _Group:
         if source is None:
             raise DataError(
                 f"Omniglot is not complete: neither {name}.zip nor a folder {name} is in {root} "
-                f"or a folder in it; put the files of {_ADDRESS} there, or set download to fetch "
-                "them"
+                f"or a folder in it; put the files of {_ADDRESS} there, or fetch them (download)"
             )
         listing = _list_archive(source) if source.is_file() else _list_folder(source)
         members = []
