@@ -92,7 +92,7 @@ class EpisodicSampler:
         if self.way[1] > classes:
             raise DataError(
                 f"{self.way[1]}-way tasks need {self.way[1]} classes; this split has {classes}: "
-                "lower --way or use a split with more classes"
+                "lower way or use a split with more classes"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())
@@ -100,7 +100,7 @@ class EpisodicSampler:
         if count < need:
             raise DataError(
                 f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} "
-                f"queries need {need}: lower --shot or --query"
+                f"queries need {need}: lower shot or query"
             )
 
     def plain(self) -> EpisodicSampler:

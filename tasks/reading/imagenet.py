@@ -83,13 +83,13 @@ class Published:
         elif len(counts) > len(expected) or (len(counts) < len(expected) and not partial):
             raise DataError(
                 f"{self.name} {split} has {len(counts)} classes instead of {len(expected)}: "
-                "get it again, or use partial=True where some are missing on purpose"
+                "get it again, or set partial where some are missing on purpose"
             )
         images = sum(counts.values())
         if images != self.images[split] and not partial:
             raise DataError(
                 f"{self.name} {split} has {images} images instead of {self.images[split]}: "
-                "get it again, or use partial=True to go on with these"
+                "get it again, or set partial to go on with these"
             )
 
     def _check_names(
@@ -107,7 +107,7 @@ class Published:
         if missing and not partial:
             raise DataError(
                 f"{self.name} {split} lacks {len(missing)} of {len(expected)} classes: "
-                f"{_listed(missing)}; add them, or use partial=True to go on without"
+                f"{_listed(missing)}; add them, or set partial to go on without"
             )
 
 
@@ -141,7 +141,7 @@ def _load_split(
         counts = {label: len(images) for label, images in encoded.classes.items()}
         published.check(split, counts, partial=partial)
         dataset = write_decoded(root, name, key, (3, size, size), _decoded(encoded, name))
-    # Again, as what is read from disk may have been written with partial=True.
+    # Again, as what is read from disk may have been written with ``partial``.
     counts = dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
     published.check(split, counts, partial=partial)
     return dataset
