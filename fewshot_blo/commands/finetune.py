@@ -80,7 +80,6 @@ def run(parser: ArgumentParser, parsed: Namespace) -> int:
         source,
         adapts=request.adapts,
         views=request.views,
-        say=lambda text: print(text, flush=True),
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.result import Evaluation, Tally
@@ -20,6 +19,7 @@ from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import FewShotProblem, NormMode, SharedEncoder
+from fewshot_blo.records.progress import Progress
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.dataset import intensities
 
@@ -63,7 +63,7 @@ def evaluate(
         embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
             known; otherwise they are made, where images do not meet.
         views: of an image, over which a shared encoder's features are averaged.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar, or lines where there is no terminal.
 
     Raises:
         ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
@@ -93,7 +93,8 @@ def evaluate(
     network.eval()
     try:
         with torch.no_grad(), product_precision(problem.precision, sampler.device):
-            embeddings = _embeddings(problem, sampler, norm) if embeddings is None else embeddings
+            if embeddings is None:
+                embeddings = _embeddings(problem, sampler, norm, progress)
             scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, embeddings, progress)
     finally:
         network.train(was_training)
@@ -144,12 +145,7 @@ def _scores(
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
     tally = Tally(len(sampler.dataset.class_names), sampler.device)
-    bar = tqdm(
-        total=tasks,
-        disable=None if progress else True,  # None: only where there is no terminal.
-        desc=f"evaluating ({norm})",
-        unit="task",
-    )
+    bar = Progress(f"evaluating ({norm})", tasks, "task", shown=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
         """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
@@ -158,7 +154,7 @@ def _scores(
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Last, for where memory runs out before, these tasks are scored again.
         right = tally.add(logits, batch)
-        bar.update(batch.tasks)
+        bar.advance(batch.tasks)
         return right.sum(1).double() / queries, finite
 
     size = chunk or at_a_time(
@@ -175,12 +171,15 @@ def _scores(
     return torch.cat(accuracy).cpu(), tally
 
 
-def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode) -> Tensor | None:
+def _embeddings(
+    problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, progress: bool
+) -> Tensor | None:
     """Features of all images, where no image's depend on the others."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
     if not (alone and isinstance(problem, SharedEncoder)):
         return None
-    return embed(problem.embedder, sampler.dataset.images, sampler.dtype, problem.precision)
+    images = sampler.dataset.images
+    return embed(problem.embedder, images, sampler.dtype, problem.precision, progress=progress)
 
 
 def adapted(
@@ -219,7 +218,7 @@ def embed(
         images: ``[M, ...]``, uint8, or floating and then taken as they are.
         dtype: of what the network sees, and of the features.
         precision: of the network's products.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar, or lines where there is no terminal.
     """
     device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
@@ -234,12 +233,10 @@ def embed(
 
     def counted(rows: slice) -> Tensor:
         found = features(rows)
-        bar.update(len(found))
+        bar.advance(len(found))
         return found
 
-    bar = tqdm(
-        total=len(images), disable=None if progress else True, desc="embedding", unit="image"
-    )
+    bar = Progress("embedding", len(images), "image", shown=progress)
     try:
         with (
             bar,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.progress import Progress
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Partial, SolveRun, Start, Validate
@@ -78,7 +78,7 @@ def solve(
         every: outer steps between records, held-out losses and saves.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
-        progress: on a terminal, show a progress bar.
+        progress: show a progress bar, or lines where there is no terminal; False is silent.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
@@ -93,16 +93,16 @@ def solve(
     if place is not None:
         run.begin(place / FILE, resume=resume)
     history: list[Mapping[str, float]] = []
-    bar = tqdm(total=steps, initial=run.step, disable=None if progress else True, unit="step")
+    bar = Progress("solving", steps, "step", start=run.step, shown=progress)
     log = nullcontext() if place is None else RunLog(place, step=run.step)
-    with interrupts() as stop, log as written, bar:
+    with interrupts(bar.say) as stop, log as written, bar:
         while run.step < steps and not stop.is_set() and not run.waited(patience):
             step = run.take(start)
-            bar.update()
+            bar.advance()
             if run.step % every and run.step < steps:
                 continue
             history.append(run.record(step, validate, observe))
-            bar.set_postfix_str(f"outer loss {history[-1]['loss/outer']:.4g}")
+            bar.figures(f"outer loss {history[-1]['loss/outer']:.4g}")
             if written is not None:
                 written.write({**history[-1], "seconds": written.seconds()})
             if place is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import CheckpointError
@@ -21,6 +19,7 @@ from fewshot_blo.machine.memory import peak_resident_bytes
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.progress import Progress
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.chunk_choice import choose_chunk
@@ -79,7 +78,8 @@ def train(
         adaptation: how tasks are solved in validation.
         config: plain data saved in the checkpoints, from which the problem can be built again.
         resume: continue from ``last.pt``.
-        progress: print a line for each validation and, on a terminal, show a progress bar.
+        progress: print the choice of chunk and each validation, and show a progress bar, or lines
+            where there is no terminal; False is silent.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
@@ -108,24 +108,18 @@ def train(
             recorded=run.graphs is not None,
             setting=run.chunk.setting,
         )
-        if progress:
-            print(run.chunk.why, flush=True)
+    bar = Progress("training", settings.steps, "step", start=run.step, shown=progress)
+    if not resume:
+        bar.say(run.chunk.why)
     run.save_config()
     if not resume or run.step < settings.steps:
         run.note_provenance()
-    bar = tqdm(
-        total=settings.steps,
-        initial=run.step,
-        disable=None if progress else True,  # None: only where there is no terminal.
-        desc="training",
-        unit="step",
-    )
     problem.network.train()
     batches = Prefetch(tasks, first_batch.support_x.device)
     clock = _Clock()
-    with interrupts() as stop, RunLog(folder, step=run.step) as log, bar:
+    with interrupts(bar.say) as stop, RunLog(folder, step=run.step) as log, bar:
         if settings.steps == 0 and not resume:
-            print(_validate(run, tasks, validation, adaptation, log), flush=True)
+            bar.say(_validate(run, tasks, validation, adaptation, log))
         while run.step < settings.steps and not stop.is_set():
             batch = batches.batch(run.step)
             step = run.hypergradient(batch)
@@ -136,14 +130,11 @@ def train(
             if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
                 record = _record(run, batch, step, clock)
                 log.write({**record, "seconds": log.seconds()})
-                bar.set_postfix_str(_words(record))
+                bar.figures(_words(record))
             run.update(step)
-            bar.update()
+            bar.advance()
             if run.step % settings.validate_every == 0 or run.step == settings.steps:
-                words = _validate(run, tasks, validation, adaptation, log)
-                if progress:
-                    tqdm.write(words)
-                    sys.stdout.flush()
+                bar.say(_validate(run, tasks, validation, adaptation, log))
                 clock = _Clock()
         run.save(LAST)
     interrupted = run.step < settings.steps

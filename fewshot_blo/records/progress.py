@@ -1,0 +1,115 @@
+"""How far a loop is: a bar where a person watches, a line now and then where a file is written."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from typing import NoReturn
+
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets tqdm says so, and draws its bar as text: nothing is missing.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
+_SELDOM, _OFTEN = 30.0, 5.0
+
+
+class Progress:
+    """Counts what a loop has done, for the person who waits for it.
+
+    On a terminal and in a notebook it is a bar. Elsewhere (pipes, log files) it is a line on
+    stderr every 30 s, and at each tenth of the way if the last line is 5 s old; after ten minutes,
+    the lines are 1/20 of the time so far apart. A loop of less than 5 s has no lines.
+
+    Args:
+        what: name of the loop, such as "training".
+        total: number of units in all.
+        unit: one of what is counted, in the singular.
+        start: units done before, by a run that is resumed.
+        shown: False silences it.
+    """
+
+    def __init__(
+        self, what: str, total: int, unit: str, *, start: int = 0, shown: bool = True
+    ) -> None:
+        self.what, self.total, self.unit, self.start = what, total, unit, start
+        # A program without a console has no stderr.
+        self._shown, self._done, self._figures = shown and sys.stderr is not None, start, ""
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __enter__(self) -> Progress:
+        self._begun = self._said_at = time.monotonic()
+        self._said = self._done
+        if self._shown and _is_watched():
+            # With leave=None a bar inside of another vanishes when it is full.
+            self._bar = tqdm(
+                total=self.total, initial=self.start, desc=self.what, unit=self.unit, leave=None
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._shown and time.monotonic() - self._begun >= _OFTEN and self._said < self._done:
+            self._line(time.monotonic())
+
+    def advance(self, count: int = 1) -> None:
+        """Counts units that are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self._shown:
+            now = time.monotonic()
+            if self._is_due(now):
+                self._line(now)
+
+    def figures(self, words: str) -> None:
+        """What to show beside the count from now on, such as the loss."""
+        self._figures = words
+        if self._bar is not None:
+            self._bar.set_postfix_str(words)
+
+    def say(self, line: str) -> None:
+        """Prints a line to stdout, above the bar; nothing where progress is not shown."""
+        if self._shown:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def _is_due(self, now: float) -> bool:
+        tenth = 10 * self._done // self.total > 10 * self._said // self.total
+        waited = now - self._said_at
+        return waited >= max(_SELDOM, (now - self._begun) / 20) or (tenth and waited >= _OFTEN)
+
+    def _line(self, now: float) -> None:
+        self._said, self._said_at = self._done, now
+        seconds, done = now - self._begun, self._done - self.start
+        parts = [f"{self.what}: {self.unit} {self._done} of {self.total}", self._figures]
+        parts.append(_rate(done, seconds, self.unit))
+        if self._done < self.total:
+            parts.append(f"{_duration(seconds / done * (self.total - self._done))} left")
+        else:
+            parts.append(f"{_duration(seconds)} in all")
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def _is_watched() -> bool:
+    """Whether stderr is a terminal, or this is a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
+
+
+def _rate(done: int, seconds: float, unit: str) -> str:
+    rate = done / max(seconds, 1e-9)
+    return f"{rate:.3g} {unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s a {unit}"
+
+
+def _duration(seconds: float) -> str:
+    """Rounded to what a person would say: 40 s, 8 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
