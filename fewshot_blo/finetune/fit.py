@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.evaluation.evaluate import embed
-from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate, candidates
+from fewshot_blo.finetune.candidates import PROTOTYPES, candidates
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
 from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature
 from fewshot_blo.finetune.images import LabelledImages
@@ -52,15 +52,10 @@ def fit(
             tried.append(result)
             bar.advance()
             if parts:
-                bar.say(_described(candidate, result))
+                bar.say(result.describe())
     selection = select(tried)
     best = selection.held_out[selection.chosen]
     scale = temperature(best.logits[best.known], best.labels[best.known])
     features = embedded[best.candidate.frozen]
     classifier = fit_classifier(best.candidate, backbone, source, data, features, scale)
     return classifier, selection
-
-
-def _described(candidate: Candidate, result: HeldOut) -> str:
-    right, count = int(result.right.sum()), int(result.known.sum())
-    return f"{candidate.name}: {right} of {count} held-out images right"

@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors, task_dot
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.kernel import Order
+from fewshot_blo.records.shapes import shapes
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class State:
     scalars: Mapping[str, Tensor]
     inner: TaskParams
     multipliers: TaskParams
+
+    def __repr__(self) -> str:
+        scalars = [f"{name} {float(value):.4g}" for name, value in self.scalars.items()]
+        return (
+            f"State(scalars: {', '.join(scalars) or 'none'}\n  inner: {shapes(self.inner)}"
+            f"\n  multipliers: {shapes(self.multipliers)})"
+        )
 
     def plain(self) -> dict[str, Any]:
         """The state as a checkpoint holds it; ``State(**plain)`` gives it back."""

@@ -24,6 +24,7 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
 _ENCODER = "encoder."
@@ -112,6 +113,15 @@ class Initialization:
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
                 size = p.new_full(shape, step_size)
                 self.outer[STEP_SIZE + name] = size.requires_grad_()
+
+    def __repr__(self) -> str:
+        start = "prototypes" if self._from_prototypes else "learned"
+        return (
+            f"{type(self).__name__}({type(self.original).__name__}, head's start {start}, "
+            f"prox {self.prox:g}, backend {self.backend}, {self.precision} products\n"
+            f"  outer: {size(self.outer)}\n"
+            f"  adapted: {size({name: self.outer[name] for name in self.adapted})})"
+        )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
         """Compares the kernel with ``original``, and chooses the backend where it is "auto".

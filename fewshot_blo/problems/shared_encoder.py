@@ -22,6 +22,7 @@ from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FirstBatch, NormMode, first_keys, real_rows
 from fewshot_blo.problems.slices import cut
+from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
 FEATURES = "features"
@@ -123,6 +124,13 @@ class SharedEncoder:
             self.outer[_LOG_PROX] = example.new_tensor(self.prox).log().requires_grad_()
         for name, value in learned.items():
             self.outer[_HEAD + name] = value.to(example).requires_grad_()
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({type(self.original).__name__}, {type(self.head).__name__} "
+            f"from {self.start}, prox {self.prox:g}, backend {self.backend}, "
+            f"{self.precision} products\n  outer: {size(self.outer)})"
+        )
 
     def _learned_start(
         self, example: Tensor, way: int | None, features: int | None

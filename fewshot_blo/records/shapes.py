@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 _NAMED = 4
@@ -11,8 +12,12 @@ _NAMED = 4
 
 def kind(*tensors: Tensor) -> str:
     """Types and devices, as "float32 on cpu"."""
-    kinds = (f"{str(t.dtype).removeprefix('torch.')} on {t.device}" for t in tensors)
-    return " and ".join(dict.fromkeys(kinds))
+    return " and ".join(dict.fromkeys(kind_of(t.dtype, t.device) for t in tensors))
+
+
+def kind_of(dtype: torch.dtype, device: torch.device) -> str:
+    """A type and a device, as "float32 on cpu"."""
+    return f"{str(dtype).removeprefix('torch.')} on {device}"
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> str:

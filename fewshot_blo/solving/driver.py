@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Partial, SolveRun, Start, Validate
@@ -43,6 +45,14 @@ class Solution:
     history: Sequence[Mapping[str, float]]
     step: int
     interrupted: bool
+
+    def __repr__(self) -> str:
+        ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
+        last = self.history[-1]["loss/outer"] if self.history else math.nan
+        return (
+            f"Solution({ended}, {len(self.history)} records, last outer loss {last:.4g}\n"
+            f"  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner)})"
+        )
 
 
 def solve(

@@ -46,6 +46,11 @@ class TrainResult:
     validation_accuracy: float
     interrupted: bool
 
+    def __repr__(self) -> str:
+        ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
+        accuracy = f"{100 * self.validation_accuracy:.2f} %"
+        return f"TrainResult({ended}, best validation accuracy {accuracy} in {self.best})"
+
 
 def train(
     problem: FewShotProblem,

@@ -88,6 +88,15 @@ def test_fit_tries_the_candidates_and_says_so(
     assert all(line.endswith("held-out images right") for line in said)
     assert classifier.candidate == selection.held_out[selection.chosen].candidate
     assert classifier.temperature > 0
+    name = classifier.candidate.name
+    assert repr(classifier).splitlines()[0] == (
+        f"Classifier({len(data.class_names)} classes: {', '.join(data.class_names)}"
+    )
+    assert f"{small_networks}, fine-tuned by '{name}' on {len(data.labels)} images [3, 16, 16]" in (
+        repr(classifier)
+    )
+    assert repr(selection).startswith(f"Selection('{name}' of {len(said)} candidates, accuracy on ")
+    assert repr(selection.held_out[0]) == f"HeldOut({said[0]})"
 
 
 def test_one_image_a_class(make_folder: Callable[..., Path], small_networks: str) -> None:
