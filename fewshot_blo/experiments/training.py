@@ -21,7 +21,13 @@ from fewshot_blo.training.train import TrainResult, train
 
 
 def train_from_config(
-    config: Config, splits: Splits, folder: Path, *, resume: bool, tested: bool
+    config: Config,
+    splits: Splits,
+    folder: Path,
+    *,
+    resume: bool,
+    tested: bool,
+    progress: bool = True,
 ) -> TrainResult:
     """Trains what the settings describe, in ``folder``.
 
@@ -32,6 +38,7 @@ def train_from_config(
         resume: continue from ``last.pt``.
         tested: the test classes must be able to give tasks, for they will be drawn afterwards:
             training takes hours, so that is an error before it.
+        progress: as in ``train``.
 
     Raises:
         CheckpointError: as ``train``, or if ``start_from`` does not fit.
@@ -55,6 +62,7 @@ def train_from_config(
         config=config.plain(),
         resume=resume,
         read_config=_today,
+        progress=progress,
     )
 
 

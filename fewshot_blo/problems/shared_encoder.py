@@ -28,6 +28,7 @@ from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, 
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import cut
 from fewshot_blo.problems.task_heads import TaskHeads, learned_start
+from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
@@ -142,6 +143,13 @@ class SharedEncoder(FewShotProblem):
                 f"{type(self.head).__name__} cannot start from '{self.start}': use one of "
                 f"{', '.join(self.head.starts)}"
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({type(self.original).__name__}, {type(self.head).__name__} "
+            f"from {self.start}, prox {self.prox:g}, backend {self.backend}, "
+            f"{self.precision} products\n  outer: {size(self.outer)})"
+        )
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
         """Raises where training would do nothing, or not what it says.

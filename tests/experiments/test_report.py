@@ -271,22 +271,22 @@ def test_classes_that_a_run_was_trained_on_are_left_out(
         request = replace(REQUEST, data="FC100", split=split)  # type: ignore[arg-type]
         expected = [name for name in part.class_names if name not in training]
         assert 0 < len(expected) < len(part.class_names)
-        assert list(unseen(cifarfs, request, splits).class_names) == expected
+        assert list(unseen(cifarfs, request, splits, print).class_names) == expected
         assert "are left out" in capsys.readouterr().out
     # tieredImageNet's published files name classes by words.
     mini = {Path("run"): replace(config, data=MiniImageNet())}
     request = replace(REQUEST, data="TieredImageNet")
-    assert unseen(mini, request, splits) is splits.test
+    assert unseen(mini, request, splits, print) is splits.test
     assert "which of them are training classes is not known" in capsys.readouterr().out
     # Nothing is left out of data that do not overlap, nor of a run's own.
     for run_config in (config, replace(config, data=FC100())):
         request = replace(REQUEST, data="FC100")
-        assert unseen({Path("run"): run_config}, request, splits) is splits.test
+        assert unseen({Path("run"): run_config}, request, splits, print) is splits.test
         assert capsys.readouterr().out == ""
     seen = splits.test.class_names.index(next(n for n in splits.test.class_names if n in training))
     only = Splits(splits.train, splits.validation, splits.test.select([seen]))
     with pytest.raises(ConfigurationError, match="1 of the 1 classes are training classes"):
-        unseen(cifarfs, replace(REQUEST, data="FC100"), only)
+        unseen(cifarfs, replace(REQUEST, data="FC100"), only, print)
 
 
 def of_omniglot(path: Path, place: Path, **settings: bool) -> Path:
