@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.evaluate import Adaptation, embed, evaluate
-from fewshot_blo.evaluation.result import Evaluation, half_width
+from fewshot_blo.evaluation.result import Evaluation, Tally, half_width
 from fewshot_blo.evaluation.result import paired_difference as paired
 from fewshot_blo.kernel import SGD, adapt
 from fewshot_blo.networks import Conv4, classifier
@@ -252,6 +252,19 @@ def test_calibration_error_by_a_plain_loop() -> None:
         for members in bins.values()
     )
     assert evaluation.calibration_error == pytest.approx(expected)
+
+
+def test_padded_queries_count_nowhere() -> None:
+    """Padded queries that are sure of themselves change neither calibration nor confusion."""
+    logits = torch.tensor([[[2.0, 0.0, 9.0], [0.0, 1.0, 9.0], [50.0, 0.0, 0.0], [0.0, 3.0, 0.0]]])
+    y, images = torch.tensor([[0, 0, -1, -1]]), torch.zeros(1, 4, 1)
+    batch = TaskBatch(images, y, images, y, torch.tensor([[1, 0, -1]]))
+    tally = Tally(2, torch.device("cpu"))
+    assert tally.add(logits, batch).tolist() == [[True, False, False, False]]
+    assert tally.confusion.tolist() == [[0, 0], [1, 1]]
+    sure, less_sure = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))
+    expected = ((1 - sure) + less_sure) / 2
+    assert tally.calibration_error() == pytest.approx(expected, rel=1e-12)
 
 
 def test_ragged_tasks_count_their_real_queries() -> None:
