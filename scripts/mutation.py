@@ -56,18 +56,21 @@ TESTS: dict[str, list[str]] = {
         KERNEL + "layers.py",
         "tests/training/test_running_statistics.py",
     ],
-    "fewshot_blo/hypergrad/bome.py": [HYPERGRAD + "value_function.py"],
-    "fewshot_blo/hypergrad/implicit.py": [HYPERGRAD + "implicit.py"],
+    "fewshot_blo/hypergrad/bome.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "value_function.py"],
+    "fewshot_blo/hypergrad/implicit.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "implicit.py"],
     "fewshot_blo/hypergrad/linear_solve.py": [
         HYPERGRAD + "linear_solve.py",
         HYPERGRAD + "implicit.py",
     ],
-    "fewshot_blo/hypergrad/penalty.py": [HYPERGRAD + "penalty.py"],
+    "fewshot_blo/hypergrad/penalty.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "penalty.py"],
     "fewshot_blo/hypergrad/phases.py": [HYPERGRAD + "phases.py", HYPERGRAD + "value_function.py"],
-    "fewshot_blo/hypergrad/reptile.py": [HYPERGRAD + "reptile.py"],
+    "fewshot_blo/hypergrad/reptile.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "reptile.py"],
     "fewshot_blo/hypergrad/strategy.py": ["tests/hypergrad"],
-    "fewshot_blo/hypergrad/unroll.py": [HYPERGRAD + "unroll.py"],
-    "fewshot_blo/hypergrad/value_function.py": [HYPERGRAD + "value_function.py"],
+    "fewshot_blo/hypergrad/unroll.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "unroll.py"],
+    "fewshot_blo/hypergrad/value_function.py": [
+        HYPERGRAD + "strategy.py",
+        HYPERGRAD + "value_function.py",
+    ],
     "tasks/sampler.py": ["tests/tasks/test_sampler.py", "tests/tasks/test_batch.py"],
     "fewshot_blo/evaluation/evaluate.py": ["tests/evaluation"],
     "fewshot_blo/evaluation/result.py": ["tests/evaluation"],
@@ -89,7 +92,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        _copy_last_commit(Path(folder))
+        commit = _copy_last_commit(Path(folder))
         _check_that_tests_pass()
         digest = hashlib.sha256(b"".join(Path(name).read_bytes() for name in TESTS)).hexdigest()[:8]
         session = ROOT / "runs" / "mutation" / f"{digest}-{options.mutants}-{options.seed}.sqlite"
@@ -110,11 +113,16 @@ def main() -> None:
     TABLE.write_text(_page(results, options_said), encoding="utf-8")
 
 
-def _copy_last_commit(folder: Path) -> None:
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+def _copy_last_commit(folder: Path) -> str:
+    """Makes the copy the one that is imported, and returns the commit's short name."""
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", "HEAD"))) as tar:
         tar.extractall(folder, filter="data")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return _git("rev-parse", "--short", "HEAD").decode().strip()
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
 
 
 def _command(tests: list[str]) -> str:

@@ -278,6 +278,18 @@ def test_ragged_tasks_count_their_real_queries() -> None:
         assert accuracy * queries == pytest.approx(round(accuracy * queries))
 
 
+def test_memory_is_measured_on_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def at_a_time(one: Callable[[], Tensor], count: int, device: torch.device) -> int:
+        measured.append((len(one()), count, device.type))
+        return 4
+
+    monkeypatch.setattr("fewshot_blo.evaluation.evaluate.at_a_time", at_a_time)
+    measure(shared_encoder(), "transductive")
+    assert measured == [(1, 10, "cpu")]
+
+
 def test_running_from_embeddings_equals_binding_the_images() -> None:
     problem = shared_encoder()
     evaluation = measure(problem, "running", tasks=8)

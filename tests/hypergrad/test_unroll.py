@@ -88,6 +88,20 @@ def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> N
         Unroll(multi_step=10, **settings)
 
 
+def test_second_derivatives_where_a_step_is_differentiated_exactly() -> None:
+    for exact in (Unroll(2), Unroll(2, truncate=1)):
+        assert exact.derivatives == "second"
+    for first in (Unroll(0), Unroll(2, first_order=True), Unroll(2, truncate=0)):
+        assert first.derivatives == "first"
+
+
+def test_shortened_to_at_most_so_many_steps() -> None:
+    assert Unroll(9, SGD(0.2)).shortened(2) == Unroll(2, SGD(0.2))
+    assert Unroll(9, SGD(0.2)).shortened(10) == Unroll(9, SGD(0.2))
+    truncated = Unroll(9, SGD(0.2), truncate=3)
+    assert truncated.shortened(2) == truncated
+
+
 def test_warm_start_continues_the_descent() -> None:
     quadratic = Quadratic.random()
     strategy = Unroll(4, SGD(0.2))
