@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def main() -> None:
                 database.set_result(item.job_id, result)
                 print(f"{number}/{len(items)} {item.job_id}: {result.test_outcome}", flush=True)
             results = list(database.completed_work_items)
-    options_said = f"--mutants {options.mutants} --seed {options.seed}"
-    TABLE.write_text(_page(results, options_said), encoding="utf-8")
+    command = f"python scripts/mutation.py --mutants {options.mutants} --seed {options.seed}"
+    TABLE.write_text(_page(results, f"`{command}` on `{commit}`"), encoding="utf-8")
 
 
 def _copy_last_commit(folder: Path) -> str:
@@ -180,14 +181,7 @@ def _tried(item: Any) -> Any:
     return mutate_and_test([mutation], _command(TESTS[str(mutation.module_path)]), TIMEOUT)
 
 
-def _page(results: list[tuple[Any, Any]], options: str) -> str:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+def _page(results: list[tuple[Any, Any]], command: str) -> str:
     tried = Counter(str(item.mutations[0].module_path) for item, _ in results)
     alive = [(item, result) for item, result in results if not result.is_killed]
     left = Counter(str(item.mutations[0].module_path) for item, _ in alive)
@@ -198,7 +192,7 @@ def _page(results: list[tuple[Any, Any]], options: str) -> str:
         "Small changes of the source, each tried against the tests of its module. A change that is",
         "noticed is killed; a survivor needs a test, or a reason why it needs none.",
         "",
-        f"Command: `python scripts/mutation.py {options}` (Cosmic Ray), commit `{commit}`.",
+        f"By {command}, with Cosmic Ray {version('cosmic-ray')}.",
         "",
         "| module | mutants | killed | survivors |",
         "|---|---|---|---|",

@@ -95,6 +95,15 @@ def test_second_derivatives_where_a_step_is_differentiated_exactly() -> None:
         assert first.derivatives == "first"
 
 
+def test_recomputes_where_it_was_left_open_and_changes_something() -> None:
+    assert Unroll(6).with_recompute(None) == Unroll(6, recompute=True)
+    assert Unroll(5).with_recompute(None) == Unroll(5, recompute=False)
+    assert Unroll(5).with_recompute(True) == Unroll(5, recompute=True)
+    settled = Unroll(9, recompute=False), Unroll(9, multi_step=10), Unroll(9, first_order=True)
+    for strategy in settled:
+        assert strategy.with_recompute(True) == strategy
+
+
 def test_shortened_to_at_most_so_many_steps() -> None:
     assert Unroll(9, SGD(0.2)).shortened(2) == Unroll(2, SGD(0.2))
     assert Unroll(9, SGD(0.2)).shortened(10) == Unroll(9, SGD(0.2))
