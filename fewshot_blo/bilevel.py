@@ -201,7 +201,8 @@ class OuterStep:
     def __repr__(self) -> str:
         means = f"{float(self.outer_loss.mean()):.4g}, inner {float(self.inner_loss.mean()):.4g}"
         return (
-            f"{type(self).__name__}({self.tasks} task{'' if self.tasks == 1 else 's'}, mean outer loss {means}"
+            f"{type(self).__name__}({self.tasks} task{'' if self.tasks == 1 else 's'}, "
+            f"mean outer loss {means}"
             f"\n  gradient: {shapes(self.gradient)}\n  inner: {shapes(self.inner)})"
         )
 

@@ -1,125 +1,71 @@
-"""The data sets, one row each: what its settings are, how it is loaded, and what is known of it."""
+"""One class a data set: its fields are its settings, and it knows the facts about the data set."""
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
-from fewshot_blo.tasks.reading.class_lists import class_list, published
 
+__all__ = [
+    "CIFARFS",
+    "DATA_SETS",
+    "FC100",
+    "DataSet",
+    "Folder",
+    "Glyphs",
+    "MiniImageNet",
+    "Omniglot",
+    "TieredImageNet",
+]
 
-@dataclass(frozen=True)
-class DataSet:
-    """Images by class, in classes for training, validation and test.
-
-    A row of the catalogue adds its settings as fields, and says what follows from them.
-    """
-
-    module: ClassVar[str]
-    needs_files: ClassVar[bool] = True
-
-    def load(self) -> Splits:
-        """Reads the images.
-
-        Raises:
-            ConfigurationError: if the folder of the files is not named.
-            DataError: if files are missing or bad.
-        """
-        arguments = self.arguments()
-        if self.needs_files and not arguments["root"]:
-            raise ConfigurationError(
-                f"{type(self).__name__} needs the folder of its files, and root is empty: name it"
-            )
-        # Imported here, for each data set needs libraries of its own.
-        module: Any = importlib.import_module(f"fewshot_blo.tasks.{self.module}")
-        splits: Splits = module.load(*self.places(), **self.options())
-        return splits
-
-    def arguments(self) -> dict[str, Any]:
-        """All settings by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def places(self) -> tuple[Path, ...]:
-        """The folder of the files, where there are any."""
-        root = self.arguments().get("root")
-        return () if root is None else (Path(root).expanduser(),)
-
-    def options(self) -> dict[str, Any]:
-        """What the module's ``load`` is told beside it."""
-        return {name: value for name, value in self.arguments().items() if name != "root"}
-
-    @property
-    def channels(self) -> int:
-        """Of the images."""
-        return 3
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
-        size: int = self.arguments()["size"]
-        return self.channels, size, size
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """What says that two settings are of the same images, however each divides the classes."""
-        return (self.module,)
-
-    @property
-    def list_name(self) -> str:
-        """Of its published lists of classes."""
-        return self.module
-
-    def published_classes(self, split: str) -> tuple[str, ...]:
-        """Classes of train, val or test, where there is a published list; else none."""
-        return tuple(class_list(self.list_name, split)) if self.list_name in published() else ()
-
-    @property
-    def division(self) -> tuple[object, ...]:
-        """What says that two settings divide the same images alike, where no list does."""
-        return ()
-
-    def changed(self, **settings: object) -> DataSet:
-        """The same with other settings; those that it has not are left out."""
-        known = self.arguments()
-        return replace(self, **{n: value for n, value in settings.items() if n in known})
+# Each load imports its module when it is called, for modules need libraries of their own.
 
 
 @dataclass(frozen=True)
 class Glyphs(DataSet):
-    """Letters of the scripts in the fonts that come with matplotlib; needs no files.
+    """Over 1,000 printed letters of 15 scripts in grey, 20 pictures each, split by letter.
+
+    Rendered from the DejaVu and STIX fonts that matplotlib carries; needs no files.
 
     Attributes:
-        size: height and width of the images in pixels.
+        size: height and width of the images in pixels, at least 12.
     """
 
+    title = "Glyphs"
     size: int = 28
 
-    module: ClassVar[str] = "glyphs"
-    needs_files: ClassVar[bool] = False
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import glyphs
+
+        return glyphs.load(size=self.size)
 
     @property
     def channels(self) -> int:
-        """Grey."""
         return 1
 
 
 @dataclass(frozen=True)
 class Omniglot(DataSet):
-    """1623 handwritten characters, 20 images each (Lake et al., Science 2015).
+    """1,623 handwritten characters of 50 alphabets in grey, 20 drawings each.
+
+    Source: Lake et al., Science 2015.
 
     Attributes:
-        root: folder of images_background.zip and images_evaluation.zip, packed or unpacked.
-        split: division of the characters: vinyals (1028, 172 and 423) or background.
-        rotations: turn characters by 90, 180 and 270 degrees into further classes.
-        mirrors: mirror training characters into further classes; validation and test have none.
+        root: folder that holds images_background and images_evaluation, as zip archives or
+            unpacked (https://github.com/brendenlake/omniglot); ~ is the home folder.
+        split: division of the characters: vinyals (1028, 172 and 423 for training, validation and
+            test; Vinyals et al., 2016) or background (whole alphabets: 883, 81 and 659;
+            Triantafillou et al., 2020).
+        rotations: count each character as four classes, turned by 0, 90, 180 and 270 degrees.
+        mirrors: add the mirror image of each training class as a further class; validation and
+            test never have them.
         size: height and width of the images in pixels.
-        download: fetch the files where they are missing.
+        download: download the archives if they are missing.
     """
 
+    title = "Omniglot"
     root: str = ""
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True
@@ -127,135 +73,180 @@ class Omniglot(DataSet):
     size: int = 28
     download: bool = False
 
-    module: ClassVar[str] = "omniglot"
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import omniglot
+
+        return omniglot.load(
+            self._folder(self.root),
+            split=self.split,
+            rotations=self.rotations,
+            mirrors=self.mirrors,
+            size=self.size,
+            download=self.download,
+        )
 
     @property
     def channels(self) -> int:
-        """Grey."""
         return 1
 
     @property
-    def list_name(self) -> str:
-        """A list for each division."""
+    def division(self) -> str:
         return f"omniglot_{self.split}"
+
+    def published_name(self, class_name: str) -> str:
+        """``Alphabet/character``, without ``/rot090`` and ``/mirror``."""
+        return "/".join(class_name.split("/")[:2])
 
 
 @dataclass(frozen=True)
 class MiniImageNet(DataSet):
-    """100 classes of ImageNet, 600 images each (Vinyals et al., arXiv 1606.04080).
+    """100 classes of ImageNet with 600 images each, in colour: 64, 16 and 20 classes.
+
+    Source: Vinyals et al., 2016 (arXiv:1606.04080), in the splits of Ravi and Larochelle, 2017.
 
     Attributes:
-        root: folder of class folders, of csv files with images/, or of the published pickles.
+        root: folder that holds train, val and test with a folder of images for each class, or
+            train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
+            and -test.pkl; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
     """
 
+    title = "miniImageNet"
+    class_lists = "miniimagenet"
     root: str = ""
     size: int = 84
     partial: bool = False
 
-    module: ClassVar[str] = "miniimagenet"
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import miniimagenet
+
+        return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
 @dataclass(frozen=True)
 class TieredImageNet(DataSet):
-    """608 classes of ImageNet, divided by category (Ren et al., arXiv 1803.00676).
+    """608 classes of ImageNet in colour: 351, 97 and 160 that share no WordNet category.
+
+    Source: Ren et al., 2018 (arXiv:1803.00676).
 
     Attributes:
-        root: folder of class folders, or of the published pickles.
+        root: folder that holds train, val and test with a folder of images for each class, or
+            train_images_png.pkl, train_labels.pkl and the same for val and test; ~ is the home
+            folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
     """
 
+    title = "tieredImageNet"
+    class_lists = "tieredimagenet"
     root: str = ""
     size: int = 84
     partial: bool = False
 
-    module: ClassVar[str] = "tieredimagenet"
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import tieredimagenet
+
+        return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
 @dataclass(frozen=True)
-class CIFARFS(DataSet):
-    """CIFAR-100 in 64, 16 and 20 classes (Bertinetto et al., arXiv 1805.08136).
+class _CIFAR100Division(DataSet):
+    """A division of the classes of CIFAR-100."""
 
-    Attributes:
-        root: folder of CIFAR-100's files, as torchvision keeps them.
-        size: height and width of the images in pixels.
-        download: fetch the files where they are missing.
-    """
+    class_lists: ClassVar[Literal["cifarfs", "fc100"]]
 
     root: str = ""
     size: int = 32
     download: bool = False
 
-    module: ClassVar[str] = "cifarfs"
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import cifarfs
 
-    def options(self) -> dict[str, Any]:
-        """Which division of CIFAR-100."""
-        return {**super().options(), "variant": self.list_name}
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """A division of its own is a data set of its own."""
-        return (self.list_name,)
+        root = self._folder(self.root)
+        return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
 
 
 @dataclass(frozen=True)
-class FC100(CIFARFS):
-    """CIFAR-100 in 60, 20 and 20 classes by superclass (Oreshkin et al., arXiv 1805.10123).
+class CIFARFS(_CIFAR100Division):
+    """The 100 classes of CIFAR-100 with 600 images each, in colour: 64, 16 and 20 classes.
+
+    Source: Bertinetto et al., 2019 (arXiv:1805.08136).
 
     Attributes:
-        root: folder of CIFAR-100's files, as torchvision keeps them.
+        root: folder that holds cifar-100-python, as torchvision keeps it, or
+            cifar100_fewshot_webp.npz; ~ is the home folder.
         size: height and width of the images in pixels.
-        download: fetch the files where they are missing.
+        download: download CIFAR-100 if it is missing.
     """
 
-    @property
-    def list_name(self) -> str:
-        """Lists of its own."""
-        return "fc100"
+    title = "CIFAR-FS"
+    class_lists = "cifarfs"
+
+
+@dataclass(frozen=True)
+class FC100(_CIFAR100Division):
+    """The classes of CIFAR-100 again, in colour: 60, 20 and 20 that share no superclass.
+
+    Source: Oreshkin et al., 2018 (arXiv:1805.10123).
+
+    Attributes:
+        root: folder that holds cifar-100-python, as torchvision keeps it, or
+            cifar100_fewshot_webp.npz; ~ is the home folder.
+        size: height and width of the images in pixels.
+        download: download CIFAR-100 if it is missing.
+    """
+
+    title = "FC100"
+    class_lists = "fc100"
 
 
 @dataclass(frozen=True)
 class Folder(DataSet):
-    """Images of your own: a folder with one subfolder a class.
+    """Your own images: a folder with one subfolder for each class, split by class.
+
+    Images are cropped to a square. Without csv, 64, 16 and 20 % of the classes are for training,
+    validation and test.
 
     Attributes:
-        root: that folder.
-        csv: file with the columns class and split that divides the classes; empty for a division
-            at random, 64 % for training, 16 % for validation and 20 % for test.
-        seed: seed of the division at random.
+        root: folder that holds a subfolder of images for each class; ~ is the home folder.
+        csv: file with the columns class and split (train, validation or test) that divides the
+            classes; empty to divide them at random.
+        seed: seed of the random division.
         color: read the images in colour, else in grey.
         size: height and width of the images in pixels.
     """
 
+    title = "Folder"
     root: str = ""
     csv: str = ""
     seed: int = 0
     color: bool = True
     size: int = 84
 
-    module: ClassVar[str] = "folder"
+    def load(self) -> Splits:
+        from fewshot_blo.tasks import folder
 
-    def options(self) -> dict[str, Any]:
-        """The csv file where there is one."""
-        return {**super().options(), "csv": Path(self.csv).expanduser() if self.csv else None}
+        return folder.load(
+            self._folder(self.root),
+            size=self.size,
+            seed=self.seed,
+            csv=expanded(self.csv) if self.csv else None,
+            color=self.color,
+        )
 
     @property
     def channels(self) -> int:
-        """As it is read."""
         return 3 if self.color else 1
 
     @property
-    def images(self) -> tuple[str, ...]:
-        """Known by its place."""
-        return (self.module, str(Path(self.root).expanduser().resolve()))
+    def division(self) -> str:
+        return f"csv {expanded(self.csv).resolve()}" if self.csv else f"seed {self.seed}"
 
     @property
-    def division(self) -> tuple[object, ...]:
-        """Its classes are known by how they are divided."""
-        return (self.seed, self.csv)
+    def images(self) -> str:
+        return f"{self.title} {expanded(self.root).resolve()}"
 
 
 DATA_SETS = (Glyphs, Omniglot, MiniImageNet, TieredImageNet, CIFARFS, FC100, Folder)
-"""All of them: what the command line and recipes know."""
+"""All data sets, in the order in which they are listed."""

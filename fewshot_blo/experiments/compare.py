@@ -61,7 +61,7 @@ def compare(
     recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
     if recipes:  # What cannot be compared is refused before anything is trained.
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
-    splits_of = cache(DataSet.load)
+    splits_of = cache(lambda data: data.load())
     found = [
         [_trained(source, recipe, splits_of, folder, seed, progress) for seed in seeds]
         if isinstance(item, Config)

@@ -74,7 +74,7 @@ def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
     other: DataSet = SLOTS[DataSet].kind(request.data, "data")()
     other = other.changed(root=request.root, size=request.size or trained.image_shape[1])
     # Of the same kind in the run's folder, where none is named.
-    same = other if request.root else other.changed(root=trained.arguments().get("root", ""))
+    same = other if request.root else other.changed(root=vars(trained).get("root", ""))
     return None if same.images == trained.images else other
 
 
@@ -119,7 +119,7 @@ def _data(trained: DataSet, request: EvaluationRequest) -> DataSet:
     """The data to test on: the run's, perhaps elsewhere, or another set."""
     other = other_data(trained, request)
     if other is not None:
-        return other.changed(color=trained.channels == 3)
+        return other
     root = {"root": request.root} if request.root else {}
     size = {"size": request.size} if request.size else {}
     # Validation and test classes are the same with and without mirror images in training.

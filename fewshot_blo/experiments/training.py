@@ -119,9 +119,7 @@ def _check_unseen(data: DataSet, before: object, start: str) -> None:
         other = config_from({"data": before}).data
     except ConfigurationError:
         return
-    held_out = data.published_classes("val") + data.published_classes("test")
-    seen = not set(held_out).isdisjoint(other.published_classes("train"))
-    if seen or (data.images == other.images and data.division != other.division):
+    if data.holds_out_classes_of(other):
         raise ConfigurationError(
             f"start_from is {start}, which was trained on classes that are validation or "
             "test classes here, so that accuracies would flatter: start from a run with the same "

@@ -66,6 +66,18 @@ def test_newton_halves_its_steps() -> None:
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-7, rtol=0)
 
 
+def test_newton_refuses_a_step_that_does_not_lower_the_loss() -> None:
+    """From 1 whole steps for ``sqrt(1 + x²)`` go to -1 and back; half a step goes to 0."""
+    u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+
+    def inner_loss(v: TaskParams) -> torch.Tensor:
+        return (1 + v["x"].square()).sqrt().sum(1) + 0 * u.sum()
+
+    start = torch.tensor([[1.0]], dtype=torch.float64)
+    found = solve_inner(Bilevel({"u": u}, {"x": start}, inner_loss, inner_loss), steps=3)["x"]
+    assert abs(float(found)) < 1e-9
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_newton_ends_where_a_small_loss_hides_how_far_it_falls(seed: int) -> None:
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.evaluate import embed, evaluate
-from fewshot_blo.evaluation.result import Evaluation, half_width
+from fewshot_blo.evaluation.result import Evaluation, Tally, half_width
 from fewshot_blo.evaluation.result import paired_difference as paired
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.networks import Conv4, classifier
@@ -248,6 +248,19 @@ def test_calibration_error_by_a_plain_loop() -> None:
     assert evaluation.calibration_error == pytest.approx(expected)
 
 
+def test_padded_queries_count_nowhere() -> None:
+    """Padded queries that are sure of themselves change neither calibration nor confusion."""
+    logits = torch.tensor([[[2.0, 0.0, 9.0], [0.0, 1.0, 9.0], [50.0, 0.0, 0.0], [0.0, 3.0, 0.0]]])
+    y, images = torch.tensor([[0, 0, -1, -1]]), torch.zeros(1, 4, 1)
+    batch = TaskBatch(images, y, images, y, torch.tensor([[1, 0, -1]]))
+    tally = Tally(2, torch.device("cpu"))
+    assert tally.add(logits, batch).tolist() == [[True, False, False, False]]
+    assert tally.confusion.tolist() == [[0, 0], [1, 1]]
+    sure, less_sure = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))
+    expected = ((1 - sure) + less_sure) / 2
+    assert tally.calibration_error() == pytest.approx(expected, rel=1e-12)
+
+
 def test_ragged_tasks_count_their_real_queries() -> None:
     ragged = sampler(3, way=(2, 4), shot=(1, 2), query=(1, 3))
     evaluation = measure(shared_encoder("none"), "support", sampler=ragged, tasks=9)
@@ -257,6 +270,18 @@ def test_ragged_tasks_count_their_real_queries() -> None:
     for t, accuracy in enumerate(evaluation.accuracy.tolist()):
         queries = int((ragged.batch(t // 3).query_y[t % 3] >= 0).sum())
         assert accuracy * queries == pytest.approx(round(accuracy * queries))
+
+
+def test_memory_is_measured_on_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def at_a_time(one: Callable[[], Tensor], count: int, device: torch.device) -> int:
+        measured.append((len(one()), count, device.type))
+        return 4
+
+    monkeypatch.setattr("fewshot_blo.evaluation.evaluate.at_a_time", at_a_time)
+    measure(shared_encoder(), "transductive")
+    assert measured == [(1, 10, "cpu")]
 
 
 def test_running_from_embeddings_equals_binding_the_images() -> None:

@@ -49,7 +49,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def root_of(config: Config) -> Path:
-    return Path(config.data.arguments()["root"])
+    return Path(vars(config.data)["root"])
 
 
 def trained(config: Config, folder: Path) -> Path:

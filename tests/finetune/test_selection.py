@@ -186,6 +186,13 @@ def test_likeness_is_uniform_for_known_images_and_low_for_others() -> None:
     assert (alone == 1).all()
 
 
+def test_images_as_likely_as_a_new_one_count_for_it() -> None:
+    """Of M training images, all as likely as the new one, the p-value is (M + 1) / (M + 1)."""
+    features = torch.eye(2)[[0, 0, 0, 0]]
+    p = p_values(torch.eye(2), features, torch.tensor([0, 0, 1, 1]))
+    assert p.tolist() == pytest.approx([1, 1 / 5])
+
+
 def test_candidates_by_name() -> None:
     assert candidates("auto", "one", images=30) == HEADS + TAILS
     assert candidates("auto", "auto", images=900) == candidates("auto", "one", images=900) == HEADS

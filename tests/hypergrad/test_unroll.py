@@ -105,6 +105,37 @@ def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> N
         Unroll(multi_step=10, **settings)
 
 
+def test_second_derivatives_where_a_step_is_differentiated_exactly() -> None:
+    for exact in (Unroll(InnerSteps(2)), Unroll(InnerSteps(2), truncate=1)):
+        assert exact.derivatives == "second"
+    for first in (
+        Unroll(InnerSteps(0)),
+        Unroll(InnerSteps(2), first_order=True),
+        Unroll(InnerSteps(2), truncate=0),
+    ):
+        assert first.derivatives == "first"
+
+
+def test_recomputes_where_it_was_left_open_and_changes_something() -> None:
+    assert Unroll(InnerSteps(6)).with_recompute(None) == Unroll(InnerSteps(6), recompute=True)
+    assert Unroll(InnerSteps(5)).with_recompute(None) == Unroll(InnerSteps(5), recompute=False)
+    assert Unroll(InnerSteps(5)).with_recompute(True) == Unroll(InnerSteps(5), recompute=True)
+    settled = (
+        Unroll(InnerSteps(9), recompute=False),
+        Unroll(InnerSteps(9), multi_step=10),
+        Unroll(InnerSteps(9), first_order=True),
+    )
+    for strategy in settled:
+        assert strategy.with_recompute(True) == strategy
+
+
+def test_shortened_to_at_most_so_many_steps() -> None:
+    assert Unroll(InnerSteps(9, SGD(0.2))).shortened(2) == Unroll(InnerSteps(2, SGD(0.2)))
+    assert Unroll(InnerSteps(9, SGD(0.2))).shortened(10) == Unroll(InnerSteps(9, SGD(0.2)))
+    truncated = Unroll(InnerSteps(9, SGD(0.2)), truncate=3)
+    assert truncated.shortened(2) == truncated
+
+
 def test_warm_start_continues_the_descent() -> None:
     quadratic = Quadratic.random()
     strategy = Unroll(InnerSteps(4, SGD(0.2)))

@@ -58,15 +58,19 @@ def test_falls_back_to_the_loop_and_says_why(network: nn.Module, reason: str) ->
     assert_same(together.inner, {n: torch.cat([s.inner[n] for s in alone]) for n in together.inner})
 
 
-@pytest.mark.parametrize("fast", ["batched", "loop"])
-def test_picks_the_faster(fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("loop", "chosen"), [(0.5, "loop"), (0.75, "loop"), (0.85, "batched"), (2.0, "batched")]
+)
+def test_picks_the_loop_where_it_is_clearly_faster(
+    loop: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def seconds(forward: TaskForward, sample: Sample) -> float:
-        return 1.0 if forward.backend == fast else 2.0
+        return loop if forward.backend == "loop" else 1.0
 
     monkeypatch.setattr(module, "_seconds", seconds)
     network = nn.Linear(2, 2)
     sample = Sample({}, {}, torch.ones(1, 1, 2), torch.zeros(1, dtype=torch.int64), "first")
-    assert Choice(network, for_tasks(network))("auto", sample) == fast
+    assert Choice(network, for_tasks(network))("auto", sample) == chosen
 
 
 def test_a_network_that_fails_anyway_shows_its_own_error() -> None:

@@ -94,6 +94,24 @@ def test_masks_differ_over_tasks_steps_layers_and_images(backend: Backend) -> No
     assert torch.unique(flat, dim=0).shape[0] == flat.shape[0] == 2 * 2 * 3 * 2
 
 
+def test_keys_by_whole_numbers_of_any_size() -> None:
+    """The finaliser of MurmurHash3 (fmix64) modulo 2^64, in Python's integers."""
+
+    def mixed(x: int) -> int:
+        x = (x ^ x >> 33) * 0xFF51AFD7ED558CCD % 2**64
+        x = (x ^ x >> 33) * 0xC4CEB9FE1A85EC53 % 2**64
+        return x ^ x >> 33
+
+    golden = 0x9E3779B97F4A7C15
+    for key in (0, 3, -1, 2**62 + 5, -(2**63)):
+        for number in (0, 1, 2, 3, 12345, 2**40):
+            found = int(fold(torch.tensor(key), number)) % 2**64
+            assert found == mixed((key + number * golden) % 2**64)
+        bits = [mixed(mixed((key + i * golden) % 2**64)) >> 40 for i in range(6)]
+        found_numbers = uniform_from_key(torch.tensor(key), (2, 3))
+        assert found_numbers.flatten().tolist() == [b / 2**24 for b in bits]
+
+
 def test_keys_give_uniform_numbers() -> None:
     numbers = torch.stack([uniform_from_key(fold(torch.tensor(3), n), (1000,)) for n in range(100)])
     assert numbers.min() >= 0

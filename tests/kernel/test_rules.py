@@ -43,6 +43,14 @@ def test_equals_torch_optim(rule: UpdateRule, optimizer, steps: int) -> None:  #
     assert_same(adapted, {n: p.detach() for n, p in leaves.items()}, 1e-9)
 
 
+def test_defaults() -> None:
+    """Step sizes of their own; the rest is as in PyTorch."""
+    assert SGD() == SGD(0.1)
+    assert Momentum() == Momentum(0.1, 0.9)
+    torchs = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).defaults
+    assert Adam() == Adam(1e-2, *torchs["betas"], torchs["eps"], 1e-16)
+
+
 def test_learned_step_sizes_are_used_and_differentiated() -> None:
     sizes = {
         "step_size/a": torch.tensor(0.02, dtype=torch.float64, requires_grad=True),

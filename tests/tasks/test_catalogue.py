@@ -1,131 +1,222 @@
-"""The rows of the catalogue of data sets."""
+"""Each data set of the catalogue tells the truth about what it loads, before it is loaded."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small_runs import make_folder
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.any_data_set import DataSet
 from fewshot_blo.tasks.catalogue import (
     CIFARFS,
     DATA_SETS,
     FC100,
-    DataSet,
     Folder,
     Glyphs,
     MiniImageNet,
     Omniglot,
     TieredImageNet,
 )
-from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
+from fewshot_blo.tasks.reading.class_lists import SPLITS
 
-OF_FILES = [kind for kind in DATA_SETS if kind.needs_files]
-
-
-def test_every_row_has_a_module_with_its_settings() -> None:
-    for kind in DATA_SETS:
-        module = importlib.import_module(f"fewshot_blo.tasks.{kind.module}")
-        known = inspect.signature(module.load).parameters
-        row = kind()
-        assert known.keys() >= row.options().keys(), kind
-        assert ("root" in known) == bool(row.places()) == kind.needs_files
+every_kind = pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
 
 
-def test_names_are_told_apart() -> None:
-    assert len({kind.__name__.lower() for kind in DATA_SETS}) == len(DATA_SETS)
+def write_class_folders(root: Path, data: DataSet) -> Path:
+    """One small image for each published class."""
+    for split in SPLITS:
+        for name in data.published_classes(split):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (2, 2)).save(root / split / name / "0.png")
+    return root
 
 
-@pytest.mark.parametrize("kind", OF_FILES)
-def test_a_folder_that_is_not_named(kind: type[DataSet]) -> None:
-    with pytest.raises(ConfigurationError, match=f"{kind.__name__} needs the folder of its files"):
-        kind().load()
+def with_files(data: DataSet, folder: Path, request: pytest.FixtureRequest) -> DataSet:
+    """The data set with a folder that holds real files, or small ones in their layout."""
+    kind = type(data)
+    if kind in (MiniImageNet, TieredImageNet):
+        return data.changed(root=str(write_class_folders(folder, data)), partial=True)
+    if kind is Folder:
+        return data.changed(root=str(make_folder(folder, classes=5, images=1)))
+    if kind is Glyphs:
+        return data
+    root = request.getfixturevalue("data_root") / ("omniglot" if kind is Omniglot else "cifarfs")
+    if not root.is_dir():
+        pytest.skip(f"{root} is absent")
+    return data.changed(root=str(root))
 
 
-@pytest.mark.parametrize("kind", OF_FILES)
-def test_files_that_are_missing(kind: type[DataSet], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\w"):
-        kind().changed(root=str(tmp_path / "absent")).load()
+@every_kind
+def test_it_loads_as_it_is_or_says_what_it_needs(kind: type[DataSet]) -> None:
+    data = kind()
+    if not hasattr(data, "root"):
+        assert len(data.load().train)
+        return
+    with pytest.raises(ConfigurationError) as error:
+        data.load()
+    assert str(error.value) == (
+        f"{data.title} needs the folder of its files, and root is empty: name it"
+    )
 
 
-def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    make_folder(tmp_path / "images", classes=3, images=1)
-    assert Omniglot("~/images").places() == (tmp_path / "images",)
-    found = Folder("~/images", size=16).load().train
-    assert found.images.shape[1:] == (3, 16, 16)
-    lines = ["class,split", *(f"class0{c},{s}" for c, s in enumerate(("train", "val", "test")))]
-    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
-    divided = Folder("~/images", csv="~/split.csv", size=16).load()
-    assert [part.class_names for _, part in divided] == [("class00",), ("class01",), ("class02",)]
-
-
-@pytest.mark.parametrize("kind", [kind for kind in DATA_SETS if kind is not Folder])
-def test_usual_sizes_are_those_of_the_modules(kind: type[DataSet]) -> None:
-    module = importlib.import_module(f"fewshot_blo.tasks.{kind.module}")
-    usual = inspect.signature(module.load).parameters["size"].default
-    assert kind().image_shape[1:] == (usual, usual)
-    assert kind().changed(size=50).image_shape[1:] == (50, 50)
+@every_kind
+def test_a_folder_without_its_files_is_named(kind: type[DataSet], tmp_path: Path) -> None:
+    if hasattr(kind(), "root"):
+        with pytest.raises(DataError, match=str(tmp_path)):
+            kind().changed(root=str(tmp_path)).load()
 
 
 @pytest.mark.parametrize(
     "data",
     [
         Glyphs(),
-        Glyphs(size=20),
-        Folder(),
-        Folder(color=False, size=20),
-        Omniglot(size=12),
+        Omniglot(rotations=False),
+        Omniglot(split="background", mirrors=True),
+        MiniImageNet(size=8),
+        TieredImageNet(size=8),
         CIFARFS(),
+        FC100(),
+        Folder(size=10),
+        Folder(color=False, seed=3, size=6),
     ],
-    ids=lambda data: f"{type(data).__name__}-{data.image_shape}",
+    ids=repr,
 )
-def test_shapes_of_images(data: DataSet, tmp_path: Path, request: Any) -> None:
-    if isinstance(data, Folder):
-        data = data.changed(root=str(make_folder(tmp_path, classes=3, images=1)))
-    elif data.needs_files:
-        data = data.changed(root=str(request.getfixturevalue("data_root")))
-    for _, part in data.load():
-        assert tuple(part.images.shape[1:]) == data.image_shape
+def test_what_is_said_of_it_is_true_of_what_it_loads(
+    data: DataSet, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = with_files(data, tmp_path / "files", request)
+    for split, (_, loaded) in zip(SPLITS, data.load(), strict=True):
+        assert loaded.images.shape[1:] == data.image_shape
+        names = {data.published_name(name) for name in loaded.class_names}
+        published = data.published_classes(split)
+        assert len(published) == len(set(published))
+        assert set(published) == (names if published else set())
+        assert bool(published) == (type(data) not in (Glyphs, Folder))
 
 
-def test_published_classes() -> None:
-    counts = {kind: [len(kind().published_classes(part)) for part in SPLITS] for kind in DATA_SETS}
-    assert counts[CIFARFS] == [64, 16, 20]
-    assert counts[FC100] == [60, 20, 20]
-    assert counts[MiniImageNet] == [64, 16, 20]
-    assert counts[TieredImageNet] == [351, 97, 160]
-    assert counts[Omniglot] == [1028, 172, 423]
-    assert counts[Glyphs] == counts[Folder] == [0, 0, 0]
-    background = Omniglot(split="background")
-    assert set(background.published_classes("train")) != set(Omniglot().published_classes("train"))
+@every_kind
+def test_settings_are_those_of_the_function_that_loads(kind: type[DataSet]) -> None:
+    """With the same defaults, where the function has one."""
+    name = "cifarfs" if kind is FC100 else kind.__name__.lower()
+    parameters = inspect.signature(
+        importlib.import_module(f"fewshot_blo.tasks.{name}").load
+    ).parameters
+    settings = {field.name: field.default for field in fields(kind)}
+    assert settings.keys() <= parameters.keys()
+    assert settings.keys() >= parameters.keys() - {"variant", "fractions"}
+    for name, default in settings.items():
+        expected = parameters[name].default
+        if expected is not inspect.Parameter.empty:
+            assert default == ("" if expected is None else expected), name
 
 
-def test_published_classes_are_those_of_the_images(data_root: Path) -> None:
-    for kind, data_set in ((CIFARFS, "cifarfs"), (FC100, "fc100")):
-        for name, part in zip(SPLITS, kind(str(data_root)).load(), strict=True):
-            assert set(part[1].class_names) == set(class_list(data_set, name))
-            assert set(kind().published_classes(name)) == set(part[1].class_names)
+@every_kind
+def test_every_setting_is_documented(kind: type[DataSet]) -> None:
+    documented = kind.__doc__ or ""
+    for field in fields(kind):
+        assert f"\n        {field.name}: " in documented, field.name
 
 
-def test_which_settings_are_of_the_same_images(tmp_path: Path) -> None:
-    root, other = str(tmp_path / "a"), str(tmp_path / "b")
-    assert Omniglot(root, split="background", mirrors=True).images == Omniglot(other).images
-    assert CIFARFS(root).images == CIFARFS(other, size=28).images
-    assert len({kind(*[""] * kind.needs_files).images for kind in DATA_SETS}) == len(DATA_SETS)
-    assert Folder(root).images == Folder(f"{root}/../a", size=20, color=False).images
-    assert Folder(root).images != Folder(other).images
-    assert Folder(root).division == Folder(other).division
-    assert Folder(root).division != Folder(root, seed=1).division
-    assert Folder(root).division != Folder(root, csv="split.csv").division
+@every_kind
+def test_settings_are_values(kind: type[DataSet]) -> None:
+    """Loaded data are kept by their settings, so equal ones have one hash, and none change."""
+    assert {kind(): 1}[kind()] == 1
+    assert kind() != kind().changed(size=99)
+    with pytest.raises(FrozenInstanceError):
+        kind().size = 3  # type: ignore[attr-defined]
 
 
-def test_settings_that_a_data_set_has_not_are_left_out() -> None:
-    assert Glyphs().changed(size=20, root="a", mirrors=True) == Glyphs(20)
-    assert Omniglot("a").changed(mirrors=True) == replace(Omniglot("a"), mirrors=True)
+def test_modules_of_data_sets_are_imported_when_they_load() -> None:
+    program = (
+        "import sys, fewshot_blo.tasks.catalogue as catalogue\n"
+        "for kind in catalogue.DATA_SETS: kind().image_shape, kind().published_classes('val')\n"
+        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder')\n"
+        "print([name for name in modules if f'fewshot_blo.tasks.{name}' in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_folder(tmp_path / "images", classes=3, images=1)
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    lines = [f"{name},{split}" for name, split in zip(names, SPLITS, strict=True)]
+    (tmp_path / "classes.csv").write_text("\n".join(["class,split", *lines]))
+    data = Folder("~/images", csv="~/classes.csv", size=4)
+    assert [part.class_names for _, part in data.load()] == [(name,) for name in names]
+    assert data.images == Folder(str(tmp_path / "images")).images
+    assert data.division == Folder(csv=str(tmp_path / "classes.csv")).division
+    with pytest.raises(DataError, match="~nobody-of-this-name/images is not a folder"):
+        Folder("~nobody-of-this-name/images").load()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Glyphs(), Glyphs(20), True),
+        (Glyphs(), Omniglot(), False),
+        (Omniglot("a"), Omniglot("b", split="background", rotations=False), True),
+        (CIFARFS("a"), FC100("a"), False),
+        (MiniImageNet("a"), TieredImageNet("a"), False),
+        (Folder("a"), Folder("a/../a", seed=1, color=False, size=3), True),
+        (Folder("a"), Folder("b"), False),
+        (Folder("a"), Omniglot("a"), False),
+    ],
+)
+def test_which_are_the_same_images(one: DataSet, other: DataSet, same: bool) -> None:
+    assert (one.images == other.images) is same
+
+
+@pytest.mark.parametrize(
+    ("trained", "now", "seen"),
+    [
+        (Glyphs(), Glyphs(20), False),
+        (CIFARFS("a"), CIFARFS("b", size=28), False),
+        (CIFARFS(), FC100(), True),
+        (FC100(), CIFARFS(), True),
+        (TieredImageNet(), MiniImageNet(), True),
+        (CIFARFS(), MiniImageNet(), False),
+        (Omniglot(mirrors=True), Omniglot(), False),
+        (Omniglot(rotations=False), Omniglot(), False),
+        (Omniglot(split="background"), Omniglot(), True),
+        (Glyphs(), Omniglot(), False),
+        (Folder("a"), Folder("a", size=20), False),
+        (Folder("a"), Folder("a", seed=1), True),
+        (Folder("a", csv="x"), Folder("a"), True),
+        (Folder("a", csv="x"), Folder("a", csv="y"), True),
+        (Folder("a", csv="x"), Folder("a", csv="y/../x", seed=1), False),
+        (Folder("a"), Folder("b", seed=1), False),
+    ],
+)
+def test_which_hold_out_classes_that_a_run_has_seen(
+    trained: DataSet, now: DataSet, seen: bool
+) -> None:
+    assert now.holds_out_classes_of(trained) is seen
+
+
+def test_no_file_is_read_for_a_division_of_another_name() -> None:
+    """A checkpoint may come from anyone."""
+    other: Any = "vinyals/../../reading"
+    assert Omniglot(split=other).published_classes("train") == ()
+    assert Folder(csv="cifarfs").published_classes("train") == ()
+
+
+def test_settings_that_a_data_set_lacks_are_left_out() -> None:
+    data = Omniglot("a", split="background", mirrors=True, size=20)
+    assert data.changed() == data
+    assert data.changed(root="b", color=False) == replace(data, root="b")
+    assert data.changed(size=9, mirrors=False) == replace(data, size=9, mirrors=False)
+    assert Glyphs().changed(root="b", size=9, mirrors=False) == Glyphs(9)
+    folder = Folder("a", csv="x", color=False)
+    assert folder.changed(root="b", csv="") == replace(folder, root="b", csv="")

@@ -15,6 +15,7 @@ from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll, unroll
 from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.kernel.layers import fold
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
@@ -79,6 +80,13 @@ def test_dropout_keys_are_a_function_of_seed_and_task() -> None:
     assert len(set(by_steps.tolist())) == 12
     assert torch.equal(by_steps, torch.cat([dropout_keys(make_batch(6), 3, s) for s in range(2)]))
     assert not set(by_steps.tolist()) & set(dropout_keys(batch, 4, 0).tolist())
+
+
+def test_no_dropout_key_is_zero() -> None:
+    """Folding 0 into the key 0 gives 0 again, and its first number is 0: always dropped."""
+    assert fold(torch.tensor(0), 0) == 0
+    for seed in range(3):
+        assert dropout_keys(make_batch(4), seed, 0).all()
 
 
 @dataclass(frozen=True)

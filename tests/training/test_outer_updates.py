@@ -74,6 +74,22 @@ def test_the_average_by_a_plain_loop() -> None:
         assert torch.equal(variables["head.w"], own)
 
 
+def test_the_first_steps_are_soon_forgotten() -> None:
+    """d is 2/11, 3/12, 4/13, ... until ``decay`` is less."""
+    points = [torch.tensor([p], dtype=torch.float64) for p in (1.0, 10.0, -5.0, 3.0, 7.0)]
+    average = MovingAverage(0.3)
+    found = []
+    for step, p in enumerate(points):
+        average.update({"p": p}, step)
+        found.append(float(average.values["p"]))
+    first = 1.0
+    second = (2 * first + 9 * 10.0) / 11
+    third = (3 * second + 9 * -5.0) / 12
+    fourth = 0.3 * third + 0.7 * 3.0  # 4/13 is more than 0.3.
+    fifth = 0.3 * fourth + 0.7 * 7.0
+    assert found == pytest.approx([first, second, third, fourth, fifth], rel=1e-12)
+
+
 def test_validation_takes_the_average_and_resume_keeps_it(tmp_path: Path) -> None:
     settings = replace(SETTINGS, ema=0.9, validate_every=1, steps=4)
     problem = make_problem()

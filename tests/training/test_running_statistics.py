@@ -16,7 +16,7 @@ from fewshot_blo.kernel import SGD, InnerSteps, StepwiseBatchNorm
 from fewshot_blo.networks import Conv4, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
-from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks import ClassDataset, TaskBatch
 from fewshot_blo.training.running_statistics import update_statistics
 
 DATASET = make_dataset(7, 8, noise=150)
@@ -39,6 +39,20 @@ def test_running_statistics_are_of_all_training_classes_without_dropout() -> Non
     outputs = convolution(dataset.images.float() / 255)
     assert torch.allclose(first.running_mean, outputs.mean((0, 2, 3)), atol=0.02)
     assert torch.allclose(first.running_var, outputs.var((0, 2, 3)), rtol=0.1)
+
+
+def test_every_batch_holds_images_of_all_classes() -> None:
+    """Class by class, batches of 128 images would hold one class each, with a variance of zero."""
+    images = torch.full((256, 1, 4, 4), 200, dtype=torch.uint8)
+    images[:128] = 50
+    dataset = ClassDataset(images, torch.arange(2).repeat_interleave(128), ("dark", "bright"))
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
+    problem = SharedEncoder(network)
+    update_statistics(problem, make_sampler(dataset, way=2))
+    norm = next(problem.network.children())
+    torch.testing.assert_close(norm.running_mean, torch.tensor([125 / 255]))
+    variance = torch.tensor([(75 / 255) ** 2])
+    torch.testing.assert_close(norm.running_var, variance, rtol=0.02, atol=0)
 
 
 def plain_network() -> nn.Sequential:
