@@ -14,8 +14,8 @@ def load(data: DataSet) -> Splits:
         ConfigurationError: if the folder of the files is not named, with the option for it.
         DataError: if files are missing or bad.
     """
-    if data.needs_files and not data.arguments()["root"]:
+    if vars(data).get("root") == "":
         raise ConfigurationError(
-            f"{type(data).__name__} needs the folder of its files: name it with --data.root"
+            f"{data.title} needs the folder of its files: name it with --data.root"
         )
     return data.load()
