@@ -29,7 +29,7 @@ class MaxMarginHead(ScaledLinearHead):
     Attributes:
         scale: initial s.
         c: C, the weight of the losses.
-        iterations: of the solver of the dual problem, at most.
+        iterations: largest number of iterations of the solver of the dual problem.
     """
 
     scale: float = 10.0

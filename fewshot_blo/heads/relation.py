@@ -31,7 +31,7 @@ class RelationHead(CrossEntropyHead):
     Attributes:
         channels: C of the feature maps ``[C, S, S]`` that features are; None for C = D.
         hidden: filters of each block.
-        units: of the hidden linear layer.
+        units: units of the hidden linear layer.
     """
 
     channels: int | None = None
