@@ -21,7 +21,7 @@ class MatchingHead(SupportSetHead):
     full context embeddings; there s is 1.
 
     Attributes:
-        scale: s.
+        scale: factor s of the cosines.
     """
 
     scale: float = 10.0

@@ -29,7 +29,7 @@ RECIPES = ROOT / "recipes" / "omniglot-5w1s"
         ("--train.stpes 5", "no option --train.stpes (did you mean --train.steps?)"),
         (
             "--steps 5",
-            "did you mean --adaptation.steps or --train.steps or --strategy.inner.steps?",
+            "or --adaptation.steps or --train.steps?",
         ),
         ("--colour red", "no option --colour"),
         ("--data.name Omniglot", "write --data Omniglot"),
