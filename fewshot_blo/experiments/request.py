@@ -30,7 +30,7 @@ class EvaluationRequest:
         steps: number of inner steps; -1 for those of the run's validation.
         norm: norm mode of the query set; all measures those that differ.
         views: views of an image, over which a shared encoder's features are averaged: mirrored
-            (two), shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
+            (two), shifts (nine), mirrored_shifts, crops (ten), scales (three; pretrained networks).
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         data: name of another data set than that of the run, to test what carries over to it; in

@@ -28,8 +28,8 @@ class LabelPropagationHead(SupportSetHead):
     Attributes:
         sigma: initial σ.
         alpha: α, how far labels spread, in [0, 1).
-        neighbours: number of neighbours of a row; two rows are joined where one is a neighbour of the
-            other.
+        neighbours: number of neighbours of a row; two rows are joined where one is a neighbour of
+            the other.
     """
 
     sigma: float = 0.3
