@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
+from fewshot_blo.records.shapes import shapes
 
 Params = Mapping[str, Tensor]
 """Named tensors without a task axis."""
@@ -154,6 +155,12 @@ class Bilevel:
         if len(set(sizes.values())) != 1 or None in sizes.values():
             raise ConfigurationError(f"inner parameters differ in their number of tasks: {sizes}")
 
+    def __repr__(self) -> str:
+        return (
+            f"Bilevel({self.tasks} task{'' if self.tasks == 1 else 's'}\n"
+            f"  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner_init)})"
+        )
+
     @property
     def tasks(self) -> int:
         """T, the number of tasks."""
@@ -190,6 +197,13 @@ class OuterStep:
                     f"{name} has shape {list(losses.shape)}: it must return one loss a task, "
                     f"[{tasks}]"
                 )
+
+    def __repr__(self) -> str:
+        means = f"{float(self.outer_loss.mean()):.4g}, inner {float(self.inner_loss.mean()):.4g}"
+        return (
+            f"{type(self).__name__}({self.tasks} task{'' if self.tasks == 1 else 's'}, mean outer loss {means}"
+            f"\n  gradient: {shapes(self.gradient)}\n  inner: {shapes(self.inner)})"
+        )
 
     @property
     def tasks(self) -> int:

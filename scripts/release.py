@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.table import Row
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -38,8 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     path = options.run / BEST
     loaded = checkpoints.load(path)
-    first = loaded.config["problem"].get("start_from", "")
-    checkpoint = _without_traces(loaded)
+    config = config_from(loaded.config)
+    first = config.start_from
+    checkpoint = _without_traces(loaded, config)
     report = json.loads(options.evaluation.read_text(encoding="utf-8"))
     folder = options.folder / options.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,14 +55,11 @@ def main() -> None:
     print(folder)
 
 
-def _without_traces(checkpoint: Checkpoint) -> Checkpoint:
+def _without_traces(checkpoint: Checkpoint, config: Config) -> Checkpoint:
     """The model alone, without what only this machine needs."""
-    config = json.loads(json.dumps(checkpoint.config))
-    config["data"]["root"] = ""
-    config["problem"]["start_from"] = ""
     return replace(
         checkpoint,
-        config=config,
+        config=replace(config, data=config.data.changed(root=""), start_from="").plain(),
         optimizer={"state": {}, "param_groups": []},
         strategy={
             name: part if isinstance(part, Tensor) else {}

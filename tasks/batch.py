@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from html import escape
 
 import torch
 from torch import Tensor
+
+from fewshot_blo.records.figure import inline_image
+from fewshot_blo.records.shapes import kind
+from fewshot_blo.tasks.episode_figure import draw_episodes
+
+_DRAWN_ROWS = 12
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,47 @@ class TaskBatch:
                     "both are [tasks, rows]"
                 )
 
+    def __repr__(self) -> str:
+        shot, over = divmod(self.support_x.shape[1], self.way)
+        query, more = divmod(self.query_x.shape[1], self.way)
+        sizes = f"{self.way}-way {shot}-shot {query} queries a class"
+        if over or more:  # Rows that are not class-major, such as held-out parts of one data set.
+            rows = (self.support_x.shape[1], self.query_x.shape[1])
+            sizes = f"{self.way}-way, {rows[0]} support and {rows[1]} query rows"
+        if self.padded:
+            sizes = f"up to {sizes}"
+        what = "images" if self.support_x.ndim == 5 else "inputs"
+        shape = list(self.support_x.shape[2:])
+        plural = "" if self.tasks == 1 else "s"
+        return (
+            f"TaskBatch({self.tasks} task{plural}, {sizes}, {what} {shape} {kind(self.support_x)})"
+        )
+
+    def _repr_html_(self) -> str | None:
+        """The first tasks drawn, for a notebook; None where the rows are no images."""
+        return self.drawn(repr(self)) if self.is_pictures and self.tasks else None
+
+    def drawn(self, caption: str, class_names: Sequence[str] | None = None) -> str:
+        """HTML of a caption and of the first tasks, one or two, as a picture.
+
+        Args:
+            caption: plain text, which is escaped.
+            class_names: of the data set, to which ``classes`` points; numbers if not given.
+        """
+        shown = self[: 2 if 2 * self.way <= _DRAWN_ROWS else 1]
+        picture = draw_episodes(*shown.tensors, class_names)
+        return f"<pre>{escape(caption)}</pre>" + inline_image(picture, "support and query images")
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The five tensors in order."""
+        return self.support_x, self.support_y, self.query_x, self.query_y, self.classes
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether the rows are grey or RGB images, ``[1 or 3, H, W]``."""
+        return self.support_x.ndim == 5 and self.support_x.shape[2] in (1, 3)
+
     @property
     def tasks(self) -> int:
         """T, the number of tasks."""
@@ -72,7 +120,7 @@ class TaskBatch:
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """The tasks of a slice, as views."""
-        part = TaskBatch(*(getattr(self, field.name)[tasks] for field in fields(self)))
+        part = TaskBatch(*(tensor[tasks] for tensor in self.tensors))
         return part._told(self._smaller[tasks])
 
     def chunks(self, size: int) -> Iterator[TaskBatch]:
@@ -93,7 +141,7 @@ class TaskBatch:
 
     def known(self, *, padded: bool) -> TaskBatch:
         """The same tasks with ``padded`` as given, where the device must not be asked."""
-        tasks = TaskBatch(*(getattr(self, field.name) for field in fields(self)))
+        tasks = TaskBatch(*self.tensors)
         return tasks._told((padded,) * self.tasks)
 
     def _told(self, smaller: tuple[bool, ...]) -> TaskBatch:

@@ -147,10 +147,12 @@ class MiniImageNet(DataSet):
     Attributes:
         root: folder of class folders, of csv files with images/, or of the published pickles.
         size: height and width of the images in pixels.
+        partial: accept missing classes and images.
     """
 
     root: str = ""
     size: int = 84
+    partial: bool = False
 
     module: ClassVar[str] = "miniimagenet"
 
@@ -162,10 +164,12 @@ class TieredImageNet(DataSet):
     Attributes:
         root: folder of class folders, or of the published pickles.
         size: height and width of the images in pixels.
+        partial: accept missing classes and images.
     """
 
     root: str = ""
     size: int = 84
+    partial: bool = False
 
     module: ClassVar[str] = "tieredimagenet"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.errors import DataError
 
 
@@ -57,6 +58,19 @@ class ClassDataset:
         if (counts == 0).any():
             empty = self.class_names[int((counts == 0).nonzero()[0])]
             raise DataError(f"class '{empty}' has no images: remove it or add images to it")
+
+    def __repr__(self) -> str:
+        return f"ClassDataset({self.describe()})"
+
+    def describe(self) -> str:
+        """Numbers of classes and images, and the shape of one, as words for a table."""
+        low, high = int(self.counts.min()), int(self.counts.max())
+        each = str(low) if low == high else f"{low} to {high}"
+        classes = len(self.class_names)
+        return (
+            f"{classes} class{'' if classes == 1 else 'es'}, {each} images each, {len(self)} in "
+            f"all, {list(self.images.shape[1:])} {kind(self.images)}"
+        )
 
     @classmethod
     def from_labels(
@@ -176,6 +190,9 @@ class Splits:
         yield "train", self.train
         yield "validation", self.validation
         yield "test", self.test
+
+    def __repr__(self) -> str:
+        return "\n  ".join(["Splits", *(f"{name}: {split.describe()}" for name, split in self)])
 
     def joined(self) -> ClassDataset:
         """All classes in one data set, those of the training first."""

@@ -29,7 +29,9 @@ PUBLISHED = Published(
 )
 
 
-def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
+def load(
+    root: Path | str, *, size: int = 84, partial: bool = False, progress: bool = True
+) -> Splits:
     """Images ``[M, 3, size, size]`` of 64, 16 and 20 classes named by WordNet ids.
 
     ``root`` has one of these layouts:
@@ -49,12 +51,16 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
         root: the folder.
         size: height and width in pixels.
         partial: whether to accept missing classes and images.
+        progress: show how far the first call's decoding is, by a bar, or by lines where there is no
+            terminal.
 
     Raises:
         DataError: if files are missing or corrupt, or classes or images are not the published.
     """
     root = Path(root)
-    return load_splits(root, PUBLISHED, _layout(root), size=size, partial=partial)
+    return load_splits(
+        root, PUBLISHED, _layout(root), size=size, partial=partial, progress=progress
+    )
 
 
 def _layout(root: Path) -> Callable[[str], Source]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
 from fewshot_blo.tasks.dataset import ClassDataset, intensities
@@ -92,7 +93,7 @@ class EpisodicSampler:
         if self.way[1] > classes:
             raise DataError(
                 f"{self.way[1]}-way tasks need {self.way[1]} classes; this split has {classes}: "
-                "lower --way or use a split with more classes"
+                "lower way or use a split with more classes"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())
@@ -100,8 +101,22 @@ class EpisodicSampler:
         if count < need:
             raise DataError(
                 f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} "
-                f"queries need {need}: lower --shot or --query"
+                f"queries need {need}: lower shot or query"
             )
+
+    def __repr__(self) -> str:
+        augmented = "" if self.augment is None else f", {self.augment}"
+        return (
+            f"EpisodicSampler({self.describe()}, {self.tasks} tasks a batch, seed {self.seed}, "
+            f"{kind_of(self.dtype, self.device)}{augmented}\n  from {self.dataset})"
+        )
+
+    def _repr_html_(self) -> str | None:
+        """Its first tasks drawn, for a notebook; None where the images are neither grey nor RGB."""
+        first = self.between(0, min(self.tasks, 2))
+        if not first.is_pictures:
+            return None
+        return first.drawn(repr(self), self.dataset.class_names)
 
     def plain(self) -> EpisodicSampler:
         """The same tasks without augmentation."""

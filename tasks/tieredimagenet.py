@@ -31,7 +31,9 @@ PUBLISHED = Published(
 )
 
 
-def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
+def load(
+    root: Path | str, *, size: int = 84, partial: bool = False, progress: bool = True
+) -> Splits:
     """Images ``[M, 3, size, size]`` of 351, 97 and 160 classes.
 
     ``root``, or a folder ``tiered-imagenet`` in it, has one of these layouts:
@@ -51,6 +53,8 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
         root: the folder.
         size: height and width in pixels.
         partial: whether to accept missing classes and images.
+        progress: show how far the first call's decoding is, by a bar, or by lines where there is no
+            terminal.
 
     Raises:
         DataError: if files are missing or corrupt, or classes or images are not the published.
@@ -58,7 +62,9 @@ def load(root: Path | str, *, size: int = 84, partial: bool = False) -> Splits:
     root = Path(root)
     if (root / "tiered-imagenet").is_dir():
         root = root / "tiered-imagenet"
-    return load_splits(root, PUBLISHED, _layout(root), size=size, partial=partial)
+    return load_splits(
+        root, PUBLISHED, _layout(root), size=size, partial=partial, progress=progress
+    )
 
 
 def _layout(root: Path) -> Callable[[str], Source]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.heads import Head
+from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import StepwiseBatchNorm
 from fewshot_blo.kernel.adapt import at_step, inner_step
@@ -518,6 +520,35 @@ def _tail_start(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str,
 PLAIN_HEADS["tail"] = PlainHead(
     lambda v, x, outer: plain_linear(v, _tail(x, v, outer)), _tail_start, scaled=False
 )
+
+
+def itself(head: Head) -> PlainHead:
+    """A head without a plain version of its own: itself, for one task at a time.
+
+    This holds it to its independence of the other tasks, chunks and padding, not to a formula.
+    """
+
+    def learned(outer: Params) -> dict[str, Tensor]:
+        return {n.removeprefix("head/"): p for n, p in outer.items() if n.startswith("head/")}
+
+    def stacked(v: Params) -> TaskParams:
+        return {name: p.unsqueeze(0) for name, p in v.items()}
+
+    def support(x: Tensor, labels: Tensor, way: int) -> SupportSet:
+        return SupportSet(x[None], labels[None], torch.arange(way)[None])
+
+    def logits(v: Params, x: Tensor, outer: Params) -> Tensor:
+        return head.logits(stacked(v), x[None], learned(outer))[0]
+
+    def start(x: Tensor, labels: Tensor, way: int, outer: Params) -> dict[str, Tensor]:
+        found = head.from_support(support(x, labels, way), learned(outer))
+        return {name: p[0] for name, p in found.items()}
+
+    def loss(v: Params, x: Tensor, labels: Tensor, outer: Params) -> Tensor:
+        way = int(labels.max()) + 1
+        return head.loss(stacked(v), support(x, labels, way), learned(outer))[0]
+
+    return PlainHead(logits, start, loss, scaled=head.scaled)
 
 
 def plain_shared_encoder(

@@ -41,6 +41,7 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.kernel",
     "fewshot_blo.hypergrad.linear_solve",
     "fewshot_blo.hypergrad.strategy",
+    "fewshot_blo.records.shapes",
 }
 MODULES = sorted(
     path

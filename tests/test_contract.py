@@ -12,6 +12,7 @@ import torch
 from oracles import (
     PLAIN_HEADS,
     assert_same,
+    itself,
     make_batch,
     make_ragged_batch,
     plain_initialization,
@@ -22,6 +23,7 @@ from oracles import (
 )
 from torch import Tensor, nn
 
+from fewshot_blo import heads, hypergrad
 from fewshot_blo.bilevel import Bilevel, OuterStep, OuterVariables, Params, combine
 from fewshot_blo.errors import StructuralZeroError
 from fewshot_blo.heads import (
@@ -71,7 +73,10 @@ STRATEGIES: dict[str, Strategy] = {
     "bome": BOME(InnerSteps(2, SGD(0.1)), 2),
     "reptile": Reptile(InnerSteps(2, SGD(0.1))),
 }
-PROBLEMS = (
+# A strategy of the package that has no line above is here with its defaults.
+_KNOWN = {type(strategy) for strategy in STRATEGIES.values()}
+STRATEGIES |= {kind.__name__: kind() for kind in hypergrad.STRATEGIES if kind not in _KNOWN}
+PROBLEMS: tuple[str, ...] = (
     "initialization",
     "initialization, prox",
     "initialization, learned steps",
@@ -111,6 +116,12 @@ HEADS: dict[str, Head] = {
     "propagation": LabelPropagationHead(neighbours=4),
     "tail": make_tail(),
 }
+# The same for heads, from their usual start.
+_KNOWN_HEADS = {type(head) for head in HEADS.values()}
+for kind in heads.HEADS:
+    if kind not in _KNOWN_HEADS:
+        HEADS[kind.__name__] = kind()
+        PROBLEMS += (f"encoder, {kind.__name__}, {kind.starts[0]}",)
 SOLVED = (
     "encoder, matching",
     "encoder, full_context",
@@ -173,7 +184,7 @@ def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
         mode,
         prox=shared.prox,
         start=shared.start,
-        head=PLAIN_HEADS[kind],
+        head=PLAIN_HEADS.get(kind) or itself(HEADS[kind]),
         unit=shared.unit,
     )
 

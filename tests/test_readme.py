@@ -12,16 +12,17 @@ from oracles import Quadratic, assert_same
 
 from fewshot_blo.hypergrad import outer_step
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_example(number: int) -> dict[str, Any]:
-    """The names that one of the README's Python blocks leaves."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+def run_example(document: str, number: int) -> dict[str, Any]:
+    """The names that one of a document's Python blocks leaves."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     # A module of its own, for dataclasses look theirs up.
     module = types.ModuleType("readme_example")
     sys.modules[module.__name__] = module
-    exec(compile(blocks[number], str(README), "exec"), module.__dict__)
+    exec(compile(blocks[number], document, "exec"), module.__dict__)
     return module.__dict__
 
 
@@ -31,19 +32,19 @@ def test_the_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    run_example(0)
+    run_example("README.md", 0)
     assert re.search(r"^\d\d\.\d\d ± \d\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_weights_of_noise_learn_to_decay() -> None:
     torch.manual_seed(0)
-    decay = run_example(1)["solution"].outer["decay"]
+    decay = run_example("README.md", 1)["solution"].outer["decay"]
     assert decay[2:].mean() > decay[:2].max()  # Two weights of twenty carry the signal.
 
 
 def test_the_strategy_is_one() -> None:
     """Of a quadratic: its inner steps are those of the formula, and F_u is all of its gradient."""
-    strategy = run_example(2)["Alternating"]()
+    strategy = run_example("docs/extending.md", 0)["Alternating"]()
     quadratic = Quadratic.random()
     step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
     assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})

@@ -54,10 +54,10 @@ def test_every_run_behind_a_model_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = write_recipe(tmp_path / "first.yaml", data)
-    second = write_recipe(tmp_path / "second.yaml", data, problem__start_from="first.yaml")
+    second = write_recipe(tmp_path / "second.yaml", data, start_from="first.yaml")
     runs = tmp_path / "runs"
     assert cli.main(["compare", str(first), f"--folder={runs}", f"--tasks={TASKS}"]) == 0
     found = released(second, runs, tmp_path / "released", monkeypatch)
     card = (found / "card.md").read_text()
     assert card.index("- first: commit `") < card.index("- second: commit `")
-    assert load(found / "best.pt").config["problem"]["start_from"] == ""
+    assert load(found / "best.pt").config["start_from"] == ""

@@ -26,8 +26,7 @@ class FineTuneRequest:
         size: height and width of the images in pixels; 0 for that of the network's training.
         layer: name of a layer whose output to take instead of the network's last features.
         pool: pooling of maps or tokens; by default average, or that of a Backbone of your own.
-        adapts: which parts of the network adapt; auto tries several and lets held-out images
-            choose.
+        adapts: parts of the network that adapt; auto tries several and lets held-out images choose.
         views: views of each image; one, mirrored (two), scales (three), shifts (nine), crops (ten),
             mirrored_shifts; auto lets held-out images choose.
         skip_unreadable: leave out images that cannot be decoded.
@@ -75,7 +74,6 @@ def run(request: FineTuneRequest) -> int:
         source,
         adapts=request.adapts,
         views=request.views,
-        say=lambda text: print(text, flush=True),
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())

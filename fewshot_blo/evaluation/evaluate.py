@@ -58,7 +58,7 @@ def evaluate(
         embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
             known; otherwise they are made, where images do not meet.
         views: of an image, over which a shared encoder's features are averaged.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar, or lines where there is no terminal.
 
     Raises:
         ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
@@ -87,7 +87,8 @@ def evaluate(
     network.eval()
     try:
         with torch.no_grad(), product_precision(problem.precision, sampler.device):
-            embeddings = _embeddings(problem, sampler, norm) if embeddings is None else embeddings
+            if embeddings is None:
+                embeddings = _embeddings(problem, sampler, norm, progress)
             scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, embeddings, progress)
     finally:
         network.train(was_training)
@@ -125,7 +126,7 @@ def _scores(
     first = sampler.between(0, min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
     tally = Tally(len(sampler.dataset.class_names), sampler.device)
-    bar = Progress(tasks, f"evaluating ({norm})", "task", show=progress)
+    bar = Progress(f"evaluating ({norm})", tasks, "task", shown=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
         """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
@@ -134,7 +135,7 @@ def _scores(
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Last, for where memory runs out before, these tasks are scored again.
         right = tally.add(logits, batch)
-        bar.add(batch.tasks)
+        bar.advance(batch.tasks)
         return right.sum(1).double() / queries, finite
 
     size = chunk or at_a_time(
@@ -151,13 +152,16 @@ def _scores(
     return torch.cat(accuracy).cpu(), tally
 
 
-def _embeddings(problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode) -> Tensor | None:
+def _embeddings(
+    problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, progress: bool
+) -> Tensor | None:
     """Features of all images, where no image's depend on the others."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
     embedder = problem.embedder
     if not alone or embedder is None:
         return None
-    return embed(embedder, sampler.dataset.images, sampler.dtype, problem.precision)
+    images = sampler.dataset.images
+    return embed(embedder, images, sampler.dtype, problem.precision, progress=progress)
 
 
 def adapted(
@@ -192,7 +196,7 @@ def embed(
         images: ``[M, ...]``, uint8, or floating and then taken as they are.
         dtype: of what the network sees, and of the features.
         precision: of the network's products.
-        progress: show a progress bar on a terminal.
+        progress: show a progress bar, or lines where there is no terminal.
     """
     device = next((p.device for p in network.parameters()), images.device)
     was_training = network.training
@@ -207,10 +211,10 @@ def embed(
 
     def counted(rows: slice) -> Tensor:
         found = features(rows)
-        bar.add(len(found))
+        bar.advance(len(found))
         return found
 
-    bar = Progress(len(images), "embedding", "image", show=progress)
+    bar = Progress("embedding", len(images), "image", shown=progress)
     try:
         with (
             bar,

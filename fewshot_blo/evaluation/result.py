@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ class Evaluation:
     episodes: str
     steps: int
     accuracy: Tensor
-    class_names: Sequence[str] = field(repr=False)
-    confusion: Tensor = field(repr=False)
+    class_names: Sequence[str]
+    confusion: Tensor
     calibration_error: float = math.nan
     precision: Precision = "float32"
     views: Views = "one"
@@ -76,6 +77,24 @@ class Evaluation:
             f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} % "
             f"({self.norm}, {len(self.accuracy)} tasks, {self.protocol})"
         )
+
+    def __repr__(self) -> str:
+        error = f"calibration error {100 * self.calibration_error:.1f} %"
+        return f"Evaluation({self}, {error}, {len(self.class_names)} classes)"
+
+    def _repr_html_(self) -> str:
+        """A table of one row, for a notebook."""
+        interval = "" if math.isnan(self.interval) else f" ± {100 * self.interval:.2f}"
+        row = {
+            "norm": self.norm,
+            "accuracy": f"{100 * self.mean:.2f}{interval} %",
+            "tasks": str(len(self.accuracy)),
+            "protocol": self.protocol,
+            "calibration error": f"{100 * self.calibration_error:.1f} %",
+        }
+        heads = "".join(f"<th>{escape(name)}</th>" for name in row)
+        cells = "".join(f"<td>{escape(text)}</td>" for text in row.values())
+        return f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
 
 
 def half_width(values: Tensor) -> float:

@@ -26,6 +26,7 @@ def compare(
     folder: Path,
     seeds: Sequence[int] = (0,),
     max_steps: int | None = None,
+    progress: bool = True,
 ) -> list[Row]:
     """Trains recipes that have no finished run, evaluates all on the same tasks, writes a table.
 
@@ -36,6 +37,7 @@ def compare(
         folder: where recipes are trained, ``<folder>/<recipe>/seed<k>``, and the table is written.
         seeds: of the training of recipes.
         max_steps: a budget: recipes of more outer steps are trained for so many.
+        progress: print the table and how far training and evaluation are; False is silent.
 
     Returns:
         A row for each source.
@@ -61,7 +63,7 @@ def compare(
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
     splits_of = cache(DataSet.load)
     found = [
-        [_trained(source, recipe, splits_of, folder, seed) for seed in seeds]
+        [_trained(source, recipe, splits_of, folder, seed, progress) for seed in seeds]
         if isinstance(item, Config)
         else item
         for source, item in known.items()
@@ -75,12 +77,15 @@ def compare(
         replace(request, output=folder / "evaluation.json"),
         None if other else splits_of(trained_on),
         allowed=networks,
+        progress=progress,
     )
     rows = [
         Row(name, group, [figures[str(path)] for path in group])
         for name, group in zip(names, found, strict=True)
     ]
-    print(write_comparison(rows, folder))
+    table = write_comparison(rows, folder)
+    if progress:
+        print(table)
     return rows
 
 
@@ -97,13 +102,14 @@ def _trained(
     splits_of: Callable[[DataSet], Splits],
     runs: Path,
     seed: int,
+    progress: bool,
 ) -> Path:
     """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
     config = recipe(source)
     folder = runs / source.stem / f"seed{seed}"
     if config.start_from.endswith(".yaml"):
         first = source.parent / config.start_from
-        path = _trained(first, recipe, splits_of, runs, seed)
+        path = _trained(first, recipe, splits_of, runs, seed, progress)
         config = replace(config, start_from=str(path))
     config = replace(
         config,
@@ -112,9 +118,15 @@ def _trained(
         episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
         train=replace(config.train, seed=seed),
     )
-    print(f"{folder}:", flush=True)
+    if progress:
+        print(f"{folder}:", flush=True)
     result = train_from_config(
-        config, splits_of(config.data), folder, resume=(folder / LAST).exists(), tested=True
+        config,
+        splits_of(config.data),
+        folder,
+        resume=(folder / LAST).exists(),
+        tested=True,
+        progress=progress,
     )
     if result.interrupted:
         raise KeyboardInterrupt

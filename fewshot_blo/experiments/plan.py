@@ -128,6 +128,11 @@ class Plan:
         }
         parts = {name: part._built() for name, part in self.parts.items()}
         settings = {**defaults, **values, **parts}
+        missing = [name for name in self.settings if name not in settings]
+        if missing:
+            raise ConfigurationError(
+                f"{self.at(missing[0])} is not given: {self.kind.__name__} needs it"
+            )
         if self.slot and self.slot.later:
             return self.slot.later(self.kind, settings)
         try:

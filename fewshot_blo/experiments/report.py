@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from fewshot_blo.backbones.encoders import own
@@ -23,6 +25,8 @@ from fewshot_blo.tasks import ClassDataset, Splits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_checkpoints(
     paths: Sequence[Path],
@@ -30,6 +34,7 @@ def evaluate_checkpoints(
     splits: Splits | None = None,
     *,
     allowed: Collection[str] = (),
+    progress: bool = True,
 ) -> dict[str, list[Evaluation]]:
     """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
 
@@ -39,6 +44,8 @@ def evaluate_checkpoints(
         splits: the data set of the checkpoints, where it is loaded already.
         allowed: networks "module:function" that may run beside the request's: those of the
             settings that these checkpoints were just trained with.
+        progress: print the figures, and show a progress bar, or lines where there is no terminal;
+            False is silent.
 
     Returns:
         The evaluations of each checkpoint, by path.
@@ -54,12 +61,14 @@ def evaluate_checkpoints(
     check_comparable(configs)
     first = configs[paths[0]]
     splits = splits or first.data.load()
-    dataset = unseen(runs, request, splits)
+    say = partial(print, flush=True) if progress else logger.info
+    dataset = unseen(runs, request, splits, say)
     results = {}
     for path in paths:
-        images = as_trained(path, runs[path], dataset)
-        results[str(path)] = _evaluate(loaded[path], configs[path], images, request)
-    _print_tables(results)
+        images = as_trained(path, runs[path], dataset, say)
+        results[str(path)] = _evaluate(loaded[path], configs[path], images, request, progress)
+    if progress:
+        _print_tables(results)
     if request.output is not None:
         with atomic_write(request.output) as file:
             file.write(json.dumps(_plain(results, first), indent=1).encode())
@@ -93,7 +102,11 @@ def _saved(
 
 
 def _evaluate(
-    checkpoint: Checkpoint, config: Config, dataset: ClassDataset, request: EvaluationRequest
+    checkpoint: Checkpoint,
+    config: Config,
+    dataset: ClassDataset,
+    request: EvaluationRequest,
+    progress: bool,
 ) -> list[Evaluation]:
     problem = build_problem(config, dataset.images.shape[1:], trained=False)
     checkpoint.restore(problem)
@@ -109,7 +122,7 @@ def _evaluate(
             adaptation=config.adaptation,
             chunk=request.chunk,
             views=request.views,
-            progress=True,
+            progress=progress,
         )
         for norm in norms
     ]

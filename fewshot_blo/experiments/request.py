@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +30,8 @@ class EvaluationRequest:
         seed: seed of the tasks.
         steps: number of inner steps; -1 for those of the run's validation.
         norm: norm mode of the query set; all measures those that differ.
-        views: views of an image, over which a shared encoder's features are averaged: mirrored
-            (two), shifts (nine), mirrored_shifts, crops (ten), scales (three; pretrained networks).
+        views: views of an image, over which features are averaged: mirrored (two),
+            shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
         chunk: tasks adapted at a time; 0 measures how many fit into memory.
         root: folder of the data set, where it is not the one of the run.
         data: name of another data set than that of the run, to test what carries over to it; in
@@ -81,8 +82,8 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
     """A run's settings with what the request changes.
 
     Raises:
-        ConfigurationError: if the classes of all splits are asked of the data that the run was
-            trained on.
+        ConfigurationError: if several views are asked of a problem that has no features to
+            average, or the classes of all splits of the data that the run was trained on.
     """
     if request.split == "all" and other_data(config.data, request) is None:
         raise ConfigurationError(
@@ -90,6 +91,12 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
             "classes of another data set (data)"
         )
     episodes, adaptation, problem = config.episodes, config.adaptation, config.problem
+    # Known before anything is trained: a problem on an encoder has features.
+    if request.views != "one" and "encoder" not in inspect.signature(problem.kind).parameters:
+        raise ConfigurationError(
+            f"views is {request.views}, and the problem is {problem.kind.__name__}: features are "
+            "averaged over views where a shared encoder has some; use one"
+        )
     if request.precision:
         problem = problem.changed(precision=request.precision)
     return replace(

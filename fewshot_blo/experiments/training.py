@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import Config, config_from
@@ -20,7 +21,13 @@ from fewshot_blo.training.train import TrainResult, train
 
 
 def train_from_config(
-    config: Config, splits: Splits, folder: Path, *, resume: bool, tested: bool
+    config: Config,
+    splits: Splits,
+    folder: Path,
+    *,
+    resume: bool,
+    tested: bool,
+    progress: bool = True,
 ) -> TrainResult:
     """Trains what the settings describe, in ``folder``.
 
@@ -31,6 +38,7 @@ def train_from_config(
         resume: continue from ``last.pt``.
         tested: the test classes must be able to give tasks, for they will be drawn afterwards:
             training takes hours, so that is an error before it.
+        progress: as in ``train``.
 
     Raises:
         CheckpointError: as ``train``, or if ``start_from`` does not fit.
@@ -53,8 +61,20 @@ def train_from_config(
         adaptation=config.adaptation,
         config=config.plain(),
         resume=resume,
-        read_config=lambda saved: config_from(saved).plain(),
+        read_config=_today,
+        progress=progress,
     )
+
+
+def _today(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run that goes on, in today's form."""
+    try:
+        return config_from(saved).plain()
+    except ConfigurationError as error:
+        raise CheckpointError(
+            f"the run was begun with settings that this version does not know ({error}): resume "
+            "it with the version that began it, or choose another folder"
+        ) from error
 
 
 def with_classes(config: Config, splits: Splits) -> Config:

@@ -21,6 +21,7 @@ from fewshot_blo.heads.head import SupportSet, has_class_axis, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import adapt
 from fewshot_blo.problems import SharedEncoder
+from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks import TaskBatch
 
 
@@ -62,6 +63,13 @@ class Predictions:
     likeness: Tensor
     known: Tensor
 
+    def __repr__(self) -> str:
+        images, classes = self.probabilities.shape
+        return (
+            f"Predictions({images} images, {classes} classes, {images - int(self.known.sum())} "
+            f"images like none of them, {kind(self.probabilities)})"
+        )
+
 
 class Classifier:
     """A backbone, what was adapted of it, and a head.
@@ -97,6 +105,14 @@ class Classifier:
         self.class_names = tuple(class_names)
         self.features, self.labels = features, labels
         self.temperature = temperature
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+        return (
+            f"Classifier({len(self.class_names)} classes: {names}\n"
+            f"  {self.source.name}, fine-tuned by '{self.candidate.name}' on {len(self.labels)} "
+            f"images {list(self.image)}, {kind(self.features)}, temperature {self.temperature:.3g})"
+        )
 
     @property
     def size(self) -> int:

@@ -35,6 +35,14 @@ class HeldOut:
     logits: Tensor
     labels: Tensor
 
+    def __repr__(self) -> str:
+        return f"HeldOut({self.describe()})"
+
+    def describe(self) -> str:
+        """Its name and how many images it gets right, as a sentence without its full stop."""
+        right, count = int(self.right.sum()), int(self.known.sum())
+        return f"{self.candidate.name}: {right} of {count} held-out images right"
+
     @property
     def known(self) -> Tensor:
         """Images that were held out, ``[M]``: all but those that are alone in their class."""

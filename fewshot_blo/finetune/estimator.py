@@ -85,7 +85,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = LabelledImages(images[torch.from_numpy(order)], target, names, ())
         adapts = "head" if self.backbone is None else self.adapts
         views = "one" if self.backbone is None else self.views
-        self.model_, selection = fit(data, network, source, adapts=adapts, views=views)
+        self.model_, selection = fit(
+            data, network, source, adapts=adapts, views=views, progress=False
+        )
         self.accuracy_ = selection.accuracy
         return self
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.reading.image_folders import class_folders, class_images
 from fewshot_blo.tasks.reading.images import check_size, read_image
@@ -34,6 +35,12 @@ class LabelledImages:
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"LabelledImages({len(self.labels)} images of {len(self.class_names)} classes, "
+            f"{list(self.images.shape[1:])} {kind(self.images)}, {len(self.left_out)} left out)"
+        )
 
     @property
     def counts(self) -> Tensor:

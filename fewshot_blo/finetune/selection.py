@@ -31,6 +31,10 @@ class Selection:
     count: int
     reason: str
 
+    def __repr__(self) -> str:
+        name = self.held_out[self.chosen].candidate.name
+        return f"Selection('{name}' of {len(self.held_out)} candidates, {self.describe()})"
+
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the accuracy."""

@@ -26,8 +26,8 @@ class FullContextHead(MatchingHead):
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), appendices A.1 and A.2.
 
     Attributes:
-        scale: factor of the cosines before the softmax.
-        steps: K, how often a query reads the support set.
+        scale: s, of the cosines.
+        steps: K, number of times that a query reads the support set.
 
     Raises:
         ConfigurationError: if the number of steps is not positive.

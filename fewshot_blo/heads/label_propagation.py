@@ -26,7 +26,7 @@ class LabelPropagationHead(SupportSetHead):
     tasks Liu et al., "TPN" (arXiv 1805.10002), where a network gives σ for each image.
 
     Attributes:
-        sigma: initial σ.
+        sigma: initial σ, length scale of the distances between features, positive.
         alpha: α, how far labels spread, in [0, 1).
         neighbours: number of neighbours of a row; two rows are joined where one is a neighbour of
             the other.

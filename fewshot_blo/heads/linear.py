@@ -93,7 +93,7 @@ class CosineHead(CrossEntropyHead):
     Source: Gidaris & Komodakis (arXiv 1804.09458), equation 5.
 
     Attributes:
-        scale: s, the inverse temperature.
+        scale: s, factor of the cosines, an inverse temperature.
     """
 
     scale: float = 10.0

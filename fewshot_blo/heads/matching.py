@@ -21,7 +21,7 @@ class MatchingHead(SupportSetHead):
     full context embeddings; there s is 1.
 
     Attributes:
-        scale: factor s of the cosines.
+        scale: s, factor of the cosines, an inverse temperature.
     """
 
     scale: float = 10.0

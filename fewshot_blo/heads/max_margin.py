@@ -27,8 +27,8 @@ class MaxMarginHead(ScaledLinearHead):
     Singer (JMLR 2001). There the dual's matrix has 1 added to its diagonal; here 1e-6 of its mean.
 
     Attributes:
-        scale: initial s.
-        c: C, the weight of the losses.
+        scale: initial s, factor of the scores, positive.
+        c: C, weight of the losses against the regularisation.
         iterations: largest number of iterations of the solver of the dual problem.
     """
 

@@ -29,9 +29,10 @@ class RelationHead(CrossEntropyHead):
     other queries.
 
     Attributes:
-        channels: C of the feature maps ``[C, S, S]`` that features are; None for C = D.
-        hidden: filters of each block.
-        units: units of the hidden linear layer.
+        channels: C, number of channels of the feature maps ``[C, S, S]`` that features are; None
+            for C = D.
+        hidden: number of filters of each block.
+        units: number of units of the hidden linear layer.
     """
 
     channels: int | None = None

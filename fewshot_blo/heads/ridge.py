@@ -24,8 +24,8 @@ class RidgeHead(ScaledLinearHead):
     Source: Bertinetto et al., "R2D2" (arXiv 1805.08136), equations 4 to 7.
 
     Attributes:
-        scale: initial s.
-        lam: initial λ.
+        scale: initial s, factor of the scores, positive.
+        lam: initial λ, weight of the l2 regularisation, positive.
     """
 
     scale: float = 10.0

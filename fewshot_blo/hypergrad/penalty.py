@@ -22,7 +22,7 @@ from fewshot_blo.hypergrad.strategy import (
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PenaltyState(State):
     """Schedules and multipliers of the penalty method.
 
@@ -37,7 +37,7 @@ class PenaltyState(State):
     multipliers: TaskParams = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PenaltyStep(OuterStep):
     """A step of the penalty method.
 

@@ -13,6 +13,7 @@ from typing_extensions import Self, TypeVar  # With defaults from Python 3.13 on
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.kernel import InnerSteps, Order
+from fewshot_blo.records.shapes import shapes
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class State:
     """
 
     inner: TaskParams = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        schedules = [f"{name} {float(value):.4g}" for name, value in self.schedules.items()]
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        tasks = [f"{n}: {shapes(part)}" for n, part in parts.items() if n not in self.schedules]
+        return f"{type(self).__name__}({', '.join(schedules)}\n  " + "\n  ".join(tasks) + ")"
 
     def plain(self) -> dict[str, Any]:
         """The state as a checkpoint holds it; ``restored`` gives it back."""

@@ -24,7 +24,7 @@ from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnrollState(State):
     """How far training is, for settings that change in its course.
 

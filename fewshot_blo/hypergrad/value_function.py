@@ -19,7 +19,7 @@ from fewshot_blo.hypergrad.strategy import (
 from fewshot_blo.kernel import InnerSteps, Order, adapt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValueFunctionState(State):
     """The schedule of the value-function penalty.
 

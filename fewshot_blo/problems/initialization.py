@@ -36,6 +36,7 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
 _HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
@@ -137,6 +138,15 @@ class Initialization(FewShotProblem):
                 "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
                 "use a cold start, or prox above 0"
             )
+
+    def __repr__(self) -> str:
+        start = "prototypes" if self._from_prototypes else "learned"
+        return (
+            f"{type(self).__name__}({type(self.original).__name__}, head's start {start}, "
+            f"prox {self.prox:g}, backend {self.backend}, {self.precision} products\n"
+            f"  outer: {size(self.outer)}\n"
+            f"  adapted: {size({name: self.outer[name] for name in self.adapted})})"
+        )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
         """Compares the kernel with ``original``, and chooses the backend where it is "auto".

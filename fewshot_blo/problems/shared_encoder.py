@@ -27,7 +27,8 @@ from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import cut
-from fewshot_blo.problems.task_heads import TaskHeads
+from fewshot_blo.problems.task_heads import TaskHeads, learned_start
+from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
@@ -113,7 +114,9 @@ class SharedEncoder(FewShotProblem):
         check_precision(precision, example)
         self.outer = OuterVariables(
             encoder={n: p for n, p in self.network.named_parameters() if p.requires_grad},
-            start=self._learned_start(example, way, features) if self.start == "learned" else {},
+            start=learned_start(self.head, example, way, features)
+            if self.start == "learned"
+            else {},
             regularisation=(
                 example.new_tensor(self.prox).log().requires_grad_() if learn_prox else None
             ),
@@ -141,18 +144,12 @@ class SharedEncoder(FewShotProblem):
                 f"{', '.join(self.head.starts)}"
             )
 
-    def _learned_start(
-        self, example: Tensor, way: int | None, features: int | None
-    ) -> dict[str, Tensor]:
-        if way is None or features is None:
-            raise ConfigurationError(
-                f"a learned start needs way and features; they are {way} and {features}"
-            )
-        zeros = self.head.zeros(1, way, example.new_zeros(1, 1, features))
-        return {
-            name: (0.01 * torch.randn_like(p[0])).detach().requires_grad_()
-            for name, p in zeros.items()
-        }
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({type(self.original).__name__}, {type(self.head).__name__} "
+            f"from {self.start}, prox {self.prox:g}, backend {self.backend}, "
+            f"{self.precision} products\n  outer: {size(self.outer)})"
+        )
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
         """Raises where training would do nothing, or not what it says.

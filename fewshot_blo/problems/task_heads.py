@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import OuterVariables, TaskParams, task_dot
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, SupportSet, has_class_axis
 from fewshot_blo.problems.few_shot import real_rows
 from fewshot_blo.tasks import TaskBatch
@@ -70,3 +71,27 @@ class TaskHeads:
         """Logits of the query set, ``[T, N*Q, N]``."""
         real = real_rows(self.batch, self.batch.query_y)
         return self.head.logits(v, self._query, self.outer.head, real)
+
+
+def learned_start(
+    head: Head, example: Tensor, way: int | None, features: int | None
+) -> dict[str, Tensor]:
+    """Outer variables that inner problems start from, of random small numbers.
+
+    Args:
+        head: of the tasks.
+        example: a tensor of the type and on the device that they are to have.
+        way: N.
+        features: D.
+
+    Raises:
+        ConfigurationError: if the way or the number of features is not given.
+    """
+    if way is None or features is None:
+        raise ConfigurationError(
+            f"a learned start needs way and features; they are {way} and {features}"
+        )
+    zeros = head.zeros(1, way, example.new_zeros(1, 1, features))
+    return {
+        name: (0.01 * torch.randn_like(p[0])).detach().requires_grad_() for name, p in zeros.items()
+    }

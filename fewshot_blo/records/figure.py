@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +29,19 @@ def new_figure(
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def inline_image(figure: Figure, words: str) -> str:
+    """An ``<img>`` of HTML that holds the figure as a PNG.
+
+    Args:
+        figure: at 72 dots an inch.
+        words: what stands where images are not shown.
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=72)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
 
 
 def save_figure(figure: Figure, path: Path) -> None:

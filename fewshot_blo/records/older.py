@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_blo.errors import ConfigurationError
+
 Tree = dict[str, Any]
 
 _DATA = {
@@ -68,6 +70,19 @@ _STRATEGY_SETTINGS = {
     "Reptile": ("query_weight",),
 }
 _LIBRARIES = ("torchvision:", "timm:", "hf:")
+_INNER = "steps rule step_size"
+_SECTIONS = {
+    "data": "name root split rotations mirrors size csv seed color download",
+    "problem": "name network weights input_size sharpen hidden pools norm drop_block drop_rate "
+    "prox classes start_from learn_prox head start unit centre scale lam margin_weight adapt "
+    "step_sizes backend prove slices precision",
+    "strategy": "name first_order first_order_steps multi_step truncate recompute solver "
+    "solver_steps solver_step_size damping rho lam epsilon multiplier rho_growth lam_decay "
+    "epsilon_decay value_steps lam_growth lam_max continued eta query_weight",
+    "inner": _INNER,
+    "adaptation": _INNER,
+}
+"""The settings that there were, by section."""
 
 
 def is_flat(settings: Mapping[str, Any]) -> bool:
@@ -83,13 +98,18 @@ def is_flat(settings: Mapping[str, Any]) -> bool:
 
 
 def settings_of_run(flat: Mapping[str, Any]) -> Tree:
-    """Settings of a run in today's form; those that are of today's form already as they are."""
+    """Settings of a run in today's form; those that are of today's form already as they are.
+
+    Raises:
+        ConfigurationError: if settings of the earlier form are unknown.
+    """
     if not is_flat(flat):
         return dict(flat)
+    for section in _SECTIONS:
+        _check(section, flat.get(section, {}))
     problem, inner = flat.get("problem", {}), flat.get("inner", {})
-    same = ("episodes", "augment", "train", "device", "dtype", "seed")
     per_step = problem.get("step_sizes") == "step"
-    tree = {name: flat[name] for name in same if name in flat}
+    tree = {name: value for name, value in flat.items() if name not in _SECTIONS}
     tree["data"] = _data(flat.get("data", {}))
     tree["encoder"] = _encoder(problem, inner)
     tree["problem"] = _problem(problem, inner)
@@ -104,17 +124,44 @@ def settings_of_run(flat: Mapping[str, Any]) -> Tree:
 def strategy_of_run(
     flat: Mapping[str, Any], inner: Mapping[str, Any], *, per_step: bool = False
 ) -> Tree:
-    """A strategy with its inner steps."""
-    name = _STRATEGIES[flat.get("name", "unroll")]
+    """A strategy with its inner steps.
+
+    Raises:
+        ConfigurationError: if settings are unknown.
+    """
+    _check("strategy", flat)
+    _check("inner", inner)
+    name = _today(_STRATEGIES, flat.get("name", "unroll"), "strategy.name")
     found: Tree = {"name": name, "inner": _inner_steps(inner, per_step=per_step)}
     found |= _given(flat, _STRATEGY_SETTINGS[name], without=None)
     if name == "Unroll":
         found["recompute"] = flat.get("recompute")
-        if flat.get("truncate", -1) >= 0:
-            found["truncate"] = flat["truncate"]
+        found |= _given(flat, ("truncate",), without=-1)
     if name == "Implicit":
         found["solve"] = _solver(flat, inner)
     return found
+
+
+def _check(section: str, flat: object) -> None:
+    """Raises where a section of the earlier form is none, or has settings that there were not."""
+    if not isinstance(flat, Mapping):
+        raise ConfigurationError(
+            f"{section} is {flat}: it must be a mapping of settings, as earlier versions had it, "
+            "whose form the others have (inner beside strategy, or names in small letters)"
+        )
+    unknown = [name for name in flat if name not in _SECTIONS[section].split()]
+    if unknown:
+        raise ConfigurationError(
+            f"there is no setting '{section}.{unknown[0]}' in the form of earlier versions, in "
+            "which these settings are; today's has components by name (--help)"
+        )
+
+
+def _today(names: Mapping[str, str], name: object, place: str) -> str:
+    """Today's name of what the earlier form had in small letters."""
+    if str(name) not in names:
+        raise ConfigurationError(f"{place} is '{name}': use one of {', '.join(names.values())}")
+    return names[str(name)]
 
 
 def _given(flat: Mapping[str, Any], names: tuple[str, ...], *, without: object) -> Tree:
@@ -122,7 +169,7 @@ def _given(flat: Mapping[str, Any], names: tuple[str, ...], *, without: object) 
 
 
 def _data(flat: Mapping[str, Any]) -> Tree:
-    name = _DATA[flat.get("name", "glyphs")]
+    name = _today(_DATA, flat.get("name", "glyphs"), "data.name")
     found = {"name": name, **_given(flat, _DATA_SETTINGS[name], without=None)}
     if not found.get("size"):  # 0 for the usual one.
         found.pop("size", None)
@@ -130,14 +177,14 @@ def _data(flat: Mapping[str, Any]) -> Tree:
 
 
 def _inner_steps(flat: Mapping[str, Any], *, per_step: bool) -> Tree:
-    name = _RULES[flat.get("rule", "sgd")]
+    name = _today(_RULES, flat.get("rule", "sgd"), "inner.rule")
     size = flat.get("step_size", 0.5)
     rule = {"per_step": per_step} if name == "LearnedSGD" else {"step_size": size}
     return {"steps": flat.get("steps", 5), "rule": {"name": name, **rule}}
 
 
 def _solver(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
-    name = _SOLVERS[flat.get("solver", "cg")]
+    name = _today(_SOLVERS, flat.get("solver", "cg"), "strategy.solver")
     steps, damping = flat.get("solver_steps", 5), flat.get("damping", 0.0)
     size = flat.get("solver_step_size", 0.0) or inner.get("step_size", 0.5)
     return {
@@ -151,28 +198,28 @@ def _encoder(problem: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
     network, steps = problem.get("network", "conv4"), inner.get("steps", 5)
     stepwise = {"steps": steps} if problem.get("norm") == "stepwise" else {}
     size, sharpen = problem.get("input_size", 0), problem.get("sharpen", 0.0)
+    # Those that a network has not are refused with its name.
     seen = {**({"size": size} if size else {}), **({"sharpen": sharpen} if sharpen else {})}
+    seen |= _given(problem, ("weights",), without="")
+    if network.startswith(_LIBRARIES):
+        return {"name": "pretrained", "network": network, **seen}
     if network == "conv4":
-        return {
-            "name": "Conv4",
-            **_given(problem, ("hidden", "norm", "pools"), without=None),
-        } | stepwise
-    if network == "wrn_28_10":
+        found = {"name": "Conv4", **_given(problem, ("hidden", "norm", "pools"), without=None)}
+    elif network == "wrn_28_10":
         # The network's own default is another one than the settings had.
-        rate = {"drop_rate": problem.get("drop_rate", 0.1)}
-        return {"name": "WideResNet", **_given(problem, ("norm",), without=None), **rate} | stepwise
-    if network in ("resnet12", "resnet12_narrow"):
+        found = {"name": "WideResNet", "drop_rate": 0.1}
+        found |= _given(problem, ("norm", "drop_rate"), without=None)
+    elif network in ("resnet12", "resnet12_narrow"):
         widths = {} if network == "resnet12" else {"widths": [64, 128, 256, 512]}
         own = _given(problem, ("norm", "drop_block", "drop_rate"), without=None)
-        return {"name": "ResNet12", **widths, **own} | stepwise
-    if network.startswith(_LIBRARIES):
-        weights = _given(problem, ("weights",), without="")
-        return {"name": "pretrained", "network": network, **weights, **seen}
-    return {"name": "own", "function": network, **seen}
+        found = {"name": "ResNet12", **widths, **own}
+    else:
+        return {"name": "own", "function": network, **seen}
+    return {**found, **stepwise, **seen}
 
 
 def _problem(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
-    name = _PROBLEMS[flat.get("name", "shared_encoder")]
+    name = _today(_PROBLEMS, flat.get("name", "shared_encoder"), "problem.name")
     common = _given(flat, ("backend", "prove", "precision", "start"), without=None)
     if name == "Initialization":
         found = {"name": name, **common, "prox": flat.get("prox") or 0.0}
@@ -188,7 +235,7 @@ def _problem(flat: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
 
 
 def _head(flat: Mapping[str, Any]) -> Tree:
-    name = _HEADS[flat.get("head", "linear")]
+    name = _today(_HEADS, flat.get("head", "linear"), "problem.head")
     found: Tree = {"name": name}
     if name in _SCALED:
         found |= _given(flat, ("scale",), without=None)

@@ -68,15 +68,17 @@ def take_steps(
         Whether it was interrupted (Ctrl-C or SIGTERM) before it was finished.
     """
     writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
-    shown = Progress(steps, title, "step", start=run.step, show=progress)
-    with interrupts() as stop, writing as log, shown:
+    shown = Progress(title, steps, "step", start=run.step, shown=progress)
+    with interrupts(shown.say) as stop, writing as log, shown:
         taken = run.begin(log)
         while True:
-            if taken.line and progress:
-                shown.tell(taken.line)
+            if taken.line:
+                shown.say(taken.line)
             if run.finished or stop.is_set():
                 break
             taken = run.take(log)
-            shown.add(1, taken.words)
+            if taken.words:
+                shown.figures(taken.words)
+            shown.advance()
         run.save_last()
     return not run.finished

@@ -1,97 +1,115 @@
-"""Progress of long work: a bar on a terminal or in a notebook, elsewhere a line at intervals."""
+"""How far a loop is: a bar where a person watches, a line now and then where a file is written."""
 
 from __future__ import annotations
 
 import sys
 import time
 import warnings
-from typing import Any
+from typing import NoReturn
 
-_SECONDS = 30.0
-"""Between two lines where there is no terminal."""
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets tqdm says so, and draws its bar as text: nothing is missing.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
+_SELDOM, _OFTEN = 30.0, 5.0
 
 
 class Progress:
-    """Counts units of work, in a ``with`` block.
+    """Counts what a loop has done, for the person who waits for it.
+
+    On a terminal and in a notebook it is a bar. Elsewhere (pipes, log files) it is a line on
+    stderr every 30 s, and at each tenth of the way if the last line is 5 s old; after ten minutes,
+    the lines are 1/20 of the time so far apart. A loop of less than 5 s has no lines.
 
     Args:
-        total: units of work.
-        title: what is done, as in "training".
-        unit: word for one unit of work.
-        start: units that were done before.
-        show: show anything at all.
+        what: name of the loop, such as "training".
+        total: number of units in all.
+        unit: one of what is counted, in the singular.
+        start: units done before, by a run that is resumed.
+        shown: False silences it.
     """
 
     def __init__(
-        self, total: int, title: str, unit: str, *, start: int = 0, show: bool = True
+        self, what: str, total: int, unit: str, *, start: int = 0, shown: bool = True
     ) -> None:
-        self._total, self._title, self._unit = total, title, unit
-        self._start = self._done = start
-        self._began = self._told = time.perf_counter()
-        self._words = ""
-        self._bar = _bar(total, title, unit, start) if show and _is_interactive() else None
-        self._lines = show and self._bar is None
+        self.what, self.total, self.unit, self.start = what, total, unit, start
+        # A program without a console has no stderr.
+        self._shown, self._done, self._figures = shown and sys.stderr is not None, start, ""
+        self._bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Progress:
+        self._begun = self._said_at = time.monotonic()
+        self._said = self._done
+        if self._shown and _is_watched():
+            # With leave=None a bar inside of another vanishes when it is full.
+            self._bar = tqdm(
+                total=self.total, initial=self.start, desc=self.what, unit=self.unit, leave=None
+            )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+        elif self._shown and time.monotonic() - self._begun >= _OFTEN and self._said < self._done:
+            self._line(time.monotonic())
 
-    def add(self, count: int = 1, words: str = "") -> None:
-        """So many more are done.
-
-        Args:
-            count: units of work.
-            words: what there is to say of them, until there is something newer.
-        """
+    def advance(self, count: int = 1) -> None:
+        """Counts units that are done."""
         self._done += count
-        self._words = words or self._words
         if self._bar is not None:
-            if words:
-                self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(count)
-        now = time.perf_counter()
-        if self._lines and now - self._told >= _SECONDS:
-            self._told = now
-            print(self._line(now - self._began), file=sys.stderr, flush=True)
+        elif self._shown:
+            now = time.monotonic()
+            if self._is_due(now):
+                self._line(now)
 
-    def _line(self, seconds: float) -> str:
-        rate = (self._done - self._start) / seconds
-        left = (self._total - self._done) / rate if rate else 0.0
-        parts = (
-            f"{self._title}: {self._unit} {self._done} of {self._total}",
-            self._words,
-            f"{rate:.3g} {self._unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s/{self._unit}",
-            f"{_duration(left)} left",
-        )
-        return ", ".join(part for part in parts if part)
+    def figures(self, words: str) -> None:
+        """What to show beside the count from now on, such as the loss."""
+        self._figures = words
+        if self._bar is not None:
+            self._bar.set_postfix_str(words)
 
-    def tell(self, line: str) -> None:
-        """Prints a line that stays, above a bar."""
-        if self._bar is not None:
-            self._bar.clear()
-        print(line, flush=True)
-        if self._bar is not None:
-            self._bar.refresh()
+    def say(self, line: str) -> None:
+        """Prints a line to stdout, above the bar; nothing where progress is not shown."""
+        if self._shown:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def _is_due(self, now: float) -> bool:
+        tenth = 10 * self._done // self.total > 10 * self._said // self.total
+        waited = now - self._said_at
+        return waited >= max(_SELDOM, (now - self._begun) / 20) or (tenth and waited >= _OFTEN)
+
+    def _line(self, now: float) -> None:
+        self._said, self._said_at = self._done, now
+        seconds, done = now - self._begun, self._done - self.start
+        parts = [f"{self.what}: {self.unit} {self._done} of {self.total}", self._figures]
+        parts.append(_rate(done, seconds, self.unit))
+        if self._done < self.total:
+            parts.append(f"{_duration(seconds / done * (self.total - self._done))} left")
+        else:
+            parts.append(f"{_duration(seconds)} in all")
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def _is_watched() -> bool:
+    """Whether stderr is a terminal, or this is a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
+
+
+def _rate(done: int, seconds: float, unit: str) -> str:
+    rate = done / max(seconds, 1e-9)
+    return f"{rate:.3g} {unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s a {unit}"
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
+    """Rounded to what a person would say: 40 s, 8 min, 2 h 5 min."""
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def _is_interactive() -> bool:
-    """Whether there is a terminal or a notebook to draw in."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-
-def _bar(total: int, title: str, unit: str, start: int) -> Any:
-    with warnings.catch_warnings():  # Of a notebook without widgets, which gets a bar of letters.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-
-        return tqdm(total=total, desc=title, unit=unit, initial=start)
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

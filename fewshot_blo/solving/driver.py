@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.outer_loop import take_steps
+from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import FILE, Observe, Partial, Plan, SolveRun, Start, Validate
@@ -38,6 +40,14 @@ class Solution:
     history: Sequence[Mapping[str, float]]
     step: int
     interrupted: bool
+
+    def __repr__(self) -> str:
+        ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
+        last = self.history[-1]["loss/outer"] if self.history else math.nan
+        return (
+            f"Solution({ended}, {len(self.history)} records, last outer loss {last:.4g}\n"
+            f"  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner)})"
+        )
 
 
 def solve(
@@ -73,7 +83,7 @@ def solve(
         every: outer steps between records, held-out losses and saves.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
-        progress: show a bar, or where there is no terminal a line at intervals.
+        progress: show a progress bar, or lines where there is no terminal; False is silent.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.

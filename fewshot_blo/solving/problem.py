@@ -11,6 +11,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.records.shapes import shapes
 
 Loss = Callable[..., Tensor]
 """``(v, u)`` or, where there are batches, ``(v, u, batch)`` to a scalar."""
@@ -56,6 +57,9 @@ class PlainProblem:
                 )
             leaf.requires_grad_()
         self.at(0)  # States what is missing.
+
+    def __repr__(self) -> str:
+        return f"PlainProblem(\n  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner)})"
 
     def at(self, step: int) -> Bilevel:
         """The problem of outer step ``step``, as one task.

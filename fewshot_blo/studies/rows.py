@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ from fewshot_blo.studies.products import hessian_products
 from fewshot_blo.studies.progress import PRODUCTS, draw_progress
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 from fewshot_blo.studies.table import study_table
+
+logger = logging.getLogger(__name__)
 
 FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
@@ -61,7 +64,12 @@ class RowSettings:
 
 
 def run_study(
-    study: Study, rows: Mapping[str, RowSettings], folder: Path, *, seeds: Sequence[int] = (0,)
+    study: Study,
+    rows: Mapping[str, RowSettings],
+    folder: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Solves every row that is not solved yet, and writes a table and a picture.
 
@@ -70,6 +78,7 @@ def run_study(
         rows: by name.
         folder: for ``table.md``, ``table.csv``, ``picture.png`` and a folder for each row.
         seeds: of the study; more than one gives means with standard deviations.
+        progress: print the table and how far each row is; False is silent.
 
     Returns:
         The lines of the table.
@@ -85,7 +94,9 @@ def run_study(
         figures = _known(folder / "baselines" / f"seed{seed}", seeded, None, seeded.baselines)
         for name, settings in rows.items():
             place = folder / name / f"seed{seed}"
-            own = _known(place, seeded, settings, partial(_solved, seeded, settings, place))
+            own = _known(
+                place, seeded, settings, partial(_solved, seeded, settings, place, progress)
+            )
             figures |= {name + suffix: row for suffix, row in own.items()}
             if (place / OUTER).is_file():
                 first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
@@ -94,7 +105,8 @@ def run_study(
     records = [{"method": name, **_over_seeds(many)} for name, many in found.items()]
     text = study_table(records, seeds=len(seeds))
     write_table(folder, text, records)
-    print(text)
+    if progress:
+        print(text)
     study = replace(study, seed=seeds[0])
     study.draw(first, folder / "picture.png")
     logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}
@@ -137,12 +149,15 @@ def _write_json(path: Path, content: object) -> None:
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def _solved(study: Study, settings: RowSettings, place: Path) -> Mapping[str, Figures]:
-    print(f"{place}: {settings.steps} outer steps", flush=True)
+def _solved(
+    study: Study, settings: RowSettings, place: Path, progress: bool
+) -> Mapping[str, Figures]:
+    say = partial(print, flush=True) if progress else logger.info
+    say(f"{place}: {settings.steps} outer steps")
     try:
-        solution = solve_row(study, settings, place)
+        solution = solve_row(study, settings, place, progress=progress)
     except DivergenceError as error:
-        print(f"{place}: {error}", flush=True)
+        say(f"{place}: {error}")
         steps = [record["step"] for record in read_log(place / LOG)]
         return {AS_FOUND: {DIVERGED: float(steps[-1] if steps else 0)}}
     if solution.interrupted:
@@ -156,7 +171,9 @@ def _solved(study: Study, settings: RowSettings, place: Path) -> Mapping[str, Fi
     return {**figures, name: {**figures[name], **cost}}
 
 
-def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
+def solve_row(
+    study: Study, settings: RowSettings, place: Path, *, progress: bool = True
+) -> Solution:
     """Solves the study's problem as the row says, from where the folder left it."""
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
@@ -177,6 +194,7 @@ def solve_row(study: Study, settings: RowSettings, place: Path) -> Solution:
         every=settings.every,
         folder=place,
         resume=(place / FILE).is_file(),
+        progress=progress,
     )
 
 

@@ -15,6 +15,7 @@ from fewshot_blo.errors import CheckpointError
 from fewshot_blo.networks.parts import of_encoder
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.older import state_of_strategy
+from fewshot_blo.records.shapes import size
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
@@ -49,6 +50,9 @@ class Checkpoint:
     best: Mapping[str, Any]
     random_state: Mapping[str, Any]
     average: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint(step {self.step}\n  outer: {size(self.outer)})"
 
     def restore(self, problem: FewShotProblem) -> None:
         """Puts outer variables and buffers into a problem of the same configuration.

@@ -46,6 +46,11 @@ class TrainResult:
     validation_accuracy: float
     interrupted: bool
 
+    def __repr__(self) -> str:
+        ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
+        accuracy = f"{100 * self.validation_accuracy:.2f} %"
+        return f"TrainResult({ended}, best validation accuracy {accuracy} in {self.best})"
+
 
 def train(
     problem: FewShotProblem,
@@ -81,7 +86,8 @@ def train(
         resume: continue from ``last.pt``.
         read_config: from a checkpoint's ``config`` to today's form of it, for runs of earlier
             versions that are resumed.
-        progress: print a line for each validation and, on a terminal, show a progress bar.
+        progress: print the choice of chunk and each validation, and show a progress bar, or lines
+            where there is no terminal; False is silent.
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
@@ -114,8 +120,6 @@ def train(
             recorded=run.graphs is not None,
             setting=run.chunk.setting,
         )
-        if progress:
-            print(run.chunk.why, flush=True)
     run.save_config()
     if not resume or run.step < settings.steps:
         run.note_provenance()
@@ -156,9 +160,10 @@ class _Loop:
 
     def begin(self, log: RunLog | None) -> Taken:
         """Validates the start where there is no step to take."""
+        line = self._run.chunk.why if self._fresh else ""
         if self.finished and self._fresh:
-            return Taken(line=self._validate(log))
-        return Taken()
+            return Taken(line=f"{line}\n{self._validate(log)}")
+        return Taken(line=line)
 
     def take(self, log: RunLog | None) -> Taken:
         assert log is not None

@@ -83,13 +83,13 @@ class Published:
         elif len(counts) > len(expected) or (len(counts) < len(expected) and not partial):
             raise DataError(
                 f"{self.name} {split} has {len(counts)} classes instead of {len(expected)}: "
-                "get it again, or use partial=True where some are missing on purpose"
+                "get it again, or set partial where some are missing on purpose"
             )
         images = sum(counts.values())
         if images != self.images[split] and not partial:
             raise DataError(
                 f"{self.name} {split} has {images} images instead of {self.images[split]}: "
-                "get it again, or use partial=True to go on with these"
+                "get it again, or set partial to go on with these"
             )
 
     def _check_names(
@@ -107,7 +107,7 @@ class Published:
         if missing and not partial:
             raise DataError(
                 f"{self.name} {split} lacks {len(missing)} of {len(expected)} classes: "
-                f"{_listed(missing)}; add them, or use partial=True to go on without"
+                f"{_listed(missing)}; add them, or set partial to go on without"
             )
 
 
@@ -118,6 +118,7 @@ def load_splits(
     *,
     size: int,
     partial: bool,
+    progress: bool,
 ) -> Splits:
     """The three splits of a source, decoded on the first call and mapped from disk later.
 
@@ -126,12 +127,21 @@ def load_splits(
     """
     check_size(size)
     return Splits(
-        *(_load_split(root, published, split, source(split), size, partial) for split in SPLITS)
+        *(
+            _load_split(root, published, split, source(split), size, partial, progress)
+            for split in SPLITS
+        )
     )
 
 
 def _load_split(
-    root: Path, published: Published, split: str, source: Source, size: int, partial: bool
+    root: Path,
+    published: Published,
+    split: str,
+    source: Source,
+    size: int,
+    partial: bool,
+    progress: bool,
 ) -> ClassDataset:
     name = f"{published.folder}-{split}-{size}px"
     key = fingerprint(root, source.files)
@@ -140,19 +150,22 @@ def _load_split(
         encoded = source.read(size)
         counts = {label: len(images) for label, images in encoded.classes.items()}
         published.check(split, counts, partial=partial)
-        dataset = write_decoded(root, name, key, (3, size, size), _decoded(encoded, name))
-    # Again, as what is read from disk may have been written with partial=True.
+        decoded = _decoded(encoded, name, progress)
+        dataset = write_decoded(root, name, key, (3, size, size), decoded)
+    # Again, as what is read from disk may have been written with ``partial``.
     counts = dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
     published.check(split, counts, partial=partial)
     return dataset
 
 
-def _decoded(encoded: Encoded, name: str) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
+def _decoded(
+    encoded: Encoded, name: str, progress: bool
+) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
     total = sum(len(images) for images in encoded.classes.values())
-    with Progress(total, f"decoding {name}", "image") as progress:
+    with Progress(f"decoding {name}", total, "image", shown=progress) as bar:
         for label, images in encoded.classes.items():
             yield label, map(encoded.decode, images)
-            progress.add(len(images))
+            bar.advance(len(images))
 
 
 def file_source(classes: Mapping[str, Sequence[Path]]) -> Source:

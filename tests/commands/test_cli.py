@@ -78,7 +78,8 @@ def test_output_without_a_terminal_is_one_line_a_validation(
 ) -> None:
     assert cli.main(["train", *options(folder), f"--run={tmp_path}", "--test_tasks=0"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    # On a slow machine, also lines of how far it is.
+    assert all(line.startswith("training: step ") for line in captured.err.splitlines())
     chosen, first, second, last = captured.out.splitlines()
     assert "at a time" in chosen
     assert first.startswith("step 2: validation ")

@@ -13,21 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from PIL import Image
 from small_runs import make_folder, write_recipe
 
-from fewshot_blo.backbones.load import LIBRARIES
+from fewshot_blo.backbones.encoders import pretrained
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.compare import compare
-from fewshot_blo.experiments.data import build_splits
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.heads import RelationHead
+from fewshot_blo.networks import Conv4
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import train as train_module
@@ -41,6 +41,7 @@ RECIPES = sorted(
     if path.parent.name != "studies"
 )
 REQUEST = EvaluationRequest(tasks=8)
+OWN = {"encoder": "small_runs:make_encoder", "encoder__hidden": None}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     """A shared encoder and an initialisation."""
     place = tmp_path_factory.mktemp("recipes")
     return [
-        write_recipe(place / "proto.yaml", folder, inner__steps=0, adaptation__steps=0),
-        write_recipe(place / "maml.yaml", folder, problem__name="initialization"),
+        write_recipe(place / "proto.yaml", folder, strategy__inner__steps=0, adaptation__steps=0),
+        write_recipe(place / "maml.yaml", folder, problem="Initialization"),
     ]
 
 
@@ -157,17 +158,17 @@ def test_goes_on_after_an_interrupt(
 
 
 def test_recipes_may_name_networks_of_ones_own(folder: Path, tmp_path: Path) -> None:
-    own = write_recipe(tmp_path / "own.yaml", folder, problem__network="small_runs:make_encoder")
+    own = write_recipe(tmp_path / "own.yaml", folder, **OWN)
     (row,) = compare([own], REQUEST, folder=tmp_path / "runs")
     with pytest.raises(ConfigurationError, match="asks to run 'small_runs:make_encoder'"):
         compare(row.checkpoints, REQUEST, folder=tmp_path / "again")
 
 
 def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None:
-    write_recipe(tmp_path / "first.yaml", folder, problem__name="pretraining")
-    settings = {"problem__start_from": "first.yaml", "problem__unit": True, "problem__centre": True}
+    write_recipe(tmp_path / "first.yaml", folder, problem="Pretraining")
+    settings = {"start_from": "first.yaml", "problem__unit": True, "problem__centre": True}
     second = write_recipe(
-        tmp_path / "second.yaml", folder, train__steps=0, inner__steps=0, **settings
+        tmp_path / "second.yaml", folder, train__steps=0, strategy__inner__steps=0, **settings
     )
     (row,) = compare([second], REQUEST, folder=tmp_path / "runs")
     start = load(tmp_path / "runs" / "first" / "seed0" / BEST)
@@ -183,8 +184,8 @@ def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None
     compare([second], REQUEST, folder=tmp_path / "runs")
     assert before == {path: path.stat().st_mtime_ns for path in before}
     recipe = read_recipe(second)
-    splits = build_splits(recipe.data)
-    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: `compare` trains it"):
+    splits = recipe.data.load()
+    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: comparing trains it"):
         train_from_config(recipe, splits, tmp_path / "alone", resume=False, tested=False)
 
 
@@ -193,10 +194,10 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
         compare([tmp_path], REQUEST, folder=tmp_path / "table")
     with pytest.raises(ConfigurationError, match="two sources have one name: proto, proto"):
         compare([recipes[0], recipes[0]], REQUEST, folder=tmp_path / "table")
-    bad = write_recipe(tmp_path / "bad.yaml", folder, problem__name="nothing")
+    bad = write_recipe(tmp_path / "bad.yaml", folder, problem="nothing")
     with pytest.raises(ConfigurationError, match=r"recipe .*bad\.yaml"):
         compare([bad], REQUEST, folder=tmp_path / "table")
-    with pytest.raises(ConfigurationError, match=r"recipe .*absent\.yaml"):
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml cannot be read"):
         compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
 
 
@@ -205,8 +206,8 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
     [
         ({"episodes__shot": 2}, {}, r"way, shot, query \(3, 2, 3\)"),
         ({"data__seed": 1}, {}, "only runs of one data set"),
-        ({"problem__name": "initialization"}, {"views": "shifts"}, "problem an initialization"),
-        ({"problem__name": "nothing"}, {}, "other"),
+        ({"problem": "Initialization"}, {"views": "shifts"}, "the problem is Initialization"),
+        ({"problem": "nothing"}, {}, "other"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
@@ -228,7 +229,7 @@ def test_trained_on_one_data_set_and_tested_on_another(
     compared: Path, recipes: list[Path], tmp_path: Path
 ) -> None:
     """The data that recipes were trained on are not what they are tested on then."""
-    request = replace(REQUEST, data="glyphs", size=16, norm="support", views="mirrored")
+    request = replace(REQUEST, data="Glyphs", size=16, norm="support", views="mirrored")
     shutil.copytree(compared / "proto", tmp_path / "proto")
     (row,) = compare([recipes[0]], request, folder=tmp_path)
     file = compared / "proto" / "seed0" / BEST
@@ -256,15 +257,17 @@ def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_give_hypergradients(path: Path) -> None:
     config = read_recipe(path)
-    resized = config.problem.network.startswith(LIBRARIES)
-    small = {"hidden": 8, "input_size": 32 if resized else 0, "classes": 64}
-    problem_settings = replace(config.problem, backend="batched", **small)  # type: ignore[arg-type]
-    config = replace(config, problem=problem_settings, device="cpu")
-    image = torch.Size([1, 28, 28] if config.data.name == "omniglot" else [3, 32, 32])
-    problem = build_problem(config, image, pretrained=False)
-    strategies = build_strategy(config)
-    build_adaptation(config)
-    for _, strategy in strategies.phases:
+    small = config.encoder.changed(hidden=8)
+    if config.encoder.kind is pretrained:
+        small = small.changed(size=32)
+    few = config.problem.changed(backend="batched", classes=64)
+    head = few.settings.get("head")
+    if isinstance(head, RelationHead) and config.encoder.kind is Conv4:
+        few = few.changed(head=RelationHead(channels=8))
+    config = replace(config, encoder=small, problem=few, device="cpu")
+    image = torch.Size([1, 28, 28] if config.data.channels == 1 else [3, 32, 32])
+    problem = build_problem(config, image, trained=False)
+    for _, strategy in config.strategy.phases:
         step = hypergradient(problem, strategy, strategy.init(), random_tasks(config, image))
         step.check_finite("recipe")
         assert any(bool(g.any()) for g in step.gradient.values())

@@ -19,9 +19,9 @@ NAME = "torchvision:mobilenet_v3_small"
 def test_a_checkpoint_is_a_file_of_weights(tmp_path: Path) -> None:
     torch.save(load_backbone(NAME, pretrained=False).body.state_dict(), tmp_path / "w.pt")
     data = make_folder(tmp_path / "data")
-    words = f"train --run {tmp_path / 'run'} --data.name folder --data.root {data} --data.size 16"
-    words += f" --problem.network {NAME} --problem.weights {tmp_path / 'w.pt'}"
-    words += " --problem.input_size 32 --problem.head ridge --inner.steps 0 --problem.slices 4"
+    words = f"train --run {tmp_path / 'run'} --data Folder --data.root {data} --data.size 16"
+    words += f" --encoder {NAME} --encoder.weights {tmp_path / 'w.pt'}"
+    words += " --encoder.size 32 --problem.head Ridge --strategy.inner.steps 0 --problem.slices 4"
     words += " --episodes.way 3 --episodes.query 2 --episodes.validation_query 2"
     words += " --episodes.tasks 1 --train.steps 1 --train.validation_tasks 2"
     assert cli.main(words.split()) == 0

@@ -1,31 +1,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
 from small_runs import SETTINGS, make_folder, run
 
+from fewshot_blo.backbones.encoders import own
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
-from fewshot_blo.experiments.data import build_sampler, build_splits
+from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.report import evaluate_checkpoints
-from fewshot_blo.experiments.request import EvaluationRequest, is_other, requested
-from fewshot_blo.experiments.settings import (
-    Config,
-    DataSettings,
-    EpisodeSettings,
-    ProblemSettings,
-    RuleSettings,
-)
-from fewshot_blo.experiments.unseen import unseen
+from fewshot_blo.experiments.request import EvaluationRequest, other_data, requested
+from fewshot_blo.experiments.settings import Config, Encoder, EpisodeSettings, Problem
+from fewshot_blo.experiments.unseen import as_trained, unseen
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.networks import Conv4
+from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, Splits, folder, glyphs
+from fewshot_blo.tasks.catalogue import CIFARFS, FC100, Folder, MiniImageNet
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
 from fewshot_blo.training.checkpoint import Checkpoint, load, save
 from fewshot_blo.training.run import BEST
@@ -38,27 +37,32 @@ REQUEST = EvaluationRequest(tasks=7)
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = make_folder(tmp_path_factory.mktemp("data"))
     return Config(
-        data=DataSettings("folder", str(root), size=16, color=False),
+        data=Folder(str(root), size=16, color=False),
         episodes=EpisodeSettings(way=3, query=2, validation_query=3, tasks=3),
-        problem=ProblemSettings(hidden=8, backend="loop"),
-        inner=RuleSettings(2, "sgd", 0.2),
-        adaptation=RuleSettings(4, "sgd", 0.3),
+        encoder=Encoder(Conv4, {"hidden": 8}),
+        problem=Problem(SharedEncoder, {"backend": "loop"}),
+        strategy=Unroll(InnerSteps(2, SGD(0.2))),
+        adaptation=InnerSteps(4, SGD(0.3)),
         train=replace(SETTINGS, steps=1),
         device="cpu",
     )
 
 
+def root_of(config: Config) -> Path:
+    return Path(config.data.arguments()["root"])
+
+
 def trained(config: Config, folder: Path) -> Path:
-    splits = build_splits(config.data)
+    splits = config.data.load()
     train(
         build_problem(config, splits.train.images.shape[1:]),
-        build_strategy(config),
+        config.strategy,
         build_sampler(config, splits.train, training=True),
         build_sampler(config, splits.validation, training=False),
         folder=folder,
         settings=config.train,
-        adaptation=build_adaptation(config),
-        config=asdict(config),
+        adaptation=config.adaptation,
+        config=config.plain(),
         progress=False,
     )
     return folder / BEST
@@ -67,7 +71,7 @@ def trained(config: Config, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def paths(config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Checkpoints of two seeds, and of an initialisation."""
-    initialization = replace(config.problem, name="initialization")
+    initialization = Problem(Initialization, {"backend": "loop"})
     return [
         trained(c, tmp_path_factory.mktemp("run"))
         for c in (config, replace(config, seed=1), replace(config, problem=initialization))
@@ -76,14 +80,14 @@ def paths(config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 def test_figures_are_those_of_evaluate(config: Config, paths: list[Path]) -> None:
     (evaluations,) = evaluate_checkpoints(paths[:1], REQUEST).values()
-    splits = build_splits(config.data)
+    splits = config.data.load()
     problem = build_problem(config, splits.test.images.shape[1:])
     load(paths[0]).restore(problem)
     sampler = EpisodicSampler(splits.test, way=3, shot=1, query=3, tasks=2, seed=1000)
     assert [e.norm for e in evaluations] == ["transductive", "support", "running"]
     for evaluation in evaluations:
         expected = evaluate(
-            problem, sampler, tasks=7, norm=evaluation.norm, adaptation=build_adaptation(config)
+            problem, sampler, tasks=7, norm=evaluation.norm, adaptation=config.adaptation
         )
         assert evaluation.protocol == expected.protocol
         assert torch.equal(evaluation.accuracy, expected.accuracy)
@@ -155,7 +159,7 @@ def test_one_norm_mode(paths: list[Path]) -> None:
 def test_each_file_is_read_once(
     config: Config, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = build_splits(config.data)
+    splits = config.data.load()
     (expected,) = evaluate_checkpoints(paths[:1], REQUEST).values()
     opened = []
 
@@ -167,14 +171,14 @@ def test_each_file_is_read_once(
         raise AssertionError("the data set was handed over")
 
     monkeypatch.setattr("fewshot_blo.training.checkpoint.load", count)
-    monkeypatch.setattr("fewshot_blo.experiments.report.build_splits", refuse)
+    monkeypatch.setattr("fewshot_blo.tasks.catalogue.DataSet.load", refuse)
     (found,) = evaluate_checkpoints(paths[:1], REQUEST, splits).values()
     assert opened == paths[:1]
     assert all(torch.equal(a.accuracy, b.accuracy) for a, b in zip(found, expected, strict=True))
 
 
 def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> None:
-    for name, dataset in build_splits(config.data):
+    for name, dataset in config.data.load():
         request = replace(REQUEST, split=name)  # type: ignore[arg-type]
         (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
         assert set(evaluations[0].class_names) <= set(dataset.class_names)
@@ -186,14 +190,14 @@ def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     (evaluations,) = evaluate_checkpoints(paths[:1], replace(REQUEST, root=str(other))).values()
     test = folder.load(other, size=16, color=False).test
     assert set(evaluations[0].class_names) <= set(test.class_names)
-    request = replace(REQUEST, data="glyphs", size=28)
+    request = replace(REQUEST, data="Glyphs", size=28)
     (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
     assert set(evaluations[0].class_names) <= set(glyphs.load().test.class_names)
     assert len(evaluations[0].accuracy) == 7
 
 
 def test_another_data_set_comes_in_the_size_of_the_training_images(paths: list[Path]) -> None:
-    request = replace(REQUEST, data="glyphs", norm="support")
+    request = replace(REQUEST, data="Glyphs", norm="support")
     for path in (paths[0], paths[2]):  # Of the initialisation, a head that no other size fits.
         (usual,) = evaluate_checkpoints([path], request).values()
         (same,) = evaluate_checkpoints([path], replace(request, size=16)).values()
@@ -203,55 +207,59 @@ def test_another_data_set_comes_in_the_size_of_the_training_images(paths: list[P
 def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     config: Config, paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    in_colour = replace(config, data=replace(config.data, color=True))
-    request = replace(REQUEST, data="glyphs", size=28, norm="support")
+    in_colour = replace(config, data=config.data.changed(color=True))
+    request = replace(REQUEST, data="Glyphs", size=28, norm="support")
     (found,) = evaluate_checkpoints([trained(in_colour, tmp_path / "run")], request).values()
     assert set(found[0].class_names) <= set(glyphs.load().test.class_names)
     assert "sees these images in RGB, as it was trained" in capsys.readouterr().out
 
-    # Omniglot's settings say nothing of colour, and a folder's images are read in colour.
-    of_grey = of_omniglot(paths[0], tmp_path / "grey.pt", mirrors=False, color=True)
-    request = replace(REQUEST, data="folder", root=config.data.root, size=16, norm="support")
+    # A folder's images are read in grey for a run that says so by its data set alone.
+    of_grey = of_omniglot(paths[0], tmp_path / "grey.pt", mirrors=False)
+    request = replace(REQUEST, data="Folder", root=str(root_of(config)), size=16, norm="support")
     (found,) = evaluate_checkpoints([of_grey], request).values()
-    assert "sees these images in grey, as it was trained" in capsys.readouterr().out
     (expected,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="support")).values()
     assert torch.equal(found[0].accuracy, expected[0].accuracy)
+    capsys.readouterr()
+    coloured = in_colour.data.load().test
+    assert as_trained(of_grey, config, coloured).images.shape[1:] == (1, 16, 16)
+    assert f"{of_grey} sees these images in grey, as it was trained" in capsys.readouterr().out
 
 
 def test_all_classes_of_another_folder(config: Config, paths: list[Path], tmp_path: Path) -> None:
     """Three classes make a task, where its third of them would make none."""
     other = make_folder(tmp_path / "other", classes=3)
-    request = replace(REQUEST, data="folder", root=str(other), norm="support")
+    request = replace(REQUEST, data="Folder", root=str(other), norm="support")
     with pytest.raises(DataError, match="this split has 1"):
         evaluate_checkpoints(paths[:1], request)
     (found,) = evaluate_checkpoints(paths[:1], replace(request, split="all")).values()
     assert sorted(found[0].class_names) == ["class00", "class01", "class02"]
 
-    own = replace(request, split="all", root=config.data.root)
+    own = replace(request, split="all", root=str(root_of(config)))
     for request in (own, replace(own, root=""), replace(own, data="", root="")):
         with pytest.raises(ConfigurationError, match="was trained on classes of these data"):
             evaluate_checkpoints(paths[:1], request)
-    requested(config, replace(own, data="glyphs"))  # Not refused: they are others.
+    requested(config, replace(own, data="Glyphs"))  # Not refused: they are others.
 
 
 def test_the_folder_of_the_run_is_no_other_data_set(config: Config, tmp_path: Path) -> None:
     """Named as one it is divided as in training, and not anew, into classes it was trained on."""
-    root = Path(config.data.root)
-    run = replace(config, data=replace(config.data, csv=str(tmp_path / "split.csv")))
+    root = root_of(config)
+    run = replace(config, data=config.data.changed(csv=str(tmp_path / "split.csv")))
     for same in (root, root / ".." / root.name):
         for given in ("", str(same)):
-            assert not is_other(run.data, replace(REQUEST, data="folder", root=given))
-            assert requested(run, replace(REQUEST, data="folder", root=given)).data.csv
-    other = replace(REQUEST, data="folder", root=str(tmp_path))
-    assert is_other(run.data, other)
-    assert requested(run, other).data.csv == ""
+            assert other_data(run.data, replace(REQUEST, data="Folder", root=given)) is None
+            same_data = run.data.changed(root=given or str(root))
+            assert requested(run, replace(REQUEST, data="Folder", root=given)).data == same_data
+    other = replace(REQUEST, data="Folder", root=str(tmp_path))
+    assert other_data(run.data, other) == Folder(str(tmp_path), size=16)
+    assert requested(run, other).data == Folder(str(tmp_path), color=False, size=16)
 
 
 def test_classes_that_a_run_was_trained_on_are_left_out(
     config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """CIFAR-FS and FC100 divide the same classes."""
-    cifarfs = {Path("run"): replace(config, data=DataSettings("cifarfs"))}
+    cifarfs = {Path("run"): replace(config, data=CIFARFS())}
     parts = []
     for part in SPLITS:
         names = class_list("fc100", part)
@@ -260,36 +268,37 @@ def test_classes_that_a_run_was_trained_on_are_left_out(
     splits = Splits(*parts)
     training = class_list("cifarfs", "train")
     for split, part in (("test", splits.test), ("all", splits.joined())):
-        request = replace(REQUEST, data="fc100", split=split)  # type: ignore[arg-type]
+        request = replace(REQUEST, data="FC100", split=split)  # type: ignore[arg-type]
         expected = [name for name in part.class_names if name not in training]
         assert 0 < len(expected) < len(part.class_names)
-        assert list(unseen(cifarfs, request, splits).class_names) == expected
+        assert list(unseen(cifarfs, request, splits, print).class_names) == expected
         assert "are left out" in capsys.readouterr().out
     # tieredImageNet's published files name classes by words.
-    mini = {Path("run"): replace(config, data=DataSettings("miniimagenet"))}
-    request = replace(REQUEST, data="tieredimagenet")
-    assert unseen(mini, request, splits) is splits.test
+    mini = {Path("run"): replace(config, data=MiniImageNet())}
+    request = replace(REQUEST, data="TieredImageNet")
+    assert unseen(mini, request, splits, print) is splits.test
     assert "which of them are training classes is not known" in capsys.readouterr().out
     # Nothing is left out of data that do not overlap, nor of a run's own.
-    for own in (config, replace(config, data=DataSettings("fc100"))):
-        request = replace(REQUEST, data="fc100")
-        assert unseen({Path("run"): own}, request, splits) is splits.test
+    for run_config in (config, replace(config, data=FC100())):
+        request = replace(REQUEST, data="FC100")
+        assert unseen({Path("run"): run_config}, request, splits, print) is splits.test
         assert capsys.readouterr().out == ""
     seen = splits.test.class_names.index(next(n for n in splits.test.class_names if n in training))
     only = Splits(splits.train, splits.validation, splits.test.select([seen]))
     with pytest.raises(ConfigurationError, match="1 of the 1 classes are training classes"):
-        unseen(cifarfs, replace(REQUEST, data="fc100"), only)
+        unseen(cifarfs, replace(REQUEST, data="FC100"), only, print)
 
 
 def of_omniglot(path: Path, place: Path, **settings: bool) -> Path:
     """The checkpoint, as if it had been trained on Omniglot."""
     loaded = load(path)
-    data: Any = {**loaded.config["data"], "name": "omniglot", **settings}
+    size = loaded.config["data"]["size"]
+    data: Any = {"name": "Omniglot", "size": size, **settings}
     save(replace(loaded, config={**loaded.config, "data": data}), place)
     return place
 
 
-@pytest.mark.parametrize("data", ["", "glyphs"])
+@pytest.mark.parametrize("data", ["", "Glyphs"])
 def test_mirror_images_in_training_leave_the_classes_of_tests_alone(
     data: Any, config: Config, paths: list[Path], tmp_path: Path
 ) -> None:
@@ -299,7 +308,7 @@ def test_mirror_images_in_training_leave_the_classes_of_tests_alone(
         for mirrors in (True, False)
     ]
     request = replace(REQUEST, data=data, tasks=3, norm="support")
-    splits = None if data else build_splits(config.data)
+    splits = None if data else config.data.load()
     first, second = evaluate_checkpoints(several, request, splits).values()
     assert torch.equal(first[0].accuracy, second[0].accuracy)
     if not data:
@@ -314,7 +323,7 @@ def test_views_are_part_of_the_protocol(paths: list[Path], tmp_path: Path) -> No
     (figures,) = json.loads(file.read_text())["checkpoints"].values()
     assert figures[0]["protocol"] == evaluations[0].protocol
     assert evaluations[0].protocol.endswith("4 inner steps, 9 views (shifts)")
-    with pytest.raises(ConfigurationError, match="problem an initialization"):
+    with pytest.raises(ConfigurationError, match="shifts, and the problem is Initialization"):
         evaluate_checkpoints(paths[2:], replace(request, output=None))
 
 
@@ -342,10 +351,10 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def test_a_foreign_network_runs_only_where_it_is_allowed(config: Config, tmp_path: Path) -> None:
-    own = replace(config, problem=replace(config.problem, network="small_runs:make_encoder"))
-    path = trained(own, tmp_path / "run")
+    of_own = replace(config, encoder=Encoder(own, {"function": "small_runs:make_encoder"}))
+    path = trained(of_own, tmp_path / "run")
     with pytest.raises(
-        ConfigurationError, match=r"asks to run 'small_runs:make_encoder'.*--network"
+        ConfigurationError, match=r"asks to run 'small_runs:make_encoder'.*allowed \(network "
     ):
         evaluate_checkpoints([path], REQUEST)
     allowed = replace(REQUEST, network="small_runs:make_encoder")

@@ -2,20 +2,35 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fewshot_blo.experiments.strategy import build_strategy
 from small_runs import make_folder
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.commands.help import descriptions
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments import training
+from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.request import EvaluationRequest
-from fewshot_blo.experiments.settings import Config, EpisodeSettings
+from fewshot_blo.experiments.settings import (
+    SLOTS,
+    Config,
+    Encoder,
+    EpisodeSettings,
+    Problem,
+    config_from,
+)
+from fewshot_blo.heads import Head
+from fewshot_blo.hypergrad import STRATEGIES, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import LinearSolver
+from fewshot_blo.kernel.rules import UpdateRule
+from fewshot_blo.tasks import Augmentation
+from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.train import TrainResult
 
 
@@ -37,7 +52,7 @@ def parsed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
             return TrainResult(tmp_path, 0, 0.0, False)
 
         monkeypatch.setattr(training, "train", train)
-        data = [f"--data.root={folder}", "--data.name=folder", "--data.size=16"]
+        data = [f"--data.root={folder}", "--data=Folder", "--data.size=16"]
         episodes = ["--episodes.query=1", "--episodes.validation_query=2", "--episodes.way=2"]
         assert cli.main(["train", *options, *data, *episodes, "--test_tasks=0"]) == 0
         return seen[0]
@@ -45,30 +60,25 @@ def parsed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     return parse
 
 
-def printed(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", *options, "--print_config"])
-    assert stop.value.code == 0
-    settings = yaml.safe_load(capsys.readouterr().out)
-    return {name: settings[name] for name in asdict(Config())}
-
-
-def test_the_defaults_of_the_command_line_are_those_of_the_settings(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert printed(capsys=capsys) == asdict(Config())
+def test_the_defaults_of_the_command_line_are_those_of_the_settings(parsed: Any) -> None:
+    given = {"data", "episodes"}
+    found, expected = parsed(), Config().plain()
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in expected if name not in given)
 
 
 def test_settings_round_trip_through_yaml(tmp_path: Path, parsed: Any) -> None:
     file = tmp_path / "config.yaml"
-    config = asdict(Config(episodes=EpisodeSettings(shot=(1, 2)), seed=3))
-    config["problem"]["prox"] = 1e-3
-    config["strategy"]["name"] = "penalty"
-    file.write_text(yaml.safe_dump(config))
+    config = Config(episodes=EpisodeSettings(shot=(1, 2)), strategy=Penalty(rho=3.0), seed=3)
+    config = replace(config, problem=config.problem.changed(prox=1e-3))
+    file.write_text(yaml.safe_dump(config.plain()))
+    assert read_recipe(file) == config_from(config.plain())
     first = parsed(f"--config={file}")
-    for section in ("problem", "strategy", "inner", "adaptation", "train", "device", "seed"):
-        assert first[section] == config[section]
-    assert first["episodes"]["shot"] == (1, 2)
+    sections = ("encoder", "problem", "strategy", "adaptation", "train", "device", "seed")
+    for section in sections:
+        assert first[section] == config.plain()[section]
+    assert config_from(first).strategy == Penalty(rho=3.0)
+    assert config_from(first).episodes.shot == (1, 2)
     file.write_text(yaml.safe_dump(first, sort_keys=False))
     assert parsed(f"--config={file}") == first
 
@@ -84,7 +94,7 @@ def test_options_beat_the_file(tmp_path: Path, parsed: Any) -> None:
 
 
 def test_ranges(parsed: Any) -> None:
-    assert parsed("--episodes.shot=[1,2]")["episodes"]["shot"] == (1, 2)
+    assert config_from(parsed("--episodes.shot=[1,2]")).episodes.shot == (1, 2)
     assert parsed("--episodes.shot=2")["episodes"]["shot"] == 2
 
 
@@ -98,8 +108,10 @@ def test_ranges(parsed: Any) -> None:
         ("--episodes.way=[1,2,3]", "episodes.way"),
         ("--episodes.way=few", "episodes.way"),
         ("--problem.learn_prox=3", "problem.learn_prox"),
-        ("--data.name=imagenet", "data.name"),
-        ("--strategy.name=magic", "strategy.name"),
+        ("--data=imagenet", "data is 'imagenet'"),
+        ("--strategy=magic", "strategy is 'magic'"),
+        ("--strategy.rho=3", "strategy.rho"),
+        ("--problem.network=conv4", "problem.network"),
         ("--config=absent.yaml", "absent.yaml"),
     ],
 )
@@ -138,40 +150,92 @@ def test_a_section_that_is_none(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"train: {value}\n")
-    assert cli.main(["train", f"--config={file}"]) == 1
+    assert cli.main(["train", f"--config={file}"]) == 2
     assert "it must be a mapping of settings" in capsys.readouterr().err
 
 
-def described(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and the text of their docstrings."""
-    text = inspect.getdoc(settings) or ""
-    texts = dict(re.findall(r"^    (\w+): ((?:.|\n     )*)", text, re.MULTILINE))
-    for field in fields(settings):
-        if is_dataclass(default := getattr(settings, field.name)):
-            yield from described(default, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", " ".join(texts[field.name].split())
+def described(kind: Any) -> dict[str, str]:
+    """Names of settings with the text of the docstring."""
+    found = re.findall(r"^    (\w+): ((?:.|\n     )*)", inspect.getdoc(kind) or "", re.MULTILINE)
+    return {
+        name: " ".join(text.split()).replace("``", "").removesuffix(".") for name, text in found
+    }
+
+
+def helped(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(list(words)) == 0
+    return " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
-    ("command", "settings"), [("train", Config()), ("evaluate", EvaluationRequest())]
-)
+    ("command", "groups"),
+    [
+        ("train", {"": Config, "episodes.": EpisodeSettings, "train.": TrainSettings,
+                   "augment.": Augmentation}),
+        ("evaluate", {"": EvaluationRequest}),
+    ],
+)  # fmt: skip
 def test_help_explains_every_setting(
-    command: str,
-    settings: Any,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: str, groups: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
-    assert stop.value.code == 0
-    words = " ".join(capsys.readouterr().out.split())
-    for name, text in described(settings):
-        assert re.search(rf"--{re.escape(name)} [^-]*? {re.escape(text)}", words), name
+    words = helped(command, "--help", capsys=capsys)
+    for prefix, kind in groups.items():
+        texts = described(kind)
+        for field in fields(kind):
+            text = re.escape(texts[field.name])
+            option = rf"(--{prefix}{field.name}( [^-]*?)?|{field.name}:) {text}"
+            assert re.search(option, words), f"{prefix}{field.name}"
 
 
-@pytest.mark.parametrize("name", ["unroll", "implicit", "penalty"])
-def test_every_strategy_is_frozen_and_equal_by_its_settings(name: Any) -> None:
-    config = Config(strategy=replace(Config().strategy, name=name))
-    assert build_strategy(config) == build_strategy(config)
+@pytest.mark.parametrize(
+    ("place", "slot"),
+    [("strategy", Strategy), ("problem", Problem), ("problem.head", Head), ("encoder", Encoder),
+     ("data", DataSet), ("strategy.inner.rule", UpdateRule)],
+)  # fmt: skip
+def test_help_explains_every_setting_of_every_component(
+    place: str, slot: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in SLOTS[slot].choices:
+        words = helped("train", f"--{place}.help={SLOTS[slot].name(kind)}", capsys=capsys)
+        for name in inspect.signature(kind).parameters:
+            if name not in SLOTS[slot].given:
+                assert re.search(rf"--{place}\.{name}[. ]", words), (kind, name)
+                assert descriptions(kind).get(name), (kind, name)
+
+
+def test_every_setting_of_a_linear_solver_is_explained() -> None:
+    for kind in SLOTS[LinearSolver].choices:
+        assert all(descriptions(kind).get(name) for name in inspect.signature(kind).parameters)
+
+
+def test_a_component_of_the_command_line_has_its_own_defaults(
+    tmp_path: Path, parsed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config_from(parsed("--strategy", "Penalty")).strategy == Penalty()
+    few = config_from(parsed("--strategy=Penalty", "--strategy.inner.steps=3")).strategy
+    assert few == Penalty(replace(Penalty().inner, steps=3))
+    file = tmp_path / "config.yaml"
+    file.write_text("strategy: {name: Unroll, truncate: 2, inner: {steps: 9}}\n")
+    capsys.readouterr()
+    assert config_from(parsed(f"--config={file}", "--strategy=Penalty")).strategy == Penalty()
+    said = "strategy is Penalty: settings of Unroll are left out (truncate, inner)"
+    assert said in capsys.readouterr().out
+    kept = config_from(parsed(f"--config={file}", "--strategy.inner.steps=4")).strategy
+    assert isinstance(kept, Unroll)
+    assert (kept.truncate, kept.inner.steps) == (2, 4)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES, ids=lambda kind: kind.__name__)
+def test_every_strategy_is_frozen_and_equal_by_its_settings(kind: type[Strategy]) -> None:
+    first, second = (config_from({"strategy": kind.__name__}).strategy for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
+    with pytest.raises(AttributeError):
+        first.inner = None  # type: ignore[assignment]
+
+
+def test_a_recipe_with_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("train: {stepz: 3}\n")
+    with pytest.raises(ConfigurationError, match=r"recipe .*recipe\.yaml: .*'train\.stepz'"):
+        read_recipe(file)

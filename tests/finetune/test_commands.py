@@ -79,19 +79,31 @@ def test_a_new_class_leaves_the_others_as_they_are(
         classifier.add_class("blue", images[:1])
 
 
-def test_fit_tries_the_candidates_and_says_so(data: LabelledImages, small_networks: str) -> None:
-    said: list[str] = []
+def test_fit_tries_the_candidates_and_says_so(
+    data: LabelledImages, small_networks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = Source(small_networks)
-    classifier, selection = fit(data, source.load(), source, adapts="head", say=said.append)
+    classifier, selection = fit(data, source.load(), source, adapts="head")
+    said = capsys.readouterr().out.splitlines()
     assert len(said) == len(selection.held_out)
+    assert all(line.endswith("held-out images right") for line in said)
     assert classifier.candidate == selection.held_out[selection.chosen].candidate
     assert classifier.temperature > 0
+    name = classifier.candidate.name
+    assert repr(classifier).splitlines()[0] == (
+        f"Classifier({len(data.class_names)} classes: {', '.join(data.class_names)}"
+    )
+    assert f"{small_networks}, fine-tuned by '{name}' on {len(data.labels)} images [3, 16, 16]" in (
+        repr(classifier)
+    )
+    assert repr(selection).startswith(f"Selection('{name}' of {len(said)} candidates, accuracy on ")
+    assert repr(selection.held_out[0]) == f"HeldOut({said[0]})"
 
 
 def test_one_image_a_class(make_folder: Callable[..., Path], small_networks: str) -> None:
     data = read_labelled(make_folder(1, 1, 1), 16)
     source = Source(small_networks)
-    classifier, selection = fit(data, source.load(), source)
+    classifier, selection = fit(data, source.load(), source, progress=False)
     assert selection.accuracy is None
     predictions = classifier.predict(data.images)
     assert (predictions.probabilities.argmax(1) == data.labels).all()

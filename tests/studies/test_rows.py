@@ -14,19 +14,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fewshot_blo.experiments.strategy import build_strategy
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.settings import Config, RuleSettings
+from fewshot_blo.experiments.components import Plan, plain
+from fewshot_blo.experiments.settings import SLOTS
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies import STUDIES, Figures, RowSettings, Study, read_study, run_study
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes" / "studies").glob("*.yaml"))
-SETTINGS: dict[str, Any] = {"inner": {"steps": 3, "step_size": 0.3}, "steps": 6, "every": 2}
+INNER = {"steps": 3, "rule": {"name": "SGD", "step_size": 0.3}}
+SETTINGS: dict[str, Any] = {"strategy": {"inner": INNER}, "steps": 6, "every": 2}
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:
-    rows = {"descent": SETTINGS, "penalty": {**SETTINGS, "strategy": {"name": "penalty"}}}
+    penalty = {**SETTINGS, "strategy": {"name": "Penalty", "inner": INNER}}
+    rows = {"descent": SETTINGS, "penalty": penalty}
     path.write_text(yaml.safe_dump({"study": "halves", "rows": rows, **changes}))
     return path
 
@@ -133,7 +137,7 @@ def test_goes_on_after_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_a_row_that_diverges_leaves_the_others(tmp_path: Path) -> None:
-    wild = RowSettings(steps=40, inner=RuleSettings(steps=200, step_size=90.0), every=1)
+    wild = RowSettings(Unroll(InnerSteps(200, SGD(90.0))), steps=40, every=1)
     records = run_study(Halves(), {"wild": wild, "tame": RowSettings(steps=2)}, tmp_path)
     rows = {record["method"]: record for record in records}
     assert rows["wild"]["diverged after steps"] == 0
@@ -176,4 +180,5 @@ def test_recipes_can_be_built(path: Path) -> None:
     study, rows = read_study(path)
     assert type(study) is STUDIES[yaml.safe_load(path.read_text())["study"]]
     for row in rows.values():
-        build_strategy(Config(strategy=row.strategy, inner=row.inner))
+        again = Plan(SLOTS, RowSettings, "", plain(SLOTS, row)).build()
+        assert again == row

@@ -249,7 +249,7 @@ def test_download_only_if_asked(
         )
     )
     monkeypatch.setattr(cifarfs, "torchvision_module", lambda: module)
-    with pytest.raises(DataError, match="use download=True"):
+    with pytest.raises(DataError, match=r"or fetch them \(download\)"):
         cifarfs.load(tmp_path)
     assert not calls
     for _ in range(2):

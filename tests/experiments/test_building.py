@@ -1,47 +1,41 @@
+"""From settings to tasks, problems and devices."""
+
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
 import types
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fewshot_blo.experiments.strategy import build_adaptation, build_strategy
-from small_runs import make_dataset, make_folder
+from small_runs import make_dataset
 from torch import nn
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.layers import FrozenBatchNorm
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.experiments.data import build_device, build_sampler, build_splits, image_shape
-from fewshot_blo.experiments.problem import NETWORKS, build_problem
-from fewshot_blo.experiments.settings import (
-    Config,
-    DataSettings,
-    EpisodeSettings,
-    ProblemSettings,
-    RuleSettings,
-    StrategySettings,
-)
+from fewshot_blo.experiments.data import build_device, build_sampler
+from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.settings import Config, EpisodeSettings, config_from
 from fewshot_blo.experiments.training import build_start
 from fewshot_blo.heads import CosineHead
-from fewshot_blo.hypergrad import (
-    BOME,
-    Implicit,
-    Penalty,
-    Reptile,
-    Unroll,
-    ValueFunction,
-)
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
-from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD, Momentum
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.kernel import InnerSteps, LearnedSGD
 from fewshot_blo.networks.resnet12 import DropBlock
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
 from fewshot_blo.tasks import Augmentation
+from fewshot_blo.tasks.catalogue import (
+    CIFARFS,
+    FC100,
+    DataSet,
+    Folder,
+    Glyphs,
+    MiniImageNet,
+    Omniglot,
+    TieredImageNet,
+)
 from fewshot_blo.training.checkpoint import Checkpoint, random_state, save
 
 IMAGE = torch.Size([1, 16, 16])
@@ -77,42 +71,11 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_network"
 
 
-def problem_config(**settings: Any) -> Config:
-    return Config(problem=ProblemSettings(**{"hidden": 8, **settings}), device="cpu")
-
-
-def test_strategies() -> None:
-    config = Config(inner=RuleSettings(3, "momentum", 0.2))
-    rule = Momentum(0.2)
-
-    def built(**settings: Any) -> Any:
-        return build_strategy(replace(config, strategy=StrategySettings(**settings)))
-
-    assert built() == Unroll(InnerSteps(3, rule))
-    assert built(truncate=2) == Unroll(InnerSteps(3, rule), truncate=2)
-    assert built(first_order=True) == Unroll(InnerSteps(3, rule), first_order=True)
-    for recompute in (True, False, None):
-        assert built(recompute=recompute) == Unroll(InnerSteps(3, rule), recompute=recompute)
-    assert built(name="implicit") == Implicit(InnerSteps(3, rule), ConjugateGradient(5, 0.0))
-    neumann = built(name="implicit", solver="neumann", solver_steps=7, damping=0.1)
-    assert neumann == Implicit(InnerSteps(3, rule), Neumann(7, 0.2, 0.1))
-    assert built(name="implicit", solver="one_step") == Implicit(InnerSteps(3, rule), OneStep(0.2))
-    penalty = built(name="penalty", rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
-    assert penalty == Penalty(InnerSteps(3, rule), rho=2.0, lam=3.0, epsilon=4.0, multiplier=5.0)
-    assert built(name="penalty") == Penalty(InnerSteps(3, rule))
-    assert built(name="value_function") == ValueFunction(InnerSteps(3, rule), 20)
-    value = built(name="value_function", lam=2.0, lam_growth=0.5, lam_max=9.0, continued=True)
-    assert value == ValueFunction(InnerSteps(3, rule), 20, 2.0, 0.5, 9.0, continued=True)
-    assert built(name="bome", value_steps=4, eta=0.25) == BOME(InnerSteps(3, rule), 4, 0.25)
-    assert built(name="reptile", query_weight=0.75) == Reptile(InnerSteps(3, rule), 0.75)
-
-
-def test_adaptation() -> None:
-    config = Config(adaptation=RuleSettings(4, "adam", 0.1))
-    assert build_adaptation(config) == InnerSteps(4, Adam(0.1))
-    learned = replace(config, adaptation=RuleSettings(4, "learned", 0.1))
-    assert build_adaptation(learned) == InnerSteps(4, LearnedSGD())
-    assert build_adaptation(Config()) == InnerSteps(10, SGD(0.5))
+def config_of(encoder: Any = None, **problem: Any) -> Config:
+    """Settings with an encoder, by default a small one, and a problem by its name and settings."""
+    small = {"name": "Conv4", "hidden": 8}
+    named = {"name": "SharedEncoder", **problem}
+    return config_from({"encoder": encoder or small, "problem": named, "device": "cpu"})
 
 
 def test_pretrained_networks(tmp_path: Path) -> None:
@@ -120,14 +83,14 @@ def test_pretrained_networks(tmp_path: Path) -> None:
     name = "torchvision:mobilenet_v3_small"
     body = load_backbone(name, pretrained=False).body
     torch.save(body.state_dict(), tmp_path / "w.pt")
-    config = problem_config(network=name, weights=str(tmp_path / "w.pt"), input_size=32)
+    config = config_of({"name": name, "weights": str(tmp_path / "w.pt"), "size": 32})
     problem = build_problem(config, torch.Size((3, 20, 20)))
     assert isinstance(problem, SharedEncoder)
     first = problem.outer["body.features.0.0.weight"]
     assert torch.equal(first, body.features[0][0].weight)  # type: ignore[index, union-attr]
     assert problem.network.preprocess.settings.size == 32  # type: ignore[union-attr]
     (tmp_path / "w.pt").unlink()
-    again = build_problem(config, torch.Size((3, 20, 20)), pretrained=False)
+    again = build_problem(config, torch.Size((3, 20, 20)), trained=False)
     assert again.outer.keys() == problem.outer.keys()
     with pytest.raises(CheckpointError, match="no weight file"):
         build_problem(config, torch.Size((3, 20, 20)))
@@ -141,55 +104,62 @@ def test_own_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     module.plain = lambda: torch.nn.Sequential(body, torch.nn.Flatten())
     monkeypatch.setitem(sys.modules, "own_encoders", module)
 
-    def built(**settings: Any) -> FewShotProblem:
-        return build_problem(problem_config(**settings), torch.Size((3, 20, 20)))
+    def built(**encoder: Any) -> FewShotProblem:
+        return build_problem(config_of(encoder), torch.Size((3, 20, 20)))
 
     for size, found in ((0, 8), (12, 12)):
-        problem = built(network="own_encoders:backbone", input_size=size, sharpen=0.5)
+        problem = built(name="own_encoders:backbone", size=size, sharpen=0.5)
         assert isinstance(problem, SharedEncoder)
         assert isinstance(problem.network, Backbone)
         assert problem.network.preprocess.settings == Preprocessing(found, sharpen=0.5)
         assert isinstance(problem.network.body[1], FrozenBatchNorm)  # type: ignore[index]
-    for name in ("own_encoders:plain", "conv4", "resnet12"):
-        with pytest.raises(ConfigurationError, match=f"input_size is 12, and network '{name}'"):
-            built(network=name, input_size=12)
-        with pytest.raises(ConfigurationError, match=r"sharpen is 0\.5, and network .* is a "):
-            built(network=name, sharpen=0.5)
-    for name in ("own_encoders:backbone", "conv4"):
-        with pytest.raises(ConfigurationError, match=r"weights is w\.pt, which network"):
-            built(network=name, weights="w.pt")
+    for setting, value in (("size", 12), ("sharpen", 0.5)):
+        with pytest.raises(
+            ConfigurationError, match=f"{setting} is {value}, and own_encoders:plain returns a Seq"
+        ):
+            built(name="own_encoders:plain", **{setting: value})
+        for name in ("Conv4", "ResNet12"):
+            with pytest.raises(ConfigurationError, match=f"'encoder.{setting}' of {name}"):
+                built(name=name, **{setting: value})
+    for name, kind in (("own_encoders:backbone", "own"), ("Conv4", "Conv4")):
+        with pytest.raises(ConfigurationError, match=f"no setting 'encoder.weights' of {kind}"):
+            built(name=name, weights="w.pt")
 
 
 def test_problems() -> None:
-    shared = build_problem(problem_config(head="cosine", start="learned", prox=0.2), IMAGE)
+    shared = build_problem(config_of(head="Cosine", start="learned", prox=0.2), IMAGE)
     assert isinstance(shared, SharedEncoder)
     assert isinstance(shared.head, CosineHead)
     assert shared.prox == 0.2
     assert shared.outer["start/head.weight"].shape == (5, 8)
-    anil = build_problem(problem_config(name="initialization", adapt="head"), IMAGE)
+    anil = build_problem(config_of(name="Initialization", adapted="head"), IMAGE)
     assert isinstance(anil, Initialization)
     assert anil.adapted == ["head.weight", "head.bias"]
     assert anil.prox == 0
-    boil = build_problem(problem_config(name="initialization", adapt="body"), IMAGE)
+    boil = build_problem(config_of(name="Initialization", adapted="body"), IMAGE)
     assert isinstance(boil, Initialization)
     assert all(name.startswith("encoder.") for name in boil.adapted)
-    prototypes = build_problem(problem_config(name="initialization", start="prototypes"), IMAGE)
+    prototypes = build_problem(config_of(name="Initialization", start="prototypes"), IMAGE)
     assert not any(name.startswith("head.") for name in prototypes.outer)
-    learned = replace(
-        problem_config(name="initialization"), inner=RuleSettings(3, "learned", 0.125)
-    )
-    sizes = build_problem(learned, IMAGE).outer
+    sizes = build_problem(config_of(name="Initialization", step_size=0.125), IMAGE).outer
     assert sizes["step_size/head.bias"].item() == 0.125
 
 
 def test_the_parts_of_maml_plus_plus() -> None:
-    settings = problem_config(
-        name="initialization", norm="stepwise", adapt="no_norms", step_sizes="step"
-    )
-    config = replace(
-        settings,
-        inner=RuleSettings(3, "learned", 0.125),
-        adaptation=RuleSettings(3, "learned"),
+    """As the recipe of an earlier version says them."""
+    config = config_from(
+        {
+            "problem": {
+                "name": "initialization",
+                "hidden": 8,
+                "norm": "stepwise",
+                "adapt": "no_norms",
+                "step_sizes": "step",
+            },
+            "inner": {"steps": 3, "rule": "learned", "step_size": 0.125},
+            "adaptation": {"steps": 3, "rule": "learned"},
+            "device": "cpu",
+        }
     )
     problem = build_problem(config, IMAGE)
     assert isinstance(problem, Initialization)
@@ -197,36 +167,43 @@ def test_the_parts_of_maml_plus_plus() -> None:
     assert not any(".norm." in name for name in problem.adapted)
     assert sum(".convolution." in name for name in problem.adapted) == 8
     assert problem.outer["step_size/head.bias"].tolist() == [0.125] * 3
-    assert build_adaptation(config).rule == LearnedSGD(per_step=True)
-    assert build_strategy(config) == Unroll(InnerSteps(3, LearnedSGD(per_step=True)))
+    assert config.adaptation.rule == LearnedSGD(per_step=True)
+    assert config.strategy == Unroll(InnerSteps(3, LearnedSGD(per_step=True)))
 
 
 def test_step_sizes_of_entries() -> None:
-    settings = problem_config(name="initialization", step_sizes="entry")
-    problem = build_problem(replace(settings, inner=RuleSettings(3, "learned", 0.1)), IMAGE)
+    config = config_of(name="Initialization", step_size=0.1, entry_steps=True)
+    problem = build_problem(config, IMAGE)
     for name in ("head.weight", "encoder.blocks.block2.convolution.weight"):
         assert problem.outer["step_size/" + name].shape == problem.outer[name].shape
 
 
+NARROW = [64, 128, 256, 512]
+
+
 @pytest.mark.parametrize(
-    ("name", "features"), [("conv4", 8), ("resnet12", 640), ("resnet12_narrow", 512)]
+    ("encoder", "features"),
+    [
+        ({"name": "Conv4", "hidden": 8}, 8),
+        ({"name": "ResNet12", "drop_block": 2, "drop_rate": 0.2}, 640),
+        ({"name": "ResNet12", "widths": NARROW, "drop_block": 2, "drop_rate": 0.2}, 512),
+    ],
+    ids=["Conv4", "ResNet12", "ResNet12-narrow"],
 )
-def test_networks_by_name(name: str, features: int) -> None:
-    assert name in NETWORKS
-    config = problem_config(network=name, start="learned", drop_block=2, drop_rate=0.2)
-    problem = build_problem(config, IMAGE)
+def test_networks_by_name(encoder: dict[str, Any], features: int) -> None:
+    problem = build_problem(config_of(encoder, start="learned"), IMAGE)
     assert problem.outer["start/head.weight"].shape == (5, features)
     rates = [m.rate for m in problem.network.modules() if isinstance(m, DropBlock)]
-    assert rates == ([] if name == "conv4" else [0.2, 0.2])
+    assert rates == ([] if encoder["name"] == "Conv4" else [0.2, 0.2])
 
 
 def test_weights_follow_the_seed_and_nothing_else() -> None:
-    first = build_problem(problem_config(), IMAGE).outer
+    first = build_problem(config_of(), IMAGE).outer
     state = torch.get_rng_state()
     torch.rand(5)
-    again = build_problem(problem_config(), IMAGE).outer
+    again = build_problem(config_of(), IMAGE).outer
     assert all(torch.equal(p, again[name]) for name, p in first.items())
-    other = build_problem(replace(problem_config(), seed=1), IMAGE).outer
+    other = build_problem(replace(config_of(), seed=1), IMAGE).outer
     assert not torch.equal(
         other["blocks.block1.convolution.weight"], first["blocks.block1.convolution.weight"]
     )
@@ -234,12 +211,12 @@ def test_weights_follow_the_seed_and_nothing_else() -> None:
 
 
 def test_the_widest_task_decides_the_head() -> None:
-    config = replace(problem_config(name="initialization"), episodes=EpisodeSettings(way=(2, 7)))
+    config = replace(config_of(name="Initialization"), episodes=EpisodeSettings(way=(2, 7)))
     assert build_problem(config, IMAGE).outer["head.bias"].shape == (7,)
 
 
 def test_dtype() -> None:
-    config = replace(problem_config(), dtype="float64")
+    config = replace(config_of(), dtype="float64")
     assert {p.dtype for p in build_problem(config, IMAGE).outer.values()} == {torch.float64}
     sampler = build_sampler(
         replace(config, episodes=EpisodeSettings(way=3, query=2)), make_dataset(), training=True
@@ -267,7 +244,7 @@ def test_training_images_alone_are_augmented() -> None:
 
 
 def test_a_network_of_a_users_own(network: str) -> None:
-    problem = build_problem(problem_config(network=f"{network}:features", start="learned"), IMAGE)
+    problem = build_problem(config_of(f"{network}:features", start="learned"), IMAGE)
     assert [type(m) for m in problem.network.modules()][2:5] == [
         nn.BatchNorm2d,
         nn.ReLU,
@@ -295,12 +272,12 @@ def test_a_network_of_a_users_own(network: str) -> None:
 def test_networks_that_do_not_fit(network: str, function: str, match: str) -> None:
     assert network
     with pytest.raises(ConfigurationError, match=match):
-        build_problem(problem_config(network=function), IMAGE)
+        build_problem(config_of({"name": "own", "function": function}), IMAGE)
 
 
 def test_images_too_small_for_conv4() -> None:
     with pytest.raises(ConfigurationError, match="use images of at least 16x16"):
-        build_problem(problem_config(), torch.Size([1, 12, 12]))
+        build_problem(config_of(), torch.Size([1, 12, 12]))
 
 
 def test_devices() -> None:
@@ -313,43 +290,9 @@ def test_devices() -> None:
         build_device(Config(device="gpu"))
 
 
-def test_data_sets_that_need_more() -> None:
-    with pytest.raises(ConfigurationError, match=r"'omniglot' needs the folder.*--data\.root"):
-        build_splits(DataSettings("omniglot"))
-    with pytest.raises(ConfigurationError, match="glyphs: mirrored classes are for omniglot"):
-        build_splits(DataSettings("glyphs", mirrors=True))
-
-
-@pytest.mark.parametrize("name", ["glyphs", "omniglot", "miniimagenet", "tieredimagenet", "fc100"])
-def test_usual_sizes_are_those_of_the_data_sets(name: Any) -> None:
-    module = importlib.import_module(f"tasks.{'cifarfs' if name == 'fc100' else name}")
-    usual = inspect.signature(module.load).parameters["size"].default
-    assert image_shape(DataSettings(name))[1:] == (usual, usual)
-    assert image_shape(DataSettings(name, size=50))[1:] == (50, 50)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        DataSettings("glyphs"),
-        DataSettings("folder"),
-        DataSettings("folder", color=False, size=20),
-        DataSettings("omniglot", size=12),
-        DataSettings("cifarfs"),
-    ],
-    ids=lambda data: f"{data.name}-{data.size}",
-)
-def test_shapes_of_images(data: DataSettings, tmp_path: Path, request: Any) -> None:
-    if data.name in ("omniglot", "cifarfs"):
-        data = replace(data, root=str(request.getfixturevalue("data_root")))
-    elif data.name == "folder":
-        data = replace(data, root=str(make_folder(tmp_path, classes=3, images=1)))
-    assert image_shape(data) == tuple(build_splits(data).train.images.shape[1:])
-
-
 def saved_start(folder: Path, config: dict[str, Any]) -> tuple[Path, FewShotProblem]:
     """A checkpoint with these settings, and the problem whose weights it holds."""
-    problem = build_problem(problem_config(), IMAGE)
+    problem = build_problem(config_of(), IMAGE)
     nothing: dict[str, Any] = {"optimizer": {}, "best": {}}
     checkpoint = Checkpoint(
         step=1,
@@ -368,24 +311,24 @@ def saved_start(folder: Path, config: dict[str, Any]) -> tuple[Path, FewShotProb
 @pytest.mark.parametrize(
     ("before", "now", "seen"),
     [
-        (DataSettings("cifarfs"), DataSettings("cifarfs", size=28), False),
-        (DataSettings("cifarfs"), DataSettings("fc100"), True),
-        (DataSettings("fc100"), DataSettings("cifarfs"), True),
-        (DataSettings("tieredimagenet"), DataSettings("miniimagenet"), True),
-        (DataSettings("cifarfs"), DataSettings("miniimagenet"), False),
-        (DataSettings("omniglot", mirrors=True), DataSettings("omniglot"), False),
-        (DataSettings("omniglot", split="background"), DataSettings("omniglot"), True),
-        (DataSettings("glyphs"), DataSettings("omniglot"), False),
-        (DataSettings("folder", "a"), DataSettings("folder", "a", size=20), False),
-        (DataSettings("folder", "a"), DataSettings("folder", "a", seed=1), True),
-        (DataSettings("folder", "a"), DataSettings("folder", "b", seed=1), False),
+        (CIFARFS(), CIFARFS(size=28), False),
+        (CIFARFS(), FC100(), True),
+        (FC100(), CIFARFS(), True),
+        (TieredImageNet(), MiniImageNet(), True),
+        (CIFARFS(), MiniImageNet(), False),
+        (Omniglot(mirrors=True), Omniglot(), False),
+        (Omniglot(split="background"), Omniglot(), True),
+        (Glyphs(), Omniglot(), False),
+        (Folder("a"), Folder("a", size=20), False),
+        (Folder("a"), Folder("a", seed=1), True),
+        (Folder("a"), Folder("b", seed=1), False),
     ],
 )
 def test_a_start_has_not_seen_what_is_held_out(
-    before: DataSettings, now: DataSettings, seen: bool, tmp_path: Path
+    before: DataSet, now: DataSet, seen: bool, tmp_path: Path
 ) -> None:
-    start, problem = saved_start(tmp_path, asdict(replace(problem_config(), data=before)))
-    config = replace(problem_config(start_from=str(start)), data=now, seed=1)
+    start, problem = saved_start(tmp_path, replace(config_of(), data=before).plain())
+    config = replace(config_of(), start_from=str(start), data=now, seed=1)
     if seen:
         with pytest.raises(ConfigurationError, match="trained on classes that are validation or"):
             build_start(config, IMAGE)
@@ -395,11 +338,18 @@ def test_a_start_has_not_seen_what_is_held_out(
 
 
 @pytest.mark.parametrize(
-    "saved", [{}, {"data": "flowers"}, {"data": {"name": "flowers"}}, {"data": {"name": "../.."}}]
+    "saved",
+    [
+        {},
+        {"data": "flowers"},
+        {"data": {"name": "flowers"}},
+        {"data": {"name": "../.."}},
+        {"data": {}},
+    ],
 )
 def test_a_start_of_a_program_of_ones_own(saved: dict[str, Any], tmp_path: Path) -> None:
     """It may have saved any settings, of which nothing is known, and no file is read for them."""
     start, problem = saved_start(tmp_path, saved)
-    config = replace(problem_config(start_from=str(start)), data=DataSettings("fc100"), seed=1)
+    config = replace(config_of(), start_from=str(start), data=FC100(), seed=1)
     found = build_start(config, IMAGE).outer
     assert all(torch.equal(p, problem.outer[name]) for name, p in found.items())

@@ -1,0 +1,136 @@
+"""A strategy and a head of one's own: one file and one name each, and they are there everywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = '''"""Nearest class means under the absolute distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.heads.head import SupportSet
+from fewshot_blo.heads.linear import CosineHead
+
+
+@dataclass(frozen=True)
+class AbsoluteHead(CosineHead):
+    """``-s |x - w_n|_1 / D``.
+
+    Attributes:
+        scale: s, factor of the distances.
+    """
+
+    scale: float = 5.0
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Scaled distances to the class weights."""
+        weights = params["head.weight"].unsqueeze(1)
+        distance = (features.unsqueeze(2) - weights).abs().mean(-1)
+        return -self.scale * distance
+'''
+RECIPE = """
+episodes: {way: 3, query: 3, tasks: 2, validation_query: 3}
+encoder: {name: Conv4, hidden: 4}
+problem: {name: SharedEncoder, head: Absolute}
+strategy: {name: Alternating, inner: {steps: 2}}
+train: {steps: 2, validate_every: 2, validation_tasks: 2}
+"""
+STUDY = """
+study: synthetic
+settings: {example: 1}
+rows:
+  alternating:
+    strategy: {name: Alternating, inner: {steps: 2}}
+    steps: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package and the suite with the document's strategy and a head added."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("fewshot_blo", "tasks", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    shutil.copy(ROOT / "setup.cfg", folder)
+    document = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    example = re.findall(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)[0]
+    package = folder / "fewshot_blo"
+    (package / "hypergrad" / "alternating.py").write_text(example, encoding="utf-8")
+    (package / "heads" / "absolute.py").write_text(HEAD, encoding="utf-8")
+    _named(package / "hypergrad", "alternating", "Alternating", "STRATEGIES = (")
+    _named(package / "heads", "absolute", "AbsoluteHead", "HEADS = (")
+    return folder
+
+
+def _named(package: Path, module: str, name: str, names: str) -> None:
+    """Adds a name to the package's list."""
+    file = package / "__init__.py"
+    text = file.read_text(encoding="utf-8")
+    line = f"from fewshot_blo.{package.name}.{module} import {name}\n"
+    assert names in text
+    text = text.replace(names, f"{line}{names}{name}, ", 1)
+    file.write_text(text, encoding="utf-8")
+
+
+def run(checkout: Path, *words: str) -> str:
+    """What a command prints in the copy."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_they_are_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
+    said = run(checkout, "-m", "fewshot_blo", "train", "--strategy.help", "Alternating")
+    assert "du = F_u(v_T)" in said
+    assert "--strategy.inner.steps" in said
+    assert "scaled distances" not in said
+    said = run(checkout, "-m", "fewshot_blo", "train", "--problem.head.help", "Absolute")
+    assert "factor of the distances" in said
+    recipe = tmp_path / "alternating.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    words = ("-m", "fewshot_blo", "compare", str(recipe), "--tasks", "4", "--norm", "transductive")
+    table = run(checkout, *words, "--folder", str(tmp_path / "compared"))
+    assert "| alternating" in table
+
+
+@pytest.mark.slow
+def test_they_are_in_studies(checkout: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY, encoding="utf-8")
+    words = ("-m", "fewshot_blo", "study", str(study), "--folder", str(tmp_path / "solved"))
+    assert "alternating" in run(checkout, *words)
+
+
+@pytest.mark.slow
+def test_they_are_in_the_contract_suite(checkout: Path) -> None:
+    chosen = "(test_equals or structural) and (Alternating or AbsoluteHead) and not unroll"
+    words = ("-m", "pytest", "-q", "tests/test_contract.py", "-k", chosen, "-p", "no:cacheprovider")
+    found = re.search(r"(\d+) passed", run(checkout, *words))
+    assert found is not None
+    assert int(found[1]) > 20
