@@ -27,8 +27,7 @@ def script(shell: str, commands: Sequence[str]) -> str:
     cases = []
     for command in commands:
         options = options_of(command)
-        names = [name for plan in options.plans({}) for name in plan.names()]
-        words = " ".join(f"--{name}" for name in (*names, *(["config"] if options.files else [])))
+        words = " ".join(f"--{name}" for name in options.names())
         cases.append(f'    {command}) words="{words} --help" ;;')
     all_commands = " ".join((*commands, "--help", "--version"))
     text = _SCRIPT % ("\n".join(cases), all_commands, all_commands)

@@ -89,6 +89,10 @@ class Options:
             print(note, flush=True)
         return [plan.build() for plan in self.plans(tree)]
 
+    def names(self) -> list[str]:
+        """Of the options that there are with the usual components."""
+        return list(self._types(self.plans({})))
+
     def plans(self, tree: Tree) -> list[Plan]:
         """Of the dataclasses; each takes its own part of the tree."""
         found = []
@@ -191,6 +195,7 @@ def _near(key: str, types: Mapping[str, Any]) -> str:
     """The options that a wrong name may mean: those it begins, then those of the same ending."""
     begun = [name for name in types if name.startswith(key)]
     ending = [name for name in types if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    ending.sort(key=lambda name: name.count("."))
     for found in (begun, ending):
         if found and key:
             return f" (did you mean {' or '.join(f'--{name}' for name in found[:3])}?)"

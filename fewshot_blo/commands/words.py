@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import NAME, Tree
@@ -29,13 +30,13 @@ def names_in(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def pairs_in(
-    words: Sequence[str], types: Mapping[str, Any], positional: str = ""
+    words: Sequence[str], annotations: Mapping[str, Any], positional: str = ""
 ) -> Iterator[tuple[str, Any]]:
     """Each option with its value; words that belong to none are those of the positional option.
 
     Args:
         words: of the command line.
-        types: annotation of each option.
+        annotations: type of each option.
         positional: the option of the other words; empty for none.
 
     Raises:
@@ -56,14 +57,15 @@ def pairs_in(
             continue
         key, equals, value = word.partition("=")
         name = option_name(key)
-        annotation = types.get(name)
+        annotation = annotations.get(name)
         end = place
         while end < len(words) and not words[end].startswith("--"):
             end += 1
         if is_list(annotation):
             if not equals and place == end:
                 raise ConfigurationError(f"--{name} needs a value")
-            yield name, _unbracketed([value] if equals else list(words[place:end]))
+            values = [value] if equals else list(words[place:end])
+            yield name, values[0] if _is_one(annotation, values) else values
             place = place if equals else end
         elif equals:
             yield name, value
@@ -75,22 +77,24 @@ def pairs_in(
             yield name, words[place]
             place += 1
     if rest:
-        yield positional, _of_no_option(rest, types, positional)
+        yield positional, _of_no_option(rest, annotations, positional)
 
 
-def _of_no_option(rest: list[str], types: Mapping[str, Any], positional: str) -> Any:
+def _of_no_option(rest: list[str], annotations: Mapping[str, Any], positional: str) -> Any:
     if not positional:
         raise ConfigurationError(f"'{rest[0]}' belongs to no option: options begin with --")
-    if is_list(types[positional]):
+    if is_list(annotations[positional]):
         return rest
     if len(rest) > 1:
         raise ConfigurationError(f"'{rest[1]}' is one word too many after '{rest[0]}'")
     return rest[0]
 
 
-def _unbracketed(values: list[str]) -> list[str] | str:
-    """``[0,1,2]`` is a list as a recipe has it."""
-    return values[0] if len(values) == 1 and values[0].startswith("[") else values
+def _is_one(annotation: Any, values: list[str]) -> bool:
+    """Whether a word stands for itself: ``[0,1,2]`` as a recipe has it, or a name for all."""
+    names = any(kind is str or get_origin(kind) is Literal for kind in get_args(annotation))
+    alone = names and get_origin(annotation) in (Union, types.UnionType)
+    return len(values) == 1 and (alone or values[0].startswith("["))
 
 
 def is_list(annotation: Any) -> bool:

@@ -59,6 +59,7 @@ class Slot:
         ending: of class names, which is left out of their names here.
         given: arguments of constructors that the program gives, which are no settings.
         later: the kind of ``Component`` that takes the place of an object; None for an object.
+        also: other names that are understood, for messages.
         shorthand: from a name that is no class to the component that it stands for, or None.
     """
 
@@ -67,6 +68,7 @@ class Slot:
     ending: str = ""
     given: frozenset[str] = frozenset()
     later: type[Component[Any]] | None = None
+    also: str = ""
     shorthand: Callable[[str], Tree | None] = lambda name: None
 
     def name(self, kind: Callable[..., Any]) -> str:
@@ -100,7 +102,7 @@ class UnknownComponentError(ConfigurationError):
     def __init__(self, place: str, name: str, slot: Slot) -> None:
         super().__init__(
             f"{place} is '{name}': there is no such {slot.noun}{nearest(name, slot.names)}; "
-            f"use one of {', '.join(slot.names)}"
+            f"use one of {', '.join([*slot.names, *filter(None, [slot.also])])}"
         )
         self.name = name
 

@@ -40,6 +40,7 @@ SLOTS: Mapping[Any, Slot] = {
         (*ENCODERS, pretrained, own),
         given=frozenset(("channels", "trained")),
         later=Encoder,
+        also="torchvision:NAME, timm:NAME, hf:NAME or module:function of your own",
         shorthand=by_shorthand,
     ),
     Problem: Slot(

@@ -42,11 +42,6 @@ class ConjugateGradient:
 
     Source: Hestenes & Stiefel (1952); for hypergradients Pedregosa, "HOAG" (arXiv 1602.02355)
     and Rajeswaran et al., "iMAML" (arXiv 1909.04630).
-
-    Attributes:
-        steps: at most so many, with a Hessian product each.
-        damping: added to the diagonal of H.
-        tolerance: of the residual, relative to the right-hand side.
     """
 
     steps: int = 5
@@ -93,11 +88,6 @@ class Neumann:
         damping: added to the diagonal of H.
 
     Source: Lorraine et al. (arXiv 1911.02590), algorithm 3.
-
-    Attributes:
-        steps: terms after the first, with a Hessian product each.
-        step_size: α.
-        damping: added to the diagonal of H.
     """
 
     steps: int = 20
@@ -125,9 +115,6 @@ class OneStep:
         step_size: factor α of the right-hand side.
 
     Source: Luketina et al., "T1-T2" (arXiv 1511.06727).
-
-    Attributes:
-        step_size: α.
     """
 
     step_size: float = 0.1

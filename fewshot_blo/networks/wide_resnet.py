@@ -25,7 +25,7 @@ class WideResNet(nn.Module):
         depth: number of convolutions beside the shortcuts: 4 more than a multiple of 6.
         widen: factor of the filters.
         norm: the layer before each convolution, as in ``Conv4``.
-        drop_rate: of the dropout between the convolutions of a block; 0 for none.
+        drop_rate: rate of the dropout between the convolutions of a block; 0 for none.
         steps: as in ``Conv4``.
 
     Raises:

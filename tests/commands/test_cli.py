@@ -141,7 +141,7 @@ def test_settings_that_are_younger_than_a_run(
     assert cli.main([*words, *options(folder)]) == 0
     torch.save(saved, run / LAST)
     assert cli.main([*words, *options(folder, encoder__pools=2)]) == 1
-    assert "encoder.pools was None and is 2" in capsys.readouterr().err
+    assert "encoder.pools was 4 and is 2" in capsys.readouterr().err
 
 
 def test_refused_resume_leaves_the_saved_settings(

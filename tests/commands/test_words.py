@@ -12,10 +12,10 @@ import yaml
 from small_runs import make_folder
 
 from fewshot_blo.commands import main as cli
-from fewshot_blo.commands.help import type_in_words
+from fewshot_blo.commands.help import descriptions, type_in_words
 from fewshot_blo.commands.methods import METHODS
 from fewshot_blo.commands.running import options_of
-from fewshot_blo.experiments.components import Slot
+from fewshot_blo.experiments.components import Slot, parameters
 from fewshot_blo.experiments.settings import SLOTS, config_from
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,10 @@ RECIPES = ROOT / "recipes" / "omniglot-5w1s"
     [
         ("--train.step 5", "no option --train.step (did you mean --train.steps?)"),
         ("--train.stpes 5", "no option --train.stpes (did you mean --train.steps?)"),
-        ("--steps 5", "did you mean --adaptation.steps or --train.steps?"),
+        (
+            "--steps 5",
+            "or --adaptation.steps or --train.steps?",
+        ),
         ("--colour red", "no option --colour"),
         ("--data.name Omniglot", "write --data Omniglot"),
         ("--strategy.rho 3", "no option --strategy.rho of Unroll: choose --strategy Penalty"),
@@ -160,18 +163,14 @@ def every_setting() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("slot", SLOTS.values(), ids=lambda slot: slot.noun)
 def test_every_setting_of_a_component_is_described(slot: Slot) -> None:
-    from fewshot_blo.commands.help import descriptions
-    from fewshot_blo.experiments.components import parameters
-
     for kind in slot.choices:
         names = {name for name, _, _ in parameters(kind)} - slot.given
         texts = descriptions(kind)
         assert not [name for name in names if not texts.get(name)], kind
+        assert not [name for name in names if texts[name].startswith("of ")], kind
 
 
 def test_every_setting_of_a_command_is_described() -> None:
-    from fewshot_blo.commands.help import descriptions
-
     for command, whole in every_setting():
         for plan in whole.plans():
             texts = descriptions(plan.kind)
@@ -233,9 +232,9 @@ def test_the_package_starts_without_torch() -> None:
     ("words", "found"),
     [
         (["tr"], ["train"]),
-        (["train", "--strategy"], ["--strategy"]),
+        (["train", "--conf"], ["--config"]),
         (["train", "--train.val"], ["--train.validate_every", "--train.validation_tasks"]),
-        (["compare", "--see"], ["--seeds"]),
+        (["compare", "--see"], ["--seed", "--seeds"]),
     ],
 )
 def test_completion_in_bash(words: list[str], found: list[str], tmp_path: Path) -> None:
