@@ -217,7 +217,7 @@ def changed_line(diff: str) -> tuple[str, str]:
 
     def first(sign: str) -> str:
         lines = (line[1:].strip() for line in diff.splitlines() if line.startswith(sign))
-        found = next((line for line in lines if not line.startswith(sign * 2)), "")
+        found = next((line for line in lines if line and not line.startswith(sign * 2)), "")
         return "`" + found.replace("|", "\\|") + "`"
 
     return first("-"), first("+")
