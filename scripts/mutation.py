@@ -193,6 +193,7 @@ def _page(results: list[tuple[Any, Any]], command: str) -> str:
         "noticed is killed; a survivor needs a test, or a reason why it needs none.",
         "",
         f"By {command}, with Cosmic Ray {version('cosmic-ray')}.",
+        "A mutant that an earlier commit's tests killed in the same modules is not tried again.",
         "",
         "| module | mutants | killed | survivors |",
         "|---|---|---|---|",
