@@ -193,6 +193,7 @@ def _page(results: list[tuple[Any, Any]], command: str) -> str:
         "noticed is killed; a survivor needs a test, or a reason why it needs none.",
         "",
         f"By {command}, with Cosmic Ray {version('cosmic-ray')}.",
+        "A mutant that an earlier commit's tests killed in the same modules is not tried again.",
         "",
         "| module | mutants | killed | survivors |",
         "|---|---|---|---|",
@@ -217,7 +218,7 @@ def changed_line(diff: str) -> tuple[str, str]:
 
     def first(sign: str) -> str:
         lines = (line[1:].strip() for line in diff.splitlines() if line.startswith(sign))
-        found = next((line for line in lines if not line.startswith(sign * 2)), "")
+        found = next((line for line in lines if line and not line.startswith(sign * 2)), "")
         return "`" + found.replace("|", "\\|") + "`"
 
     return first("-"), first("+")

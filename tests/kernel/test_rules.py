@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
 import pytest
 import torch
 from oracles import assert_same
@@ -49,6 +52,14 @@ def test_defaults() -> None:
     assert Momentum() == Momentum(0.1, 0.9)
     torchs = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).defaults
     assert Adam() == Adam(1e-2, *torchs["betas"], torchs["eps"], 1e-16)
+
+
+@pytest.mark.parametrize("rule", [SGD(), Momentum(), Adam(), LearnedSGD()], ids=repr)
+def test_rules_are_values(rule: Any) -> None:
+    """They serve as defaults of strategies, and so must not change."""
+    assert hash(rule) == hash(replace(rule))
+    with pytest.raises(FrozenInstanceError):
+        rule.step_size = 1.0
 
 
 def test_learned_step_sizes_are_used_and_differentiated() -> None:
