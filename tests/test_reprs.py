@@ -179,7 +179,8 @@ def test_problems() -> None:
     tensors = len(list(encoder.parameters()))
     assert repr(SharedEncoder(encoder, learn_prox=True)) == (
         "SharedEncoder(Conv4, LinearHead from prototypes, prox 0.5 at the start, learned, "
-        f"backend auto, float32 products\n  outer: {tensors + 1} tensors, {count + 1:,} entries, float32 on cpu)"
+        f"backend auto, float32 products\n  outer: {tensors + 1} tensors, {count + 1:,} entries, "
+        "float32 on cpu)"
     )
     assert repr(Pretraining(encoder, classes=64, features=8)).startswith("Pretraining(Conv4, ")
     network = classifier(encoder, 8, 3)
