@@ -95,7 +95,7 @@ def test_a_batch_of_tasks() -> None:
     assert repr(features(batch[:1])) == (
         "TaskBatch(1 task, 3-way 1-shot 2 queries a class, inputs [256] float32 on cpu)"
     )
-    assert "up to 4-way " in repr(make_ragged_batch())
+    assert "up to 3-way 2-shot " in repr(make_ragged_batch())
     rows = replace(batch, query_x=batch.query_x[:, :1], query_y=batch.query_y[:, :1])
     assert "3-way, 3 support and 1 query rows" in repr(rows)
 
@@ -177,8 +177,9 @@ def test_problems() -> None:
     count = sum(p.numel() for p in encoder.parameters())
     tensors = len(list(encoder.parameters()))
     assert repr(SharedEncoder(encoder, learn_prox=True)) == (
-        "SharedEncoder(Conv4, LinearHead from prototypes, prox 0.01, backend auto, float32 "
-        f"products\n  outer: {tensors + 1} tensors, {count + 1:,} entries, float32 on cpu)"
+        "SharedEncoder(Conv4, LinearHead from prototypes, prox 0.5 at the start, learned, "
+        f"backend auto, float32 products\n  outer: {tensors + 1} tensors, {count + 1:,} entries, "
+        "float32 on cpu)"
     )
     assert repr(Pretraining(encoder, classes=64, features=8)).startswith("Pretraining(Conv4, ")
     network = classifier(encoder, 8, 3)

@@ -145,9 +145,10 @@ class SharedEncoder(FewShotProblem):
             )
 
     def __repr__(self) -> str:
+        learned = " at the start, learned" if _LOG_PROX in self.outer else ""
         return (
             f"{type(self).__name__}({type(self.original).__name__}, {type(self.head).__name__} "
-            f"from {self.start}, prox {self.prox:g}, backend {self.backend}, "
+            f"from {self.start}, prox {self.prox:g}{learned}, backend {self.backend}, "
             f"{self.precision} products\n  outer: {size(self.outer)})"
         )
 

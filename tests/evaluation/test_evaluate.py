@@ -306,6 +306,21 @@ def test_embeddings_that_are_known() -> None:
         measure(initialization(), embeddings=known)
 
 
+def test_how_far_it_is_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fewshot_blo.records.progress._OFTEN", 0.0)  # However short they are.
+    measure(shared_encoder(), "running", tasks=4, chunk=2)
+    assert capsys.readouterr() == ("", "")
+    measure(shared_encoder(), "running", tasks=4, chunk=2, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("embedding: image 56 of 56, ")
+    assert lines[1].startswith("evaluating (running): task 2 of 4, ")
+    assert lines[1].endswith(" left")
+    assert lines[2].startswith("evaluating (running): task 4 of 4, ")
+    assert lines[2].endswith(" in all")
+
+
 @pytest.mark.parametrize("norm", ["transductive", "support", "running"])
 def test_accuracy_of_means_over_views(norm: Any) -> None:
     problem, one = shared_encoder(), measure(shared_encoder(), norm)

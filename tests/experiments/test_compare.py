@@ -128,12 +128,15 @@ def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:
     assert "running difference sd over seeds" not in unlike[1].record(unlike[0])
 
 
-def test_finished_runs_are_not_trained_again(compared: Path, recipes: list[Path]) -> None:
+def test_finished_runs_are_not_trained_again(
+    compared: Path, recipes: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     names = (BEST, PROVENANCE)  # The second says which command made the first.
     files = [path for name in names for path in compared.glob(f"*/seed*/{name}")]
     before = {path: path.stat().st_mtime_ns for path in files}
     assert len(before) == 8
-    compare(recipes, REQUEST, folder=compared, seeds=(0, 1))
+    compare(recipes, REQUEST, folder=compared, seeds=(0, 1), progress=False)
+    assert capsys.readouterr() == ("", "")
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

@@ -93,6 +93,14 @@ def test_figures_are_those_of_evaluate(config: Config, paths: list[Path]) -> Non
         assert torch.equal(evaluation.accuracy, expected.accuracy)
 
 
+def test_without_progress_nothing_is_printed(
+    paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = evaluate_checkpoints(paths, REQUEST, progress=False)
+    assert capsys.readouterr() == ("", "")
+    assert list(quiet) == [str(path) for path in paths]
+
+
 def test_a_table_compares_every_checkpoint_with_the_first(
     paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

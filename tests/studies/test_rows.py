@@ -97,6 +97,14 @@ def test_from_a_recipe_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "f" / "picture.png").read_text() == "descent penalty"
 
 
+def test_without_progress_nothing_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(Halves(), {"descent": RowSettings(steps=3)}, tmp_path, progress=False)
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "table.md").exists()
+
+
 def test_what_is_solved_is_not_solved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

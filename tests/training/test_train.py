@@ -362,8 +362,15 @@ def test_settings_out_of_range(change: dict[str, Any], match: str) -> None:
 def test_without_progress_nothing_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path)
+    run(tmp_path / "whole")
+    run(tmp_path / "start", settings=replace(SETTINGS, steps=0))
+    run(tmp_path / "interrupted", tasks=SignallingSampler(2, signal.SIGINT))
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, tasks=SignallingSampler(2, signal.SIGINT), progress=True)
+    assert "SIGINT: finishing this step, then saving\n" in capsys.readouterr().out
 
 
 def test_a_problem_with_nothing_to_learn(tmp_path: Path) -> None:
