@@ -4,7 +4,7 @@
     nice python scripts/mutation.py --mutants 90 --seed 0
 
 Not a part of CI: a mutant takes about ten seconds. The last commit is mutated, in a copy, by Cosmic
-Ray, and ``MUTATIONS.md`` gets the survivors. A run that was stopped goes on where it was, as long
+Ray, and ``docs/mutations.md`` gets the survivors. A run that was stopped goes on where it was, as long
 as the mutated modules stay the same. With ``--again``, after tests have been added, only survivors
 are tried. A survivor is met by a test, or by a reason in the table's last column, which later runs
 keep.
@@ -31,7 +31,7 @@ from typing import Any
 # Cosmic Ray is imported where it is used: the tests check ``TESTS`` without it.
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "MUTATIONS.md"
+TABLE = ROOT / "docs/mutations.md"
 TIMEOUT = 90.0
 """Seconds for the tests of one mutant; one that takes longer is killed."""
 
@@ -64,7 +64,6 @@ TESTS: dict[str, list[str]] = {
         HYPERGRAD + "implicit.py",
     ],
     "fewshot_blo/hypergrad/penalty.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "penalty.py"],
-    "fewshot_blo/hypergrad/phases.py": [HYPERGRAD + "phases.py", HYPERGRAD + "value_function.py"],
     "fewshot_blo/hypergrad/reptile.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "reptile.py"],
     "fewshot_blo/hypergrad/strategy.py": ["tests/hypergrad"],
     "fewshot_blo/hypergrad/unroll.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "unroll.py"],

@@ -145,7 +145,7 @@ class SharedEncoder(FewShotProblem):
             )
 
     def __repr__(self) -> str:
-        learned = " at the start, learned" if _LOG_PROX in self.outer else ""
+        learned = " at the start, learned" if self.outer.regularisation is not None else ""
         return (
             f"{type(self).__name__}({type(self.original).__name__}, {type(self.head).__name__} "
             f"from {self.start}, prox {self.prox:g}{learned}, backend {self.backend}, "

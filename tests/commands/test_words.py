@@ -182,7 +182,7 @@ def test_every_setting_of_a_command_is_described() -> None:
 def test_help_of_components(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--data.help", "Omniglot"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("--data Omniglot\n\n1623 handwritten characters")
+    assert out.startswith("--data Omniglot\n\n1,623 handwritten characters")
     assert "--data.rotations" in out
     assert "fetch the files where they are missing" in out
     assert cli.main(["train", "--strategy.help", "Penalty"]) == 0

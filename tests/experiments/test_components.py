@@ -9,16 +9,10 @@ from typing import Any, Literal
 import pytest
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import (
-    Component,
-    Plan,
-    Slot,
-    converted,
-    merged,
-    nearest,
-    plain,
-)
+from fewshot_blo.experiments.components import Component, Slot, merged, nearest, plain
+from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS, Config, Encoder, config_from
+from fewshot_blo.experiments.values import converted
 from fewshot_blo.heads import CosineHead, LinearHead, RidgeHead
 from fewshot_blo.hypergrad import Implicit, Penalty, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann
@@ -174,14 +168,20 @@ def test_unknown_settings(settings: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"strategy": {"name": "Penalty", "rho": "much"}}, "strategy.rho is much: "),
+        (
+            {"strategy": {"name": "Penalty", "rho": "much"}},
+            "strategy.rho is 'much': it must be a number",
+        ),
         ({"train": {"steps": 1.5}}, "train.steps is 1.5: "),
-        ({"train": {"schedule": "linear"}}, "train.schedule is linear: "),
-        ({"episodes": {"way": [1, 2, 3]}}, "episodes.way is [1, 2, 3]: "),
+        ({"train": {"schedule": "linear"}}, "train.schedule is 'linear': it must be one of"),
+        (
+            {"episodes": {"way": [1, 2, 3]}},
+            "episodes.way is '1 2 3': it must be a whole number, or two",
+        ),
         ({"problem": {"learn_prox": 3}}, "problem.learn_prox is 3: "),
-        ({"encoder": {"hidden": "x"}}, "encoder.hidden is x: "),
-        ({"train": 3}, "train is 3: it must be a mapping of settings"),
-        ({"data": 3}, "data is 3: it must be the name of a data set"),
+        ({"encoder": {"hidden": "x"}}, "encoder.hidden is 'x': it must be a whole number"),
+        ({"train": 3}, "train is 3: it has settings of its own, as train.steps"),
+        ({"data": 3}, "data is 3: it must be one of Glyphs, "),
         ({"encoder": "own"}, "encoder.function is not given: own needs it"),
     ],
 )

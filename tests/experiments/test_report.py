@@ -221,7 +221,7 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     assert set(found[0].class_names) <= set(glyphs.load().test.class_names)
     assert "sees these images in RGB, as it was trained" in capsys.readouterr().out
 
-    # A folder's images are read in grey for a run that says so by its data set alone.
+    # A folder's images are made grey for a run whose data set is grey.
     of_grey = of_omniglot(paths[0], tmp_path / "grey.pt", mirrors=False)
     request = replace(REQUEST, data="Folder", root=str(root_of(config)), size=16, norm="support")
     (found,) = evaluate_checkpoints([of_grey], request).values()
@@ -229,7 +229,7 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     assert torch.equal(found[0].accuracy, expected[0].accuracy)
     capsys.readouterr()
     coloured = in_colour.data.load().test
-    assert as_trained(of_grey, config, coloured).images.shape[1:] == (1, 16, 16)
+    assert as_trained(of_grey, config, coloured, print).images.shape[1:] == (1, 16, 16)
     assert f"{of_grey} sees these images in grey, as it was trained" in capsys.readouterr().out
 
 
@@ -260,7 +260,7 @@ def test_the_folder_of_the_run_is_no_other_data_set(config: Config, tmp_path: Pa
             assert requested(run, replace(REQUEST, data="Folder", root=given)).data == same_data
     other = replace(REQUEST, data="Folder", root=str(tmp_path))
     assert other_data(run.data, other) == Folder(str(tmp_path), size=16)
-    assert requested(run, other).data == Folder(str(tmp_path), color=False, size=16)
+    assert requested(run, other).data == Folder(str(tmp_path), size=16)
 
 
 def test_classes_that_a_run_was_trained_on_are_left_out(

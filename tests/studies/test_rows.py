@@ -19,7 +19,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Plan, plain
+from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps

@@ -113,7 +113,7 @@ def test_settings_are_those_of_the_function_that_loads(kind: type[DataSet]) -> N
     ).parameters
     settings = {field.name: field.default for field in fields(kind)}
     assert settings.keys() <= parameters.keys()
-    assert settings.keys() >= parameters.keys() - {"variant", "fractions"}
+    assert settings.keys() >= parameters.keys() - {"variant", "fractions", "progress"}
     for name, default in settings.items():
         expected = parameters[name].default
         if expected is not inspect.Parameter.empty:
