@@ -22,6 +22,7 @@ from fewshot_blo.backbones import Backbone, load_backbone
 from fewshot_blo.evaluation.evaluate import embed, evaluate
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
 from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
@@ -37,16 +38,15 @@ class Option(NamedTuple):
 
 
 WAY, QUERY = 5, 15
-ADAM: dict[str, Any] = {"rule": "adam", "steps": 50}
 LARGER = (160, 192, 224)
 
 
 def rows(size: int) -> dict[str, list[Option]]:
     """The settings of every row, at one size unless the row is about sizes."""
     prototypes, ridge = Candidate("", head="cosine"), Candidate("", head="ridge", lam=0.3)
-    steps = (1e-3, 3e-3, 1e-2)
-    last = Candidate("", adapts="last_blocks", **ADAM)
-    low_rank = Candidate("", adapts="low_rank", blocks=2, **ADAM)
+    steps = [InnerSteps(50, Adam(size)) for size in (1e-3, 3e-3, 1e-2)]
+    last = Candidate("", adapts="last_blocks")
+    low_rank = Candidate("", adapts="low_rank", blocks=2)
     roots, mirrored = replace(ridge, power=0.5), replace(ridge, views="mirrored")
     crops = replace(ridge, views="crops")
     return {
@@ -54,11 +54,14 @@ def rows(size: int) -> dict[str, list[Option]]:
         "prototypes, centred": [Option(prototypes, size)],
         "ridge": [Option(replace(ridge, lam=lam), size) for lam in (0.03, 0.1, 0.3, 1.0)],
         "linear head": [
-            Option(Candidate("", steps=50, step_size=step), size) for step in (0.3, 1.0, 3.0, 10.0)
+            Option(Candidate("", inner=InnerSteps(50, SGD(step))), size)
+            for step in (0.3, 1.0, 3.0, 10.0)
         ],
-        "last block": [Option(replace(last, blocks=1, step_size=s), size) for s in steps],
-        "last 3 blocks": [Option(replace(last, blocks=3, step_size=s), size) for s in steps],
-        "low rank, last 2 blocks": [Option(replace(low_rank, step_size=s), size) for s in steps],
+        "last block": [Option(replace(last, blocks=1, inner=inner), size) for inner in steps],
+        "last 3 blocks": [Option(replace(last, blocks=3, inner=inner), size) for inner in steps],
+        "low rank, last 2 blocks": [
+            Option(replace(low_rank, inner=inner), size) for inner in steps
+        ],
         "sharpened, ridge": [Option(ridge, size, sharpen) for sharpen in (0.25, 0.5, 1.0)],
         "larger images, prototypes": [Option(prototypes, larger) for larger in LARGER],
         "larger images, ridge": [Option(ridge, larger) for larger in LARGER],
@@ -131,7 +134,7 @@ class Embedded:
             sampler,
             tasks=tasks,
             norm="support",
-            adaptation=candidate.adaptation(),
+            adaptation=candidate.inner,
             embeddings=features,
         )
 
@@ -219,7 +222,7 @@ def described(
         "sharpen": option.sharpen,
         "power": candidate.power,
         "views": candidate.views,
-        "step_size": candidate.step_size,
+        "step_size": candidate.inner.rule.step_size,
         "lam": candidate.lam,
         "accuracy": found.mean,
         "interval": found.interval,

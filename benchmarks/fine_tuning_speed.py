@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import Backbone, choose_parameters, load_backbone
 from fewshot_blo.evaluation.evaluate import adapted, embed, evaluate
 from fewshot_blo.finetune.candidates import Candidate
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler, TaskBatch
 
 ROWS = {
-    "head": Candidate("head", steps=50, step_size=1.0),
+    "head": Candidate("head", inner=InnerSteps(50, SGD(1.0))),
     "low rank, last 2 blocks": Candidate(
-        "low rank", adapts="low_rank", blocks=2, steps=50, step_size=0.1
+        "low rank", adapts="low_rank", blocks=2, inner=InnerSteps(50, SGD(0.1))
     ),
-    "last block": Candidate("last block", adapts="last_blocks", steps=50, step_size=0.1),
+    "last block": Candidate("last block", adapts="last_blocks", inner=InnerSteps(50, SGD(0.1))),
 }
 
 
@@ -70,7 +71,7 @@ def main() -> None:
         problem = candidate.problem(backbone, images.shape[1:])
         batch = sampler.batch(0)
         with torch.no_grad():
-            ours = adapted(problem, batch, "support", candidate.adaptation())()
+            ours = adapted(problem, batch, "support", candidate.inner)()
         start = time.perf_counter()
         plain = torch.stack([by_hand(candidate, backbone, task) for task in batch.chunks(1)])
         plain_seconds = (time.perf_counter() - start) / batch.tasks
@@ -83,7 +84,7 @@ def main() -> None:
             sampler,
             tasks=arguments.tasks,
             norm="support",
-            adaptation=candidate.adaptation(),
+            adaptation=candidate.inner,
             embeddings=features,
         )
         seconds = (time.perf_counter() - start) / arguments.tasks
@@ -127,8 +128,8 @@ def by_hand(candidate: Candidate, backbone: Backbone, task: TaskBatch) -> Tensor
         means = torch.stack([features[labels == n].mean(0) for n in range(task.way)])
     head = nn.Linear(means.shape[1], task.way)
     head.weight.data, head.bias.data = 2 * means, -means.square().sum(1)
-    optimizer = torch.optim.SGD([*own, *head.parameters()], lr=candidate.step_size)
-    for _ in range(candidate.steps):
+    optimizer = torch.optim.SGD([*own, *head.parameters()], lr=candidate.inner.rule.step_size)
+    for _ in range(candidate.inner.steps):
         x = F.normalize(network(support)) if own else features
         loss = F.cross_entropy(head(x), labels)
         optimizer.zero_grad()

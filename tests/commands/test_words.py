@@ -184,7 +184,7 @@ def test_help_of_components(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("--data Omniglot\n\n1,623 handwritten characters")
     assert "--data.rotations" in out
-    assert "fetch the files where they are missing" in out
+    assert "download the archives if they are missing" in out
     assert cli.main(["train", "--strategy.help", "Penalty"]) == 0
     out = capsys.readouterr().out
     assert "--strategy.rho NUMBER" in out

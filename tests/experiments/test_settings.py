@@ -183,9 +183,7 @@ def test_help_explains_every_setting(
         texts = described(kind)
         for field in fields(kind):
             # Its beginning: the whole text is in the help of the group.
-            text = re.escape(
-                " ".join(texts[field.name].replace(";", ".").split(".")[0].split()[:4])
-            )
+            text = re.escape(" ".join(re.split(r"[.;:,]", texts[field.name])[0].split()[:4]))
             option = rf"(--{prefix}{field.name}( [^-]*?)?|{field.name}:) {text}"
             assert re.search(option, words), f"{prefix}{field.name}"
 
