@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,7 +13,10 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.records.shapes import shapes
 
-Loss = Callable[..., Tensor]
+Loss = (
+    Callable[[Mapping[str, Tensor], Params], Tensor]
+    | Callable[[Mapping[str, Tensor], Params, Any], Tensor]
+)
 """``(v, u)`` or, where there are batches, ``(v, u, batch)`` to a scalar."""
 
 AFTER = -1
@@ -73,11 +76,13 @@ class PlainProblem:
             if self.inner_batches is not None:
                 number = inner_step()
                 batch = [self.inner_batches(step, AFTER if number is None else number)]
-            return _scalar("inner_loss", self.inner_loss(unstacked(v), self.outer, *batch))
+            loss = cast(Callable[..., Tensor], self.inner_loss)
+            return _scalar("inner_loss", loss(unstacked(v), self.outer, *batch))
 
         def outer_loss(v: TaskParams) -> Tensor:
             batch = [] if self.outer_batches is None else [self.outer_batches(step)]
-            return _scalar("outer_loss", self.outer_loss(unstacked(v), self.outer, *batch))
+            loss = cast(Callable[..., Tensor], self.outer_loss)
+            return _scalar("outer_loss", loss(unstacked(v), self.outer, *batch))
 
         start = self.inner if self.inner_starts is None else self.inner_starts(step)
         stacked = {name: p.detach()[None] for name, p in start.items()}
