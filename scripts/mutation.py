@@ -6,8 +6,8 @@
 Not a part of CI: a mutant takes about ten seconds. The last commit is mutated, in a copy, by Cosmic
 Ray, and ``docs/mutations.md`` gets the survivors. A run that was stopped goes on where it was, as
 long as the mutated modules stay the same. With ``--again``, after tests have been added, only
-survivors are tried. A survivor is met by a test, or by a reason in the table's last column, which later runs
-keep.
+survivors are tried. A survivor is met by a test, or by a reason in the table's last column, which
+later runs keep.
 """
 
 from __future__ import annotations
