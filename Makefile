@@ -27,7 +27,7 @@ $(VENV)/.torch:
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "python3 has no venv module: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install "$(TORCH)"
+	$(BIN)/python -m pip install "$(TORCH)" torchvision  # Together, or the latter brings a newer torch.
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml

@@ -13,6 +13,7 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
 from fewshot_blo.finetune.report import write_report
+from fewshot_blo.tasks import DataError
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ OPTIONS = Options((FineTuneRequest,), positional="data")
 
 def run(request: FineTuneRequest) -> int:
     """Runs it; returns the exit status."""
+    if not Path(request.data).is_dir():  # Before a network is downloaded.
+        raise DataError(
+            f"{request.data} is not a folder: name one with a subfolder of images a class"
+        )
     start = time.perf_counter()
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)

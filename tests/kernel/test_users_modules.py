@@ -525,7 +525,7 @@ def test_other_outputs_than_a_tensor(make_problem: Any, pack: Any, message: str)
 
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # A FutureWarning from PyTorch 2.14 on.
         return torch.jit.script(nn.Linear(4, 2))  # type: ignore[no-any-return]
 
 
