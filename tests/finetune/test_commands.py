@@ -193,8 +193,8 @@ def test_from_a_folder_to_labels(
         (["finetune"], "name the folder of them", 2),
         (["export", "c.pt"], "name a classifier, and the file to write", 2),
         (["finetune", "nowhere", "--backbone=small_networks:network"], "is not a folder", 1),
-        (["finetune", "x", "--backbone=small_networks:unsized"], "says no image size", 1),
-        (["finetune", "x", "--backbone=nothing"], "none of torchvision:NAME", 1),
+        (["finetune", ".", "--backbone=small_networks:unsized"], "says no image size", 1),
+        (["finetune", ".", "--backbone=nothing"], "none of torchvision:NAME", 1),
     ],
 )
 def test_bad_requests(
