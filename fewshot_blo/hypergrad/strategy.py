@@ -133,8 +133,8 @@ class Strategy(Generic[Own]):
         return replace(state, inner=step.inner)
 
     def at(self, step: int) -> Strategy:
-        """The strategy of outer step ``step``, counted from 0, where they take turns."""
-        return self
+        """The strategy of outer step ``step``, counted from 0: the phase that it is in."""
+        return next(phase for start, phase in reversed(self.phases) if start <= step)
 
     def with_recompute(self, recompute: bool | None) -> Strategy[Own]:
         """The same with ``recompute`` set where it leaves that open; None for its own rule."""

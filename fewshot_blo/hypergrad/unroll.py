@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -103,9 +104,12 @@ class Unroll(Strategy[UnrollState]):
         """Whatever the inner parameters are is differentiated."""
         return False
 
-    @property
+    @cached_property
     def phases(self) -> tuple[tuple[int, Strategy[UnrollState]], ...]:
-        """First order and the loss of several steps end at outer steps of their own."""
+        """First order and the loss of several steps end at outer steps of their own.
+
+        Made once: recorded kernels belong to one object.
+        """
         found: list[tuple[int, Strategy[UnrollState]]] = []
         for start in sorted({0, self.first_order_steps, self.multi_step}):
             phase = replace(self, first_order_steps=0)
@@ -115,10 +119,6 @@ class Unroll(Strategy[UnrollState]):
                 phase = replace(phase, multi_step=0)
             found.append((start, phase))
         return tuple(found)
-
-    def at(self, step: int) -> Strategy[UnrollState]:
-        """The phase that outer step ``step`` is in."""
-        return next(phase for start, phase in reversed(self.phases) if start <= step)
 
     @property
     def _exact(self) -> int:

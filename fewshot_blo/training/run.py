@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +68,10 @@ class Run:
         device = next(iter(self.problem.outer.values())).device
         self.graphs = make_graphs(self.settings.graph, device)
 
-    @cached_property
-    def _phases(self) -> tuple[tuple[int, Strategy], ...]:
-        # Kept, for recorded kernels are of one object.
-        return self.whole.phases
-
     @property
     def strategy(self) -> Strategy:
         """Of the next outer step."""
-        return next(phase for start, phase in reversed(self._phases) if start <= self.step)
+        return self.whole.at(self.step)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
         """The hypergradient of the next outer step, which a GPU may be computing still."""
