@@ -106,6 +106,14 @@ class OuterVariables(Mapping[str, Tensor]):
         """The flat name of a variable of a group."""
         return _PREFIXES.get(group, "") + name
 
+    @property
+    def places(self) -> dict[str, str]:
+        """``group/name`` of each variable by its flat name; ``group`` for a single one."""
+        found = {_SINGLE[group]: group for group in _SINGLE if _SINGLE[group] in self}
+        for group in ("encoder", *_PREFIXES):
+            found |= {self.flat_name(group, n): f"{group}/{n}" for n in getattr(self, group)}
+        return found
+
     def __getitem__(self, name: str) -> Tensor:
         return self._flat[name]
 

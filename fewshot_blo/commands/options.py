@@ -83,11 +83,19 @@ class Options:
         types = self._types(plans)
         self._check(named, types, plans)
         pairs = [(key, at_home(value)) for key, value in pairs_in(words, types, self.positional)]
-        _check_once([key for key, _ in pairs])
+        self._check_once([key for key, _ in pairs])
         tree, more = merged(base, tree_of(pair for pair in pairs if pair[0] != CONFIG))
         for note in (*notes, *more):
             print(note, flush=True)
         return [plan.build() for plan in self.plans(tree)]
+
+    def _check_once(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            if key != CONFIG and keys.count(key) > 1:
+                bare = ", the word without an option included" if key == self.positional else ""
+                raise ConfigurationError(
+                    f"--{key} is given {keys.count(key)} times{bare}: give it once"
+                )
 
     def names(self) -> list[str]:
         """Of the options that there are with the usual components."""
@@ -140,6 +148,7 @@ class Options:
             try:
                 for plan in self.plans(tree):
                     plan.check_names()
+                    tree = plan.with_names(tree)
             except UnknownComponentError:
                 raise
             except ConfigurationError as error:
@@ -168,12 +177,6 @@ class Options:
             raise ConfigurationError(
                 f"there is no option --{key}{_elsewhere(place, name, plans) or _near(key, types)}"
             )
-
-
-def _check_once(keys: Sequence[str]) -> None:
-    for key in keys:
-        if key != CONFIG and keys.count(key) > 1:
-            raise ConfigurationError(f"--{key} is given {keys.count(key)} times: give it once")
 
 
 def _elsewhere(place: str, name: str, plans: Sequence[Plan]) -> str:

@@ -31,7 +31,11 @@ class TrainRequest:
 
     def __post_init__(self) -> None:
         if self.test_tasks < 0:
-            raise ConfigurationError(f"test_tasks is {self.test_tasks}: it must not be negative")
+            raise ConfigurationError(f"test_tasks is {self.test_tasks}: it must be at least 0")
+        if self.run.suffix in (".yaml", ".yml"):
+            raise ConfigurationError(
+                f"run is '{self.run}', a file of settings: name it with --config {self.run}"
+            )
 
 
 OPTIONS = Options((Config, TrainRequest), positional="run", slots=SLOTS, files=True)

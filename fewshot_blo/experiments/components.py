@@ -10,9 +10,10 @@ import dataclasses
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import Self
 
@@ -37,10 +38,18 @@ class Component(Generic[T]):
     kind: Callable[..., T]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    place: ClassVar[str] = ""
+    """Of the settings, for messages."""
+
     def build(self, **given: Any) -> T:
-        """The component, with those of the given arguments that its constructor has."""
+        """The component, with those of the given arguments that its constructor has.
+
+        Raises:
+            ConfigurationError: if a setting makes no sense; with its place.
+        """
         known = inspect.signature(self.kind).parameters
-        return self.kind(**{n: x for n, x in given.items() if n in known}, **self.settings)
+        with placed(self.place, self.settings):
+            return self.kind(**{n: x for n, x in given.items() if n in known}, **self.settings)
 
     def changed(self, **settings: Any) -> Self:
         """The same with other settings; those that its constructor has not are left out."""
@@ -87,9 +96,21 @@ class Slot:
             UnknownComponentError: if there is none; with the names that are alike.
         """
         for kind in self.choices:
-            if name in (self.name(kind), kind.__name__):
+            if name == self.name(kind):
                 return kind
         raise UnknownComponentError(place, name, self)
+
+
+@contextmanager
+def placed(place: str, settings: Iterable[str]) -> Iterator[None]:
+    """Messages about a setting say where it is; a component does not know where it is used."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if not place:
+            raise
+        known = str(error).partition(" ")[0] in settings
+        raise ConfigurationError(f"{place}{'.' if known else ': '}{error}") from error
 
 
 class UnknownComponentError(ConfigurationError):

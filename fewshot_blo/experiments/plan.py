@@ -17,6 +17,7 @@ from fewshot_blo.experiments.components import (
     Tree,
     nearest,
     parameters,
+    placed,
 )
 from fewshot_blo.experiments.values import converted, in_words
 
@@ -77,6 +78,13 @@ class Plan:
             own = self.chosen.pop(name, {})
             self.parts[name] = _part(slots, annotation, inner_slot, self.at(name), own, value)
 
+    @property
+    def own_name(self) -> str:
+        """The name of the component that is chosen."""
+        assert self.slot is not None
+        assert self.kind is not None
+        return self.slot.name(self.kind)
+
     def at(self, name: str) -> str:
         """The dotted name of a setting."""
         return f"{self.place}.{name}" if self.place else name
@@ -103,6 +111,16 @@ class Plan:
                     raise ConfigurationError(
                         f"there is no setting '{known}'{whose}{nearest(known, every)}"
                     )
+
+    def with_names(self, tree: Tree) -> Tree:
+        """The tree it was made from, with the names of components that have settings alone."""
+        named = dict(tree)
+        for name, part in self.parts.items():
+            own = named.get(name)
+            if isinstance(own, Mapping):
+                usual = {} if part.slot is None or part.kind is None else {NAME: part.own_name}
+                named[name] = part.with_names({**usual, **own})
+        return named
 
     def build(self) -> Any:
         """The object, or the ``Component``, with all settings checked.
@@ -135,13 +153,8 @@ class Plan:
             )
         if self.slot and self.slot.later:
             return self.slot.later(self.kind, settings)
-        try:
+        with placed(self.place, settings):
             return self.kind(**settings)
-        except ConfigurationError as error:
-            # Its message begins with the setting, but does not know where the class is used.
-            known = str(error).partition(" ")[0] in settings
-            place = (f"{self.place}." if known else f"{self.place}: ") if self.place else ""
-            raise ConfigurationError(f"{place}{error}") from error
 
 
 def _part(

@@ -28,9 +28,13 @@ from fewshot_blo.training.settings import TrainSettings
 class Encoder(Component[nn.Module]):
     """An encoder, built for the channels of the images."""
 
+    place = "encoder"
+
 
 class Problem(Component[FewShotProblem]):
     """A few-shot problem, built on an encoder."""
+
+    place = "problem"
 
 
 SLOTS: Mapping[Any, Slot] = {

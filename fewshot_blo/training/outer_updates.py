@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import ConfigurationError
 
 
@@ -28,20 +29,23 @@ def make_optimizer(
         name: adam (AdamW), or sgd with Nesterov's momentum.
         momentum: of sgd.
         weight_decay: of both.
-        rates: factors by beginnings of names, the longest that fits; others have 1.
+        rates: factors by group of variables or, as ``encoder/blocks.3``, by a part of one; the
+            longest that fits. Variables without one have 1.
 
     Raises:
-        ConfigurationError: if a name in ``rates`` is no variable's, or a factor is negative.
+        ConfigurationError: if a name in ``rates`` fits no variable, or a factor is negative.
     """
-    for start, factor in rates.items():
-        if factor < 0 or not any(known.startswith(start) for known in outer):
+    places = OuterVariables.grouped(outer).places
+    for part, factor in rates.items():
+        if factor < 0 or not any(_is_in(place, part) for place in places.values()):
+            known_groups = dict.fromkeys(place.split("/")[0] for place in places.values())
             raise ConfigurationError(
-                f"rates has {factor} for '{start}': factors are not negative, and outer "
-                f"variables' names begin with {sorted({known.split('.')[0] for known in outer})}"
+                f"rates has {factor} for '{part}': a factor must be at least 0, and its name one "
+                f"of {', '.join(known_groups)}, or a part of one, as {next(iter(places.values()))}"
             )
     grouped: dict[float, list[Tensor]] = {}
     for known, leaf in outer.items():
-        fitting = [start for start in rates if known.startswith(start)]
+        fitting = [part for part in rates if _is_in(places[known], part)]
         grouped.setdefault(rates[max(fitting, key=len)] if fitting else 1.0, []).append(leaf)
     groups: list[dict[str, Any]] = [{"params": p, "factor": f} for f, p in grouped.items()]
     if name == "adam":
@@ -49,6 +53,10 @@ def make_optimizer(
     return torch.optim.SGD(
         groups, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0
     )
+
+
+def _is_in(place: str, part: str) -> bool:
+    return place == part or place.startswith((f"{part}/", f"{part}."))
 
 
 @dataclass

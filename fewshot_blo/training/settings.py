@@ -39,8 +39,9 @@ class TrainSettings:
         seed: seed of the dropout masks.
         ema: decay of a moving average of the outer variables, which validation and ``best.pt``
             take; 0 for none.
-        rates: factors of the learning rate by beginnings of the outer variables' names, the
-            longest that fits; others have 1.
+        rates: factors of the learning rate by group of outer variables (encoder, head, start,
+            step_sizes, regularisation, classifier) or a part of one, as encoder/blocks.3; 1 for
+            others.
     """
 
     steps: int = 200

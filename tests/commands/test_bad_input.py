@@ -115,7 +115,7 @@ WRONG: list[dict[str, object]] = [
         ({"data__size": 12}, "use images of at least 16x16"),
         ({"train__steps": -1}, "train.steps is -1"),
         ({"train__norm": "running"}, "train with 'transductive' or 'support'"),
-        ({"problem__prox": -1}, "prox is -1"),
+        ({"problem__prox": -1}, "problem.prox is -1"),
         ({"encoder__hidden": 9, "encoder__norm": "group"}, "use a multiple of 8"),
         ({"strategy": "Penalty", "problem": "Initialization"}, "identically zero"),
         ({"strategy__inner__rule": "LearnedSGD"}, "no learned step size"),

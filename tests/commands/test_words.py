@@ -17,6 +17,7 @@ from fewshot_blo.commands.methods import METHODS
 from fewshot_blo.commands.running import options_of
 from fewshot_blo.experiments.components import Slot, parameters
 from fewshot_blo.experiments.settings import SLOTS, config_from
+from fewshot_blo.hypergrad import Penalty
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "omniglot-5w1s"
@@ -54,6 +55,8 @@ RECIPES = ROOT / "recipes" / "omniglot-5w1s"
         ("--resume=maybe", "must be true or false"),
         ("--resume true a b", "'b' is one word too many after 'a'"),
         ("--train.steps 1 --train.steps 2", "--train.steps is given 2 times"),
+        ("a --run b", "--run is given 2 times, the word without an option included"),
+        ("a.yaml", "a file of settings: name it with --config a.yaml"),
         ("--train", "--train has settings of its own, as --train.steps"),
         ("--train 3 --train.steps 5", "--train has settings of its own"),
         ("--train.steps", "--train.steps needs a value"),
@@ -122,6 +125,11 @@ def test_ways_to_write_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "s.yaml").write_text("data: {name: Folder, root: ~/a}\ntrain: {steps: 3}\n")
     config, *_ = parsed("train", "--config=~/s.yaml", "--train.log_every=2")
     assert (config.data.root, config.train.steps) == (f"{tmp_path}/a", 3)
+    # Settings without a name are those of the usual component, and go where it goes.
+    (tmp_path / "s.yaml").write_text("strategy: {inner: {steps: 3}}\n")
+    assert parsed("train", "--config=~/s.yaml")[0].strategy.inner.steps == 3
+    of_penalty = parsed("train", "--config=~/s.yaml", "--strategy=Penalty")[0].strategy
+    assert of_penalty == Penalty()
     assert parsed("finetune", "~/x", "--output=~/o", "--weights=~/w")[0].weights == f"{tmp_path}/w"
 
 

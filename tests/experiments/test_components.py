@@ -77,14 +77,18 @@ def drawing(**tree: Any) -> Drawing:
     return built
 
 
-def test_by_word_and_by_class_name() -> None:
-    for flat in ("Flat", "FlatShape"):
-        assert drawing(shape={"name": flat, "side": 2}).shape == FlatShape(2)
-    for round_ in ("Round", "RoundShape", {"name": "Round"}):
+def test_a_component_has_one_name() -> None:
+    assert drawing(shape={"name": "Flat", "side": 2}).shape == FlatShape(2)
+    for round_ in ("Round", {"name": "Round"}):
         assert drawing(shape=round_).shape == RoundShape(3.0)
-    assert config_from({"problem": {"head": "RidgeHead"}}) == config_from(
-        {"problem": {"head": "Ridge"}}
-    )
+    with pytest.raises(ConfigurationError, match=r"'RidgeHead': .*did you mean Ridge\?"):
+        config_from({"problem": {"head": "RidgeHead"}})
+
+
+def test_messages_of_what_is_built_later_name_its_place() -> None:
+    config = config_from({"encoder": {"name": "Conv4", "pools": 9}})
+    with pytest.raises(ConfigurationError, match=r"^encoder\.pools is 9"):
+        config.encoder.build(channels=1)
 
 
 def test_settings_of_the_same_class_keep_the_defaults_of_where_it_is() -> None:
