@@ -34,10 +34,10 @@ _PREFIXES = {
     "step_sizes": "step_size/",
     "classifier": "classifier/",
 }
-"""Of the flat names of a group's variables; those of the encoder have the network's own names."""
+"""Prefix of a group's flat names; variables of the encoder keep the network's own names."""
 
 _SINGLE = {"features": "features", "regularisation": "log_prox"}
-"""Groups of one variable, and its flat name."""
+"""Groups of a single variable, with its flat name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,13 +47,13 @@ class OuterVariables(Mapping[str, Tensor]):
     Problems work with the groups; strategies, the optimizer and checkpoints with the flat names.
 
     Attributes:
-        features: of a batch's images, leaves in place of the encoder's variables.
-        encoder: parameters of the network, by its own names.
-        start: where the inner problem of a head starts, by the names of inner parameters.
-        regularisation: the logarithm of the weight of the proximal term.
-        head: what a head shares between tasks, by the head's own names.
-        step_sizes: learned ones, by the names of inner parameters.
-        classifier: of all training classes, by the names of a head's parameters.
+        features: features of a batch's images, leaf tensors in place of the encoder's parameters.
+        encoder: parameters of the network, by the network's own names.
+        start: learned initial parameters of a head, by the names of inner parameters.
+        regularisation: logarithm of the weight of the proximal term.
+        head: parameters that a head shares between tasks, by the head's own names.
+        step_sizes: learned step sizes, by the names of inner parameters.
+        classifier: classifier of all training classes, by the names of a head's parameters.
 
     Raises:
         ConfigurationError: if two variables have the same flat name.
@@ -87,7 +87,7 @@ class OuterVariables(Mapping[str, Tensor]):
 
     @classmethod
     def grouped(cls, flat: Params) -> OuterVariables:
-        """The groups of variables, or of their gradients, with flat names."""
+        """Groups of variables, or of their gradients, from a mapping by flat name."""
         if isinstance(flat, OuterVariables):
             return flat
         groups: dict[str, Any] = {}
@@ -139,8 +139,8 @@ class Bilevel:
         outer_loss: F, ``TaskParams -> [T]``.
 
     Raises:
-        ConfigurationError: if an outer variable is no leaf, there are no outer or no inner
-            variables, or the inner parameters disagree about the number of tasks.
+        ConfigurationError: if an outer variable is not a leaf tensor, there are no outer or no
+            inner variables, or the inner parameters differ in their number of tasks.
     """
 
     outer: Params
@@ -179,17 +179,17 @@ class Bilevel:
 class OuterStep:
     """What a strategy returns for T tasks.
 
-    A strategy that keeps more of a step for its state adds fields in a class of its own: tensors
-    ``[T]``, or tensors ``[T, ...]`` by name.
+    A strategy whose state needs more of a step adds fields in a subclass: tensors ``[T]``, or
+    mappings of tensors ``[T, ...]``.
 
     Attributes:
-        gradient: of ``mean_t F_t`` with respect to each outer variable, in its shape.
+        gradient: hypergradient of ``mean_t F_t`` with respect to each outer variable.
         inner: the inner parameters reached, ``[T, ...]``, detached.
         outer_loss: F at ``inner``, ``[T]``, detached.
         inner_loss: G at ``inner``, ``[T]``, detached.
 
     Raises:
-        ConfigurationError: if a loss is not one number a task.
+        ConfigurationError: if a loss does not have the shape ``[T]``.
     """
 
     gradient: Params
@@ -220,13 +220,13 @@ class OuterStep:
         return self.outer_loss.shape[0]
 
     def check_finite(self, method: str) -> None:
-        """Stops a run that has diverged.
+        """Raises an error where a step has diverged.
 
         Raises:
             DivergenceError: if a loss or gradient is NaN or infinite.
         """
         every = (self.outer_loss, self.inner_loss, *self.gradient.values())
-        if torch.stack([x.isfinite().all() for x in every]).all():  # A device is asked once.
+        if torch.stack([x.isfinite().all() for x in every]).all():  # One host sync.
             return
         for name, losses in (("outer loss", self.outer_loss), ("inner loss", self.inner_loss)):
             if not losses.isfinite().all():
@@ -248,7 +248,7 @@ Step = TypeVar("Step", bound=OuterStep)
 
 
 def combine(steps: Sequence[Step]) -> Step:
-    """The step of all tasks from the steps of consecutive chunks: means weighted by tasks."""
+    """The step of all tasks from those of consecutive chunks; gradients are weighted by tasks."""
     if len(steps) == 1:
         return steps[0]
     total = sum(step.tasks for step in steps)
@@ -276,7 +276,7 @@ def task_dot(a: TaskParams, b: TaskParams) -> Tensor:
 
 
 def _concatenate(parts: Sequence[Any]) -> Any:
-    """Along the tasks: tensors, or tensors by name."""
+    """Concatenates tensors, or mappings of tensors, along the task axis."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

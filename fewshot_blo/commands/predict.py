@@ -85,11 +85,11 @@ def predictions(classifier: Classifier, files: Sequence[Path]) -> list[dict[str,
         found = classifier.predict(torch.stack(list(pixels.values())))
         for row, file in enumerate(pixels):
             probabilities = found.probabilities[row].tolist()
-            likeliest = int(np.argmax(probabilities))
+            most_likely = int(np.argmax(probabilities))
             records[file] = {
                 "file": str(file),
-                "label": classifier.class_names[likeliest] if found.known[row] else NONE,
-                "probability": probabilities[likeliest],
+                "label": classifier.class_names[most_likely] if found.known[row] else NONE,
+                "probability": probabilities[most_likely],
                 "likeness": float(found.likeness[row]),
                 "probabilities": dict(zip(classifier.class_names, probabilities, strict=True)),
             }
@@ -118,10 +118,10 @@ def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
 def _line(record: dict[str, Any]) -> str:
     if "error" in record:
         return f"{record['file']}: {record['error']}"
-    likeliest = max(record["probabilities"], key=record["probabilities"].get)
+    most_likely = max(record["probabilities"], key=record["probabilities"].get)
     percent = f"{100 * record['probability']:.1f} %"
     if record["label"] == NONE:
-        return f"{record['file']}: {NONE} (likest {likeliest}, {percent})"
+        return f"{record['file']}: {NONE} (most likely {most_likely}, {percent})"
     return f"{record['file']}: {record['label']} {percent}"
 
 

@@ -44,7 +44,7 @@ class BOME(Strategy[State]):
 
     @property
     def derivatives(self) -> Order:
-        """First ones."""
+        """First order."""
         return "first"
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:

@@ -1,4 +1,4 @@
-"""Linear solvers for T independent symmetric systems ``H_t q_t = b_t``, given by products with H.
+"""Linear solvers for T independent symmetric systems ``H_t q_t = b_t``, by products with H.
 
 Each is a frozen dataclass called as ``solve(matvec, b)``; right-hand sides and solutions are
 task-stacked parameters ``[T, ...]``. ``damping`` solves ``(H + damping I) q = b`` instead.
@@ -58,12 +58,12 @@ class ConjugateGradient:
         squared = task_dot(b, b)
         target = squared * self.tolerance**2
         for _ in range(self.steps):
-            # A GPU is not asked: its queue would run dry, and steps that move nothing are exact.
+            # On a GPU this test would be a host sync; further steps leave a solved task as it is.
             if squared.device.type == "cpu" and (squared <= target).all():
                 break
             product = _damped(matvec, direction, self.damping)
             curvature = task_dot(direction, product)
-            # Negated comparisons: a NaN moves on into q, where it is noticed.
+            # Negated comparisons are true for NaN, which then reaches q and is noticed.
             moving = ~(squared <= target) & ~(curvature <= 0)
             length = torch.where(moving, squared / torch.where(moving, curvature, 1), 0)
             q = add_scaled(q, length, direction)
@@ -139,9 +139,7 @@ def add_scaled(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ConfigurationError(
-            f"a linear solver with {steps} steps returns nothing: use 1 or more"
-        )
+        raise ConfigurationError(f"steps is {steps}: a linear solver needs at least 1")
 
 
 SOLVERS = (ConjugateGradient, Neumann, OneStep)

@@ -67,8 +67,8 @@ class Penalty(Strategy[PenaltyState]):
 
     Attributes:
         inner: T steps over v. The objective is stiff: SGD reaches v^ with a step below
-            2 / (ρ L²), L the largest curvature of G. Adam bears any ρ, but with a constant step it
-            hovers around v^, and the hypergradient pays for that distance.
+            2 / (ρ L²), L the largest curvature of G. Adam is stable for any ρ, but with a constant
+            step it stays at a distance from v^, which adds to the error of the hypergradient.
         rho: ρ at the start, weight of the penalty.
         lam: λ at the start, weight of G in the inner objective; it guards against stationary
             points of G that are no minima.
@@ -146,7 +146,7 @@ class Penalty(Strategy[PenaltyState]):
         squared = [g.double().square().sum() for g in step.gradient.values()]
         squared.append(step.residual.double().mean())
         total = torch.stack(squared).sum()
-        # From here on they are where the gradients are: to ask a GPU would empty its queue.
+        # Schedules move to the gradients' device, which avoids a host sync.
         rho, lam, epsilon = (
             schedule.to(total.device, non_blocking=True)
             for schedule in (state.rho, state.lam, state.epsilon)

@@ -41,7 +41,7 @@ class Reptile(Strategy[State]):
 
     @property
     def derivatives(self) -> Order:
-        """First ones."""
+        """First order."""
         return "first"
 
     @property

@@ -18,11 +18,10 @@ from fewshot_blo.records.shapes import shapes
 
 @dataclass(frozen=True)
 class State:
-    """What a strategy carries from one outer step to the next; tensors only, so it is saved as is.
+    """What a strategy carries from one outer step to the next: tensors only, as in a checkpoint.
 
-    A strategy with a state of its own adds fields: 0-dimensional float64 tensors, its schedules,
-    on the host or where the tasks are; and mappings of tensors ``[T, ...]``, which belong to
-    single tasks.
+    A strategy adds fields in a subclass: 0-dimensional float64 tensors for schedules, on the host
+    or on the tasks' device; and mappings of tensors ``[T, ...]``, which belong to single tasks.
 
     Attributes:
         inner: inner parameters to start from, ``[T, ...]`` (warm start); empty for a cold start.
@@ -37,19 +36,19 @@ class State:
         return f"{type(self).__name__}({', '.join(schedules)}\n  " + "\n  ".join(tasks) + ")"
 
     def plain(self) -> dict[str, Any]:
-        """The state as a checkpoint holds it; ``restored`` gives it back."""
+        """The state as plain data for a checkpoint; ``restored`` is the inverse."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     def restored(self, plain: Mapping[str, Any], device: torch.device | str = "cpu") -> Self:
-        """A state of this kind from what ``plain`` returned, on a device.
+        """A state of this class from what ``plain`` returned, on a device.
 
         Raises:
-            TypeError: if it is not of this kind.
+            TypeError: if the fields are those of another class.
         """
         return type(self)(**plain).map(lambda x: x.to(device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same state with all tensors changed."""
+        """The state with a function applied to every tensor."""
         changed: dict[str, Any] = {}
         for f in fields(self):
             part = getattr(self, f.name)
@@ -59,7 +58,7 @@ class State:
 
     @property
     def schedules(self) -> dict[str, Tensor]:
-        """The 0-dimensional fields by name."""
+        """The 0-dimensional tensors by name."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
@@ -68,7 +67,7 @@ class State:
         return self.map(lambda x: x[part] if x.ndim else x)
 
     def cold(self) -> Self:
-        """The state without what belongs to single tasks: the next inner problems are new ones."""
+        """The state for new tasks: without what belongs to single tasks."""
         return replace(self, **{f.name: {} for f in fields(self) if f.name not in self.schedules})
 
 
@@ -87,41 +86,40 @@ class Strategy(Generic[Own]):
     """How to solve the inner problems and differentiate through their solution.
 
     A strategy is a frozen dataclass of settings with three pure functions. ``hypergradient`` is
-    a mean over tasks and so may run on chunks of them; what depends on all tasks of a step, such
+    a mean over tasks, so it may run on chunks of tasks; what depends on all tasks of a step, such
     as a schedule, belongs in ``advance``.
 
     Attributes:
-        derivatives: of the losses that it takes.
-        sees: where it finds outer variables; one that is in none of these has no hypergradient.
-        inner: inner steps, where it takes such.
-        needs_minimiser: whether it takes the inner parameters for minimisers of the inner loss, so
-            that a head whose parameters are a formula of the support set does not suit it.
+        inner: number and rule of the inner steps.
     """
 
     inner: InnerSteps
 
     @property
     def derivatives(self) -> Order:
-        """Of the losses."""
+        """Highest order of derivatives of the losses that it takes."""
         return "second"
 
     @property
     def sees(self) -> Sequence[Sees]:
-        """Where it finds outer variables."""
+        """Where outer variables may be; one that is in none of these has no hypergradient."""
         return ("inner", "outer")
 
     @property
     def needs_minimiser(self) -> bool:
-        """Whether the inner parameters have to be minimisers."""
+        """Whether the inner parameters must be near a minimiser of the inner loss.
+
+        A head whose parameters are a formula of the support set then needs another strategy.
+        """
         return True
 
     @property
     def step_kind(self) -> type[OuterStep]:
-        """The class of its steps."""
+        """The class that ``hypergradient`` returns."""
         return OuterStep
 
     def init(self) -> Own:
-        """The state before the first outer step; by default one without schedules."""
+        """The state before the first outer step."""
         return State()  # type: ignore[return-value]
 
     def hypergradient(self, problem: Bilevel, state: Own) -> OuterStep:
@@ -129,24 +127,24 @@ class Strategy(Generic[Own]):
         raise NotImplementedError
 
     def advance(self, state: Own, step: Any) -> Own:
-        """The state after a step over all tasks; by default it keeps the inner parameters."""
+        """The state after a step over all tasks; by default with its inner parameters."""
         return replace(state, inner=step.inner)
 
     def at(self, step: int) -> Strategy:
-        """The strategy of outer step ``step``, counted from 0: the phase that it is in."""
+        """The strategy of outer step ``step``, counted from 0."""
         return next(phase for start, phase in reversed(self.phases) if start <= step)
 
     def with_recompute(self, recompute: bool | None) -> Strategy[Own]:
-        """The same with ``recompute`` set where it leaves that open; None for its own rule."""
+        """The strategy with ``recompute`` set where it is left open; None for its own rule."""
         return self
 
     def shortened(self, steps: int) -> Strategy[Own]:
-        """The same with at most ``steps`` inner steps, where time and memory are affine in them."""
+        """The strategy with at most ``steps`` inner steps, to extrapolate time and memory from."""
         return self
 
     @property
     def phases(self) -> tuple[tuple[int, Strategy], ...]:
-        """From which outer step on, and which strategy; all share one kind of state."""
+        """The strategies of training with the outer step where each begins; one class of state."""
         return ((0, self),)
 
 
@@ -158,14 +156,14 @@ def outer_step(strategy: Strategy[Own], problem: Bilevel, state: Own) -> tuple[O
 
 
 IN_NO_LOSS = "add a proximal term (Initialization: prox > 0), make it part of a loss, or use Unroll"
-"""The remedy for an outer variable that a strategy sees only through the losses."""
+"""Remedy for an outer variable in neither loss, for strategies that differentiate the losses."""
 
 
 def check_not_negative(method: str, **settings: float) -> None:
     """Raises ConfigurationError if a setting of a strategy is negative."""
     for name, value in settings.items():
         if value < 0:
-            raise ConfigurationError(f"{method}: {name} is {value}: it must not be negative")
+            raise ConfigurationError(f"{method}: {name} is {value}: it must be at least 0")
 
 
 def inner_start(problem: Bilevel, state: State) -> TaskParams:
@@ -174,7 +172,7 @@ def inner_start(problem: Bilevel, state: State) -> TaskParams:
 
 
 def outer_gradients(output: Tensor, outer: Params) -> dict[str, Tensor | None]:
-    """Gradient of a scalar with respect to the outer variables; None where it has no path."""
+    """Gradient of a scalar with respect to the outer variables; None for those not in its graph."""
     if not output.requires_grad:
         return dict.fromkeys(outer)
     gradients = torch.autograd.grad(output, list(outer.values()), allow_unused=True)
@@ -182,9 +180,9 @@ def outer_gradients(output: Tensor, outer: Params) -> dict[str, Tensor | None]:
 
 
 def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = False) -> TaskParams:
-    """Gradient of a scalar with respect to the inner parameters; zero where it has no path.
+    """Gradient of a scalar with respect to the inner parameters; zero for those not in its graph.
 
-    The graph is kept for the gradients that follow.
+    The graph is retained for further gradients.
     """
     if not output.requires_grad:
         return {name: torch.zeros_like(p) for name, p in inner.items()}
@@ -201,15 +199,15 @@ def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = F
 def both_gradients(
     objective: Tensor, inner: TaskParams, outer: Params
 ) -> tuple[TaskParams, dict[str, Tensor | None]]:
-    """Each task's gradient over its inner parameters and the mean's over the outer variables.
+    """Each task's gradient over its inner parameters, and the mean's over the outer variables.
 
-    One pass through the graph serves both. It is that of the tasks' sum, in which row t of the
-    first is task t's own gradient, and the second is the sum over tasks of what their mean has.
+    One backward pass of the sum over tasks gives both: row t of an inner gradient is that of task
+    t, and outer gradients are divided by T.
 
     Args:
-        objective: of each task, ``[T]``.
-        inner: inner parameters, ``[T, ...]``; zero where the objective has no path to them.
-        outer: outer variables; None where it has none.
+        objective: one value a task, ``[T]``.
+        inner: inner parameters, ``[T, ...]``; the gradient of those not in the graph is zero.
+        outer: outer variables; the gradient of those not in the graph is None.
     """
     if not objective.requires_grad:
         return {name: torch.zeros_like(p) for name, p in inner.items()}, dict.fromkeys(outer)
@@ -235,7 +233,7 @@ def add_gradients(
 
     Raises:
         StructuralZeroError: if an outer variable is in none of the parts, so that its
-            hypergradient is zero by structure and not by value.
+            hypergradient is identically zero.
     """
     parts = list(parts)
     total: dict[str, Tensor] = {}
@@ -259,7 +257,7 @@ def value_gap_step(
         v: inner parameters reached, ``[T, ...]``.
         z: minimisers of G, ``[T, ...]``.
         weight: λ, a scalar or ``[T]``.
-        method: name for the error where an outer variable is in no loss.
+        method: name of the strategy, for the error about an outer variable in no loss.
     """
     v = {name: p.detach().requires_grad_() for name, p in v.items()}
     f, g = problem.outer_loss(v), problem.inner_loss(v)

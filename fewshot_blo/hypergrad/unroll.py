@@ -27,7 +27,7 @@ from fewshot_blo.kernel.recompute import KEPT_STEPS
 
 @dataclass(frozen=True, repr=False)
 class UnrollState(State):
-    """How far training is, for settings that change in its course.
+    """The number of outer steps taken, for settings that change in the course of training.
 
     Attributes:
         outer_step: outer steps taken.
@@ -45,22 +45,20 @@ class Unroll(Strategy[UnrollState]):
 
     Attributes:
         inner: T inner steps.
-        first_order: take the inner gradients for constants.
-        truncate: differentiate the last so many steps exactly and the earlier ones to first
-            order; None for all exactly.
-        recompute: store the parameters before each step in place of its graph, which is made
-            anew in the backward pass. None leaves it open: training measures both on its first
-            tasks within the memory that is free, and a call of its own recomputes where more than
-            5 steps are differentiated exactly.
-        multi_step: where positive, the loss is ``Σ_k w_k F(v_k)`` over all steps k, and in the
-            course of so many outer steps the weights move from equal ones to the last step's.
-        first_order_steps: take the inner gradients for constants in the first so many outer steps,
-            which are cheaper and steadier then.
+        first_order: treat inner gradients as constants.
+        truncate: number of last steps that are differentiated exactly, the earlier ones to first
+            order; all where unset.
+        recompute: store the parameters before each step and recompute its graph in the backward
+            pass. Where unset, training measures both ways on its first tasks, and a single call
+            recomputes where more than 5 steps are differentiated exactly.
+        multi_step: outer steps over which the loss moves from all inner steps to the last: it is
+            ``Σ_k w_k F(v_k)``, with weights from equal ones to 0, ..., 0, 1. 0 for the last alone.
+        first_order_steps: outer steps at the beginning that treat inner gradients as constants,
+            which is cheaper and steadier.
 
     Source: Finn et al., "MAML" (arXiv 1703.03400), equation 1; first order: section 5.2;
-    truncation: Shaban et al. (arXiv 1810.10667); loss of several steps, and the annealed order of
-    derivatives: Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, with the weights of its
-    code.
+    truncation: Shaban et al. (arXiv 1810.10667); multi-step loss and derivative-order annealing:
+    Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, with the weights of its code.
     """
 
     inner: InnerSteps = InnerSteps(5)
@@ -90,25 +88,25 @@ class Unroll(Strategy[UnrollState]):
 
     @property
     def derivatives(self) -> Order:
-        """First ones where no inner step is differentiated."""
+        """First order where no inner step is differentiated exactly."""
         return "second" if self._exact else "first"
 
     @property
     def sees(self) -> Sequence[Sees]:
-        """The start always, the inner loss where steps are differentiated exactly."""
+        """The start and the outer loss; the inner loss where steps are differentiated exactly."""
         steps: tuple[Sees, ...] = ("rule", "inner") if self._exact else ("rule",)
         return ("start", "outer", *(steps if self.inner.steps else ()))
 
     @property
     def needs_minimiser(self) -> bool:
-        """Whatever the inner parameters are is differentiated."""
+        """It differentiates the inner steps, wherever they end."""
         return False
 
     @cached_property
     def phases(self) -> tuple[tuple[int, Strategy[UnrollState]], ...]:
-        """First order and the loss of several steps end at outer steps of their own.
+        """First order and the multi-step loss end at outer steps of their own.
 
-        Made once: recorded kernels belong to one object.
+        Made once: CUDA graphs belong to one object.
         """
         found: list[tuple[int, Strategy[UnrollState]]] = []
         for start in sorted({0, self.first_order_steps, self.multi_step}):
@@ -127,7 +125,7 @@ class Unroll(Strategy[UnrollState]):
         return exact if self.truncate is None else min(exact, self.truncate)
 
     def with_recompute(self, recompute: bool | None) -> Unroll:
-        """The same with ``recompute`` set; itself where it is set already or changes nothing.
+        """The strategy with ``recompute`` set; itself where it is set or makes no difference.
 
         Args:
             recompute: None recomputes where more than 5 steps are differentiated exactly.
@@ -138,17 +136,17 @@ class Unroll(Strategy[UnrollState]):
         return replace(self, recompute=exact > KEPT_STEPS if recompute is None else recompute)
 
     def shortened(self, steps: int) -> Unroll:
-        """The same with at most ``steps`` inner steps.
+        """The strategy with at most ``steps`` inner steps.
 
-        Time and memory are affine in the number of steps, so that two short ones tell those of a
-        long one. Itself where ``truncate`` makes the steps unlike.
+        Time and memory are affine in the number of steps, so two short runs tell those of a long
+        one. Itself with ``truncate``, where steps differ in cost.
         """
         if self.truncate is not None or steps >= self.inner.steps:
             return self
         return replace(self, inner=replace(self.inner, steps=steps))
 
     def init(self) -> UnrollState:
-        """No outer step is taken."""
+        """The state before the first outer step."""
         return UnrollState()
 
     def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
@@ -195,7 +193,7 @@ class Unroll(Strategy[UnrollState]):
         return UnrollState(step.inner, state.outer_step + 1)
 
     def _step_weights(self, outer_step: Tensor) -> list[Tensor]:
-        """w_k: those of earlier steps fall to 3 % of equal ones, and in the end to zero."""
+        """w_k: weights of earlier steps fall linearly to 3 % of equal ones, and then to zero."""
         done = outer_step / self.multi_step
         steps = self.inner.steps
         earlier = torch.where(done < 1, (1 - done).clamp(min=0.03), 0) / steps

@@ -75,7 +75,7 @@ class ValueFunction(Strategy[ValueFunctionState]):
 
     @property
     def derivatives(self) -> Order:
-        """First ones."""
+        """First order."""
         return "first"
 
     def init(self) -> ValueFunctionState:

@@ -119,7 +119,7 @@ def _check(
     if steps < 1 or every < 1 or patience < 0:
         raise ConfigurationError(
             f"steps is {steps} and every {every}, which must be positive, and patience "
-            f"{patience}, which must not be negative"
+            f"{patience}, which must be at least 0"
         )
     if patience and validate is None:
         raise ConfigurationError(f"patience is {patience}: it needs validate, a held-out loss")

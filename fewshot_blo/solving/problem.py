@@ -20,7 +20,7 @@ Loss = (
 """``(v, u)`` or, where there are batches, ``(v, u, batch)`` to a scalar."""
 
 AFTER = -1
-"""The number of the inner step whose batch is asked for where the inner steps are over."""
+"""Number of the inner step in requests for a batch after the last inner step."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,8 @@ class PlainProblem:
     """``min over u of F(v*, u)`` subject to ``v* ≈ argmin over v of G(v, u)``.
 
     Attributes:
-        outer: u by name, where the outer problem starts; made leaves in place of copies, so that
-            they hold the solution in the end.
-        inner: v by name, where the inner problem starts.
+        outer: initial u by name; changed in place, so that they hold the solution in the end.
+        inner: initial v by name.
         inner_loss: G, a scalar.
         outer_loss: F, a scalar.
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
@@ -40,7 +39,8 @@ class PlainProblem:
             the names and shapes of ``inner``. Without, at ``inner`` in every step.
 
     Raises:
-        ConfigurationError: if there are no variables, or an outer one is no floating leaf.
+        ConfigurationError: if there are no variables, or an outer one is not a floating-point leaf
+            tensor.
     """
 
     outer: Params
@@ -55,11 +55,11 @@ class PlainProblem:
         for name, leaf in self.outer.items():
             if not (leaf.is_leaf and leaf.is_floating_point()):
                 raise ConfigurationError(
-                    f"outer variable '{name}' is no leaf of floating-point numbers: pass "
+                    f"outer variable '{name}' must be a floating-point leaf tensor: pass "
                     "tensor.detach()"
                 )
             leaf.requires_grad_()
-        self.at(0)  # States what is missing.
+        self.at(0)  # Raises an error for what is missing.
 
     def __repr__(self) -> str:
         return f"PlainProblem(\n  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner)})"

@@ -30,11 +30,11 @@ class Partial:
     """Between cold and warm: the inner problem starts near where the last one ended.
 
     Attributes:
-        every: start anew in every so many outer steps; 0 for never.
-        keep: share of the last end in the start, the rest being the problem's own start.
+        every: outer steps between cold starts; 0 for none.
+        keep: weight of the last inner parameters in the start; the rest is the problem's own start.
 
     Raises:
-        ConfigurationError: if the numbers make no sense.
+        ConfigurationError: if a setting is outside its range.
     """
 
     every: int = 0
@@ -43,8 +43,8 @@ class Partial:
     def __post_init__(self) -> None:
         if self.every < 0 or not 0 <= self.keep <= 1:
             raise ConfigurationError(
-                f"a partial start has every={self.every}, which is not negative, and "
-                f"keep={self.keep}, which is a share"
+                f"Partial: every is {self.every} and must be at least 0, keep is {self.keep} and "
+                "must be in [0, 1]"
             )
 
 

@@ -161,5 +161,5 @@ def test_one_step_makes_no_product() -> None:
 
 @pytest.mark.parametrize("solver", [ConjugateGradient, Neumann])
 def test_needs_a_step(solver: type[ConjugateGradient] | type[Neumann]) -> None:
-    with pytest.raises(ConfigurationError, match="0 steps returns nothing: use 1 or more"):
+    with pytest.raises(ConfigurationError, match="steps is 0: a linear solver needs at least 1"):
         solver(steps=0)

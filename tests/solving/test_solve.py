@@ -242,7 +242,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         solve(other, strategy, ADAM, steps=1, folder=tmp_path, resume=True)
     with pytest.raises(ConfigurationError, match=r"outer_loss has shape \[3\]"):
         solve(other, strategy, ADAM, steps=1)
-    with pytest.raises(ConfigurationError, match="no leaf of floating-point numbers"):
+    with pytest.raises(ConfigurationError, match="must be a floating-point leaf tensor"):
         PlainProblem({"u": torch.ones(2).long()}, {}, max, max)
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
