@@ -247,7 +247,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
-        with pytest.raises(ConfigurationError, match="a partial start"):
+        with pytest.raises(ConfigurationError, match="Partial: every is"):
             Partial(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
