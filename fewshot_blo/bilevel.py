@@ -187,6 +187,7 @@ class OuterStep:
         inner: the inner parameters reached, ``[T, ...]``, detached.
         outer_loss: F at ``inner``, ``[T]``, detached.
         inner_loss: G at ``inner``, ``[T]``, detached.
+        figures: what the strategy measured, by name, ``[T]`` each.
 
     Raises:
         ConfigurationError: if a loss does not have the shape ``[T]``.
@@ -196,6 +197,7 @@ class OuterStep:
     inner: TaskParams
     outer_loss: Tensor
     inner_loss: Tensor
+    figures: TaskParams = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         tasks = next(iter(self.inner.values())).shape[0]

@@ -100,7 +100,7 @@ def evaluate(
     return Evaluation(
         norm,
         episodes,
-        adaptation.steps,
+        adaptation.most,
         accuracy,
         names,
         confusion[drawn][:, drawn],

@@ -15,7 +15,7 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     value_gap_step,
 )
-from fewshot_blo.kernel import InnerSteps, Order, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,23 @@ class BOME(Strategy[State]):
 
     Attributes:
         inner: steps over v; their rule is that of z, too.
-        value_steps: K, steps from v to z, at each step over v.
+        value_steps: K, steps from v to z; to the tolerance of the steps over v where unset.
         eta: η.
 
     Source: Liu, Ye et al., "BOME!" (arXiv 2209.08709), algorithm 1.
     """
 
-    inner: InnerSteps = InnerSteps(20)
-    value_steps: int = 5
+    inner: InnerSteps = InnerSteps()
+    value_steps: int | None = None
     eta: float = 0.5
 
     def __post_init__(self) -> None:
-        check_not_negative("BOME", value_steps=self.value_steps, eta=self.eta)
+        check_not_negative("BOME", value_steps=self.value_steps or 0, eta=self.eta)
+
+    def for_training(self) -> BOME:
+        """With 20 steps over v and 5 to z of gradient descent where they are unset."""
+        value_steps = 5 if self.value_steps is None else self.value_steps
+        return replace(self, inner=self.inner.filled(20, SGD()), value_steps=value_steps)
 
     @property
     def derivatives(self) -> Order:

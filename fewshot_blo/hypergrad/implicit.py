@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
@@ -16,7 +16,7 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     outer_gradients,
 )
-from fewshot_blo.kernel import InnerSteps, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,13 @@ class Implicit(Strategy[State]):
     another matrix than the paper's, and adapts at test without it.
     """
 
-    inner: InnerSteps = InnerSteps(16)
-    solve: LinearSolver = ConjugateGradient()
+    inner: InnerSteps = InnerSteps()
+    solve: LinearSolver | None = None
+
+    def for_training(self) -> Implicit:
+        """With 16 steps of gradient descent and conjugate gradients where they are unset."""
+        solve = ConjugateGradient() if self.solve is None else self.solve
+        return replace(self, inner=self.inner.filled(16, SGD()), solve=solve)
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts without a graph, solves for q and differentiates once."""
@@ -57,7 +62,8 @@ class Implicit(Strategy[State]):
         def hessian_product(v: TaskParams) -> TaskParams:
             return inner_gradients(task_dot(g_v, v).sum(), inner)
 
-        q = self.solve(hessian_product, f_v)
+        solve = ConjugateGradient(500, tolerance=1e-8) if self.solve is None else self.solve
+        q = solve(hessian_product, f_v)
         minus_g_uv_q = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
         gradient = add_gradients(
             problem.outer,

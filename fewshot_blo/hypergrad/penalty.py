@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.balance import balance
 from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
     State,
@@ -16,10 +18,21 @@ from fewshot_blo.hypergrad.strategy import (
     add_gradients,
     both_gradients,
     check_not_negative,
+    initial,
     inner_gradients,
     inner_start,
 )
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
+from fewshot_blo.kernel.rules import Scaled
+
+_WEIGHT = 10.0
+"""Of the penalty relative to F."""
+
+_MOST_ROUNDS = 30
+_DONE = 1e-6
+"""Change of the multipliers, relative to them, at which they are settled."""
+
+_LAM_DECAY = 0.98
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,12 +41,14 @@ class PenaltyState(State):
 
     Attributes:
         rho, lam, epsilon: ρ, λ and ε.
+        outer_step: outer steps taken.
         multipliers: ν, ``[T, ...]``; empty for their initial value.
     """
 
     rho: Tensor = field(default_factory=lambda: _scalar(0.0))
     lam: Tensor = field(default_factory=lambda: _scalar(0.0))
     epsilon: Tensor = field(default_factory=lambda: _scalar(0.0))
+    outer_step: Tensor = field(default_factory=lambda: _scalar(0.0))
     multipliers: TaskParams = field(default_factory=dict)
 
 
@@ -42,10 +57,12 @@ class PenaltyStep(OuterStep):
     """A step of the penalty method.
 
     Attributes:
+        multipliers: ν of the last inner steps, ``[T, ...]``.
         inner_gradient: G_v at ``inner``, ``[T, ...]``.
         residual: squared norm of the gradient over v of the objective of the inner steps, ``[T]``.
     """
 
+    multipliers: TaskParams
     inner_gradient: TaskParams
     residual: Tensor
 
@@ -61,43 +78,102 @@ class Penalty(Strategy[PenaltyState]):
     to the curvature: ``ρ ≫ 1/μ²`` for the smallest eigenvalue μ of ``G_vv``.
     Memory does not depend on the number of inner steps; each costs one Hessian product.
 
-    Whenever ``|∇_u|² + mean_t |∇_v|² ≤ ε²``, ``ν ← ν + ρ G_v``, ``ρ ← c_ρ ρ``, ``λ ← c_λ λ`` and
-    ``ε ← c_ε ε``. Multipliers belong to an inner problem: a cold start, with new tasks at every
-    outer step, begins from ``multiplier`` again.
+    Whenever ``|∇_u|² + mean_t |∇_v|² ≤ ε²``, and after every ``every`` outer steps,
+    ``ν ← ν + ρ G_v``, ``ρ ← c_ρ ρ``, ``λ ← c_λ λ`` and ``ε ← c_ε ε``. The curvature grows with ρ, so
+    the steps over v are multiplied by the initial ρ over ρ. Multipliers belong to an inner problem:
+    a cold start, with new tasks at every outer step, begins from ``multiplier`` again.
 
     Attributes:
         inner: T steps over v. The objective is stiff: SGD reaches v^ with a step below
             2 / (ρ L²), L the largest curvature of G. Adam is stable for any ρ, but with a constant
             step it stays at a distance from v^, which adds to the error of the hypergradient.
-        rho: ρ at the start, weight of the penalty.
-        lam: λ at the start, weight of G in the inner objective; it guards against stationary
-            points of G that are no minima.
-        epsilon: ε at the start, the tolerance of the schedules.
+        rho: ρ at the start, weight of the penalty; where unset, from the curvature of both losses.
+        lam: λ at the start, weight of G in the inner objective, which guards against stationary
+            points of G that are no minima; where unset, 0 unless G has negative curvature.
+        epsilon: ε at the start, the tolerance of the schedules; where unset, they move in every
+            outer step.
         multiplier: initial value of every entry of ν.
-        rho_growth: c_ρ, at least 1.
-        lam_decay: c_λ, at most 1.
-        epsilon_decay: c_ε, at most 1.
+        rho_growth: c_ρ, at least 1; 1 where unset.
+        lam_decay: c_λ, at most 1; 0.98 where unset.
+        epsilon_decay: c_ε, at most 1; 1 where unset.
+        every: outer steps after which the schedules move whether or not the step was stationary; 0
+            for never.
+        rounds: minimisations over v in an outer step, with an update of ν between them; where
+            unset, as many as bring G_v to zero if the number of inner steps is unset, and else 1.
 
     Source: Mehra & Hamm (arXiv 1911.03432), lemma and algorithm of section 3, with the augmented
-    Lagrangian; the defaults are those of its experiments.
+    Lagrangian; its experiments have ρ, λ and ε of 0.01 at the start, c_ρ of 1.1, and c_λ and c_ε of
+    0.9.
     """
 
-    inner: InnerSteps = InnerSteps(20, Adam(1e-2))
-    rho: float = 1e-2
-    lam: float = 1e-2
-    epsilon: float = 1e-2
+    inner: InnerSteps = InnerSteps()
+    rho: float | None = None
+    lam: float | None = None
+    epsilon: float | None = None
     multiplier: float = 1e-4
-    rho_growth: float = 1.1
-    lam_decay: float = 0.9
-    epsilon_decay: float = 0.9
+    rho_growth: float | None = None
+    lam_decay: float | None = None
+    epsilon_decay: float | None = None
+    every: int = 0
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
-        check_not_negative("Penalty", rho=self.rho, lam=self.lam, epsilon=self.epsilon)
-        if self.rho_growth < 1 or self.lam_decay > 1 or self.epsilon_decay > 1:
+        check_not_negative(
+            "Penalty",
+            rho=self.rho or 0,
+            lam=self.lam or 0,
+            epsilon=self.epsilon or 0,
+            every=self.every,
+        )
+        if self._growth < 1 or self._lam_decay > 1 or self._epsilon_decay > 1:
             raise ConfigurationError(
-                f"Penalty: rho_growth is {self.rho_growth} and must be at least 1, lam_decay is "
-                f"{self.lam_decay} and epsilon_decay {self.epsilon_decay} and must be at most 1"
+                f"Penalty: rho_growth is {self._growth} and must be at least 1, lam_decay is "
+                f"{self._lam_decay} and epsilon_decay {self._epsilon_decay} and must be at most 1"
             )
+        if self.rounds is not None and self.rounds < 1:
+            raise ConfigurationError(f"Penalty: rounds is {self.rounds}: it must be at least 1")
+
+    @property
+    def _growth(self) -> float:
+        return 1.0 if self.rho_growth is None else self.rho_growth
+
+    @property
+    def _lam_decay(self) -> float:
+        return _LAM_DECAY if self.lam_decay is None else self.lam_decay
+
+    @property
+    def _epsilon_decay(self) -> float:
+        return 1.0 if self.epsilon_decay is None else self.epsilon_decay
+
+    def settled(self, problem: Bilevel) -> Penalty:
+        """With ``ρ = 10 L_F / (L μ)``, and λ, where they are unset.
+
+        L_F is the largest curvature of F, L and μ the largest and the smallest positive one of G.
+        The penalty then outweighs F along the mean curvature, and multipliers do the rest.
+        """
+        if self.rho is not None:
+            return self
+        found = balance(problem)
+        unguarded = self.lam is not None or bool(found.convex.all())
+        return replace(
+            self,
+            rho=_WEIGHT * float(found.product.max()),
+            lam=(self.lam or 0.0) if unguarded else float(found.largest.max()),
+        )
+
+    def for_training(self) -> Penalty:
+        """With the settings of the paper's experiments where they are unset."""
+        usual = {
+            "rho": 1e-2,
+            "lam": 1e-2,
+            "epsilon": 1e-2,
+            "rho_growth": 1.1,
+            "lam_decay": 0.9,
+            "epsilon_decay": 0.9,
+            "rounds": 1,
+        }
+        unset = {name: value for name, value in usual.items() if getattr(self, name) is None}
+        return replace(self, inner=self.inner.filled(20, Adam(1e-2)), **unset)  # type: ignore[arg-type]
 
     @property
     def step_kind(self) -> type[PenaltyStep]:
@@ -107,7 +183,9 @@ class Penalty(Strategy[PenaltyState]):
     def init(self) -> PenaltyState:
         """The schedules at their start."""
         return PenaltyState(
-            rho=_scalar(self.rho), lam=_scalar(self.lam), epsilon=_scalar(self.epsilon)
+            rho=initial("Penalty", "rho", self.rho),
+            lam=_scalar(self.lam or 0.0),
+            epsilon=_scalar(math.inf if self.epsilon is None else self.epsilon),
         )
 
     def hypergradient(self, problem: Bilevel, state: PenaltyState) -> PenaltyStep:
@@ -124,8 +202,15 @@ class Penalty(Strategy[PenaltyState]):
             g_v = inner_gradients(g.sum(), v, create_graph=True)
             return penalised(problem.outer_loss(v), g_v) + lam * g
 
-        inner = adapt(lower_objective, start, self.inner, outer=problem.outer)
-        inner = {name: p.requires_grad_() for name, p in inner.items()}
+        inner = adapt(lower_objective, start, self._steps(rho), outer=problem.outer)
+        for _ in range(self._most_rounds - 1):
+            g_v = self._inner_gradient(problem, inner)
+            missing = task_dot(g_v, g_v).sqrt() * rho
+            if self.rounds is None and bool((missing <= _DONE * task_dot(nu, nu).sqrt()).all()):
+                break
+            nu = {name: m + rho.to(m.dtype) * g_v[name] for name, m in nu.items()}
+            inner = adapt(lower_objective, inner, self._steps(rho), outer=problem.outer)
+        inner = {name: p.detach().requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)
         upper_v, upper_u = both_gradients(penalised(f, g_v), inner, problem.outer)
@@ -137,6 +222,7 @@ class Penalty(Strategy[PenaltyState]):
             {name: p.detach() for name, p in inner.items()},
             f.detach(),
             g.detach(),
+            nu,
             g_v,
             task_dot(lower_v, lower_v),
         )
@@ -151,19 +237,41 @@ class Penalty(Strategy[PenaltyState]):
             schedule.to(total.device, non_blocking=True)
             for schedule in (state.rho, state.lam, state.epsilon)
         )
-        stationary = total <= epsilon**2
-        update = torch.where(stationary, rho, 0.0)
+        taken = state.outer_step + 1
+        moves = total <= epsilon**2
+        if self.every:
+            moves = moves | (taken.to(total.device, non_blocking=True) % self.every == 0)
+        update = torch.where(moves, rho, 0.0)
         multipliers = {
-            name: state.multipliers.get(name, torch.full_like(g_v, self.multiplier)) + update * g_v
-            for name, g_v in step.inner_gradient.items()
+            name: nu + update.to(nu.dtype) * step.inner_gradient[name]
+            for name, nu in step.multipliers.items()
         }
         return PenaltyState(
             step.inner,
-            rho=torch.where(stationary, self.rho_growth * rho, rho),
-            lam=torch.where(stationary, self.lam_decay * lam, lam),
-            epsilon=torch.where(stationary, self.epsilon_decay * epsilon, epsilon),
+            rho=torch.where(moves, self._growth * rho, rho),
+            lam=torch.where(moves, self._lam_decay * lam, lam),
+            epsilon=torch.where(moves, self._epsilon_decay * epsilon, epsilon),
+            outer_step=taken,
             multipliers=multipliers,
         )
+
+    def _steps(self, rho: Tensor) -> InnerSteps:
+        """The inner steps, shorter by as much as ρ has grown; chosen ones measure the curvature."""
+        if self.inner.rule is None or self._growth == 1 or not self.rho:
+            return self.inner
+        return replace(self.inner, rule=Scaled(self.inner.rule, self.rho / rho))
+
+    @property
+    def _most_rounds(self) -> int:
+        if self.rounds is not None:
+            return self.rounds
+        return 1 if self.inner.steps is not None else _MOST_ROUNDS
+
+    @staticmethod
+    def _inner_gradient(problem: Bilevel, inner: TaskParams) -> TaskParams:
+        leaves = {name: p.detach().requires_grad_() for name, p in inner.items()}
+        gradient = inner_gradients(problem.inner_loss(leaves).sum(), leaves)
+        return {name: g.detach() for name, g in gradient.items()}
 
     def _multipliers(self, problem: Bilevel, state: PenaltyState) -> TaskParams:
         if state.multipliers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import Sees, State, Strategy, add_gradients
-from fewshot_blo.kernel import InnerSteps, Order, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class Reptile(Strategy[State]):
     Source: Nichol et al., "Reptile" (arXiv 1803.02999), algorithm 2.
     """
 
-    inner: InnerSteps = InnerSteps(8)
+    inner: InnerSteps = InnerSteps()
     query_weight: float = 0.5
+
+    def for_training(self) -> Reptile:
+        """With 8 steps of gradient descent where they are unset."""
+        return replace(self, inner=self.inner.filled(8, SGD()))
 
     def __post_init__(self) -> None:
         if not 0 <= self.query_weight <= 1:

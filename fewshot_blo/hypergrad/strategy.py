@@ -114,6 +114,11 @@ class Strategy(Generic[Own]):
         return True
 
     @property
+    def learns_start(self) -> bool:
+        """Whether derivatives go through the start of the inner problem, which must be its own."""
+        return "start" in self.sees
+
+    @property
     def step_kind(self) -> type[OuterStep]:
         """The class that ``hypergradient`` returns."""
         return OuterStep
@@ -133,6 +138,14 @@ class Strategy(Generic[Own]):
     def at(self, step: int) -> Strategy:
         """The strategy of outer step ``step``, counted from 0."""
         return next(phase for start, phase in reversed(self.phases) if start <= step)
+
+    def settled(self, problem: Bilevel) -> Strategy[Own]:
+        """The strategy with the weights that are unset chosen from measurements of a problem."""
+        return self
+
+    def for_training(self) -> Strategy[Own]:
+        """The strategy with the usual settings of few-shot training where they are unset."""
+        return self
 
     def with_recompute(self, recompute: bool | None) -> Strategy[Own]:
         """The strategy with ``recompute`` set where it is left open; None for its own rule."""
@@ -164,6 +177,19 @@ def check_not_negative(method: str, **settings: float) -> None:
     for name, value in settings.items():
         if value < 0:
             raise ConfigurationError(f"{method}: {name} is {value}: it must be at least 0")
+
+
+def initial(method: str, name: str, value: float | None) -> Tensor:
+    """A weight at its start, for a state.
+
+    Raises:
+        ConfigurationError: if it is unset.
+    """
+    if value is None:
+        raise ConfigurationError(
+            f"{method}: {name} is unset: give a number, or let settled(problem) choose one"
+        )
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def inner_start(problem: Bilevel, state: State) -> TaskParams:

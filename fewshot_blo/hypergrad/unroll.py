@@ -20,9 +20,19 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
     outer_gradients,
 )
-from fewshot_blo.kernel import InnerSteps, Order, adapt
+from fewshot_blo.hypergrad.unrolled_steps import chosen_steps
+from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
+
+_UNUSED = (
+    "freeze it with requires_grad_(False) if it is not in use; with first_order it must be in the "
+    "outer loss or in the start"
+)
+_REPLACED_START = (
+    "the inner problem started where the last one ended (warm start), which replaces the start "
+    "that is to be learned: use a cold start, which is state.cold() in a loop of your own"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +54,8 @@ class Unroll(Strategy[UnrollState]):
     and not the minimiser. Memory grows with ``steps`` unless ``recompute``.
 
     Attributes:
-        inner: T inner steps.
+        inner: T inner steps; with a tolerance, or where their number is unset, as many as solve the
+            inner problem and its derivative.
         first_order: treat inner gradients as constants.
         truncate: number of last steps that are differentiated exactly, the earlier ones to first
             order; all where unset.
@@ -61,7 +72,7 @@ class Unroll(Strategy[UnrollState]):
     Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, with the weights of its code.
     """
 
-    inner: InnerSteps = InnerSteps(5)
+    inner: InnerSteps = InnerSteps()
     first_order: bool = False
     truncate: int | None = None
     recompute: bool | None = None
@@ -75,7 +86,7 @@ class Unroll(Strategy[UnrollState]):
             multi_step=self.multi_step,
             first_order_steps=self.first_order_steps,
         )
-        if self.multi_step and (self.recompute or not self.inner.steps):
+        if self.multi_step and (self.recompute or not self.inner.most):
             raise ConfigurationError(
                 "multi_step needs the parameters after each inner step: use at least one step, and "
                 "no recompute"
@@ -95,7 +106,7 @@ class Unroll(Strategy[UnrollState]):
     def sees(self) -> Sequence[Sees]:
         """The start and the outer loss; the inner loss where steps are differentiated exactly."""
         steps: tuple[Sees, ...] = ("rule", "inner") if self._exact else ("rule",)
-        return ("start", "outer", *(steps if self.inner.steps else ()))
+        return ("start", "outer", *(steps if self.inner.most else ()))
 
     @property
     def needs_minimiser(self) -> bool:
@@ -121,7 +132,7 @@ class Unroll(Strategy[UnrollState]):
     @property
     def _exact(self) -> int:
         """How many inner steps are differentiated exactly."""
-        exact = 0 if self.first_order else self.inner.steps
+        exact = 0 if self.first_order else self.inner.most
         return exact if self.truncate is None else min(exact, self.truncate)
 
     def with_recompute(self, recompute: bool | None) -> Unroll:
@@ -141,9 +152,13 @@ class Unroll(Strategy[UnrollState]):
         Time and memory are affine in the number of steps, so two short runs tell those of a long
         one. Itself with ``truncate``, where steps differ in cost.
         """
-        if self.truncate is not None or steps >= self.inner.steps:
+        if self.truncate is not None or steps >= self.inner.most:
             return self
         return replace(self, inner=replace(self.inner, steps=steps))
+
+    def for_training(self) -> Unroll:
+        """With 5 steps of gradient descent where they are unset."""
+        return replace(self, inner=self.inner.filled(5, SGD()))
 
     def init(self) -> UnrollState:
         """The state before the first outer step."""
@@ -153,48 +168,50 @@ class Unroll(Strategy[UnrollState]):
         """Adapts with a graph and differentiates through it."""
         if self.first_order_steps:
             return self.at(int(state.outer_step)).hypergradient(problem, state)
+        start = inner_start(problem, state)
+        steps = chosen_steps(problem.inner_loss, start, self.inner, problem.outer)
         losses: list[Tensor] = []
 
         def evaluate(number: int, v: TaskParams) -> None:
-            if number < self.inner.steps - 1:
+            if number < steps.most - 1:
                 with at_step(number):
                     losses.append(problem.outer_loss(v))
 
         inner = adapt(
             problem.inner_loss,
-            inner_start(problem, state),
-            self.inner,
+            start,
+            steps,
             outer=problem.outer,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
-            recompute=bool(self.with_recompute(None).recompute),
+            recompute=bool(replace(self, inner=steps).with_recompute(None).recompute),
             visit=evaluate if self.multi_step else None,
         )
         outer_loss = problem.outer_loss(inner)
         total = outer_loss
         if self.multi_step:
-            weights = self._step_weights(state.outer_step)
+            weights = self._step_weights(state.outer_step, steps.most)
             parts = zip(weights, [*losses, outer_loss], strict=True)
             total = sum_tensors([weight * loss for weight, loss in parts])
         gradient = add_gradients(
             problem.outer,
             [outer_gradients(total.mean(), problem.outer)],
             method="Unroll",
-            remedy="freeze it with requires_grad_(False) if it is not in use; with first_order it "
-            "must be in the outer loss or in the start",
+            remedy=_REPLACED_START if state.inner else _UNUSED,
         )
         inner = {name: p.detach() for name, p in inner.items()}
         with torch.no_grad():
             inner_loss = problem.inner_loss(inner)
-        return OuterStep(gradient, inner, outer_loss.detach(), inner_loss)
+        counted = torch.full_like(inner_loss, steps.most)
+        figures = {"inner_steps": counted} if steps != self.inner else {}
+        return OuterStep(gradient, inner, outer_loss.detach(), inner_loss, figures=figures)
 
     def advance(self, state: UnrollState, step: OuterStep) -> UnrollState:
         """Counts outer steps, and keeps the inner parameters for a warm start."""
         return UnrollState(step.inner, state.outer_step + 1)
 
-    def _step_weights(self, outer_step: Tensor) -> list[Tensor]:
+    def _step_weights(self, outer_step: Tensor, steps: int) -> list[Tensor]:
         """w_k: weights of earlier steps fall linearly to 3 % of equal ones, and then to zero."""
         done = outer_step / self.multi_step
-        steps = self.inner.steps
         earlier = torch.where(done < 1, (1 - done).clamp(min=0.03), 0) / steps
         return [earlier] * (steps - 1) + [1 - (steps - 1) * earlier]

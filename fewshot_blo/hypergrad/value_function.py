@@ -9,14 +9,16 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.balance import balance
 from fewshot_blo.hypergrad.strategy import (
     State,
     Strategy,
     check_not_negative,
+    initial,
     inner_start,
     value_gap_step,
 )
-from fewshot_blo.kernel import InnerSteps, Order, adapt
+from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,8 +44,8 @@ class ValueFunction(Strategy[ValueFunctionState]):
 
     Attributes:
         inner: steps over v; their rule is that of z, too.
-        value_steps: inner steps over z.
-        lam: λ at the start.
+        value_steps: inner steps over z; to the tolerance of the steps over v where unset.
+        lam: λ at the start; where unset, from the curvature of both losses.
         lam_growth: added to λ after each outer step.
         lam_max: λ grows no further.
         continued: z starts where v ended, as in V-PBGD; otherwise where v started.
@@ -53,9 +55,9 @@ class ValueFunction(Strategy[ValueFunctionState]):
     a warm start and ``steps=1``, λ growing to a constant.
     """
 
-    inner: InnerSteps = InnerSteps(20)
-    value_steps: int = 20
-    lam: float = 100.0
+    inner: InnerSteps = InnerSteps()
+    value_steps: int | None = None
+    lam: float | None = None
     lam_growth: float = 0.0
     lam_max: float = float("inf")
     continued: bool = False
@@ -63,11 +65,11 @@ class ValueFunction(Strategy[ValueFunctionState]):
     def __post_init__(self) -> None:
         check_not_negative(
             "ValueFunction",
-            value_steps=self.value_steps,
-            lam=self.lam,
+            value_steps=self.value_steps or 0,
+            lam=self.lam or 0,
             lam_growth=self.lam_growth,
         )
-        if self.lam_max < self.lam:
+        if self.lam is not None and self.lam_max < self.lam:
             raise ConfigurationError(
                 f"ValueFunction: lam_max is {self.lam_max} and lam is {self.lam}: "
                 "lam grows from the one to the other"
@@ -78,9 +80,30 @@ class ValueFunction(Strategy[ValueFunctionState]):
         """First order."""
         return "first"
 
+    def settled(self, problem: Bilevel) -> ValueFunction:
+        """With ``λ = L_F / (a μ)`` where it is unset, which leaves a relative error of about a.
+
+        L_F is the curvature of F, μ the smallest one of G; a is 1e-4 in float64 and 3e-3 in
+        float32, whose rounding λ multiplies.
+        """
+        if self.lam is not None:
+            return self
+        error = 1e-4 if next(iter(problem.inner_init.values())).dtype == torch.float64 else 3e-3
+        weight = balance(problem).positive / error
+        return replace(self, lam=min(float(weight.max()), self.lam_max))
+
+    def for_training(self) -> ValueFunction:
+        """With 20 steps of gradient descent over v and z, and λ = 100, where they are unset."""
+        return replace(
+            self,
+            inner=self.inner.filled(20, SGD()),
+            value_steps=20 if self.value_steps is None else self.value_steps,
+            lam=min(100.0, self.lam_max) if self.lam is None else self.lam,
+        )
+
     def init(self) -> ValueFunctionState:
         """λ at its start."""
-        return ValueFunctionState(lam=torch.tensor(self.lam, dtype=torch.float64))
+        return ValueFunctionState(lam=initial("ValueFunction", "lam", self.lam))
 
     def hypergradient(self, problem: Bilevel, state: ValueFunctionState) -> OuterStep:
         """Minimises the penalised objective and G apart, and differentiates their difference."""

@@ -8,15 +8,18 @@ from contextvars import ContextVar
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from fewshot_blo.bilevel import Params, TaskLoss, TaskParams
+from fewshot_blo.bilevel import Params, TaskLoss, TaskParams, task_dot
 from fewshot_blo.kernel.inner_steps import InnerSteps
 from fewshot_blo.kernel.recompute import run_recomputed
-from fewshot_blo.kernel.rules import RuleState
+from fewshot_blo.kernel.rules import RuleState, by_task
 
 Derivatives = Literal["none", "first", "second"]
 
 Visit = Callable[[int, TaskParams], None]
+
+_STEPS_BETWEEN_SYNCS = 16
 
 _inner_step: ContextVar[int | None] = ContextVar("inner_step", default=None)
 
@@ -72,10 +75,12 @@ def adapt(
             made again in the backward pass, so that memory hardly grows with steps.
         visit: called after each step that is not recomputed, with its number and the parameters.
 
+    A tolerance of ``inner`` stops tasks without derivatives alone; with them all steps are taken.
+
     Returns:
         The adapted parameters, ``[T, ...]``.
     """
-    steps, rule = inner.steps, inner.rule
+    steps, rule = inner.most, inner.update_rule
     exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
 
     def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:
@@ -99,15 +104,45 @@ def adapt(
         current = {name: p.view_as(p) if graph else p.detach() for name, p in params.items()}
         state = rule.init(current, outer or {})
         last = exact_from if recompute else steps
+        dtype = next(iter(params.values())).dtype
+        solved = _Solved(None if graph else inner.ends_at(dtype))
         for number in range(last):
+            before = current
             current, state = step(number, current, state)
+            current = solved.kept(number, before, current)
             if visit is not None:
                 visit(number, current)
+            if solved.all_are:
+                break
         if recompute:
             current, state = run_recomputed(
                 step, range(exact_from, steps), (current, state), outer or {}
             )
     return current
+
+
+class _Solved:
+    """Which tasks are solved: those whose step was short. They stay where they are."""
+
+    def __init__(self, tolerance: float | None) -> None:
+        self.tolerance = tolerance
+        self.tasks: Tensor | None = None
+        self.all_are = False
+
+    def kept(self, number: int, before: TaskParams, after: TaskParams) -> TaskParams:
+        """The parameters after a step, those of solved tasks as before it."""
+        if self.tolerance is None:
+            return after
+        if self.tasks is not None:
+            solved = self.tasks
+            after = {n: torch.where(by_task(solved, p), before[n], p) for n, p in after.items()}
+        step = {name: p - before[name] for name, p in after.items()}
+        scale = 1 + task_dot(after, after).sqrt()
+        self.tasks = task_dot(step, step).sqrt() <= self.tolerance * scale
+        # On a GPU this is a host sync, so it waits for some steps.
+        if self.tasks.device.type == "cpu" or number % _STEPS_BETWEEN_SYNCS == 0:
+            self.all_are = bool(self.tasks.all())
+        return after
 
 
 def _exact(steps: int, second_order_steps: int | None) -> int:

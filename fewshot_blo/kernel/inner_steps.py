@@ -1,11 +1,20 @@
-"""How an inner problem is solved: a number of steps of an update rule."""
+"""How an inner problem is solved: steps of an update rule, a number of them or to a tolerance."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+from typing_extensions import Self
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.rules import SGD, UpdateRule
+from fewshot_blo.kernel.rules import AdGD, UpdateRule
+
+MOST_STEPS = 2000
+"""Largest number of inner steps where only a tolerance ends them."""
+
+_TOLERANCE = {torch.float64: 1e-9}
+_FLOAT32_TOLERANCE = 2e-6
 
 
 @dataclass(frozen=True)
@@ -13,16 +22,48 @@ class InnerSteps:
     """Steps of an update rule on the loss of an inner problem.
 
     Attributes:
-        steps: number of inner steps; 0 leaves the inner problem where it starts.
-        rule: update rule of the inner parameters.
+        steps: largest number of inner steps, 0 to leave the inner problem where it starts; where
+            unset, steps are taken to the tolerance.
+        rule: update rule of the inner parameters; where unset, gradient descent with step sizes
+            from measured curvature (AdGD).
+        tolerance: length of a step, relative to 1 plus the norm of the inner parameters, at which
+            a task is solved and stops; where unset, 1e-9 in float64 and 2e-6 in float32 if the
+            number of steps is unset too, and otherwise all steps are taken.
 
     Raises:
-        ConfigurationError: if the number is negative.
+        ConfigurationError: if the number or the tolerance is negative.
     """
 
-    steps: int = 5
-    rule: UpdateRule = SGD()
+    steps: int | None = None
+    rule: UpdateRule | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
+        if self.steps is not None and self.steps < 0:
             raise ConfigurationError(f"steps is {self.steps}: inner steps must be at least 0")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigurationError(f"tolerance is {self.tolerance}: it must be positive")
+
+    @property
+    def most(self) -> int:
+        """Largest number of steps."""
+        return MOST_STEPS if self.steps is None else self.steps
+
+    @property
+    def update_rule(self) -> UpdateRule:
+        """The rule, chosen where it is unset."""
+        return AdGD() if self.rule is None else self.rule
+
+    def ends_at(self, dtype: torch.dtype) -> float | None:
+        """The relative length of a step at which a task stops; None where all steps are taken."""
+        if self.tolerance is None and self.steps is None:
+            return _TOLERANCE.get(dtype, _FLOAT32_TOLERANCE)
+        return self.tolerance
+
+    def filled(self, steps: int, rule: UpdateRule) -> Self:
+        """The same with a number of steps and a rule where they are unset."""
+        return replace(
+            self,
+            steps=steps if self.steps is None and self.tolerance is None else self.steps,
+            rule=rule if self.rule is None else self.rule,
+        )

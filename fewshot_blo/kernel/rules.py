@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from fewshot_blo.bilevel import OuterVariables, Params, TaskParams
+from fewshot_blo.bilevel import OuterVariables, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 
 RuleState = dict[str, TaskParams]
@@ -126,6 +127,89 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class AdGD:
+    """Gradient descent whose step size follows from the curvature that it meets.
+
+    ``α_k = min(sqrt(1 + α_{k-1} / α_{k-2}) α_{k-1}, |v_k - v_{k-1}| / (2 |g_k - g_{k-1}|))``, for
+    each task by itself. It converges on any convex loss whose gradient is locally Lipschitz. The
+    step sizes are constants to derivatives.
+
+    Attributes:
+        first: length of the first step, relative to ``1 + |v|``.
+
+    Source: Malitsky & Mishchenko, "Adaptive Gradient Descent without Descent" (arXiv 1910.09529),
+    algorithm 1.
+    """
+
+    first: float = 1e-4
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """No step was taken."""
+        del params, outer
+        return {}
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One gradient step."""
+        del step
+        g = {name: x.detach() for name, x in gradients.items()}
+        v = {name: x.detach() for name, x in params.items()}
+        norm = task_dot(g, g).sqrt()
+        if state:
+            sizes = state["sizes"]
+            last, ratio = sizes["step_size"], sizes["ratio"]
+            moved, turned = _difference(v, state["params"]), _difference(g, state["gradients"])
+            s, y = task_dot(moved, moved).sqrt(), task_dot(turned, turned).sqrt()
+            # Where nothing moved or the gradient is constant, there is no curvature to go by.
+            by_curvature = torch.where((s > 0) & (y > 0), s / (2 * y), torch.inf)
+            size = torch.minimum((1 + ratio).sqrt() * last, by_curvature)
+            # Growth is unlimited until curvature was met once: the first step is any small one.
+            size = torch.where(ratio.isinf() & by_curvature.isinf(), 10 * last, size)
+            ratio = torch.where(by_curvature.isinf() & ratio.isinf(), ratio, size / last)
+        else:
+            length = self.first * (1 + task_dot(v, v).sqrt())
+            size = torch.where(norm > 0, length / norm.where(norm > 0, 1), 1)
+            ratio = torch.full_like(size, torch.inf)
+        new = {n: p - by_task(size, p) * gradients[n] for n, p in params.items()}
+        sizes = {"step_size": size, "ratio": ratio}
+        return new, {"sizes": sizes, "params": v, "gradients": g}
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Steps of another rule, all as many times as long.
+
+    Attributes:
+        rule: update rule.
+        factor: of the length of its steps, a scalar tensor.
+    """
+
+    rule: UpdateRule
+    factor: Tensor
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """The state of the other rule."""
+        return self.rule.init(params, outer)
+
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One step."""
+        new, state = self.rule.update(gradients, state, params, step)
+        return {n: p + self.factor.to(p) * (new[n] - p) for n, p in params.items()}, state
+
+
+def by_task(scale: Tensor, like: Tensor) -> Tensor:
+    """One number a task, ``[T]``, in a shape that broadcasts against ``[T, ...]``."""
+    return scale.reshape([-1] + [1] * (like.ndim - 1))
+
+
+def _difference(a: TaskParams, b: TaskParams) -> TaskParams:
+    return {name: x - b[name] for name, x in a.items()}
+
+
+@dataclass(frozen=True)
 class LearnedSGD:
     """``v ← v - α_v g`` with step sizes for each parameter tensor, learned as outer variables.
 
@@ -168,5 +252,5 @@ class LearnedSGD:
         return {name: p - sizes[name] * gradients[name] for name, p in params.items()}, state
 
 
-RULES = (SGD, Momentum, Adam, LearnedSGD)
+RULES = (SGD, Momentum, Adam, AdGD, LearnedSGD)
 """All of them: what the command line and recipes know."""

@@ -120,7 +120,7 @@ def _ways(strategy: Strategy) -> Ways:
 def _long_steps(strategy: Strategy, few: int = TIMED[1]) -> int:
     """The number of inner steps where it is to be told from few ones; 0 where it is not."""
     shortened = strategy.shortened(few)
-    return 0 if shortened == strategy else strategy.inner.steps
+    return 0 if shortened == strategy else strategy.inner.most
 
 
 def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[bool | None, int]:
