@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class ConfigurationError(ValueError):
@@ -12,6 +13,22 @@ class ConfigurationError(ValueError):
 
 class StructuralZeroError(ValueError):
     """A hypergradient that is zero by structure: the outer variable is in neither loss."""
+
+
+class NotSolvedError(RuntimeError):
+    """A bilevel problem was to be solved, and is not.
+
+    Attributes:
+        solution: where it was left, a ``Solution``.
+    """
+
+    def __init__(self, message: str, solution: Any) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class NotSolvedWarning(UserWarning):
+    """The variables that are returned are not those of a solved problem."""
 
 
 class DivergenceError(FloatingPointError):

@@ -70,5 +70,6 @@ class BOME(Strategy[State]):
         v = {name: p.detach().requires_grad_() for name, p in v.items()}
         f_v = inner_gradients(problem.outer_loss(v).sum(), v)
         q_v = inner_gradients(problem.inner_loss(v).sum(), v)
-        tiny = 1e-12
-        return (self.eta - task_dot(f_v, q_v) / (task_dot(q_v, q_v) + tiny)).clamp(min=0)
+        squared = task_dot(q_v, q_v)
+        ratio = task_dot(f_v, q_v) / squared.where(squared > 0, 1)
+        return (self.eta - ratio).clamp(min=0)

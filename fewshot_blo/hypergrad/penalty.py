@@ -79,7 +79,7 @@ class Penalty(Strategy[PenaltyState]):
     Memory does not depend on the number of inner steps; each costs one Hessian product.
 
     Whenever ``|∇_u|² + mean_t |∇_v|² ≤ ε²``, and after every ``every`` outer steps,
-    ``ν ← ν + ρ G_v``, ``ρ ← c_ρ ρ``, ``λ ← c_λ λ`` and ``ε ← c_ε ε``. The curvature grows with ρ, so
+    ``ν ← ν + ρ G_v``, ``ρ ← c_ρ ρ``, ``λ ← c_λ λ`` and ``ε ← c_ε ε``. Curvature grows with ρ, so
     the steps over v are multiplied by the initial ρ over ρ. Multipliers belong to an inner problem:
     a cold start, with new tasks at every outer step, begins from ``multiplier`` again.
 

@@ -29,7 +29,7 @@ class AdaptiveDescent(torch.optim.Optimizer):
         super().__init__(params, {"first": first, **unknown})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Takes one step."""
         del closure
         (group,) = self.param_groups

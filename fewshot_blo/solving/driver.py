@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
+from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
+from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.descent import AdaptiveDescent
 from fewshot_blo.solving.problem import PlainProblem
-from fewshot_blo.solving.run import FILE, Observe, Partial, Plan, SolveRun, Start, Validate
+from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
+from fewshot_blo.solving.saved import FILE, open_folder
+from fewshot_blo.solving.starts import Partial, Start
 
 __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
+
+MOST_OUTER_STEPS = 2000
+"""Largest number of outer steps where only convergence ends them."""
+
+_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -29,10 +40,13 @@ class Solution:
     Attributes:
         outer: u by name, copies: those with the lowest held-out loss where there is one, else last.
         inner: v by name, that belong to them.
-        history: records of this call with step, loss/outer, loss/inner, hypergradient/norm, what
-            was observed and, where it was measured, loss/held_out.
+        history: records of this call with step, loss/outer, loss/inner, hypergradient/norm, the
+            figures of a certificate, what was observed and, where it was measured, loss/held_out.
         step: outer steps taken.
         interrupted: whether it was stopped before its last step, and can be resumed.
+        converged: whether outer steps have become short, and the certificate has no doubts.
+        certificate: measured at the last outer step.
+        chosen: settings of the strategy that were unset, as they were chosen.
     """
 
     outer: Params
@@ -40,9 +54,13 @@ class Solution:
     history: Sequence[Mapping[str, float]]
     step: int
     interrupted: bool
+    converged: bool
+    certificate: Certificate | None
+    chosen: Mapping[str, Any]
 
     def __repr__(self) -> str:
         ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
+        ended = f"converged at step {self.step}" if self.converged else ended
         last = self.history[-1]["loss/outer"] if self.history else math.nan
         return (
             f"Solution({ended}, {len(self.history)} records, last outer loss {last:.4g}\n"
@@ -52,11 +70,13 @@ class Solution:
 
 def solve(
     problem: PlainProblem,
-    strategy: Strategy,
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    strategy: Strategy | None = None,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
     *,
-    steps: int,
-    start: Start = "warm",
+    steps: int | None = None,
+    tolerance: float | None = None,
+    seconds: float | None = None,
+    start: Start | None = None,
     constraints: Mapping[str, Constraint] | None = None,
     validate: Validate | None = None,
     observe: Observe | None = None,
@@ -68,14 +88,22 @@ def solve(
 ) -> Solution:
     """Takes outer steps, each with the hypergradient of a strategy.
 
-    An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns.
+    What is not named is chosen: settings of the strategy, the outer step size, and the number of
+    outer steps, which then end by ``tolerance``. An interrupt (Ctrl-C or SIGTERM) finishes the
+    step, saves and returns.
 
     Args:
         problem: its outer variables change in place.
-        strategy: how to compute hypergradients.
-        optimizer: makes the outer optimizer, as ``partial(torch.optim.Adam, lr=0.1)`` does.
-        steps: outer steps.
-        start: of each inner problem. Multipliers of the penalty method go on in any case.
+        strategy: how to compute hypergradients; by default Implicit.
+        optimizer: makes the outer optimizer, as ``partial(torch.optim.Adam, lr=0.1)`` does; by
+            default gradient descent with step sizes from the curvature that it meets.
+        steps: outer steps; by default until the problem is solved, and at most 2000.
+        tolerance: length of an outer step relative to ``1 + |u|``, three of which in a row end the
+            run where the certificate has no doubts; by default 1e-7 without ``steps``, and none
+            with them.
+        seconds: after which no further outer step begins; None for no limit.
+        start: of each inner problem; by default warm, and cold for strategies that differentiate
+            the start. Multipliers of the penalty method go on in any case.
         constraints: sets that outer variables stay in, by name.
         validate: a held-out loss, which tells the best variables.
         observe: further figures of each record, which decide nothing.
@@ -88,27 +116,66 @@ def solve(
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
         ConfigurationError: if a constraint is of no outer variable, or settings make no sense.
-        DivergenceError: if a loss or gradient is not finite.
+        DivergenceError: if a loss or gradient is not finite, or a loss grows beyond all bounds.
+        NotSolvedError: if no ``steps`` are named and the problem is not solved in the end; its
+            attribute ``solution`` has what was found.
     """
+    strategy = Implicit() if strategy is None else strategy
     _check(steps, every, patience, validate, folder, resume=resume)
     place = None if folder is None else Path(folder)
+    most = MOST_OUTER_STEPS if steps is None else steps
+    start = ("cold" if strategy.learns_start else "warm") if start is None else start
+    tolerance = _TOLERANCE if tolerance is None and steps is None else tolerance
+    variables = list(problem.outer.values())
     run = SolveRun(
         problem,
         strategy,
-        optimizer(list(problem.outer.values())),
+        AdaptiveDescent(variables) if optimizer is None else optimizer(variables),
         dict(constraints or {}),
-        Plan(steps, start, validate, observe, patience, every),
+        Plan(most, start, validate, observe, patience, every, tolerance, seconds),
         place,
     )
     if place is not None:
-        run.open(resume=resume)
-    interrupted = take_steps(run, steps=steps, folder=place, title="solving", progress=progress)
+        open_folder(run, place, resume=resume)
+    if not resume:
+        run.settle()
+    interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
     outer, inner = run.found()
-    return Solution(outer, inner, run.history, run.step, interrupted)
+    solution = Solution(
+        outer,
+        inner,
+        run.history,
+        run.step,
+        interrupted,
+        run.converged,
+        run.certificate,
+        run.chosen,
+    )
+    if not (interrupted or run.converged):
+        _say_doubts(run, solution, must_solve=steps is None)
+    return solution
+
+
+def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
+    """An error where a solution was asked for; a warning where v is not what it should be."""
+    method = type(run.strategy).__name__
+    assert run.certificate is not None
+    doubts = run.certificate.doubts(strict=must_solve)
+    if must_solve and not run.best:
+        doubts = doubts or [
+            f"outer steps go on: u is about {run.watch.distance:.2g} from a stationary point "
+            "(relative to 1 + |u|); name steps for more of them, or another strategy"
+        ]
+        raise NotSolvedError(
+            f"{method}: not solved after {solution.step} outer steps: {'; '.join(doubts)}",
+            solution,
+        )
+    if doubts:
+        warnings.warn(f"{method}: {'; '.join(doubts)}", NotSolvedWarning, stacklevel=3)
 
 
 def _check(
-    steps: int,
+    steps: int | None,
     every: int,
     patience: int,
     validate: Validate | None,
@@ -116,7 +183,7 @@ def _check(
     *,
     resume: bool,
 ) -> None:
-    if steps < 1 or every < 1 or patience < 0:
+    if (steps is not None and steps < 1) or every < 1 or patience < 0:
         raise ConfigurationError(
             f"steps is {steps} and every {every}, which must be positive, and patience "
             f"{patience}, which must be at least 0"

@@ -1,65 +1,41 @@
-"""A run of the driver between two outer steps: its variables, and what resuming needs."""
+"""A run of the driver between two outer steps."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from fewshot_blo.bilevel import OuterStep, Params, TaskParams
-from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.logs import RunLog
-from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
-from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.descent import AdaptiveDescent
 from fewshot_blo.solving.problem import PlainProblem, unstacked
-
-FILE = "last.pt"
-_FORMAT = "solve 1"
-
-
-@dataclass(frozen=True)
-class Partial:
-    """Between cold and warm: the inner problem starts near where the last one ended.
-
-    Attributes:
-        every: outer steps between cold starts; 0 for none.
-        keep: weight of the last inner parameters in the start; the rest is the problem's own start.
-
-    Raises:
-        ConfigurationError: if a setting is outside its range.
-    """
-
-    every: int = 0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not 0 <= self.keep <= 1:
-            raise ConfigurationError(
-                f"Partial: every is {self.every} and must be at least 0, keep is {self.keep} and "
-                "must be in [0, 1]"
-            )
-
-
-Start = Literal["cold", "warm"] | Partial
-"""Where an inner problem starts: anew, where the last one ended, or in between.
-
-Source: Vicol et al., "On Implicit Bias in Overparameterized Bilevel Optimization" (arXiv
-2212.14032), algorithms 1 and 2.
-"""
+from fewshot_blo.solving.saved import save
+from fewshot_blo.solving.starts import Start, starting_point
+from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 
 Validate = Callable[[Params, Mapping[str, Tensor]], float]
 """``(u, v)`` to a held-out loss; lower is better."""
 
 Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
 """``(u, v)`` to figures by name."""
+
+_PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
+"""Hessian products of each measurement of a record, and of the last one."""
+
+_NEAR = 1e-4
+"""Relative distance of u to a stationary point at which a run has converged."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +48,8 @@ class Plan:
     observe: Observe | None
     patience: int
     every: int
+    tolerance: float | None = None
+    seconds: float | None = None
 
 
 @dataclass
@@ -88,6 +66,11 @@ class SolveRun:
     best: dict[str, Any] = field(default_factory=dict)
     records_since_best: int = 0
     history: list[Mapping[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    converged: bool = False
+    state: Any = None
+    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.constraints) - set(self.problem.outer))
@@ -96,24 +79,45 @@ class SolveRun:
                 f"there is a constraint for '{unknown[0]}', which is no outer variable; they are "
                 f"{', '.join(self.problem.outer)}"
             )
-        self.state = self.strategy.init()
+        self.watch = Watch(self.plan.tolerance)
         self._project()
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are taken, or the held-out loss has not fallen for long enough."""
+        """Whether it has converged, or steps, time or patience are spent."""
         waited = 0 < self.plan.patience <= self.records_since_best
-        return self.step >= self.plan.steps or waited
+        return self.converged or self.step >= self.plan.steps or waited or self._late
+
+    @property
+    def _late(self) -> bool:
+        return self.plan.seconds is not None and time.monotonic() - self.began > self.plan.seconds
+
+    def settle(self) -> None:
+        """Chooses the weights of the strategy that are unset; a resumed run has them."""
+        settled = self.strategy.settled(self.problem.at(0))
+        for item in fields(settled):  # type: ignore[arg-type]
+            value = getattr(settled, item.name)
+            if value != getattr(self.strategy, item.name):
+                self.chosen[item.name] = value
+        self.strategy, self.state = settled, settled.init()
 
     def begin(self, log: RunLog | None) -> Taken:
-        """Nothing is due before the first step."""
+        """Says what was chosen."""
         del log
-        return Taken()
+        parts = [f"{name} {value:.4g}" for name, value in self.chosen.items()]
+        inner = self.strategy.inner
+        if inner.steps is None:
+            parts.append("inner steps until the inner problem is solved")
+        if inner.rule is None:
+            parts.append("inner step sizes from measured curvature")
+        if type(self.optimizer) is AdaptiveDescent:
+            parts.append("outer step sizes from measured curvature")
+        return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
     def take(self, log: RunLog | None) -> Taken:
         """One outer step, with a record of every so many."""
         step = self._step()
-        if self.step % self.plan.every and self.step < self.plan.steps:
+        if self.step % self.plan.every and not self.finished:
             return Taken()
         record = self._record(step)
         self.history.append(record)
@@ -125,12 +129,12 @@ class SolveRun:
     def _step(self) -> OuterStep:
         bilevel = self.problem.at(self.step)
         strategy = self.strategy.at(self.step)
-        state = replace(self.state, inner=self._start(self.plan.start, bilevel.inner_init))
-        step = strategy.hypergradient(bilevel, state)
-        try:
-            step.check_finite(type(strategy).__name__)
-        except DivergenceError as error:
-            raise DivergenceError(f"outer step {self.step + 1}: {error}") from error
+        start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
+        step = strategy.hypergradient(bilevel, replace(self.state, inner=start))
+        self.watch.check(step, self.step + 1, type(strategy).__name__)
+        projected = projected_norm(self.problem.outer, step.gradient, self.constraints)
+        self.watch.before(self.problem.outer, step.gradient, projected)
+        self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         self.optimizer.step()
@@ -138,18 +142,23 @@ class SolveRun:
         self._project()
         self.state = strategy.advance(self.state, step)
         self.step += 1
+        self.watch.after(self.problem.outer, self.step)
         return step
 
-    def _start(self, start: Start, init: TaskParams) -> TaskParams:
-        """Where the inner problem starts; empty for its own start."""
-        last: TaskParams = self.state.inner
-        if start == "cold" or not last:
-            return {}
-        if start == "warm":
-            return last
-        if start.every and self.step % start.every == 0:
-            return {}
-        return {name: torch.lerp(init[name], p, start.keep) for name, p in last.items()}
+    def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
+        """Measures u and its v where a record is due, and where steps were short for a while."""
+        maybe = self.watch.short >= SHORT_STEPS
+        last = self.step + 1 >= self.plan.steps or self._late
+        if not (maybe or last or (self.step + 1) % self.plan.every == 0):
+            return
+        products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
+        self.certificate = certify(
+            bilevel, step.inner, self.constraints, step.gradient, products=products
+        )
+        if maybe:
+            self.watch.short = 0
+            doubts = self.certificate.doubts(strict=True)
+            self.converged = not doubts and self.watch.distance <= _NEAR
 
     @torch.no_grad()
     def _project(self) -> None:
@@ -165,17 +174,24 @@ class SolveRun:
             "loss/outer": float(step.outer_loss),
             "loss/inner": float(step.inner_loss),
             "hypergradient/norm": squared**0.5,
+            **{f"strategy/{name}": float(x.mean()) for name, x in step.figures.items()},
         }
+        if self.certificate is not None:
+            record |= self.certificate.figures()
         outer, inner = self._variables()
         if self.plan.observe is not None:
             record |= self.plan.observe(outer, inner)
         if self.plan.validate is not None:
             record["loss/held_out"] = float(self.plan.validate(outer, inner))
-            self.records_since_best += 1
-            if not self.best or record["loss/held_out"] < self.best["loss"]:
-                self.records_since_best = 0
-                self.best = {"loss": record["loss/held_out"], "outer": outer, "inner": inner}
+            self._compare(record["loss/held_out"], outer, inner)
         return record
+
+    def _compare(self, loss: float, outer: Params, inner: Params) -> None:
+        """Keeps the variables with the lowest held-out loss; NaN is none."""
+        self.records_since_best += 1
+        if not math.isnan(loss) and (not self.best or loss < self.best["loss"]):
+            self.records_since_best = 0
+            self.best = {"loss": loss, "outer": outer, "inner": inner}
 
     def _variables(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         outer = {name: p.detach().clone() for name, p in self.problem.outer.items()}
@@ -185,52 +201,7 @@ class SolveRun:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
 
-    def open(self, *, resume: bool) -> None:
-        """Makes the folder, or takes up the run that it holds."""
-        assert self.folder is not None
-        path = self.folder / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            if path.exists():
-                raise CheckpointError(
-                    f"{path.parent} already holds a run: resume it, or choose another folder"
-                )
-            return
-        # On the host: the optimizer puts its state where it wants it, and counts steps there.
-        saved = read_tensors(path, "checkpoint")
-        device = next(iter(self.problem.outer.values())).device
-        kinds = {name: list(p.shape) for name, p in self.problem.outer.items()}
-        try:
-            found = {name: list(p.shape) for name, p in saved["outer"].items()}
-            if saved["format"] != _FORMAT or found != kinds:
-                raise CheckpointError(
-                    f"{path} is of a problem with the outer variables {found}, and this one has "
-                    f"{kinds}: choose another folder"
-                )
-            with torch.no_grad():
-                for name, p in saved["outer"].items():
-                    self.problem.outer[name].copy_(p)
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = self.strategy.init().restored(state_of_strategy(saved["state"]), device)
-            self.step = saved["step"]
-            self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
-            self.records_since_best = saved["records_since_best"]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} lacks a part of a run of solve ({error}): choose another folder"
-            ) from error
-
     def save_last(self) -> None:
         """Writes all that the run needs to go on, where it has a folder."""
-        if self.folder is None:
-            return
-        content = {
-            "format": _FORMAT,
-            "step": self.step,
-            "outer": {name: p.detach() for name, p in self.problem.outer.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "state": self.state.plain(),
-            "best": self.best,
-            "records_since_best": self.records_since_best,
-        }
-        write_tensors(content, self.folder / FILE, "checkpoint")
+        if self.folder is not None:
+            save(self, self.folder)

@@ -26,6 +26,9 @@ from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Plan, SolveRun
 
+# Runs here are too short to solve their problems, which is told.
+pytestmark = pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")
+
 ADAM = partial(torch.optim.Adam, lr=0.05)
 DESCENT = partial(torch.optim.SGD, lr=0.4)
 A = torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=torch.float64)

@@ -1,0 +1,155 @@
+"""What can be said of a point (u, v): whether v solves the inner problem, and u the outer one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
+from fewshot_blo.hypergrad.curvature import ritz_values
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as MINRES
+from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
+from fewshot_blo.solving.constraints import Constraint
+
+INNER_DISTANCE, CONVERGED_DISTANCE = 1e-2, 3e-4
+"""Relative distance of v to a minimiser from which on there is a doubt, and for convergence."""
+
+DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 1e-2
+"""Relative difference of a hypergradient from that of implicit differentiation, likewise."""
+
+_NEGATIVE = 1e-3
+"""Share of the largest curvature from which on a negative one is no rounding."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Measured at one (u, v), whatever led there.
+
+    Attributes:
+        inner_residual: norm of the gradient of G over v.
+        inner_distance: estimated distance of v to a stationary point of G, by a Newton step,
+            relative to ``1 + |v|``.
+        inner_gap: estimated G(v) minus its minimum, by the same step.
+        inner_curvature: smallest eigenvalue of the Hessian of G over v that was found, relative
+            to the largest absolute one.
+        stationarity: norm of the hypergradient of implicit differentiation at (u, v), where a
+            projection of u would cut it off without that part.
+        disagreement: difference of the strategy's hypergradient from that of implicit
+            differentiation, relative to the larger one's scale; NaN where there is none.
+    """
+
+    inner_residual: float
+    inner_distance: float
+    inner_gap: float
+    inner_curvature: float
+    stationarity: float
+    disagreement: float
+
+    def figures(self) -> dict[str, float]:
+        """By the names that they have in records."""
+        return {f"certificate/{name}": value for name, value in vars(self).items()}
+
+    def doubts(self, *, strict: bool = False) -> list[str]:
+        """Sentences on what is not as a solution has it, each with a remedy.
+
+        Args:
+            strict: by the limits for convergence.
+        """
+        distance = CONVERGED_DISTANCE if strict else INNER_DISTANCE
+        disagreement = CONVERGED_DISAGREEMENT if strict else DISAGREEMENT
+        found = []
+        if self.inner_curvature < -_NEGATIVE:
+            found.append(
+                f"the inner loss has negative curvature ({self.inner_curvature:.2g} of the "
+                "largest): v is not a minimiser; start the inner problem elsewhere, or add a "
+                "proximal or l2 term to the inner loss"
+            )
+        if not self.inner_distance <= distance:
+            found.append(
+                f"v is about {self.inner_distance:.2g} from a minimiser of the inner loss "
+                "(relative to 1 + |v|), so the outer loss is not that of a solved inner problem: "
+                "take more inner steps or a better step size, or leave both unset"
+            )
+        if self.disagreement > disagreement:
+            found.append(
+                f"the strategy's hypergradient differs by {100 * self.disagreement:.2g} % from "
+                "that of implicit differentiation: solve the inner problem more exactly, or use "
+                "Implicit"
+            )
+        return found
+
+
+def certify(
+    problem: Bilevel,
+    inner: TaskParams,
+    constraints: Mapping[str, Constraint],
+    gradient: Params | None = None,
+    *,
+    products: int = 100,
+) -> Certificate:
+    """Measures at the problem's u and one v, with at most ``2 products`` and 30 Hessian products.
+
+    Args:
+        problem: of one task.
+        inner: v, ``[1, ...]``.
+        constraints: sets of outer variables, by name.
+        gradient: the strategy's hypergradient at the same u, to compare.
+        products: largest number of Hessian products of each of the two linear systems.
+    """
+    at = {name: p.detach() for name, p in inner.items()}
+    v = {name: p.clone().requires_grad_() for name, p in at.items()}
+    with torch.enable_grad():
+        f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
+        g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
+
+        def product(x: TaskParams) -> TaskParams:
+            return inner_gradients(task_dot(g_v, x).sum(), v)
+
+        residual = {name: g.detach() for name, g in g_v.items()}
+        values = ritz_values(product, v, min(30, products))[0]
+        solver = MINRES(products, tolerance=1e-8)
+        to_minimum, q = solver(product, residual), solver(product, f_v)
+        of_g = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
+    exact = {name: _sum(f_u[name], of_g[name], leaf) for name, leaf in problem.outer.items()}
+    distance = task_dot(to_minimum, to_minimum).sqrt() / (1 + task_dot(at, at).sqrt())
+    largest = values.abs().max()
+    return Certificate(
+        inner_residual=float(task_dot(residual, residual).sqrt()),
+        inner_distance=float(distance),
+        inner_gap=0.5 * float(task_dot(residual, to_minimum)),
+        inner_curvature=float(values.min() / largest) if largest > 0 else 0.0,
+        stationarity=projected_norm(problem.outer, exact, constraints),
+        disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
+    )
+
+
+def projected_norm(outer: Params, gradient: Params, constraints: Mapping[str, Constraint]) -> float:
+    """Norm of ``u - P(u - h g) / h`` for a short h: of the gradient without what P cuts off."""
+    total = 0.0
+    for name, leaf in outer.items():
+        g = gradient[name].detach().double()
+        if name in constraints and bool(g.any()):
+            u = leaf.detach().double()
+            h = 1e-6 * (1 + u.norm()) / g.norm()
+            g = (u - constraints[name].project(u - h * g)) / h
+        total += float(g.square().sum())
+    return math.sqrt(total)
+
+
+def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
+    parts = [x for x in (a, b) if x is not None]
+    return torch.stack(parts).sum(0) if parts else torch.zeros_like(like)
+
+
+def _relative(exact: Params, found: Params, direct: Mapping[str, Tensor | None]) -> float:
+    """At a stationary point both vanish, so the scale is that of the parts that cancel there."""
+    difference = sum(float((exact[n] - found[n]).double().square().sum()) for n in exact)
+    scale = max(
+        sum(float(x.double().square().sum()) for x in part.values() if x is not None)
+        for part in (exact, found, direct)
+    )
+    return math.sqrt(difference / scale) if scale > 0 else 0.0

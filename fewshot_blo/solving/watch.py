@@ -1,0 +1,111 @@
+"""Whether outer steps converge or diverge, from the steps themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import OuterStep, Params
+from fewshot_blo.errors import DivergenceError
+
+_BEYOND = 1e10
+"""Growth of a loss, relative to the first one, that is divergence."""
+
+SHORT_STEPS = 3
+"""Consecutive short steps at which convergence is worth a measurement."""
+
+
+@dataclass
+class Watch:
+    """What the last steps say.
+
+    Attributes:
+        tolerance: length of an outer step, relative to ``1 + |u|``, that is short; None for none.
+        first: losses of the first step, by name.
+        short: consecutive short steps.
+        point, gradient: u and the hypergradient there, of the last step; empty before.
+        distance: estimated distance of u to a stationary point relative to ``1 + |u|``, by the
+            curvature that the last step met.
+    """
+
+    tolerance: float | None
+    first: dict[str, float] = field(default_factory=dict)
+    short: int = 0
+    point: dict[str, Tensor] = field(default_factory=dict)
+    gradient: dict[str, Tensor] = field(default_factory=dict)
+    distance: float = math.inf
+
+    def check(self, step: OuterStep, number: int, method: str) -> None:
+        """Raises DivergenceError where a loss is not finite, or has grown beyond all bounds."""
+        try:
+            step.check_finite(method)
+        except DivergenceError as error:
+            raise DivergenceError(f"outer step {number}: {error}") from error
+        for name, loss in (("outer", step.outer_loss), ("inner", step.inner_loss)):
+            size = float(loss.abs().max())
+            first = self.first.setdefault(name, size)
+            if size > _BEYOND * max(1.0, first):
+                raise DivergenceError(
+                    f"outer step {number}: {method}: the {name} loss is {size:.3g} and was "
+                    f"{first:.3g} at the first step: lower the inner step size or the learning "
+                    "rate, or leave both unset"
+                )
+
+    def before(self, outer: Params, gradient: Params, projected: float) -> None:
+        """Takes in u and its hypergradient, before the step from there.
+
+        Args:
+            outer: u.
+            gradient: the hypergradient.
+            projected: its norm without what constraints cut off.
+        """
+        point = {name: p.detach().clone() for name, p in outer.items()}
+        new = {name: g.detach().clone() for name, g in gradient.items()}
+        if self.point:
+            moved, turned = _distance(point, self.point), _distance(new, self.gradient)
+            if turned > 0:
+                self.distance = projected * moved / turned / (1 + _norm(point))
+        if projected == 0:
+            self.distance = 0.0
+        self.point, self.gradient = point, new
+
+    def after(self, outer: Params, number: int) -> None:
+        """Takes in u after the step.
+
+        Raises:
+            DivergenceError: if it is not finite.
+        """
+        size = _norm(outer)
+        if not math.isfinite(size):
+            raise DivergenceError(
+                f"outer step {number}: the outer variables are not finite after a step of the "
+                "outer optimizer: lower its learning rate"
+            )
+        if self.tolerance is not None:
+            is_short = _distance(outer, self.point) <= self.tolerance * (1 + size)
+            self.short = self.short + 1 if is_short else 0
+
+    def plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        kept = ("first", "short", "point", "gradient", "distance")
+        return {name: getattr(self, name) for name in kept}
+
+    def restore(self, plain: Mapping[str, Any], device: torch.device) -> None:
+        """Takes up what ``plain`` returned."""
+        for name, value in plain.items():
+            setattr(self, name, value)
+        self.point = {name: p.to(device) for name, p in self.point.items()}
+        self.gradient = {name: p.to(device) for name, p in self.gradient.items()}
+
+
+def _norm(tensors: Params) -> float:
+    return math.sqrt(sum(float(x.detach().double().square().sum()) for x in tensors.values()))
+
+
+def _distance(a: Params, b: Params) -> float:
+    return _norm({name: x.detach() - b[name] for name, x in a.items()})
