@@ -60,10 +60,17 @@ class BOME(Strategy[State]):
             return problem.outer_loss(v) + self._multiplier(problem, v) * problem.inner_loss(v)
 
         start = inner_start(problem, state)
-        v = adapt(penalised, start, self.inner, outer=problem.outer)
+        v = adapt(penalised, start, self._to_v(start), outer=problem.outer)
         to_value = replace(self.inner, steps=self.value_steps)
         z = adapt(problem.inner_loss, v, to_value, outer=problem.outer)
         return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
+
+    def _to_v(self, start: TaskParams) -> InnerSteps:
+        """Steps over v: λ and the gap are ratios of what v lacks, so that z has to lack far less."""
+        ends_at = self.inner.ends_at(next(iter(start.values())).dtype)
+        if self.inner.steps is not None or self.inner.tolerance is not None or ends_at is None:
+            return self.inner
+        return replace(self.inner, tolerance=ends_at**0.5)
 
     def _multiplier(self, problem: Bilevel, v: TaskParams) -> Tensor:
         """λ at v, ``[T]``."""

@@ -23,8 +23,9 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
-from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.solving.problem import AFTER, PlainProblem
 from fewshot_blo.solving.run import Plan, SolveRun
+from fewshot_blo.solving.saved import open_folder
 
 # Runs here are too short to solve their problems, which is told.
 pytestmark = pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")
@@ -146,7 +147,8 @@ def test_batches_are_asked_for_by_number() -> None:
         inner_batches=inner_batches,
     )
     solve(problem, Unroll(InnerSteps(3, SGD(0.1))), ADAM, steps=2)
-    assert asked == [(s, k) for s in range(2) for k in (0, 1, 2, -1)]
+    certificate = (1, AFTER)
+    assert asked == [*[(s, k) for s in range(2) for k in (0, 1, 2, AFTER)], certificate]
 
 
 def test_constraints_hold_and_are_active_at_the_solution() -> None:
@@ -272,7 +274,7 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
     problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
     strategy, plan = Penalty(InnerSteps(2, Adam(1e-2))), Plan(3, "warm", None, None, 0, 100)
     resumed = SolveRun(problem, strategy, ADAM([u]), {}, plan, tmp_path)
-    resumed.open(resume=True)
+    open_folder(resumed, tmp_path, resume=True)
     count = resumed.optimizer.state[u]["step"]
     assert count.device.type == "cpu"
     assert float(count) == 3
