@@ -360,8 +360,8 @@ class Shuffles(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (Counts(), r"'1' \(Counts\) gives two outputs .* it changes something that it keeps"),
-        (Shuffles(), r"'1' \(Shuffles\) gives two outputs .* it draws random numbers"),
+        (Counts(), r"'1' \(Counts\) gives different outputs .* it keeps a state"),
+        (Shuffles(), r"'1' \(Shuffles\) gives different outputs .* it draws random numbers"),
     ],
 )
 def test_what_is_no_function_is_named(layer: nn.Module, message: str) -> None:
@@ -392,14 +392,14 @@ class Blocks(nn.Module):
 @pytest.mark.parametrize("backend", ["auto", "loop", "batched"])
 def test_activation_checkpointing_is_refused_with_its_remedy(reentrant: bool, backend: Any) -> None:
     problem = Initialization(Blocks(reentrant=reentrant).double(), backend=backend)
-    with pytest.raises(ConfigurationError, match=r"activation checkpointing.*switch it off"):
+    with pytest.raises(ConfigurationError, match=r"activation checkpointing.*turn it off"):
         problem.prepare(make_batch())
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])
 def test_checkpointing_is_refused_without_a_proof_too(backend: Backend) -> None:
     problem = Initialization(Blocks(reentrant=False).double(), backend=backend, prove=False)
-    with pytest.raises(ConfigurationError, match=r"activation checkpointing.*switch it off"):
+    with pytest.raises(ConfigurationError, match=r"activation checkpointing.*turn it off"):
         ours(problem, make_batch())
 
 
@@ -532,7 +532,7 @@ def scripted() -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (lambda: nn.Sequential(nn.LazyLinear(3)), r"'0\.weight' .* has no shape yet: run a batch"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), r"'0\.weight' .* is uninitialized: run one batch"),
         (lambda: nn.DataParallel(nn.Linear(4, 2)), "is a DataParallel.*network.module"),
         (lambda: nn.Sequential(scripted()), r"'0' of the network is compiled by torch\.jit"),
         (lambda: nn.Linear(4, 2, dtype=torch.complex64), "'weight' .* is torch.complex64.*real"),
