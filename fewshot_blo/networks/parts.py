@@ -1,4 +1,4 @@
-"""Networks of named parts: an encoder before a linear head, or before a centre."""
+"""Networks of named parts: an encoder followed by a linear head or by a ``Centre``."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def centred(encoder: nn.Module, features: int) -> nn.Sequential:
 
 
 def part_prefix(part: str) -> str:
-    """What the names of a part's tensors begin with."""
+    """Prefix of the names of a part's tensors."""
     return f"{part}."
 
 
 def of_encoder(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Named tensors of a network or of its encoder, by their names in the encoder alone.
+    """Tensors of an encoder, by their names in it, from those of the encoder or of its network.
 
-    A head's are left out.
+    Those of a head are dropped.
     """
     head, encoder = part_prefix(HEAD), part_prefix(ENCODER)
     return {n.removeprefix(encoder): p for n, p in tensors if not n.startswith(head)}

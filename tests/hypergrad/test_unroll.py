@@ -278,7 +278,7 @@ def test_divergence_stops_with_the_cause() -> None:
 
 @pytest.mark.parametrize("settings", [{"truncate": -2}, {"first_order_steps": -1}])
 def test_settings_are_checked(settings: dict[str, int]) -> None:
-    with pytest.raises(ConfigurationError, match="must be at least 0"):
+    with pytest.raises(ConfigurationError, match="must not be negative"):
         Unroll(**settings)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="exclude each other"):
         Unroll(first_order=True, truncate=1)
