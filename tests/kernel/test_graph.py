@@ -166,7 +166,9 @@ def test_shapes_that_keep_changing_are_not_recorded() -> None:
         for _ in range(3):
             graphs.run(double, inputs(0, size), "a")
     graphs.run(double, inputs(0, 3), "a")
-    with pytest.warns(UserWarning, match="inputs have more than 2 shapes, .* replayed only 2 times"):
+    with pytest.warns(
+        UserWarning, match="inputs have more than 2 shapes, .* replayed only 2 times"
+    ):
         result = graphs.run(double, inputs(4, 3), "a")
     assert torch.equal(result["sum"], torch.full((3,), 5.0))
     assert recorder.recorded == 2

@@ -333,7 +333,9 @@ def test_buffers_that_change_are_told() -> None:
 
 def test_a_wrong_batching_rule_is_named() -> None:
     problem = Initialization(make("padded embedding"))
-    with pytest.warns(UserWarning, match=r"Tokens differs .* batched \(relative error .*'embedding\.weight'"):
+    with pytest.warns(
+        UserWarning, match=r"Tokens differs .* batched \(relative error .*'embedding\.weight'"
+    ):
         problem.prepare(make_batch())
     assert problem.backend == "loop"
 
@@ -532,7 +534,10 @@ def scripted() -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (lambda: nn.Sequential(nn.LazyLinear(3)), r"'0\.weight' .* is uninitialized: run one batch"),
+        (
+            lambda: nn.Sequential(nn.LazyLinear(3)),
+            r"'0\.weight' .* is uninitialized: run one batch",
+        ),
         (lambda: nn.DataParallel(nn.Linear(4, 2)), "is a DataParallel.*network.module"),
         (lambda: nn.Sequential(scripted()), r"'0' of the network is compiled by torch\.jit"),
         (lambda: nn.Linear(4, 2, dtype=torch.complex64), "'weight' .* is torch.complex64.*real"),
