@@ -16,7 +16,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class LabelPropagationHead(SupportSetHead):
-    """``p ∝ (I - α S)^-1 Y``: label propagation from the support set's labels Y along a graph.
+    """Label propagation ``p ∝ (I - α S)^-1 Y`` of the support set's labels Y along a graph.
 
     ``S = D^-1/2 W D^-1/2`` with ``w_ij = exp(-|x_i - x_j|² / 2σ²)`` between neighbours. The
     prediction for a query depends on the other queries: it is transductive in every norm mode. σ is

@@ -13,9 +13,10 @@ from fewshot_blo.heads.head import SupportSetHead, normalize
 
 @dataclass(frozen=True)
 class MatchingHead(SupportSetHead):
-    """``p_n = Σ_i a_i [y_i = n]`` with attention ``a = softmax(s cos(x, x_i))`` to support images.
+    """Matching Networks: ``p_n = Σ_i a_i [y_i = n]`` with attention ``a = softmax(s cos(x, x_i))``.
 
-    There is nothing to adapt: the parameters are the support set, and their loss is zero.
+    Queries attend to support images. There is nothing to adapt: the parameters are the support set,
+    and their loss is zero.
 
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), equations 1 and 2, without the
     full context embeddings; there s is 1.

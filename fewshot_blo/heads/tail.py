@@ -208,7 +208,7 @@ def jittered(parameters: Params, tasks: int) -> TaskParams:
     """Different parameters for each task, near the given ones, so that a mix-up of tasks shows.
 
     Args:
-        parameters: without a task axis.
+        parameters: parameters without a task axis.
         tasks: T.
     """
     found = {}

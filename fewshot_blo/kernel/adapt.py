@@ -63,9 +63,9 @@ def adapt(
         inner: number of steps and update rule.
         outer: outer variables. A rule reads learned step sizes from them; with ``recompute`` they
             must include every leaf that the loss depends on.
-        derivatives: that the result supports, with respect to what ``params``, ``loss`` and the
-            rule depend on. "none": detached. "first": inner gradients are treated as constants
-            (first-order MAML). "second": exact.
+        derivatives: derivatives that the result supports with respect to all that ``params``,
+            ``loss`` and the rule depend on. "none": it is detached. "first": inner gradients are
+            treated as constants (first-order MAML). "second": exact.
         second_order_steps: with "second", number of last steps that are differentiated exactly;
             earlier steps are treated as "first". None for all.
         recompute: store parameters between the exact steps instead of their graphs, which are

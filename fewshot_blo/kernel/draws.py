@@ -26,7 +26,7 @@ def _uniform(context: ForwardContext, shape: tuple[int, ...] | torch.Size, like:
 
 
 def _normal(context: ForwardContext, shape: torch.Size, like: Tensor) -> Tensor:
-    """By the Box-Muller transform."""
+    """Standard normal numbers, by the Box-Muller transform."""
     key = context.next_key()
     first, second = (uniform_from_key(fold(key, number), shape) for number in (0, 1))
     length = (-2 * (1 - first).log()).sqrt()

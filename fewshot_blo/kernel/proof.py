@@ -74,7 +74,7 @@ class Sample:
         return forward(*inputs, keys=self.keys, running=self.running)
 
     def jittered(self) -> Sample:
-        """With slightly perturbed inputs, so that no two values of a pooling window are equal."""
+        """The sample with slightly perturbed inputs, so that no values of a pooling window tie."""
         if not self.x.is_floating_point():
             return self
         generator = torch.Generator().manual_seed(0)

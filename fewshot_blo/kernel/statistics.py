@@ -85,6 +85,6 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
 
 
 def _statistics(norm: TorchBatchNorm) -> tuple[Tensor, ...]:
-    """Running mean and variance, where there are any."""
+    """Running mean and variance, or nothing if the norm has none."""
     buffers = norm.running_mean, norm.running_var
     return tuple(buffer for buffer in buffers if buffer is not None)

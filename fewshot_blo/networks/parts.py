@@ -16,8 +16,8 @@ def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:
     """An encoder followed by a linear head, named ``encoder`` and ``head``.
 
     Args:
-        encoder: from images to features ``[B, D]``.
-        features: D.
+        encoder: network from images to features ``[B, D]``.
+        features: D, number of features.
         way: N, number of classes.
     """
     return nn.Sequential(OrderedDict([(ENCODER, encoder), (HEAD, nn.Linear(features, way))]))
@@ -27,8 +27,8 @@ def centred(encoder: nn.Module, features: int) -> nn.Sequential:
     """An encoder followed by a ``Centre``, named ``encoder`` and ``centre``.
 
     Args:
-        encoder: from images to features ``[B, D]``.
-        features: D.
+        encoder: network from images to features ``[B, D]``.
+        features: D, number of features.
     """
     example = next(encoder.parameters(), None)
     centre = Centre(features) if example is None else Centre(features).to(example)

@@ -169,7 +169,7 @@ def test_full_context_embeddings_read_no_padding() -> None:
 def test_full_context_needs_steps_and_features() -> None:
     with pytest.raises(ConfigurationError, match="steps is 0"):
         FullContextHead(steps=0)
-    with pytest.raises(ConfigurationError, match="need features"):
+    with pytest.raises(ConfigurationError, match="needs features"):
         FullContextHead().learned(None)
 
 

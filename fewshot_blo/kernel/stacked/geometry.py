@@ -74,12 +74,12 @@ class Geometry:
 
 
 def put_beside(images: Tensor, tasks: int) -> Tensor:
-    """From ``[T*B, C, H, W]`` to ``[B, T*C, H, W]``, channels-last."""
+    """Puts tasks side by side: ``[T*B, C, H, W]`` to ``[B, T*C, H, W]``, channels-last."""
     rows = images.reshape(tasks, -1, *images.shape[1:]).permute(1, 3, 4, 0, 2)
     return rows.flatten(3).permute(0, 3, 1, 2)
 
 
 def put_after(images: Tensor, tasks: int) -> Tensor:
-    """Back from ``[B, T*C, H, W]`` to ``[T*B, C, H, W]``, channels-last."""
+    """Puts tasks one after another: ``[B, T*C, H, W]`` to ``[T*B, C, H, W]``, channels-last."""
     rows = images.reshape(len(images), tasks, -1, *images.shape[2:]).permute(1, 0, 3, 4, 2)
     return rows.flatten(0, 1).permute(0, 3, 1, 2)

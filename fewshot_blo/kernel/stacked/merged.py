@@ -179,7 +179,7 @@ class _Pass:
         return convolution(layer, x, weight * scale[..., None, None, None], bias, self.tasks)
 
     def _scale_and_shift(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
-        """Of a norm by running statistics: ``[C]``, or ``[T, C]`` with per-task parameters."""
+        """Scale and shift of a frozen norm: ``[C]``, or ``[T, C]`` with per-task parameters."""
         arguments: Any = (*norm.args[1:], norm.kwargs["weight"], norm.kwargs["bias"])
         mean, variance, weight, bias = (self.values[n] for n in arguments)
         scale = weight * torch.rsqrt(variance + norm.kwargs["eps"])
