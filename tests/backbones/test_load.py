@@ -193,14 +193,16 @@ def test_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         load_backbone("torchvision:resnet18")
     timm = pytest.importorskip("timm")
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(CheckpointError, match=r"timm:resnet18 are not in the cache .*name it"):
+    with pytest.raises(
+        CheckpointError, match=r"timm:resnet18 are not in the cache .*pass it as weights"
+    ):
         load_backbone("timm:resnet18")
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "match"),
     [
-        ("resnet18", {}, "none of torchvision:NAME"),
+        ("resnet18", {}, "use torchvision:NAME"),
         ("torchvision:resnet19", {}, "no network 'resnet19': the nearest names are resnet1"),
         ("timm:resnet19", {}, "no network 'resnet19': the nearest names are resnet1"),
         (
@@ -240,7 +242,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
         read_weights(tmp_path / "text.pt")
     torch.save({"epoch": 3}, tmp_path / "number.pt")
-    with pytest.raises(CheckpointError, match="'epoch' is no tensor"):
+    with pytest.raises(CheckpointError, match="'epoch' is not a tensor"):
         read_weights(tmp_path / "number.pt")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="does not hold a state_dict"):
