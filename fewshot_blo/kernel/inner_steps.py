@@ -1,4 +1,4 @@
-"""How an inner problem is solved: a number of steps of an update rule."""
+"""How an inner problem is solved: number of inner steps and update rule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class InnerSteps:
     """Steps of an update rule on the loss of an inner problem.
 
     Attributes:
-        steps: number of inner steps; 0 leaves the inner problem where it starts.
+        steps: number of inner steps; 0 keeps the initial inner parameters.
         rule: update rule of the inner parameters.
 
     Raises:
-        ConfigurationError: if the number is negative.
+        ConfigurationError: if the number of steps is negative.
     """
 
     steps: int = 5
@@ -25,4 +25,8 @@ class InnerSteps:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
+<<<<<<< HEAD
             raise ConfigurationError(f"steps is {self.steps}: inner steps must be at least 0")
+=======
+            raise ConfigurationError(f"steps is {self.steps}: it must be at least 0")
+>>>>>>> voice1

@@ -216,7 +216,7 @@ def test_checkpoints_that_cannot_be_compared(
     ("option", "words"),
     [
         ("--tasks=0", "over 0 tasks"),
-        ("--way=2", "the network tells 3 classes apart and the tasks are 2-way"),
+        ("--way=2", "the network has 3 outputs and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),
         ("--root=/nowhere", "/nowhere is not a folder"),

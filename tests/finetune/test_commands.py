@@ -194,7 +194,7 @@ def test_from_a_folder_to_labels(
         (["export", "c.pt"], "name a classifier, and the file to write", 2),
         (["finetune", "nowhere", "--backbone=small_networks:network"], "is not a folder", 1),
         (["finetune", ".", "--backbone=small_networks:unsized"], "says no image size", 1),
-        (["finetune", ".", "--backbone=nothing"], "none of torchvision:NAME", 1),
+        (["finetune", ".", "--backbone=nothing"], "use torchvision:NAME", 1),
     ],
 )
 def test_bad_requests(

@@ -205,7 +205,7 @@ def test_images_that_meet_are_refused() -> None:
     network = Meets().double()
     split = split_network(network, ["first.weight"], IMAGE)
     assert isinstance(split.tail, fx.GraphModule)
-    with pytest.raises(ConfigurationError, match="images meet in 'mean'"):
+    with pytest.raises(ConfigurationError, match="'mean' mixes images"):
         TailHead(split.tail, split.adapted, features=4, backend="merged")
 
 
