@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, default=RELEASED, help="folder of all released models")
+    parser.add_argument(
+        "--folder", type=Path, default=RELEASED, help="folder of all released models"
+    )
     options = parser.parse_args()
     path = options.run / BEST
     loaded = checkpoints.load(path)
