@@ -76,7 +76,7 @@ class CleanLabelPoisoning(Study):
     def __post_init__(self) -> None:
         if self.targets < 2 or self.targets % 2:
             raise ConfigurationError(
-                f"targets is {self.targets}: half are of either class, so it is even and positive"
+                f"targets is {self.targets}: it must be positive and even, half for each class"
             )
 
     @cached_property
