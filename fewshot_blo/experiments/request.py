@@ -33,7 +33,7 @@ class EvaluationRequest:
         norm: norm mode of the query set; all evaluates every mode that gives different results.
         views: views of an image, over which features are averaged: one, mirrored (two), shifts
             (nine), mirrored_shifts (18), crops (ten), or scales (three, pretrained networks only).
-        chunk: tasks adapted at a time; 0 measures how many fit into memory.
+        chunk: tasks adapted at a time; 0 for as many as fit into memory, which is measured.
         root: folder of the data set; empty for that of the run.
         data: name of another data set, to measure transfer to it. Its images are converted to the
             size and to the grey or colour of the run's images; training classes of the run are
