@@ -9,18 +9,13 @@ from torch import nn
 from fewshot_blo.backbones.layers import FrozenBatchNorm
 from fewshot_blo.backbones.low_rank import with_low_rank
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.norms import NORM_LAYERS
 
 Adapts = Literal["head", "last_blocks", "bias", "norms", "low_rank", "all"]
 """What adapts: the head alone, or also the last blocks, all biases, scales and shifts of norms,
 low-rank updates of the weights, or all parameters."""
 
-_NORMS = (
-    FrozenBatchNorm,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm2d,
-)
+_NORMS = (FrozenBatchNorm, *NORM_LAYERS)
 
 
 def choose_parameters(

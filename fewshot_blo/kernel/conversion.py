@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
 from fewshot_blo.kernel.precision import is_autocast
@@ -144,17 +145,6 @@ def _halves(layer: nn.Module) -> bool:
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     pairs = tuple(size if isinstance(size, tuple) else (size, size) for size in sizes)
     return pairs == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.ceil_mode
-
-
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether hooks are registered on the layer, or its ``forward`` has been replaced."""
-    hooks = (
-        layer._forward_pre_hooks,
-        layer._forward_hooks,
-        layer._backward_pre_hooks,
-        layer._backward_hooks,
-    )
-    return any(hooks) or "forward" in vars(layer)
 
 
 def for_tasks(network: nn.Module) -> nn.Module:

@@ -25,8 +25,4 @@ class InnerSteps:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-<<<<<<< HEAD
-            raise ConfigurationError(f"steps is {self.steps}: inner steps must be at least 0")
-=======
             raise ConfigurationError(f"steps is {self.steps}: it must be at least 0")
->>>>>>> voice1

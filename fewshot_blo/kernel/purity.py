@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot_blo.kernel.conversion import has_hooks
+from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
 
 _changed: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[str, ...]]] = (

@@ -9,7 +9,7 @@ from torch import nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import StepwiseBatchNorm
 
-NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 """Layers that normalise."""
 
 Norm = Literal["batch", "stepwise", "group", "layer", "instance", "none"]

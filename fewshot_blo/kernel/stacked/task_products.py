@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from fewshot_blo.kernel.hooks import has_hooks
+
 _NARROW = 16
 """Up to this many columns the transposed product is faster: several times on the CPU at rank 4."""
 
@@ -99,9 +101,8 @@ def by_task(x: Tensor, tasks: int) -> Tensor:
 
 
 def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether the layer is exactly of PyTorch's class ``kind`` and has no hooks."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(layer) is kind and not any(getattr(layer, name) for name in hooks)
+    """Whether the layer is exactly of PyTorch's class ``kind``, without hooks or a new forward."""
+    return type(layer) is kind and not has_hooks(layer)
 
 
 def is_convolution(layer: nn.Module) -> bool:
