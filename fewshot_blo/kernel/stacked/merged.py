@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
@@ -46,11 +47,17 @@ class MergedForward:
         adapted: names of the per-task parameters.
 
     Raises:
-        ConfigurationError: if the network mixes images, or has an operation on per-task parameters
-            that cannot be vmapped on its own.
+        ConfigurationError: if the network mixes images, has an operation on per-task parameters
+            that cannot be vmapped on its own, or a layer with a forward assigned to the instance.
     """
 
     def __init__(self, network: fx.GraphModule, adapted: Collection[str]) -> None:
+        for name, layer in network.named_modules():
+            if "forward" in vars(layer):  # A copy's forward would use the original's parameters.
+                raise ConfigurationError(
+                    f"layer '{name}' has a forward that was assigned to the instance, which cannot "
+                    "be copied: define it in a subclass, or use backend 'batched' or 'loop'"
+                )
         self.network = for_tasks(network)
         # The unconverted layers, which keep channels-last memory, with the same tensors.
         self.plain = copy.deepcopy(network)

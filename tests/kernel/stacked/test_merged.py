@@ -191,14 +191,13 @@ def test_a_hook_of_a_layer_is_called() -> None:
     torch.testing.assert_close(ours, in_a_loop(split, params, x))
 
 
-def test_a_replaced_forward_of_a_layer_is_called() -> None:
+def test_a_replaced_forward_of_a_layer_is_refused() -> None:
     split = cut("last_blocks", 2)
-    for layer in [m for m in split.tail.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
-        own = layer.forward
-        layer.forward = lambda x, own=own: 2 * own(x)  # type: ignore[method-assign,misc]
-    merged = MergedForward(split.tail, split.adapted)
-    params, x = values(split)
-    torch.testing.assert_close(merged(params, {}, x, running=True), in_a_loop(split, params, x))
+    layer = next(m for m in split.tail.modules() if isinstance(m, nn.Linear))
+    own = layer.forward
+    layer.forward = lambda input: 2 * own(input)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match="has a forward that was assigned to the instance"):
+        MergedForward(split.tail, split.adapted)
 
 
 class Meets(nn.Module):
