@@ -8,11 +8,11 @@ from typing import Any
 
 
 class ConfigurationError(ValueError):
-    """Settings that contradict each other or the data."""
+    """Settings that are invalid, or contradict each other or the data."""
 
 
 class StructuralZeroError(ValueError):
-    """A hypergradient that is zero by structure: the outer variable is in neither loss."""
+    """A hypergradient that is structurally zero: neither loss depends on the outer variable."""
 
 
 class NotSolvedError(RuntimeError):
@@ -36,22 +36,22 @@ class DivergenceError(FloatingPointError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, corrupt or of another configuration, or cannot be written."""
+    """A checkpoint that is missing, corrupt, of another configuration, or not writable."""
 
 
 SINGULAR = (
     "; or, for a head in closed form, its linear system is singular: raise lam (ridge), lower "
     "alpha (label propagation) or compute in float64"
 )
-"""The other cause of a NaN after inner steps: nobody asks a GPU whether a system is singular."""
+"""Another cause of a NaN after inner steps: checking for singularity would need a host sync."""
 
 
 @contextmanager
 def installed_by(requirement: str) -> Iterator[None]:
-    """Around the import of a library that only a part of the package needs.
+    """Inside, importing a missing optional library raises an error that says how to install it.
 
     Args:
-        requirement: what ``pip install`` brings it with, as ``fewshot_blo[onnx]``.
+        requirement: requirement for ``pip install`` that provides it, as ``fewshot_blo[onnx]``.
 
     Raises:
         ConfigurationError: if a library is missing, with the command that installs it.

@@ -1,10 +1,10 @@
-"""Installs higher and learn2learn, the libraries that parity tests and benchmarks compare with.
+"""Installs higher and learn2learn, with which parity tests and benchmarks compare.
 
-They go into the environment of the Python that runs this script, and no installed torch,
-torchvision or numpy is replaced. learn2learn 0.2.0 is the last release; its archive ships C files
-that an old Cython generated and that do not compile on Python 3.11 and later. Here it is built
-from its Cython sources. The wheel is kept in the folder FEWSHOT_BLO_WHEELS, by default
-``~/.cache/fewshot_blo/wheels``, so that it is built once for each version of Python.
+They are installed for the Python that runs this script; installed versions of torch, torchvision
+and numpy are not replaced. learn2learn 0.2.0 is the last release. Its archive contains C files that
+do not compile on Python 3.11 and later, because an old Cython generated them. Here it is built from
+its Cython sources. The wheel is kept in the folder FEWSHOT_BLO_WHEELS, by default
+``~/.cache/fewshot_blo/wheels``, and is built once for each version of Python.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ build-backend = "setuptools.build_meta"
 
 
 def main() -> None:
-    """Installs what is missing.
+    """Installs the libraries that are missing.
 
     Raises:
-        SystemExit: if pip fails, whose output says why.
+        SystemExit: if pip fails; its output has the reason.
     """
     if installed_version("higher") and installed_version("learn2learn") == VERSION:
         print("higher and learn2learn are installed")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def installed_version(package: str) -> str | None:
-    """The version in this environment, None where it is absent."""
+    """The version of a package in this environment; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -56,14 +56,14 @@ def installed_version(package: str) -> str | None:
 
 
 def peer_requirements() -> list[str]:
-    """The extra ``peers`` of setup.cfg."""
+    """The requirements of the extra ``peers`` in setup.cfg."""
     settings = configparser.ConfigParser()
     settings.read(Path(__file__).resolve().parents[1] / "setup.cfg", encoding="utf-8")
     return settings["options.extras_require"]["peers"].split()
 
 
 def kept_versions(folder: Path) -> Path:
-    """A constraints file that holds the large packages at the versions installed."""
+    """Writes a pip constraints file with the installed versions of the large packages."""
     versions = {name: installed_version(name) for name in ("torch", "torchvision", "numpy")}
     constraints = folder / "constraints.txt"
     constraints.write_text(
@@ -73,14 +73,14 @@ def kept_versions(folder: Path) -> Path:
 
 
 def wheel_folder() -> Path:
-    """Where wheels for this version of Python and this kind of machine are kept."""
+    """The folder of wheels for this version of Python and this platform."""
     root = os.environ.get("FEWSHOT_BLO_WHEELS") or "~/.cache/fewshot_blo/wheels"
     kind = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
     return Path(root).expanduser() / kind
 
 
 def cached_wheel() -> Path | None:
-    """The wheel of an earlier run, None where there is none."""
+    """The wheel of an earlier run; None if there is none."""
     return next(wheel_folder().glob(f"learn2learn-{VERSION}-*.whl"), None)
 
 
@@ -90,10 +90,10 @@ def build_wheel(scratch: Path) -> Path:
     source = unpack(download(scratch), scratch)
     for generated in source.glob("learn2learn/data/*.c"):
         generated.unlink()
-    # Would be installed as a top-level package "tests".
+    # It would be installed as a top-level package "tests".
     shutil.rmtree(source / "tests")
     (source / "pyproject.toml").write_text(BUILD_SYSTEM)
-    # Its setup.py uses Cython only where the command line says build_ext.
+    # Its setup.py uses Cython only if the command line has build_ext.
     built = scratch / "built"
     pip(
         "wheel",
@@ -106,7 +106,7 @@ def build_wheel(scratch: Path) -> Path:
 
 
 def download(folder: Path) -> Path:
-    """The source archive, whose checksum pip compares."""
+    """Downloads the source archive; pip verifies its checksum."""
     requirements = folder / "learn2learn.txt"
     requirements.write_text(f"learn2learn=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
     pip(
@@ -121,14 +121,14 @@ def download(folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """The source tree; entries that would leave ``folder`` are refused."""
+    """Extracts the source tree; entries outside of ``folder`` are refused."""
     with tarfile.open(archive) as entries:
         entries.extractall(folder, filter="data")
     return folder / f"learn2learn-{VERSION}"
 
 
 def keep(wheel: Path) -> Path:
-    """Copies a wheel to the folder of wheels, whole or not at all."""
+    """Copies a wheel to the folder of wheels atomically."""
     folder = wheel_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as copy:
@@ -139,7 +139,7 @@ def keep(wheel: Path) -> Path:
 
 
 def pip(*arguments: str) -> None:
-    """Runs pip in this environment; a failure ends the script with pip's status."""
+    """Runs pip in this environment; exits with a message if it fails."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     status = subprocess.run(command, check=False).returncode
     if status:

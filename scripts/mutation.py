@@ -1,12 +1,12 @@
-"""Changes the source in many small places, one at a time, and tells which changes no test notices.
+"""Mutation testing: makes small changes to the source and lists those that no test detects.
 
     pip install --editable '.[mutation]'
     nice python scripts/mutation.py --mutants 90 --seed 0
 
-Not a part of CI: a mutant takes about ten seconds. The last commit is mutated, in a copy, by Cosmic
-Ray, and ``docs/mutations.md`` gets the survivors. A run that was stopped goes on where it was, as
-long as the mutated modules stay the same. With ``--again``, after tests have been added, only
-survivors are tried. A survivor is met by a test, or by a reason in the table's last column, which
+It is not part of CI, because a mutant takes about ten seconds. Cosmic Ray mutates a copy of the
+last commit, and the survivors are written to ``docs/mutations.md``. An interrupted run is resumed
+if the mutated modules have not changed. ``--again`` runs only the survivors, after tests have been
+added. For each survivor either a test is added, or a reason in the last column of the table, which
 later runs keep.
 """
 
@@ -75,18 +75,18 @@ TESTS: dict[str, list[str]] = {
     "fewshot_blo/evaluation/evaluate.py": ["tests/evaluation"],
     "fewshot_blo/evaluation/result.py": ["tests/evaluation"],
 }
-"""Of each module, the tests that take seconds and should notice its mutants."""
+"""For each mutated module, the fast tests that must detect its mutants."""
 
 SLOW = "limit_of_memory"
-"""Tests of such names start programs of their own for many seconds."""
+"""Tests whose names contain this are skipped: they start slow subprocesses."""
 
 
 def main() -> None:
-    """Draws mutants, tries each, and writes the table of survivors."""
+    """Draws mutants, runs the tests on each, and writes the table of survivors."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mutants", type=int, default=90, help="places in the source, drawn")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--again", action="store_true", help="only those that survived")
+    parser.add_argument("--mutants", type=int, default=90, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
+    parser.add_argument("--again", action="store_true", help="run only survivors")
     options = parser.parse_args()
     from cosmic_ray.work_db import use_db
 
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def _copy_last_commit(folder: Path) -> str:
-    """Makes the copy the one that is imported, and returns the commit's short name."""
+    """Copies the last commit, puts the copy on PYTHONPATH, and returns the short commit hash."""
     with tarfile.open(fileobj=io.BytesIO(_git("archive", "HEAD"))) as tar:
         tar.extractall(folder, filter="data")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -133,13 +133,17 @@ def _command(tests: list[str]) -> str:
 def _check_that_tests_pass() -> None:
     every = sorted({test for tests in TESTS.values() for test in tests})
     if subprocess.run(_command(every), shell=True).returncode:
-        raise SystemExit("tests fail without a mutation: mutants would be killed by that alone")
+        raise SystemExit("tests fail without a mutation: fix them before running mutants")
 
 
 def drawn(count: int, seed: int) -> Iterator[Any]:
-    """A mutant of Cosmic Ray at each of so many places, drawn from all places alike.
+    """Mutants of Cosmic Ray at places drawn uniformly from the source.
 
-    Annotations are no places: they are not evaluated.
+    Annotations are excluded, because they are not evaluated.
+
+    Args:
+        count: number of places.
+        seed: seed of the draw.
     """
     from cosmic_ray.commands.init import _all_work_items
     from cosmic_ray.work_item import WorkItem
@@ -159,7 +163,7 @@ def drawn(count: int, seed: int) -> Iterator[Any]:
 
 
 def annotated_lines(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations begin and end, as (line, column)."""
+    """Start and end of each annotation as (line, column)."""
     found: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.AnnAssign | ast.arg):
@@ -186,13 +190,13 @@ def _page(results: list[tuple[Any, Any]], command: str) -> str:
     left = Counter(str(item.mutations[0].module_path) for item, _ in alive)
     why = reasons(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
     lines = [
-        "# Mutations that no test notices",
+        "# Mutation testing",
         "",
-        "Small changes of the source, each tried against the tests of its module. A change that is",
-        "noticed is killed; a survivor needs a test, or a reason why it needs none.",
+        "A mutant is a small change of the source, on which the tests of its module are run. It is",
+        "killed if a test fails. A surviving mutant needs a test, or a reason why it needs none.",
         "",
-        f"By {command}, with Cosmic Ray {version('cosmic-ray')}.",
-        "A mutant that an earlier commit's tests killed in the same modules is not tried again.",
+        f"Generated by {command}, with Cosmic Ray {version('cosmic-ray')}.",
+        "Mutants that tests of an earlier commit killed are not run again in unchanged modules.",
         "",
         "| module | mutants | killed | survivors |",
         "|---|---|---|---|",
@@ -202,7 +206,7 @@ def _page(results: list[tuple[Any, Any]], command: str) -> str:
         ),
         f"| all | {tried.total()} | {tried.total() - left.total()} | {left.total()} |",
         "",
-        "| survivor | the line | its mutant | why it needs no test |",
+        "| survivor | line | mutant | why it needs no test |",
         "|---|---|---|---|",
     ]
     for item, result in sorted(alive, key=lambda pair: str(pair[0].job_id)):
@@ -213,7 +217,7 @@ def _page(results: list[tuple[Any, Any]], command: str) -> str:
 
 
 def changed_line(diff: str) -> tuple[str, str]:
-    """The first line that a unified diff takes away and the first that it adds, for a table."""
+    """The first removed and the first added line of a unified diff, as cells of a table."""
 
     def first(sign: str) -> str:
         lines = (line[1:].strip() for line in diff.splitlines() if line.startswith(sign))
@@ -224,7 +228,7 @@ def changed_line(diff: str) -> tuple[str, str]:
 
 
 def reasons(page: str) -> Mapping[tuple[str, str], str]:
-    """The reasons in a page's table of survivors, by the line and its mutant."""
+    """The reasons in the table of survivors of a page, by line and mutant."""
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     whole = [row for row in rows if len(row) == 4 and row[1].startswith("`")]
     return {(before, after): why.removesuffix("|").strip() for _, before, after, why in whole}

@@ -1,10 +1,11 @@
-"""Puts a trained model under ``checkpoints/released`` with a card of what its run recorded.
+"""Releases a trained model: copies it to ``checkpoints/released`` and writes its card.
 
     python scripts/release.py runs/omniglot/protonet/seed0 omniglot-5w1s-protonet \
         --recipe recipes/omniglot-5w1s/protonet.yaml --evaluation runs/omniglot/evaluation.json
 
-Every figure of the card is read from the run's folder and from the evaluation that ``compare`` or
-``evaluate`` wrote. The optimizer's state and the folder of the data are left out.
+All figures on the card are read from the run's folder and from the evaluation file of ``compare``
+or ``evaluate``. The first two lines of the recipe, which are comments, give the card's title and
+source. The released checkpoint does not include the optimizer state and the data folder.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, default=RELEASED, help="of all released models")
+    parser.add_argument(
+        "--folder", type=Path, default=RELEASED, help="folder of all released models"
+    )
     options = parser.parse_args()
     path = options.run / BEST
     loaded = checkpoints.load(path)
@@ -56,7 +59,7 @@ def main() -> None:
 
 
 def _without_traces(checkpoint: Checkpoint, config: Config) -> Checkpoint:
-    """The model alone, without what only this machine needs."""
+    """The checkpoint without optimizer state, data folder and the state of single tasks."""
     return replace(
         checkpoint,
         config=replace(config, data=config.data.changed(root=""), start_from="").plain(),
@@ -76,7 +79,15 @@ def _card(
     checkpoint: Checkpoint,
     figures: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The card of the last of the runs, each of which started where the one before ended."""
+    """The text of the card.
+
+    Args:
+        name: name of the released model.
+        recipe: recipe of its training.
+        runs: folders of the runs; each run started from the result of the one before.
+        checkpoint: the released checkpoint.
+        figures: its evaluation in each norm mode.
+    """
     comments = recipe.read_text(encoding="utf-8").splitlines()[:2]
     title, source = (line.removeprefix("# ") for line in comments)
     best, train = checkpoint.best, checkpoint.config["train"]
@@ -101,22 +112,22 @@ def _card(
 |---|---|---|
 {accuracies}
 
-Mean over {tasks} tasks, {figures[0]["protocol"]}, with
-the 95 % interval 1.96 s / sqrt(n), {chosen},
+Mean over {tasks} tasks ({figures[0]["protocol"]}) with
+95 % confidence interval, 1.96 s / sqrt(n), {chosen},
 one training seed ({seed}).
 
 - trained by `fewshot-blo compare {recipe.as_posix()} --root DIR --seeds {seed}`
 {made}
-- settings: `config.yaml`; optimizer state is left out
+- settings: `config.yaml`; the optimizer state is not included
 
-To repeat the figures:
+To reproduce the figures:
 
     fewshot-blo evaluate checkpoints/released/{name}/best.pt --tasks {tasks} --root DIR
 """
 
 
 def _training(run: Path) -> str:
-    """What a run took, and of which code and machine; nothing but the latter if it has no steps."""
+    """Commit, machine and, unless it has no outer steps, cost of a run, as an item of a list."""
     lines = (run / PROVENANCE).read_text(encoding="utf-8").splitlines()
     attempts = [json.loads(line) for line in lines]
     last = attempts[-1]
@@ -124,10 +135,10 @@ def _training(run: Path) -> str:
     cost = Row(run.name, [run / BEST], []).cost()
     text = (
         f"- {run.parent.name}: commit {commits}, torch {last['torch']}, Python {last['python']}, "
-        f"{last['device']},\n  {last['cores']} cores, {last['threads']} thread(s) used"
+        f"{last['device']},\n  {last['cores']} cores, {last['threads']} thread(s)"
     )
     if not cost:
-        return f"{text}; no training steps of its own"
+        return f"{text}; not trained further"
     return (
         f"{text}; {cost['steps']:.0f} steps, {cost['seconds'] / 60:.0f} minutes\n  with "
         f"validation, {cost['tasks_per_second']:.1f} tasks/s, peak resident memory "

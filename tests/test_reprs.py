@@ -274,7 +274,7 @@ def test_an_evaluation() -> None:
 def test_predictions_and_labelled_images() -> None:
     known = torch.tensor([True, True, False])
     assert repr(Predictions(torch.zeros(3, 2), torch.zeros(3), known)) == (
-        "Predictions(3 images, 2 classes, 1 images like none of them, float32 on cpu)"
+        "Predictions(3 images, 2 classes, 1 images of none of them, float32 on cpu)"
     )
     images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     data = LabelledImages(images, torch.tensor([0, 1, 1]), ("a", "b"), ("1", "2", "3"), ("4: no",))

@@ -1,1 +1,1 @@
-"""The kernel against the user's own module, for every family of networks."""
+"""The zoo: compares the kernel with unconverted modules, on networks of several libraries."""

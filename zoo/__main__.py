@@ -1,4 +1,4 @@
-"""Checks the kernel on every family: ``python -m zoo [--family NAME ...] [--output FILE]``."""
+"""Runs the zoo: ``python -m zoo [--family NAME ...] [--output FILE]``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo.table import line, table, versions
 
 
 def main() -> int:
-    """Runs the zoo; 1 if a network disagrees or crashes."""
+    """Runs the zoo; returns 1 if a network disagrees or crashes, else 0."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES)
-    parser.add_argument("--name", nargs="+", help="only the networks whose names contain one")
+    parser.add_argument("--name", nargs="+", help="run only networks whose name contains NAME")
     parser.add_argument("--output", type=Path, help="Markdown file for the table")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
     arguments = parser.parse_args()
     chosen = []
     for family in arguments.family:
@@ -32,7 +32,7 @@ def main() -> int:
     done: list[Row] = []
 
     def report(row: Row) -> None:
-        """The table is written anew after each row, so that an interrupted run leaves one."""
+        """Rewrites the table after each row, so that an interrupted run leaves one."""
         done.append(row)
         print(line(row), flush=True)
         if arguments.output:

@@ -1,4 +1,4 @@
-"""One row of the zoo: a network's verdict."""
+"""Compares the kernel with the plain loop on one network, which gives a row of the table."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from zoo.oracle import Result
 
 TOLERANCE = 1e-10
 SINGLE = 1e-4
-"""Relative tolerances of float64, and of networks that compute in float32 inside."""
+"""Relative tolerances in float64, and for networks that compute in float32 internally."""
 
 _AMPLIFIED, _WORST, _WORST_SINGLE = 20, 1e-6, 1e-2
-"""Where a network amplifies rounding, the tolerance is so many times what the plain loop itself
-changes by when weights and images move in their last digits, and never more than the second in
-float64 and the third in float32."""
+"""For a network that amplifies rounding errors, the tolerance is ``_AMPLIFIED`` times the change of
+the plain loop when weights and images change in their last digits, but at most ``_WORST`` in
+float64 and ``_WORST_SINGLE`` in float32."""
 
 VERDICTS = ("agrees", "keyed", "warned", "torch cannot", "refused", "DISAGREES", "CRASH")
-"""From best to worst; a row has the worst of its quantities. "keyed": the module draws random
-numbers, which in the kernel follow from keys, and two of its backends agree, one of them the module
-itself in a loop with these numbers. "warned": two calls of the user's own module differ, so that
-there is nothing to compare with, and the kernel says so."""
+"""Verdicts from best to worst; that of a row is the worst of its quantities. "keyed": the module
+draws random numbers, which the kernel derives from keys, and the kernel agrees with the unconverted
+module in a loop with the same numbers. "warned": two calls of the unconverted module differ, so
+that there is no reference, and the kernel warns of it."""
 FAILURES = ("DISAGREES", "CRASH")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says about one network.
+    """A row of the table: the result for one network.
 
     Attributes:
-        family, name: of the network.
+        family, name: family and name of the network.
         verdict: one of ``VERDICTS``.
-        backend: that ``prepare`` chose for first, second order and the shared encoder.
-        differences: relative, of loss and gradient together, by quantity; a word where none is.
-        seconds: processor time that the row took.
-        remarks: what was done to the network, what the kernel said, what failed.
+        backend: backends that ``prepare`` chose for first order, second order and shared encoder.
+        differences: relative difference of loss and gradient by quantity; a word if there is none.
+        seconds: processor time of the row.
+        remarks: changes to the network, messages of the kernel, and errors.
     """
 
     family: str
@@ -57,7 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A gradient, by the plain loop and by the kernel."""
+    """A gradient, computed by the plain loop and by the kernel.
+
+    Attributes:
+        plain: the plain loop.
+        ours: the kernel.
+    """
 
     plain: Callable[[nn.Module, TaskBatch], Result]
     ours: Callable[..., tuple[Result, str]]
@@ -74,11 +79,11 @@ QUANTITIES = {
 
 
 def compare(network: Network) -> Row:
-    """Checks one network, in float64, or in float32 where the module itself fails in float64."""
+    """Compares one network in float64, or in float32 if the module itself fails in float64."""
     start = time.process_time()
     row = Row(network.family, network.name, "torch cannot")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Those of PyTorch about the module itself.
+        warnings.simplefilter("ignore")  # PyTorch's warnings about the module itself.
         for dtype in (torch.float64, torch.float32):
             try:
                 checked = _check(row, network, dtype)
@@ -86,13 +91,13 @@ def compare(network: Network) -> Row:
             except _PlainError as error:
                 checked = _without_oracle(row, network, error)
     if dtype == torch.float32 and checked.differences:
-        remark = f"in float32, tolerance {SINGLE:g}, for it fails in float64"
+        remark = f"in float32, tolerance {SINGLE:g}, because it fails in float64"
         checked = replace(checked, remarks=(*checked.remarks, remark))
     return replace(checked, seconds=time.process_time() - start)
 
 
 def _without_oracle(row: Row, network: Network, reason: _PlainError) -> Row:
-    """What the kernel says about a module that fails by itself."""
+    """The row of a module that fails in the plain loop: the reaction of the kernel."""
     remarks = [f"the module itself: {reason}"]
     try:
         module = make(network, torch.float32).module
@@ -105,7 +110,7 @@ def _without_oracle(row: Row, network: Network, reason: _PlainError) -> Row:
 
 
 class _PlainError(Exception):
-    """The user's own module fails by itself."""
+    """The module fails in the plain loop."""
 
 
 def _check(row: Row, network: Network, dtype: torch.dtype) -> Row:
@@ -153,7 +158,7 @@ def _quantity(
     if function:
         verdict, remark = _judge(difference, quantity, expected, fresh, batch)
     else:
-        # That it runs task by task is no word about what its results are.
+        # A message about running task by task does not concern the results.
         warned = any("cannot be batched" not in message for message in messages)
         same = warned or _keyed(quantity, fresh, batch, result)
         verdict = "warned" if warned else "keyed" if same else "DISAGREES"
@@ -164,7 +169,7 @@ def _quantity(
 def _keyed(
     quantity: Quantity, fresh: Callable[[], Built], batch: TaskBatch, result: Result
 ) -> bool:
-    """Whether the module itself gives the same, with random numbers from the same keys."""
+    """Whether the unconverted module agrees, with random numbers from the same keys."""
     other, _ = quantity.ours(fresh().module, batch, backend="reference")
     return relative(result, other) <= TOLERANCE
 
@@ -176,12 +181,12 @@ def _judge(
     fresh: Callable[[], Built],
     batch: TaskBatch,
 ) -> tuple[str, str]:
-    """Whether a difference is rounding, and what was allowed for."""
+    """The verdict on a difference, and a remark if the tolerance was raised."""
     single = batch.support_x.dtype == torch.float32
     tolerance, remark = (SINGLE if single else TOLERANCE), ""
     if difference > tolerance and oracle.computes_in_float32(fresh().module, batch.support_x[0]):
         tolerance = SINGLE
-        remark = f"computes in float32 inside: tolerance {SINGLE:g}"
+        remark = f"computes in float32 internally: tolerance {SINGLE:g}"
     if difference > tolerance:
         moved = relative(quantity.plain(*_moved(fresh().module, batch)), expected)
         allowed = min(_AMPLIFIED * moved, _WORST_SINGLE if single else _WORST)
@@ -192,7 +197,7 @@ def _judge(
 
 
 def _moved(module: nn.Module, batch: TaskBatch) -> tuple[nn.Module, TaskBatch]:
-    """The module and the tasks with weights and images changed in their last digits."""
+    """The module and the tasks, with weights and images changed in their last digits."""
     generator = torch.Generator().manual_seed(2)
     size = 2 * torch.finfo(batch.support_x.dtype).eps
 
@@ -208,9 +213,13 @@ def _moved(module: nn.Module, batch: TaskBatch) -> tuple[nn.Module, TaskBatch]:
 
 
 def relative(result: Result, expected: Result) -> float:
-    """The larger relative difference of loss and gradient.
+    """The larger of the relative differences of losses and gradient.
 
-    Infinite where names differ, and where a gradient that should be zero is not.
+    It is infinite if names differ, or if a gradient that must be zero is not.
+
+    Args:
+        result: losses ``[T]`` and gradient by name.
+        expected: reference for both.
     """
     if set(result[1]) != set(expected[1]):
         return float("inf")
@@ -230,7 +239,7 @@ def _vector(gradients: Iterable[Tensor]) -> Tensor:
 def _add(row: Row, name: str, outcome: _Outcome) -> Row:
     verdict = outcome.verdict
     if verdict == "torch cannot" and name != "first":
-        verdict = "agrees"  # A missing second derivative is PyTorch's, and a remark.
+        verdict = "agrees"  # A second derivative that PyTorch lacks is a remark only.
     said = set(row.remarks) | {remark.partition(": ")[2] for remark in row.remarks}
     new = [message for message in outcome.messages if message not in said]
     if outcome.remark and outcome.remark not in said:

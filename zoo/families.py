@@ -1,4 +1,4 @@
-"""The zoo's families: libraries that networks are from."""
+"""The families of the zoo: the libraries whose networks it contains."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FAMILIES = tuple(_MODULES)
 
 
 def installed(family: str) -> bool:
-    """Whether the library of a family can be imported."""
+    """Whether the library of a family is installed."""
     return family == "own" or importlib.util.find_spec(family) is not None
 
 
 def module_of(family: str) -> str:
-    """The module that lists a family's members."""
+    """Name of the module that lists a family's networks."""
     return f"zoo.{_MODULES[family]}"
 
 
 def networks(family: str) -> list[Network]:
-    """The members of a family, without building them."""
+    """The networks of a family, not built yet."""
     return listed(module_of(family))
 
 
 def listed(module: str) -> list[Network]:
-    """What a module lists."""
+    """The networks that a module lists."""
     listing: Callable[[], list[Network]] = importlib.import_module(module).networks
     return listing()

@@ -1,4 +1,4 @@
-"""The same gradients by the project's kernel."""
+"""The gradients of the oracle, computed by the project's kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROJECT_ERRORS: tuple[type[Exception], ...] = tuple(
 
 @contextmanager
 def said(messages: list[str]) -> Iterator[None]:
-    """Collects what warnings say inside, each once."""
+    """Collects the messages of warnings inside the context, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -40,14 +40,14 @@ def said(messages: list[str]) -> Iterator[None]:
 
 
 def _is_ours(warning: warnings.WarningMessage, text: str) -> bool:
-    """Whether it is no remark of PyTorch's on speed or on names that go out of use."""
+    """Whether a warning is not one of PyTorch's on performance or deprecation."""
     return issubclass(warning.category, UserWarning) and "performance drop" not in text
 
 
 def initialization(
     module: nn.Module, batch: TaskBatch, *, first_order: bool, backend: BackendChoice = "auto"
 ) -> tuple[Result, str]:
-    """As the oracle's, and the backend."""
+    """Losses and gradient as ``oracle.initialization``, and the backend that was chosen."""
     problem = Initialization(module, backend=backend)
     strategy = Unroll(InnerSteps(STEPS, SGD(STEP_SIZE)), first_order=first_order)
     return _step(problem, strategy, batch, "first" if first_order else "second")
@@ -56,7 +56,7 @@ def initialization(
 def shared_encoder(
     module: nn.Module, batch: TaskBatch, *, backend: BackendChoice = "auto"
 ) -> tuple[Result, str]:
-    """As the oracle's, and the backend."""
+    """Losses and gradient as ``oracle.shared_encoder``, and the backend that was chosen."""
     problem = SharedEncoder(module, prox=0.0, start="zeros", backend=backend)
     return _step(problem, Unroll(InnerSteps(STEPS, SGD(STEP_SIZE))), batch, "first")
 

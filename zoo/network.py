@@ -1,4 +1,4 @@
-"""What the zoo holds: networks by name, each built the same way every time."""
+"""``Network``, a member of the zoo, and building it reproducibly with its tasks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Network:
     """One network of the zoo.
 
     Attributes:
-        family: the library it is from, or "own".
-        name: as that library has it.
-        build: makes it, from images of ``size`` to 3 logits.
-        size: of one image.
-        remark: what the reader of the table should know.
-        seconds: time limit.
+        family: its library, or "own".
+        name: its name in that library.
+        build: builds the network, which maps images ``[B, *size]`` to 3 logits.
+        size: shape of one image.
+        remark: remark for the table.
+        seconds: time limit of its row.
     """
 
     family: str
@@ -37,11 +37,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Built:
-    """A network in training mode with random weights, and what was done to it.
+    """A network in training mode with random weights.
 
     Attributes:
         module: the network.
-        notes: what was done.
+        notes: changes that were made to it.
     """
 
     module: nn.Module
@@ -49,11 +49,11 @@ class Built:
 
 
 def make(network: Network, dtype: torch.dtype, unused: frozenset[str] = frozenset()) -> Built:
-    """The same module at every call, which shares nothing with the others.
+    """Builds the module; every call gives equal weights and shares no tensor with other calls.
 
-    Weights that start at one value (scales at 1 or 1e-6, shifts at 0) get noise, so that no
-    derivative is zero by the initialization. Dropout is turned off, and ``unused`` parameters are
-    frozen, as the project's error about them asks for.
+    Parameters that are initialised to a constant (scales of 1 or 1e-6, shifts of 0) get noise, so
+    that no derivative is zero because of the initialization. Dropout is turned off, and ``unused``
+    parameters are frozen, as the project's error about them demands.
     """
     torch.manual_seed(0)
     module = network.build()
@@ -73,7 +73,7 @@ def make(network: Network, dtype: torch.dtype, unused: frozenset[str] = frozense
 
 
 def _convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with all real tensors in ``dtype``, and complex ones to match."""
+    """The module with its real tensors in ``dtype``, and complex ones in the complex dtype."""
 
     def convert(x: Tensor) -> Tensor:
         if x.is_complex():
@@ -91,7 +91,7 @@ def _is_constant(p: nn.Parameter) -> bool:
 
 
 def tasks(network: Network, dtype: torch.dtype) -> TaskBatch:
-    """Two tasks of random images."""
+    """A batch of two tasks with random images."""
     generator = torch.Generator().manual_seed(1)
 
     def images(rows: int) -> Tensor:
@@ -111,7 +111,7 @@ def tasks(network: Network, dtype: torch.dtype) -> TaskBatch:
 
 
 def _without_dropout(module: nn.Module) -> bool:
-    """Sets dropout to zero wherever libraries keep its probability; at 1 nothing is random."""
+    """Sets dropout probabilities in (0, 1) to 0, under the names of all libraries."""
     changed = False
     for layer in module.modules():
         names = ["drop_prob", "drop_rate", "dropout_p", "attention_dropout"]
@@ -128,7 +128,7 @@ def _without_dropout(module: nn.Module) -> bool:
 
 
 def keep_first(network: nn.Module) -> nn.Module:
-    """The network with only the first of equal blocks in a row, where a container holds them."""
+    """The network with only the first of consecutive equal blocks in each container."""
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential | nn.ModuleList):
             kept: list[tuple[str, nn.Module]] = []

@@ -1,6 +1,6 @@
-"""The user's own module in a plain loop over tasks, in nothing but PyTorch.
+"""The oracle: the unconverted module in a plain PyTorch loop over tasks.
 
-Nothing here is shared with the project: that is what makes it an oracle.
+It shares no code with the project except ``TaskBatch``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Result = tuple[Tensor, Params]
 def pure_forward(module: nn.Module) -> tuple[Forward, Params]:
     """The module as a function of parameters and images, and its trainable parameters.
 
-    Every call starts from copies of the buffers that the module has now. A tensor with several
-    names is handed over under each of them: after one call with a layer that has two names,
-    ``functional_call`` no longer sees which weights are tied (torch 2.13).
+    Every call starts from copies of the module's present buffers. A tensor with several names is
+    passed under each of them: after one call with a layer that has two names, ``functional_call``
+    no longer recognises tied weights (torch 2.13).
     """
     buffers = {n: b.detach().clone() for n, b in module.named_buffers()}
     trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -68,7 +68,10 @@ def initialization(module: nn.Module, batch: TaskBatch, *, first_order: bool) ->
 
 
 def shared_encoder(module: nn.Module, batch: TaskBatch) -> Result:
-    """A linear head on the module's outputs over ``sqrt(D)``, which adapts from zero."""
+    """A linear head, adapted from zero, on the module's outputs divided by ``sqrt(D)``.
+
+    Returns query losses ``[T]`` and the gradient of their mean with respect to the module.
+    """
     forward, initial = pure_forward(module)
     losses = []
     for t in range(batch.tasks):
@@ -91,9 +94,9 @@ def _mean_gradient(losses: list[Tensor], initial: Params) -> Result:
 
 
 def second_order(module: nn.Module, batch: TaskBatch) -> Result:
-    """``initialization`` to second order, with attention from single operations.
+    """``initialization`` to second order, with unfused attention.
 
-    The fused kernels behind PyTorch's attention have no second derivatives.
+    PyTorch's fused attention kernels have no second derivatives.
     """
     with sdpa_kernel(SDPBackend.MATH):
         return initialization(module, batch, first_order=False)
@@ -118,14 +121,14 @@ def is_function(module: nn.Module, images: Tensor) -> bool:
 
 
 class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the floating dtypes that operations return."""
+    """Records the floating-point dtypes that operations return."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation."""
+        """Runs the operation and records its dtypes."""
         result = func(*args, **(kwargs or {}))
         for x in tree_leaves(result):
             if isinstance(x, Tensor) and x.is_floating_point():
@@ -134,7 +137,7 @@ class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def computes_in_float32(module: nn.Module, images: Tensor) -> bool:
-    """Whether a float64 module has single-precision operations inside."""
+    """Whether a float64 module uses float32 operations internally."""
     forward, params = pure_forward(module)
     dtypes = _Dtypes()
     with dtypes, torch.no_grad():

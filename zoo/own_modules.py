@@ -1,4 +1,4 @@
-"""Modules as users write them: subclasses, state, hooks, checkpointing, random draws."""
+"""Modules as users write them: subclasses, state, hooks, checkpointing, random numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IMAGE = (3, 8, 8)
 
 
 def networks() -> list[Network]:
-    """One module a habit."""
+    """One network for each way to write a module."""
     return [Network("own", name, build, _IMAGE) for name, build in _BUILDS.items()]
 
 
@@ -27,7 +27,7 @@ def _around(layer: nn.Module, channels: int = 4) -> nn.Module:
 
 
 class _NormWithActivation(nn.BatchNorm2d):
-    """A subclass whose forward does more."""
+    """A subclass whose forward applies an activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(super().forward(x))
@@ -46,7 +46,7 @@ class _NormWithParameter(nn.BatchNorm2d):
 
 
 class _GhostNorm(nn.BatchNorm2d):
-    """A subclass with other statistics: of half of the images."""
+    """A subclass with other statistics: those of half of the images."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2)
@@ -78,7 +78,7 @@ class _StandardizedConv(nn.Conv2d):
 
 
 class _Checkpointed(nn.Module):
-    """A block that is computed again in the backward pass."""
+    """A block with activation checkpointing."""
 
     def __init__(self, block: nn.Module, *, reentrant: bool = False) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ class _Checkpointed(nn.Module):
 
 
 class _Average(nn.Module):
-    """A moving average in a buffer, which the output depends on.
+    """A moving average in a buffer.
 
     Args:
-        in_place: change the buffer instead of assigning a new one.
-        used: whether the output depends on it.
+        in_place: modify the buffer in place instead of assigning a new one.
+        used: whether the output depends on the buffer.
     """
 
     average: Tensor
@@ -114,7 +114,7 @@ class _Average(nn.Module):
 
 
 class _Counter(nn.Module):
-    """A number of calls in a Python attribute, which the output depends on."""
+    """A count of the calls in a Python attribute, on which the output depends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Call(nn.Module):
 
 
 class _Tied(nn.Module):
-    """One layer under two names, and one weight in two layers."""
+    """One layer with two names, and one weight in two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def _scaled(gradients: Any, factor: float) -> tuple[Tensor]:
 
 
 def _hooked(kind: str, layer: nn.Module) -> nn.Module:
-    """A hook that changes what it is given."""
+    """A layer with a hook that changes values or gradients."""
     if kind == "forward":
         layer.register_forward_hook(lambda module, inputs, output: 2 * output)
     elif kind == "forward_pre":
@@ -169,7 +169,7 @@ def _hooked(kind: str, layer: nn.Module) -> nn.Module:
 
 
 def _used_weight_norm() -> nn.Module:
-    """Old-style weight norm after a forward pass: its weight is no leaf, and is not copied."""
+    """Old-style weight norm after a forward pass: its weight is not a leaf and is not copied."""
     network = _around(nn.utils.weight_norm(nn.Conv2d(4, 4, 3, padding=1)))
     network(torch.rand(2, *_IMAGE))
     return network
@@ -182,7 +182,7 @@ def _frozen() -> nn.Module:
 
 
 def _evaluating() -> nn.Module:
-    """A norm whose ``train`` does nothing: it always uses the running statistics."""
+    """A batch norm whose ``train`` does nothing: it always uses the running statistics."""
     norm = nn.BatchNorm2d(4)
     norm.train = lambda mode=True: norm  # type: ignore[method-assign]
     return _around(norm.eval())

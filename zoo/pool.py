@@ -1,4 +1,4 @@
-"""Rows computed in processes of their own, so that a hang or a crash costs one row."""
+"""Computes rows in separate processes, so that a hang or a crash affects one row only."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _serve(connection: Connection, module: str) -> None:
 
 
 class _Worker:
-    """A process that checks networks of one module's list, one after another."""
+    """A process that compares the networks that one module lists, one after another."""
 
     def __init__(self, module_of: Callable[[str], str]) -> None:
         self.module_of, self.module = module_of, ""
         self.process: SpawnProcess | None = None
 
     def row(self, network: Network) -> Row:
-        """The network's row; a crash where the process dies or takes too long."""
+        """The network's row; its verdict is CRASH if the process dies or takes too long."""
         try:
             module = self.module_of(network.family)
             if self.process is None or self.module != module:
@@ -45,7 +45,7 @@ class _Worker:
                 return row
             reason = f"no result after {network.seconds:g} s"
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            reason = "the process died, as it does where memory runs out"
+            reason = "the process died, possibly because memory ran out"
         self.stop()
         return Row(network.family, network.name, "CRASH", remarks=(reason,))
 
@@ -76,13 +76,13 @@ def run(
     report: Callable[[Row], None],
     module_of: Callable[[str], str] = module_of,
 ) -> list[Row]:
-    """Rows in the order of the networks.
+    """Computes the rows of all networks, in their order.
 
     Args:
-        networks: to be checked.
-        workers: processes.
-        report: is called with each row as it is done.
-        module_of: from a family to the module that lists it.
+        networks: the networks.
+        workers: number of processes.
+        report: called with each row once it is done.
+        module_of: returns the name of the module that lists a family.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(networks)):

@@ -1,4 +1,4 @@
-"""One small member of every architecture module of timm."""
+"""Networks of timm: a small one of every architecture module."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 from zoo.network import WAY, Network, keep_first
 
 SHALLOW = "shallow"
-"""A setting of the zoo's own: of equal blocks in a row only the first is kept."""
+"""A setting of the zoo, not of timm: keep only the first of consecutive equal blocks."""
 
 _Member = tuple[str, int, dict[str, Any]]
 
-# A module of timm (in the order of timm.list_modules()), its member, the pixels of an image, and
-# settings that make it small.
+# A module of timm (in the order of timm.list_modules()), a network in it, the image size in pixels,
+# and settings that make the network small.
 _SMALL_VIT = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 _MEMBERS: dict[str, _Member] = {
     "beit": ("beit_base_patch16_224", 32, {"img_size": 32, **_SMALL_VIT}),
@@ -240,7 +240,7 @@ _MEMBERS: dict[str, _Member] = {
 
 
 def networks() -> list[Network]:
-    """The members, by module and name."""
+    """The networks by module and name."""
     return [
         Network(
             "timm", f"{module}: {name}", partial(_build, module, name, settings), (3, size, size)

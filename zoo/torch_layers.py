@@ -1,4 +1,4 @@
-"""Every layer of ``torch.nn`` in a small network; losses are no layers and are left out."""
+"""Every layer of ``torch.nn`` in a small network; losses are not layers and are left out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KINDS = ("sequence", "image", "volume")
 
 
 def networks() -> list[Network]:
-    """One network a layer, and more where a layer has settings that matter."""
+    """One network per layer, and several for layers with settings that matter."""
     groups = (
         _activations(),
         _norms(),
@@ -56,7 +56,7 @@ def networks() -> list[Network]:
 
 
 def _around(kind: str, layer: Build) -> nn.Module:
-    """``layer`` between a trainable layer and a classifier, whose width a dry run tells."""
+    """``layer`` between a trainable layer and a classifier of the width that a dry run finds."""
     features = nn.Sequential(_BEFORE[kind](), layer(), nn.Tanh(), nn.Flatten())
     with torch.no_grad():
         width = features(torch.rand(4, *_SIZES[kind])).shape[1]
@@ -72,7 +72,7 @@ def _each(layers: dict[str, Build], kind: str, remark: str = "") -> list[Network
 
 
 def _dimensions(name: str, *arguments: object, **settings: object) -> dict[str, Build]:
-    """A layer's versions for 1, 2 and 3 dimensions."""
+    """The versions of a layer for 1, 2 and 3 dimensions."""
     return {
         f"{name}{d}d": partial(getattr(nn, f"{name}{d}d"), *arguments, **settings)
         for d in (1, 2, 3)
@@ -223,7 +223,7 @@ def _dropout() -> list[Network]:
 
 
 def _beside(name: str, p: float) -> nn.Module:
-    """The dropped input beside the input, so that the output depends on it at p = 1 as well."""
+    """Dropout of the input added to the input, so that the output depends on it at p = 1 too."""
     return Apply(getattr(nn, name)(p), lambda layer, x: x + layer(x))
 
 

@@ -1,4 +1,4 @@
-"""Networks around the layers of ``torch.nn`` that are not maps from one tensor to one."""
+"""Networks around layers of ``torch.nn`` that do not map one tensor to one tensor."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _TOKENS = 7
 
 
 class Apply(nn.Module):
-    """A layer that is called in a way of its own."""
+    """A layer with its own calling convention."""
 
     def __init__(self, layer: nn.Module, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.layer, self.call = layer, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """``call(layer, x)``."""
+        """The output of ``call(layer, x)``."""
         return self.call(self.layer, x)
 
 
 class Unpool(nn.Module):
-    """Max pooling, and its inverse with the indices of the largest."""
+    """Max pooling followed by max unpooling."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class Unpool(nn.Module):
         self.unpool = getattr(nn, f"MaxUnpool{dimensions}d")(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The entries that are largest, the others zero."""
+        """The maxima at their places; all other entries are zero."""
         pooled, indices = self.pool(x)
         result: Tensor = self.unpool(pooled.tanh(), indices, output_size=x.shape)
         return result
 
 
 class FromTokens(nn.Module):
-    """Pixels as tokens, embedded, and a classifier."""
+    """An embedding of pixels as tokens, and a classifier."""
 
     def __init__(self, layer: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class FromTokens(nn.Module):
 
 
 def tokens(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] as numbers below 7."""
+    """Tokens 0 to 6 of pixels in [0, 1]."""
     return (x * _TOKENS).long().clamp(0, _TOKENS - 1)
 
 
 class Bag(nn.Module):
-    """Pixels as a bag of tokens."""
+    """An embedding bag of pixels as tokens, and a classifier."""
 
     def __init__(self, mode: str, padding_idx: int | None) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
 
 
 class WithContext(nn.Module):
-    """A transformer, which may take a second sequence."""
+    """A transformer, optionally with a second sequence."""
 
     def __init__(self, layer: nn.Module, *, context: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class WithContext(nn.Module):
 
 
 class BilinearPair(nn.Module):
-    """A bilinear layer of two views of its input."""
+    """A bilinear layer on the input and the reversed input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Distance(nn.Module):
 
 
 class Containers(nn.Module):
-    """Layers and parameters in torch's containers."""
+    """Layers and parameters in PyTorch's containers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One classifier of every family of torchvision."""
+"""Networks of torchvision: one classifier of every family."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _shallow(name: str, **settings: Any) -> Callable[[], nn.Module]:
 
 
 def _narrow(name: str, width: int) -> Callable[[], nn.Module]:
-    """A network of convolutions and three linear layers, narrow ones in their place."""
+    """The network with narrow layers instead of its three linear layers."""
 
     def build() -> nn.Module:
         models = torchvision_module().models
@@ -57,7 +57,7 @@ def _narrow(name: str, width: int) -> Callable[[], nn.Module]:
 
 
 def _squeezenet() -> nn.Module:
-    """Logits that its last ReLU lets through."""
+    """The network with positive logits, which pass its last ReLU."""
     network = _named("squeezenet1_1")()
     nn.init.constant_(network.get_parameter("classifier.1.bias"), 1.0)
     return network

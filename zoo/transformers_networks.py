@@ -1,4 +1,4 @@
-"""Small configurations of the image classifiers of Hugging Face transformers."""
+"""Networks of Hugging Face transformers: image classifiers in small configurations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SWIN: dict[str, Any] = {
 }
 _STAGES: dict[str, Any] = {"hidden_sizes": [12, 16, 20, 24], "depths": [1, 1, 1, 1]}
 
-# Prefix of the configuration's and the network's class, settings, pixels of an image.
+# Prefix of the configuration class and the network class, settings, image size in pixels.
 _MEMBERS: dict[str, tuple[dict[str, Any], int]] = {
     "Beit": ({**_VIT, "use_mask_token": False}, 32),
     "Bit": (
@@ -152,14 +152,14 @@ _MEMBERS: dict[str, tuple[dict[str, Any], int]] = {
 
 
 class _Logits(nn.Module):
-    """The logits of a classifier that returns several things."""
+    """Returns only the logits of a classifier that returns several outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of images; PP-LCNet calls them its last hidden state."""
+        """Logits of images; PP-LCNet returns them as its last hidden state."""
         outputs = self.network(pixel_values=x)
         logits: Tensor = outputs.logits if "logits" in outputs else outputs.last_hidden_state
         return logits

@@ -1,4 +1,4 @@
-"""Pretrained networks as encoders, and what of them adapts to a task."""
+"""Pretrained networks as encoders, and the choice of parameters that adapt to a task."""
 
 from __future__ import annotations
 

@@ -19,16 +19,19 @@ Pool = Literal["average", "maximum", "first", "flatten"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network was trained to see.
+    """Preprocessing of images, as in the training of a network.
 
     Attributes:
-        size: height and width in pixels; None for images as they come.
-        mean: of the channels of images with values in [0, 1], which is subtracted.
-        std: of the channels, which they are divided by.
-        interpolation: of the resizing.
-        sharpen: how much of what a mean over 3x3 pixels takes away from an image is added to it
-            before the resizing. A small image that is enlarged lacks the detail that the network
-            has learned to see: 0.25 to 1 may help.
+        size: height and width in pixels that images are resized to; None keeps their size.
+        mean: mean of each channel of images with values in [0, 1], which is subtracted.
+        std: standard deviation of each channel, by which images are divided.
+        interpolation: interpolation of the resizing.
+        sharpen: strength of an unsharp mask (with a 3x3 mean) before resizing, at least 0. An
+            enlarged small image lacks the detail of training images: 0.25 to 1 may help.
+
+    Raises:
+        ConfigurationError: if size is not positive, sharpen is negative, or mean and std are not
+            one value per channel with positive std.
     """
 
     size: int | None = None
@@ -39,18 +42,18 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
-            raise ConfigurationError(f"size is {self.size}: it is a positive number of pixels")
+            raise ConfigurationError(f"size is {self.size}: it must be at least 1 pixel")
         if self.sharpen < 0:
-            raise ConfigurationError(f"sharpen is {self.sharpen}: it is not negative")
+            raise ConfigurationError(f"sharpen is {self.sharpen}: it must be at least 0")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ConfigurationError(
-                f"mean is {self.mean} and std {self.std}: one of each for every channel, and "
-                "standard deviations are positive"
+                f"mean is {self.mean} and std is {self.std}: each must have one value per channel, "
+                "and standard deviations must be positive"
             )
 
 
 class Preprocess(nn.Module):
-    """Sharpens, resizes and normalises images; grey ones get the channels of the network."""
+    """Sharpens, resizes and normalises images; grey ones are broadcast to all channels."""
 
     mean: Tensor
     std: Tensor
@@ -67,7 +70,7 @@ class Preprocess(nn.Module):
 
         Args:
             x: the images.
-            scale: factor of S.
+            scale: factor of the size S.
         """
         size, mode = self.settings.size, self.settings.interpolation
         if self.settings.sharpen:
@@ -89,7 +92,7 @@ class Pooling(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """The pooled features; vectors stay as they are."""
+        """The pooled features; vectors are returned unchanged."""
         if x.ndim == 2 or self.pool == "flatten":
             return x.flatten(1)
         if x.ndim == 4:
@@ -103,12 +106,12 @@ class Backbone(nn.Module):
     """Preprocessing, a pretrained network without its classifier, and pooling.
 
     Args:
-        body: from normalised images to vectors, maps or tokens.
-        preprocessing: what it was trained to see.
-        name: of the network, as in ``load_backbone``.
-        pool: of maps or tokens.
-        views: of every image, whose features are averaged.
-        power: of the features after that.
+        body: network from normalised images to vectors, maps or tokens.
+        preprocessing: preprocessing of images, as in the training of ``body``.
+        name: name of the network, as in ``load_backbone``.
+        pool: pooling of maps or tokens.
+        views: views of every image, whose features are averaged.
+        power: exponent of the power transform of the features; 1 for none.
 
     Raises:
         ConfigurationError: if the power is not positive.
@@ -146,11 +149,11 @@ class Backbone(nn.Module):
         return features
 
     def with_views(self, views: Views) -> Backbone:
-        """The same network on other views of an image."""
+        """The same network with other views of an image."""
         return self._changed(views=views)
 
     def with_power(self, power: float) -> Backbone:
-        """The same network with another power of its features."""
+        """The same network with another power transform of its features."""
         return self._changed(power=power)
 
     def preprocessed(self, **settings: Any) -> Backbone:
@@ -158,7 +161,7 @@ class Backbone(nn.Module):
         return self._changed(preprocessing=replace(self.preprocess.settings, **settings))
 
     def with_body(self, body: nn.Module) -> Backbone:
-        """Another network in place of the body."""
+        """The same preprocessing and pooling with another body."""
         return self._changed(body=body)
 
     def _changed(self, **changes: Any) -> Backbone:
@@ -174,7 +177,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def features(self, image: torch.Size) -> int:
-        """D, for images ``[C, H, W]``.
+        """D, the number of features, for images of shape ``[C, H, W]``.
 
         Raises:
             ConfigurationError: if the network fails on them, or returns no features.
@@ -192,7 +195,7 @@ class Backbone(nn.Module):
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
             raise ConfigurationError(
                 f"{self.name} returns {_described(features)} for 2 images: it must return vectors, "
-                "maps or tokens, one for each"
+                "maps or tokens for each image"
             )
         return features.shape[1]
 

@@ -1,4 +1,4 @@
-"""Encoders that recipes and the command line name, beside those of ``networks``."""
+"""Encoders for recipes and the command line: pretrained networks and the user's own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def pretrained(
     sharpen: float = 0.0,
     trained: bool = True,
 ) -> Backbone:
-    """A network of a library without its classifier, with its own preprocessing of images.
+    """A pretrained network of a library, without its classifier, with its own preprocessing.
 
     Args:
         network: torchvision:NAME, timm:NAME or hf:NAME.
-        weights: file of its weights instead of the library's own.
-        size: pixels that images are resized to; 0 for the size of the network's training.
-        sharpen: how much images are sharpened before that; 0.25 to 1 may help with small ones.
-        trained: load the weights.
+        weights: weight file to load instead of the library's own weights.
+        size: height and width in pixels that images are resized to; 0 for that of pretraining.
+        sharpen: strength of sharpening before resizing; 0.25 to 1 may help with small images.
+        trained: load weights; otherwise they are random.
 
     Raises:
         CheckpointError, ConfigurationError: as ``load_backbone``.
@@ -37,17 +37,17 @@ def pretrained(
 
 
 def own(function: str, *, size: int = 0, sharpen: float = 0.0) -> nn.Module:
-    """The network that a function of your own returns.
+    """A network that a function of your own returns.
 
     Args:
-        function: "module:function", without arguments, that returns a module from images to
-            features.
-        size: pixels that a Backbone resizes images to; 0 for its own.
-        sharpen: how much a Backbone sharpens images before that.
+        function: "module:function", a function without arguments that returns a module from images
+            to features.
+        size: height and width in pixels that a Backbone resizes images to; 0 for its own size.
+        sharpen: strength of a Backbone's sharpening before resizing.
 
     Raises:
-        ConfigurationError: if there is no such function, or a network that is no Backbone should
-            resize images.
+        ConfigurationError: if there is no such function, or size or sharpen is set for a network
+            that is not a Backbone.
     """
     network = own_network(function, "Conv4, ResNet12, WideResNet or a library's network")
     if isinstance(network, Backbone):
@@ -56,7 +56,7 @@ def own(function: str, *, size: int = 0, sharpen: float = 0.0) -> nn.Module:
         if value:
             raise ConfigurationError(
                 f"{name} is {value}, and {function} returns a {type(network).__name__}: only a "
-                "Backbone resizes and sharpens images"
+                "Backbone resizes and sharpens images, so return one or leave it at 0"
             )
     return network
 
@@ -66,7 +66,7 @@ def _seeing(backbone: Backbone, size: int, sharpen: float) -> Backbone:
 
 
 def by_shorthand(name: str) -> dict[str, str] | None:
-    """What ``LIBRARY:NAME`` and ``module:function`` stand for; None for other names."""
+    """The settings that ``LIBRARY:NAME`` and ``module:function`` abbreviate; None for others."""
     if name.startswith(LIBRARIES):
         return {"name": pretrained.__name__, "network": name}
     return {"name": own.__name__, "function": name} if ":" in name else None

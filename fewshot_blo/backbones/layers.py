@@ -1,4 +1,4 @@
-"""Layers that pretrained networks get in place of their own."""
+"""Replacement layers of pretrained networks: frozen batch norm, attention, hardsigmoid."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from fewshot_blo.errors import ConfigurationError
 class FrozenBatchNorm(nn.Module):
     """Batch norm with the statistics of pretraining, in training and evaluation alike.
 
-    A few images give no better ones, and no image's features depend on the others. Scale and shift
-    are parameters as ever.
+    A few images do not give better statistics, and so no image's features depend on the others.
+    Scale and shift remain parameters.
 
     Args:
-        norm: whose parameters and statistics it takes over, and what timm's do after it.
+        norm: batch norm whose parameters and statistics are used, with dropout and activation that
+            follow inside of timm's norms.
     """
 
     running_mean: Tensor
@@ -38,19 +39,19 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``x``, ``[B, C, ...]``."""
         mean, variance = self.running_mean, self.running_var
-        x = x.to(mean.dtype)  # Of rounded products; vmap takes no other type than the statistics'.
+        x = x.to(mean.dtype)  # After bfloat16 products; vmap needs the dtype of the statistics.
         x = F.batch_norm(x, mean, variance, self.weight, self.bias, False, eps=self.eps)
         return self.then(x) if len(self.then) else x
 
 
 class Attention(nn.Module):
-    """``nn.MultiheadAttention`` with its input projection as a layer and nothing fused.
+    """``nn.MultiheadAttention`` with a linear layer as input projection, without fused kernels.
 
-    So it has second derivatives, ``torch.func.vmap`` can batch it, and low-rank updates find a
-    linear layer.
+    So it has second derivatives, ``torch.func.vmap`` can batch it, and low-rank updates apply to
+    its input projection.
 
     Args:
-        attention: whose parameters it takes over; of one width for query, key and value.
+        attention: layer whose parameters are used; query, key and value must have one width.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -70,14 +71,14 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> tuple[Tensor, None]:
-        """Self-attention ``[B, L, E]`` (or ``[L, B, E]``); no weights are returned.
+        """Self-attention output ``[B, L, E]`` (or ``[L, B, E]``), and None for the weights.
 
         Raises:
-            ConfigurationError: if it is no self-attention of everything to everything.
+            ConfigurationError: if query, key and value differ, or there is a mask.
         """
         masked = any(options.get(name) is not None for name in ("attn_mask", "key_padding_mask"))
         if key is not query or value is not query or masked or options.get("is_causal"):
-            raise ConfigurationError("only self-attention without a mask is possible here")
+            raise ConfigurationError("only self-attention without a mask is supported")
         x = query if self.batch_first else query.transpose(0, 1)
         parts = self.in_proj(x).chunk(3, -1)  # By index: torch.fx cannot iterate.
         q, k, v = (
@@ -89,7 +90,7 @@ class Attention(nn.Module):
 
 
 class Hardsigmoid(nn.Module):
-    """``nn.Hardsigmoid`` from operations that have second derivatives."""
+    """``nn.Hardsigmoid``, composed of operations that have second derivatives."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``min(max(x + 3, 0), 6) / 6``."""
@@ -97,7 +98,7 @@ class Hardsigmoid(nn.Module):
 
 
 def prepared(network: nn.Module) -> nn.Module:
-    """A copy of a pretrained network in ``eval()`` mode with these layers in place of PyTorch's."""
+    """A copy of a pretrained network in ``eval()`` mode, with these layers instead of PyTorch's."""
     return _replace(copy.deepcopy(network).eval())
 
 

@@ -1,4 +1,4 @@
-"""Backbones by name."""
+"""Loads backbones by name: from torchvision, timm, transformers, or a user's function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOADERS = {
     "hf": transformers_models.load,
 }
 LIBRARIES = tuple(f"{library}:" for library in _LOADERS)
-"""Beginnings of the names of backbones that libraries make."""
+"""Prefixes of the names of libraries' backbones."""
 
 
 def load_backbone(
@@ -41,23 +41,23 @@ def load_backbone(
         name: ``torchvision:mobilenet_v3_small``, ``timm:vit_small_patch14_dinov2``,
             ``hf:facebook/dinov2-small`` (a repository or a folder), or ``module:function`` for a
             function of your own that returns a module from images in [0, 1] to features.
-        weights: file of weights to load instead of the library's own, or a checkpoint of a run
+        weights: weight file to load instead of the library's own weights, or a checkpoint of a run
             that trained this network further.
-        pretrained: without, weights are random.
-        size: of the images in pixels; by default that of the network's training.
-        layer: name of a layer whose output to take instead of the network's last features.
-        pool: of maps or tokens: average, maximum, first (a class token), or flatten; by default
-            that of a ``Backbone`` of your own, and average.
+        pretrained: load weights; otherwise they are random.
+        size: height and width in pixels that images are resized to; by default that of pretraining.
+        layer: name of a layer whose output replaces the network's last features.
+        pool: pooling of maps or tokens: average, maximum, first (a class token), or flatten; by
+            default that of a ``Backbone`` of your own, otherwise average.
 
     Raises:
-        CheckpointError: if weights are missing or another network's; it says where to put which
-            file.
+        CheckpointError: if weights are missing or belong to another network; the message says where
+            to put which file.
         ConfigurationError: if there is no such network or layer, or its library is not installed.
     """
     library, separator, rest = name.partition(":")
     if not separator or not rest:
         raise ConfigurationError(
-            f"backbone '{name}' is none of torchvision:NAME, timm:NAME, hf:NAME and module:function"
+            f"backbone is '{name}': use torchvision:NAME, timm:NAME, hf:NAME or module:function"
         )
     file = None if weights is None else Path(weights)
     trained = None if file is None else trained_weights(file)
@@ -65,7 +65,7 @@ def load_backbone(
         made = _made(library, rest, file, pretrained)
         body = prepared(made.body)
     else:
-        # A run's checkpoint has the names of the network as it was trained, after its preparation.
+        # A run's checkpoint has the names of the trained network, which was prepared.
         made = _made(library, rest, None, False)
         body = prepared(made.body)
         put_weights(body, trained, file)
@@ -81,7 +81,7 @@ def load_backbone(
 
 
 def _made(library: str, name: str, weights: Path | None, pretrained: bool) -> Backbone:
-    """A library's network, or one of the user's own, whose function sees to its pretraining."""
+    """A library's network, or one from a user's function, which loads its own weights."""
     if load := _LOADERS.get(library):
         return Backbone(*load(name, weights, pretrained))
     network = own_network(f"{library}:{name}", "torchvision:NAME, timm:NAME, hf:NAME")
@@ -95,30 +95,30 @@ def own_network(name: str, others: str) -> nn.Module:
     """What a user's function ``module:function`` returns.
 
     Args:
-        name: of the function.
-        others: what could be named instead, for the error.
+        name: name of the function.
+        others: alternatives to name in the error.
 
     Raises:
-        ConfigurationError: if there is no such function, or it returns no module.
+        ConfigurationError: if there is no such function, or it does not return a module.
     """
     module, _, function = name.partition(":")
     try:
         network = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"network '{name}' cannot be made ({error}): use {others}, or "
+            f"network '{name}' cannot be created ({error}): use {others}, or "
             "module:function for a function without arguments that returns a module, in a file "
             "that Python finds (its folder is in PYTHONPATH)"
         ) from error
     if not isinstance(network, nn.Module):
         raise ConfigurationError(
-            f"network '{name}' returned {type(network).__name__}, not a torch module"
+            f"network '{name}' returned {type(network).__name__}: it must return a torch module"
         )
     return network
 
 
 class _Output(nn.Module):
-    """The one output of a feature extractor."""
+    """Returns the single output of a torchvision feature extractor."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -133,14 +133,14 @@ def _up_to(body: nn.Module, layer: str) -> nn.Module:
     names = dict(body.named_modules())
     if layer not in names:
         known = ", ".join(name for name in names if name.count(".") < 2)[:300]
-        raise ConfigurationError(f"there is no layer '{layer}'; there are {known}")
+        raise ConfigurationError(f"layer '{layer}' is not in the network: use one of {known}")
     torchvision_module()
     extraction: Any = importlib.import_module("torchvision.models.feature_extraction")
     try:
         extractor = extraction.create_feature_extractor(body, {layer: "output"})
     except (torch.fx.proxy.TraceError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"layer '{layer}' cannot be reached, for torch.fx cannot trace the network ({error}): "
-            "use its last features, or a module:function of your own"
+            f"layer '{layer}' cannot be extracted, because torch.fx cannot trace the network "
+            f"({error}): use its last features, or a module:function of your own"
         ) from error
     return _Output(extractor)

@@ -1,4 +1,4 @@
-"""Low-rank updates of linear and convolutional layers."""
+"""Low-rank updates (LoRA) of linear and convolutional layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fewshot_blo.errors import ConfigurationError
 
 
 class LowRank(nn.Module):
-    """``layer(x) + up(down(x))``, where down has few outputs, and up starts at zero.
+    """Low-rank update ``layer(x) + up(down(x))``; down has ``rank`` outputs, up starts at zero.
 
     Source: Hu et al., "LoRA" (arXiv 2106.09685), section 4.1; for convolutions down has the
-    layer's kernel and up one pixel's.
+    layer's kernel size and up is a 1×1 convolution.
 
     Args:
-        layer: linear, or a convolution without groups.
-        rank: outputs of down.
+        layer: linear layer, or convolution without groups.
+        rank: number of outputs of down.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
@@ -46,7 +46,7 @@ class LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The layer's weight with its update, for networks that read it themselves."""
+        """The layer's weight plus its update, for networks that read the weight directly."""
         up, down = self.up.weight, self.down.weight
         assert isinstance(up, Tensor)
         assert isinstance(down, Tensor)
@@ -56,11 +56,11 @@ class LowRank(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """The layer's."""
+        """The layer's bias."""
         return self.layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output and its update."""
+        """The layer's output plus its update."""
         output: Tensor = self.layer(x) + self.up(self.down(x))
         return output
 
@@ -71,13 +71,13 @@ def with_low_rank(
     """A copy of a network with low-rank updates, and the names of their parameters.
 
     Args:
-        network: its linear layers and convolutions without groups get updates.
-        rank: of the updates, at most half of what the layer's own could be: others get none.
-        prefixes: beginnings of the names of layers that get one.
-        seed: of the initial values of down.
+        network: network whose linear layers and convolutions without groups get updates.
+        rank: rank of the updates; layers with fewer than 2 rank inputs or outputs get none.
+        prefixes: prefixes of the names of layers to update.
+        seed: seed of the initial values of down.
 
     Raises:
-        ConfigurationError: if the rank is not positive, or no layer can be updated.
+        ConfigurationError: if the rank is not positive, or no layer qualifies.
     """
     if rank < 1:
         raise ConfigurationError(f"rank is {rank}: it must be at least 1")
@@ -90,8 +90,8 @@ def with_low_rank(
     if not layers:
         raise ConfigurationError(
             f"no layer whose name begins with {' or '.join(map(repr, prefixes))} can have an "
-            f"update of rank {rank}: linear layers and convolutions without groups can, of twice "
-            "as many inputs and outputs"
+            f"update of rank {rank}: it needs a linear layer or a convolution without groups, with "
+            f"at least {2 * rank} inputs and outputs; lower rank or update more blocks"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

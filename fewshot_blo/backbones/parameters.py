@@ -1,4 +1,4 @@
-"""Which parameters of a network adapt to a task."""
+"""The choice of a network's parameters that adapt to a task."""
 
 from __future__ import annotations
 
@@ -9,39 +9,35 @@ from torch import nn
 from fewshot_blo.backbones.layers import FrozenBatchNorm
 from fewshot_blo.backbones.low_rank import with_low_rank
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.networks.norms import NORM_LAYERS
 
 Adapts = Literal["head", "last_blocks", "bias", "norms", "low_rank", "all"]
-"""What adapts: the head alone, or with it the last blocks, all biases, scales and shifts of the
-norms, low-rank updates of the weights, or everything."""
+"""What adapts: the head alone, or also the last blocks, all biases, scales and shifts of norms,
+low-rank updates of the weights, or all parameters."""
 
-_NORMS = (
-    FrozenBatchNorm,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm2d,
-)
+_NORMS = (FrozenBatchNorm, *NORM_LAYERS)
 
 
 def choose_parameters(
     network: nn.Module, adapts: Adapts, *, blocks: int = 0, rank: int = 4
 ) -> tuple[nn.Module, list[str]]:
-    """The network, with new layers where ``adapts`` asks for them, and what adapts in it.
+    """The network, with low-rank updates if ``adapts`` says so, and what adapts in it.
 
     Args:
-        network: as ``load_backbone`` gives it.
+        network: network as returned by ``load_backbone``.
         adapts: what adapts.
-        blocks: only in so many of the last blocks; 0 for all, and for ``last_blocks`` one.
-        rank: of low-rank updates.
+        blocks: number of last blocks that adapt; 0 for all, or 1 for ``last_blocks``.
+        rank: rank of low-rank updates.
 
     Returns:
-        The network or a changed copy, and names of its parameters, none for ``head``.
+        The network or a modified copy, and the names of its parameters that adapt, none for
+        ``head``.
 
     Raises:
-        ConfigurationError: if the numbers make no sense, or nothing is left to adapt.
+        ConfigurationError: if blocks or rank are out of range, or no parameter adapts.
     """
     if blocks < 0:
-        raise ConfigurationError(f"blocks is {blocks}: it is a number of blocks, 0 for all")
+        raise ConfigurationError(f"blocks is {blocks}: it must be at least 0 (0 for all blocks)")
     if adapts == "head":
         return network, []
     count = blocks or (1 if adapts == "last_blocks" else 0)
@@ -65,8 +61,8 @@ def choose_parameters(
 def block_names(network: nn.Module) -> list[str]:
     """Names of the blocks of a network, in the order of their definition.
 
-    The members of sequences and lists are blocks, unless they are such themselves; layers outside
-    of these stand for themselves. Only what has parameters is one.
+    The members of ``nn.Sequential`` and ``nn.ModuleList`` are blocks, with nested containers
+    flattened; a layer outside of containers is a block of its own. Blocks have parameters.
     """
 
     def visit(module: nn.Module, name: str, member: bool) -> list[str]:
@@ -83,12 +79,14 @@ def block_names(network: nn.Module) -> list[str]:
 
 
 def _last(network: nn.Module, count: int) -> tuple[str, ...]:
-    """Beginnings of the names of parameters from the last blocks on; of all for 0."""
+    """Prefixes of the names of parameters from the last ``count`` blocks on; of all for 0."""
     if not count:
         return ("",)
     norms = {name for name, module in network.named_modules() if isinstance(module, _NORMS)}
     names = block_names(network)
     places = [place for place, name in enumerate(names) if name not in norms]
     if count > len(places):
-        raise ConfigurationError(f"blocks is {count}: the network has {len(places)}")
+        raise ConfigurationError(
+            f"blocks is {count}: it must be at most {len(places)}, the blocks of the network"
+        )
     return tuple(f"{name}." for name in names[places[-count] :])

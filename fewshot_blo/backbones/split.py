@@ -1,4 +1,4 @@
-"""Cutting a network in two: what no task changes, which runs once, and the rest."""
+"""Splits a network into a frozen trunk, which runs once, and a tail with adapted parameters."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Split:
     """``tail(trunk(x))`` is the network's output.
 
     Attributes:
-        trunk: from images ``[B, C, H, W]`` to all that the tail needs, ``[B, D]``; it holds no
-            parameter that adapts.
-        tail: from there to the network's output.
-        adapted: names of the parameters of the tail that adapt.
-        whole: the network could not be cut, and the tail is all of it.
+        trunk: network from images ``[B, C, H, W]`` to the tail's inputs, flattened to ``[B, D]``;
+            none of its parameters adapt.
+        tail: network from these to the output.
+        adapted: names of the tail's parameters that adapt.
+        whole: whether the network could not be split, so that the tail is all of it.
     """
 
     trunk: nn.Module
@@ -45,26 +45,26 @@ class Split:
 
 @torch.no_grad()
 def split_network(network: nn.Module, adapted: Collection[str], image: torch.Size) -> Split:
-    """Cuts a network before the first layers whose parameters adapt.
+    """Splits a network before the first layers whose parameters adapt.
 
-    A network that ``torch.fx`` cannot trace, or whose halves do not give its output again, stays
+    A network that ``torch.fx`` cannot trace, or whose halves do not reproduce its output, stays
     whole: its frozen layers then run in every inner step.
 
     Args:
-        network: with batch norms and dropout as in ``eval()``; the halves hold a copy.
+        network: network to split; the halves hold a copy in ``eval()`` mode.
         adapted: names of the parameters that adapt.
-        image: ``[C, H, W]`` of the images.
+        image: shape ``[C, H, W]`` of the images.
 
     Raises:
-        ConfigurationError: if there is no name, or one is no parameter's.
+        ConfigurationError: if ``adapted`` is empty or names something else than parameters.
     """
     parameters = dict(network.named_parameters())
     unknown = sorted(set(adapted) - set(parameters))
     if unknown or not adapted:
         raise ConfigurationError(
-            f"'{unknown[0]}' is no parameter of the network: it cannot adapt"
+            f"'{unknown[0]}' is not a parameter of the network, so it cannot adapt"
             if unknown
-            else "no parameter adapts, so there is nothing to cut the network at"
+            else "adapted is empty: name at least one parameter of the network"
         )
     network = copy.deepcopy(network).eval()
     images = torch.rand(_SIZES[0], *image).to(next(iter(parameters.values())))
@@ -83,14 +83,14 @@ def split_network(network: nn.Module, adapted: Collection[str], image: torch.Siz
 
 
 class _Tracer(fx.Tracer):
-    """Takes modules without children for single operations, whoever wrote them."""
+    """Treats every module without children as one operation, not only those of PyTorch."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
 
 
 class _Recorder(fx.Interpreter):
-    """Keeps the shape of every tensor, None for other values."""
+    """Records the shape of every tensor; None for other values."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -137,10 +137,10 @@ def _halves(
 
 
 def _flat(graph: fx.Graph, node: fx.Node, shape: torch.Size) -> fx.Node:
-    """Each image's part of a value as a row of the features.
+    """Flattens each image's part of a value to a row of the features.
 
-    Images lie in it pixel by pixel, so that the tail sees them in channels-last memory, which the
-    fastest convolutions want.
+    Maps are flattened with the channels last, so that the tail gets them in channels-last memory,
+    in which convolutions are fastest.
     """
     if len(shape) == 4:
         node = graph.call_method("permute", (node, 0, 2, 3, 1))
@@ -148,7 +148,7 @@ def _flat(graph: fx.Graph, node: fx.Node, shape: torch.Size) -> fx.Node:
 
 
 def _image(graph: fx.Graph, row: fx.Node, shape: torch.Size) -> fx.Node:
-    """Back from there, marked by ``ROWS``."""
+    """The inverse of ``_flat``; marks nodes by ``ROWS``."""
     _, *sizes = shape
     if len(shape) == 4:
         node = graph.call_method("reshape", (row, -1, *sizes[1:], sizes[0]))
@@ -161,7 +161,7 @@ def _image(graph: fx.Graph, row: fx.Node, shape: torch.Size) -> fx.Node:
 
 
 def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
-    """What the trunk gives is used again and again: nothing may write into it."""
+    """Removes in-place operations: the trunk's output is reused and must not be modified."""
     for module in network.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
@@ -175,9 +175,9 @@ def _make_out_of_place(network: nn.Module, graph: fx.Graph) -> None:
 
 
 def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Size]:
-    """The shapes ``[V, ...]`` of one image's part of the tensors that have rows for each image.
+    """Shapes ``[V, ...]`` of one image's part of the tensors that have rows for each image.
 
-    V is 1, or the number of views of an image that the network makes. Nodes are marked by ``ROWS``.
+    V is 1, or the number of views that the network makes of an image. Marks all nodes by ``ROWS``.
     """
     shapes = []
     for size in _SIZES:
@@ -196,7 +196,7 @@ def _per_image(module: fx.GraphModule, images: Tensor) -> dict[fx.Node, torch.Si
 
 
 def _owner(network: nn.Module, adapted: frozenset[str]) -> frozenset[str]:
-    """Names of the parameters that adapt and of all modules that hold one."""
+    """Names of the parameters that adapt and of all modules that contain one."""
     names = set(adapted)
     for name in adapted:
         parts = name.split(".")
@@ -207,7 +207,7 @@ def _owner(network: nn.Module, adapted: frozenset[str]) -> frozenset[str]:
 def _partition(
     graph: fx.Graph, adapting: frozenset[str], per_image: set[fx.Node]
 ) -> tuple[set[fx.Node], list[fx.Node]]:
-    """The nodes of the tail, and those of the trunk that it takes values from."""
+    """The nodes of the tail, and the nodes of the trunk whose values it reads."""
     in_tail: set[fx.Node] = set()
     for node in graph.nodes:
         own = node.op in ("call_module", "get_attr") and node.target in adapting
@@ -221,14 +221,14 @@ def _partition(
             continue
         if node in per_image:
             boundary.add(node)
-        else:  # A size, or a tensor that belongs to no image: made in the tail as well.
+        else:  # A size, or a tensor without images: computed in the tail as well.
             in_tail.add(node)
             waiting.extend(node.all_input_nodes)
     return in_tail, [node for node in graph.nodes if node in boundary]
 
 
 def _with_sources(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The nodes and all that they are made from."""
+    """The nodes and all nodes that they are computed from."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:

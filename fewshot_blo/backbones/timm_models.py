@@ -16,22 +16,22 @@ from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 
 def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-    """A network without its classifier, and what it was trained to see.
+    """A network without its classifier, and its preprocessing.
 
     Args:
-        name: as in ``timm.list_models()``.
-        weights: file to load instead of the published weights.
-        pretrained: load weights at all.
+        name: name as in ``timm.list_models()``.
+        weights: weight file to load instead of the published weights.
+        pretrained: load weights; otherwise they are random.
 
     Raises:
-        CheckpointError: if the weights are neither in the cache nor to be downloaded, or the file
-            does not fit.
+        CheckpointError: if the weights are not in the cache and cannot be downloaded, or the file
+            is another network's.
         ConfigurationError: if timm is not installed or has no such network.
     """
     timm = _timm()
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), 3, 0.0))
-        raise ConfigurationError(f"timm has no network '{name}'; it has {near}, and others")
+        raise ConfigurationError(f"timm has no network '{name}': the nearest names are {near}")
     if pretrained and weights is None:
         network = _published(timm, name)
     else:
@@ -60,7 +60,7 @@ def _timm() -> ModuleType:
 def _published(timm: ModuleType, name: str) -> Any:
     try:
         return timm.create_model(name, pretrained=True)
-    except Exception as error:  # Errors of huggingface_hub, requests and urllib alike.
+    except Exception as error:  # An error of huggingface_hub, requests or urllib.
         settings = timm.get_pretrained_cfg(name)
         if settings is None or not (settings.hf_hub_id or settings.url):
             raise CheckpointError(f"timm has no weights for '{name}': {error}") from error
@@ -68,6 +68,6 @@ def _published(timm: ModuleType, name: str) -> Any:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"the weights of timm:{name} are not in the cache and could not be downloaded from "
-            f"{source} ({reason}): get model.safetensors or the .pth file from there, and name it "
-            "as the file of weights"
+            f"{source} ({reason}): download model.safetensors or the .pth file from there and "
+            "pass it as weights"
         ) from error

@@ -17,22 +17,24 @@ _CLASSIFIERS = ("fc", "classifier", "heads", "head")
 
 
 def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-    """A classification network without its classifier, and what it was trained to see.
+    """A classification network without its classifier, and its preprocessing.
 
     Args:
-        name: as in ``torchvision.models.list_models()``.
-        weights: file to load instead of the published weights.
-        pretrained: load weights at all.
+        name: name as in ``torchvision.models.list_models()``.
+        weights: weight file to load instead of the published weights.
+        pretrained: load weights; otherwise they are random.
 
     Raises:
-        CheckpointError: if the weights are neither in torch's cache nor to be downloaded, or the
-            file does not fit.
+        CheckpointError: if the weights are not in torch's cache and cannot be downloaded, or the
+            file is another network's.
         ConfigurationError: if there is no such network.
     """
     models = torchvision_module().models
     if name not in models.list_models(module=models):
         near = ", ".join(get_close_matches(name, models.list_models(module=models), 3, 0.0))
-        raise ConfigurationError(f"torchvision has no network '{name}'; it has {near}, and others")
+        raise ConfigurationError(
+            f"torchvision has no network '{name}': the nearest names are {near}"
+        )
     published = models.get_model_weights(name).DEFAULT
     network: nn.Module = models.get_model(name, weights=None)
     if pretrained and weights is None:
@@ -44,7 +46,7 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
             break
     else:
         raise ConfigurationError(
-            f"torchvision:{name} has no layer named {', '.join(_CLASSIFIERS)} to take off"
+            f"torchvision:{name} has no classifier named {', '.join(_CLASSIFIERS)}: use another"
         )
     if weights is not None:
         load_weights(network, weights, dropped=whole - set(network.state_dict()))
@@ -67,6 +69,6 @@ def _load_published(network: nn.Module, published: object) -> None:
     except OSError as error:
         raise CheckpointError(
             f"the weights {file.name} are not in {folder} and could not be downloaded from {url} "
-            f"({error}): put the file there, or name a file of weights"
+            f"({error}): put the file there, or pass another weight file"
         ) from error
     network.load_state_dict(state)

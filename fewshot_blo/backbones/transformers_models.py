@@ -1,4 +1,4 @@
-"""Vision models from Hugging Face transformers."""
+"""Backbones from Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _BICUBIC = 3
-"""Pillow's number for it."""
+"""Pillow's constant for bicubic interpolation."""
 
 
 class Features(nn.Module):
@@ -31,23 +31,23 @@ class Features(nn.Module):
 
 
 def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-    """A vision model and what it was trained to see.
+    """A vision model and its preprocessing.
 
     Args:
-        name: of a repository, or of a folder that ``save_pretrained`` wrote.
-        weights: must be None: the folder has them.
-        pretrained: load weights at all, or the model's structure alone.
+        name: name of a repository, or of a folder that ``save_pretrained`` wrote.
+        weights: must be None: the repository or folder contains the weights.
+        pretrained: load weights; otherwise they are random.
 
     Raises:
-        CheckpointError: if the model is neither in the cache nor to be downloaded.
-        ConfigurationError: if transformers is not installed, or a file of weights is given.
+        CheckpointError: if the model is not in the cache and cannot be downloaded.
+        ConfigurationError: if transformers is not installed, or a weight file is given.
     """
     torchvision_module()
     with installed_by("transformers"):
         transformers: Any = importlib.import_module("transformers")
     if weights is not None:
         raise ConfigurationError(
-            f"hf:{name} reads its weights from its own folder: name that folder, hf:FOLDER"
+            f"weights is {weights}: hf:{name} reads its weights from its own folder; use hf:FOLDER"
         )
     try:
         config = transformers.AutoConfig.from_pretrained(name)
@@ -63,7 +63,7 @@ def load(name: str, weights: Path | None, pretrained: bool) -> tuple[nn.Module, 
             f"the model hf:{name} could not be loaded ({reason}): with a network, check its name; "
             "without, name the folder that save_pretrained wrote, hf:FOLDER"
         ) from error
-    model = getattr(model, "vision_model", model)  # Of models of images and text.
+    model = getattr(model, "vision_model", model)  # In models of images and text.
     sizes: Any = getattr(processor, "crop_size", None) or processor.size
     size = int(sizes.get("height") or sizes["shortest_edge"])
     interpolation: Interpolation = "bicubic" if processor.resample == _BICUBIC else "bilinear"

@@ -1,4 +1,4 @@
-"""Weights of pretrained networks from files, without running any code in them."""
+"""Reads weights of pretrained networks from files, without running code in them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ _PREFIXES = ("module.", "backbone.", "model.", "encoder.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a PyTorch or safetensors file.
+    """Reads tensors by name from a PyTorch or safetensors file.
 
     Raises:
-        CheckpointError: if there is no such file, or it holds anything but tensors by name.
+        CheckpointError: if there is no such file, or it does not hold tensors by name.
     """
     content = read_tensors(path, "weight file")
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no tensors by name, as a state_dict does")
+        raise CheckpointError(
+            f"{path} does not hold a state_dict (tensors by name): use another file"
+        )
     other = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
     if other is not None:
-        raise CheckpointError(f"{path}: '{other}' is no tensor, as a state_dict's values are")
+        raise CheckpointError(f"{path}: '{other}' is not a tensor; the file must hold a state_dict")
     return {str(name): value for name, value in content.items()}
 
 
@@ -37,7 +39,7 @@ def trained_weights(path: Path) -> dict[str, Tensor] | None:
     """The encoder's tensors by name from a checkpoint of ``train``; None for any other file.
 
     Raises:
-        CheckpointError: if there is no such file, or its encoder is no pretrained backbone.
+        CheckpointError: if there is no such file, or its encoder is not a pretrained backbone.
     """
     content = read_tensors(path, "weight file")
     parts = ("outer", "buffers", "optimizer")
@@ -54,7 +56,7 @@ def trained_weights(path: Path) -> dict[str, Tensor] | None:
     }
     if not found:
         raise CheckpointError(
-            f"{path} is a checkpoint of another encoder than a pretrained backbone: use one that "
+            f"{path} is a checkpoint whose encoder is not a pretrained backbone: use one that "
             "was trained with problem.network torchvision:NAME, timm:NAME or hf:NAME"
         )
     return found
@@ -64,13 +66,13 @@ def load_weights(network: nn.Module, path: Path, *, dropped: Collection[str] = (
     """Loads weights from a file into a network.
 
     Args:
-        network: changed in place.
-        path: of the file. Prefixes that training code adds to all names are ignored.
-        dropped: names of tensors that the whole network has and this one does not: the
-            classifier's. The file may have them or not.
+        network: modified in place.
+        path: path of the file. Prefixes that training code adds to all names are removed.
+        dropped: names of the classifier's tensors, which this network lacks. The file may have
+            them.
 
     Raises:
-        CheckpointError: as ``read_weights``, or if the tensors are another network's.
+        CheckpointError: as ``read_weights``, or if the tensors belong to another network.
     """
     put_weights(network, _without_prefix(read_weights(path), network), path, dropped)
 
@@ -81,7 +83,7 @@ def put_weights(
     """Copies tensors that were read from ``path`` into a network.
 
     Raises:
-        CheckpointError: if the tensors are another network's.
+        CheckpointError: if the tensors belong to another network.
     """
     expected = network.state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}

@@ -1,1 +1,1 @@
-"""From settings to runs, and from runs to tables."""
+"""Experiments: settings of runs, recipes, training from settings, evaluation and tables."""

@@ -1,4 +1,4 @@
-"""Several methods on the same tasks: trained or loaded, one table and one picture."""
+"""Compares methods on the same tasks: trains recipes, evaluates runs, writes table and figure."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ def compare(
     Args:
         sources: recipes (YAML files of settings), folders of runs, or checkpoints. A folder whose
             subfolders are runs counts as one method with several seeds.
-        request: what to measure; its ``root`` is that of the recipes, its ``output`` the folder's.
-        folder: where recipes are trained, ``<folder>/<recipe>/seed<k>``, and the table is written.
-        seeds: of the training of recipes.
-        max_steps: a budget: recipes of more outer steps are trained for so many.
-        progress: print the table and how far training and evaluation are; False is silent.
+        request: settings of the evaluation. Its ``root`` is the folder of the recipes' data set;
+            its ``output`` is replaced by ``<folder>/evaluation.json``.
+        folder: folder of the table and of the runs of recipes, ``<folder>/<recipe>/seed<k>``.
+        seeds: training seeds of the recipes.
+        max_steps: upper bound of the outer steps of the recipes; None for no bound.
+        progress: print the table and the progress of training and evaluation; False is silent.
 
     Returns:
         A row for each source.
 
     Raises:
         CheckpointError: if a source holds no checkpoint.
-        ConfigurationError: if a recipe is no settings, two sources share a name, or they are of
-            different data or tasks.
-        KeyboardInterrupt: if training was interrupted; the same call goes on.
+        ConfigurationError: if a recipe cannot be read, two sources have the same name, or their
+            data sets or tasks differ.
+        KeyboardInterrupt: if training was interrupted; the same call resumes it.
     """
     names = [_name(source) for source in sources]
     if len(set(names)) < len(names):
         raise ConfigurationError(
-            f"two sources have one name: {', '.join(sorted(names))}; rename one"
+            f"two sources have the same name: {', '.join(sorted(names))}; rename one"
         )
     recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
     known: dict[Path, Config | list[Path]] = {
@@ -59,7 +60,7 @@ def compare(
         for source in sources
     }
     recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
-    if recipes:  # What cannot be compared is refused before anything is trained.
+    if recipes:  # Before anything is trained.
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
     splits_of = cache(lambda data: data.load())
     found = [
@@ -90,7 +91,7 @@ def compare(
 
 
 def _name(source: Path) -> str:
-    """Of a recipe its file's, of a run or its checkpoint the folder's."""
+    """The name of a source: that of the recipe's file, or of the run's folder."""
     if source.name in (BEST, LAST):
         return source.parent.name
     return source.stem if source.is_file() else source.name
@@ -104,17 +105,17 @@ def _trained(
     seed: int,
     progress: bool,
 ) -> Path:
-    """The best checkpoint of a recipe's run with one seed, trained or trained on where need be."""
+    """The best checkpoint of a recipe's run with one seed; starts or resumes its training."""
     config = recipe(source)
     folder = runs / source.stem / f"seed{seed}"
-    if config.start_from.endswith(".yaml"):
+    if config.start_from.endswith((".yaml", ".yml")):
         first = source.parent / config.start_from
         path = _trained(first, recipe, splits_of, runs, seed, progress)
         config = replace(config, start_from=str(path))
     config = replace(
         config,
         seed=seed,
-        # Validation tasks have the seed after that of the training tasks.
+        # Validation tasks use the seed after that of the training tasks.
         episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
         train=replace(config.train, seed=seed),
     )
@@ -139,7 +140,7 @@ def _checkpoints(source: Path) -> list[Path]:
     paths = [source / BEST] if (source / BEST).is_file() else sorted(source.glob(f"*/{BEST}"))
     if not paths:
         raise CheckpointError(
-            f"{source} holds no {BEST}, nor does a folder in it: pass a recipe (.yaml), the folder "
-            "of a run, or a checkpoint"
+            f"{source} holds no {BEST}, and neither does a subfolder: name a recipe (.yaml), the "
+            "folder of a run, or a checkpoint"
         )
     return paths

@@ -1,7 +1,7 @@
-"""Components by name: which classes there are for a place, and how one is chosen and built.
+"""Components by name: the classes that can be chosen, their settings, and building them.
 
-A component is its own settings: the class that does the work is what a recipe and the command line
-name, and the arguments of its constructor are the settings, with the help of its docstring.
+Recipes and the command line name the class that does the work. The arguments of its constructor are
+its settings, and its docstring is their help.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fewshot_blo.errors import ConfigurationError
 
 T = TypeVar("T")
 Tree = dict[str, Any]
-"""Settings by name, those of a component in a tree of their own, with its class as ``name``."""
+"""Settings by name. A component is a nested tree, whose ``name`` is its class."""
 
 NAME = "name"
 
 
 @dataclass(frozen=True)
 class Component(Generic[T]):
-    """A class with its settings, built later from what the program knows by then.
+    """A class with its settings, to be built later, when its remaining arguments are known.
 
     Attributes:
-        kind: the class, or a function that returns one of its objects.
-        settings: arguments by name.
+        kind: the class, or a function that returns an instance.
+        settings: arguments of the constructor by name.
     """
 
     kind: Callable[..., T]
@@ -42,17 +42,17 @@ class Component(Generic[T]):
     """Of the settings, for messages."""
 
     def build(self, **given: Any) -> T:
-        """The component, with those of the given arguments that its constructor has.
+        """Builds the component; given arguments that its constructor does not take are ignored.
 
         Raises:
-            ConfigurationError: if a setting makes no sense; with its place.
+            ConfigurationError: if a setting is invalid; the message names its place.
         """
         known = inspect.signature(self.kind).parameters
         with placed(self.place, self.settings):
             return self.kind(**{n: x for n, x in given.items() if n in known}, **self.settings)
 
     def changed(self, **settings: Any) -> Self:
-        """The same with other settings; those that its constructor has not are left out."""
+        """A copy with other settings; those that its constructor does not take are ignored."""
         known = inspect.signature(self.kind).parameters
         own = {name: value for name, value in settings.items() if name in known}
         return dataclasses.replace(self, settings={**self.settings, **own})
@@ -60,16 +60,17 @@ class Component(Generic[T]):
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a component.
+    """A slot for a component: the classes to choose from.
 
     Attributes:
-        noun: what the components are, for messages.
-        choices: their classes.
-        ending: of class names, which is left out of their names here.
-        given: arguments of constructors that the program gives, which are no settings.
-        later: the kind of ``Component`` that takes the place of an object; None for an object.
-        also: other names that are understood, for messages.
-        shorthand: from a name that is no class to the component that it stands for, or None.
+        noun: noun for the components in messages.
+        choices: the classes, or functions that return an instance.
+        ending: suffix of the class names that is omitted from the components' names.
+        given: arguments of constructors that the program supplies; they are not settings.
+        later: the kind of ``Component`` that stands for an object built later; None if the object
+            is built at once.
+        also: further accepted names, for messages.
+        shorthand: returns the settings that a name other than a class stands for, or None.
     """
 
     noun: str
@@ -81,19 +82,19 @@ class Slot:
     shorthand: Callable[[str], Tree | None] = lambda name: None
 
     def name(self, kind: Callable[..., Any]) -> str:
-        """Of a class."""
+        """The component's name of a class."""
         return kind.__name__.removesuffix(self.ending)
 
     @property
     def names(self) -> list[str]:
-        """Of all choices."""
+        """The names of all choices."""
         return [self.name(kind) for kind in self.choices]
 
     def kind(self, name: str, place: str) -> Callable[..., Any]:
-        """The class of a name.
+        """The class with a name.
 
         Raises:
-            UnknownComponentError: if there is none; with the names that are alike.
+            UnknownComponentError: if there is none; its message has the nearest name.
         """
         for kind in self.choices:
             if name == self.name(kind):
@@ -114,10 +115,10 @@ def placed(place: str, settings: Iterable[str]) -> Iterator[None]:
 
 
 class UnknownComponentError(ConfigurationError):
-    """A component is named that there is not.
+    """A component of this name does not exist.
 
     Attributes:
-        name: that was given.
+        name: the name that was given.
     """
 
     def __init__(self, place: str, name: str, slot: Slot) -> None:
@@ -129,7 +130,7 @@ class UnknownComponentError(ConfigurationError):
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """``, did you mean ...?`` for a name that is not one of those there are."""
+    """`` (did you mean ...?)`` with the most similar of the names; empty if none is similar."""
     by_small = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), list(by_small), n=1, cutoff=0.6)
     return f" (did you mean {by_small[close[0]]}?)" if close else ""
@@ -139,8 +140,10 @@ Slots = Mapping[Any, Slot]
 
 
 def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name, annotation and default of the arguments of a constructor; None is left out of unions
-    with components."""
+    """Name, annotation and default of each argument of a constructor.
+
+    The annotation of an optional component is that of the component, without None.
+    """
     function = kind.__init__ if inspect.isclass(kind) else kind
     hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else function)
     for name, parameter in inspect.signature(kind).parameters.items():
@@ -154,7 +157,7 @@ def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 def plain(slots: Slots, value: Any, annotation: Any = None) -> Any:
-    """Settings as plain data, from which ``Plan`` builds them again."""
+    """Settings as plain data; the inverse of building them with ``Plan``."""
     slot = slots.get(annotation)
     if isinstance(value, Component):
         kind, settings = value.kind, value.settings
@@ -175,9 +178,9 @@ def plain(slots: Slots, value: Any, annotation: Any = None) -> Any:
 
 
 def merged(base: Tree, over: Tree, place: str = "") -> tuple[Tree, list[str]]:
-    """Settings with others laid over them, and what is left out for it, in sentences.
+    """``base`` with the settings of ``over``, and one note for each component that was replaced.
 
-    Where another component is named, the settings of the one before are left out.
+    If ``over`` names another component, the settings of the component in ``base`` are dropped.
     """
     result, notes = dict(base), []
     for name, value in over.items():
@@ -194,7 +197,7 @@ def merged(base: Tree, over: Tree, place: str = "") -> tuple[Tree, list[str]]:
             dropped = [n for n in before if n != NAME]
             if dropped:
                 notes.append(
-                    f"{own} is {now}: settings of {was} are left out ({', '.join(dropped)})"
+                    f"{own} is {now}: settings of {was} are dropped ({', '.join(dropped)})"
                 )
             before = {}
         result[name], more = merged(dict(before), dict(value), own)

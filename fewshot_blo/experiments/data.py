@@ -1,4 +1,4 @@
-"""From the settings of a run to its tasks."""
+"""Builds the device, dtype and samplers of a run from its settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fewshot_blo.tasks import ClassDataset, EpisodicSampler
 
 
 def build_device(config: Config) -> torch.device:
-    """The device.
+    """The device of the run; "auto" is a GPU if there is one.
 
     Raises:
-        ConfigurationError: if it is not there.
+        ConfigurationError: if the device cannot be used.
     """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +28,7 @@ def build_device(config: Config) -> torch.device:
 
 
 def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> EpisodicSampler:
-    """The training tasks, or the validation tasks, of a split."""
+    """The sampler of training tasks, or of validation and test tasks, from a split."""
     episodes, device = config.episodes, build_device(config)
     return EpisodicSampler(
         dataset.to(device),
@@ -44,5 +44,5 @@ def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> E
 
 
 def build_dtype(config: Config) -> torch.dtype:
-    """Of images and parameters."""
+    """The floating-point type of images and parameters."""
     return torch.float64 if config.dtype == "float64" else torch.float32

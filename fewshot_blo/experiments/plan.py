@@ -1,4 +1,4 @@
-"""Which settings a tree of names and values chooses, and the objects that they describe."""
+"""``Plan``: resolves a tree of names and values to settings, checks them and builds the objects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fewshot_blo.experiments.values import converted, in_words
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a class that is no component.
+    """A setting with a plain value, in contrast to a component or a group of settings.
 
     Attributes:
-        annotation: its type.
-        default: where nothing is said.
+        annotation: type of the value.
+        default: default of the value.
     """
 
     annotation: Any
@@ -36,15 +36,15 @@ class Setting:
 
 
 class Plan:
-    """A class whose settings are chosen, with those of the components in it.
+    """A class with the chosen values of its settings, and plans of the components in it.
 
     Args:
-        slots: the places for components, by the annotation of an argument.
-        kind: the class; None for a component that may be absent, and is.
-        place: its dotted name; empty for the whole.
-        tree: what is chosen; changed.
-        default: an object of the class, or a ``Component``, whose settings are defaults.
-        slot: that it is in.
+        slots: the slots for components, by the annotation of the argument that takes one.
+        kind: the class; None for an optional component that is not chosen.
+        place: dotted name of the settings; empty for the root.
+        tree: chosen values by name.
+        default: an object of the class, or a ``Component``, whose settings are the defaults.
+        slot: the slot of the component; None for a class that is not one.
 
     Raises:
         ConfigurationError: if a component is unknown.
@@ -90,7 +90,7 @@ class Plan:
         return f"{self.place}.{name}" if self.place else name
 
     def plans(self) -> Iterator[Plan]:
-        """This and all that are in it."""
+        """This plan and all plans in it, depth first."""
         yield self
         for part in self.parts.values():
             yield from part.plans()
@@ -101,7 +101,7 @@ class Plan:
         return own + [name for part in self.parts.values() for name in part.names()]
 
     def check_names(self) -> None:
-        """Raises ConfigurationError where something is chosen that is no setting."""
+        """Raises ConfigurationError if a chosen name is not a setting."""
         every = self.names()
         for plan in self.plans():
             for name in plan.chosen:
@@ -113,7 +113,7 @@ class Plan:
                     )
 
     def with_names(self, tree: Tree) -> Tree:
-        """The tree it was made from, with the names of components that have settings alone."""
+        """A copy of the tree with the names of components of which it has settings only."""
         named = dict(tree)
         for name, part in self.parts.items():
             own = named.get(name)
@@ -123,10 +123,11 @@ class Plan:
         return named
 
     def build(self) -> Any:
-        """The object, or the ``Component``, with all settings checked.
+        """Checks all settings and builds the object, or the ``Component`` that is built later.
 
         Raises:
-            ConfigurationError: if a setting is unknown, or its value does not fit.
+            ConfigurationError: if a setting is unknown, required but missing, or has an invalid
+                value.
         """
         self.check_names()
         return self._built()
@@ -149,7 +150,7 @@ class Plan:
         missing = [name for name in self.settings if name not in settings]
         if missing:
             raise ConfigurationError(
-                f"{self.at(missing[0])} is not given: {self.kind.__name__} needs it"
+                f"{self.at(missing[0])} is missing: {self.kind.__name__} requires it"
             )
         if self.slot and self.slot.later:
             return self.slot.later(self.kind, settings)
@@ -165,7 +166,8 @@ def _part(
         if not isinstance(own, Mapping):
             example = next(parameters(annotation))[0]
             raise ConfigurationError(
-                f"{place} is {in_words(own)}: it has settings of its own, as {place}.{example}"
+                f"{place} is {in_words(own)}: it must be a group of settings, such as "
+                f"{place}.{example}"
             )
         default = annotation() if default is inspect.Parameter.empty else default
         return Plan(slots, annotation, place, dict(own), default)
@@ -186,5 +188,5 @@ def _part(
 
 
 def vars_of(instance: Any) -> Mapping[str, Any]:
-    """The settings of an object by name."""
+    """The attributes of an object by name; empty for None."""
     return {} if instance is None else getattr(instance, "__dict__", {})

@@ -1,4 +1,4 @@
-"""From the settings of a run to its problem."""
+"""Builds the few-shot problem of a run from its settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from fewshot_blo.problems import FewShotProblem
 
 
 def build_problem(config: Config, image: torch.Size, *, trained: bool = True) -> FewShotProblem:
-    """The few-shot problem for images ``[C, H, W]``, with weights drawn from the seed.
+    """Builds the few-shot problem, with initial weights drawn from the seed.
 
     Args:
         config: the settings.
-        image: of one image.
-        trained: load the weights of pretrained networks; not where a checkpoint brings them.
+        image: shape of one image, ``[C, H, W]``.
+        trained: whether to load the weights of pretrained networks; False if a checkpoint has them.
+
+    Raises:
+        ConfigurationError: if the network fails on such images, or does not return features
+            ``[B, D]``.
     """
     device, dtype = build_device(config), build_dtype(config)
     with torch.random.fork_rng(devices=[]):
@@ -42,14 +46,14 @@ def build_problem(config: Config, image: torch.Size, *, trained: bool = True) ->
 def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) -> int:
     """D of the encoder's features ``[B, D]`` of images ``[B, C, H, W]``."""
     was_training = encoder.training
-    encoder.eval()  # The running statistics of a pretrained network stay as they are.
+    encoder.eval()  # The running statistics of a pretrained network must not change.
     try:
         features: torch.Tensor = encoder(torch.zeros(2, *image, dtype=dtype))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
-            f"the network fails on images of shape {list(image)} ({reason}): set another size of "
-            "the data's images, or use a network for such images"
+            f"the network fails on images of shape {list(image)} ({reason}): choose another image "
+            "size in the settings of the data set, or a network for such images"
         ) from error
     finally:
         encoder.train(was_training)

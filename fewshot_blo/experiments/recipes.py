@@ -1,4 +1,4 @@
-"""Recipes: files of settings."""
+"""Reads recipes, which are YAML files of settings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fewshot_blo.records.older import settings_of_run
 
 
 def read_settings(path: Path) -> Tree:
-    """The settings in a YAML file, in today's form.
+    """The settings in a YAML file, converted to the present form.
 
     Raises:
-        ConfigurationError: if it cannot be read, or is no file of a run's settings.
+        ConfigurationError: if the file cannot be read, or does not hold the settings of a run.
     """
     if is_study(path):
         raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
@@ -36,7 +36,7 @@ def read_settings(path: Path) -> Tree:
 
 
 def at_home(value: Any) -> Any:
-    """Settings with ``~`` at the beginning of paths as the home folder."""
+    """Settings with a leading ``~`` of paths replaced by the home folder."""
     if isinstance(value, dict):
         return {name: at_home(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -47,10 +47,16 @@ def at_home(value: Any) -> Any:
 
 
 def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Config:
-    """The settings of a recipe, with the folder of its data and at most so many outer steps.
+    """The settings of a recipe.
+
+    Args:
+        path: file of the recipe.
+        root: folder of the data set; empty for that of the recipe.
+        max_steps: upper bound of the outer steps; None for no bound.
 
     Raises:
-        ConfigurationError: if it is not a file of settings, or the steps are not positive.
+        ConfigurationError: if the file does not hold the settings of a run, or max_steps is not
+            positive.
     """
     if max_steps is not None and max_steps < 1:
         raise ConfigurationError(f"max_steps is {max_steps}: it must be at least 1")
@@ -65,8 +71,8 @@ def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Con
 
 
 def is_study(path: Path) -> bool:
-    """Whether a recipe is of a study: it names one in a line of its own."""
-    with suppress(OSError):  # from is_file, too, where the name is too long for one
+    """Whether a recipe is that of a study, which has the key ``study`` at its top level."""
+    with suppress(OSError):  # is_file raises it too, for names that are too long.
         file = path.expanduser()
         return file.is_file() and b"\nstudy:" in b"\n" + file.read_bytes()
     return False

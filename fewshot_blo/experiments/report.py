@@ -1,4 +1,4 @@
-"""Evaluating checkpoints: the table a person reads and the file a program reads."""
+"""Evaluates checkpoints on the same tasks, prints the figures and writes them to a JSON file."""
 
 from __future__ import annotations
 
@@ -39,21 +39,20 @@ def evaluate_checkpoints(
     """Evaluates each checkpoint on the same tasks in every norm mode, and prints the figures.
 
     Args:
-        paths: of the checkpoints.
-        request: what to measure.
-        splits: the data set of the checkpoints, where it is loaded already.
-        allowed: networks "module:function" that may run beside the request's: those of the
-            settings that these checkpoints were just trained with.
-        progress: print the figures, and show a progress bar, or lines where there is no terminal;
+        paths: files of the checkpoints.
+        request: settings of the evaluation.
+        splits: the data set of the checkpoints if it is loaded already; None loads it.
+        allowed: networks of your own ("module:function") that may run in addition to the request's.
+        progress: print the figures and show a progress bar, or lines if there is no terminal;
             False is silent.
 
     Returns:
-        The evaluations of each checkpoint, by path.
+        The evaluations of each checkpoint by path, one for each norm mode.
 
     Raises:
         CheckpointError: if a checkpoint cannot be read.
-        ConfigurationError: if the checkpoints are of different data sets or tasks, or the classes
-            to test on are those of the training.
+        ConfigurationError: if data sets or tasks of the checkpoints differ, all test classes are
+            training classes, or a network of your own is not allowed.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
     runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
@@ -78,7 +77,7 @@ def evaluate_checkpoints(
 def _saved(
     path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
 ) -> Config:
-    """The run's settings, whose network may be built."""
+    """The settings of a run, after checking that its network may be built."""
     saved = checkpoint.config
     if "problem" not in saved:
         raise CheckpointError(
@@ -89,14 +88,14 @@ def _saved(
         config = config_from(saved)
     except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} has settings that this version does not know ({' '.join(str(error).split())}):"
-            " evaluate it with the version that trained it"
+            f"{path} has settings that are unknown to this version "
+            f"({' '.join(str(error).split())}): evaluate it with the version that trained it"
         ) from error
     function = config.encoder.settings.get("function", "")
     if config.encoder.kind is own and function not in (*allowed, request.network):
         raise ConfigurationError(
-            f"{path} asks to run '{function}' for its network: if you trust it, name it as the "
-            f"network that is allowed (network {function})"
+            f"building the network of {path} would call '{function}': if you trust this function, "
+            f"allow it (network {function})"
         )
     return config
 
@@ -136,10 +135,10 @@ def _print_tables(results: dict[str, list[Evaluation]]) -> None:
             print(f"  {evaluation}")
             if path != first and evaluation.norm == reference.norm:
                 mean, half = paired_difference(reference, evaluation)
-                print(f"    {100 * mean:+.2f} ± {100 * half:.2f} against {first}, same tasks")
+                print(f"    {100 * mean:+.2f} ± {100 * half:.2f} minus {first}, same tasks")
         norm = evaluations[0].norm
         print(f"  hardest classes ({norm}): {_hardest_classes(evaluations[0])}")
-        print(f"  taken for another ({norm}): {_confused_classes(evaluations[0])}")
+        print(f"  most frequent confusions ({norm}): {_confused_classes(evaluations[0])}")
         errors = (f"{100 * e.calibration_error:.1f} % ({e.norm})" for e in evaluations)
         print(f"  calibration error: {', '.join(errors)}")
 
@@ -153,19 +152,19 @@ def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
 
 
 def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
-    """The pairs of classes that are confused most often, with the share of the first's queries."""
+    """The most frequent confusions: class, prediction, and their share of the class's queries."""
     shares = evaluation.confusion / evaluation.confusion.sum(1, keepdim=True)
     shares.fill_diagonal_(0)
     order = shares.flatten().argsort(descending=True)[:count].tolist()
     names, classes = evaluation.class_names, len(shares)
     pairs = ((place // classes, place % classes) for place in order)
     return ", ".join(
-        f"{names[a]} for {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
+        f"{names[a]} as {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
     )
 
 
 def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, object]:
-    """The figures as plain data, with what they come from."""
+    """The figures as plain data, with commit, versions and machine."""
     figures = {
         path: [
             {

@@ -1,4 +1,4 @@
-"""What an evaluation is to measure, and what that makes of the settings of runs."""
+"""``EvaluationRequest``, the settings of an evaluation, and their effect on those of a run."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from fewshot_blo.tasks.catalogue import DataSet
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to measure.
+    """Tasks and settings of an evaluation.
 
     Attributes:
         tasks: number of tasks.
-        way: N, classes a task; 0 for that of the run's validation.
-        shot: K, support images a class; 0 for that of the run's validation.
-        query: Q, query images a class; 0 for that of the run's validation.
-        split: classes to draw from; all joins the three, for another data set than the run's.
+        way: N, classes per task; 0 for that of the run's validation.
+        shot: K, support images per class; 0 for that of the run's validation.
+        query: Q, query images per class; 0 for that of the run's validation.
+        split: split whose classes tasks are drawn from; all joins the three splits, and is allowed
+            only for another data set than that of the run.
         seed: seed of the tasks.
-        steps: number of inner steps; -1 for those of the run's validation.
-        norm: norm mode of the query set; all measures those that differ.
-        views: views of an image, over which features are averaged: mirrored (two),
-            shifts (nine), mirrored_shifts, crops (ten), and scales (three) of pretrained networks.
-        chunk: tasks adapted at a time; 0 measures how many fit into memory.
-        root: folder of the data set, where it is not the one of the run.
-        data: name of another data set than that of the run, to test what carries over to it; in
-            grey or in colour, as the run's images were, and without its training classes.
-        size: height and width of the images in pixels; 0 for those of the run's.
-        network: module:function of the run's own network, to allow that it is run. A checkpoint may
-            come from anyone, and building its network runs that function.
-        device: cpu, cuda or cuda:1; empty for the run's.
-        precision: precision of the network's products; empty for the run's.
-        output: JSON file for all figures, per-class accuracy included.
+        steps: number of inner steps; -1 for that of the run's validation.
+        norm: norm mode of the query set; all evaluates every mode that gives different results.
+        views: views of an image, over which features are averaged: one, mirrored (two), shifts
+            (nine), mirrored_shifts (18), crops (ten), or scales (three, pretrained networks only).
+        chunk: tasks adapted at a time; 0 for as many as fit into memory, which is measured.
+        root: folder of the data set; empty for that of the run.
+        data: name of another data set, to measure transfer to it. Its images are converted to the
+            size and to the grey or colour of the run's images; training classes of the run are
+            left out. Empty for the data set of the run.
+        size: height and width of the images in pixels; 0 for those of the run's images.
+        network: module:function of the run's own network, which allows that function to run.
+            Building the network of a checkpoint calls it, so allow only code that you trust.
+        device: cpu, cuda or cuda:1; empty for that of the run.
+        precision: precision of the network's matrix products; empty for that of the run.
+        output: JSON file for all figures, including the accuracy of each class.
     """
 
     tasks: int = 600
@@ -64,38 +66,38 @@ class EvaluationRequest:
 
 
 def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
-    """The other data set that the request names; None where it is that of the run.
+    """The other data set that the request names; None if it is that of the run.
 
     Raises:
-        ConfigurationError: if there is none of that name.
+        ConfigurationError: if there is no data set of this name.
     """
     if not request.data:
         return None
     other: DataSet = SLOTS[DataSet].kind(request.data, "data")()
     other = other.changed(root=request.root, size=request.size or trained.image_shape[1])
-    # Of the same kind in the run's folder, where none is named.
+    # Without a folder in the request, a data set of the same kind is in the run's folder.
     same = other if request.root else other.changed(root=vars(trained).get("root", ""))
     return None if same.images == trained.images else other
 
 
 def requested(config: Config, request: EvaluationRequest) -> Config:
-    """A run's settings with what the request changes.
+    """The settings of a run with the changes that the request makes.
 
     Raises:
-        ConfigurationError: if several views are asked of a problem that has no features to
-            average, or the classes of all splits of the data that the run was trained on.
+        ConfigurationError: if the request has several views and the problem has no shared encoder,
+            or if it has all splits of the data set that the run was trained on.
     """
     if request.split == "all" and other_data(config.data, request) is None:
         raise ConfigurationError(
-            "split is all, and a run was trained on classes of these data: use test, or the "
-            "classes of another data set (data)"
+            "split is all, and a run was trained on classes of this data set: use split test, or "
+            "name another data set (data)"
         )
     episodes, adaptation, problem = config.episodes, config.adaptation, config.problem
-    # Known before anything is trained: a problem on an encoder has features.
+    # Checked before training: only a problem on a shared encoder has features to average.
     if request.views != "one" and "encoder" not in inspect.signature(problem.kind).parameters:
         raise ConfigurationError(
-            f"views is {request.views}, and the problem is {problem.kind.__name__}: features are "
-            "averaged over views where a shared encoder has some; use one"
+            f"views is {request.views}, and the problem is {problem.kind.__name__}: averaging "
+            "features over views needs a problem with a shared encoder; use views one"
         )
     if request.precision:
         problem = problem.changed(precision=request.precision)
@@ -116,25 +118,25 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
 
 
 def _data(trained: DataSet, request: EvaluationRequest) -> DataSet:
-    """The data to test on: the run's, perhaps elsewhere, or another set."""
+    """The data set to test on: that of the run, possibly in another folder, or another one."""
     other = other_data(trained, request)
     if other is not None:
         return other
     root = {"root": request.root} if request.root else {}
     size = {"size": request.size} if request.size else {}
-    # Validation and test classes are the same with and without mirror images in training.
+    # Mirror images change only the training classes.
     mirrors = {} if request.split == "train" else {"mirrors": False}
     return trained.changed(**root, **size, **mirrors)
 
 
 def check_comparable(configs: Mapping[Path, Config]) -> None:
-    """Raises where runs cannot be evaluated on the same tasks.
+    """Checks that all runs can be evaluated on the same tasks.
 
     Args:
-        configs: their settings, with what the request changes.
+        configs: settings of the runs by checkpoint or recipe, with the changes of the request.
 
     Raises:
-        ConfigurationError: if they are of different data sets or tasks.
+        ConfigurationError: if data sets, ways, shots or numbers of queries differ.
     """
     reference, first = next(iter(configs.items()))
     for path, config in configs.items():
@@ -146,13 +148,13 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
                 if own.get(name) != others.get(name)
             )
             raise ConfigurationError(
-                f"of {path} and {reference} {differing}: only runs of one data set are compared "
-                "on the same tasks (root names another folder for all)"
+                f"{path} and {reference} differ in their data sets ({differing}): runs can be "
+                "compared on one data set only (root sets its folder for all runs)"
             )
         if _sizes(config) != _sizes(first):
             raise ConfigurationError(
-                f"{path} is of tasks of way, shot, query {_sizes(config)} and {reference} of "
-                f"{_sizes(first)}: set way, shot and query to compare them on the same tasks"
+                f"way, shot and query are {_sizes(config)} for {path} and {_sizes(first)} for "
+                f"{reference}: set way, shot and query to compare them on the same tasks"
             )
 
 

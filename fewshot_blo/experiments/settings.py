@@ -1,4 +1,4 @@
-"""The settings of a run: one frozen tree of components that is what recipes and options build."""
+"""``Config``, the settings of a run, which recipes and the command line build."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from fewshot_blo.training.settings import TrainSettings
 
 
 class Encoder(Component[nn.Module]):
-    """An encoder, built for the channels of the images."""
+    """An encoder with its settings; it is built once the channels of the images are known."""
 
     place = "encoder"
 
 
 class Problem(Component[FewShotProblem]):
-    """A few-shot problem, built on an encoder."""
+    """A few-shot problem with its settings; it is built once its encoder is."""
 
     place = "problem"
 
@@ -58,22 +58,23 @@ SLOTS: Mapping[Any, Slot] = {
     UpdateRule: Slot("update rule", RULES),
     LinearSolver: Slot("linear solver", SOLVERS),
 }
-"""What there is to choose from, by the annotation of an argument."""
+"""The components to choose from, by the annotation of the argument that takes one."""
 
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """Which tasks.
+    """Shapes, number and seed of the tasks.
 
     Attributes:
-        way: N, classes a task; or an inclusive range [low, high].
-        shot: K, support images a class; or a range.
-        query: Q, query images a class in training; or a range.
-        validation_way: N, classes a task in validation and evaluation; 0 for that of training.
-        validation_shot: K, support images a class there; 0 for that of training.
-        validation_query: Q, query images a class there.
-        tasks: T, tasks a batch.
-        seed: seed of the training tasks; validation tasks take the next seed.
+        way: N, classes per task; or an inclusive range [low, high].
+        shot: K, support images per class; or a range.
+        query: Q, query images per class in training; or a range.
+        validation_way: N, classes per task in validation and evaluation; 0 for that of training.
+        validation_shot: K, support images per class in validation and evaluation; 0 for that of
+            training.
+        validation_query: Q, query images per class in validation and evaluation.
+        tasks: T, tasks per batch.
+        seed: seed of the training tasks; validation tasks use the next seed.
     """
 
     way: int | tuple[int, int] = 5
@@ -92,17 +93,17 @@ class Config:
 
     Attributes:
         data: data set.
-        episodes: tasks drawn from it.
-        augment: random changes of the training images.
+        episodes: tasks drawn from the data set.
+        augment: data augmentation of the training images.
         encoder: network from images to features; also torchvision:NAME, timm:NAME, hf:NAME, or
             module:function of your own.
-        problem: what is learned.
+        problem: few-shot problem: which parameters are outer variables and which adapt to a task.
         strategy: how the hypergradient is computed.
         adaptation: inner steps in validation and evaluation.
-        train: the outer loop.
+        train: settings of the outer loop.
         start_from: checkpoint whose encoder training starts from; for compare also the name of a
             recipe in the same folder; empty for random weights.
-        device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
+        device: cpu, cuda or cuda:1; auto uses a GPU if there is one.
         dtype: floating-point type of images and parameters.
         seed: seed of the network's initial weights.
     """
@@ -121,17 +122,17 @@ class Config:
     seed: int = 0
 
     def plain(self) -> Tree:
-        """As plain data, from which ``config_from`` builds it again."""
-        # Built once, so that every default is written down too.
+        """The settings as plain data, including defaults; the inverse of ``config_from``."""
+        # Built once, so that every default is included.
         found: Tree = plain(SLOTS, config_from(plain(SLOTS, self)))
         return found
 
 
 def config_from(settings: Mapping[str, Any]) -> Config:
-    """The settings that plain data describe, those of earlier versions too.
+    """Builds the settings from plain data, in the present form or that of earlier versions.
 
     Raises:
-        ConfigurationError: if a setting is unknown, or its value does not fit.
+        ConfigurationError: if a setting is unknown, or its value is invalid.
     """
     config: Config = Plan(SLOTS, Config, "", settings_of_run(settings)).build()
     return config

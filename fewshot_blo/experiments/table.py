@@ -1,4 +1,4 @@
-"""The table and the picture of a comparison."""
+"""The table and the figure of a comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fewshot_blo.records.tables import deviation, markdown, write_table
 MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
 
 Record = dict[str, Any]
-"""The figures of a method by name."""
+"""Figures of a method by name."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Row:
     """A method in the table.
 
     Attributes:
-        name: of its recipe or of the folder of its runs.
-        checkpoints: one for each training seed.
-        evaluations: of each checkpoint, in every norm mode that differs.
+        name: name of its recipe or of the folder of its runs.
+        checkpoints: one checkpoint for each training seed.
+        evaluations: evaluations of each checkpoint, one for each norm mode.
     """
 
     name: str
@@ -39,22 +39,28 @@ class Row:
     evaluations: Sequence[Sequence[Evaluation]]
 
     def tasks(self, norm: NormMode) -> Tensor | None:
-        """Accuracy of each task, the mean over seeds, ``[tasks]``; None where there is no mode."""
+        """Accuracy of each task, averaged over training seeds, ``[tasks]``.
+
+        None if this norm mode was not evaluated.
+        """
         found = [e.accuracy for run in self.evaluations for e in run if e.norm == norm]
         return torch.stack(found).mean(0) if found else None
 
     def seed_means(self, norm: NormMode) -> list[float]:
-        """Mean accuracy of each seed."""
+        """Mean accuracy of each training seed."""
         return [e.mean for run in self.evaluations for e in run if e.norm == norm]
 
     def cost(self) -> dict[str, float]:
-        """Means over seeds of steps, seconds, tasks a second and peak GiB, as logged."""
+        """Logged outer steps, seconds, tasks per second and peak GiB, averaged over seeds.
+
+        Empty if no run has a log.
+        """
         runs = [_logged(path.parent / LOG) for path in self.checkpoints]
         known = [run for run in runs if run]
         return {name: mean(run[name] for run in known) for name in known[0]} if known else {}
 
     def record(self, first: Row) -> Record:
-        """Its figures, accuracies in per cent, with the paired difference to the first method."""
+        """All figures of the method, accuracies in %, with paired differences to the first."""
         record: Record = {"method": self.name, "seeds": len(self.checkpoints)}
         for norm in MODES:
             accuracy, reference = self.tasks(norm), first.tasks(norm)
@@ -87,10 +93,10 @@ def _logged(path: Path) -> dict[str, float]:
 
 
 def write_comparison(rows: Sequence[Row], folder: Path) -> str:
-    """Writes ``table.md``, ``table.csv`` and, where times are known, ``accuracy.png``.
+    """Writes ``table.md``, ``table.csv`` and, if training times are logged, ``accuracy.png``.
 
     Returns:
-        The text of the first.
+        The text of ``table.md``.
     """
     records = [row.record(rows[0]) for row in rows]
     text = comparison(records, rows[0].evaluations[0][0])
@@ -101,7 +107,7 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> str:
 
 
 def comparison(records: Sequence[Record], example: Evaluation) -> str:
-    """The table for a person, with its protocol."""
+    """The table in Markdown, with its protocol."""
     columns = ["method", *MODES, f"minus {records[0]['method']}, paired"]
     columns += ["outer steps", "minutes", "tasks/s", "peak GiB"]
     lines = []
@@ -120,9 +126,9 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
         )
     tasks = f"{len(example.accuracy)} tasks ({example.episodes}{example.several_views})"
     protocol = (
-        f"Accuracy in %: mean over {tasks} with its 95 % interval, [standard deviation over "
-        "training seeds; of a difference where both have as many]. The paired difference is in "
-        "the first norm mode that both have."
+        f"Accuracy in %: mean over {tasks} ± 95 % confidence interval [standard deviation over "
+        "training seeds; for a difference only if both methods have the same number of seeds]. The "
+        "paired difference is in the first norm mode that both have."
     )
     return f"{markdown(columns, lines)}\n{protocol}\n"
 
@@ -151,7 +157,7 @@ def _number(record: Record, name: str, factor: float, digits: int) -> str:
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
-    """Accuracy with its interval against training time, as a PNG."""
+    """Draws accuracy with its 95 % interval over training time, as a PNG."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
     norm = next(norm for norm in MODES if norm in records[0])
@@ -162,7 +168,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
             continue
         axes.errorbar(minutes, record[norm], record[f"{norm} interval"], marker="o", capsize=3)
         points.append((record["method"], minutes, record[norm]))
-    # A name at the right end would leave the picture: it stands on the other side of its point.
+    # A name at the right end would leave the figure: it is drawn on the left of its point.
     _, right = axes.get_xlim()
     for name, minutes, accuracy in points:
         left = minutes > 0.7 * right

@@ -1,4 +1,4 @@
-"""A run from its settings alone."""
+"""Trains a run from its settings."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def train_from_config(
     tested: bool,
     progress: bool = True,
 ) -> TrainResult:
-    """Trains what the settings describe, in ``folder``.
+    """Builds the problem and the samplers from the settings, and trains in ``folder``.
 
     Args:
         config: the settings.
-        splits: of their data.
-        folder: of the run.
+        splits: the data set of the settings.
+        folder: folder of the run.
         resume: continue from ``last.pt``.
-        tested: the test classes must be able to give tasks, for they will be drawn afterwards:
-            training takes hours, so that is an error before it.
+        tested: whether test tasks will be drawn afterwards; if so, an error is raised before
+            training if the test classes are too few or too small.
         progress: as in ``train``.
 
     Raises:
-        CheckpointError: as ``train``, or if ``start_from`` does not fit.
+        CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit.
         ConfigurationError: if settings contradict each other.
-        DataError: if the classes cannot give such tasks.
+        DataError: if a split has too few classes, or classes with too few images, for the tasks.
     """
     config = with_classes(config, splits)
     problem = build_start(config, splits.train.images.shape[1:], resume=resume)
@@ -67,18 +67,18 @@ def train_from_config(
 
 
 def _today(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run that goes on, in today's form."""
+    """The saved settings of a run that is resumed, in the present form."""
     try:
         return config_from(saved).plain()
     except ConfigurationError as error:
         raise CheckpointError(
-            f"the run was begun with settings that this version does not know ({error}): resume "
-            "it with the version that began it, or choose another folder"
+            f"the run was started with settings that are unknown to this version ({error}): resume "
+            "it with the version that started it, or choose another folder"
         ) from error
 
 
 def with_classes(config: Config, splits: Splits) -> Config:
-    """The settings with the number of training classes, for a problem that tells them apart."""
+    """The settings with ``classes`` set to the number of training classes if it is 0."""
     if config.problem.settings.get("classes") != 0:
         return config
     count = len(splits.train.class_names)
@@ -86,22 +86,22 @@ def with_classes(config: Config, splits: Splits) -> Config:
 
 
 def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> FewShotProblem:
-    """The problem as training starts with it, after ``start_from``.
+    """Builds the problem with the weights that training starts from, those of ``start_from``.
 
     Args:
-        config: the settings, with all classes counted.
+        config: the settings, after ``with_classes``.
         image: shape of one image, ``[C, H, W]``.
-        resume: a checkpoint will bring the weights, so none are looked for.
+        resume: whether a checkpoint will supply the weights, so that none are loaded here.
 
     Raises:
-        CheckpointError: if ``start_from`` does not fit.
-        ConfigurationError: if it is a recipe, was trained on classes that are held out here, or
-            as ``build_problem``.
+        CheckpointError: if the checkpoint ``start_from`` does not fit.
+        ConfigurationError: if ``start_from`` is a recipe, or was trained on classes that are
+            validation or test classes here; or as ``build_problem``.
     """
     start = config.start_from
-    if start.endswith(".yaml"):
+    if start.endswith((".yaml", ".yml")):
         raise ConfigurationError(
-            f"start_from is the recipe {start}: comparing trains it first; here give a checkpoint"
+            f"start_from is the recipe {start}: compare trains it first; here name a checkpoint"
         )
     problem = build_problem(config, image, trained=not resume)
     if start and not resume:
@@ -112,8 +112,8 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
 
 
 def _check_unseen(data: DataSet, before: object, start: str) -> None:
-    """Raises where a start was trained on classes that validation or test will draw."""
-    if not isinstance(before, Mapping):  # A caller of train may save anything, or nothing.
+    """Raises if the start was trained on classes that are validation or test classes here."""
+    if not isinstance(before, Mapping):  # The config saved by train may be None or anything.
         return
     try:
         other = config_from({"data": before}).data
@@ -122,6 +122,6 @@ def _check_unseen(data: DataSet, before: object, start: str) -> None:
     if data.holds_out_classes_of(other):
         raise ConfigurationError(
             f"start_from is {start}, which was trained on classes that are validation or "
-            "test classes here, so that accuracies would flatter: start from a run with the same "
-            "division of classes"
+            "test classes here, so that accuracies would be too high: start from a run with the "
+            "same split of the classes"
         )

@@ -1,4 +1,4 @@
-"""The images that runs are tested on: of classes they have not seen, in the colours they know."""
+"""Prepares test images: leaves out training classes, converts to grey or colour as in training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ def unseen(
     splits: Splits,
     say: Callable[[str], None],
 ) -> ClassDataset:
-    """The classes of a split, without those of another data set that a run was trained on.
+    """The classes of a split, without those that a run was trained on in another data set.
 
-    CIFAR-FS and FC100 divide the same classes, miniImageNet and tieredImageNet some. In the
-    published pickles of the last, classes have no ids by which to tell: a line says so.
+    CIFAR-FS and FC100 share all their classes, miniImageNet and tieredImageNet some. The published
+    pickles of tieredImageNet have no class ids, so that shared classes cannot be found; a message
+    says so.
 
     Args:
         runs: settings of the runs, by checkpoint.
-        request: what to measure.
+        request: settings of the evaluation.
         splits: the data set.
-        say: is told what is left out, and what cannot be known.
+        say: called with a message about classes that are left out or cannot be identified.
 
     Raises:
-        ConfigurationError: if none is left.
+        ConfigurationError: if no class is left.
     """
     dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     if not request.data:
@@ -43,22 +44,22 @@ def unseen(
         n for other in tested.values() for part in SPLITS for n in other.published_classes(part)
     }
     if seen & listed and listed.isdisjoint(names):
-        say("classes named by words: which of them are training classes is not known")
+        say("classes have no ids: which of them are training classes is not known")
     kept = [place for place, name in enumerate(names) if name not in seen]
     if len(kept) == len(names):
         return dataset
     left_out = f"{len(names) - len(kept)} of the {len(names)} classes"
     if not kept:
         raise ConfigurationError(f"{left_out} are training classes: use another split")
-    say(f"{left_out} are left out, for they are training classes")
+    say(f"{left_out} are left out because they are training classes")
     return dataset.select(kept)
 
 
 def as_trained(
     path: Path, run: Config, dataset: ClassDataset, say: Callable[[str], None]
 ) -> ClassDataset:
-    """The images in grey or in colour, as those that the run was trained on."""
+    """The images, converted to grey or colour as those that the run was trained on."""
     count = run.data.channels
     if dataset.images.shape[1] != count:
-        say(f"{path} sees these images in {'grey' if count == 1 else 'RGB'}, as it was trained")
+        say(f"{path}: images are converted to {'grey' if count == 1 else 'RGB'}, as in training")
     return dataset.with_channels(count)

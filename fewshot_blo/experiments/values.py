@@ -1,4 +1,4 @@
-"""Values of settings: from what a recipe or the command line holds to what a class takes."""
+"""Converts values of settings from recipes and the command line to the types that classes take."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MANY = {bool: "true or false", int: "whole numbers", float: "numbers", str: "na
 
 
 def converted(place: str, annotation: Any, value: Any) -> Any:
-    """A value as a setting of a type has it.
+    """The value converted to the type of a setting.
 
     Raises:
-        ConfigurationError: if it does not fit, with what is expected.
+        ConfigurationError: if the value is invalid; the message says which values are expected.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=annotation)
@@ -40,7 +40,7 @@ def converted(place: str, annotation: Any, value: Any) -> Any:
 
 
 def expected(annotation: Any) -> str:
-    """What values a type has, as a noun phrase."""
+    """The values of a type, as a noun phrase for messages."""
     choices = _choices(annotation)
     kinds = [_kind(part) for part in _parts(annotation) if _known(part)]
     if choices:
@@ -69,7 +69,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """The members of a union; a type that is none by itself."""
+    """The members of a union, or the type itself if it is not a union."""
     if get_origin(annotation) in (Union, types.UnionType):
         for part in get_args(annotation):
             yield from _parts(part)
@@ -93,7 +93,7 @@ def _kind(part: Any) -> str:
         return _ONE[part]
     inside = [kind for kind in get_args(part) if kind is not Ellipsis]
     if get_origin(part) is dict:
-        return f"{_MANY.get(inside[1], 'values')} by name, as {{encoder: 0.1}}"
+        return f"{_MANY.get(inside[1], 'values')} by name, such as {{encoder: 0.1}}"
     if get_origin(part) is tuple and len(inside) == 2:
-        return f"two {_MANY.get(inside[0], 'values')} in brackets, as [5,10]"
+        return f"two {_MANY.get(inside[0], 'values')} in brackets, such as [5,10]"
     return _MANY.get(inside[0], "values") if inside else "another value"

@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained network on a person's own few images."""
+"""Fine-tunes a pretrained network on a few labelled images, with candidates, report and export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to fine-tune, one of which the images choose."""
+"""The candidates: ways to fine-tune, among which cross-validation selects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
 
 _FEW = 500
-"""Images up to which what takes longer is tried too."""
+"""Largest number of images with which slow candidates are tried too."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Candidate:
     """One way to fine-tune.
 
     Attributes:
-        name: for a person.
+        name: name in the report.
         head: cosine prototypes, a linear head, or ridge regression in closed form.
-        adapts: what adapts beside it.
-        blocks: how many of the last blocks; 0 for all.
-        rank: of low-rank updates.
-        inner: steps of the inner problem.
+        adapts: parameters that adapt together with the head.
+        blocks: number of last blocks that adapt; 0 for all.
+        rank: rank of low-rank updates.
+        inner: inner steps.
         lam: regularisation of ridge regression.
-        power: of the features.
-        views: of an image that the network sees.
+        power: exponent applied to the features.
+        views: views of an image, over which features are averaged.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Candidate:
 
     @property
     def frozen(self) -> tuple[object, ...]:
-        """What decides which layers are frozen: candidates equal in it have the same features."""
+        """Key of the frozen features: candidates with the same key share them."""
         return self.views, self.adapts, self.blocks, self.rank, self.power
 
     @property
     def head_steps(self) -> InnerSteps:
-        """For the head alone: what suits a network's weights does not suit it."""
+        """Inner steps for the head alone, whose step size differs from that of the network."""
         return self.inner if self.adapts == "head" else replace(self.inner, rule=SGD(2.0))
 
     def seeing(self, backbone: Backbone) -> Backbone:
-        """The backbone with its views and power."""
+        """The backbone with the views and the power of this candidate."""
         return backbone.with_views(self.views).with_power(self.power)
 
     def problem(self, backbone: Backbone, image: torch.Size) -> SharedEncoder:
-        """Its inner problem for images ``[C, H, W]``."""
+        """The inner problem for images of shape ``[C, H, W]``."""
         heads: dict[str, Head] = {
             "cosine": CosineHead(),
             "linear": LinearHead(),
@@ -101,16 +101,17 @@ TAILS = (
 def candidates(
     adapts: Adapts | Literal["auto"], views: Views | Literal["auto"], *, images: int
 ) -> tuple[Candidate, ...]:
-    """Those to choose from.
+    """The candidates to select from.
 
     Args:
-        adapts: "auto" for heads and, with at most 500 images, also parts of the network; or what is
-            to adapt.
-        views: of each image; "auto" for one and, with at most 500 images, heads on ten as well.
+        adapts: parameters that adapt; "auto" tries heads and, with at most 500 images, also parts
+            of the network.
+        views: views of each image; "auto" tries one view and, with at most 500 images, also heads
+            on ten crops.
         images: number of images.
 
     Raises:
-        ConfigurationError: if there is none of that kind.
+        ConfigurationError: if ``adapts`` is unknown.
     """
     few = images <= _FEW
     of_kind = _of_kind(adapts, few=few)
@@ -135,7 +136,10 @@ def _of_kind(adapts: Adapts | Literal["auto"], *, few: bool) -> tuple[Candidate,
     if of_kind:
         return of_kind
     if adapts not in ("bias", "norms", "all"):
-        raise ConfigurationError(f"adapts is '{adapts}': nothing of that name adapts")
+        raise ConfigurationError(
+            f"adapts is '{adapts}': it must be auto, head, last_blocks, low_rank, bias, norms or "
+            "all"
+        )
     return tuple(
         Candidate(f"{adapts}, step size {size}", adapts=adapts, inner=InnerSteps(30, Adam(size)))
         for size in (1e-4, 1e-3)

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier: labels with probabilities, one file, new classes."""
+"""``Classifier``: predicts calibrated probabilities and can learn new classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fewshot_blo.tasks import TaskBatch
 
 @dataclass(frozen=True)
 class Source:
-    """Where a backbone comes from, so that a file can build it again.
+    """Arguments of ``load_backbone``, from which a saved classifier builds its backbone again.
 
     Attributes:
         name, layer, pool: as in ``load_backbone``.
@@ -38,7 +38,11 @@ class Source:
     pool: Pool | None = None
 
     def load(self, preprocessing: Preprocessing | None = None, **settings: Any) -> Backbone:
-        """The backbone.
+        """Loads the backbone.
+
+        Args:
+            preprocessing: replaces the backbone's own preprocessing; None keeps it.
+            settings: further arguments of ``load_backbone``.
 
         Raises:
             CheckpointError, ConfigurationError: as ``load_backbone``.
@@ -51,12 +55,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of M images.
+    """Predictions for M images.
 
     Attributes:
-        probabilities: calibrated, ``[M, N]``.
-        likeness: p-value of each image being like those of its likeliest class, ``[M]``.
-        known: whether it is like them, ``[M]``: else it is none of the classes.
+        probabilities: calibrated probabilities of the N classes, ``[M, N]``.
+        likeness: conformal p-value of each image: the share of held-out training images that are
+            at most as similar to their nearest class as this one, ``[M]``.
+        known: whether the p-value is high enough for one of the classes, ``[M]``; False means none
+            of them.
     """
 
     probabilities: Tensor
@@ -67,23 +73,23 @@ class Predictions:
         images, classes = self.probabilities.shape
         return (
             f"Predictions({images} images, {classes} classes, {images - int(self.known.sum())} "
-            f"images like none of them, {kind(self.probabilities)})"
+            f"images of none of them, {kind(self.probabilities)})"
         )
 
 
 class Classifier:
-    """A backbone, what was adapted of it, and a head.
+    """A backbone with its adapted parameters and a head.
 
     Args:
         backbone: the pretrained network.
-        source: where it comes from.
-        candidate: how it was fine-tuned.
-        params: inner parameters of one task, ``[1, ...]``.
+        source: arguments from which the backbone is built again.
+        candidate: the way it was fine-tuned.
+        params: adapted inner parameters of one task, ``[1, ...]`` each.
         class_names: N names.
-        features: of the training images, as the head takes them, ``[M, D]``.
-        labels: of these, ``[M]``.
-        temperature: that logits are divided by.
-        image: ``[C, S, S]`` of the images.
+        features: inputs of the head for the training images, ``[M, D]``.
+        labels: labels of the training images, ``[M]``.
+        temperature: divisor of the logits.
+        image: shape of one image, ``[C, S, S]``.
     """
 
     def __init__(
@@ -116,12 +122,12 @@ class Classifier:
 
     @property
     def size(self) -> int:
-        """Pixels that an image is high and wide."""
+        """S, height and width of the images in pixels."""
         return self.image[-1]
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Predictions:
-        """Probabilities of images, uint8 ``[M, C, S, S]``."""
+        """Predictions for images, uint8 ``[M, C, S, S]``."""
         features = embed(self.problem.network, images)
         logits = self.logits(features)
         p = p_values(self.pretrained(features), self.pretrained(self.features), self.labels)
@@ -129,27 +135,31 @@ class Classifier:
         return Predictions((logits / self.temperature).softmax(1), p, known)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits ``[M, N]`` of features as the head takes them."""
+        """Logits ``[M, N]`` of the head's inputs, ``[M, D]``."""
         own = self._scaled(features[None])
         return self.problem.head.logits(self.params, own, self.problem.outer.head)[0]
 
     def pretrained(self, features: Tensor) -> Tensor:
-        """Features of the whole network before anything of it was adapted."""
+        """Features of the pretrained network before adaptation, from the head's inputs."""
         return self.problem.head.unadapted(features)
 
     @torch.no_grad()
     def add_class(self, name: str, images: Tensor) -> None:
-        """Learns a new class from images, uint8 ``[K, C, S, S]``; all else stays as it is.
+        """Learns a new class from images, uint8 ``[K, C, S, S]``; other parameters do not change.
 
-        Its weights start from the mean of its images and take the head's steps with those of the
-        other classes held fixed. Ridge regression has its solution for all classes side by side, so
-        there the new class's column is solved for and the others keep theirs.
+        The weights of the new class start from the mean of its features and take the head's inner
+        steps, while those of the other classes are fixed. In ridge regression the classes are
+        independent, so that only the column of the new class is solved for.
+
+        Args:
+            name: name of the new class.
+            images: its images.
 
         Raises:
             ConfigurationError: if the name is taken.
         """
         if name in self.class_names:
-            raise ConfigurationError(f"there is a class '{name}' already: choose another name")
+            raise ConfigurationError(f"the class '{name}' exists already: choose another name")
         new = len(self.class_names)
         features = torch.cat([self.features, embed(self.problem.network, images)])
         labels = torch.cat([self.labels, torch.full((len(images),), new)])
@@ -173,7 +183,7 @@ class Classifier:
         self.class_names = (*self.class_names, name)
 
     def _scaled(self, features: Tensor) -> Tensor:
-        """Features as the problem hands them to its head."""
+        """Features, normalised if the head expects it."""
         return normalize(features) if self.problem.head.scaled else features
 
 
@@ -188,12 +198,12 @@ def fit_classifier(
     """Fine-tunes on all images.
 
     Args:
-        candidate: how.
-        backbone: what.
-        source: where it comes from.
-        data: on what.
-        features: of its images, from the network of the candidate's problem.
-        temperature: of the held-out logits.
+        candidate: the way to fine-tune.
+        backbone: the pretrained network.
+        source: arguments from which the backbone is built again.
+        data: the M labelled images.
+        features: outputs of the network of the candidate's problem for the images, ``[M, D]``.
+        temperature: divisor of the logits, fitted on held-out logits.
     """
     problem = candidate.problem(backbone, data.images.shape[1:])
     bilevel = whole_task(problem, features, data.labels, len(data.class_names))
@@ -207,7 +217,14 @@ def fit_classifier(
 
 
 def whole_task(problem: SharedEncoder, features: Tensor, labels: Tensor, ways: int) -> Bilevel:
-    """The inner problem of one task whose support set is all images, on their features."""
+    """The inner problem of one task whose support set is all images, given by their features.
+
+    Args:
+        problem: the problem of a candidate.
+        features: features of the images, ``[M, D]``.
+        labels: labels of the images, ``[M]``.
+        ways: N, the number of classes.
+    """
     x, y = features[None], labels[None]
     batch = TaskBatch(x, y, x[:, :1], y[:, :1], torch.arange(ways)[None])
     return problem.on_features().bind(batch, "support").bilevel

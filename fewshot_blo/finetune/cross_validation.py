@@ -1,4 +1,4 @@
-"""Held-out predictions of every image, all folds as one stack of tasks."""
+"""Cross-validation: held-out predictions for every image, with all folds as one batch of tasks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LEAVE_ONE_OUT, _FOLDS = 20, 10
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a candidate says of images that it has not seen.
+    """Held-out logits of a candidate: those of each image without that image in training.
 
     Attributes:
         candidate: the candidate.
-        logits: ``[M, N]``, NaN for images that were never held out.
-        labels: ``[M]``.
+        logits: held-out logits, ``[M, N]``; NaN for images that were never held out.
+        labels: labels, ``[M]``.
     """
 
     candidate: Candidate
@@ -39,33 +39,37 @@ class HeldOut:
         return f"HeldOut({self.describe()})"
 
     def describe(self) -> str:
-        """Its name and how many images it gets right, as a sentence without its full stop."""
+        """Name and number of correctly classified images, as a sentence without its full stop."""
         right, count = int(self.right.sum()), int(self.known.sum())
-        return f"{self.candidate.name}: {right} of {count} held-out images right"
+        return f"{self.candidate.name}: {right} of {count} held-out images correct"
 
     @property
     def known(self) -> Tensor:
-        """Images that were held out, ``[M]``: all but those that are alone in their class."""
+        """Which images were held out, ``[M]``: all except those that are alone in their class."""
         return self.logits.isfinite().all(1)
 
     @property
     def right(self) -> Tensor:
-        """Whether the image's class was found, ``[M]``."""
+        """Whether the held-out prediction is correct, ``[M]``."""
         return (self.logits.argmax(1) == self.labels) & self.known
 
     def log_loss(self) -> Tensor:
-        """Of each image at its best temperature, ``[M]``; NaN where it was not held out."""
+        """Log-loss of each image at the best temperature, ``[M]``; NaN if it was not held out."""
         scaled = self.logits / temperature(self.logits[self.known], self.labels[self.known])
         return F.cross_entropy(scaled, self.labels, reduction="none")
 
 
 def folds(labels: Tensor, seed: int = 0) -> list[Tensor]:
-    """Rows to hold out together, so that every class keeps an image.
+    """Rows of the images in each fold.
 
-    Leave-one-out for up to 20 images, else 10 folds with as much of each class as can be. Images
-    that are alone in their class are never held out.
+    Leave-one-out for up to 20 images, else 10 stratified folds. Images that are alone in their
+    class are never held out, so that every class keeps an image.
+
+    Args:
+        labels: labels, ``[M]``.
+        seed: seed of the assignment to folds.
     """
-    # Not scikit-learn's StratifiedKFold: it refuses classes that all have fewer images than folds.
+    # Not scikit-learn's StratifiedKFold: it fails if all classes have fewer images than folds.
     rng = np.random.default_rng(seed)
     counts = torch.bincount(labels)
     able = (counts[labels] > 1).nonzero().flatten()
@@ -74,7 +78,7 @@ def folds(labels: Tensor, seed: int = 0) -> list[Tensor]:
     place = torch.zeros(len(labels), dtype=torch.int64)
     for number in range(len(counts)):
         rows = (labels == number).nonzero().flatten()
-        # A class of fewer images than folds starts anywhere, so that folds are of one size.
+        # A random first fold makes folds equally large if classes have fewer images than folds.
         start = int(rng.integers(_FOLDS))
         order = torch.from_numpy(rng.permutation(len(rows)))
         place[rows[order]] = (torch.arange(len(rows)) + start) % _FOLDS
@@ -89,14 +93,14 @@ def hold_out(
     data: LabelledImages,
     parts: Sequence[Tensor],
 ) -> HeldOut:
-    """Fine-tunes without each part in turn and classifies it.
+    """Fine-tunes without each fold in turn and classifies the fold.
 
     Args:
-        candidate: how.
+        candidate: the way to fine-tune.
         problem: its inner problem.
-        features: of all images, from the problem's network.
-        data: all images.
-        parts: rows to hold out together.
+        features: outputs of the problem's network for all images, ``[M, D]``.
+        data: the M labelled images.
+        parts: rows of each fold.
     """
     on_features, ways = problem.on_features(), len(data.class_names)
     logits = torch.full((len(data.labels), ways), torch.nan)
@@ -116,7 +120,7 @@ def hold_out(
 
 
 def _as_tasks(features: Tensor, labels: Tensor, parts: Sequence[Tensor], ways: int) -> TaskBatch:
-    """A task for each part: it is the query set, and all else the support set."""
+    """One task per fold: the fold is the query set, all other images the support set."""
     kept = []
     for part in parts:
         mask = torch.ones(len(labels), dtype=torch.bool)
@@ -138,10 +142,16 @@ def _padded(rows: Sequence[Tensor]) -> Tensor:
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The positive number to divide logits by that makes the labels most likely.
+    """The temperature, a divisor of the logits, that maximises the likelihood of the labels.
+
+    It is found by a search on a logarithmic grid that is refined twice, which is precise enough for
+    few images.
+
+    Args:
+        logits: logits, ``[M, N]``.
+        labels: labels, ``[M]``; with M = 0 the temperature is 1.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), section 4.2.
-    By search on a logarithmic grid, twice refined: with few images nothing finer means anything.
     """
     if not len(labels):
         return 1.0
@@ -157,11 +167,15 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of ``count``.
+    """The 95 % Wilson score interval of a proportion, which is valid near 0 and 1 too.
 
-    Source: Wilson (1927), the score interval; it also makes sense for all or none right.
+    Args:
+        share: the proportion, in [0, 1].
+        count: number of samples.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
     """
-    # Not scipy's binomtest: it takes whole counts, and a share corrected for the choice is of none.
+    # Not scipy's binomtest: it takes integer counts; a proportion corrected for selection has none.
     z2 = 1.96**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))

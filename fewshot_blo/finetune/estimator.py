@@ -1,4 +1,4 @@
-"""Fine-tuning as a scikit-learn estimator."""
+"""``FewShotClassifier``: fine-tuning as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ with installed_by("fewshot_blo[sklearn]"):
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """``FewShotClassifier().fit(images, labels).predict(images)``.
+    """Few-shot image classifier: ``FewShotClassifier().fit(images, labels).predict(images)``.
 
-    Images are files' paths, Pillow images, or arrays ``[M, H, W, C]`` or ``[M, H, W]`` of bytes or
-    of numbers in [0, 1]. Without a backbone X is a table of features ``[M, D]``, made by what
-    stands before in a Pipeline, and heads alone are fitted.
+    Images are file paths, Pillow images, or arrays ``[M, H, W, C]`` or ``[M, H, W]`` of uint8 or of
+    floating-point numbers in [0, 1]. Without a backbone X is an array of features ``[M, D]``, such
+    as the output of earlier steps in a Pipeline, and only heads are fitted.
 
     Args:
-        backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function, or None.
-        weights: file of weights to use instead of the library's own.
-        size: of the images in pixels; None for that of the network's training.
-        adapts: what adapts; "auto" lets held-out images choose.
-        views: of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten),
-            mirrored_shifts; "auto" lets held-out images choose.
+        backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function; None for features.
+        weights: weight file to use instead of the library's weights.
+        size: height and width of the images in pixels; None for that of the network's training.
+        adapts: parameters that adapt; "auto" selects by cross-validation.
+        views: views of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten)
+            or mirrored_shifts (18); "auto" selects by cross-validation.
 
     Attributes:
-        classes_: the labels.
-        accuracy_: to expect on new images, from held-out ones; None where no class has two.
+        classes_: the labels, ``[N]``.
+        accuracy_: expected accuracy on new images, from cross-validation; None if no class has two
+            images.
+        model_: the fine-tuned ``Classifier``.
     """
 
     def __init__(
@@ -61,13 +63,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.views = views
 
     def fit(self, X: Any, y: ArrayLike) -> FewShotClassifier:
-        """Chooses how to fine-tune by held-out images, and does it on all."""
+        """Selects the way to fine-tune by cross-validation, then fine-tunes on all images.
+
+        Raises:
+            ValueError: if X and y have different lengths, y has one class, or X holds no images.
+            ConfigurationError: if the backbone has no default image size and ``size`` is None.
+        """
         if self.backbone is None:
             X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}: a classifier needs 2 or more")
+            raise ValueError(f"y has one class, {self.classes_[0]!r}: it must have at least 2")
         order = np.argsort(labels, kind="stable")
         source = Source(self.backbone or "features")
         if self.backbone is None:
@@ -76,10 +83,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network = source.load(weights=self.weights, size=self.size)
             size = network.preprocess.settings.size
             if size is None:
-                raise ConfigurationError(f"{self.backbone} says no image size: set size")
+                raise ConfigurationError(f"{self.backbone} has no default image size: set size")
             images = _images(X, size)
         if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images have {len(labels)} labels: one each is needed")
+            raise ValueError(
+                f"X has {len(images)} images and y {len(labels)} labels: the numbers must be equal"
+            )
         names = tuple(map(str, range(len(self.classes_))))
         target = torch.from_numpy(labels[order].astype(np.int64))
         data = LabelledImages(images[torch.from_numpy(order)], target, names, ())
@@ -103,7 +112,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The likeliest labels, ``[M]``."""
+        """The most likely labels, ``[M]``."""
         places = self.predict_proba(X).argmax(1)
         labels: NDArray[Any] = self.classes_[places]
         return labels
@@ -116,7 +125,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _standardising(x: NDArray[np.float64]) -> Backbone:
-    """Features with mean 0 and standard deviation 1, as a network."""
+    """A network that standardises features: mean 0 and standard deviation 1."""
     deviation = x.std(0)
     scale = np.where(deviation > 0, deviation, 1.0)
     settings = Preprocessing(None, tuple(x.mean(0).tolist()), tuple(scale.tolist()))
@@ -124,7 +133,7 @@ def _standardising(x: NDArray[np.float64]) -> Backbone:
 
 
 def _as_maps(x: NDArray[np.float64]) -> torch.Tensor:
-    """Features ``[M, D]`` as images of one pixel, ``[M, D, 1, 1]``."""
+    """Features ``[M, D]`` as images with one pixel, ``[M, D, 1, 1]``."""
     return torch.tensor(x)[..., None, None]
 
 
@@ -137,9 +146,11 @@ def _is_images(X: Any) -> bool:
 
 
 def _images(X: Any, size: int) -> torch.Tensor:
-    """Bytes ``[M, 3, size, size]``."""
+    """Images as uint8, ``[M, 3, size, size]``."""
     if not _is_images(X):
-        raise ValueError("X holds no images: files' paths, Pillow images or arrays [M, H, W, C]")
+        raise ValueError(
+            "X holds no images: it must hold file paths, Pillow images or arrays [M, H, W, C]"
+        )
     pictures = []
     for item in X:
         if isinstance(item, str | Path):
@@ -159,6 +170,6 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
         return array
     if array.size == 0 or array.min() < 0 or array.max() > 1:
         raise ValueError(
-            f"images of type {array.dtype} must have values in [0, 1]; bytes, in 0 to 255"
+            f"images of type {array.dtype} must have values in [0, 1]; for 0 to 255 use uint8"
         )
     return (array * 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A classifier without this package: a plain module, torch.export, ONNX."""
+"""Exports a classifier for use without this package: a plain module, torch.export or ONNX."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TOLERANCE = 1e-4
 
 
 class Deployed(nn.Module):
-    """Images ``[B, C, S, S]`` with values in [0, 1] to probabilities ``[B, N]``.
+    """Maps images ``[B, C, S, S]`` with values in [0, 1] to probabilities ``[B, N]``.
 
-    The logits are linear in features of length one.
+    The logits are linear in l2-normalised features.
 
     Args:
-        encoder: from images to features ``[B, D]``.
-        weight: ``[N, D]``.
-        bias: ``[N]``.
+        encoder: network from images to features ``[B, D]``.
+        weight: weight of the logits, ``[N, D]``.
+        bias: bias of the logits, ``[N]``.
     """
 
     weight: Tensor
@@ -43,17 +43,17 @@ class Deployed(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The probabilities."""
+        """Probabilities ``[B, N]`` of images ``[B, C, S, S]``."""
         features = F.normalize(self.encoder(images))
         return F.linear(features, self.weight, self.bias).softmax(1)
 
 
 @torch.no_grad()
 def to_module(classifier: Classifier) -> Deployed:
-    """The classifier as a plain PyTorch module with what was adapted in its place.
+    """The classifier as a plain PyTorch module that contains the adapted parameters.
 
     Raises:
-        ConfigurationError: if the head is none that can be exported.
+        ConfigurationError: if the head cannot be exported.
     """
     candidate, params = classifier.candidate, classifier.params
     network, names = choose_parameters(
@@ -73,19 +73,21 @@ def to_module(classifier: Classifier) -> Deployed:
 
 
 def export(classifier: Classifier, path: Path) -> float:
-    """Writes a file to deploy, and compares what it says with the classifier.
+    """Writes a file for deployment, and compares its probabilities with the classifier's.
+
+    Class names and image shape are written to a ``.json`` file of the same name.
 
     Args:
-        classifier: what to export.
-        path: ``.onnx`` for ONNX, which onnxruntime is run to check, or ``.pt2`` for torch.export;
-            a ``.json`` of the same name gets the class names and the size of images.
+        classifier: the classifier.
+        path: file to write: ``.onnx`` for ONNX, which is checked with onnxruntime, or ``.pt2`` for
+            torch.export.
 
     Returns:
-        The largest difference of a probability.
+        The largest absolute difference of a probability on three random images.
 
     Raises:
-        CheckpointError: if the file says something else than the classifier.
-        ConfigurationError: if the name ends in something else, or a package is not installed.
+        CheckpointError: if this difference is above 1e-4.
+        ConfigurationError: if the name has another ending, or a package is not installed.
     """
     module = to_module(classifier)
     images = torch.rand(3, *classifier.image, generator=torch.Generator().manual_seed(0))
@@ -101,8 +103,8 @@ def export(classifier: Classifier, path: Path) -> float:
     if not difference <= _TOLERANCE:
         path.unlink()
         raise CheckpointError(
-            f"{path.name} gives other probabilities than the classifier, by {difference:.1e}; it "
-            "was removed"
+            f"the probabilities of {path.name} differ from the classifier's by {difference:.1e}, "
+            f"more than {_TOLERANCE:g}; the file was removed"
         )
     description = {
         "classes": list(classifier.class_names),

@@ -1,4 +1,4 @@
-"""A classifier as one file of tensors and plain data."""
+"""Saves a classifier to one file of tensors and plain data, and loads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMAT = 1
 
 
 def save_classifier(classifier: Classifier, path: Path | str) -> None:
-    """Writes one file with everything in it, the backbone's weights too."""
+    """Writes a file with the whole classifier, including the backbone's weights."""
     content = {
         "format": _FORMAT,
         "source": asdict(classifier.source),
@@ -39,15 +39,15 @@ def save_classifier(classifier: Classifier, path: Path | str) -> None:
 
 
 def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
-    """Reads a file that ``save_classifier`` wrote, without running any code in it.
+    """Reads a file that ``save_classifier`` wrote, without executing code in it.
 
     Args:
-        path: of the file.
-        own: the ``module:function`` of a backbone of your own, which is called: a file alone does
-            not get to name what is.
+        path: path of the file.
+        own: ``module:function`` that builds a backbone of your own. It is called only if it is
+            named here, so that a file cannot choose code to run.
 
     Raises:
-        CheckpointError: if it is no such file, or its backbone is ``own`` and was not named.
+        CheckpointError: if the file is not a classifier, or needs a function other than ``own``.
         ConfigurationError: if the backbone's library is not installed.
     """
     content = _read(Path(path))
@@ -55,8 +55,8 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
         source = Source(**content["source"])
         if not source.name.startswith(LIBRARIES) and source.name != own:
             raise CheckpointError(
-                f"{path} wants the function {source.name} to be called for its backbone: if it is "
-                "yours, name it with own"
+                f"building the backbone of {path} would call the function {source.name}: if you "
+                "trust it, name it with own"
             )
         backbone = source.load(_preprocessing(content["preprocessing"]), pretrained=False)
         backbone.body.load_state_dict(content["backbone"])
@@ -71,12 +71,12 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
             content["temperature"],
             torch.Size(content["image"]),
         )
-    except CheckpointError:  # A RuntimeError too, which says what is wrong already.
+    except CheckpointError:  # A subclass of RuntimeError, with its own message.
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} lacks a part of a classifier ({reason}): use a file that finetune wrote"
+            f"{path} is not a complete classifier ({reason}): use a file that finetune wrote"
         ) from error
 
 
@@ -84,7 +84,7 @@ _RULES: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
 
 
 def _plain(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as files hold it: its inner steps by number, name of the rule and step size."""
+    """A candidate as plain data: inner steps as their number, name of the rule and step size."""
     plain = asdict(candidate)
     steps = plain.pop("inner")
     rule = type(candidate.inner.rule).__name__.lower()
@@ -105,5 +105,7 @@ def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
 def _read(path: Path) -> Mapping[str, Any]:
     content = read_tensors(path, "classifier")
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is no classifier that finetune has written")
+        raise CheckpointError(
+            f"{path} is not a classifier of format {_FORMAT}: use a file that finetune wrote"
+        )
     return content

@@ -1,4 +1,4 @@
-"""From a person's images to a classifier."""
+"""``fit``: selects a way to fine-tune by cross-validation and returns the classifier."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ def fit(
     views: Views | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> tuple[Classifier, Selection]:
-    """Chooses how to fine-tune by held-out images, and does it on all.
+    """Selects a way to fine-tune by cross-validation, then fine-tunes on all images.
 
     Args:
-        data: a person's images.
+        data: the labelled images.
         backbone: a pretrained network.
-        source: where it comes from.
-        adapts: what adapts; "auto" lets the images choose.
-        views: of each image; "auto" lets the images choose.
-        progress: print what each candidate gets right, and show a progress bar, or lines where
-            there is no terminal; False is silent.
+        source: arguments from which the backbone is built again.
+        adapts: parameters that adapt; "auto" selects them by cross-validation.
+        views: views of each image; "auto" selects them by cross-validation.
+        progress: print the result of each candidate and show a progress bar, or lines if there is
+            no terminal; False is silent.
+
+    Returns:
+        The classifier, and the selection with the accuracy to expect.
 
     Raises:
-        ConfigurationError: if nothing of that kind adapts.
+        ConfigurationError: if ``adapts`` is unknown.
     """
     parts = folds(data.labels)
     tried: list[HeldOut] = []

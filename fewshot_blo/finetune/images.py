@@ -1,4 +1,4 @@
-"""A person's own few images of each class."""
+"""``LabelledImages``, the images to fine-tune on, and reading them from a folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class LabelledImages:
     """M images of N classes.
 
     Attributes:
-        images: uint8 ``[M, C, S, S]``; or features of somebody else's, floating ``[M, D, 1, 1]``.
-        labels: ``[M]``, in ``0..N-1``.
+        images: uint8 images ``[M, C, S, S]``, or precomputed floating-point features
+            ``[M, D, 1, 1]``.
+        labels: labels in ``0..N-1``, ``[M]``.
         class_names: N names.
-        files: M names of the images, for a person.
-        left_out: what was not taken, and why, a sentence each.
+        files: file names of the M images; may be empty if no report is written.
+        left_out: one sentence per image that was left out, with the reason.
     """
 
     images: Tensor
@@ -44,34 +45,34 @@ class LabelledImages:
 
     @property
     def counts(self) -> Tensor:
-        """Images of each class, ``[N]``."""
+        """Number of images of each class, ``[N]``."""
         return torch.bincount(self.labels, minlength=len(self.class_names))
 
 
 def read_labelled(
     root: Path | str, size: int, *, skip_unreadable: bool = False, least: int = 2
 ) -> LabelledImages:
-    """The images of ``root/<class>/``, cropped to a square, one or more of every class.
+    """Reads the images in ``root/<class>/``, resized and cropped to a square.
 
-    An image that is in a class twice is taken once.
+    Duplicates within a class are read once.
 
     Args:
-        root: a folder with one subfolder a class.
-        size: height and width in pixels.
+        root: folder with one subfolder per class.
+        size: height and width of the images in pixels.
         skip_unreadable: leave out images that cannot be decoded.
-        least: number of classes.
+        least: smallest number of classes.
 
     Raises:
-        DataError: if there are fewer classes, a class has no image, images cannot be decoded, or
-            one is in two classes.
+        DataError: if there are fewer classes than ``least``, a class has no image, an image cannot
+            be decoded (unless they are skipped), or one image is in two classes.
     """
     root = Path(root)
     check_size(size)
     folders = class_folders(root)
     if len(folders) < least:
         raise DataError(
-            f"{root} has {len(folders)} class subfolders: a classifier tells {least} classes or "
-            "more apart, so make a folder of images for each"
+            f"{root} has {len(folders)} class subfolders: it must have at least {least}, one "
+            "subfolder of images per class"
         )
     paths = [(path, name) for name in folders for path in class_images(folders[name], root)]
     pixels, left_out = _decoded([path for path, _ in paths], size, skip_unreadable)
@@ -88,8 +89,8 @@ def read_labelled(
             first, owner = taken[digest]
             if owner != name:
                 raise DataError(
-                    f"{first} and {path} are one image in two classes, '{owner}' and '{name}': "
-                    "remove the wrong one"
+                    f"{first} and {path} are the same image in two classes, '{owner}' and '{name}':"
+                    " remove the wrong one"
                 )
             left_out.append(f"{path} is the same image as {first}")
             continue
@@ -110,7 +111,7 @@ def read_labelled(
 def _decoded(
     paths: Sequence[Path], size: int, skip: bool
 ) -> tuple[dict[Path, NDArray[np.uint8]], list[str]]:
-    """Pixels by path, and what could not be decoded."""
+    """Pixels by path, and a sentence for each image that could not be decoded."""
     pixels, failures = {}, []
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""Whether an image is like those of any class at all."""
+"""Detects images of none of the classes, by conformal p-values of their similarity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ _LEVEL = 0.05
 
 
 def p_values(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Share of training images that, held out, are no more like any class than a new one is.
+    """Conformal p-values ``[B]`` of new images.
 
-    Training images that are alone in their class are never held out, and without others every
-    p-value is 1.
+    The p-value is the share of held-out training images whose score is at most that of the new
+    image, which is counted as one of them. Training images that are alone in their class are never
+    held out; if no image can be held out, every p-value is 1.
 
     Args:
-        new: features of new images, ``[B, D]``.
-        features: of the training images, ``[M, D]``.
-        labels: of these, ``[M]``.
+        new: features of the new images, ``[B, D]``.
+        features: features of the training images, ``[M, D]``.
+        labels: labels of the training images, ``[M]``.
 
     Source: conformal prediction, Vovk et al., "Algorithmic Learning in a Random World".
     """
@@ -30,7 +31,12 @@ def p_values(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def held_out_scores(features: Tensor, labels: Tensor) -> Tensor:
-    """Score of each training image among the others, ascending."""
+    """Scores of the held-out training images with respect to the others, ascending.
+
+    Args:
+        features: features of the training images, ``[M, D]``.
+        labels: labels of the training images, ``[M]``.
+    """
     scores = [features.new_empty(0)]
     for part in folds(labels):
         kept = torch.ones(len(labels), dtype=torch.bool)
@@ -40,15 +46,20 @@ def held_out_scores(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def is_known(p: Tensor, images: int) -> Tensor:
-    """Whether p-values are above 5 %, or above the lowest that so many training images can give."""
+    """Whether p-values ``[B]`` are at least 5 %, and above the lowest possible p-value.
+
+    Args:
+        p: p-values.
+        images: M, number of training images; the lowest possible p-value is 1 / (M + 1).
+    """
     return p >= max(_LEVEL, 1.5 / (images + 1))
 
 
 def _scores(new: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """How like each new image is to its nearest class and image, ``[B]``.
+    """Similarity of each new image to its nearest class and image, ``[B]``.
 
-    The sum of three cosines: to the nearest class mean, seen from zero and from the mean of all
-    images, and to the nearest image. Each misses strangers that another finds.
+    It is the sum of three cosines: to the nearest image, and to the nearest class mean of raw and
+    of centred features. Each of them misses some outliers that another one detects.
     """
     scores = (F.normalize(new) @ F.normalize(features).T).amax(1)
     for origin in (torch.zeros_like(features[0]), features.mean(0)):

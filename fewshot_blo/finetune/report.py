@@ -1,4 +1,4 @@
-"""The report on a fine-tuned classifier, one HTML file without anything beside it."""
+"""Writes the report on a fine-tuned classifier, a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#
 def write_report(
     path: Path, data: LabelledImages, classifier: Classifier, selection: Selection
 ) -> None:
-    """Accuracy, choice, confusions, doubtful images and a map of the features.
+    """Writes accuracy, candidates, confusion matrix, uncertain images and a map of the features.
 
     Args:
-        path: of the HTML file.
+        path: path of the HTML file.
         data: the training images.
-        classifier: what was fine-tuned on them.
-        selection: how it was chosen.
+        classifier: the classifier that was fine-tuned on them.
+        selection: the results of the candidates and which of them was selected.
     """
     best = selection.held_out[selection.chosen]
-    # Names of classes and files are anyone's: all of them are escaped.
+    # Names of classes and files may contain anything: all of them are escaped.
     templates = Environment(
         loader=PackageLoader("fewshot_blo.finetune"),
         autoescape=True,
@@ -78,7 +78,7 @@ def _candidates(selection: Selection) -> Iterator[dict[str, Any]]:
 
 
 def _confusion(held_out: HeldOut, classes: int) -> list[list[int]]:
-    """Held-out images by their class (row) and the class they were taken for."""
+    """Confusion matrix of the held-out images: rows are classes, columns predictions."""
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     known = held_out.known
     found = held_out.logits[known].argmax(1)
@@ -90,7 +90,7 @@ def _confusion(held_out: HeldOut, classes: int) -> list[list[int]]:
 def _gallery(
     held_out: HeldOut, data: LabelledImages, temperature: float
 ) -> Iterator[dict[str, Any]]:
-    """Wrong images first, the surest first of them, then right ones, the least sure first."""
+    """Wrong predictions, most confident first, then correct ones, least confident first."""
     probabilities = (held_out.logits / temperature).softmax(1)
     sure, found = probabilities.max(1)
     wrong = (found != held_out.labels) & held_out.known
@@ -107,7 +107,7 @@ def _gallery(
 
 
 def _thumbnail(image: Tensor) -> str:
-    """A JPEG in base64."""
+    """A small JPEG of the image in base64."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     picture.thumbnail((136, 136))
     buffer = io.BytesIO()
@@ -116,7 +116,7 @@ def _thumbnail(image: Tensor) -> str:
 
 
 def _dots(features: Tensor, data: LabelledImages) -> Iterator[dict[str, Any]]:
-    """Each image on the first two principal components of the features, both from 0 to 1."""
+    """Each image at its first two principal components of the features, scaled to [0, 1]."""
     centred = torch.nn.functional.normalize(features.double() - features.double().mean(0))
     rank = min(2, *centred.shape)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)

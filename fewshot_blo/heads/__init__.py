@@ -1,4 +1,4 @@
-"""Heads that classify the features of T tasks at once: one file a head, one protocol."""
+"""Classification heads for the features of T tasks at once, one file per head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADS = (
     RelationHead,
     LabelPropagationHead,
 )
-"""What recipes and the contract suite know; a ``TailHead`` is cut from a network."""
+"""Heads that recipes can name; a ``TailHead`` is split from a network instead."""
 
 __all__ = [
     "HEADS",

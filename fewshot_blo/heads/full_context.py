@@ -1,4 +1,4 @@
-"""Matching with embeddings that depend on the whole support set."""
+"""Matching Networks with full context embeddings."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FullContextHead(MatchingHead):
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), appendices A.1 and A.2.
 
     Attributes:
-        scale: s, of the cosines.
-        steps: K, number of times that a query reads the support set.
+        scale: s, factor of the cosines, an inverse temperature.
+        steps: K, number of attention steps of a query over the support set.
 
     Raises:
         ConfigurationError: if the number of steps is not positive.
@@ -38,17 +38,17 @@ class FullContextHead(MatchingHead):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigurationError(
-                f"steps is {self.steps}: a query reads the support set 1 or more times"
+                f"steps is {self.steps}: a query needs at least 1 step over the support set"
             )
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
-        """Weights of the three LSTMs, drawn from ±1/√D.
+        """Weights of the three LSTMs, uniform in ±1/√D.
 
         Raises:
             ConfigurationError: if the number of features is not given.
         """
         if features is None:
-            raise ConfigurationError("full context embeddings need features, the number D of them")
+            raise ConfigurationError("FullContextHead needs features, the number of features D")
         states = {"forward": features, "backward": features, "query": 2 * features}
         shapes = {
             f"{name}.{part}": shape
@@ -73,7 +73,7 @@ class FullContextHead(MatchingHead):
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """Logarithms of the classes' attention from f of the queries."""
+        """Unnormalised log probabilities, ``[T, B, N]``: attention of f of the queries."""
         support = params["head.support"]
         padded = (params["head.labels"].sum(2) == 0).unsqueeze(1)
         h = read = c = torch.zeros_like(features)
@@ -86,7 +86,7 @@ class FullContextHead(MatchingHead):
 
 
 def _over_rows(x: Tensor, real: Tensor, order: Iterable[int], learned: Params, name: str) -> Tensor:
-    """States of an LSTM at each row of ``[T, N*K, D]``; a padded row changes none."""
+    """States of an LSTM at each row of ``[T, N*K, D]``; padded rows do not change its state."""
     h = c = torch.zeros_like(x[:, 0])
     states: dict[int, Tensor] = {}
     for row in order:
@@ -102,7 +102,7 @@ def _over_rows(x: Tensor, real: Tensor, order: Iterable[int], learned: Params, n
 def _lstm(
     x: Tensor, state: Tensor, cell: Tensor, learned: Params, name: str
 ) -> tuple[Tensor, Tensor]:
-    """Output and cell of one step, ``[..., D]`` each."""
+    """Output and cell state of one LSTM step, ``[..., D]`` each."""
     gates = x @ learned[f"{name}.of_input"].T + state @ learned[f"{name}.of_state"].T
     into, keep, candidate, out = (gates + learned[f"{name}.bias"]).chunk(4, -1)
     cell = keep.sigmoid() * cell + into.sigmoid() * candidate.tanh()

@@ -1,4 +1,4 @@
-"""Heads that classify the features of T tasks at once; their weights are inner parameters."""
+"""Base classes of heads, which classify the features of T tasks by inner parameters."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fewshot_blo.kernel import Order
 
 Start = Literal["zeros", "prototypes", "closed_form", "learned"]
 """Where the inner problem of a head starts: at zero, at the class means of the support features,
-at its solution in closed form, or at outer variables."""
+at its closed-form solution, or at outer variables."""
 
 
 @dataclass(frozen=True)
 class SupportSet:
-    """What a head learns a task from.
+    """The support sets of T tasks.
 
     Attributes:
         features: ``[T, N*K, D]``.
@@ -37,7 +37,7 @@ class SupportSet:
 
     @property
     def one_hot(self) -> Tensor:
-        """Labels as ``[T, N*K, N]``; a padded row is zero."""
+        """One-hot labels ``[T, N*K, N]``; zero for a padded row."""
         return one_hot(self.labels, self.classes.shape[1], self.features.dtype)
 
     @property
@@ -49,20 +49,20 @@ class SupportSet:
 
 
 def has_class_axis(name: str) -> bool:
-    """Whether a parameter of that name has a class axis, ``[T, N, ...]``."""
+    """Whether the parameter of that name has a class axis, ``[T, N, ...]``."""
     return name.startswith("head.")
 
 
 class Head(ABC):
-    """Task-stacked parameters, ``[T, ...]``, the logits they give, and what they minimise.
+    """A classifier of T tasks: its task-stacked parameters, logits and support loss.
 
     Parameters with a class axis, ``[T, N, ...]``, have names that begin with ``head.``.
 
     Attributes:
-        starts: where its inner problem can start, the usual start first.
-        prox: usual weight of the proximal term.
-        scaled: whether features come divided by √D or by their length, or as the encoder gives
-            them.
+        starts: possible starts of its inner problem, the default first.
+        prox: default weight of the proximal term.
+        scaled: whether features are divided by √D or by their length before they reach the head;
+            if not, the head gets them as the encoder returns them.
     """
 
     starts: ClassVar[tuple[Start, ...]]
@@ -70,21 +70,21 @@ class Head(ABC):
     scaled: ClassVar[bool] = True
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
-        """The initial values of what it shares between tasks, outer variables; none by default.
+        """Initial values of the head's outer variables, which tasks share; none by default.
 
         Args:
-            features: D, where it is known.
+            features: D, number of features, if known.
         """
         del features
         return {}
 
     @abstractmethod
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Parameters of T tasks that are all zero; of features only D and the type count."""
+        """Zero parameters of T tasks; ``features`` only give D, dtype and device."""
 
     @abstractmethod
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """Parameters by a formula of the support set, which is differentiable."""
+        """Parameters as a differentiable function of the support set."""
 
     @abstractmethod
     def logits(
@@ -93,67 +93,67 @@ class Head(ABC):
         """Logits ``[T, B, N]`` of features ``[T, B, D]``.
 
         Args:
-            params: of the tasks.
-            features: to be classified.
+            params: parameters of the tasks.
+            features: features to classify.
             learned: the head's outer variables.
-            real: ``[T, B]``, which rows are no padding, for heads that look at all of them
-                together; None for all.
+            real: ``[T, B]``, False for padded rows, for heads that classify all rows jointly; None
+                if no row is padded.
         """
 
     @abstractmethod
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """Loss of each task on its support set, ``[T]``."""
+        """Loss of each task on its support set, ``[T]``; the inner problem minimises it."""
 
     def prepare(self, features: Callable[[], Tensor], derivatives: Order) -> None:
-        """Gets ready for features like those of the first batch; nothing by default.
+        """Prepares the head for features like those of the first batch; nothing by default.
 
         Args:
-            features: returns them, ``[T, B, D]``.
-            derivatives: of the parameters that are needed.
+            features: returns these features, ``[T, B, D]``.
+            derivatives: highest order of derivatives that is needed.
         """
         del features, derivatives
 
     def layers(self, params: TaskParams) -> TaskParams:
-        """The parameters that are those of layers, by the layers' own names; none by default."""
+        """The parameters that belong to layers, by the layers' own names; none by default."""
         del params
         return {}
 
     def unadapted(self, features: Tensor) -> Tensor:
-        """Features ``[B, E]`` as the head's layers give them before they adapt.
+        """Features ``[B, E]`` after the head's layers, before these adapt.
 
         Args:
-            features: as they come, ``[B, D]``; without layers they stay as they are.
+            features: input features, ``[B, D]``; returned unchanged without layers.
         """
         return features
 
     def class_weights(self, params: TaskParams, support: SupportSet, learned: Params) -> TaskParams:
-        """Parameters with a class axis by a formula of the support set, where layers have adapted.
+        """Parameters with a class axis from the support set, for layers that have adapted.
 
         Args:
-            params: of the tasks; of these the layers' play a part.
-            support: the support set, of which classes may be new ones.
+            params: parameters of the tasks, of which those of layers are used.
+            support: the support set; its classes may be new.
             learned: the head's outer variables.
         """
         del params
         return self.from_support(support, learned)
 
     def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
-        """Weights ``[T, N, D]`` and biases ``[T, N]`` whose logits are the head's, for an export.
+        """Weights ``[T, N, D]`` and biases ``[T, N]`` of the head's logits, for export.
 
-        They are those of features of length one that the head's layers have given.
+        They apply to features of unit length after the head's layers.
 
         Raises:
-            ConfigurationError: if its logits are not linear in such features.
+            ConfigurationError: if the logits are not linear in such features.
         """
         del params, learned
         raise ConfigurationError(
-            f"the logits of {type(self).__name__} are not linear in features of length one, so it "
+            f"the logits of {type(self).__name__} are not linear in features of unit length, so it "
             "cannot be exported: use a linear, cosine or ridge head"
         )
 
 
 class SupportSetHead(Head):
-    """A head whose parameters are the support set itself: there is nothing to adapt."""
+    """A head whose parameters are the support set itself, with nothing to adapt."""
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
 
@@ -165,12 +165,12 @@ class SupportSetHead(Head):
         }
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """The support set; a padded row has no label."""
+        """The support set; the label of a padded row is zero."""
         del learned
         return {"head.support": support.features, "head.labels": support.one_hot}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """Zero: adapting changes nothing."""
+        """Zero, ``[T]``: there is nothing to adapt."""
         del support, learned
         return sum_tensors([0 * p.flatten(1).sum(1) for p in params.values()])
 
@@ -184,7 +184,7 @@ def logarithms(**values: float) -> dict[str, Tensor]:
     for name, value in values.items():
         if value <= 0:
             raise ConfigurationError(
-                f"{name} is {value}: it must be positive, for its logarithm is learned"
+                f"{name} is {value}: it must be positive, because its logarithm is learned"
             )
     return {f"log_{name}": torch.tensor(math.log(value)) for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""Classification of all queries together, by a graph over support and query set."""
+"""Transductive label propagation on a graph over support and query set."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class LabelPropagationHead(SupportSetHead):
-    """``p ∝ (I - α S)^-1 Y``: the labels Y of the support set spread along a graph.
+    """Label propagation ``p ∝ (I - α S)^-1 Y`` of the support set's labels Y along a graph.
 
-    ``S = D^-1/2 W D^-1/2`` with ``w_ij = exp(-|x_i - x_j|² / 2σ²)`` between neighbours. The result
-    for one query depends on the others: it is transductive in every norm mode. σ is an outer
-    variable, learned as a logarithm. There is nothing to adapt, as in ``MatchingHead``.
+    ``S = D^-1/2 W D^-1/2`` with ``w_ij = exp(-|x_i - x_j|² / 2σ²)`` between neighbours. The
+    prediction for a query depends on the other queries: it is transductive in every norm mode. σ is
+    an outer variable, learned as a logarithm. There is nothing to adapt, as in ``MatchingHead``.
 
     Sources: Zhou et al., "Learning with Local and Global Consistency" (NIPS 2003); for few-shot
     tasks Liu et al., "TPN" (arXiv 1805.10002), where a network gives σ for each image.
 
     Attributes:
         sigma: initial σ, length scale of the distances between features, positive.
-        alpha: α, how far labels spread, in [0, 1).
-        neighbours: number of neighbours of a row; two rows are joined where one is a neighbour of
-            the other.
+        alpha: α, strength of the propagation, in [0, 1).
+        neighbours: number of nearest neighbours of a row; an edge joins two rows if one of them is
+            a neighbour of the other.
     """
 
     sigma: float = 0.3
@@ -44,7 +44,7 @@ class LabelPropagationHead(SupportSetHead):
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """Logarithms of the spread labels."""
+        """Logarithms of the propagated labels, ``[T, B, N]``."""
         support, labels = params["head.support"], params["head.labels"]
         rows = torch.cat([support, features], 1)
         queries = torch.ones_like(features[..., 0], dtype=torch.bool) if real is None else real
@@ -56,7 +56,7 @@ class LabelPropagationHead(SupportSetHead):
         return (spread[:, support.shape[1] :] + _TINY).log()
 
     def _graph(self, rows: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
-        """S, ``[T, B, B]``; a row that is not real is joined to none."""
+        """S, ``[T, B, B]``; a padded row has no edges."""
         squares = rows.square().sum(2)
         distances = squares.unsqueeze(1) + squares.unsqueeze(2) - 2 * rows @ rows.transpose(1, 2)
         weights = (-distances.clamp(min=0) / (2 * sigma**2)).exp()

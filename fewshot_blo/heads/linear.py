@@ -1,4 +1,4 @@
-"""Heads with one weight vector a class."""
+"""Linear and cosine heads, which have one weight vector per class."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fewshot_blo.heads.losses import task_cross_entropy
 
 
 class ClassWeights(Head):
-    """A head with one weight vector a class."""
+    """A head with one weight vector per class."""
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Weights ``[T, N, D]``."""
+        """Zero weights ``[T, N, D]``."""
         return {"head.weight": features.new_zeros(tasks, way, features.shape[-1])}
 
 
 class CrossEntropyHead(ClassWeights):
-    """A head that minimises cross-entropy and, unless it says otherwise, shares nothing."""
+    """A head that minimises cross-entropy, by default without outer variables."""
 
     prox: ClassVar[float] = 0.5
 
@@ -32,18 +32,18 @@ class CrossEntropyHead(ClassWeights):
         return {"head.weight": support.class_means}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """Mean cross-entropy."""
+        """Mean cross-entropy, ``[T]``."""
         logits = self.logits(params, support.features, learned)
         return task_cross_entropy(logits, support.labels, support.classes)
 
 
 class ScaledLinearHead(ClassWeights):
-    """``s W x``, where s is an outer variable, learned as a logarithm."""
+    """A head ``s W x``, where s is an outer variable, learned as a logarithm."""
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """Scaled scores."""
+        """Scaled scores, ``[T, B, N]``."""
         del real
         return learned["log_scale"].exp() * (features @ params["head.weight"].transpose(1, 2))
 
@@ -55,12 +55,12 @@ class ScaledLinearHead(ClassWeights):
 
 @dataclass(frozen=True)
 class LinearHead(CrossEntropyHead):
-    """``W x + b``."""
+    """Linear classifier ``W x + b``."""
 
     starts: ClassVar[tuple[Start, ...]] = ("prototypes", "zeros", "learned")
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Equal probabilities for all classes."""
+        """Zero weights and biases, so equal probabilities for all classes."""
         return {**super().zeros(tasks, way, features), "head.bias": features.new_zeros(tasks, way)}
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
@@ -75,20 +75,20 @@ class LinearHead(CrossEntropyHead):
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """Linear logits."""
+        """Logits ``W x + b``, ``[T, B, N]``."""
         del learned, real
         weight, bias = params["head.weight"], params["head.bias"]
         return features @ weight.transpose(1, 2) + bias.unsqueeze(1)
 
     def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
-        """Its own."""
+        """Its weights and biases."""
         del learned
         return params["head.weight"], params["head.bias"]
 
 
 @dataclass(frozen=True)
 class CosineHead(CrossEntropyHead):
-    """``s cos(x, w_n)``.
+    """Cosine classifier ``s cos(x, w_n)``.
 
     Source: Gidaris & Komodakis (arXiv 1804.09458), equation 5.
 
@@ -98,13 +98,13 @@ class CosineHead(CrossEntropyHead):
 
     scale: float = 10.0
 
-    # Zero weights have no direction.
+    # Not at zeros: a zero weight has no direction.
     starts: ClassVar[tuple[Start, ...]] = ("prototypes", "learned")
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """Scaled cosines."""
+        """Scaled cosines, ``[T, B, N]``."""
         del learned, real
         weight = normalize(params["head.weight"])
         return self.scale * (normalize(features) @ weight.transpose(1, 2))

@@ -1,4 +1,4 @@
-"""Dense linear systems of T tasks, solved without a question to the device."""
+"""Dense linear systems of T tasks, solved without a host sync."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """``X_t = A_t^-1 B_t``, ``[T, B, N]``; NaN for a task whose matrix is singular.
 
-    ``torch.linalg.solve`` reads on the host whether a matrix is singular, and so do the second
-    derivatives of ``torch.linalg.solve_ex``. On a GPU that empties the queue, and no CUDA graph
-    can record it. Here nothing is read, in derivatives of any order.
+    ``torch.linalg.solve`` checks on the host whether a matrix is singular, and so do the second
+    derivatives of ``torch.linalg.solve_ex``. On a GPU this is a host sync, which a CUDA graph
+    cannot capture. Here there is none, in derivatives of any order.
 
     Args:
         matrix: A, ``[T, B, B]``.
@@ -27,10 +27,10 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 class _Solution(torch.autograd.Function):
-    """``A^-1 B`` or, transposed, ``A'^-1 B`` from the factors of A, as a function of A and B.
+    """``A^-1 B`` or, if transposed, ``A'^-1 B``, from the LU factors of A.
 
-    From ``A X = B`` follows ``dB = A'^-1 dX`` and ``dA = -dB X'`` for the cotangents; transposed,
-    ``dA = -X dB'``. Both are made of the same function, so it can be differentiated again.
+    The cotangents of ``A X = B`` are ``dB = A'^-1 dX`` and ``dA = -dB X'``; transposed, ``dA = -X
+    dB'``. They use the same function, so it can be differentiated any number of times.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Losses and accuracies of T tasks at once, which leave padded rows and classes out."""
+"""Losses and accuracies of T tasks at once, without padded rows and classes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tenso
 
 
 def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits with padded classes at -inf.
+    """Logits ``[T, B, N]`` with those of padded classes at -inf.
 
     Raises:
-        ConfigurationError: if there are not as many logits as classes.
+        ConfigurationError: if the numbers of logits and of classes differ.
     """
     if logits.shape[2] != classes.shape[1]:
         raise ConfigurationError(
-            f"the network tells {logits.shape[2]} classes apart and the tasks are "
-            f"{classes.shape[1]}-way: use tasks of its way, or a head that fits any way, whose "
-            "start is not learned (problem.start: prototypes)"
+            f"the network has {logits.shape[2]} outputs and the tasks are {classes.shape[1]}-way: "
+            f"use {logits.shape[2]}-way tasks, or a head for any number of classes, whose start is "
+            "not learned (problem.start: prototypes)"
         )
     return logits.masked_fill((classes < 0).unsqueeze(1), -torch.inf)
 
 
 def task_accuracy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Share of each task's real rows that are classified correctly, ``[T]``; shapes as above."""
+    """Fraction of each task's real rows classified correctly, ``[T]``; shapes as above."""
     right = mask_classes(logits, classes).argmax(-1) == labels
     return right.sum(1) / (labels >= 0).sum(1)
 
 
 def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:
-    """Labels ``[T, B]`` as ``[T, B, N]``; a padded row is zero."""
+    """One-hot labels ``[T, B, N]`` of labels ``[T, B]``; zero for a padded row."""
     rows = F.one_hot(labels.clamp(min=0), way) * (labels >= 0).unsqueeze(-1)
     return rows.to(dtype)

@@ -1,4 +1,4 @@
-"""A multi-class support vector machine for T tasks at once, differentiable."""
+"""A differentiable multi-class support vector machine for T tasks at once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ _JITTER = 1e-6
 
 @dataclass(frozen=True)
 class MaxMarginHead(ScaledLinearHead):
-    """``s W x``, where W minimises ``|W|²/2 + C Σ_i max_n (1 - [n = y_i] + w_n x_i) - w_y x_i``.
+    """Multi-class SVM ``s W x``, differentiated through its dual problem.
 
-    s is an outer variable, learned as a logarithm. W is computed from the dual problem, whose
-    derivative is that of the linear system which its solution satisfies.
+    W minimises ``|W|²/2 + C Σ_i max_n (1 - [n = y_i] + w_n x_i) - w_y x_i``. It is computed from
+    the dual problem and differentiated through the linear system that the dual solution satisfies.
+    s is an outer variable, learned as a logarithm.
 
     Sources: Lee et al., "MetaOptNet" (arXiv 1904.03758), section 3.3; the classifier: Crammer &
-    Singer (JMLR 2001). There the dual's matrix has 1 added to its diagonal; here 1e-6 of its mean.
+    Singer (JMLR 2001). There 1 is added to the diagonal of the dual's matrix; here 1e-6 of its
+    mean.
 
     Attributes:
         scale: initial s, factor of the scores, positive.
         c: C, weight of the losses against the regularisation.
-        iterations: largest number of iterations of the solver of the dual problem.
+        iterations: largest number of iterations of the dual solver.
     """
 
     scale: float = 10.0
@@ -44,7 +46,7 @@ class MaxMarginHead(ScaledLinearHead):
         return logarithms(scale=self.scale)
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """``w_n = Σ_i α_in x_i`` for the solution α of the dual problem."""
+        """``w_n = Σ_i α_in x_i``, with the solution α of the dual problem."""
         del learned
         real, targets = support.labels >= 0, support.one_hot
         x = support.features * real.unsqueeze(-1)
@@ -61,7 +63,7 @@ class MaxMarginHead(ScaledLinearHead):
         return {"head.weight": alpha.transpose(1, 2) @ x}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """The objective that W minimises; padded classes are in no part of it."""
+        """The objective that W minimises, ``[T]``, without padded rows and classes."""
         del learned
         absent, targets = support.classes < 0, support.one_hot
         weight = params["head.weight"] * ~absent.unsqueeze(2)
@@ -73,9 +75,9 @@ class MaxMarginHead(ScaledLinearHead):
 
 
 def _bounded(dual: _Dual, mean: Tensor, iterations: int) -> Tensor:
-    """Which entries of α are at their upper bound, ``[T, B, N]``, by alternating directions.
+    """Which entries of α are at their upper bound, ``[T, B, N]``, by ADMM.
 
-    One step minimises over rows that sum to zero, the other projects on the bounds (Boyd et al.,
+    One step minimises over rows that sum to zero, the other projects onto the bounds (Boyd et al.,
     2011, section 5).
     """
     targets, present = dual.targets, dual.present
@@ -89,7 +91,7 @@ def _bounded(dual: _Dual, mean: Tensor, iterations: int) -> Tensor:
         alpha = inverse @ centred
         before, free = free, torch.minimum(alpha + scaled, dual.upper)
         scaled = scaled + alpha - free
-        # A GPU is not asked: its queue would run dry.
+        # On the CPU only, which avoids a host sync on a GPU.
         if number % 50 == 49 and alpha.device.type == "cpu":
             moved = torch.stack([(alpha - free).abs().max(), (free - before).abs().max()]).max()
             if moved <= 1e-6 * dual.upper.max():
@@ -104,7 +106,7 @@ class _Dual:
     Attributes:
         kernel: K, ``[T, B, B]``.
         targets: Y, ``[T, B, N]``.
-        present: which classes there are, ``[T, 1, N]``.
+        present: which classes occur, ``[T, 1, N]``.
         upper: C Y.
     """
 
@@ -115,20 +117,20 @@ class _Dual:
 
 
 def _solve(dual: _Dual, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """α ``[T, B, N]`` for known entries at their bound, and the rows' multipliers μ ``[T, B]``.
+    """α ``[T, B, N]`` given which entries are at their bound, and the multipliers μ ``[T, B]``.
 
     The free entries satisfy ``(K α - Y)_in + μ_i = 0`` and every row sums to zero: a linear system,
-    and so differentiable.
+    which is differentiable.
     """
     kernel, targets, present = dual.kernel, dual.targets, dual.present
     tasks, rows, way = targets.shape
-    # A row with no free entry, such as a padded one, has a singular system: its own class is free.
+    # A row without a free entry, such as a padded one, makes the system singular: free one.
     own = torch.where(targets.sum(2) > 0, targets.argmax(2), present.long().argmax(2))
     stuck = (bound | ~present).all(2, keepdim=True)
     bound = bound & ~(stuck & (torch.arange(way, device=own.device) == own.unsqueeze(2)))
     fixed = torch.where(bound, dual.upper, 0)
     free = (~bound & present).to(kernel.dtype).flatten(1)
-    # For α flattened by rows, then the multipliers.
+    # The unknowns: α flattened by rows, then the multipliers.
     identity = torch.eye(way, dtype=kernel.dtype, device=kernel.device)
     hessian = torch.einsum("tij,kl->tikjl", kernel, identity).reshape(tasks, rows * way, -1)
     sums = torch.eye(rows, dtype=kernel.dtype, device=kernel.device).repeat_interleave(way, 1)

@@ -1,4 +1,4 @@
-"""Classification by a learned comparison with the class means."""
+"""Relation Network: classification by a learned comparison with the class means."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fewshot_blo.heads.linear import CrossEntropyHead
 
 @dataclass(frozen=True)
 class RelationHead(CrossEntropyHead):
-    """A convolutional network scores a class mean and a query side by side; it is outer variables.
+    """Relation Network: a convolutional network scores each pair of class mean and query.
 
-    Two blocks of convolution, norm, ReLU and 2×2 max-pooling on the feature maps of both, then two
-    linear layers. Maps of one pixel, as features without ``channels`` are, are not pooled.
+    Its parameters are outer variables: two blocks of convolution, norm, ReLU and 2×2 max-pooling on
+    the concatenated feature maps, then two linear layers. Maps of one pixel are not pooled.
 
     Source: Sung et al., "Relation Network" (arXiv 1711.06025), figure 3. There the score is a
-    sigmoid trained by squared errors and the norm batch norm over all pairs; here scores are logits
-    trained by cross-entropy and each pair is normalised by itself, so that no score depends on the
-    other queries.
+    sigmoid trained with squared errors, with batch norm over all pairs; here scores are logits
+    trained with cross-entropy and each pair is normalised by itself, so that no score depends on
+    the other queries.
 
     Attributes:
-        channels: C, number of channels of the feature maps ``[C, S, S]`` that features are; None
-            for C = D.
+        channels: C, number of channels of the maps ``[C, S, S]`` that were flattened to D features;
+            None for C = D.
         hidden: number of filters of each block.
         units: number of units of the hidden linear layer.
     """
@@ -43,20 +43,20 @@ class RelationHead(CrossEntropyHead):
     prox: ClassVar[float] = 0.0
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
-        """The network's parameters, drawn so that activations keep their size.
+        """The network's initial parameters, scaled so that activations keep their variance.
 
         Raises:
-            ConfigurationError: if features are not given, or are no square maps of so many
+            ConfigurationError: if features are not given, or are not square maps of that many
                 channels.
         """
         if features is None:
-            raise ConfigurationError("a relation head needs features, the number D of them")
+            raise ConfigurationError("RelationHead needs features, the number of features D")
         channels = self.channels or features
         side = math.isqrt(features // channels)
         if channels * side**2 != features:
             raise ConfigurationError(
-                f"{features} features are no square maps of {channels} channels: relation heads "
-                "compare the maps of an encoder that flattens them"
+                f"{features} features are not square maps of {channels} channels: set channels to "
+                "those of the maps that the encoder flattens"
             )
         hidden, pooled = self.hidden, max(side // 2, 1)
         k1, k2 = (1 if size == 1 else 3 for size in (side, pooled))
@@ -75,11 +75,11 @@ class RelationHead(CrossEntropyHead):
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """The scores."""
+        """Scores of all pairs, ``[T, B, N]``."""
         del real
         of_class = _convolved(params["head.weight"], learned["of_class"])
         of_query = _convolved(features, learned["of_query"])
-        # A convolution of maps side by side is a sum of two, each made once a class or query.
+        # A convolution of concatenated maps is a sum of two, each computed once per class or query.
         pairs = of_class.unsqueeze(1) + of_query.unsqueeze(2)
         x = _block(pairs.flatten(0, 2), learned["gain1"], learned["shift1"])
         x = F.conv2d(x, learned["second"], padding="same")

@@ -16,10 +16,10 @@ from fewshot_blo.heads.linear_systems import solve
 
 @dataclass(frozen=True)
 class RidgeHead(ScaledLinearHead):
-    """``s W x``, where W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y.
+    """Ridge regression ``s W x``: W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y.
 
-    s and λ are outer variables, learned as logarithms. The minimiser has a closed form, and so an
-    exact hypergradient with no inner step.
+    s and λ are outer variables, learned as logarithms. The minimiser has a closed form, which gives
+    an exact hypergradient without inner steps.
 
     Source: Bertinetto et al., "R2D2" (arXiv 1805.08136), equations 4 to 7.
 
@@ -39,14 +39,14 @@ class RidgeHead(ScaledLinearHead):
         return logarithms(scale=self.scale, lam=self.lam)
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """``W' = X' (X X' + λ I)^-1 Y``: a system of the size of the support set."""
+        """``W' = X' (X X' + λ I)^-1 Y``, from a linear system of the size of the support set."""
         x = support.features * (support.labels >= 0).unsqueeze(-1)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.transpose(1, 2) + learned["log_lam"].exp() * identity
         return {"head.weight": solve(kernel, support.one_hot).transpose(1, 2) @ x}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """The regularised squares that W minimises; padded classes are in none."""
+        """The regularised squared error that W minimises, ``[T]``, without padded classes."""
         weight = params["head.weight"] * (support.classes >= 0).unsqueeze(2)
         error = support.features @ weight.transpose(1, 2) - support.one_hot
         squares = (error * (support.labels >= 0).unsqueeze(-1)).square().sum((1, 2))

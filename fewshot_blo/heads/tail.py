@@ -29,35 +29,36 @@ from fewshot_blo.kernel.stacked.merged import MergedForward
 _TAIL = "tail."
 
 TailBackend = Backend | Literal["merged"]
-"""How the tail runs for T tasks: by one of the kernel's backends, or, where it treats every
-image by itself, with its frozen layers on the images of all tasks at once."""
+"""How the tail runs for T tasks: by one of the kernel's backends, or "merged", with its frozen
+layers on the images of all tasks at once, if it treats every image independently."""
 
 
 class TailHead(Head):
-    """``head(tail(x))``: some of the tail's parameters adapt, and those of the head.
+    """``head(tail(x))``, where the head's parameters and some of the tail's adapt to each task.
 
-    So a shared encoder can be the first layers of a network, which run once a task, and the layers
-    behind them take part in the inner problem: the last blocks, biases, low-rank updates. The tail
-    starts from outer variables, the head from prototypes of the features that these give.
+    The shared encoder is then the first layers of a network, which run once per task; the inner
+    problem contains the layers after them: the last blocks, biases or low-rank updates. The tail
+    starts from outer variables, the head from prototypes of the tail's features.
 
-    Source: Triantafillou et al., "Proto-MAML" (arXiv 1903.03096), with fewer parameters adapted.
+    Source: Triantafillou et al., "Meta-Dataset" (arXiv 1903.03096), the Proto-MAML method, with
+    fewer parameters adapted.
 
     Args:
         tail: network from a flattened feature of the encoder, ``[B, D]``, to features ``[B, E]``;
-            it is copied. Batch norms use running statistics. What requires no gradient and does not
-            adapt is constant.
-        adapted: names of its parameters that adapt.
+            it is copied. Batch norms use running statistics. Parameters that neither require a
+            gradient nor adapt are constant.
+        adapted: names of the tail's parameters that adapt.
         features: E, number of the tail's features.
-        head: classifier on its features; linear by default.
-        unit: divide features by their length, not by √E.
+        head: classifier on the tail's features; linear by default.
+        unit: divide features by their length instead of √E.
         backend: how the tail runs for the tasks of a batch; "auto" chooses at the first batch, and
             "merged" is for a tail of ``split_network``.
         precision: number format of the tail's products.
         prove: compare the kernel with ``tail`` itself at the first batch, unless it runs merged.
 
     Raises:
-        ConfigurationError: if a name is no parameter's, the head cannot start from prototypes, or
-            the tail cannot be merged.
+        ConfigurationError: if a name is not a parameter of the tail, the head cannot start from
+            prototypes, or the tail cannot be merged.
     """
 
     starts: ClassVar[tuple[Start, ...]] = ("prototypes",)
@@ -96,17 +97,17 @@ class TailHead(Head):
         unknown = sorted(set(adapted) - set(parameters))
         if unknown:
             raise ConfigurationError(
-                f"'{unknown[0]}' is no parameter of the tail; they are {list(parameters)[:8]}"
+                f"'{unknown[0]}' is not a parameter of the tail: use some of {list(parameters)[:8]}"
             )
         self.adapted = tuple(adapted)
         self.features, self.unit = features, unit
 
     def prepare(self, features: Callable[[], Tensor], derivatives: Order) -> None:
-        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+        """Compares the kernel with ``original``, and chooses the backend if it is "auto".
 
         Args:
-            features: returns those of the first batch, ``[T, B, D]``.
-            derivatives: of the tail's parameters that are needed.
+            features: returns the features of the first batch, ``[T, B, D]``.
+            derivatives: highest order of derivatives that is needed.
 
         Raises:
             ConfigurationError: as ``Choice``.
@@ -127,7 +128,7 @@ class TailHead(Head):
         self.forward = make_forward(self.original, self.network, self.backend, self.precision)
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
-        """The tail's parameters that adapt or require a gradient, and what the head learns."""
+        """The tail's parameters that adapt or require gradients, and the head's outer variables."""
         del features
         own = {
             _TAIL + name: p.detach().clone()
@@ -137,7 +138,7 @@ class TailHead(Head):
         return {**own, **self.head.learned(self.features)}
 
     def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """There are none: a tail at zero gives no features.
+        """Not supported: a tail with zero parameters has no features.
 
         Raises:
             ConfigurationError: always.
@@ -145,7 +146,7 @@ class TailHead(Head):
         raise ConfigurationError("an adapted tail cannot start at zeros: use prototypes")
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """The tail's outer variables, and the head's prototypes on the features they give."""
+        """The tail's outer variables, and the head's prototypes of the tail's features."""
         tasks = len(support.features)
         start = {
             _TAIL + name: learned[_TAIL + name].expand(tasks, *learned[_TAIL + name].shape)
@@ -156,12 +157,12 @@ class TailHead(Head):
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
     ) -> Tensor:
-        """The head's logits of the tail's features."""
+        """The head's logits of the tail's features, ``[T, B, N]``."""
         own = self.adapted_features(params, features, learned)
         return self.head.logits(params, own, learned, real)
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """The head's loss on the tail's features."""
+        """The head's loss on the tail's features, ``[T]``."""
         own = replace(support, features=self.adapted_features(params, support.features, learned))
         return self.head.loss(params, own, learned)
 
@@ -170,21 +171,21 @@ class TailHead(Head):
         return {name: params[_TAIL + name] for name in self.adapted}
 
     def unadapted(self, features: Tensor) -> Tensor:
-        """The tail's features as its network gives them."""
+        """The tail's features with its initial parameters, ``[B, E]``."""
         found: Tensor = self.network(features)
         return found
 
     def class_weights(self, params: TaskParams, support: SupportSet, learned: Params) -> TaskParams:
-        """The head's prototypes on the tail's features."""
+        """The head's prototypes of the tail's features."""
         own = self.adapted_features(params, support.features, learned)
         return self.head.from_support(replace(support, features=own), learned)
 
     def linear(self, params: TaskParams, learned: Params) -> tuple[Tensor, Tensor]:
-        """The head's."""
+        """The head's weights and biases, which apply to the tail's features."""
         return self.head.linear(params, learned)
 
     def adapted_features(self, params: TaskParams, x: Tensor, learned: Params) -> Tensor:
-        """Features ``[T, B, E]`` of ``[T, B, D]`` under the tasks' parameters.
+        """Features ``[T, B, E]`` of ``[T, B, D]`` with each task's parameters.
 
         Raises:
             ConfigurationError: if the backend has not been chosen.
@@ -192,7 +193,7 @@ class TailHead(Head):
         if self.forward is None:
             raise ConfigurationError(
                 "the backend of the tail is not chosen yet: call prepare(batch) of the problem "
-                "first, or name one"
+                "first, or set backend"
             )
         shared = {
             name: learned[_TAIL + name]
@@ -204,10 +205,10 @@ class TailHead(Head):
 
 
 def jittered(parameters: Params, tasks: int) -> TaskParams:
-    """Different parameters for each task, near the given ones: it shows if one sees another's.
+    """Different parameters for each task, near the given ones, so that a mix-up of tasks shows.
 
     Args:
-        parameters: without a task axis.
+        parameters: parameters without a task axis.
         tasks: T.
     """
     found = {}
@@ -222,7 +223,7 @@ def jittered(parameters: Params, tasks: int) -> TaskParams:
 def _merged(tail: nn.Module, adapted: Collection[str], precision: Precision) -> MergedForward:
     if not isinstance(tail, fx.GraphModule) or precision == "bfloat16":
         raise ConfigurationError(
-            f"a {type(tail).__name__} in {precision} cannot be merged: that takes the tail that "
-            "split_network cuts from a network, and no bfloat16; use the backend 'batched'"
+            f"a {type(tail).__name__} in {precision} cannot be merged: backend 'merged' needs the "
+            "tail of split_network, not in bfloat16; use backend 'batched'"
         )
     return MergedForward(tail, adapted)

@@ -1,4 +1,4 @@
-"""The batched adaptation kernel."""
+"""Inner-loop adaptation of T tasks at once: forward pass, choice of backend, update rules."""
 
 from __future__ import annotations
 

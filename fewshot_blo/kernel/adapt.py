@@ -1,4 +1,4 @@
-"""The one adaptation loop: every strategy, evaluation and prediction solve inner problems here."""
+"""The inner loop of T tasks at once, used by every strategy, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _inner_step: ContextVar[int | None] = ContextVar("inner_step", default=None)
 
 
 def inner_step() -> int | None:
-    """The number of the inner step whose loss is being computed; None after the last one.
+    """Index of the inner step whose loss is being computed; None after the last step.
 
-    Layers that draw random numbers or have parameters of each step depend on it.
+    Layers that draw random numbers or have per-step parameters read it.
     """
     return _inner_step.get()
 
 
 @contextmanager
 def at_step(step: int | None) -> Iterator[None]:
-    """Losses computed inside belong to that inner step; None for after the last one."""
+    """Inside, losses are computed for that inner step; None means after the last step."""
     token = _inner_step.set(step)
     try:
         yield
@@ -57,23 +57,23 @@ def adapt(
 
     Row t of the result depends on row t of ``params`` and on ``loss(...)[t]`` alone: tasks are
     independent, so the gradient of the summed losses is the stack of the tasks' gradients. The
-    forward pass may be vmapped inside ``loss``; the derivatives are always taken outside of it,
-    because PyTorch's batched backward rules of the norm layers drop second-order terms.
+    forward pass may be vmapped inside ``loss``; gradients are always taken outside of vmap, because
+    PyTorch's batching rules for the backward of norm layers drop second-order terms.
 
     Args:
-        loss: from task-stacked parameters to ``[T]``.
+        loss: maps task-stacked parameters to one loss per task, ``[T]``.
         params: initial parameters, ``[T, ...]``.
-        inner: how many steps of which rule.
-        outer: the outer variables: a rule takes learned step sizes from them, and with
-            ``recompute`` they must be all leaves that the loss depends on.
-        derivatives: of the result with respect to what ``params``, ``loss`` and ``rule`` depend
-            on. "none": detached. "first": inner gradients are constants (first-order MAML).
-            "second": exact.
-        second_order_steps: with "second", how many of the last steps are exact; those before
-            are "first". None for all.
-        recompute: keep the parameters before the exact steps in place of their graphs, which are
-            made again in the backward pass, so that memory hardly grows with steps.
-        visit: called after each step that is not recomputed, with its number and the parameters.
+        inner: number of steps and update rule.
+        outer: outer variables. A rule reads learned step sizes from them; with ``recompute`` they
+            must include every leaf that the loss depends on.
+        derivatives: derivatives that the result supports with respect to all that ``params``,
+            ``loss`` and the rule depend on. "none": it is detached. "first": inner gradients are
+            treated as constants (first-order MAML). "second": exact.
+        second_order_steps: with "second", number of last steps that are differentiated exactly;
+            earlier steps are treated as "first". None for all.
+        recompute: store parameters between the exact steps instead of their graphs, which are
+            rebuilt in the backward pass, so that memory hardly grows with the number of steps.
+        visit: called after each step that is not recomputed, with its index and the new parameters.
 
     A tolerance of ``inner`` stops tasks without derivatives alone; with them all steps are taken.
 
@@ -100,7 +100,7 @@ def adapt(
 
     graph = derivatives != "none"
     with torch.set_grad_enabled(graph):
-        # A view: where the loss uses the same tensor, as in a proximal term, that is no parameter.
+        # A view: a use of the same tensor in the loss (a proximal term) is not the parameter.
         current = {name: p.view_as(p) if graph else p.detach() for name, p in params.items()}
         state = rule.init(current, outer or {})
         last = exact_from if recompute else steps

@@ -1,4 +1,4 @@
-"""Choosing the kernel's backend for a user's network: what is right first, then what is faster."""
+"""Chooses a network's backend: the fastest of those that agree with the user's module."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ logger = logging.getLogger(__name__)
 BackendChoice = Backend | Literal["auto"]
 
 _CLEARLY = 0.8
-"""The loop is chosen where it takes less than this part of the batched time: it falls behind with
-more tasks than the few that are measured."""
+"""The loop is chosen if it takes less than this fraction of the batched time: its relative cost
+grows with more tasks than the few that are timed."""
 
 
 def make_forward(
     original: nn.Module, network: nn.Module, backend: BackendChoice, precision: Precision
 ) -> Forward:
-    """The forward pass of a network for tasks.
+    """The forward pass of a network for T tasks.
 
     Args:
         original: the user's module.
         network: the kernel's copy of it.
-        backend: as chosen.
-        precision: of the forward pass.
+        backend: the backend to use, not "auto".
+        precision: number format of the forward pass.
 
     Raises:
-        ConfigurationError: if the backend has not been chosen.
+        ConfigurationError: if the backend is "auto".
     """
     if backend == "auto":
         raise ConfigurationError("the backend is not chosen yet: call prepare(batch) first")
@@ -52,14 +52,14 @@ def make_forward(
 
 @dataclass(frozen=True)
 class Choice:
-    """Chooses a backend, by comparison with the user's module and by timing.
+    """Chooses a backend by comparison with the user's module and by timing.
 
     Attributes:
         original: the user's module.
-        network: the kernel's copy of it, in which layers get PyTorch's own class back where they
-            do not compute what the module does.
-        precision: that will be used.
-        prove: compare at all.
+        network: the kernel's copy of it; layers that disagree with the module get PyTorch's own
+            class back.
+        precision: number format of the run.
+        prove: whether to compare with the module.
     """
 
     original: nn.Module
@@ -70,19 +70,19 @@ class Choice:
     def __call__(self, wanted: BackendChoice, sample: Sample) -> Backend:
         """The backend for this network and device.
 
-        Whatever is not as wanted, or differs from the module, is said in one warning.
+        One warning names what disagrees with the module and what replaces it.
 
         Args:
-            wanted: "auto", or the one to use if it is right.
-            sample: of the shape that will be used.
+            wanted: "auto", or the backend to use if it agrees with the module.
+            sample: parameters and inputs of the shapes that will be used.
 
         Raises:
-            ConfigurationError: if the network cannot be used, or not by the wanted backend.
+            ConfigurationError: if the network cannot be run, or the wanted backend disagrees.
         """
         if wanted == "reference":
             return wanted
         if wanted == "fused" and "fused" not in self._candidates(sample.x):
-            wanted = "batched"  # The same where there are no Triton kernels.
+            wanted = "batched"  # They are the same without Triton kernels.
         device = sample.x.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), product_precision("float32", device):
@@ -112,7 +112,7 @@ class Choice:
             reasons.append(reason)
             if wanted != "auto":
                 raise ConfigurationError(
-                    f"backend is {wanted}, and {self._name} {reason}: use auto, which takes another"
+                    f"backend is {wanted}, and {self._name} {reason}: use auto, which picks another"
                 )
         right = right or ["reference"]
         if reasons and right[0] in ("loop", "reference"):
@@ -124,21 +124,18 @@ class Choice:
         return right
 
     def _candidates(self, x: Tensor) -> tuple[KernelBackend, ...]:
-        """The backends that there are, those that are usually faster first.
+        """The available backends, the usually faster ones first.
 
-        In bfloat16 the Triton kernels have not been checked on a device.
+        Without the Triton kernels in bfloat16, where they have not been checked on a device.
         """
         exact = self.precision != "bfloat16"
         fused = exact and x.device.type == "cuda" and not kernels_for(x.device).reason
         return ("fused", "batched", "loop") if fused else ("batched", "loop")
 
     def _reason_against(self, proof: Proof, backend: KernelBackend) -> str | None:
-        """Why a backend cannot be used, layers being given back their own class first."""
+        """Why a backend cannot be used; None if it can, perhaps with some layers unconverted."""
         if backend != "loop" and (names := _with_backward_hooks(self.network)):
-            return (
-                f"has hooks on the backward pass of {names[0]}, which are not called where tasks "
-                "are batched"
-            )
+            return f"has backward hooks on {names[0]}, which are not called when tasks are batched"
         try:
             found = proof.disagreement(backend)
         except Exception as error:  # Triton's are of many classes.
@@ -150,12 +147,12 @@ class Choice:
         if backend != "fused" and self._unconverted(proof, backend):
             return None
         return (
-            f"differs from a plain loop over tasks where they are {_WORDS[backend]}, by "
-            f"{found.relative:.1e} of the {found.where}"
+            f"differs from a plain loop over tasks when they are {_WORDS[backend]} (relative error "
+            f"{found.relative:.1e} of the {found.where})"
         )
 
     def _unconverted(self, proof: Proof, backend: KernelBackend) -> bool:
-        """Gives layers PyTorch's own class back, one by one, until the backend is right."""
+        """Gives layers PyTorch's own class back, one by one, until the backend agrees."""
         classes = {module: type(module) for module in proof.network.modules()}
         changed = []
         for name, _ in proof.network.named_modules():
@@ -167,7 +164,7 @@ class Choice:
                     unconvert(self.network, one)
                 warnings.warn(
                     f"{self._name} is computed by PyTorch's own operations in "
-                    f"{', '.join(map(repr, changed))}: the kernel's differ there",
+                    f"{', '.join(map(repr, changed))}: the kernel's give different results",
                     stacklevel=6,
                 )
                 return True
@@ -178,7 +175,7 @@ class Choice:
     def _fastest(self, sample: Sample, backends: list[KernelBackend]) -> Backend:
         seconds = dict.fromkeys(backends, float("inf"))
         reasons: dict[Backend, str] = {}
-        for _ in range(2):  # In turns, for a machine may be busy with something else for a while.
+        for _ in range(2):  # Alternating: a load on the machine then affects all backends.
             for backend in backends:
                 forward = TaskForward(self.network, backend, self.precision)
                 try:
@@ -201,8 +198,8 @@ class Choice:
         if names := sorted(proof.reference.changed):
             listed = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
             warnings.warn(
-                f"the forward pass of {self._name} changes {listed}: every pass starts from the "
-                "values that the network was handed over with, and changes are not kept",
+                f"the forward pass of {self._name} modifies {listed}: every pass starts from the "
+                "values that the network was passed in with, and changes are discarded",
                 stacklevel=5,
             )
 

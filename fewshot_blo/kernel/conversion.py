@@ -1,8 +1,7 @@
-"""A network made ready for tasks: a copy in which some layers compute the same in a faster way.
+"""Converts a network for the kernel: a copy in which standard layers have a faster forward.
 
-A layer is changed where it is exactly one of PyTorch's own classes, and then it gets a class with
-another ``forward``: it stays the same object, with its attributes, hooks and names. All other
-layers stay as they are.
+Only a layer whose class is exactly one of PyTorch's own is converted. It gets a subclass with
+another ``forward`` and keeps its attributes, hooks and name. All other layers are unchanged.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import StepwiseBatchNorm, TorchBatchNorm, norm_statistics
 from fewshot_blo.kernel.plain import is_plain
 from fewshot_blo.kernel.precision import is_autocast
@@ -24,7 +24,7 @@ from fewshot_blo.kernel.usable import check_usable
 
 
 class Conv2d(nn.Conv2d):
-    """A 2-D convolution whose derivatives of any order are as fast as its forward pass."""
+    """A 2-D convolution whose derivatives of any order run at the speed of its forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves ``x``, ``[B, C, H, W]``."""
@@ -40,7 +40,7 @@ class Conv2d(nn.Conv2d):
 
     @property
     def geometry(self) -> Geometry:
-        """All but weight and bias."""
+        """Stride, padding, dilation and groups."""
         padding = (0, 0) if isinstance(self.padding, str) else self.padding
         pairs = _pair(self.stride), _pair(padding), _pair(self.dilation)
         return Geometry(*pairs, self.groups)
@@ -52,7 +52,7 @@ def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Sequential(nn.Sequential):
-    """A sequence in which blocks of convolution, batch norm, ReLU and pooling run as one."""
+    """A sequence that runs blocks of convolution, batch norm, ReLU and pooling fused."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's output."""
@@ -68,7 +68,7 @@ class Sequential(nn.Sequential):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm with a task's statistics, which processes do not share."""
+    """Batch norm with each task's own statistics, not synchronized across processes."""
 
     forward = TorchBatchNorm.forward
 
@@ -82,7 +82,7 @@ _NORMS = (nn.BatchNorm2d, StepwiseBatchNorm)
 
 
 def _flatten(chain: Sequential) -> Iterator[nn.Module]:
-    """The layers of a sequence and of the sequences in it."""
+    """The layers of a sequence, with nested sequences flattened."""
     for layer in chain:
         if type(layer) is Sequential and not has_hooks(layer):
             yield from _flatten(layer)
@@ -91,7 +91,7 @@ def _flatten(chain: Sequential) -> Iterator[nn.Module]:
 
 
 def _take_blocks(layers: list[nn.Module], x: Tensor) -> tuple[list[Block], list[Tensor | None]]:
-    """Takes from the front of ``layers`` the blocks that can run as one, and their tensors."""
+    """Removes the leading layers that can run fused; returns their blocks and tensors."""
     blocks: list[Block] = []
     tensors: list[Tensor | None] = []
     if not isinstance(x, Tensor) or not is_fused(x):
@@ -114,7 +114,7 @@ def _take_blocks(layers: list[nn.Module], x: Tensor) -> tuple[list[Block], list[
 
 
 def _scale_and_shift(norm: TorchBatchNorm) -> tuple[Tensor, Tensor]:
-    """γ and β of the next forward pass, ``[C]`` each."""
+    """γ and β of the current forward pass, ``[C]`` each."""
     if isinstance(norm, StepwiseBatchNorm):
         return norm.scale_and_shift()
     if norm.affine:
@@ -124,7 +124,7 @@ def _scale_and_shift(norm: TorchBatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def _take_then(layers: list[nn.Module]) -> Then:
-    """Takes from the front of ``layers`` those that can be joined with a batch norm."""
+    """Removes the leading layers that can be fused with the batch norm before them."""
     slope, pool = 1.0, 1
     if layers and type(layers[0]) in (nn.ReLU, nn.LeakyReLU) and not has_hooks(layers[0]):
         relu = layers[0]
@@ -139,7 +139,7 @@ def _take_then(layers: list[nn.Module]) -> Then:
 
 
 def _halves(layer: nn.Module) -> bool:
-    """Whether the layer is max-pooling over 2×2 windows side by side, and nothing more."""
+    """Whether the layer is plain 2×2 max-pooling with stride 2."""
     if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.return_indices:
         return False
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -147,26 +147,14 @@ def _halves(layer: nn.Module) -> bool:
     return pairs == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.ceil_mode
 
 
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether something is called with the layer, or has taken the place of its forward."""
-    hooks = (
-        layer._forward_pre_hooks,
-        layer._forward_hooks,
-        layer._backward_pre_hooks,
-        layer._backward_hooks,
-    )
-    return any(hooks) or "forward" in vars(layer)
-
-
 def for_tasks(network: nn.Module) -> nn.Module:
     """A copy of a network with faster layers, ready for ``TaskForward``.
 
-    Parameters and running statistics are carried over under the same names. Batch norms count no
-    batches, and all of them have running statistics, to be estimated.
+    Parameters and running statistics keep their names. Batch norms no longer count batches, and all
+    of them have running statistics, which ``estimate_statistics`` sets.
 
     Raises:
-        ConfigurationError: if it is wrapped or compiled, has not got all its parameters yet, or has
-            complex ones.
+        ConfigurationError: as ``check_usable``.
     """
     check_usable(network)
     converted = copy_of(network)
@@ -180,7 +168,7 @@ def for_tasks(network: nn.Module) -> nn.Module:
 
 
 def _is_covered(layer: nn.Module) -> bool:
-    """Whether there is a faster forward for a layer with its settings."""
+    """Whether there is a faster forward for a layer with these settings."""
     if type(layer) is nn.Conv2d:
         return layer.padding_mode == "zeros" and layer.padding != "same"
     return type(layer) in _FASTER
@@ -199,7 +187,7 @@ def _prepare_norm(norm: TorchBatchNorm) -> None:
 
 
 def unconvert(network: nn.Module, name: str) -> bool:
-    """Gives a layer PyTorch's own class back; returns whether it had another one."""
+    """Gives a layer PyTorch's own class back; returns whether that changed anything."""
     layer = network.get_submodule(name)
     own = next((before for before, after in _FASTER.items() if type(layer) is after), None)
     if own is None or own is nn.SyncBatchNorm:
@@ -209,7 +197,7 @@ def unconvert(network: nn.Module, name: str) -> bool:
 
 
 def converted_layers(network: nn.Module) -> dict[str, str]:
-    """The layers that compute in another way than the user's, by name, and the class of each."""
+    """Class names of the converted layers, by the layers' names."""
     return {
         name: type(layer).__name__
         for name, layer in network.named_modules()
@@ -218,9 +206,9 @@ def converted_layers(network: nn.Module) -> dict[str, str]:
 
 
 def copy_of(network: nn.Module) -> nn.Module:
-    """A deep copy, also of a network that has results of other tensors for attributes.
+    """A deep copy, also of a network with non-leaf tensors as attributes.
 
-    ``copy.deepcopy`` alone refuses such, which old-style ``weight_norm`` makes.
+    ``copy.deepcopy`` alone rejects these, which old-style ``weight_norm`` creates.
     """
     results: dict[int, object] = {
         id(value): value.detach().clone()

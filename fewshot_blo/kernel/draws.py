@@ -1,9 +1,8 @@
-"""PyTorch's random functions, with numbers that follow from the task's key.
+"""Replacements of PyTorch's random functions, whose numbers are determined by the task's key.
 
-So what a network draws does not depend on the chunk size, the backend or the device, and a
-recomputed step draws what it drew before. A function of ``DRAWS`` takes the forward pass' context
-and then the arguments of the PyTorch function that it stands for. What is called with a generator
-of its own keeps it.
+A network's draws therefore do not depend on the chunk size, the backend or the device, and a
+recomputed step repeats them. A function of ``DRAWS`` takes the forward pass's context, then the
+arguments of the PyTorch function that it replaces. A call with its own generator keeps it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _uniform(context: ForwardContext, shape: tuple[int, ...] | torch.Size, like:
 
 
 def _normal(context: ForwardContext, shape: torch.Size, like: Tensor) -> Tensor:
-    """By Box and Muller's transform."""
+    """Standard normal numbers, by the Box-Muller transform."""
     key = context.next_key()
     first, second = (uniform_from_key(fold(key, number), shape) for number in (0, 1))
     length = (-2 * (1 - first).log()).sqrt()
@@ -42,7 +41,7 @@ def _dropout(
 
 
 def _by_channel(spatial: int) -> Draw:
-    """Of ``F.dropout1d`` and the like: whole channels of ``[B, C, ...]`` or ``[C, ...]``."""
+    """For ``F.dropout1d`` and the like: drops channels of ``[B, C, ...]`` or ``[C, ...]``."""
 
     def dropout(
         context: ForwardContext,
@@ -52,7 +51,7 @@ def _by_channel(spatial: int) -> Draw:
         inplace: bool = False,
     ) -> Tensor:
         del inplace
-        # PyTorch takes three axes for [B, C, L] in dropout2d.
+        # dropout2d takes an input of three axes to be [B, C, L].
         axes = 1 if x.ndim == spatial + 1 and spatial != 2 else 2
         return _dropped(context, x, p, training, x.shape[:axes] + (1,) * (x.ndim - axes))
 
@@ -141,7 +140,7 @@ def _attention(
 
 
 def _fractional(function: Draw, axes: int) -> Draw:
-    """Of fractional max-pooling: where its windows lie, one number for each axis of a channel."""
+    """For fractional max-pooling: draws the windows' positions, one number per channel and axis."""
 
     def pool(context: ForwardContext, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(args) < 5 and kwargs.get("_random_samples") is None:
@@ -177,7 +176,7 @@ def _exponential_values(context: ForwardContext, out: Tensor, lambd: float = 1.0
 
 
 def _in_place(function: Draw, values: Fill) -> Draw:
-    """Of ``Tensor.uniform_`` and the like."""
+    """For ``Tensor.uniform_`` and the like."""
 
     def fill(context: ForwardContext, out: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.pop("generator", None) is not None:
@@ -188,7 +187,7 @@ def _in_place(function: Draw, values: Fill) -> Draw:
 
 
 def _new(function: Draw, values: Fill, empty: Draw) -> Draw:
-    """Of ``torch.rand``, ``torch.rand_like`` and the like."""
+    """For ``torch.rand``, ``torch.rand_like`` and the like."""
 
     def make(context: ForwardContext, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("generator") is not None:
@@ -235,4 +234,4 @@ DRAWS: dict[Any, Draw] = {
     Tensor.normal_: _in_place(Tensor.normal_, _normal_values),
     Tensor.uniform_: _in_place(Tensor.uniform_, _uniform_values),
 }
-"""By the function that a network calls."""
+"""Replacements, by the PyTorch function that a network calls."""

@@ -1,4 +1,4 @@
-"""The choice of a backend at the first batch, once for each order of derivatives."""
+"""Chooses a backend at the first batch, once for each order of derivatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class FirstBatch:
     """Chooses the backend of a network when its first batch is known.
 
     Args:
-        prove: compare the kernel with the user's module.
+        prove: whether to compare the kernel with the user's module.
     """
 
     def __init__(self, prove: bool) -> None:
@@ -30,10 +30,10 @@ class FirstBatch:
         """The backend to use from now on.
 
         Args:
-            wanted: the one in use, or "auto".
-            choice: of the network.
-            sample: where it is compared and timed.
-            derivatives: that are needed.
+            wanted: the backend in use, or "auto".
+            choice: compares and times the network's backends.
+            sample: returns the parameters and inputs to do that on.
+            derivatives: highest order of derivatives that is needed.
 
         Raises:
             ConfigurationError: as ``Choice``.

@@ -1,4 +1,4 @@
-"""A network's forward pass for every task at once, by one of two backends."""
+"""A network's forward pass for T tasks: task by task, vmapped, or with fused kernels."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ from fewshot_blo.kernel.stacked.fused import fused_kernels
 
 KernelBackend = Literal["loop", "batched", "fused"]
 Backend = KernelBackend | Literal["reference"]
-"""How a network runs for all tasks: by the kernel, task by task, or batched by ``torch.func.vmap``,
-or batched with norm, ReLU and pooling of a CUDA device in one Triton kernel ("fused"; on the host
-they are in one anyway); or for reference the user's own module task by task, slower, which the
-others must agree with."""
+"""How a network runs for T tasks. "loop": task by task. "batched": vmapped over tasks. "fused":
+also with norm, ReLU and pooling in one Triton kernel on a CUDA device (the CPU always fuses them).
+"reference": the user's own module task by task, slower, with which the others must agree."""
 
 
 class Forward(Protocol):
-    """A network's forward pass for every task, by whichever backend.
+    """A network's forward pass for T tasks by any backend.
 
     Attributes:
         network: the kernel's copy of the network.
@@ -60,12 +59,12 @@ class Forward(Protocol):
         running: bool = False,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """The network's outputs, ``[T, B, ...]``, as ``TaskForward`` says."""
+        """The network's outputs, ``[T, B, ...]``; see ``TaskForward``."""
         ...
 
 
 def attention(*, differentiated: bool) -> AbstractContextManager[None]:
-    """Attention from single operations where inner parameters are differentiated.
+    """Selects the unfused attention implementation if inner parameters are differentiated.
 
     The fused kernels behind ``scaled_dot_product_attention`` have no second derivatives.
     """
@@ -74,12 +73,12 @@ def attention(*, differentiated: bool) -> AbstractContextManager[None]:
 
 @contextmanager
 def checkpointing_refused() -> Iterator[None]:
-    """Hooks on saved tensors that are set inside raise an error that names the remedy."""
+    """Inside, setting hooks on saved tensors raises an error that names the remedy."""
     functions = torch._C._autograd
     try:
         functions._saved_tensors_hooks_disable(CHECKPOINTING)
     except RuntimeError:
-        # There are such hooks around the forward pass already, which must go on working.
+        # Such hooks are already active around the forward pass and must keep working.
         functions._saved_tensors_hooks_enable()
         yield
         return
@@ -95,7 +94,7 @@ def checkpointing_refused() -> Iterator[None]:
 
 @contextmanager
 def _slow_rules_allowed() -> Iterator[None]:
-    """Inside, vmap does not warn of operations that it runs task by task: timing decides."""
+    """Turns off vmap's warning about operations without a batching rule: backends are timed."""
     switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled")  # noqa: B009
     switch(False)
     try:
@@ -105,10 +104,10 @@ def _slow_rules_allowed() -> Iterator[None]:
 
 
 def only_tensor(output: object) -> Tensor:
-    """The output of a network, which must be one tensor.
+    """Returns the output of a network, which must be one tensor.
 
     Raises:
-        ConfigurationError: if it is something else.
+        ConfigurationError: if it is not a tensor.
     """
     if isinstance(output, Tensor):
         return output
@@ -119,7 +118,7 @@ def only_tensor(output: object) -> Tensor:
         kind += f" of {len(output)}"
     raise ConfigurationError(
         f"the network returns a {kind}: it must return one tensor, [B, ...]; wrap it in a module "
-        "whose forward picks that one"
+        "whose forward returns that tensor"
     )
 
 
@@ -128,11 +127,11 @@ class TaskForward:
     """Applies a network to the images of each task with that task's parameters.
 
     Attributes:
-        network: any module, from ``for_tasks``; "batched" needs a forward that
-            ``torch.func.vmap`` can batch. It is left as it was: see ``purity``.
+        network: a module returned by ``for_tasks``; "batched" needs a forward that
+            ``torch.func.vmap`` can batch. A forward pass leaves it unchanged (see ``purity``).
         backend: "batched" and "fused" vmap the forward over tasks; "loop" calls it task by task.
-            Their results agree to rounding.
-        precision: of the forward pass; outputs have the dtype of the images.
+            Their results agree up to rounding.
+        precision: number format of the forward pass; outputs have the dtype of the images.
     """
 
     network: nn.Module
@@ -159,10 +158,10 @@ class TaskForward:
             params: parameters of each task, ``[T, ...]``.
             shared: parameters that all tasks share, without a task axis.
             x: inputs, ``[T, B, ...]``.
-            rows: weights of the rows in batch statistics, ``[T, B]``, or how many of the first
-                rows alone count, ``NO_ROWS`` for none; None for all rows.
-            running: use running statistics.
-            keys: one key a task for random numbers, ``[T]``.
+            rows: weights of the rows in batch statistics, ``[T, B]``, or the number of leading
+                rows that count, ``NO_ROWS`` for none; None for all rows.
+            running: normalise by running statistics.
+            keys: one key per task for random numbers, ``[T]``.
 
         Raises:
             ConfigurationError: if the network returns anything but a tensor, or uses activation
@@ -181,7 +180,7 @@ class TaskForward:
             output = only_tensor(found)
             return output.to(x.dtype) if self.precision == "bfloat16" else output
 
-        # One unbind and not T selections, each of whose gradients would be T tasks large.
+        # One unbind: the gradient of each of T selections would be as large as all T tasks.
         columns = {name: p.unbind(0) for name, p in params.items()}
 
         def alone(t: int, state: Params) -> Tensor:

@@ -1,11 +1,10 @@
-"""Computations whose kernels are recorded once and replayed, so that Python is not waited for.
+"""CUDA graphs of outer steps: kernels are recorded once and replayed without Python's overhead.
 
-A function of tensors must launch the same kernels for inputs of the same shapes: nothing in it may
-look at a value on the host. Its first call runs as it is. The second call with inputs of the same
-shapes records it on copies of the inputs; from then on inputs are copied there and the recording
-is replayed.
+The recorded function must launch the same kernels for inputs of the same shapes, without a host
+sync. Its first call with new shapes runs eagerly. The second call records it on copies of the
+inputs; later calls copy their inputs there and replay the recording.
 
-On a CUDA device a recording is a CUDA graph; the bookkeeping is tested with a recorder that runs
+On a CUDA device a recording is a CUDA graph; the bookkeeping is tested with a recorder that calls
 the function again.
 """
 
@@ -29,8 +28,8 @@ from fewshot_blo.machine.memory import is_out_of_memory
 from fewshot_blo.machine.timing import best_seconds
 
 GraphMode = Literal["auto", "on", "off"]
-"""Whether the kernels of an outer step are recorded and replayed on a CUDA device: "auto" measures
-once for each shape of inputs whether a replay is faster."""
+"""Whether an outer step on a CUDA device is replayed from a CUDA graph: "auto" times once for each
+shape of inputs whether a replay is faster."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +37,28 @@ Tensors = Mapping[str, Tensor]
 Tree = TypeVar("Tree")
 
 _PAYS_OFF = 16
-"""A recording costs about so many runs, with the measurement; an evicted one was replayed more."""
+"""A recording costs about as much as this many runs, and pays off if it is replayed as often."""
 
 
 class Recorder(Protocol):
-    """Records what a device does.
+    """Records the kernels that a function launches.
 
     Attributes:
-        device: of the recorded kernels.
+        device: device of the recorded kernels.
     """
 
     device: torch.device
 
     def warm_up(self, function: Callable[[], object]) -> None:
-        """Runs a function so that libraries set up what they cannot set up while recorded."""
+        """Runs a function before it is recorded, so that libraries initialize themselves."""
         ...
 
     def record(self, function: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
         """Records a function.
 
         Returns:
-            Its results, and what computes them again, from the inputs' present values, in the
-            same memory. Their values are undefined before that.
+            Its results, and a function that recomputes them in the same memory from the inputs'
+            current values. Until it is called the results are undefined.
 
         Raises:
             RuntimeError: if it cannot be recorded.
@@ -70,8 +69,8 @@ class Recorder(Protocol):
 class CudaRecorder:
     """Records CUDA graphs.
 
-    All of them share one memory pool: at any time one graph runs, its inputs lie outside the pool
-    and its results are copied out before the next graph runs, so their memory may overlap.
+    All graphs share one memory pool: they run one at a time, their inputs lie outside the pool, and
+    results are copied out before the next graph runs, so their memory may overlap.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -95,14 +94,14 @@ class CudaRecorder:
         # A pool lives as long as a graph that uses it.
         pool = next((g.pool() for g in self._alive), None) or torch.cuda.graph_pool_handle()
         try:
-            # Of this thread only: others may go on preparing the next batch.
+            # Captures this thread only: others may be preparing the next batch.
             with torch.cuda.graph(
                 graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
             ):
                 results = function()
         except RuntimeError:
-            # PyTorch before 2.13 leaves its own stream behind as the current one, and the
-            # allocator in the belief that the capture goes on (pytorch#180395).
+            # Before PyTorch 2.13 the capture stream stays the current one and the allocator stays
+            # in capture mode (pytorch#180395).
             torch.cuda.set_stream(current)
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(current.device_index, pool)
@@ -113,14 +112,14 @@ class CudaRecorder:
 
 @dataclass
 class _Recording:
-    """A recorded function, or one that is faster when it is not replayed.
+    """A recorded function, or one that runs eagerly because a replay is slower.
 
     Attributes:
-        function: kept, for the tensors that its kernels read by address.
-        inputs: where the kernels read the inputs.
-        results: where they write the results.
-        replay: runs them; None where the function is faster.
-        replays: how often they ran.
+        function: kept alive for the tensors that its kernels read by address.
+        inputs: static buffers from which the kernels read the inputs.
+        results: static buffers to which they write the results.
+        replay: runs the kernels; None if the function runs eagerly.
+        replays: number of replays so far.
     """
 
     function: Callable[[Tensors], Any]
@@ -139,14 +138,14 @@ class _Recording:
 
 
 class Graphs:
-    """The recordings of one function of tensors, by the shapes of its inputs.
+    """Recordings of functions of tensors, one for each combination of settings and input shapes.
 
-    Where recording fails, a warning says why, and the function runs as it is from then on.
+    If recording fails, a warning says why, and functions run eagerly from then on.
 
     Args:
-        recorder: of the device.
-        mode: "on" replays every recording; "auto" those that are faster than the function.
-        limit: recordings kept; the one that was not used for longest makes room.
+        recorder: the device's recorder.
+        mode: "on" replays every recording; "auto" those that are faster than an eager run.
+        limit: maximum number of recordings; the least recently used one is evicted.
     """
 
     def __init__(
@@ -159,16 +158,16 @@ class Graphs:
         self.choice = "not recorded yet"
 
     def run(self, function: Callable[[Tensors], Tree], inputs: Tensors, settings: Hashable) -> Tree:
-        """``function(inputs)``, replayed where that has been recorded.
+        """``function(inputs)``, replayed if it has been recorded.
 
-        The result is the caller's own: later calls do not change it.
+        The result belongs to the caller: later calls do not overwrite it.
 
         Args:
             function: launches kernels that depend on ``settings`` and the inputs' shapes alone.
-                Other tensors that it reads must stay where they are in memory while the settings
-                are the same; their values may change.
-            inputs: by name; on any device.
-            settings: tell apart functions, and whatever else changes what they launch.
+                Other tensors that it reads must keep their addresses while the settings are the
+                same; their values may change.
+            inputs: tensors by name, on any device.
+            settings: hashable key of the function and of all else that changes its kernels.
         """
         if self._given_up:
             return function(inputs)
@@ -201,11 +200,11 @@ class Graphs:
         self._recorder.warm_up(lambda: function(static))
         if not all(map(torch.equal, before, _random_states(device))):
             self._give_up(
-                "the network draws random numbers from PyTorch's global generator (the kernel's "
-                "Dropout does not), and recomputed steps could not draw the same ones again"
+                "the network draws random numbers from PyTorch's global generator, and recomputed "
+                "steps could not draw the same ones again"
             )
             return None
-        # Before recording, which frees the memory that this leaves in the allocator's cache.
+        # Timed before recording, which frees the memory that this run leaves cached.
         eager = best_seconds(lambda: function(inputs), device) if self._mode == "auto" else math.inf
         try:
             results, replay = self._recorder.record(lambda: function(static))
@@ -217,8 +216,8 @@ class Graphs:
         self.choice = "replayed"
         if self._mode == "auto":
             replayed = best_seconds(lambda: recording.run(inputs), device)
-            times = f"{1000 * replayed:.2f} ms replayed, {1000 * eager:.2f} ms as it is"
-            self.choice = f"{'replayed' if replayed < eager else 'as it is'} ({times})"
+            times = f"{1000 * replayed:.2f} ms replayed, {1000 * eager:.2f} ms eager"
+            self.choice = f"{'replayed' if replayed < eager else 'eager'} ({times})"
             recording.replays = 0
             if eager <= replayed:
                 recording = _Recording(function, {}, None, None)
@@ -226,38 +225,38 @@ class Graphs:
         return recording
 
     def _make_room(self) -> bool:
-        """Whether there is room for another recording, and shapes repeat often enough for it."""
+        """Whether another recording fits, and shapes repeat often enough to be worth one."""
         if len(self._recordings) < self._limit:
             return True
         _, oldest = self._recordings.popitem(last=False)
         if oldest.replay is None or oldest.replays >= _PAYS_OFF:
             return True
         self._give_up(
-            f"tasks have more than {self._limit} shapes, and one was recorded for "
-            f"{oldest.replays} replays only"
+            f"inputs have more than {self._limit} shapes, and a recording was replayed only "
+            f"{oldest.replays} times"
         )
         return False
 
     def _give_up(self, reason: str) -> None:
         self._given_up = True
         self._recordings.clear()
-        self.choice = f"as it is ({reason})"
+        self.choice = f"eager ({reason})"
         warnings.warn(
-            f"no kernels are recorded and replayed on {self._recorder.device} from here on: "
-            f"{reason}",
+            f"kernels are no longer recorded and replayed on {self._recorder.device}, steps run "
+            f"eagerly: {reason}",
             stacklevel=2,
         )
 
 
 def make_graphs(mode: GraphMode, device: torch.device) -> Graphs | None:
-    """Recordings for a CUDA device, where they are wanted."""
+    """Recordings for a CUDA device; None for other devices and for mode "off"."""
     if mode == "off" or device.type != "cuda":
         return None
     return Graphs(CudaRecorder(device), mode)
 
 
 def is_recording() -> bool:
-    """Whether the current stream's kernels are being recorded and not run."""
+    """Whether the current CUDA stream is being captured, which runs no kernels."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
@@ -267,7 +266,7 @@ def _copy(targets: Tensors, sources: Tensors) -> None:
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
-    """The states of the generators that layers may draw from."""
+    """States of the generators that layers may draw from."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))

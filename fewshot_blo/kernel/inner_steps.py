@@ -40,7 +40,7 @@ class InnerSteps:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 0:
-            raise ConfigurationError(f"steps is {self.steps}: inner steps must be at least 0")
+            raise ConfigurationError(f"steps is {self.steps}: it must be at least 0")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigurationError(f"tolerance is {self.tolerance}: it must be positive")
 

@@ -1,8 +1,8 @@
-"""What a network's calls of PyTorch's functions mean inside the kernel.
+"""Intercepts a network's calls of batch norm and of PyTorch's random functions.
 
-The user's layers stay what they are: batch norms and random functions are met where they call
-PyTorch, whatever class calls them. A batch norm takes its statistics as the norm mode says and
-changes no running statistics; random numbers follow from the task's key.
+The user's layers are unchanged: calls are intercepted at PyTorch's functions, whatever class makes
+them. A batch norm takes its statistics as the norm mode says and updates no running statistics;
+random numbers are determined by the task's key.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ BatchNormFunction = Callable[..., Tensor]
 
 
 class Interception(TorchFunctionMode):
-    """Passes calls of batch norm and of random functions on to other functions.
+    """Redirects calls of batch norm and of random functions.
 
     Args:
-        context: of the forward pass.
-        batch_norm: with the arguments of ``F.batch_norm``.
+        context: context of the forward pass.
+        batch_norm: replacement, with the arguments of ``F.batch_norm``.
     """
 
     def __init__(self, context: ForwardContext, batch_norm: BatchNormFunction) -> None:
@@ -52,7 +52,7 @@ class Interception(TorchFunctionMode):
         if self._differentiated and not torch.is_grad_enabled() and _in_checkpoint():
             raise ConfigurationError(CHECKPOINTING)
         if func in COMPOSITE:
-            with self:  # What it calls is met as well.
+            with self:  # Its calls are intercepted too.
                 return COMPOSITE[func](*args, **kwargs)
         with torch._C.DisableTorchFunction():
             if func is F.batch_norm:
@@ -66,22 +66,22 @@ class Interception(TorchFunctionMode):
 
 CHECKPOINTING = (
     "the network uses activation checkpointing, or other hooks on saved tensors, in its forward: "
-    "what they compute again in the backward pass would not see the parameters of the task; switch "
-    "it off (set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory by "
-    "recompute, slices or fewer tasks in a chunk"
+    "a recomputation in the backward pass would not use the task's parameters; turn it off "
+    "(set_grad_checkpointing(False), gradient_checkpointing_disable()) and save memory with "
+    "recompute, slices or a smaller chunk"
 )
 
 
 OWN_BATCH_NORM = (
-    "the network calls F.batch_norm with the statistics of its batch outside of PyTorch's batch "
-    "norm layers, where norm mode 'support' cannot put those of the support set in their place: "
+    "the network calls F.batch_norm with batch statistics outside of PyTorch's batch norm layers, "
+    "where norm mode 'support' cannot replace them by the support set's: "
     "use nn.BatchNorm2d (affine=False, track_running_stats=False for a norm without parameters), "
     "or norm mode 'transductive'"
 )
 
 
 def _in_checkpoint() -> bool:
-    """Whether ``torch.utils.checkpoint`` (use_reentrant=True) runs what is being run."""
+    """Whether ``torch.utils.checkpoint`` (use_reentrant=True) is on the call stack."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
@@ -101,13 +101,13 @@ def _reordered(
     eps: float,
     cudnn_enabled: bool,
 ) -> tuple[Any, ...]:
-    """The arguments of ``torch.batch_norm`` as ``F.batch_norm`` has them."""
+    """The arguments of ``torch.batch_norm`` in the order of ``F.batch_norm``."""
     del cudnn_enabled
     return x, mean, variance, weight, bias, training, momentum, eps
 
 
 def _without_overrides(function: Any) -> Callable[..., Any]:
-    """A copy of a function of ``torch.nn.functional`` that asks nobody to take its place."""
+    """A copy of a ``torch.nn.functional`` function without ``__torch_function__`` dispatch."""
 
     def no(*arguments: object) -> bool:
         return False
@@ -125,7 +125,7 @@ COMPOSITE = {
     function: _without_overrides(function)
     for function in (F.multi_head_attention_forward, F.gumbel_softmax)
 }
-"""Functions that are made of random functions, with copies in which those are met."""
+"""Functions that call random functions, with copies in which these calls are intercepted."""
 
 
 def batch_norm(
@@ -138,10 +138,10 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``F.batch_norm`` with statistics of the rows that the kernel names, and without memory."""
+    """``F.batch_norm`` with statistics of the context's rows; running statistics stay unchanged."""
     del momentum
     statistics = norm_statistics(training)
-    # Variances are small differences of large numbers.
+    # Variances in bfloat16 would suffer from cancellation.
     x = x.float() if x.dtype == torch.bfloat16 else x
     if isinstance(statistics, int) and statistics == NO_ROWS:
         raise ConfigurationError(OWN_BATCH_NORM)
@@ -159,7 +159,7 @@ def batch_norm(
 def following_norms(network: nn.Module) -> list[TorchBatchNorm]:
     """The batch norms whose statistics the norm mode chooses.
 
-    They are those that ``network.train()`` would train: a network may keep others frozen.
+    They are those that ``network.train()`` sets to training mode: a network may keep others frozen.
     """
     norms = [module for module in network.modules() if isinstance(module, TorchBatchNorm)]
     if not norms or network.training:
@@ -174,12 +174,12 @@ def following_norms(network: nn.Module) -> list[TorchBatchNorm]:
 
 @contextmanager
 def kernel_forward(context: ForwardContext, norms: list[TorchBatchNorm]) -> Iterator[None]:
-    """Forward passes inside have the kernel's meaning.
+    """Inside, forward passes take statistics and random numbers as ``context`` says.
 
     Args:
-        context: what they know.
-        norms: as ``following_norms`` finds them: they follow the context in ``eval()`` mode too,
-            which is for dropouts alone.
+        context: context of the forward passes.
+        norms: as returned by ``following_norms``: they follow the context in ``eval()`` mode too,
+            which turns off dropout alone.
     """
     resting = [norm for norm in norms if not norm.training]
     for norm in resting:

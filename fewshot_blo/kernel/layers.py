@@ -1,8 +1,8 @@
-"""What a forward pass knows beside its input, and what depends on it: statistics and random keys.
+"""The context of a forward pass (statistics, random key, inner step) and layers that read it.
 
-The kernel says, for the duration of one forward pass, which rows of the batch a batch norm takes
-its statistics from and which random key a dropout draws its mask from. Both are tensors of one
-task, so they may be batched by ``torch.func.vmap`` like the task's parameters.
+For the duration of one forward pass the context says which rows of the batch a batch norm takes
+its statistics from and which key a dropout draws its mask from. Both are tensors of one task, so
+``torch.func.vmap`` can batch them like the task's parameters.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
-"""PyTorch's batch norms and what is derived from them."""
+"""Base class of PyTorch's batch norms."""
 
 
 NO_ROWS = 0
-"""For ``ForwardContext.rows``: no layer is known that takes statistics, and none may."""
+"""For ``ForwardContext.rows``: using batch statistics is an error."""
 
 
 @dataclass
 class ForwardContext:
-    """What one forward pass of one task knows beside its images.
+    """What one forward pass of one task depends on, besides parameters and images.
 
     Attributes:
-        rows: weights ``[B]`` of the batch's rows in the statistics of a batch norm, or how many of
-            the first rows alone count; None for all.
+        rows: weights ``[B]`` of the batch's rows in the statistics of a batch norm, or the number
+            of leading rows that count; None for all.
         running: use the running statistics instead of the batch's.
-        key: int64 scalar that fixes all random numbers; None draws from the global generator.
-        step: number of the inner step; None after the last one.
-        calls: random draws so far, so that each has a key of its own.
+        key: int64 scalar that determines all random numbers; None for the global generator.
+        step: index of the inner step; None after the last step.
+        calls: number of random draws so far, so that each has its own key.
     """
 
     rows: Tensor | int | None = None
@@ -60,7 +60,7 @@ _context: ContextVar[ForwardContext | None] = ContextVar("forward_context", defa
 
 @contextmanager
 def forward_context(context: ForwardContext) -> Iterator[None]:
-    """Makes ``context`` known to the layers of the forward passes inside."""
+    """Inside, layers read ``context``."""
     token = _context.set(context)
     try:
         yield
@@ -69,11 +69,11 @@ def forward_context(context: ForwardContext) -> Iterator[None]:
 
 
 def norm_statistics(training: bool) -> Literal["running"] | Tensor | int | None:
-    """Where a batch norm takes its statistics from: "running", or as ``ForwardContext.rows``.
+    """The statistics that a batch norm uses: "running", or rows as in ``ForwardContext``.
 
     Args:
-        training: whether the layer itself would use the batch's. One that does not, as a norm that
-            its owner has frozen, uses its running statistics in every pass.
+        training: whether the layer itself would use batch statistics. If not, as in a norm that the
+            user has frozen, it uses its running statistics in every pass.
     """
     context = _context.get()
     if not training or (context is not None and context.running):
@@ -99,20 +99,20 @@ def batch_moments(x: Tensor, rows: Tensor | int | None) -> tuple[Tensor, Tensor]
 
 
 class StepwiseBatchNorm(TorchBatchNorm):
-    """Batch norm with a scale and a shift of its own for each inner step.
+    """Batch norm with its own scale and shift for each inner step.
 
-    The query set is normalised with those of the last step, and so are steps beyond it. Statistics
-    are those of the pass at hand, as in PyTorch's batch norm, and so differ from step to step by
-    themselves; the running ones are of passes after the last step, the only ones that use them.
+    The query set, and steps beyond the last, use those of the last step. Statistics are those of
+    the current pass, as in PyTorch's batch norm, and so differ between steps; running statistics
+    are those of passes after the last step, which alone use them.
 
-    Source: Antoniou et al., "MAML++" (arXiv 1810.09502), section 4, per-step batch normalisation.
-    There running statistics of every step are kept; an inner step takes its support set's, in
-    training and in test alike.
+    Source: Antoniou et al., "How to Train Your MAML" (MAML++, arXiv 1810.09502), section 4,
+    per-step batch normalisation. The paper keeps running statistics of every step; here an inner
+    step uses its support set's, in training and evaluation alike.
 
     Args:
-        channels: C.
-        steps: S, inner steps that have parameters of their own.
-        eps: ε.
+        channels: C, number of channels.
+        steps: S, number of inner steps with their own parameters.
+        eps: ε, added to the variance.
 
     Raises:
         ConfigurationError: if the number of steps is not positive.
@@ -120,13 +120,13 @@ class StepwiseBatchNorm(TorchBatchNorm):
 
     def __init__(self, channels: int, steps: int, *, eps: float = 1e-5) -> None:
         if steps < 1:
-            raise ConfigurationError(f"batch norm for {steps} inner steps: it needs at least 1")
+            raise ConfigurationError(f"steps is {steps}: stepwise batch norm needs at least 1")
         super().__init__(channels, eps=eps)
         self.weight = nn.Parameter(torch.ones(steps, channels))
         self.bias = nn.Parameter(torch.zeros(steps, channels))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Those of the inner step, ``[C]`` each."""
+        """γ and β of the current inner step, ``[C]`` each."""
         context = _context.get()
         last = len(self.weight) - 1
         step = last if context is None or context.step is None else min(context.step, last)
@@ -142,12 +142,12 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def fold(key: Tensor, number: int) -> Tensor:
-    """A new key from a key and a number."""
+    """Derives a new key from a key and a number."""
     return _mix(key + _signed(number * _GOLDEN % (1 << 64)))
 
 
 def uniform_from_key(key: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """Numbers in [0, 1) of the given shape, each a hash of the key and its position."""
+    """Uniform numbers in [0, 1) of the given shape, each a hash of the key and its position."""
     count = torch.arange(math.prod(shape), device=key.device)
     bits = _mix(_mix(key + count * _signed(_GOLDEN)))
     return ((bits >> 40) & 0xFFFFFF).to(torch.float32).div(1 << 24).reshape(shape)

@@ -1,4 +1,4 @@
-"""PyTorch's own operations in place of the kernel's, to compare with."""
+"""A switch to PyTorch's own operations in place of the kernel's, as a baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _plain: ContextVar[bool] = ContextVar("plain_operations", default=False)
 
 @contextmanager
 def plain_operations() -> Iterator[None]:
-    """Networks compute with PyTorch's convolutions, norms and pooling, and their derivatives."""
+    """Inside, forward passes use PyTorch's own convolutions, norms, pooling and derivatives."""
     token = _plain.set(True)
     try:
         yield
@@ -20,5 +20,5 @@ def plain_operations() -> Iterator[None]:
 
 
 def is_plain() -> bool:
-    """Whether the forward pass is to use PyTorch's own operations."""
+    """Whether forward passes use PyTorch's own operations."""
     return _plain.get()

@@ -1,4 +1,4 @@
-"""The number format of convolutions and matrix products; all else stays in float32."""
+"""Number formats of convolutions and matrix products: float32, TF32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ norms keep the dtype of the parameters, and so does a head outside of the networ
 
 "float32": in the dtype of the parameters; TF32 is off on a GPU, whatever PyTorch's own default.
 "tf32": on a GPU, factors are rounded to 10 bits of mantissa and summed in float32.
-"bfloat16": the network's forward pass, and so its derivatives, has operands of 8 bits of mantissa.
+"bfloat16": products of the forward pass, and so of its derivatives, have bfloat16 operands.
 
-float16 is not offered: inner gradients underflow its range, and the scaling of losses that prevents
-it in ordinary training would have to be undone at every inner step.
+float16 is not offered: inner gradients underflow its range, and the loss scaling that prevents this
+in ordinary training would have to be undone at every inner step.
 """
 
 
 def check_precision(precision: Precision, example: Tensor) -> None:
-    """Tells whether a network can be run in a precision.
+    """Checks that a network can be run in a precision.
 
     Args:
         precision: the setting.
         example: a parameter of the network, for its dtype and device.
 
     Raises:
-        ConfigurationError: if not.
+        ConfigurationError: if the precision is unknown, parameters are not float32, or the device
+            has no TF32.
     """
     if precision not in get_args(Precision):
         raise ConfigurationError(
@@ -43,18 +44,18 @@ def check_precision(precision: Precision, example: Tensor) -> None:
     if example.dtype != torch.float32:
         raise ConfigurationError(
             f"precision is '{precision}' and the parameters are {example.dtype}: reduced precision "
-            "is of float32 parameters; use precision 'float32', which computes in their dtype, or "
+            "needs float32 parameters; use precision 'float32', which computes in their dtype, or "
             "convert the network with .float()"
         )
     if precision == "tf32" and not _has_tf32(example.device):
         raise ConfigurationError(
             f"precision is 'tf32' and the parameters are on {example.device}, which has no TF32: "
-            "use 'float32' there, or move the network to a GPU of compute capability 8.0 first"
+            "use 'float32' there, or move the network to a GPU of compute capability 8.0 or higher"
         )
 
 
 def offered_precisions(example: Tensor) -> list[Precision]:
-    """The precisions in which a network with such float32 parameters can be run."""
+    """Precisions in which a network with float32 parameters like ``example`` can be run."""
     tf32: list[Precision] = ["tf32"] if _has_tf32(example.device) else []
     return ["float32", *tf32, "bfloat16"]
 
@@ -64,15 +65,15 @@ def _has_tf32(device: torch.device) -> bool:
 
 
 def is_autocast(device: torch.device) -> bool:
-    """Whether autocast is on for a device; it is not there for all kinds of them."""
+    """Whether autocast is on for a device; False for devices other than CPU and CUDA."""
     return device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
 
 
 def forward_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """For a forward pass alone: derivatives run outside, in the formats that it left behind."""
+    """Autocast of a forward pass; derivatives run outside of it, in the dtypes it recorded."""
     if precision != "bfloat16":
         return nullcontext()
-    # Cached casts of parameters would outlive the step in which they were right.
+    # A cached cast of a parameter would be stale after an inner step.
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
@@ -80,8 +81,8 @@ def forward_precision(precision: Precision, device: torch.device) -> AbstractCon
 def product_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     """Turns TF32 on or off for the products of a forward pass and of all its derivatives.
 
-    PyTorch's flags are the process's: they are put back on the way out. Inside, from PyTorch 2.9
-    on, the flags of before cannot be read; with "tf32" ``torch.compile`` does (pytorch#166387).
+    PyTorch's flags are global and are restored on exit. Inside, from PyTorch 2.9 on, the older
+    flags cannot be read, which ``torch.compile`` does under "tf32" (pytorch#166387).
     """
     if device.type != "cuda":
         yield
@@ -98,21 +99,21 @@ def product_precision(precision: Precision, device: torch.device) -> Iterator[No
 
 
 def product_flags() -> tuple[object, ...]:
-    """What decides at present whether products of float32 use TF32.
+    """Current values of the flags that decide whether float32 products use TF32.
 
-    From PyTorch 2.9 on ``torch.get_float32_matmul_precision`` fails where the flags are in use.
+    From PyTorch 2.9 on ``torch.get_float32_matmul_precision`` fails once these flags are in use.
     """
     return tuple(getattr(module, name) for module, name, _ in _flags())
 
 
 def uses_tf32(device: torch.device) -> bool:
-    """Whether convolutions of float32 may use TF32 at present."""
+    """Whether float32 convolutions may currently use TF32."""
     module, name, (_, on) = _flags()[1]
     return _has_tf32(device) and getattr(module, name) == on
 
 
 def _flags() -> list[tuple[Any, str, tuple[object, object]]]:
-    """Where the flags of matrix products, convolutions and LSTMs are; their values: off, on."""
+    """Module, name, and values for off and on of the flags of products, convolutions and LSTMs."""
     products: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     if hasattr(cudnn, "conv"):

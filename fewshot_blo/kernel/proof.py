@@ -1,6 +1,6 @@
-"""Whether the kernel computes a network as its own module does: value, first and second derivative.
+"""Compares the kernel with the user's module: outputs, first and second derivatives.
 
-Compared in float64 on a few images of two tasks, on copies, whatever the precision of the run.
+In float64, on copies, with a few images of two tasks, whatever the precision of the run.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from fewshot_blo.kernel.pure_check import check_pure
 from fewshot_blo.kernel.reference import ReferenceForward
 
 Order = Literal["first", "second"]
-"""The derivatives of a network that a strategy needs."""
+"""Highest order of a network's derivatives that a strategy needs."""
 
 ForwardCall = Callable[..., Tensor]
 """``(params, shared, x, keys=..., running=...)``, as a ``Forward`` is called."""
 
 TOLERANCE = 1e-8
-"""Rounding stays below, in float64; the defects that were found are larger than 1e-4."""
+"""Relative. Rounding errors in float64 are smaller; defects found so far were above 1e-4."""
 
 SINGLE_TOLERANCE = 1e-2
-"""The same for networks that cannot be computed in float64."""
+"""The same for networks that cannot run in float64."""
 
 _TASKS, _IMAGES = 2, 6
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Where a network is compared.
+    """Parameters and inputs on which forward passes are compared.
 
     Attributes:
-        params: of each task, ``[T, ...]``; may be empty.
-        shared: without a task axis.
+        params: per-task parameters, ``[T, ...]``; may be empty.
+        shared: shared parameters, without a task axis.
         x: inputs, ``[T, B, ...]``.
-        keys: for random numbers, ``[T]``.
-        order: derivatives that are compared: second ones of task parameters alone.
+        keys: keys for random numbers, ``[T]``.
+        order: highest order of derivatives that is compared; second ones need per-task parameters.
         running: use running statistics.
     """
 
@@ -55,7 +55,7 @@ class Sample:
     running: bool = False
 
     def small(self, dtype: torch.dtype) -> Sample:
-        """A few images of two tasks, in another type."""
+        """A few images of two tasks, in another dtype."""
 
         def converted(x: Tensor) -> Tensor:
             return x.detach().to(dtype) if x.is_floating_point() else x
@@ -69,12 +69,12 @@ class Sample:
         )
 
     def of(self, forward: ForwardCall) -> Tensor:
-        """Outputs of a forward pass."""
+        """Outputs of a forward pass on the sample."""
         inputs = self.params, self.shared, self.x
         return forward(*inputs, keys=self.keys, running=self.running)
 
     def jittered(self) -> Sample:
-        """With inputs moved a little, so that no two values of a window are equal."""
+        """The sample with slightly perturbed inputs, so that no values of a pooling window tie."""
         if not self.x.is_floating_point():
             return self
         generator = torch.Generator().manual_seed(0)
@@ -85,7 +85,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Found:
-    """Outputs and derivatives of a forward pass: by name, those of the same kind together."""
+    """Outputs, first and second derivatives of a forward pass, each by name."""
 
     output: dict[str, Tensor]
     first: dict[str, Tensor]
@@ -93,7 +93,7 @@ class Found:
 
 
 def differentiate(forward: ForwardCall, sample: Sample) -> Found:
-    """A forward pass and the derivatives of a fixed function of its outputs."""
+    """Runs a forward pass and differentiates a fixed function of its outputs."""
     with torch.enable_grad():
         params = {name: p.detach().requires_grad_() for name, p in sample.params.items()}
         shared = {name: p.detach().requires_grad_() for name, p in sample.shared.items()}
@@ -122,7 +122,7 @@ def differentiate(forward: ForwardCall, sample: Sample) -> Found:
 
 
 def _weighted(tensors: Sequence[Tensor]) -> Tensor:
-    """A sum whose weights are all different: in sums of squares derivatives may cancel out."""
+    """A sum with distinct weights: in a plain sum of squares, derivatives may cancel."""
     return torch.stack([(x.flatten() * _weights(x.numel(), x)).sum() for x in tensors]).sum() / sum(
         x.numel() for x in tensors
     )
@@ -137,8 +137,8 @@ class Difference:
     """The largest difference between two forward passes.
 
     Attributes:
-        relative: to the norm of the reference, of one tensor.
-        where: what it is of, in words.
+        relative: norm of one tensor's difference, divided by the norm of the reference.
+        where: the quantity that differs, in words.
     """
 
     relative: float
@@ -146,7 +146,7 @@ class Difference:
 
 
 def difference(found: Found, reference: Found) -> Difference:
-    """The largest one, tensor by tensor; small tensors beside the others count for less."""
+    """The largest one over all tensors; a small tensor is divided by 1e-3 of the largest norm."""
     worst = Difference(0.0, "output")
     for kind, mine, theirs in (
         ("output", found.output, reference.output),
@@ -169,11 +169,11 @@ class Proof:
     Args:
         original: the user's module.
         network: the kernel's copy of it.
-        sample: where.
+        sample: parameters and inputs to compare on.
 
     Raises:
-        ConfigurationError: if the module is not a pure function, or PyTorch has no second
-            derivative of it where one is needed.
+        ConfigurationError: if the module is not a pure function, or has no second derivative in
+            PyTorch where one is needed.
     """
 
     def __init__(self, original: nn.Module, network: nn.Module, sample: Sample) -> None:
@@ -184,7 +184,7 @@ class Proof:
         except RuntimeError as error:
             if "dtype" not in str(error) and "scalar type" not in str(error):
                 raise
-            # A network with types of its own, which no conversion changes.
+            # The network fixes its own dtypes, whatever it is converted to.
             self._set_up(next(network.parameters(), sample.x).dtype)
             self.tolerance = SINGLE_TOLERANCE
 
@@ -196,19 +196,19 @@ class Proof:
         check_pure(self.reference.module, lambda: self.sample.of(self.reference))
 
     def disagreement(self, backend: KernelBackend) -> Difference | None:
-        """How a backend differs from the module; None where it does not.
+        """How a backend differs from the module; None if they agree.
 
         Raises:
-            RuntimeError: where the backend cannot run the network.
+            RuntimeError: if the backend cannot run the network.
         """
         return self.disagreement_of(TaskForward(self.network, backend))
 
     def disagreement_of(self, forward: ForwardCall) -> Difference | None:
-        """The same of a forward pass of any kind, in the type of ``sample``."""
+        """The same for any forward pass, in the dtype of ``sample``."""
         found = difference(differentiate(forward, self.sample), self.found)
         if found.relative <= self.tolerance or not _finite(self.found):
             return None
-        # Where values of a window are equal, rounding decides which one a gradient goes to.
+        # If values of a pooling window tie, rounding decides which one gets the gradient.
         moved = self.sample.jittered()
         again = difference(differentiate(forward, moved), self._reference_derivatives(moved))
         return None if again.relative <= self.tolerance else found
@@ -222,7 +222,7 @@ class Proof:
                 raise ConfigurationError(
                     f"the network has no second derivative in PyTorch ({reason}): use a strategy "
                     "that needs none (Unroll with first_order, Reptile, ValueFunction), or write "
-                    "that layer in other operations: nn.Hardsigmoid is (x + 3).clamp(0, 6) / 6"
+                    "that layer in other operations (nn.Hardsigmoid as (x + 3).clamp(0, 6) / 6)"
                 ) from error
             raise
 

@@ -1,4 +1,4 @@
-"""Whether a forward pass is a function of its input and parameters, and what in it is none."""
+"""Checks that a forward pass is a pure function of its input and parameters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fewshot_blo.errors import ConfigurationError
 
 
 def check_pure(module: nn.Module, run: Callable[[], Tensor]) -> None:
-    """Raises where the same input and parameters give different outputs.
+    """Rejects a network that gives different outputs for the same input and parameters.
 
     Args:
         module: the network.
-        run: calls it, always with the same.
+        run: calls it, always with the same input and parameters.
 
     Raises:
-        ConfigurationError: which names the first module that does so, and what it does.
+        ConfigurationError: names the first module that is not pure, and the cause.
     """
     outputs: list[dict[str, Tensor]] = []
     kinds = {name: type(m).__name__ for name, m in module.named_modules()}
@@ -35,22 +35,22 @@ def check_pure(module: nn.Module, run: Callable[[], Tensor]) -> None:
         return
     name = next(n for n, x in first.items() if n not in second or not _same(x, second[n]))
     what = (
-        "changes something that it keeps from one forward pass to the next"
+        "keeps a state that changes from one forward pass to the next"
         if torch.equal(before, torch.get_rng_state())
-        else "draws random numbers from the global generator by other functions than PyTorch's "
+        else "draws random numbers from the global generator with functions other than PyTorch's "
         "dropouts, rand, randn, bernoulli, uniform_, normal_ and exponential_"
     )
     where = f"'{name}' ({kinds[name]})" if name else f"the network ({kinds['']})"
     raise ConfigurationError(
-        f"{where} gives two outputs for the same input and parameters: it {what}. The kernel runs "
-        "a forward pass any number of times, so it must be a function of them; set prove to False "
-        "to go on all the same"
+        f"{where} gives different outputs for the same input and parameters: it {what}. The kernel "
+        "runs a forward pass any number of times, so it must be a pure function; set prove to "
+        "False to skip this check"
     )
 
 
 @contextmanager
 def _outputs_seen(module: nn.Module, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Notes the output of the first call of each submodule, in the order in which they end."""
+    """Records the first output of each submodule, in the order in which they finish."""
     handles = []
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -1,9 +1,9 @@
-"""Forward passes without memory: what a network changes while it runs is put back or thrown away.
+"""Stateless forward passes: what a network modifies while it runs is restored or discarded.
 
 A forward pass is a function of parameters, buffers, inputs and keys. Every pass, in every inner
 step and for every task, starts from the same buffers and attributes: those that the network had
-when it was handed over, or that running statistics were estimated to be. What it writes into them
-is seen by the rest of that pass and by nobody after it.
+when it was passed in, or running statistics that were estimated since. What a pass writes to them
+is visible to the rest of that pass alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot_blo.kernel.conversion import has_hooks
+from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
 
 _changed: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[str, ...]]] = (
@@ -28,11 +28,11 @@ _MISSING = object()
 def changed_buffers(
     network: nn.Module, forward: Callable[[dict[str, Tensor]], object]
 ) -> tuple[str, ...]:
-    """Names of the buffers that a forward pass writes into, found by trying once in each mode.
+    """Names of the buffers that a forward pass writes to, found by one trial run in each mode.
 
     Args:
         network: the network.
-        forward: runs it once, with these buffers in place of its own.
+        forward: runs it once, with the given buffers in place of its own.
     """
     known = _changed.setdefault(network, {})
     if network.training not in known:
@@ -45,7 +45,7 @@ def changed_buffers(
 
 
 def _candidates(network: nn.Module) -> dict[str, Tensor]:
-    """All buffers but those of batch norms, which the kernel does not let change."""
+    """All buffers except those of batch norms, which the kernel keeps unchanged."""
     norms = {
         id(buffer)
         for module in network.modules()
@@ -60,7 +60,7 @@ def _devices(tensors: dict[str, Tensor]) -> list[torch.device]:
 
 
 def writers(network: nn.Module) -> list[nn.Module]:
-    """The modules whose forward may assign attributes: those of a user's own, or with hooks."""
+    """The modules whose forward may assign attributes: user-defined ones, or with hooks."""
     return [
         module
         for module in network.modules()
@@ -70,10 +70,10 @@ def writers(network: nn.Module) -> list[nn.Module]:
 
 
 def names_of_tensors(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Every place of each parameter and buffer, by the first name of the tensor.
+    """All names of each parameter and buffer, by the tensor's first name.
 
-    ``torch.func.functional_call`` finds them itself, but leaves a layer that has two names with the
-    tensors of the call (torch 2.13), so each layer is named once here.
+    ``torch.func.functional_call`` can find tied tensors itself, but then leaves the call's tensors
+    in a layer that has two names (torch 2.13), so each layer is listed once here.
     """
     places: dict[int, list[str]] = {}
     for prefix, module in network.named_modules():
@@ -89,16 +89,16 @@ def call(
     names: Mapping[str, tuple[str, ...]],
     x: Tensor,
 ) -> tuple[object, dict[str, Tensor]]:
-    """The network's output with values in place of its own tensors, which it keeps.
+    """Runs the network with values in place of its own tensors, which are restored afterwards.
 
     Args:
         network: the network.
-        values: by the first name of the tensor.
-        names: as ``names_of_tensors``.
+        values: values by the tensor's first name.
+        names: as returned by ``names_of_tensors``.
         x: its input.
 
     Returns:
-        The output, and the tensors that stood in these places in the end.
+        The output, and the tensors under these names at the end of the call.
     """
     placed = {name: value for first, value in values.items() for name in names.get(first, ())}
     output = functional_call(network, placed, (x,), tie_weights=False)
@@ -107,11 +107,11 @@ def call(
 
 @contextmanager
 def attributes_kept(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, str]]]:
-    """Attributes that are assigned inside have their old values afterwards.
+    """Restores attributes that are assigned inside to their previous values on exit.
 
     Yields:
-        A list that then holds the modules and names of those that hold a state: they were assigned
-        a tensor, or another number.
+        A list, filled on exit with the module and name of each attribute that was assigned a tensor
+        or a different number.
     """
     before = [
         (module, attributes, dict(attributes))

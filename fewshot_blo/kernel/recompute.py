@@ -1,4 +1,4 @@
-"""Steps that are computed a second time in the backward pass instead of being remembered."""
+"""Recomputes inner steps in the backward pass instead of storing their graphs."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from fewshot_blo.machine.memory import SavedBytes
 Carry = tuple[TaskParams, RuleState]
 
 KEPT_STEPS = 5
-"""So many steps keep their graphs where nobody has chosen; more than these are recomputed."""
+"""By default up to this many steps store their graphs; more are recomputed."""
 
 _STATES = 3
-"""Kept states take the memory of so many steps' graphs; with the graph in the making that is less
-than ``KEPT_STEPS`` graphs, so that no number of recomputed steps takes more memory than these."""
+"""Stored states may take the memory of this many steps' graphs. With the graph that is being built
+this is less than ``KEPT_STEPS`` graphs, the most that steps without recomputation store."""
 
 
 def run_recomputed(
     step: Callable[[int, TaskParams, RuleState], Carry], numbers: range, carry: Carry, outer: Params
 ) -> Carry:
-    """Takes the numbered steps, whose graphs are made one at a time in the backward pass.
+    """Takes inner steps whose graphs are built one at a time in the backward pass.
 
-    The forward pass keeps the states before the steps, as long as all of them take no more memory
-    than the graphs of three steps; so a step is computed twice. Where they would take more, the
-    earlier steps are cut into segments: of a segment the start is kept, the backward pass takes
-    its steps again to keep their starts, and then each a third time with its graph.
-    ``torch.utils.checkpoint`` would compute a step twice in the forward pass already, for the
-    derivative inside it.
+    The forward pass stores the state before each step, as long as all states take no more memory
+    than the graphs of three steps; each step is then computed twice. Beyond that, the earlier steps
+    are grouped into segments: only the start of a segment is stored, the backward pass runs the
+    segment again to store the state before each of its steps, then each step a third time with its
+    graph. ``torch.utils.checkpoint`` would compute a step twice in the forward pass already,
+    because of the gradient inside it.
 
     Args:
-        step: from a step's number, parameters and state of the rule to the next ones.
-        numbers: of the steps.
+        step: maps a step's index, parameters and rule state to the next parameters and state.
+        numbers: indices of the steps.
         carry: parameters and state before the first step.
-        outer: every leaf beside ``carry`` that the steps depend on; gradients reach no others.
+        outer: must include every leaf besides ``carry`` that the steps depend on; other leaves get
+            no gradient.
     """
     leaves = [leaf for leaf in outer.values() if leaf.requires_grad]
     values, structure = tree_flatten(carry)
@@ -64,7 +65,7 @@ def run_recomputed(
     saved = SavedBytes()
     with saved:  # The state before the first step exists anyway.
         values = take_each(numbers[:1], values)
-    # What was saved is for the gradient; its derivative takes about as much again.
+    # Saved for the inner gradient; differentiating that saves about as much again.
     graph = 2 * saved.total
     states = _STATES * graph // max(1, sum(value.nbytes for value in values))
     rest = numbers[1:]
@@ -76,14 +77,14 @@ def run_recomputed(
 
 
 def segments(steps: int, states: int) -> list[int]:
-    """Lengths of consecutive segments of ``steps`` steps, few of them longer than one.
+    """Lengths of consecutive segments of ``steps`` steps, as few as possible longer than one.
 
-    A segment of length 1 is one step that is computed twice, those of longer ones thrice. Never
-    are more than ``states`` states kept at one time, or than ``sqrt(2 steps) + 1`` where that is
-    more: the start of a segment, and of those before, and of the steps inside it.
+    The step of a segment of length 1 is computed twice, those of longer segments three times. At
+    most ``states`` states (or ``sqrt(2 steps) + 1``, if that is more) are stored at a time: the
+    starts of the current segment, of those before it, and of the steps inside it.
     """
     states = max(states, least_states(steps))
-    cut = 0  # The first ones, of at most states, states - 1, ... steps.
+    cut = 0  # Number of long segments, of at most states, states - 1, ... steps.
     while sum(range(states - cut, states + 1)) < steps:
         cut += 1
     alone = min(steps, states - cut)
@@ -94,7 +95,7 @@ def segments(steps: int, states: int) -> list[int]:
 
 
 def least_states(steps: int) -> int:
-    """So many states are kept at one time where their graphs take less memory than they do."""
+    """Lower bound on the number of stored states, whatever the memory that their graphs take."""
     return math.isqrt(2 * steps) + 1
 
 
@@ -107,7 +108,7 @@ def _apply(take: Take, part: range, values: list[Tensor], leaves: list[Tensor]) 
 
 
 class _Recomputed(torch.autograd.Function):
-    """``take(part, values)``, of which only ``values`` and the random state are kept."""
+    """``take(part, values)``; saves only ``values`` and the random state for backward."""
 
     @staticmethod
     def forward(
@@ -115,9 +116,9 @@ class _Recomputed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         values = tensors[: len(tensors) - len(leaves)]
         ctx.take, ctx.part, ctx.leaves = take, part, leaves
-        # On a GPU the backward pass runs in a thread of autograd, which has no such variables.
+        # On a GPU the backward pass runs in an autograd thread without these variables.
         ctx.variables = copy_context()
-        # What is recorded draws no random numbers, and a recording cannot hold their state.
+        # A recorded step draws no random numbers, and generator states cannot be recorded.
         ctx.random = (
             None if is_recording() else (torch.get_rng_state(), *get_device_states(*values[:1]))
         )
@@ -130,7 +131,7 @@ class _Recomputed(torch.autograd.Function):
         values = [value.detach().requires_grad_() for value in ctx.saved_tensors]
         with torch.enable_grad(), _random_state(ctx.random):
             results = ctx.variables.run(ctx.take, ctx.part, values)
-        # The graph that steps share, from the leaves to what the loss is made of, stays.
+        # Steps share the graph from the leaves to the inputs of the loss: it is retained.
         gradients = torch.autograd.grad(
             results, [*values, *ctx.leaves], cotangents, retain_graph=True, allow_unused=True
         )
@@ -139,7 +140,7 @@ class _Recomputed(torch.autograd.Function):
 
 @contextmanager
 def _random_state(random: tuple[Tensor, list[int], list[Tensor]] | None) -> Iterator[None]:
-    """The random numbers drawn inside follow from a state of the generators, if there is one."""
+    """Inside, random numbers are drawn from a saved state of the generators, if there is one."""
     if random is None:
         yield
         return

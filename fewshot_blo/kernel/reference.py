@@ -1,8 +1,8 @@
-"""The user's own module in a plain loop over tasks: what the kernel must agree with.
+"""The user's own module in a plain loop over tasks: the oracle that the kernel must agree with.
 
-Nothing of the kernel's layers, products or batching is in it. Where no rows are left out, batch
-norms are the module's own, in training mode; otherwise they are the formula below. Random numbers
-are those that the kernel draws, from the same keys, for they cannot be compared otherwise.
+It shares no layers, products or batching with the kernel. If all rows count in the statistics,
+batch norms are the module's own in training mode; otherwise they follow the formula below. Random
+numbers are drawn from the kernel's keys, so that results can be compared.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, w
 
 @dataclass(frozen=True)
 class ReferenceForward:
-    """As ``TaskForward``, with the user's module.
+    """A ``TaskForward`` that runs the user's module.
 
     Attributes:
-        original: the module as the user handed it over. A copy of it runs.
-        network: the kernel's copy, for the values of buffers, and of parameters that are not given.
-        precision: of the forward pass.
-        changed: names of the buffers that forward passes changed, those of batch norms left out,
-            and of the attributes that they assigned tensors to. All start from the same values in
-            the next pass.
+        original: the module as the user passed it in. A copy of it runs.
+        network: the kernel's copy, for the values of buffers and of parameters that are not passed.
+        precision: number format of the forward pass.
+        changed: names of buffers that forward passes modified, except those of batch norms, and of
+            attributes that they assigned tensors or numbers to. The next pass starts from the
+            original values.
     """
 
     original: nn.Module
@@ -58,7 +58,7 @@ class ReferenceForward:
         running: bool = False,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """The network's outputs, ``[T, B, ...]``; arguments as of ``TaskForward``."""
+        """The network's outputs, ``[T, B, ...]``; arguments as in ``TaskForward``."""
         outputs = []
         for t in range(len(x)):
             own = {name: p[t] for name, p in params.items()}
@@ -109,8 +109,8 @@ class ReferenceForward:
         for name, p in params.items():
             if p._version != versions[name]:
                 raise ConfigurationError(
-                    f"the forward pass of the network changes its parameter '{name}' in place (as "
-                    "nn.Embedding does with max_norm): a forward pass must leave parameters alone"
+                    f"the forward pass of the network modifies its parameter '{name}' in place (as "
+                    "nn.Embedding does with max_norm): a forward pass must not modify parameters"
                 )
         self._note(assigned, [n for n, b in buffers.items() if placed[n] is not b or b._version])
         return output.to(x.dtype) if self.precision == "bfloat16" else output
@@ -140,9 +140,9 @@ class ReferenceForward:
 
     @cached_property
     def module(self) -> nn.Module:
-        """A copy of the module in the type of the kernel's parameters and in its mode.
+        """A copy of the module in the dtype and mode of the kernel's network.
 
-        Batch norms train where the norm mode decides about them, as in the kernel.
+        Batch norms whose statistics the norm mode chooses are in training mode, as in the kernel.
         """
         module = copy_of(self.original)
         example = next((p for p in self.network.parameters()), None)
@@ -158,7 +158,7 @@ class ReferenceForward:
 def _by_rows(
     x: Tensor, rows: Tensor | int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """``γ (x - μ) / √(v + ε) + β`` with mean and biased variance of some rows of the batch."""
+    """``γ (x - μ) / √(v + ε) + β`` with mean and biased variance of the chosen rows."""
     chosen = x[:rows] if isinstance(rows, int) else x[rows.bool()]
     values = chosen.transpose(0, 1).flatten(1)
     shape = [1, -1] + [1] * (x.ndim - 2)

@@ -1,6 +1,6 @@
 """Update rules of the inner problem: pure functions of gradients, state and parameters.
 
-Every operation is differentiable, so unrolling can go through it.
+Every operation is differentiable, so that unrolled steps can be differentiated.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class UpdateRule(Protocol):
     def update(
         self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
     ) -> tuple[TaskParams, RuleState]:
-        """New parameters and state after step number ``step``, counted from 0."""
+        """New parameters and state after the step with index ``step``, counted from 0."""
         ...
 
 
 @dataclass(frozen=True)
 class SGD:
-    """``v ← v - α g``.
+    """Gradient descent, ``v ← v - α g``.
 
     Attributes:
         step_size: step size α of the inner steps.
@@ -57,7 +57,9 @@ class SGD:
 
 @dataclass(frozen=True)
 class Momentum:
-    """``m ← μ m + g``, ``v ← v - α m`` (Polyak's heavy ball, in PyTorch's convention).
+    """Gradient descent with momentum, ``m ← μ m + g``, ``v ← v - α m``.
+
+    This is Polyak's heavy ball in PyTorch's convention.
 
     Attributes:
         step_size: step size α of the inner steps.
@@ -86,15 +88,15 @@ class Momentum:
 class Adam:
     """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1).
 
-    ``eps_root`` is added under the square root: without it the derivative of the step at a zero
+    ``eps_root`` is added under the square root: without it the derivative of a step at a zero
     gradient is infinite, and unrolling through dead units gives NaN.
 
     Attributes:
-        step_size: step size of the inner steps.
-        beta1: decay of the average of gradients, in [0, 1).
-        beta2: decay of the average of squared gradients, in [0, 1).
-        eps: added to the root of the average of squared gradients.
-        eps_root: added under that root.
+        step_size: step size α of the inner steps.
+        beta1: decay rate of the moving average of gradients, in [0, 1).
+        beta2: decay rate of the moving average of squared gradients, in [0, 1).
+        eps: constant added to the root of the average of squared gradients.
+        eps_root: constant added under that root.
     """
 
     step_size: float = 1e-2
@@ -114,7 +116,7 @@ class Adam:
     def update(
         self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
     ) -> tuple[TaskParams, RuleState]:
-        """One step along the corrected moments."""
+        """One step along the bias-corrected moments."""
         b1, b2 = self.beta1, self.beta2
         mean = {n: b1 * m + (1 - b1) * gradients[n] for n, m in state["mean"].items()}
         square = {n: b2 * s + (1 - b2) * gradients[n] ** 2 for n, s in state["square"].items()}
@@ -211,23 +213,23 @@ def _difference(a: TaskParams, b: TaskParams) -> TaskParams:
 
 @dataclass(frozen=True)
 class LearnedSGD:
-    """``v ← v - α_v g`` with step sizes for each parameter tensor, learned as outer variables.
+    """Gradient descent ``v ← v - α_v g`` with step sizes α_v learned as outer variables.
 
-    The outer variables of the group ``step_sizes`` broadcast against the parameters they are named
-    after.
+    The outer variables of the group ``step_sizes`` are broadcast against the parameters of the same
+    name.
 
     Attributes:
-        per_step: step sizes of their own for each inner step (a leading axis of them); the last
-            serves for steps beyond.
+        per_step: each inner step has its own step sizes (a leading axis); steps beyond the last use
+            the last.
 
-    Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one size an entry; Antoniou et al., "MAML++"
-    (arXiv 1810.09502), one size a tensor and step.
+    Source: Li et al., "Meta-SGD" (arXiv 1707.09835), one step size per entry; Antoniou et al.,
+    "How to Train Your MAML" (MAML++, arXiv 1810.09502), one per tensor and step.
     """
 
     per_step: bool = False
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
-        """Picks the step sizes from the outer variables.
+        """Selects the step sizes from the outer variables.
 
         Raises:
             ConfigurationError: if a parameter has none.
@@ -253,4 +255,4 @@ class LearnedSGD:
 
 
 RULES = (SGD, Momentum, Adam, AdGD, LearnedSGD)
-"""All of them: what the command line and recipes know."""
+"""All update rules, for the command line and recipes."""

@@ -1,4 +1,4 @@
-"""What batch norms know of the images that a network was trained on."""
+"""Running statistics of batch norms, estimated from training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def uses_batch_statistics(network: nn.Module) -> bool:
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether every batch norm has running statistics other than those it is made with."""
+    """Whether every batch norm has running statistics other than the initial mean 0, variance 1."""
     return all(
         not bool((mean == 0).all() and (variance == 1).all())
         for mean, variance in map(_statistics, following_norms(network))
@@ -30,7 +30,7 @@ def has_statistics(network: nn.Module) -> bool:
 def watched(
     modules: Iterable[nn.Module], look: Callable[[nn.Module, tuple[Tensor, ...]], None]
 ) -> Iterator[None]:
-    """Calls ``look`` with each module and its inputs before each of its forward passes inside."""
+    """Inside, calls ``look`` with a module and its inputs before each forward of the modules."""
     hooks = [module.register_forward_pre_hook(look) for module in modules]
     try:
         yield
@@ -41,15 +41,15 @@ def watched(
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
-    """Sets the running statistics of every batch norm to the mean of those of the batches it meets.
+    """Sets the running statistics of every batch norm to the mean of its batch statistics.
 
     Args:
         network: changed in place.
-        passes: each runs the network forward, on batches of images of the classes that it was
-            trained on, without ``torch.func.vmap``.
+        passes: each runs the network forward on images of the training classes, without
+            ``torch.func.vmap``.
 
     Raises:
-        ConfigurationError: if there is no pass, or the passes do not run the network.
+        ConfigurationError: if there is no pass, or no pass runs a batch norm.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576), section 3.
     """
@@ -73,11 +73,11 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
             forward()
         count += 1
     if count == 0:
-        raise ConfigurationError("there are no passes to take statistics from: give at least one")
+        raise ConfigurationError("there are no passes to estimate statistics: give at least one")
     if not any(met.values()):
         raise ConfigurationError(
-            "no batch norm met an image in the passes: run the network where they are called, as a "
-            "problem's query_logits do, and not before"
+            "no image went through a batch norm in the passes: each pass must run the network when "
+            "it is called, as a problem's query_logits does"
         )
     for norm in norms:
         for buffer, total in zip(_statistics(norm), sums[norm], strict=True):
@@ -85,6 +85,6 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
 
 
 def _statistics(norm: TorchBatchNorm) -> tuple[Tensor, ...]:
-    """Running mean and variance, where there are any."""
+    """Running mean and variance, or nothing if the norm has none."""
     buffers = norm.running_mean, norm.running_var
     return tuple(buffer for buffer in buffers if buffer is not None)

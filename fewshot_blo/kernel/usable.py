@@ -1,4 +1,4 @@
-"""Networks that the kernel cannot run, told when they are handed over."""
+"""Checks that reject networks the kernel cannot run, before any forward pass."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fewshot_blo.errors import ConfigurationError
 
 
 def check_usable(network: nn.Module) -> None:
-    """Raises for what is known before a first forward pass.
+    """Rejects a network that cannot be run for tasks.
 
     Raises:
-        ConfigurationError: if the network or a part of it is wrapped or compiled, has not got all
-            its parameters yet, or has complex ones or sparse gradients.
+        ConfigurationError: if a module is wrapped (DataParallel) or compiled, a parameter is
+            uninitialized (lazy) or complex, or an embedding has sparse gradients.
     """
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     for name, module in network.named_modules():
@@ -21,13 +21,13 @@ def check_usable(network: nn.Module) -> None:
         kind = type(module).__name__
         if isinstance(module, wrappers):
             raise ConfigurationError(
-                f"{where} is a {kind}, which shares the images out itself: pass the module in it "
+                f"{where} is a {kind}, which splits the batch itself: pass the wrapped module "
                 "(network.module)"
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
-                f"{where} is compiled by torch.jit ({kind}), and its layers cannot be seen: pass "
-                "the module that it was made from"
+                f"{where} is compiled by torch.jit ({kind}), which hides its layers: pass the "
+                "module that it was compiled from"
             )
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             raise ConfigurationError(
@@ -36,17 +36,17 @@ def check_usable(network: nn.Module) -> None:
             )
         if kind == "OptimizedModule":
             raise ConfigurationError(
-                f"{where} is compiled by torch.compile: pass the module that it was made from "
+                f"{where} is compiled by torch.compile: pass the module that it was compiled from "
                 "(network._orig_mod)"
             )
     for name, p in (*network.named_parameters(), *network.named_buffers()):
         if nn.parameter.is_lazy(p):
             raise ConfigurationError(
-                f"'{name}' of the network has no shape yet: run a batch of images through the "
-                "network once, so that its lazy layers get their parameters"
+                f"'{name}' of the network is uninitialized: run one batch of images through the "
+                "network to initialize its lazy layers"
             )
         if p.is_complex():
             raise ConfigurationError(
-                f"'{name}' of the network is {p.dtype}: parameters and buffers must be real; keep "
-                "real and imaginary part as two, or use torch.view_as_real"
+                f"'{name}' of the network is {p.dtype}: parameters and buffers must be real; store "
+                "real and imaginary parts as two tensors, or use torch.view_as_real"
             )

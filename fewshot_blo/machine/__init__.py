@@ -1,1 +1,1 @@
-"""What the computer gives: memory, chunks of tasks that fit into it, and time."""
+"""Memory of the machine, chunks of tasks that fit into it, and timing."""

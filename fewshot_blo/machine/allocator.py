@@ -1,4 +1,4 @@
-"""Keeping freed host memory for the next step, or returning it to the system."""
+"""Settings of the C library's allocator: keep freed memory, or return it to the system."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class _HeapUse(ctypes.Structure):
 
 
 def kept_bytes() -> int:
-    """Bytes that were freed and that the C library keeps; 0 where it does not tell.
+    """Freed bytes that the C library holds; 0 if it does not report them.
 
-    What it took in advance and nothing has touched counts too: at most 64 MiB.
+    Includes up to 64 MiB that it has reserved in advance.
     """
     function = getattr(_c_library(), "mallinfo2", None)
     if function is None:
@@ -31,14 +31,14 @@ def kept_bytes() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library reuse large blocks; call it before the first tensor is made.
+    """Makes the C library reuse freed large blocks; call it before the first tensor is created.
 
-    By default glibc maps every large tensor anew and pays a page fault for each of its pages,
-    which takes longer than most element-wise operations on it. The process then holds on to its
-    peak memory until it ends.
+    By default glibc maps every large tensor anew, with a page fault for each of its pages, which
+    takes longer than most element-wise operations. With this setting the process holds its peak
+    memory until it ends.
 
     Returns:
-        Whether the C library took the settings; others than glibc do not have them.
+        Whether the C library accepted the settings, which only glibc has.
     """
     return _set(
         {
@@ -50,15 +50,15 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Makes the C library give large blocks back at once, so that little but tensors is held.
+    """Makes the C library return freed large blocks at once, so that it holds little but tensors.
 
-    By default glibc keeps ever larger blocks for later; a heap of these lies in pieces that no new
-    tensor fits into.
+    By default glibc keeps ever larger blocks for later, and the heap becomes too fragmented for new
+    tensors.
 
     Returns:
-        Whether the C library took the settings; others than glibc do not have them.
+        Whether the C library accepted the settings, which only glibc has.
     """
-    # glibc's own values, which it would otherwise raise with every large block that is freed.
+    # glibc's defaults, which it otherwise raises whenever a large block is freed.
     return _set(dict.fromkeys((_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD), 128 * _KIBIBYTE))
 
 
@@ -70,7 +70,7 @@ def _set(options: Mapping[int, int]) -> bool:
     return all(taken)
 
 
-@functools.cache  # Looking for it starts processes.
+@functools.cache  # find_library starts processes.
 def _c_library() -> ctypes.CDLL | None:
     name = ctypes.util.find_library("c")
     return ctypes.CDLL(name) if name else None

@@ -1,4 +1,4 @@
-"""How many tasks are computed at a time: what fits into memory."""
+"""Chunks of tasks: as many as fit into memory, fewer after running out of it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _HOST_BYTES, _GPU_BYTES = 2**28, 2**32
 
 @dataclass
 class Chunk:
-    """How many tasks are computed at a time; fewer from the first time that memory runs out.
+    """Number of tasks that are computed at a time, reduced whenever memory runs out.
 
     Attributes:
-        size: tasks at a time.
-        setting: the setting that fixes it from the start, for the warning; empty for none.
-        what: the word for the tasks where they are something else.
-        recompute: whether a strategy that leaves it open makes the graphs of its inner steps again
-            in place of keeping them; None as that strategy does by itself.
-        can_recompute: whether a strategy that keeps its graphs now could recompute them, which is
-            done where memory runs out with a single task.
-        why: how this was chosen, on one line.
+        size: number of tasks at a time.
+        setting: name of the setting for the initial size, for the warning; empty for none.
+        what: what a task is called in messages.
+        recompute: whether a strategy without a setting of its own recomputes the graphs of its
+            inner steps; None for the strategy's default.
+        can_recompute: whether a strategy that stores its graphs could recompute them, which is done
+            if memory runs out with a single task.
+        why: reason for this choice, in one line.
     """
 
     size: int
@@ -50,11 +50,11 @@ class Chunk:
     def run(
         self, compute: Callable[[slice], Result], tasks: int, device: torch.device
     ) -> list[Result]:
-        """``compute`` of consecutive slices of ``tasks`` tasks.
+        """Results of ``compute`` on consecutive slices of ``tasks`` tasks.
 
-        Where memory runs out, a warning says so, and that slice is computed again with half as
-        many tasks, as are those that follow, here and in later calls; a single task is computed
-        again with recomputed graphs, where that can be.
+        If memory runs out, a warning says so, and that slice and all later ones, also of later
+        calls, are computed with half as many tasks; a single task is computed again with recomputed
+        graphs, if possible.
 
         Raises:
             ConfigurationError: if a single task does not fit.
@@ -70,7 +70,7 @@ class Chunk:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # Only now, for the exception holds the frames, and they the tensors.
+            # Only now: the exception keeps the frames, and so their tensors, alive.
             if reason is None:
                 start = stop
             else:
@@ -82,8 +82,8 @@ class Chunk:
             release_memory(device)
             self.recompute, self.can_recompute = True, False
             warnings.warn(
-                f"{device} ran out of memory with one {self.what} whose graphs of all inner steps "
-                "are kept: going on with recomputed ones (set recompute to start so)",
+                f"{device} ran out of memory with one {self.what} and the graphs of all its inner "
+                "steps: graphs are recomputed from now on (set recompute to start that way)",
                 stacklevel=3,
             )
             return
@@ -97,23 +97,23 @@ class Chunk:
             )
         release_memory(device)
         self.size = (tasks + 1) // 2
-        advice = f" (set {self.setting} to {self.size} to start so)" if self.setting else ""
+        advice = f" (set {self.setting} to {self.size} to start that way)" if self.setting else ""
         warnings.warn(
-            f"{device} ran out of memory with {tasks} {self.what}s at a time: going on with "
+            f"{device} ran out of memory with {tasks} {self.what}s at a time: continuing with "
             f"{self.size}{advice}",
             stacklevel=3,
         )
 
 
 def at_a_time(one: Callable[[], object], count: int, device: torch.device) -> int:
-    """How many are computed at a time without gradients, from the measured peak of one.
+    """Number of items to compute at a time without gradients, from the measured peak of one.
 
-    Not more than it takes to make the work of Python small beside that of the processor.
+    Capped where Python's overhead is small already.
 
     Args:
-        one: computes one.
-        count: how many there are.
-        device: where.
+        one: computes one item.
+        count: number of items.
+        device: device that computes them.
     """
     most = _GPU_BYTES if device.type == "cuda" else _HOST_BYTES
     return largest_chunk(peak_bytes(one), count, min(most, free_bytes(device) // 2))

@@ -1,4 +1,4 @@
-"""Peak tensor memory of a computation, on any device, and the chunk of tasks that fits."""
+"""Peak tensor memory of a computation, free memory, and the number of tasks that fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.machine.allocator import kept_bytes
 
-# Errors of no class of their own: of the host's allocator, the CUDA runtime and its libraries.
+# Errors without a class of their own, of the CPU allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY_WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -31,7 +31,7 @@ _OUT_OF_MEMORY_WORDS = (
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages created inside and still alive, and their maximum."""
+    """Counts the bytes of storages that were created inside and are alive, and their maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,7 +42,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        # What is unknown when it goes in existed before, and so do the views of it.
+        # An unknown storage of an argument existed before, and so did that of its views.
         self._count((args, kwargs), inside=False)
         result = func(*args, **(kwargs or {}))
         self._count(result, inside=True)
@@ -71,8 +71,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def peak_bytes(function: Callable[[], object]) -> int:
     """The largest number of bytes that tensors created by ``function()`` held at one time.
 
-    Counts every operation's results while they are alive, on the host as well as on a device, so
-    the figure does not depend on the allocator. Temporaries inside one operation do not count.
+    Counts the results of every operation while they are alive, on any device, so that the figure
+    does not depend on the allocator. Temporaries inside one operation are not counted.
     """
     with _LiveBytes() as counter:
         result = function()
@@ -82,10 +82,10 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 class SavedBytes(saved_tensors_hooks):
-    """Counts the bytes of what is saved for a backward pass inside, each storage once.
+    """Counts the bytes that are saved for backward inside, each storage once.
 
     Attributes:
-        total: bytes so far.
+        total: number of bytes so far.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class SavedBytes(saved_tensors_hooks):
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)
             self.total += storage.nbytes()
-        return tensor.detach()  # Itself, it would hold the node that saves it.
+        return tensor.detach()  # A result itself would keep the node that saves it alive.
 
 
 _limit: ContextVar[int | None] = ContextVar("_limit", default=None)
@@ -106,13 +106,13 @@ _limit: ContextVar[int | None] = ContextVar("_limit", default=None)
 
 @contextmanager
 def memory_limit(gibibytes: float | None) -> Iterator[None]:
-    """Chunks of tasks and images are made to fit into so much memory inside.
+    """Inside, chunks of tasks and images are sized to fit into this much memory.
 
-    One task, or one image, at a time is the least that can be computed, whatever it takes.
+    At least one task, or one image, is computed at a time, whatever it takes.
 
     Args:
-        gibibytes: that the process may hold, resident on the host with the program itself (about
-            half a GiB), and as much again on a GPU; None for no limit.
+        gibibytes: resident memory of the process in GiB, including the program itself (about half a
+            GiB), and as much again on a GPU; None for no limit.
 
     Raises:
         ConfigurationError: if it is not positive.
@@ -127,16 +127,15 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
-    """Memory that can still be taken on ``device``.
+    """Bytes that can still be allocated on ``device``.
 
-    On the host the least of what the system has available, what the limits of the process'
-    control groups leave (containers, batch systems), and what its own limits of address space
-    and data leave; without bound where the system tells none of them. A limit that the user has
-    set (``memory_limit``) is kept as well.
+    On the CPU this is the minimum of the system's available memory, of what the process's control
+    groups leave (containers, batch systems), and of what its own limits of address space and data
+    leave; unbounded if the system reports none of them. A ``memory_limit`` applies as well.
 
     Args:
-        device: a GPU or the host.
-        root: of the file system.
+        device: a GPU or the CPU.
+        root: root of the file system.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -147,17 +146,17 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
 
 
 def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool = False) -> int:
-    """What one computation may take of the memory that is free.
+    """Bytes of the free memory that one computation may take.
 
-    On the host half of what the system has free, for other programs need memory as well; on a GPU,
-    and of a limit that the user has set, four fifths, for operations have temporaries that
-    ``peak_bytes`` does not count.
+    On the CPU half of the system's free memory, since other programs need memory as well; on a GPU,
+    and of a ``memory_limit``, four fifths, since operations have temporaries that ``peak_bytes``
+    does not count.
 
     Args:
-        device: a GPU or the host.
-        root: of the file system.
-        recorded: its kernels will be recorded on the GPU and replayed: the recording has memory of
-            its own beside what the same computation takes when it is not replayed.
+        device: a GPU or the CPU.
+        root: root of the file system.
+        recorded: whether its kernels will be recorded on the GPU and replayed, which takes memory
+            in addition to an eager run's.
     """
     if device.type == "cuda":
         return int(0.8 * free_bytes(device)) // (2 if recorded else 1)
@@ -170,13 +169,13 @@ def _system_free(root: Path) -> int:
 
 
 def _limit_free(root: Path) -> int:
-    """What the user's own limit leaves."""
+    """Bytes that ``memory_limit`` leaves."""
     limit = _limit.get()
     return sys.maxsize if limit is None else limit - _held(root)
 
 
 def _held(root: Path) -> int:
-    """Resident bytes, less what the C library keeps for later."""
+    """Resident bytes, without freed ones that the C library holds."""
     resident = sum(int(line.split()[1]) for line in _lines(root / "proc/self/statm"))
     return resident * resource.getpagesize() - kept_bytes()
 
@@ -188,7 +187,7 @@ def _available(root: Path) -> Iterator[int]:
 
 
 def _control_group_free(root: Path) -> Iterator[int]:
-    """What the limit of each control group that holds this process leaves."""
+    """Bytes that the limit of each control group of this process leaves."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -199,7 +198,7 @@ def _control_group_free(root: Path) -> Iterator[int]:
 
 
 def _group_free(mount: Path, path: str, limit_name: str, usage_name: str) -> Iterator[int]:
-    # The path may be of another namespace: then only the mount, which is this group, is there.
+    # In another namespace the path does not exist: then the mount itself is this group.
     inner = mount / path.lstrip("/")
     for group in (inner, *inner.parents):
         limit, usage = _number(group / limit_name), _number(group / usage_name)
@@ -210,13 +209,13 @@ def _group_free(mount: Path, path: str, limit_name: str, usage_name: str) -> Ite
 
 
 def _reclaimable(statistics: Path) -> int:
-    """Bytes of cached files that count as used and are given up first."""
+    """Bytes of cached files, which count as used and are reclaimed first."""
     counts = dict(line.split() for line in _lines(statistics))
     return int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
 
 
 def _process_free(root: Path) -> Iterator[int]:
-    """What the process' own limits (``ulimit -v``, ``ulimit -d``) leave."""
+    """Bytes that the process's own limits (``ulimit -v``, ``ulimit -d``) leave."""
     for line in _lines(root / "proc/self/statm"):
         pages = [int(count) for count in line.split()]
         for what, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
@@ -226,13 +225,13 @@ def _process_free(root: Path) -> Iterator[int]:
 
 
 def _number(file: Path) -> int | None:
-    """The number that a file holds; None where there is no file, or the word max."""
+    """The number in a file; None if there is no file, or it says "max"."""
     lines = _lines(file)
     return int(lines[0]) if lines and lines[0].isdigit() else None
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file of the system; none where it is missing or closed to us."""
+    """The lines of a system file; none if it is missing or not readable."""
     try:
         return file.read_text().splitlines()
     except OSError:
@@ -240,7 +239,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the host."""
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -249,14 +248,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives back what a failed computation left behind and what the device's allocator keeps."""
+    """Frees what a failed computation left behind and what the device's allocator caches."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def peak_resident_bytes(device: torch.device) -> int:
-    """The most memory this process has held so far: of the GPU, or resident on the host."""
+    """Peak memory of this process so far in bytes: allocated on the GPU, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

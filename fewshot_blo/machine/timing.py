@@ -1,4 +1,4 @@
-"""How long a computation takes on its device."""
+"""Timing of computations on their device, in seconds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 
 def best_seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Best of two runs after a warm-up."""
+    """Time of the faster of two runs, after a warm-up run."""
     return min([seconds(function, device) for _ in range(3)][1:])
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Of one run, work queued on the device included."""
+    """Wall time of one run, including work queued on the device."""
     _synchronize(device)
     start = time.perf_counter()
     function()
@@ -23,14 +23,14 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 _SLEEP = 4_000_000
-"""Cycles of a CUDA device, two or three milliseconds."""
+"""Cycles of a CUDA device: two or three milliseconds."""
 
 
 def device_seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Best of two runs after a warm-up, of a CUDA device alone.
+    """Time of a CUDA device alone: the faster of two runs, after a warm-up run.
 
-    The device is kept waiting until Python has launched the kernels of a run, so that the figure is
-    that of a recording that is replayed.
+    The device waits until Python has launched the kernels of a run, so that launch overhead is
+    excluded, as in a replayed CUDA graph.
     """
     with torch.cuda.device(device):
         times: list[float] = []

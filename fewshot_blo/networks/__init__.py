@@ -1,4 +1,4 @@
-"""Encoders, their norms, and views of images."""
+"""Encoders of the few-shot literature, norm layers, and views of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fewshot_blo.networks.resnet12 import NARROW, WIDE, ResNet12
 from fewshot_blo.networks.wide_resnet import WideResNet
 
 ENCODERS = (Conv4, ResNet12, WideResNet)
-"""What the command line and recipes know, beside pretrained networks."""
+"""Encoders that the command line and recipes can name, besides pretrained networks."""
 
 __all__ = [
     "ENCODERS",

@@ -1,4 +1,4 @@
-"""Features relative to those of the training images."""
+"""Centring: subtracts the mean feature of the training images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fewshot_blo.kernel.statistics import watched
 
 
 class Centre(nn.Module):
-    """Subtracts the mean feature of the training images, outside of training.
+    """Subtracts the mean feature of the training images, in ``eval()`` mode only.
 
     Source: Wang et al., "SimpleShot" (arXiv 1911.04623), the centring of its CL2N.
 
     Args:
-        features: D.
+        features: D, number of features.
     """
 
     mean: Tensor
@@ -32,13 +32,13 @@ class Centre(nn.Module):
 
 
 def has_centres(network: nn.Module) -> bool:
-    """Whether there is a mean to be estimated."""
+    """Whether a network has a ``Centre``, whose mean must be estimated."""
     return any(isinstance(module, Centre) for module in network.modules())
 
 
 @torch.no_grad()
 def estimate_centres(network: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
-    """Sets every ``Centre`` to the mean of what comes into it.
+    """Sets the mean of every ``Centre`` to that of its input features.
 
     Args:
         network: changed in place; in ``eval()`` mode.
@@ -61,7 +61,7 @@ def estimate_centres(network: nn.Module, passes: Iterable[Callable[[], object]])
             forward()
     if not all(counts.values()):
         raise ConfigurationError(
-            "no image has gone through a Centre of the network, whose mean is unknown: take it out"
+            "no image has gone through a Centre of the network, so its mean is unknown: remove it"
         )
     for centre, count in counts.items():
         centre.mean.copy_(sums[centre] / count)

@@ -1,4 +1,4 @@
-"""The four-block convolutional encoder of the few-shot literature."""
+"""Conv4, the four-block convolutional encoder of the few-shot literature."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ class Conv4(nn.Module):
     Source: Vinyals et al., "Matching Networks" (arXiv 1606.04080), section 4.1.2.
 
     Args:
-        channels: of the images.
-        hidden: filters of each block, 64 for Omniglot and 32 or 64 for miniImageNet.
-        norm: the layer after each convolution. "batch" depends on the other images of the task,
-            in the way that the norm mode says, and so does "stepwise"; the others normalise each
-            image by itself.
-        steps: inner steps that have scales and shifts of their own in a stepwise norm.
-        pools: the first so many blocks end in pooling. Fewer than 4 leave larger maps, for a
-            relation head.
+        channels: number of channels of the images.
+        hidden: number of filters of each block: 64 for Omniglot, 32 or 64 for miniImageNet.
+        norm: norm layer after each convolution. "batch" and "stepwise" normalise over the images of
+            the task as the norm mode says; the others normalise each image by itself.
+        steps: number of inner steps with their own scale and shift in a stepwise norm.
+        pools: number of leading blocks that end in pooling, 0 to 4. Fewer than 4 leave larger maps,
+            for a relation head.
 
     Raises:
-        ConfigurationError: if the number of filters or of steps does not fit the norm, or pools is
-            not 0 to 4.
+        ConfigurationError: if the number of filters or of steps does not fit the norm, pools is not
+            in 0 to 4, or (in ``forward``) images are too small.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= pools <= 4:
-            raise ConfigurationError(f"pools is {pools}: Conv4 has 4 blocks, 0 to 4 of which pool")
+            raise ConfigurationError(f"pools is {pools}: it must be in 0 to 4, for 4 blocks")
         self.hidden, self.pools = hidden, pools
         blocks = []
         for block in range(4):
@@ -57,7 +56,7 @@ class Conv4(nn.Module):
         self.blocks = nn.Sequential(OrderedDict(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``[B, D]`` of images ``[B, C, H, W]``; with 4 pools H and W are 16 or more."""
+        """Features ``[B, D]`` of images ``[B, C, H, W]``; H and W are at least 2^pools."""
         least = 2**self.pools
         if min(x.shape[-2:]) < least:
             raise ConfigurationError(
@@ -67,6 +66,6 @@ class Conv4(nn.Module):
         return torch.flatten(self.blocks(x), 1)
 
     def features(self, size: int) -> int:
-        """D, the number of features of a ``size`` × ``size`` image."""
+        """D, the number of features of an image of ``size`` × ``size`` pixels."""
         side = size >> self.pools
         return self.hidden * side * side

@@ -1,4 +1,4 @@
-"""Networks of named parts: an encoder before a linear head, or before a centre."""
+"""Networks of named parts: an encoder followed by a linear head or by a ``Centre``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:
     """An encoder followed by a linear head, named ``encoder`` and ``head``.
 
     Args:
-        encoder: from images to features ``[B, D]``.
-        features: D.
+        encoder: network from images to features ``[B, D]``.
+        features: D, number of features.
         way: N, number of classes.
     """
     return nn.Sequential(OrderedDict([(ENCODER, encoder), (HEAD, nn.Linear(features, way))]))
@@ -27,8 +27,8 @@ def centred(encoder: nn.Module, features: int) -> nn.Sequential:
     """An encoder followed by a ``Centre``, named ``encoder`` and ``centre``.
 
     Args:
-        encoder: from images to features ``[B, D]``.
-        features: D.
+        encoder: network from images to features ``[B, D]``.
+        features: D, number of features.
     """
     example = next(encoder.parameters(), None)
     centre = Centre(features) if example is None else Centre(features).to(example)
@@ -36,14 +36,14 @@ def centred(encoder: nn.Module, features: int) -> nn.Sequential:
 
 
 def part_prefix(part: str) -> str:
-    """What the names of a part's tensors begin with."""
+    """Prefix of the names of a part's tensors."""
     return f"{part}."
 
 
 def of_encoder(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Named tensors of a network or of its encoder, by their names in the encoder alone.
+    """Tensors of an encoder, by their names in it, from those of the encoder or of its network.
 
-    A head's are left out.
+    Those of a head are dropped.
     """
     head, encoder = part_prefix(HEAD), part_prefix(ENCODER)
     return {n.removeprefix(encoder): p for n, p in tensors if not n.startswith(head)}

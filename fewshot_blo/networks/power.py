@@ -1,4 +1,4 @@
-"""Features whose few large entries count less."""
+"""The power transform of features, which makes them less skewed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _EPSILON = 1e-6
 
 
 class PowerTransform(nn.Module):
-    """``sign(x) (|x| + 1e-6)^power``: features that are less skewed.
+    """Power transform ``sign(x) (|x| + 1e-6)^power``, which makes features less skewed.
 
     Source: Hu, Gripon & Pateux, "Leveraging the Feature Distribution in Transfer-based Few-Shot
-    Learning" (arXiv 2006.03806), its power transform, after which features get unit length. The
-    sign, for networks that do not end in ReLU, is an addition.
+    Learning" (arXiv 2006.03806), where features then get unit length. The sign is added here, for
+    networks that do not end in a ReLU.
 
     Args:
-        power: one half for square roots; 1 changes nothing.
+        power: exponent; 0.5 for square roots, 1 leaves features unchanged.
 
     Raises:
         ConfigurationError: if it is not positive.
@@ -26,7 +26,7 @@ class PowerTransform(nn.Module):
     def __init__(self, power: float) -> None:
         super().__init__()
         if power <= 0:
-            raise ConfigurationError(f"power is {power}: it must be positive, and 1 for none")
+            raise ConfigurationError(f"power is {power}: it must be positive (1 for none)")
         self.power = power
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The twelve-layer residual encoder of the few-shot literature."""
+"""ResNet-12, the residual encoder of the few-shot literature, and DropBlock."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ NARROW: Widths = (64, 128, 256, 512)
 
 
 class ResNet12(nn.Module):
-    """Four residual blocks of three 3×3 convolutions, each halving the image, then averaging.
+    """Four residual blocks of three 3×3 convolutions, each halving the image, then mean pooling.
 
     Sources: Oreshkin et al., "TADAM" (arXiv 1805.10123); widths, slope, initial weights and
-    DropBlock as in the code of Lee et al., "MetaOptNet" (arXiv 1904.03758), the average over places
+    DropBlock as in the code of Lee et al., "MetaOptNet" (arXiv 1904.03758), global average pooling
     as in that of Tian et al., "Rethinking Few-Shot Image Classification" (arXiv 2003.11539). There
     DropBlock's rate grows during training; here it is constant.
 
     Args:
-        channels: of the images.
-        widths: filters of each block, ``WIDE`` or ``NARROW`` in the literature.
-        norm: the layer after each convolution, as in ``Conv4``.
-        drop_block: side of the squares that the last two blocks drop in training, while the first
-            two drop single entries; 5 for images of 84×84, 2 for 32×32, 0 to drop nothing.
-        drop_rate: share of a block's output that is dropped.
-        steps: as in ``Conv4``.
+        channels: number of channels of the images.
+        widths: number of filters of each block; ``WIDE`` and ``NARROW`` are in the literature.
+        norm: norm layer after each convolution, as in ``Conv4``.
+        drop_block: side of the squares that DropBlock drops in the last two blocks, while the first
+            two have dropout; 5 for images of 84×84, 2 for 32×32, 0 for neither.
+        drop_rate: fraction of a block's output that is dropped.
+        steps: number of inner steps, as in ``Conv4``.
 
     Raises:
-        ConfigurationError: if a width does not fit the norm, or the drop settings are out of range.
+        ConfigurationError: if a width does not fit the norm, the drop settings are out of range, or
+            (in ``forward``) images are smaller than 16×16.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ResNet12(nn.Module):
         super().__init__()
         if drop_block < 0:
             raise ConfigurationError(
-                f"drop_block is {drop_block}: it must be the side of a square, or 0 for none"
+                f"drop_block is {drop_block}: it must be at least 0 (0 for no DropBlock)"
             )
         self.widths = widths
         blocks = []
@@ -113,16 +114,16 @@ class ResidualBlock(nn.Module):
 
 
 class DropBlock(nn.Module):
-    """Drops squares of each channel, and scales what remains of an image to keep its mean weight.
+    """Drops squares of each channel, and rescales what remains of each image.
 
-    Which squares is a function of the task's key, as a dropout's mask is. An image is
-    scaled by its own count of dropped entries, for it may not depend on the others of its batch.
+    The squares are a function of the task's key, like a dropout mask. An image is rescaled by its
+    own count of dropped entries, so that it does not depend on the others of its batch.
 
     Source: Ghiasi et al., "DropBlock" (arXiv 1810.12890), algorithm 1 and equation 1.
 
     Args:
-        size: side of the squares; that of the map where the map is smaller.
-        rate: share of entries to drop, were there no overlaps.
+        size: side of the squares, at most that of the map.
+        rate: expected fraction of dropped entries if squares did not overlap.
 
     Raises:
         ConfigurationError: if the size is not positive, or the rate not in [0, 1).
@@ -143,7 +144,7 @@ class DropBlock(nn.Module):
             return x
         height, width = x.shape[2:]
         size, edge = min(self.size, height, width), min(self.size, height, width) - 1
-        # In float32 whatever the type of x: bfloat16 cannot count.
+        # In float32 for any dtype of x: bfloat16 cannot represent the counts.
         corners = torch.ones(*x.shape[:2], height - edge, width - edge, device=x.device)
         share = self.rate * height * width / (size**2 * (height - edge) * (width - edge))
         dropped = (F.dropout(corners, share) == 0).float()

@@ -1,4 +1,4 @@
-"""Several views of an image, whose features are averaged."""
+"""Views of an image (mirror images, shifts, crops, sizes) whose features are averaged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Views = Literal["one", "mirrored", "shifts", "mirrored_shifts", "crops", "scales"]
-"""Of an image: itself, it and its mirror image, itself moved to all sides (nine), those and their
-mirror images, ten crops (corners, centre and their mirror images), or three sizes."""
+"""Views of an image: the image itself; with its mirror image; nine shifts; these with their mirror
+images; ten crops (corners and centre, with mirror images); or three sizes."""
 
 COUNT: dict[Views, int] = {
     "one": 1,
@@ -25,18 +25,18 @@ _SIDE, _SHIFT = 7 / 8, 1 / 32
 
 ONE_SCALE = ((1.0, False),)
 SCALES = ((0.75, False), (1.0, False), (1.25, True))
-"""Factors of the size that the network sees, and whether it sees the mirror image."""
+"""Factors of the input size, and whether the image is mirrored."""
 
 
 class ImageViews(nn.Module):
-    """Views ``[B*V, C, h, w]`` of images ``[B, C, H, W]``, those of an image one after another.
+    """Views ``[B*V, C, h, w]`` of images ``[B, C, H, W]``; the V views of an image are adjacent.
 
     Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks"
     (2012), section 4.1, for the ten crops, which here have 7/8 of the image's height and width.
-    Shifts are by 1/32 of them and by a pixel at least; what comes in from outside is zero.
+    Shifts are by 1/32 of the height and width, at least by one pixel, with zero padding.
 
     Args:
-        views: which. Those of three sizes are made by the resizing, after this: see ``scales``.
+        views: the views. Three sizes are made by resizing afterwards, as ``scales`` says.
     """
 
     def __init__(self, views: Views) -> None:
@@ -45,7 +45,7 @@ class ImageViews(nn.Module):
         self.scales = SCALES if views == "scales" else ONE_SCALE
 
     def forward(self, x: Tensor) -> Tensor:
-        """The views of one size."""
+        """The views, all of one size."""
         if self.views in ("one", "scales"):
             return x
         if self.views == "mirrored":
@@ -76,8 +76,8 @@ class MeanOverViews(nn.Module):
     """Mean ``[B, D]`` of features ``[B*V, D]``.
 
     Args:
-        count: V; features of one view stay as they are.
-        unit: divide features by their lengths before.
+        count: V, number of views; features of a single view are unchanged.
+        unit: divide features by their length before averaging.
     """
 
     def __init__(self, count: int, *, unit: bool = True) -> None:
@@ -85,7 +85,7 @@ class MeanOverViews(nn.Module):
         self.count, self.unit = count, unit
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean."""
+        """The mean over views."""
         if self.count == 1:
             return x
         x = F.normalize(x, dim=1) if self.unit else x
@@ -93,11 +93,11 @@ class MeanOverViews(nn.Module):
 
 
 def with_own_views(network: nn.Module, views: Views) -> nn.Module | None:
-    """The network on other views of an image, where it makes them itself; else None.
+    """The network with other views, if it makes views itself; otherwise None.
 
     Args:
         network: makes its own views if it has a method ``with_views``, as a ``Backbone`` does.
-        views: of an image.
+        views: views of an image.
     """
     method: Callable[[Views], nn.Module] | None = getattr(network, "with_views", None)
     return None if method is None else method(views)

@@ -1,4 +1,4 @@
-"""The wide residual encoder of the few-shot literature."""
+"""Wide ResNet, the wide residual encoder of the few-shot literature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewshot_blo.networks.norms import Norm, make_norm
 
 
 class WideResNet(nn.Module):
-    """A convolution, three stages of pre-activated residual blocks, norm, ReLU, and averaging.
+    """A convolution, three stages of pre-activation residual blocks, norm, ReLU, average pooling.
 
     The stages have 16, 32 and 64 filters times ``widen``; the second and third halve the image.
 
@@ -21,15 +21,15 @@ class WideResNet(nn.Module):
     1907.12087).
 
     Args:
-        channels: of the images.
-        depth: number of convolutions beside the shortcuts: 4 more than a multiple of 6.
-        widen: factor of the filters.
-        norm: the layer before each convolution, as in ``Conv4``.
+        channels: number of channels of the images.
+        depth: number of convolutions besides the shortcuts: 10, 16, 22, 28, ...
+        widen: factor of the number of filters.
+        norm: norm layer before each convolution, as in ``Conv4``.
         drop_rate: rate of the dropout between the convolutions of a block; 0 for none.
-        steps: as in ``Conv4``.
+        steps: number of inner steps, as in ``Conv4``.
 
     Raises:
-        ConfigurationError: if there is no network of that depth, or a width does not fit the norm.
+        ConfigurationError: if the depth is not 6 n + 4, n ≥ 1, or a width does not fit the norm.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ConfigurationError(
-                f"a wide residual network of depth {depth}: use 10, 16, 22, 28, 34 or 40"
+                f"depth is {depth}: it must be 6 n + 4, such as 10, 16, 22, 28, 34 or 40"
             )
         self.width = 64 * widen
         layers: list[tuple[str, nn.Module]] = [
@@ -76,7 +76,7 @@ class WideResNet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """``shortcut(x) + residual(x)``, each convolution behind a norm and a ReLU."""
+    """``shortcut(x) + residual(x)``, with a norm and a ReLU before each convolution."""
 
     def __init__(
         self, before: int, width: int, stride: int, norm: Norm, drop_rate: float, steps: int

@@ -1,4 +1,4 @@
-"""Bilevel problems beyond few-shot learning, each an experiment with a table and a picture."""
+"""Studies: bilevel problems beyond few-shot learning as experiments with a table and a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what studies find."""
+"""Figures of the studies: histograms, rows of images, curves."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ COLOURS = {
     "color": [f"tab:{name}" for name in _NAMES.split()] * 2,
     "linestyle": ["-"] * 10 + ["--"] * 10,
 }
-"""Of lines: twenty that can be told apart."""
+"""Styles of up to twenty distinguishable lines."""
 
 
 def histograms(
     values: Mapping[str, Tensor], groups: Mapping[str, Tensor], label: str, path: Path
 ) -> None:
-    """For each row of a table, how the values of groups of entries are spread over [0, 1].
+    """Draws one histogram over [0, 1] per row of a table, with groups of entries in colours.
 
     Args:
-        values: ``[M]`` of each row.
-        groups: masks ``[M]`` by name.
-        label: of the values.
-        path: of the picture.
+        values: values of each row, ``[M]``.
+        groups: masks of the groups by name, ``[M]``.
+        label: label of the horizontal axes.
+        path: file of the figure.
     """
     columns = min(len(values), 4)
     lines = -(-len(values) // columns)
@@ -44,12 +44,12 @@ def histograms(
 
 
 def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> None:
-    """A line of images for each row of a table.
+    """Draws one line of images per row of a table.
 
     Args:
-        pictures: of each row, ``[M, H, W]`` in grey or ``[M, H, W, 3]`` in colour.
-        titles: above the M columns.
-        path: of the picture.
+        pictures: images of each row, ``[M, H, W]`` in grey or ``[M, H, W, 3]`` in colour.
+        titles: titles of the M columns.
+        path: file of the figure.
     """
     columns = len(titles)
     figure = new_figure(0.8 * columns + 2, 0.95 * len(pictures) + 0.3)
@@ -73,13 +73,13 @@ def curves(
     xscale: str = "log",
     yscale: str = "log",
 ) -> None:
-    """One line a row of a table.
+    """Draws one curve per row of a table.
 
     Args:
-        lines: horizontal and vertical values by row.
-        xlabel, ylabel: of the axes.
-        path: of the picture.
-        xscale, yscale: log or linear.
+        lines: horizontal and vertical values of each row.
+        xlabel, ylabel: labels of the axes.
+        path: file of the figure.
+        xscale, yscale: scales of the axes, "log" or "linear".
     """
     figure = new_figure(8.5, 4.5)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""How many Hessian products a hypergradient takes, by counting."""
+"""Counts the Hessian-vector products of one hypergradient."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fewshot_blo.solving.problem import PlainProblem
 
 
 def hessian_products(problem: PlainProblem, strategy: Strategy) -> int:
-    """Products of a vector with ``G_vv``, ``G_uv`` or both in one pass, of one hypergradient.
+    """Number of passes of one hypergradient that multiply a vector by ``G_vv``, ``G_uv`` or both.
 
     Args:
-        problem: at its start.
+        problem: the problem; the hypergradient is computed at its initial variables.
         strategy: how the hypergradient is computed.
     """
-    first = next(iter(problem.inner))  # A pass goes through all parameters or none.
+    first = next(iter(problem.inner))  # A pass reaches all parameters or none.
     products = 0
 
     def count(_: Tensor) -> None:

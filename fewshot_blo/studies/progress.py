@@ -1,4 +1,4 @@
-"""How rows approach their solutions, against what it costs them."""
+"""Plots the convergence of a study's rows over Hessian-vector products and seconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def draw_progress(
     logs: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
 ) -> None:
-    """What is followed, else the outer loss, against Hessian products and seconds.
+    """Draws the study's observed figure, or the outer loss, over Hessian products and seconds.
 
     Args:
-        records: lines of the table, which have the products a step.
-        logs: of each row.
-        path: of the picture.
+        records: lines of the table, with the number of products per outer step.
+        logs: log records of each row.
+        path: file of the figure.
     """
     products = {record["method"]: record.get(PRODUCTS, 0.0) for record in records}
     figure = new_figure(13, 4.5)
@@ -35,7 +35,7 @@ def draw_progress(
         own = (key for record in log for key in record if key not in _OF_EVERY_RECORD)
         followed = next(own, followed)
         values = [record[followed] for record in log]
-        # A row without products has an empty line, for the same colours on both sides.
+        # A row without products gets an empty line, so that colours agree on both sides.
         counted = log if products[name] else []
         xs = [products[name] * record["step"] for record in counted]
         by_products.plot(xs, values[: len(xs)])

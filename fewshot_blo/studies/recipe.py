@@ -1,4 +1,4 @@
-"""A study and its rows from a YAML file."""
+"""Reads a study and its rows from a recipe, a YAML file."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ STUDIES: Mapping[str, type[Study]] = {
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
-    """The study of a recipe, and its rows by name.
+    """The study of a recipe, and the settings of its rows by name.
 
     Args:
-        path: of the recipe, with ``study``, its ``settings``, and ``rows`` by name.
-        root: folder of the data set.
+        path: file with ``study``, its ``settings``, and ``rows`` by name.
+        root: folder of the data set; empty for that of the recipe.
 
     Raises:
-        ConfigurationError: if it is no such file.
+        ConfigurationError: if the file cannot be read, or its settings are invalid.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
         raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(
-            f"recipe {path} is of no study ({error}): it needs study (one of "
+            f"recipe {path} is not a study ({error}): it must have study (one of "
             f"{', '.join(STUDIES)}), settings, and rows by name"
         ) from error
     study: Study = _built(kind, settings, f"{path}, settings")
@@ -72,12 +72,15 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
     named = {str(name): _row(row or {}, f"{path}, row {name}") for name, row in rows.items()}
     odd = next((name for name in named if Path(name).name != name or name == "baselines"), None)
     if odd is not None:
-        raise ConfigurationError(f"{path}: '{odd}' cannot be the name of a row, for its folder is")
+        raise ConfigurationError(
+            f"{path}: the row '{odd}' must have another name, which can name a folder and is not "
+            "'baselines'"
+        )
     return study, named
 
 
 def _row(settings: Mapping[str, Any], where: str) -> RowSettings:
-    """A row of either form."""
+    """The settings of a row, in the present form or that of earlier versions."""
     today = dict(settings)
     if "inner" in settings or (
         "name" in settings.get("strategy", {}) and (str(settings["strategy"]["name"]).islower())

@@ -1,4 +1,4 @@
-"""The rows of a study: strategies with their settings, solved or taken up where they stopped."""
+"""Solves the rows of a study, resumes interrupted ones, and writes the table and the figures."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
 @dataclass(frozen=True)
 class RowSettings:
-    """A strategy and how the outer variables move.
+    """A strategy and the settings of the outer optimisation.
 
     Attributes:
         strategy: how the hypergradient is computed.
-        start: of each inner problem.
-        restart_every: of a partial start: start anew in every so many outer steps; 0 for never.
-        keep: of a partial start: share of the last end in the start.
-        steps: outer steps.
-        optimizer: of the outer variables.
-        learning_rate: of the optimizer.
+        start: start of each inner problem: cold, warm or partial.
+        restart_every: outer steps between cold starts of a partial start; 0 for none.
+        keep: weight of the last inner solution in a partial start, in [0, 1].
+        steps: number of outer steps.
+        optimizer: outer optimizer.
+        learning_rate: learning rate of the outer optimizer.
         every: outer steps between records.
-        patience: records without a new lowest held-out loss after which to stop; 0 for never.
+        patience: records without a new lowest held-out loss after which the run stops; 0 for no
+            early stopping.
     """
 
     strategy: Strategy = Unroll(InnerSteps(5, SGD(0.5)))
@@ -71,21 +72,22 @@ def run_study(
     seeds: Sequence[int] = (0,),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Solves every row that is not solved yet, and writes a table and a picture.
+    """Solves every row that is not solved yet, and writes a table and figures.
 
     Args:
-        study: the problem.
-        rows: by name.
-        folder: for ``table.md``, ``table.csv``, ``picture.png`` and a folder for each row.
-        seeds: of the study; more than one gives means with standard deviations.
-        progress: print the table and how far each row is; False is silent.
+        study: the problem with its measurements.
+        rows: settings of the rows by name.
+        folder: folder for ``table.md``, ``table.csv``, ``picture.png``, ``progress.png`` and one
+            subfolder per row.
+        seeds: seeds of the study; with several, figures are means with standard deviations.
+        progress: print the table and the progress of each row; False is silent.
 
     Returns:
         The lines of the table.
 
     Raises:
-        ConfigurationError: if the folder has rows of other settings, or a row's make no sense.
-        KeyboardInterrupt: if it was interrupted; the same call goes on.
+        ConfigurationError: if the folder has results of other settings, or settings are invalid.
+        KeyboardInterrupt: if it was interrupted; the same call resumes it.
     """
     found: dict[str, list[Figures]] = {}
     first: dict[str, Params] = {}
@@ -120,12 +122,12 @@ def _known(
     settings: RowSettings | None,
     compute: Callable[[], Mapping[str, Figures]],
 ) -> dict[str, Figures]:
-    """Figures that the folder has already, or that are computed and written to it."""
+    """Figures read from the folder, or else computed and written to it."""
     file, wanted = place / FIGURES, _plain(study, settings)
     begun = place / "settings.json"
     if begun.is_file() and json.loads(begun.read_text()) != wanted:
         raise ConfigurationError(
-            f"{place} is of other settings: choose another folder, or remove it"
+            f"{place} has results of other settings: choose another folder, or remove it"
         )
     if file.is_file():
         known: dict[str, Figures] = json.loads(file.read_text())["figures"]
@@ -174,7 +176,14 @@ def _solved(
 def solve_row(
     study: Study, settings: RowSettings, place: Path, *, progress: bool = True
 ) -> Solution:
-    """Solves the study's problem as the row says, from where the folder left it."""
+    """Solves the study's problem with the settings of a row; resumes a run in its folder.
+
+    Args:
+        study: the study.
+        settings: settings of the row.
+        place: folder of the row.
+        progress: show progress; False is silent.
+    """
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "sgd": torch.optim.SGD,

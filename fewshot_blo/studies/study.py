@@ -1,4 +1,4 @@
-"""A bilevel problem as an experiment: its data, what is measured of a solution, baselines."""
+"""``Study``: a bilevel problem with its data, its measurements and its baselines."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
 
 Figures = Mapping[str, float]
-"""What is measured, by names that say the unit."""
+"""Measured figures by name; the names include the unit."""
 
 AS_FOUND, RETRAINED = "", " + retrain"
-"""What follows a row's name: v as the strategy leaves it, or trained anew for the u it found."""
+"""Suffixes of a row's name: v as the strategy ends with it, or retrained for the u it found."""
 
 
 @dataclass(frozen=True)
 class Study(ABC):
-    """One problem with its data and protocol; strategies are the rows of its table.
+    """A bilevel problem with its data and protocol; the rows of its table are strategies.
 
     Attributes:
-        root: folder of the data set, where there is one.
-        seed: of the division of data, noise and initial weights.
+        root: folder of the data set; empty if the study has none.
+        seed: seed of data splits, noise and initial weights.
     """
 
     root: str = ""
@@ -35,28 +35,38 @@ class Study(ABC):
 
     @abstractmethod
     def problem(self) -> PlainProblem:
-        """The problem at its start; a pure function of the settings."""
+        """The problem with its initial variables; a pure function of the settings."""
 
     @abstractmethod
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """Figures of a solution, by what follows the row's name."""
+        """Figures of a solution by the suffix of the row's name: as found, retrained.
+
+        Args:
+            outer: u by name.
+            inner: v by name, as the strategy ends with it.
+        """
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """Sets that outer variables stay in."""
+        """Feasible sets of outer variables by name; none by default."""
         return {}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Rows without a bilevel problem."""
+        """Figures of baselines, which solve no bilevel problem, by name; none by default."""
         return {}
 
     def held_out(self) -> Validate | None:
-        """A loss of data that no level sees, which tells when to stop."""
+        """A loss on held-out data, used for early stopping; None by default."""
         return None
 
     def observe(self) -> Observe | None:
-        """Figures to follow in the course of a run; the first is drawn."""
+        """Figures to record during a run, of which the first is plotted; None by default."""
         return None
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """A picture of the outer variables that were found, by row; none by default."""
+        """Draws the outer variables that each row found; by default nothing.
+
+        Args:
+            solutions: outer variables of each row.
+            path: file of the figure.
+        """
         del solutions, path

@@ -1,4 +1,4 @@
-"""The table of a study."""
+"""The table of a study in Markdown."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _DEVIATION = " sd"
 
 
 def study_table(records: Sequence[Mapping[str, Any]], *, seeds: int) -> str:
-    """The table for a person.
+    """The table in Markdown.
 
     Args:
-        records: lines with a method and figures.
-        seeds: that figures are means over.
+        records: lines of the table: a method and its figures.
+        seeds: number of seeds over which figures are averaged.
     """
     every = list(dict.fromkeys(name for record in records for name in record))
     columns = [name for name in every if not name.endswith(_DEVIATION)]
     text = markdown(columns, [[_cell(record, name) for name in columns] for record in records])
     if seeds > 1:
-        text += f"\nMeans over {seeds} seeds ± their standard deviation.\n"
+        text += f"\nMean over {seeds} seeds ± standard deviation.\n"
     return text
 
 

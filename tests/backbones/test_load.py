@@ -111,8 +111,8 @@ def test_sharpening_comes_before_resizing() -> None:
     [
         ({"size": 0}, "size is 0"),
         ({"sharpen": -0.5}, r"sharpen is -0\.5"),
-        ({"std": (1.0, 0.0, 1.0)}, "standard deviations are positive"),
-        ({"mean": (0.0,)}, "one of each for every channel"),
+        ({"std": (1.0, 0.0, 1.0)}, "standard deviations must be positive"),
+        ({"mean": (0.0,)}, "each must have one value per channel"),
     ],
 )
 def test_preprocessing_that_makes_no_sense(changes: dict[str, Any], match: str) -> None:
@@ -193,19 +193,25 @@ def test_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         load_backbone("torchvision:resnet18")
     timm = pytest.importorskip("timm")
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(CheckpointError, match=r"timm:resnet18 are not in the cache .*name it"):
+    with pytest.raises(
+        CheckpointError, match=r"timm:resnet18 are not in the cache .*pass it as weights"
+    ):
         load_backbone("timm:resnet18")
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "match"),
     [
-        ("resnet18", {}, "none of torchvision:NAME"),
-        ("torchvision:resnet19", {}, "no network 'resnet19'; it has resnet1"),
-        ("timm:resnet19", {}, "no network 'resnet19'; it has resnet1"),
-        ("torchvision:resnet18", {"layer": "layer9"}, "no layer 'layer9'; there are"),
-        ("own_networks:missing", {}, "cannot be made"),
-        ("own_networks:number", {}, "returned int, not a torch module"),
+        ("resnet18", {}, "use torchvision:NAME"),
+        ("torchvision:resnet19", {}, "no network 'resnet19': the nearest names are resnet1"),
+        ("timm:resnet19", {}, "no network 'resnet19': the nearest names are resnet1"),
+        (
+            "torchvision:resnet18",
+            {"layer": "layer9"},
+            "layer 'layer9' is not in the network: use one of",
+        ),
+        ("own_networks:missing", {}, "cannot be created"),
+        ("own_networks:number", {}, "returned int: it must return a torch module"),
     ],
 )
 def test_names_of_nothing(
@@ -236,10 +242,10 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
         read_weights(tmp_path / "text.pt")
     torch.save({"epoch": 3}, tmp_path / "number.pt")
-    with pytest.raises(CheckpointError, match="'epoch' is no tensor"):
+    with pytest.raises(CheckpointError, match="'epoch' is not a tensor"):
         read_weights(tmp_path / "number.pt")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="holds no tensors by name"):
+    with pytest.raises(CheckpointError, match="does not hold a state_dict"):
         read_weights(tmp_path / "list.pt")
 
 

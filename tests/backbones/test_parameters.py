@@ -63,7 +63,7 @@ def test_the_last_block_takes_the_norm_behind_it_along() -> None:
 @pytest.mark.parametrize(
     ("adapts", "settings", "match"),
     [
-        ("last_blocks", {"blocks": 99}, "blocks is 99: the network has 9"),
+        ("last_blocks", {"blocks": 99}, "blocks is 99: it must be at most 9"),
         ("all", {"blocks": -1}, "blocks is -1"),
         ("low_rank", {"rank": 0}, "rank is 0"),
         ("low_rank", {"rank": 9999}, "no layer whose name begins"),

@@ -167,7 +167,7 @@ def test_published_networks(name: str, prefix: str, size: int | None, views: Vie
 
 
 def test_names_that_are_no_parameters() -> None:
-    with pytest.raises(ConfigurationError, match="'nope' is no parameter of the network"):
+    with pytest.raises(ConfigurationError, match="'nope' is not a parameter of the network"):
         split_network(Branches(), ["nope"], IMAGE)
-    with pytest.raises(ConfigurationError, match="no parameter adapts"):
+    with pytest.raises(ConfigurationError, match="adapted is empty"):
         split_network(Branches(), [], IMAGE)

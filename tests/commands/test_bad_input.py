@@ -193,9 +193,9 @@ def test_checkpoints_of_other_settings(
     error = message(capsys, "evaluate", wide, "--tasks=2")
     assert "is of another configuration" in error
     newer = changed(best, tmp_path / "newer.pt", novelty={"a": 1})
-    assert "settings that this version does not know" in message(capsys, "evaluate", newer)
+    assert "settings that are unknown to this version" in message(capsys, "evaluate", newer)
     wrong = changed(best, tmp_path / "wrong.pt", train=3)
-    assert "settings that this version does not know" in message(capsys, "evaluate", wrong)
+    assert "settings that are unknown to this version" in message(capsys, "evaluate", wrong)
     none = tmp_path / "none.pt"
     torch.save({**torch.load(best, weights_only=True), "config": {}}, none)
     assert "saved without a configuration" in message(capsys, "evaluate", str(none))
@@ -216,7 +216,7 @@ def test_checkpoints_that_cannot_be_compared(
     ("option", "words"),
     [
         ("--tasks=0", "over 0 tasks"),
-        ("--way=2", "the network tells 3 classes apart and the tasks are 2-way"),
+        ("--way=2", "the network has 3 outputs and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),
         ("--root=/nowhere", "/nowhere is not a folder"),

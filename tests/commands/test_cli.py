@@ -164,7 +164,7 @@ def test_evaluate_compares_checkpoints_on_the_same_tasks(
     paths = [str(trained / BEST), str(trained / LAST)]
     assert cli.main(["evaluate", *paths, "--tasks=9", f"--output={output}"]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"against {paths[0]}, same tasks") == 3
+    assert out.count(f"minus {paths[0]}, same tasks") == 3
     assert out.count("9 tasks, 3-way 1-shot 3 queries a class, seed 1000, 2 inner steps)") == 6
     assert out.count("hardest classes (transductive): ") == 2
     figures = json.loads(output.read_text())["checkpoints"]

@@ -163,7 +163,7 @@ def test_goes_on_after_an_interrupt(
 def test_recipes_may_name_networks_of_ones_own(folder: Path, tmp_path: Path) -> None:
     own = write_recipe(tmp_path / "own.yaml", folder, **OWN)
     (row,) = compare([own], REQUEST, folder=tmp_path / "runs")
-    with pytest.raises(ConfigurationError, match="asks to run 'small_runs:make_encoder'"):
+    with pytest.raises(ConfigurationError, match="would call 'small_runs:make_encoder'"):
         compare(row.checkpoints, REQUEST, folder=tmp_path / "again")
 
 
@@ -188,14 +188,14 @@ def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None
     assert before == {path: path.stat().st_mtime_ns for path in before}
     recipe = read_recipe(second)
     splits = recipe.data.load()
-    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: comparing trains it"):
+    with pytest.raises(ConfigurationError, match=r"is the recipe first\.yaml: compare trains it"):
         train_from_config(recipe, splits, tmp_path / "alone", resume=False, tested=False)
 
 
 def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no best\.pt"):
         compare([tmp_path], REQUEST, folder=tmp_path / "table")
-    with pytest.raises(ConfigurationError, match="two sources have one name: proto, proto"):
+    with pytest.raises(ConfigurationError, match="two sources have the same name: proto, proto"):
         compare([recipes[0], recipes[0]], REQUEST, folder=tmp_path / "table")
     bad = write_recipe(tmp_path / "bad.yaml", folder, problem="nothing")
     with pytest.raises(ConfigurationError, match=r"recipe .*bad\.yaml"):
@@ -207,8 +207,8 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
 @pytest.mark.parametrize(
     ("changes", "request_changes", "match"),
     [
-        ({"episodes__shot": 2}, {}, r"way, shot, query \(3, 2, 3\)"),
-        ({"data__seed": 1}, {}, "only runs of one data set"),
+        ({"episodes__shot": 2}, {}, r"way, shot and query are \(3, 2, 3\) for"),
+        ({"data__seed": 1}, {}, "on one data set only"),
         ({"problem": "Initialization"}, {"views": "shifts"}, "the problem is Initialization"),
         ({"problem": "nothing"}, {}, "other"),
     ],

@@ -184,9 +184,9 @@ def test_unknown_settings(settings: dict[str, Any], said: str) -> None:
         ),
         ({"problem": {"learn_prox": 3}}, "problem.learn_prox is 3: "),
         ({"encoder": {"hidden": "x"}}, "encoder.hidden is 'x': it must be a whole number"),
-        ({"train": 3}, "train is 3: it has settings of its own, as train.steps"),
+        ({"train": 3}, "train is 3: it must be a group of settings, such as train.steps"),
         ({"data": 3}, "data is 3: it must be one of Glyphs, "),
-        ({"encoder": "own"}, "encoder.function is not given: own needs it"),
+        ({"encoder": "own"}, "encoder.function is missing: own requires it"),
     ],
 )
 def test_wrong_values(settings: dict[str, Any], said: str) -> None:
@@ -201,7 +201,7 @@ def test_a_place_that_may_be_empty() -> None:
     assert drawing(shape={"name": "Flat", "side": 1, "hole": None}).shape == FlatShape(1)
     with pytest.raises(ConfigurationError, match=r"no setting 'shape\.hole\.radius'"):
         drawing(shape={"name": "Flat", "side": 1, "hole": {"radius": 2}})
-    with pytest.raises(ConfigurationError, match=r"shape\.side is not given: FlatShape needs it"):
+    with pytest.raises(ConfigurationError, match=r"shape\.side is missing: FlatShape requires it"):
         drawing(shape="Flat")
 
 
@@ -296,13 +296,13 @@ def test_another_component_leaves_out_the_settings_of_the_one_before_and_says_so
     for over in ("Unroll", {"name": "Unroll"}):
         tree, notes = merged(base, {"strategy": over})
         assert tree == {"strategy": {"name": "Unroll"}}
-        assert notes == ["strategy is Unroll: settings of Penalty are left out (rho, inner)"]
+        assert notes == ["strategy is Unroll: settings of Penalty are dropped (rho, inner)"]
     tree, notes = merged(base, {"strategy": {"name": "BOME", "inner": {"steps": 3}}})
     assert tree == {"strategy": {"name": "BOME", "inner": {"steps": 3}}}
     deep = {"problem": {"head": {"name": "Ridge", "lam": 3}}}
     tree, notes = merged(deep, {"problem": {"head": "Cosine"}})
     assert tree == {"problem": {"head": {"name": "Cosine"}}}
-    assert notes == ["problem.head is Cosine: settings of Ridge are left out (lam)"]
+    assert notes == ["problem.head is Cosine: settings of Ridge are dropped (lam)"]
 
 
 def test_the_same_component_keeps_its_settings() -> None:

@@ -37,7 +37,7 @@ def test_a_checkpoint_is_a_file_of_weights(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_encoder(released: Path) -> None:
-    with pytest.raises(CheckpointError, match="of another encoder than a pretrained backbone"):
+    with pytest.raises(CheckpointError, match="whose encoder is not a pretrained backbone"):
         load_backbone(NAME, weights=released)
 
 

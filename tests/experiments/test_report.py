@@ -112,7 +112,7 @@ def test_a_table_compares_every_checkpoint_with_the_first(
     pairs = [*zip(first, second, strict=True), *zip(first, third, strict=True)]
     for line, (reference, evaluation) in zip(printed, pairs, strict=True):
         mean, half = paired_difference(reference, evaluation)
-        assert line == f"{100 * mean:+.2f} ± {100 * half:.2f} against {paths[0]}, same tasks"
+        assert line == f"{100 * mean:+.2f} ± {100 * half:.2f} minus {paths[0]}, same tasks"
     assert sum(line.startswith("  hardest classes") for line in lines) == 3
 
 
@@ -132,7 +132,7 @@ def test_the_most_confused_classes_come_first(
     paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (evaluations,) = evaluate_checkpoints(paths[:1], REQUEST).values()
-    line = next(s for s in capsys.readouterr().out.splitlines() if "taken for" in s)
+    line = next(s for s in capsys.readouterr().out.splitlines() if "confusions" in s)
     names, confusion = evaluations[0].class_names, evaluations[0].confusion
     for words in line.split(": ")[1].split(", "):
         first, _, second, share, _ = words.split()
@@ -219,7 +219,7 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     request = replace(REQUEST, data="Glyphs", size=28, norm="support")
     (found,) = evaluate_checkpoints([trained(in_colour, tmp_path / "run")], request).values()
     assert set(found[0].class_names) <= set(glyphs.load().test.class_names)
-    assert "sees these images in RGB, as it was trained" in capsys.readouterr().out
+    assert "images are converted to RGB, as in training" in capsys.readouterr().out
 
     # A folder's images are made grey for a run whose data set is grey.
     of_grey = of_omniglot(paths[0], tmp_path / "grey.pt", mirrors=False)
@@ -230,7 +230,7 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     capsys.readouterr()
     coloured = in_colour.data.load().test
     assert as_trained(of_grey, config, coloured, print).images.shape[1:] == (1, 16, 16)
-    assert f"{of_grey} sees these images in grey, as it was trained" in capsys.readouterr().out
+    assert f"{of_grey}: images are converted to grey, as in training" in capsys.readouterr().out
 
 
 def test_all_classes_of_another_folder(config: Config, paths: list[Path], tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_all_classes_of_another_folder(config: Config, paths: list[Path], tmp_pa
 
     own = replace(request, split="all", root=str(root_of(config)))
     for request in (own, replace(own, root=""), replace(own, data="", root="")):
-        with pytest.raises(ConfigurationError, match="was trained on classes of these data"):
+        with pytest.raises(ConfigurationError, match="was trained on classes of this data set"):
             evaluate_checkpoints(paths[:1], request)
     requested(config, replace(own, data="Glyphs"))  # Not refused: they are others.
 
@@ -362,7 +362,7 @@ def test_a_foreign_network_runs_only_where_it_is_allowed(config: Config, tmp_pat
     of_own = replace(config, encoder=Encoder(own, {"function": "small_runs:make_encoder"}))
     path = trained(of_own, tmp_path / "run")
     with pytest.raises(
-        ConfigurationError, match=r"asks to run 'small_runs:make_encoder'.*allowed \(network "
+        ConfigurationError, match=r"would call 'small_runs:make_encoder'.*allow it \(network "
     ):
         evaluate_checkpoints([path], REQUEST)
     allowed = replace(REQUEST, network="small_runs:make_encoder")
@@ -388,7 +388,7 @@ def test_comparisons_are_refused_before_anything_is_evaluated(
 ) -> None:
     other = replace(config, episodes=replace(config.episodes, shot=2))
     path = trained(other, tmp_path)
-    with pytest.raises(ConfigurationError, match=r"way, shot, query \(3, 2, 3\)"):
+    with pytest.raises(ConfigurationError, match=r"way, shot and query are \(3, 2, 3\) for"):
         evaluate_checkpoints([paths[0], path], REQUEST)
     assert capsys.readouterr().out == ""
     evaluate_checkpoints([paths[0], path], replace(REQUEST, shot=1))

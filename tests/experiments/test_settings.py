@@ -151,7 +151,7 @@ def test_a_section_that_is_none(
     file = tmp_path / "config.yaml"
     file.write_text(f"train: {value}\n")
     assert cli.main(["train", f"--config={file}"]) == 2
-    assert "it has settings of its own, as train.steps" in capsys.readouterr().err
+    assert "it must be a group of settings, such as train.steps" in capsys.readouterr().err
 
 
 def described(kind: Any) -> dict[str, str]:
@@ -219,7 +219,7 @@ def test_a_component_of_the_command_line_has_its_own_defaults(
     file.write_text("strategy: {name: Unroll, truncate: 2, inner: {steps: 9}}\n")
     capsys.readouterr()
     assert config_from(parsed(f"--config={file}", "--strategy=Penalty")).strategy == Penalty()
-    said = "strategy is Penalty: settings of Unroll are left out (truncate, inner)"
+    said = "strategy is Penalty: settings of Unroll are dropped (truncate, inner)"
     assert said in capsys.readouterr().out
     kept = config_from(parsed(f"--config={file}", "--strategy.inner.steps=4")).strategy
     assert isinstance(kept, Unroll)

@@ -69,7 +69,7 @@ def test_checks_of_scikit_learn(estimator: Any, check: Callable[[Any], None]) ->
     [
         (np.zeros((4, 3)), [0, 0, 1, 1], "holds no images"),
         (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 0], "one class"),
-        (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0], "4 images have 3 labels"),
+        (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0], "4 images and y 3 labels"),
         (np.full((4, 8, 8, 3), 3.0), [0, 1, 0, 1], r"values in \[0, 1\]"),
         (np.zeros((4, 8, 8, 3), np.uint8), [0.1, 0.2, 0.3, 0.4], "continuous"),
     ],

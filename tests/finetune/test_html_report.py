@@ -104,10 +104,10 @@ def test_figures(data: LabelledImages, fit_one: Callable[..., Classifier], tmp_p
     assert shades[:3] == [right.format("0.30"), wrong.format("0.00"), wrong.format("0.30")]
     captions = found.texts["figcaption"]
     sure = float(torch.tensor([0.0, 0.0, 4.0]).softmax(0)[2])
-    assert found.texts["span"][0] == f"{HOSTILE[0]}, taken for {HOSTILE[2]}, {100 * sure:.0f} %"
+    assert found.texts["span"][0] == f"{HOSTILE[0]}, predicted {HOSTILE[2]}, {100 * sure:.0f} %"
     assert len(captions) == 6
     right_sure = float(torch.tensor([3.0, 0.0, 0.0]).softmax(0)[0])
-    assert captions[1].endswith(f", {100 * right_sure:.0f} % sure")
+    assert captions[1].endswith(f", {100 * right_sure:.0f} % confidence")
     assert found.texts["br"][0] == "1' x='.png"
 
 

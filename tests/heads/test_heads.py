@@ -146,7 +146,7 @@ def test_relations_of_maps_of_any_size(side: int) -> None:
 
 
 def test_relations_need_square_maps() -> None:
-    with pytest.raises(ConfigurationError, match=r"24 features are no square maps of 2 channels"):
+    with pytest.raises(ConfigurationError, match=r"24 features are not square maps of 2 channels"):
         RelationHead(channels=2).learned(24)
     with pytest.raises(ConfigurationError, match=r"needs features"):
         RelationHead().learned(None)
@@ -169,7 +169,7 @@ def test_full_context_embeddings_read_no_padding() -> None:
 def test_full_context_needs_steps_and_features() -> None:
     with pytest.raises(ConfigurationError, match="steps is 0"):
         FullContextHead(steps=0)
-    with pytest.raises(ConfigurationError, match="need features"):
+    with pytest.raises(ConfigurationError, match="needs features"):
         FullContextHead().learned(None)
 
 

@@ -112,5 +112,5 @@ def test_structural_zeros_name_the_variable_and_the_remedy() -> None:
 
 
 def test_inner_steps_are_not_negative() -> None:
-    with pytest.raises(ConfigurationError, match="steps is -1: inner steps must be at least 0"):
+    with pytest.raises(ConfigurationError, match="steps is -1: it must be at least 0"):
         InnerSteps(-1)

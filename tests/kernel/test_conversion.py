@@ -211,6 +211,6 @@ def test_code_is_loaded_from_a_private_folder_only(
         assert folder.stat().st_mode & 0o077 == 0
         folder.chmod(0o777)
         native_kernels.cache_clear()
-        assert "others may write" in native_kernels().reason
+        assert "other users can write" in native_kernels().reason
     finally:
         native_kernels.cache_clear()

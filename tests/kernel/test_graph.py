@@ -80,7 +80,7 @@ def test_shapes_types_and_settings_are_recorded_apart() -> None:
 
 
 def test_the_faster_one_is_kept(times: list[float]) -> None:
-    for eager, replayed, words in ((2.0, 1.0, "replayed"), (1.0, 2.0, "as it is")):
+    for eager, replayed, words in ((2.0, 1.0, "replayed"), (1.0, 2.0, "eager")):
         times += [eager, replayed]
         graphs = Graphs(Rerun(), "auto")
         calls = 0
@@ -95,7 +95,7 @@ def test_the_faster_one_is_kept(times: list[float]) -> None:
                 graphs.run(function, inputs(call), "a"), torch.full((3,), 2.0 * call)
             )
         assert graphs.choice == (
-            f"{words} ({1000 * replayed:.2f} ms replayed, {1000 * eager:.2f} ms as it is)"
+            f"{words} ({1000 * replayed:.2f} ms replayed, {1000 * eager:.2f} ms eager)"
         )
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(context: bool) -> None:
     recorder = Rerun(error)
     graphs = Graphs(recorder, "on")
     graphs.run(double, inputs(0), "a")
-    with pytest.warns(UserWarning, match=r"on cpu from here on: operation .* capturing$"):
+    with pytest.warns(UserWarning, match=r"on cpu, steps run eagerly: operation .* capturing$"):
         result = graphs.run(double, inputs(1), "a")
     assert torch.equal(result["sum"], torch.full((3,), 2.0))
     for call in range(3):
@@ -115,7 +115,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(context: bool) -> None:
             result = graphs.run(double, inputs(call), settings)
             assert torch.equal(result["sum"], torch.full((3,), call + 1.0))
     assert recorder.recorded == 1
-    assert graphs.choice.startswith("as it is (operation not permitted")
+    assert graphs.choice.startswith("eager (operation not permitted")
 
 
 def test_errors_of_the_function_are_its_own() -> None:
@@ -166,7 +166,9 @@ def test_shapes_that_keep_changing_are_not_recorded() -> None:
         for _ in range(3):
             graphs.run(double, inputs(0, size), "a")
     graphs.run(double, inputs(0, 3), "a")
-    with pytest.warns(UserWarning, match="tasks have more than 2 shapes, .* for 2 replays only"):
+    with pytest.warns(
+        UserWarning, match="inputs have more than 2 shapes, .* replayed only 2 times"
+    ):
         result = graphs.run(double, inputs(4, 3), "a")
     assert torch.equal(result["sum"], torch.full((3,), 5.0))
     assert recorder.recorded == 2
@@ -226,7 +228,7 @@ def test_looking_at_a_value_cannot_be_recorded() -> None:
     assert graphs is not None
     x = torch.ones(3, device="cuda")
     graphs.run(function, {"x": x}, "a")
-    with pytest.warns(UserWarning, match="no kernels are recorded"):
+    with pytest.warns(UserWarning, match="no longer recorded"):
         graphs.run(function, {"x": x}, "a")
     assert torch.equal(graphs.run(function, {"x": -x}, "a"), -3 * x)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()

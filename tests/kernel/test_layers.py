@@ -223,6 +223,8 @@ def test_stepwise_parameters_are_those_of_the_step_and_then_of_the_last() -> Non
 
 
 def test_a_stepwise_norm_needs_steps() -> None:
-    with pytest.raises(ConfigurationError, match="0 inner steps: it needs at least 1"):
+    with pytest.raises(
+        ConfigurationError, match="steps is 0: stepwise batch norm needs at least 1"
+    ):
         StepwiseBatchNorm(4, 0)
     assert StepwiseBatchNorm(4, 1).weight.shape == (1, 4)

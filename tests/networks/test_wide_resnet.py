@@ -99,5 +99,5 @@ def test_second_order_equals_a_plain_loop(backend: Backend) -> None:
 
 @pytest.mark.parametrize("depth", [4, 27])
 def test_depths_that_do_not_exist(depth: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"depth {depth}: use 10, 16"):
+    with pytest.raises(ConfigurationError, match=f"depth is {depth}: it must be 6 n"):
         WideResNet(depth=depth)

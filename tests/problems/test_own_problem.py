@@ -167,7 +167,9 @@ class Early(ScaledPrototypes):
 
 
 def test_norms_that_meet_no_images_are_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"no batch norm met an image.*query_logits"):
+    with pytest.raises(
+        ConfigurationError, match=r"no image went through a batch norm.*query_logits"
+    ):
         update_statistics(Early(make_network()), sampler(), STEPS)
 
 

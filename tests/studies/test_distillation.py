@@ -154,8 +154,8 @@ def test_the_picture_has_one_image_of_each_digit(
     ("settings", "match"),
     [
         ({"per_class": 0}, "per_class is 0"),
-        ({"retrainings": 0}, "retrainings 0"),
-        ({"network": "linear", "cold": "fresh"}, "always zeros"),
+        ({"retrainings": 0}, "retrainings is 0"),
+        ({"network": "linear", "cold": "fresh"}, "always zero"),
     ],
 )
 def test_settings_that_make_no_sense(

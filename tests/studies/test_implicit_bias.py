@@ -299,10 +299,10 @@ def test_pictures(study: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "match"),
     [
-        (MinNorm, {"inner_equations": 20}, "inner_equations is 20 and inner_unknowns 20"),
+        (MinNorm, {"inner_equations": 20}, "inner_equations is 20 and inner_unknowns is 20"),
         (MinNorm, {"outer_equations": 0}, "outer_equations is 0"),
         (AntiDistillation, {"learned": 10}, "must be odd"),
-        (AntiDistillation, {"originals": 11}, "originals 11"),
+        (AntiDistillation, {"originals": 11}, "originals is 11"),
         (AntiDistillation, {"frequencies": 5}, "it must be at least 6"),
     ],
 )

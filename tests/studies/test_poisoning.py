@@ -154,9 +154,9 @@ def test_targets_do_not_share_their_poison(clean_label: CleanLabelPoisoning) -> 
 @pytest.mark.parametrize(
     ("kind", "settings", "match"),
     [
-        (Poisoning, {"share": 0.0}, "share is 0.0, which makes 0 poison images"),
+        (Poisoning, {"share": 0.0}, "share is 0.0, which gives 0 poison images"),
         (Poisoning, {"share": 2.0}, "share is 2.0"),
-        (TargetedPoisoning, {"mistaken": 8}, "victim is 8 and mistaken 8"),
+        (TargetedPoisoning, {"mistaken": 8}, "victim is 8 and mistaken is 8"),
         (TargetedPoisoning, {"victim": 10}, "victim is 10"),
         (CleanLabelPoisoning, {"targets": 3}, "targets is 3"),
     ],

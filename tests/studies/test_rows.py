@@ -157,11 +157,11 @@ def test_a_row_that_diverges_leaves_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"study": "quarters"}, "is of no study"),
+        ({"study": "quarters"}, "is not a study"),
         ({"settings": {"width": 3}}, r"settings: .*width"),
         ({"rows": {"a": {"steps": "many"}}}, r"row a: .*steps"),
-        ({"rows": {"a/b": {}}}, "'a/b' cannot be the name of a row"),
-        ({"rows": {"baselines": {}}}, "'baselines' cannot be the name of a row"),
+        ({"rows": {"a/b": {}}}, "row 'a/b' must have another name"),
+        ({"rows": {"baselines": {}}}, "row 'baselines' must have another name"),
     ],
 )
 def test_recipes_that_make_no_sense(

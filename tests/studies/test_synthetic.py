@@ -91,7 +91,8 @@ def test_the_inner_minimiser_nearest_to_the_start_is_where_descent_ends() -> Non
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"), [({"example": 5}, "example is 5"), ({"rows": 11}, "A has 11 rows")]
+    ("settings", "match"),
+    [({"example": 5}, "example is 5"), ({"rows": 11}, "rows is 11 and size is 10")],
 )
 def test_settings_that_make_no_sense(settings: dict[str, int], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):

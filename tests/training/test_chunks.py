@@ -124,10 +124,10 @@ def test_out_of_memory_makes_the_chunks_smaller_for_good(error: Exception) -> No
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
-        "cpu ran out of memory with 7 tasks at a time: going on with 4 (set train.chunk to 4 to "
-        "start so)",
-        "cpu ran out of memory with 4 tasks at a time: going on with 2 (set train.chunk to 2 to "
-        "start so)",
+        "cpu ran out of memory with 7 tasks at a time: continuing with 4 (set train.chunk to 4 to "
+        "start that way)",
+        "cpu ran out of memory with 4 tasks at a time: continuing with 2 (set train.chunk to 2 to "
+        "start that way)",
     ]
     assert method.sizes == [7, 4, 2, 2, 2, 1]
     assert_same(step.gradient, whole.gradient)
@@ -147,7 +147,7 @@ def test_chunks_that_fitted_are_not_computed_again() -> None:
         return part.stop - part.start
 
     chunk = Chunk(3)
-    with pytest.warns(UserWarning, match="going on with 2"):
+    with pytest.warns(UserWarning, match="continuing with 2"):
         assert chunk.run(compute, 7, torch.device("cpu")) == [3, 2, 2]
     assert parts == [(0, 3), (3, 6), (3, 5), (5, 7)]
 
@@ -172,7 +172,7 @@ def test_what_the_failed_chunk_held_is_free_before_the_next_try() -> None:
 
 @pytest.mark.parametrize(
     ("recompute", "warned"),
-    [(None, ["going on with 1 ", "kept: going on with recomputed ones"]), (True, ["with 1 "])],
+    [(None, ["continuing with 1 ", "graphs are recomputed from now on"]), (True, ["with 1 "])],
 )
 def test_a_task_that_does_not_fit(recompute: bool | None, warned: list[str]) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(2)
@@ -208,8 +208,8 @@ def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> N
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
-        "cpu ran out of memory with one task whose graphs of all inner steps are kept: going on "
-        "with recomputed ones (set recompute to start so)"
+        "cpu ran out of memory with one task and the graphs of all its inner steps: graphs are "
+        "recomputed from now on (set recompute to start that way)"
     ]
     assert chunk.recompute
     assert_same(step.gradient, whole.gradient)

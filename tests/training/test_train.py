@@ -203,10 +203,10 @@ class SmallMemory(Unroll):
 def test_a_run_goes_on_with_smaller_chunks_when_memory_runs_out(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings, method = replace(SETTINGS, chunk=2), SmallMemory(InnerSteps(2, SGD(0.1)))
-    with pytest.warns(UserWarning, match=r"going on with 1 \(set train\.chunk to 1") as warnings:
+    with pytest.warns(UserWarning, match=r"continuing with 1 \(set train\.chunk to 1") as warnings:
         run(whole, method=method, settings=settings)
     assert len(warnings) == 1
-    with pytest.warns(UserWarning, match="going on with 1"):
+    with pytest.warns(UserWarning, match="continuing with 1"):
         run(parts, method=method, settings=settings, tasks=SignallingSampler(2, signal.SIGINT))
     assert checkpoint_data(parts)["settled"]["chunk"] == 1
     run(parts, method=method, settings=settings, resume=True)  # Without a warning.

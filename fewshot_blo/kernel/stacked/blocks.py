@@ -1,9 +1,9 @@
-"""Blocks of a convolution, batch norm, ReLU and pooling, one after another, for all tasks at once.
+"""Fused blocks of convolution, batch norm, ReLU and pooling, for all tasks at once.
 
-The blocks run on the stacked tensors themselves. Images are channels-last, ``[G*B, C, H, W]``, and
-tasks lie where the next convolution wants them: as groups of images (T groups, C channels), or on
-the host, where each task has weights of its own, beside each other (one group, T*C channels).
-``torch.func.vmap`` meets all blocks as one function, so that it has nothing to batch.
+The blocks run on the stacked tensors themselves. Images are channels-last, ``[G*B, C, H, W]``, with
+tasks laid out as the next convolution needs them: as groups of images (T groups, C channels), or,
+on the CPU if each task has its own weights, side by side (one group, T*C channels).
+``torch.func.vmap`` dispatches all blocks to one batching rule.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fewshot_blo.kernel.stacked.geometry import Geometry, put_after, put_beside
 
 @dataclass(frozen=True)
 class Block:
-    """A block, without its tensors: weight, bias or None, γ, β, running mean and variance.
+    """A block without its tensors: weight, bias or None, γ, β, running mean and variance.
 
     Attributes:
-        geometry: of the convolution.
+        geometry: geometry of the convolution.
         eps: ε of the batch norm.
-        then: what follows it.
-        running: normalise by the running statistics and not by the batch's.
-        first: of the batch's statistics: so many first images count; None for all.
+        then: what follows the batch norm.
+        running: normalise by running statistics instead of the batch's.
+        first: number of leading images that count in batch statistics; None for all.
     """
 
     geometry: Geometry
@@ -57,9 +57,9 @@ class Blocks:
 
         Args:
             x: images ``[B, C, H, W]``.
-            tensors: of the blocks, one block after another.
+            tensors: the six tensors of each block, one block after another.
         """
-        # Where tensors are batched, vmap below calls ``run`` on the stacked ones.
+        # For batched tensors ``_Batched.vmap`` calls ``run`` on the stacked ones.
         if any(t is not None and torch._C._functorch.is_batchedtensor(t) for t in (x, *tensors)):
             output: Tensor = _Batched.apply(self, x, *tensors)  # type: ignore[no-untyped-call]
             return output
@@ -72,7 +72,7 @@ class Blocks:
         beside = False
         for number, block in enumerate(self.blocks):
             weight, bias, *vectors = tensors[TENSORS * number : TENSORS * (number + 1)]
-            # A norm by the batch's own statistics takes the bias away again.
+            # A norm by batch statistics cancels the bias.
             added = bias if block.running else _Stacked(None, None)
             own = weight.is_stacked or added.is_stacked
             if beside != (own and x.device.type in BESIDE):
@@ -86,7 +86,7 @@ class Blocks:
             )
             gamma, beta, mean, variance = (v.vectors(tasks, beside=beside) for v in vectors)
             if added is not bias and bias.tensor is not None:
-                beta = beta + 0 * bias.vectors(tasks, beside=beside)  # So that it has a gradient.
+                beta = beta + 0 * bias.vectors(tasks, beside=beside)  # A zero gradient.
             images = norm_relu_pool(
                 images,
                 gamma,
@@ -95,7 +95,7 @@ class Blocks:
                 block.then,
                 statistics=(mean, variance) if block.running else None,
                 first=block.first,
-                # Between blocks images have the type of products, in the end that of norms.
+                # Images have the dtype of products between blocks, that of norms at the end.
                 dtype=gamma.dtype if number + 1 == len(self.blocks) else None,
             )
         if beside:
@@ -104,7 +104,7 @@ class Blocks:
 
 
 def _of_tasks(geometry: Geometry, tasks: int, *, beside: bool) -> Geometry:
-    """A task's geometry for all tasks that have weights of their own."""
+    """One task's geometry, extended to all tasks with their own weights."""
     if beside:
         return replace(geometry.times(tasks), channels_last=True)
     return replace(geometry, tasks=tasks, channels_last=True)
@@ -112,7 +112,7 @@ def _of_tasks(geometry: Geometry, tasks: int, *, beside: bool) -> Geometry:
 
 @dataclass(frozen=True)
 class _Stacked:
-    """A tensor and where its task axis is; None where all tasks share it."""
+    """A tensor and the position of its task axis; None if all tasks share it."""
 
     tensor: Tensor | None
     dim: int | None
@@ -134,27 +134,27 @@ class _Stacked:
         return self.tensor.movedim(self.dim, 0)
 
     def by_channel(self, tasks: int) -> Tensor:
-        """With the tasks' output channels side by side, ``[T*O, ...]``; weights channels-last."""
+        """The tasks' output channels side by side, ``[T*O, ...]``; weights channels-last."""
         stacked = self._by_task(tasks)
         if stacked.ndim == 2:
             return stacked.flatten()
-        # Once, and not in each of the derivatives.
+        # Rearranged here once instead of in every derivative.
         return stacked.permute(0, 1, 3, 4, 2).contiguous().flatten(0, 1).permute(0, 3, 1, 2)
 
     def biases(self, tasks: int, *, own: bool, dtype: torch.dtype) -> Tensor | None:
-        """Those of a convolution's output channels, ``[T*O]`` or ``[O]``."""
+        """The bias of a convolution's output channels, ``[T*O]`` or ``[O]``."""
         if self.tensor is None:
             return None
         return (self.by_channel(tasks) if own else self.shared).to(dtype)
 
     def vectors(self, tasks: int, *, beside: bool) -> Tensor:
-        """For each group of images, ``[1, T*C]`` or ``[T, C]``."""
+        """A vector for each group of images, ``[1, T*C]`` or ``[T, C]``."""
         stacked = self._by_task(tasks)
         return stacked.reshape(1, -1) if beside else stacked
 
 
 class _Batched(Function):
-    """What vmap calls in place of ``Blocks``."""
+    """The custom function whose batching rule vmap calls for ``Blocks``."""
 
     @staticmethod
     def forward(blocks: Blocks, x: Tensor, *tensors: Tensor | None) -> Tensor:

@@ -1,13 +1,13 @@
-"""2-D convolutions of T tasks at once, differentiable any number of times at the same speed.
+"""2-D convolutions of T tasks at once, whose derivatives of any order run at the same speed.
 
-A convolution is one trilinear form ``<g, x * w>`` of output, input and weight. Its three partial
-derivatives are the convolution, the input gradient and the weight gradient; the derivatives of
-each of them are the other two. PyTorch's own second derivative of a convolution instead swaps the
-batch with the channels, for which there are no fast kernels.
+A convolution defines a trilinear form ``<g, x * w>`` of output gradient, input and weight. Its
+three partial derivatives are the convolution, the input gradient and the weight gradient; the
+derivatives of each of them are the other two. PyTorch's own double backward of a convolution
+instead swaps the batch with the channels, for which there are no fast kernels.
 
-Under ``torch.func.vmap`` the task axis lies beside the channels: images ``[B, T*C, H, W]`` are
-convolved in T groups, so that one call serves all tasks. A geometry of T tasks says that they lie
-one after another: images are ``[T*B, C, H, W]``.
+Under ``torch.func.vmap`` the task axis is merged with the channels: images ``[B, T*C, H, W]`` are
+convolved in T groups, so that one call computes all tasks. With ``Geometry.tasks`` = T the tasks
+are one after another instead: images are ``[T*B, C, H, W]``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Convolution(Function):
 
 
 def _stack(x: Tensor, dim: int | None, tasks: int) -> Tensor:
-    """With the task axis first."""
+    """Moves the task axis to the front, or adds one."""
     return x.expand(tasks, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
@@ -128,7 +128,7 @@ class _WeightGradient(Function):
 
 
 def _bias_gradient(g: Tensor, geometry: Geometry) -> Tensor:
-    """``[T*O]``."""
+    """Sum of g over images and positions, ``[T*O]``."""
     return g.reshape(geometry.tasks, -1, *g.shape[1:]).sum((1, 3, 4)).flatten()
 
 

@@ -1,10 +1,10 @@
-"""The ways to compute a convolution and its two gradients.
+"""Algorithms for a convolution and its two gradients.
 
-"grouped" is PyTorch's own, and computes every case. "im2col" writes out the window under each
-output pixel and leaves the rest to batched matrix products; it moves more memory, and runs on
-tensor cores where the kernels for many small groups do not. "windows" does so for channels-last
-images of tasks one after another, where no activation has to be transposed. "triton" is a kernel of
-this project for the same layout that reads the windows where they are.
+"grouped" is PyTorch's own and computes every case. "im2col" writes out the window of each output
+pixel and leaves the rest to batched matrix products; it moves more memory, but runs on tensor cores
+where kernels for many small groups do not. "windows" does the same for channels-last images of
+tasks one after another, without transposing activations. "triton" is a Triton kernel of this
+project for the same layout, which reads the windows in place.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Algorithm = Literal["grouped", "im2col", "windows", "triton"]
 Compute = Callable[[Kind, Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
 WINDOW_ENTRIES = 1 << 28
-"""Entries of written windows at a time: 1 GiB in float32."""
+"""Most window entries that are written at a time: 1 GiB in float32."""
 
 
 def grouped(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Tensor:
-    """By PyTorch's convolutions."""
+    """PyTorch's own convolutions."""
     if geometry.tasks > 1:
         return _grouped_beside(kind, a, b, other, geometry)
     where = geometry.stride, geometry.padding, geometry.dilation
@@ -51,7 +51,7 @@ def grouped(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Ge
 def _grouped_beside(
     kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """With the tasks' images put beside each other, and the result back one after another."""
+    """Convolves the tasks' images side by side, and puts the result one after another again."""
     tasks = geometry.tasks
     beside = replace(geometry.times(tasks), tasks=1)
     if kind == "weight":
@@ -59,13 +59,13 @@ def _grouped_beside(
     if kind == "input":
         assert other is not None
         images, channels, *size = other.shape
-        # Of this shape and of any value.
+        # Only its shape matters.
         other = other.new_empty(images // tasks, *size, tasks * channels).permute(0, 3, 1, 2)
     return put_after(grouped(kind, put_beside(a, tasks), b, other, beside), tasks)
 
 
 def im2col(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Tensor:
-    """By batched matrix products of ``[G, O, C*k*k]`` with ``[G, C*k*k, B*H'*W']``."""
+    """Batched matrix products of ``[G, O, C*k*k]`` with ``[G, C*k*k, B*H'*W']``."""
     groups = geometry.groups
     if kind == "output":
         size = geometry.output_size(a, b)
@@ -93,9 +93,9 @@ def _columns(x: Tensor, kernel: torch.Size, geometry: Geometry) -> Tensor:
 
 
 def windows(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Tensor:
-    """By batched matrix products of windows ``[T, B*H'*W', k*k*C]`` with ``[T, k*k*C, O]``.
+    """Batched matrix products of windows ``[T, B*H'*W', k*k*C]`` with ``[T, k*k*C, O]``.
 
-    The input gradient of a convolution of stride 1 is a convolution of g.
+    The input gradient of a convolution with stride 1 is a convolution of the output gradient g.
     """
     if kind == "input":
         mirrored = geometry.arrange(geometry.mirror(b))
@@ -119,7 +119,7 @@ def windows(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Ge
 
 
 def _windows(x: Tensor, size: tuple[int, int], kernel: torch.Size, geometry: Geometry) -> Tensor:
-    """A view ``[B, H', W', k, k, C]`` of the padded images."""
+    """A strided view ``[B, H', W', k, k, C]`` of the padded images."""
     (top, left), (down, right) = geometry.padding, geometry.stride
     rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top)).contiguous()
     image, row, pixel, channel = rows.stride()
@@ -129,7 +129,7 @@ def _windows(x: Tensor, size: tuple[int, int], kernel: torch.Size, geometry: Geo
 
 
 def triton(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Tensor:
-    """By kernels that read the windows of channels-last images where they are."""
+    """Triton kernels that read the windows of channels-last images in place."""
     kernels = triton_kernels().products
     assert kernels is not None
     result: Tensor
@@ -158,7 +158,7 @@ ALGORITHMS: dict[Algorithm, Compute] = {
 
 
 def fits(algorithm: Algorithm, kind: Kind, geometry: Geometry) -> bool:
-    """Whether an algorithm computes a product of this geometry, and is there."""
+    """Whether an algorithm supports a product of this geometry and is available."""
     for_rows = geometry.channels_last and geometry.groups == 1
     if algorithm == "im2col":
         return geometry.tasks == 1
@@ -168,14 +168,14 @@ def fits(algorithm: Algorithm, kind: Kind, geometry: Geometry) -> bool:
 
 
 def can_halve(a: Tensor, geometry: Geometry) -> bool:
-    """Whether there is more than one task or image."""
+    """Whether a product can be computed by halves: it has more than one task or image."""
     return geometry.tasks > 1 or len(a) > 1
 
 
 def by_halves(
     compute: Compute, kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """The same product from two halves of the tasks, or of the images where there is one task."""
+    """The product computed from two halves of the tasks, or of the images of a single task."""
     tasks = geometry.tasks
     count = tasks if tasks > 1 else len(a)
     halves = []

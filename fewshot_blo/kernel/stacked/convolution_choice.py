@@ -1,7 +1,7 @@
-"""Which way a convolution or one of its gradients is computed.
+"""Chooses the algorithm of a convolution or of one of its gradients.
 
-On the host PyTorch's own convolutions are used, whose kernels reach the speed of matrix products;
-on a CUDA device the algorithms that fit are timed once for each kind of product, shape and type.
+On the CPU it is PyTorch's own convolution, whose kernels reach the speed of matrix products; on a
+CUDA device the applicable algorithms are timed once for each kind of product, shape and dtype.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fewshot_blo.machine.timing import device_seconds
 logger = logging.getLogger(__name__)
 
 TOO_MANY = 1 << 31
-"""Entries that kernels with 32-bit indices cannot count: cuDNN refuses such tensors."""
+"""Number of entries that exceeds 32-bit indices: cuDNN rejects such tensors."""
 
 _chosen: dict[tuple[object, ...], Algorithm] = {}
 
@@ -41,7 +41,7 @@ def product(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Ge
         a: the first of them.
         b: the second of them.
         other: for "output" the bias or None; for "input" and "weight" any x or w, for its shape.
-        geometry: of the convolution.
+        geometry: geometry of the convolution.
     """
     if _largest(kind, a, b, other, geometry) >= TOO_MANY and can_halve(a, geometry):
         return by_halves(product, kind, a, b, other, geometry)
@@ -51,7 +51,7 @@ def product(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Ge
 
 
 def _largest(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> int:
-    """Entries of the largest operand or result."""
+    """Number of entries of the largest operand or result."""
     sizes = [z.numel() for z in (a, b, other) if z is not None]
     if kind == "output":
         height, width = geometry.output_size(a, b)
@@ -60,20 +60,20 @@ def _largest(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: G
 
 
 def choose(kind: Kind, a: Tensor, b: Tensor, other: Tensor | None, geometry: Geometry) -> Algorithm:
-    """The fastest algorithm on this device, timed when it is first asked for.
+    """The fastest algorithm on this device, timed at first use.
 
-    Where deterministic algorithms are asked for it is always "grouped", for timings vary. What
-    fails is not chosen.
+    With ``torch.use_deterministic_algorithms`` it is always "grouped", since timings vary.
+    Algorithms that fail are skipped.
 
     Raises:
-        RuntimeError: of "grouped", if every algorithm fails.
+        RuntimeError: the error of "grouped", if every algorithm fails.
     """
     if a.device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return "grouped"
     key = (kind, a.shape, b.shape, a.dtype, a.device, geometry, product_flags())
     if key in _chosen:
         return _chosen[key]
-    if is_recording():  # Which runs nothing that could be timed.
+    if is_recording():  # A capture runs nothing that could be timed.
         return "grouped"
     _chosen[key] = _fastest(kind, a, b, other, geometry)
     return _chosen[key]
@@ -90,7 +90,7 @@ def _fastest(
         try:
             run = functools.partial(compute, kind, a, b, other, geometry)
             seconds[name] = device_seconds(run, a.device)
-        # Triton's errors of compilation and launching have no base class of their own.
+        # Triton's compilation and launch errors have no common base class.
         except Exception as error:
             failures[name] = error
     figures = [f"{name} {1e3 * s:.3f} ms" for name, s in seconds.items()]

@@ -1,4 +1,4 @@
-"""A traced network's forward pass for all tasks, as one batch of all tasks' images."""
+"""A traced network's forward pass with the images of all tasks in one batch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import for_tasks
 from fewshot_blo.kernel.layers import ForwardContext, forward_context
@@ -35,24 +36,30 @@ from fewshot_blo.kernel.stacked.task_products import (
 class MergedForward:
     """Applies a network to the images of each task with that task's parameters.
 
-    The images of T tasks follow each other in one batch. A layer whose parameters all tasks share
-    sees that batch, as it would see one task's. Linear layers and convolutions with parameters of
-    each task are products of T matrices, and all else that depends on such parameters is vmapped
-    over tasks, operation by operation.
+    The images of T tasks are concatenated to one batch, which layers with shared parameters process
+    at once. Linear layers and convolutions with per-task parameters are batched matrix products of
+    T matrices. All other operations that depend on per-task parameters are vmapped over tasks, one
+    by one.
 
     Args:
-        network: a traced network in ``eval()`` mode that treats every image by itself, its nodes
-            marked by ``ROWS``.
-        adapted: names of the parameters that each task has its own of.
+        network: a traced network in ``eval()`` mode that treats every image independently, its
+            nodes marked by ``ROWS``.
+        adapted: names of the per-task parameters.
 
     Raises:
-        ConfigurationError: if the graph shows that images meet in the network, or has an operation
-            of tasks that cannot be vmapped alone.
+        ConfigurationError: if the network mixes images, has an operation on per-task parameters
+            that cannot be vmapped on its own, or a layer with a forward assigned to the instance.
     """
 
     def __init__(self, network: fx.GraphModule, adapted: Collection[str]) -> None:
+        for name, layer in network.named_modules():
+            if "forward" in vars(layer):  # A copy's forward would use the original's parameters.
+                raise ConfigurationError(
+                    f"layer '{name}' has a forward that was assigned to the instance, which cannot "
+                    "be copied: define it in a subclass, or use backend 'batched' or 'loop'"
+                )
         self.network = for_tasks(network)
-        # The layers as they are, which take channels-last images as such, with the same tensors.
+        # The unconverted layers, which keep channels-last memory, with the same tensors.
         self.plain = copy.deepcopy(network)
         self.plain.load_state_dict(
             self.network.state_dict(keep_vars=True), strict=False, assign=True
@@ -77,11 +84,11 @@ class MergedForward:
         """The network's outputs, ``[T, B, ...]``.
 
         Args:
-            params: parameters of each task, ``[T, ...]``.
-            shared: parameters that all tasks share, in place of the network's, without a task axis.
+            params: per-task parameters, ``[T, ...]``.
+            shared: shared parameters in place of the network's, without a task axis.
             x: inputs, ``[T, B, ...]``.
             running: use running statistics where the kernel's own batch norms would not.
-            keys: not used, for a network in ``eval()`` mode draws nothing.
+            keys: not used: a network in ``eval()`` mode draws no random numbers.
         """
         del keys
         attention = sdpa_kernel(SDPBackend.MATH) if params else nullcontext()
@@ -91,7 +98,7 @@ class MergedForward:
         return by_task(rows, len(x))
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
-        """For each node, those whose values nothing needs after it."""
+        """For each node, the nodes whose values are not needed after it."""
         last: dict[fx.Node, fx.Node] = {}
         for node in self.order:
             inputs = self.sums[node].inputs if node in self.sums else node.all_input_nodes
@@ -141,7 +148,7 @@ class _Pass:
         return (self._each_task if node in self.merged.of_tasks else self._at_once)(node)
 
     def _at_once(self, node: fx.Node) -> Any:
-        """The value of a node that no parameter of a task is in."""
+        """The value of a node that depends on no per-task parameter."""
         args, kwargs = _arguments(node, self.values)
         if node.op != "call_module":
             return _called(node, args, kwargs)
@@ -152,7 +159,7 @@ class _Pass:
         return functional_call(layer, own, args, kwargs) if own else layer(*args, **kwargs)
 
     def _sum(self, found: Sum) -> Tensor:
-        """A layer, an update and a norm in one."""
+        """A layer, a low-rank update and a norm, fused."""
         scale, shift = self._scale_and_shift(found.norm) if found.norm else (None, None)
         if found.layer:
             y = self._normed_layer(found.base, scale, shift)
@@ -167,7 +174,7 @@ class _Pass:
         return of_images(add_linear(of_channels(y), of_channels(h), weight))
 
     def _normed_layer(self, node: fx.Node, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """A convolution and a norm, the norm's scale in the weight, unless that makes T weights."""
+        """A convolution and a norm, folded into its weight unless that makes T weights of one."""
         layer: Any = self.merged.layers[node]
         x, (weight, bias) = self.values[_first(node)], self._weight_and_bias(node)
         assert scale is not None
@@ -179,14 +186,14 @@ class _Pass:
         return convolution(layer, x, weight * scale[..., None, None, None], bias, self.tasks)
 
     def _scale_and_shift(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
-        """Of a norm by running statistics, ``[C]`` or, with parameters of tasks, ``[T, C]``."""
+        """Scale and shift of a frozen norm: ``[C]``, or ``[T, C]`` with per-task parameters."""
         arguments: Any = (*norm.args[1:], norm.kwargs["weight"], norm.kwargs["bias"])
         mean, variance, weight, bias = (self.values[n] for n in arguments)
         scale = weight * torch.rsqrt(variance + norm.kwargs["eps"])
         return scale, torch.addcmul(bias, mean, scale, value=-1)
 
     def _each_task(self, node: fx.Node) -> Tensor:
-        """The value of a node with parameters of tasks, vmapped."""
+        """The value of a node with per-task parameters, vmapped over tasks."""
         merged, nodes = self.merged, node.all_input_nodes
         own: dict[str, Tensor] = {}
         layer = nn.Module()
@@ -226,7 +233,7 @@ class _Pass:
         return weight, self._tensor(f"{node.target}.bias") if biased else None
 
     def _given(self, node: fx.Node, layer: nn.Module, given: Params) -> dict[str, Tensor]:
-        """Of the given tensors, those of the node's layer, by its own names."""
+        """The given tensors that belong to the node's layer, by the layer's own names."""
         names = [name for name, _ in layer.named_parameters()]
         return {n: given[f"{node.target}.{n}"] for n in names if f"{node.target}.{n}" in given}
 
@@ -236,13 +243,13 @@ def _first(node: fx.Node) -> fx.Node:
 
 
 def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A node's arguments, with values in place of nodes."""
+    """A node's arguments, with nodes replaced by their values."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
     return args, kwargs
 
 
 def _called(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a function or a method."""
+    """Calls the node's function or method."""
     target: Any = node.target
     if node.op == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)

@@ -1,4 +1,4 @@
-"""What a traced network computes for each task, and which of its operations run as one."""
+"""Finds the nodes of a traced network that depend on per-task parameters, or can be fused."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from fewshot_blo.kernel.stacked.task_products import (
 )
 
 ROWS = "rows"
-"""Key in the ``meta`` of a node: the shape ``[V, ...]`` of one image's part of its value, of V
-rows; False where that is a tensor without rows for each image, None where it is no tensor."""
+"""Key in a node's ``meta``: the shape ``[V, ...]`` of one image's part of its value, which has V
+rows per image; False for a tensor without rows per image, None if it is not a tensor."""
 
 
 def of_tasks(
     graph: fx.Graph, adapted: Collection[str]
 ) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
-    """Nodes computed with parameters of tasks, and nodes of values ``[T, ...]`` without rows.
+    """Nodes computed from per-task parameters, and nodes of values ``[T, ...]`` without rows.
 
-    All others have rows for the images of all tasks, or know of no task.
+    All other nodes have rows for the images of all tasks, or do not depend on the task.
 
     Raises:
-        ConfigurationError: if images meet in the network, or an operation of tasks takes or gives
-            anything from images but tensors with rows for each.
+        ConfigurationError: if the network mixes images, or an operation on per-task parameters has
+            an input or output that depends on images and is not a tensor with rows per image.
     """
     computed: set[fx.Node] = set()
     stacked: set[fx.Node] = set()
@@ -46,29 +46,29 @@ def of_tasks(
             continue
         if node.op == "output":
             if not (isinstance(node.args[0], fx.Node) and node.args[0].meta.get(ROWS)):
-                raise ConfigurationError("the network's output has no rows for each image")
+                raise ConfigurationError("the network's output does not have rows per image")
             continue
         holds = node.op == "call_module" and any(n.startswith(f"{node.target}.") for n in adapted)
         if holds or not stacked.isdisjoint(inputs):
             mixed = any(i in from_images and not i.meta.get(ROWS) for i in inputs)
             if mixed or rows is None or (node in from_images and not rows):
-                raise ConfigurationError(f"'{node.name}' cannot be computed for each task alone")
+                raise ConfigurationError(f"'{node.name}' cannot be vmapped on its own")
             computed.add(node)
             if not rows:
                 stacked.add(node)
         elif node in from_images and rows is False:
-            raise ConfigurationError(f"images meet in '{node.name}'")
+            raise ConfigurationError(f"'{node.name}' mixes images")
     return frozenset(computed), frozenset(stacked)
 
 
 @dataclass(frozen=True)
 class Sum:
-    """``norm(layer(x) + up(h))``; scale and shift of the norm go into the others' weights.
+    """``norm(layer(x) + up(h))``, with the norm folded into the weights of the others.
 
     Attributes:
         base: the node of the layer, or of any other value in its place.
-        layer: whether it is a convolution's node that is computed here.
-        up: the node of a layer without bias that each task has its own weight of, or None.
+        layer: whether ``base`` is a convolution that is computed as part of the sum.
+        up: the node of a layer with a per-task weight and without bias, or None.
         norm: the node of the norm, or None.
     """
 
@@ -79,7 +79,7 @@ class Sum:
 
     @property
     def inputs(self) -> list[fx.Node]:
-        """The nodes whose values it is computed from."""
+        """The nodes from whose values the sum is computed."""
         own = self.norm.all_input_nodes[1:] if self.norm else []
         base = self.base.all_input_nodes if self.layer else [self.base]
         return [*base, *(self.up.all_input_nodes if self.up else []), *own]
@@ -88,7 +88,7 @@ class Sum:
 def find_sums(
     network: fx.GraphModule, adapted: Collection[str]
 ) -> tuple[dict[fx.Node, Sum], frozenset[fx.Node]]:
-    """The sums in a network by the node that has their value, and the nodes inside of them."""
+    """The sums in a network by the node of their value, and the nodes inside the sums."""
     sums: dict[fx.Node, Sum] = {}
     inside: set[fx.Node] = set()
     tensors = [*network.parameters(), *network.buffers()]
@@ -131,7 +131,7 @@ def _argument(node: fx.Node) -> fx.Node:
 
 
 def _is_frozen_norm(node: fx.Node) -> bool:
-    """Whether it is a batch norm with scale and shift by running statistics, as ours are traced."""
+    """Whether the node is a traced ``FrozenBatchNorm``: running statistics, scale and shift."""
     return (
         node.op == "call_function"
         and node.target is F.batch_norm
@@ -145,7 +145,7 @@ def _is_frozen_norm(node: fx.Node) -> bool:
 def _update(
     node: fx.Node, modules: dict[str, nn.Module], adapted: Collection[str]
 ) -> tuple[fx.Node, fx.Node | None]:
-    """The two terms of a sum of something and a low-rank update, else the node and None."""
+    """The two terms of a sum with a low-rank update; otherwise the node and None."""
     if node.op == "call_function" and node.target is operator.add and len(node.args) == 2:
         base, up = node.args
         if isinstance(base, fx.Node) and isinstance(up, fx.Node) and up.op == "call_module":
@@ -159,7 +159,7 @@ def _update(
 
 
 def _is_layer(node: fx.Node, modules: dict[str, nn.Module], adapted: Collection[str]) -> bool:
-    """Whether a norm can go into the layer's weight."""
+    """Whether a norm can be folded into the layer's weight."""
     if node.op != "call_module" or not is_convolution(modules[str(node.target)]):
         return False
     own = f"{node.target}.weight" in adapted

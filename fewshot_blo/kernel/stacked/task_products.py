@@ -1,7 +1,7 @@
-"""Linear layers and convolutions of T tasks on the images of all tasks, by matrix products.
+"""Linear layers and convolutions with per-task parameters, as batched matrix products.
 
-Images of the tasks follow each other, ``[T*R, C, H, W]`` in channels-last memory, so that the
-pixels of a task are the rows of a matrix. A weight or bias without a task axis is of all tasks.
+The images of the tasks are concatenated, ``[T*R, C, H, W]`` in channels-last memory, so that a
+task's pixels are the rows of a matrix. All tasks share a weight or bias without a task axis.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from fewshot_blo.kernel.hooks import has_hooks
+
 _NARROW = 16
-"""Up to so many columns the transposed product is faster: several times with rank 4 on the host."""
+"""Up to this many columns the transposed product is faster: several times on the CPU at rank 4."""
 
 
 def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
-    """``a @ b`` of T matrices ``[T, M, K]`` and ``[T, K, N]``, with a vector ``[T or 1, 1, N]``."""
+    """``a @ b`` of ``[T, M, K]`` and ``[T, K, N]``, plus an optional ``[T or 1, 1, N]``."""
     if b.shape[2] > _NARROW or a.shape[1] <= _NARROW:
         return torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
     result: Tensor = _NarrowProduct.apply(a, b)  # type: ignore[no-untyped-call]
@@ -26,7 +28,7 @@ def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
 
 
 class _NarrowProduct(Function):
-    """``a @ b`` with few columns, as its transpose; the gradients are such products again."""
+    """``a @ b`` with few columns, computed transposed; its gradients are such products too."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _transposed(weight: Tensor) -> Tensor:
-    """``W^T``; where it has few rows, in the memory order in which gradients are fast products."""
+    """``W^T``; contiguous if it has few rows, which makes the products of its gradients fast."""
     return weight.mT.contiguous() if weight.shape[2] <= _NARROW else weight.mT
 
 
@@ -77,12 +79,12 @@ def of_channels(images: Tensor) -> Tensor:
 
 
 def of_images(rows: Tensor) -> Tensor:
-    """Back from there."""
+    """The inverse of ``of_channels``."""
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, tasks: int) -> Tensor:
-    """``scale x + shift`` of ``[T*R, C, ...]`` by channel, with vectors ``[T, C]`` or ``[C]``."""
+    """``scale x + shift`` of ``[T*R, C, ...]`` per channel; vectors are ``[T, C]`` or ``[C]``."""
     last = x.transpose(1, -1)
     if scale.ndim == 1 and shift.ndim == 1:
         return torch.addcmul(shift, last, scale).transpose(1, -1)
@@ -99,9 +101,8 @@ def by_task(x: Tensor, tasks: int) -> Tensor:
 
 
 def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether the layer is PyTorch's own of that kind, and nothing listens to its calls."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(layer) is kind and not any(getattr(layer, name) for name in hooks)
+    """Whether the layer is exactly of PyTorch's class ``kind``, without hooks or a new forward."""
+    return type(layer) is kind and not has_hooks(layer)
 
 
 def is_convolution(layer: nn.Module) -> bool:
@@ -110,10 +111,10 @@ def is_convolution(layer: nn.Module) -> bool:
 
 
 def is_product(layer: nn.Module) -> bool:
-    """Whether a convolution with a weight of each task is best computed by one product of matrices.
+    """Whether a convolution with per-task weights is best computed as one matrix product.
 
-    A kernel of several pixels makes a product as many times as wide, whose parts are then moved and
-    added up: that is for layers with few outputs, such as those of low-rank updates.
+    A k×k kernel makes the product k² times as wide, and its parts are then shifted and summed: this
+    pays off for layers with few outputs only, such as those of low-rank updates.
     """
     if not is_convolution(layer) or layer.groups != 1:
         return False
@@ -123,7 +124,7 @@ def is_product(layer: nn.Module) -> bool:
 
 
 def is_pointwise(layer: nn.Module) -> bool:
-    """Whether each output pixel of a convolution is a linear map of one input pixel, in place."""
+    """Whether the layer is a 1×1 convolution with stride 1, without padding or groups."""
     if not is_convolution(layer) or layer.groups != 1:
         return False
     assert isinstance(layer, nn.Conv2d)
@@ -134,7 +135,7 @@ def is_pointwise(layer: nn.Module) -> bool:
 def convolution(
     layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, tasks: int
 ) -> Tensor:
-    """The layer's convolution with other parameters, ``[T*R, O, H', W']``.
+    """The layer's convolution with the given parameters, ``[T*R, O, H', W']``.
 
     Args:
         layer: a convolution; ``is_product`` where the weight has a task axis.
@@ -144,7 +145,7 @@ def convolution(
         tasks: T.
     """
     where: Any = layer.stride, layer.padding, layer.dilation
-    # Convolutions take one image after another, which is slow for images of one pixel.
+    # PyTorch convolves one image after another, which is slow for images of one pixel.
     if is_pointwise(layer) and (weight.ndim == 5 or x.shape[2:] == (1, 1)):
         return of_images(linear(of_channels(x), weight.flatten(-3), bias, tasks))
     if weight.ndim == 4:
@@ -167,7 +168,7 @@ def convolution(
 
 
 def _mover(weight: Tensor) -> Tensor:
-    """The kernel ``[O, k*k*O, k, k]`` that takes each part from its pixel and adds them up."""
+    """The constant kernel ``[O, k*k*O, k, k]`` that shifts the k*k parts and sums them."""
     _, outputs, _, height, width = weight.shape
     parts = torch.eye(height * width, device=weight.device, dtype=weight.dtype)
     outer = torch.eye(outputs, device=weight.device, dtype=weight.dtype)
@@ -175,7 +176,7 @@ def _mover(weight: Tensor) -> Tensor:
 
 
 def _is_depthwise(layer: nn.Conv2d) -> bool:
-    """Whether the input gradient is a convolution of the same kind, which is faster on the host."""
+    """Depthwise, with a depthwise convolution as input gradient, which is faster on the CPU."""
     if isinstance(layer.padding, str) or layer.stride != (1, 1):
         return False
     sides = zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
@@ -184,7 +185,7 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
 
 
 class _Depthwise(Function):
-    """A convolution of each channel by a constant kernel, and its bias."""
+    """A depthwise convolution with a constant weight, plus a bias."""
 
     @staticmethod
     def forward(

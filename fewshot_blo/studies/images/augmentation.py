@@ -1,4 +1,4 @@
-"""A network that changes training images so that a classifier of them generalises."""
+"""Learned data augmentation: a network that transforms the training images of a classifier."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TEST, LOSS, CHANGED = "test accuracy %", "validation loss", "change of a pixel"
 _NOISES = 4
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""Images ``[B, 1, 28, 28]`` and random numbers ``[B, 4, 28, 28]`` to changed images."""
+"""Maps images ``[B, 1, 28, 28]`` and random numbers ``[B, 4, 28, 28]`` to transformed images."""
 
 
 class Augmenter(nn.Module):
-    """A U-net that adds to an image what it and random numbers give rise to.
+    """A U-net that maps an image and random numbers to a change, which is added to the image.
 
-    Half of the random numbers are one an image, so that a change may concern the whole of it,
-    and half one a pixel. At the start the change is small.
+    Half of the random numbers are constant over an image, so that a change can be global, and half
+    differ between pixels. The initial change is small.
 
-    Attributes:
-        channels: of the finest level; the coarser two have twice and four times as many.
+    Args:
+        channels: channels of the finest level; the coarser two have twice and four times as many.
     """
 
     def __init__(self, channels: int) -> None:
@@ -58,7 +58,12 @@ class Augmenter(nn.Module):
             nn.init.normal_(p, std=1e-2 if name == "weight" else 0.0)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Images ``[B, 1, 28, 28]`` and random numbers ``[B, 4, 28, 28]`` to images."""
+        """Transformed images ``[B, 1, 28, 28]``.
+
+        Args:
+            x: images, ``[B, 1, 28, 28]``.
+            noise: standard normal numbers, ``[B, 4, 28, 28]``.
+        """
         half = _NOISES // 2
         whole = _one_an_image(noise[:, :half]).expand_as(noise[:, :half])
         inputs = torch.cat([x, whole, noise[:, half:]], 1)
@@ -77,21 +82,22 @@ def _doubled(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LearnedAugmentation(Study):
-    """``G = CE(v; A_u(x, z), y) + l2/2 |v|²`` of few images, ``F`` the CE of unchanged others.
+    """``G = CE(v; A_u(x, z), y) + l2/2 |v|²`` on training, ``F = CE(v)`` on validation images.
 
-    Random numbers z are new in every inner step, and a function of the steps alone. Retraining
-    starts from scratch on the training images, changed anew in every step.
+    The outer variables u are the parameters of the augmenting network A. The random numbers z
+    differ in every inner step and are a function of the outer and the inner step. Retraining starts
+    from scratch, with a new transformation of the training images in every step.
 
     Attributes:
-        train: images.
-        validation: images.
-        network: of the inner problem.
-        hidden: units of its hidden layer.
-        channels: of the augmenting network; 4 make about 4,000 outer parameters.
-        l2: of the classifier's weights.
-        batch: training images an inner step; 0 for all.
-        validation_batch: images an outer step; 0 for all.
-        epochs: of retraining and of the baselines, over the training images.
+        train: number of training images.
+        validation: number of validation images.
+        network: architecture of the classifier.
+        hidden: units of the classifier's hidden layer.
+        channels: channels of the augmenting network; 4 give about 4,000 outer variables.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: training images per inner step; 0 for all.
+        validation_batch: validation images per outer step; 0 for all.
+        epochs: epochs of retraining and of the baselines, over the training images.
 
     Source: the data-augmentation network of Vicol et al. (arXiv 2212.14032), table 3; its
     architecture and sizes are our own.
@@ -122,7 +128,7 @@ class LearnedAugmentation(Study):
             return Augmenter(self.channels)
 
     def problem(self) -> PlainProblem:
-        """The augmenting network starts at random weights, with small changes."""
+        """The problem, with random initial weights of the augmenting network."""
         (x, y), validation = self._digits.parts
         outer_rows = batches(self.validation, self.validation_batch, 2 * self.seed + 1)
 
@@ -144,18 +150,18 @@ class LearnedAugmentation(Study):
         )
 
     def inner_batch(self, step: int, inner_step: int) -> tuple[Tensor, Tensor]:
-        """Rows of the training images and random numbers, a pure function of the steps."""
+        """Rows ``[B]`` and random numbers ``[B, 4, 28, 28]``, a pure function of the steps."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, step, inner_step + 1))
         rows = torch.randperm(self.train, generator=generator)[: self.batch or None]
         return rows, _noise(len(rows), generator)
 
     def changed(self, u: Params, x: Tensor, noise: Tensor) -> Tensor:
-        """Images as the augmenting network leaves them, ``[B, 1, 28, 28]``."""
+        """Images transformed by the augmenting network, ``[B, 1, 28, 28]``."""
         found: Tensor = functional_call(self._augmenter, dict(u), (x, noise))
         return found
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """Accuracy on the test images, F, and how far images are changed."""
+        """Accuracy on the test images, F, and the mean absolute change of a pixel."""
 
         def change(x: Tensor, noise: Tensor) -> Tensor:
             return self.changed(outer, x, noise)
@@ -168,7 +174,10 @@ class LearnedAugmentation(Study):
         return {AS_FOUND: found, RETRAINED: self._figures(v)}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Without augmentation, with one by hand, and with the validation images."""
+        """Training without augmentation and with random shifts and rotations.
+
+        Each on the training images alone and together with the validation images.
+        """
         train, validation = self._digits.parts
         both = Labelled(*(torch.cat(pair) for pair in zip(train, validation, strict=True)))
         rows: dict[str, Figures] = {}
@@ -179,7 +188,7 @@ class LearnedAugmentation(Study):
         return rows
 
     def _fitted(self, data: Labelled, change: Change) -> Params:
-        """Trained from scratch on changed images."""
+        """Parameters trained from scratch on transformed images."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def loss(v: Mapping[str, Tensor], rows: Tensor) -> Tensor:
@@ -205,7 +214,7 @@ class LearnedAugmentation(Study):
 
     @torch.no_grad()
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """One image of each digit, unchanged and changed."""
+        """Draws one image of each digit, original and transformed by each row."""
         x, y = self._digits.parts[0]
         shown = x[[int((y == digit).nonzero()[0]) for digit in range(10)]]
         noise = _noise(10, torch.Generator().manual_seed(0))
@@ -216,15 +225,15 @@ class LearnedAugmentation(Study):
 
 
 def unchanged(x: Tensor, noise: Tensor) -> Tensor:
-    """The images as they are."""
+    """The images without a transformation."""
     del noise
     return x
 
 
 def moved(x: Tensor, noise: Tensor) -> Tensor:
-    """Images ``[B, 1, 28, 28]`` shifted and turned at random.
+    """Images ``[B, 1, 28, 28]`` with random shifts and rotations.
 
-    Standard deviations are 1.5 pixels along each axis, and 0.15 radians.
+    Their standard deviations are 1.5 pixels along each axis and 0.15 radians.
     """
     right, down, angle = (_one_an_image(noise)[:, :3, 0, 0] * torch.tensor([1.5, 1.5, 0.15])).T
     cos, sin = angle.cos(), angle.sin()
@@ -238,5 +247,5 @@ def _noise(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _one_an_image(noise: Tensor) -> Tensor:
-    """Standard normal numbers ``[B, C, 1, 1]`` from those of all pixels."""
+    """Standard normal numbers ``[B, C, 1, 1]``, one per image, from ``[B, C, 28, 28]``."""
     return noise.mean((2, 3), keepdim=True) * 28

@@ -1,4 +1,4 @@
-"""Classifiers as functions of a dictionary of parameters, and their training from scratch."""
+"""Classifiers of digits as functions of their parameters, and training them from scratch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NetworkName = Literal["linear", "perceptron", "convolutional"]
 def make_network(
     name: NetworkName, seed: int, *, hidden: int = 128, bias: bool = True
 ) -> nn.Module:
-    """A network from images ``[B, 1, 28, 28]`` to ten logits.
+    """A network from images ``[B, 1, 28, 28]`` to logits ``[B, 10]``.
 
     Args:
-        name: of the architecture: softmax regression, one hidden layer, or two convolutions of
-            stride 2 and one hidden layer.
-        seed: of its weights; those of softmax regression are zeros.
+        name: architecture: "linear" is softmax regression, "perceptron" has one hidden layer,
+            "convolutional" two convolutions of stride 2 and one hidden layer.
+        seed: seed of the initial weights; those of softmax regression are zero.
         hidden: units of the hidden layer.
-        bias: of softmax regression.
+        bias: whether softmax regression has a bias.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,24 +50,31 @@ def make_network(
 
 
 def initial(network: nn.Module) -> dict[str, Tensor]:
-    """Copies of its parameters."""
+    """Copies of the parameters of a network by name."""
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 
 def logits(network: nn.Module, v: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Of images, with parameters v."""
+    """Logits ``[B, 10]`` of images ``[B, 1, 28, 28]`` with parameters v."""
     found: Tensor = functional_call(network, dict(v), (x,))
     return found
 
 
 def decay(v: Mapping[str, Tensor]) -> Tensor:
-    """``|v|² / 2``."""
+    """The l2 penalty ``|v|² / 2``."""
     return 0.5 * torch.stack([p.square().sum() for p in v.values()]).sum()
 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> float:
-    """Per cent of images whose label has the largest logit."""
+    """Accuracy in %.
+
+    Args:
+        network: the network.
+        v: parameters by name.
+        x: images, ``[M, 1, 28, 28]``.
+        y: labels, ``[M]``.
+    """
     right = [
         logits(network, v, part).argmax(1) == labels
         for part, labels in zip(torch.split(x, 2000), torch.split(y, 2000), strict=True)
@@ -78,7 +85,13 @@ def accuracy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) 
 def fit_to_the_end(
     start: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor], steps: int = 300
 ) -> dict[str, Tensor]:
-    """Minimises a smooth loss of all data by L-BFGS, until it falls no further."""
+    """Minimises a smooth full-batch loss with L-BFGS until it converges.
+
+    Args:
+        start: initial parameters by name.
+        loss: function of the parameters.
+        steps: largest number of iterations.
+    """
     v = {name: p.clone().requires_grad_() for name, p in start.items()}
     optimizer = torch.optim.LBFGS(
         list(v.values()), max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
@@ -104,16 +117,16 @@ def fit_in_batches(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Adam on mini-batches, its learning rate falling to zero along a cosine.
+    """Minimises a loss with Adam on mini-batches, with a cosine schedule of the learning rate.
 
     Args:
-        start: initial parameters.
-        loss: of parameters and rows of the data.
-        count: rows of the data.
-        updates: steps, in as many passes over the rows as they take.
-        batch: rows a step.
-        learning_rate: at the start.
-        seed: of the order.
+        start: initial parameters by name.
+        loss: function of the parameters and of the rows of a mini-batch.
+        count: number of rows of the data.
+        updates: number of steps, in as many epochs as needed.
+        batch: rows per mini-batch.
+        learning_rate: initial learning rate.
+        seed: seed of the order of the rows.
     """
     v = {name: p.clone().requires_grad_() for name, p in start.items()}
     optimizer = torch.optim.Adam(list(v.values()), learning_rate)
@@ -131,10 +144,10 @@ def fit_in_batches(
 
 
 def updates_of(passes: int, count: int, batch: int) -> int:
-    """Mini-batches of so many rows that make so many passes over all of them."""
+    """Number of mini-batches in a number of epochs (``passes``) over ``count`` rows."""
     return passes * -(-count // batch)
 
 
 def cross_entropy(network: nn.Module, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Mean over images."""
+    """Mean cross-entropy of images ``[B, 1, 28, 28]`` with labels ``[B]``."""
     return F.cross_entropy(logits(network, v, x), y)

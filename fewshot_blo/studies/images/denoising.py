@@ -1,4 +1,4 @@
-"""Data denoising by importance learning: weights of training examples, some with wrong labels."""
+"""Data denoising: learns one weight per training image, when some of the labels are wrong."""
 
 from __future__ import annotations
 
@@ -39,23 +39,22 @@ class Denoising(Study):
     """``G = Σ_i σ(u_i) CE_i(v) / Σ_i σ(u_i) + l2/2 |v|²``, ``F`` the mean CE of clean images.
 
     Retraining starts from scratch on the images with ``σ(u_i) > 1/2`` and the clean ones. The
-    published figures are of v as the strategy leaves it, which has seen F.
+    published figures are those of v as found, which was trained on F as well.
 
     Attributes:
-        train: images, whose labels are partly wrong.
-        validation: clean images.
-        noise: share of the training images that have a random other label.
-        network: of the inner problem.
-        l2: of its weights.
-        batch: images a mini-batch of either level; 0 for all.
-        pretraining: mini-batches of all images, clean ones too, by which v is trained before the
-            first outer step: an image that few outer steps see is then judged by a v that has
-            learned something.
-        updates: of retraining and of the baselines where the network is not convex, by 200 images
-            each: as many for a few images as for all, so that rows differ in their images alone.
+        train: number of training images, some of whose labels are wrong.
+        validation: number of clean images.
+        noise: share of the training images with a random wrong label, between 0 and 1.
+        network: architecture of the classifier.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: images per mini-batch at both levels; 0 for all.
+        pretraining: mini-batches of all images, including clean ones, on which v is trained before
+            the first outer step, for runs in which each image is in few outer steps.
+        updates: mini-batches of 200 images for retraining and the baselines, if the network is not
+            linear. The number does not depend on how many images are kept.
 
-    Source: Mehra & Hamm (arXiv 1911.03432), data denoising; the weights' mean is not set anew
-    after each epoch, as in its code.
+    Source: Mehra & Hamm (arXiv 1911.03432), data denoising; unlike in its code, the mean of the
+    weights is not reset after each epoch.
     """
 
     train: int = 5000
@@ -69,8 +68,8 @@ class Denoising(Study):
 
     def __post_init__(self) -> None:
         if not 0 < self.noise < 1:
-            raise ConfigurationError(f"noise is {self.noise}: it is a share between 0 and 1")
-        with installed_by("fewshot_blo[sklearn]"):  # Before the first step, not after the last.
+            raise ConfigurationError(f"noise is {self.noise}: it must be in (0, 1)")
+        with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.
             importlib.import_module("sklearn.metrics")
 
     @cached_property
@@ -83,18 +82,18 @@ class Denoising(Study):
 
     @cached_property
     def wrong(self) -> Tensor:
-        """Which training images have a wrong label, ``[train]``."""
+        """Whether each training image has a wrong label, ``[train]``."""
         return torch.arange(self.train) < self.noise * self.train
 
     @cached_property
     def labels(self) -> Tensor:
-        """Of the training images, partly wrong, ``[train]``."""
+        """Labels of the training images, some of them wrong, ``[train]``."""
         right = self._digits.parts[0].y
         shift = torch.randint(1, 10, right.shape, generator=torch.Generator().manual_seed(1))
         return torch.where(self.wrong, (right + shift) % 10, right)
 
     def problem(self) -> PlainProblem:
-        """All weights start at one half."""
+        """The problem; all weights start at one half."""
         x, (clean_x, clean_y) = self._digits.parts[0].x, self._digits.parts[1]
 
         def inner_loss(v: Params, u: Params, rows: Tensor) -> Tensor:
@@ -113,27 +112,27 @@ class Denoising(Study):
             self._start,
             inner_loss,
             outer_loss,
-            # One mini-batch for all inner steps of an outer step, as in the paper's code.
+            # All inner steps of an outer step share a mini-batch, as in the paper's code.
             lambda step, _: inner_rows(step),
             batches(self.validation, self.batch, 2 * self.seed + 1),
         )
 
     @cached_property
     def _start(self) -> Params:
-        """Of the inner problem, the same for all rows."""
+        """Initial inner parameters, the same for all rows."""
         if not self.pretraining:
             return initial(self._model)
         return self._by_mini_batches(*self._images(slice(None)), self.l2, self.pretraining)
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """Accuracy on the test images, how well weights tell wrong labels, what is kept."""
+        """Test accuracy, AUC of the weights, and shares of kept images and of wrong labels."""
         weights = outer["logit"]
         test = self._digits.test
         found = {TEST: accuracy(self._model, inner, *test), AUC: self._auc(weights)}
         return {AS_FOUND: found, RETRAINED: self._trained_on(weights > 0)}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """With the true labels, without cleaning, and with simple ways to clean."""
+        """Training with true labels, without cleaning, and with simple methods of cleaning."""
         nothing, everything = torch.zeros(self.train).bool(), torch.ones(self.train).bool()
         alone = self._fitted(nothing, self.l2)
         x = self._digits.parts[0].x
@@ -159,7 +158,7 @@ class Denoising(Study):
         return figures
 
     def _fitted(self, kept: Tensor, l2: float, held_out: int = 0) -> Params:
-        """Trained from scratch on some training images and the clean ones."""
+        """Parameters trained from scratch on the kept training images and the clean ones."""
         x, y = self._images(kept, held_out)
         if self.network != "linear":
             return self._by_mini_batches(x, y, l2, self.updates)
@@ -177,7 +176,7 @@ class Denoising(Study):
         )
 
     def _images(self, kept: Tensor | slice, held_out: int = 0) -> Labelled:
-        """Some training images and the clean ones, but for the last so many of these."""
+        """The kept training images and the clean ones, without the last ``held_out`` of these."""
         (x, _), (clean_x, clean_y) = self._digits.parts
         clean = slice(0, self.validation - held_out)
         return Labelled(
@@ -197,13 +196,13 @@ class Denoising(Study):
         return {TEST: accuracy(self._model, v, *self._digits.test), KEPT: 100.0, "l2": best}
 
     def _auc(self, scores: Tensor) -> float:
-        """Probability that an image with its right label scores above one with a wrong label."""
+        """Area under the ROC curve of scores ``[train]`` for correct against wrong labels."""
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score((~self.wrong).numpy(), scores.detach().numpy()))
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Histograms of the weights of right and wrong labels."""
+        """Draws histograms of the weights of correct and wrong labels."""
         weights = {name: u["logit"].sigmoid() for name, u in solutions.items()}
         groups = {"right label": ~self.wrong, "wrong label": self.wrong}
         histograms(weights, groups, "weight of a training image", path)

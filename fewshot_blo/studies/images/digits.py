@@ -1,4 +1,4 @@
-"""MNIST divided as the studies need it."""
+"""Reads MNIST and splits its training images into the parts that the studies need."""
 
 from __future__ import annotations
 
@@ -23,30 +23,36 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Digits:
-    """Disjoint parts of the training images in random order, and all test images."""
+    """MNIST in parts.
+
+    Attributes:
+        parts: disjoint parts of the training images in random order.
+        test: all test images.
+    """
 
     parts: Sequence[Labelled]
     test: Labelled
 
 
 def read_digits(root: str, sizes: Sequence[int], seed: int) -> Digits:
-    """Parts of so many training images each.
+    """Reads MNIST and splits its training images at random.
 
     Args:
         root: folder of MNIST.
-        sizes: of the parts.
-        seed: of the division.
+        sizes: number of images in each part.
+        seed: seed of the split.
 
     Raises:
-        ConfigurationError: if there are fewer images, or no folder is given.
-        DataError: if MNIST is not there.
+        ConfigurationError: if the parts are empty or need too many images, or root is empty.
+        DataError: if the folder does not hold MNIST.
     """
     if not root:
-        raise ConfigurationError("this study needs the folder of MNIST: set root")
+        raise ConfigurationError("root is empty: this study needs the folder of MNIST, so set root")
     train, test = mnist.load(root)
     if min(sizes) < 1 or sum(sizes) > len(train):
         raise ConfigurationError(
-            f"parts of {', '.join(map(str, sizes))} images: there are {len(train)} to divide"
+            f"the parts have {', '.join(map(str, sizes))} images: each must have at least 1, and "
+            f"all together at most {len(train)}, the number of training images"
         )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     parts = torch.split(order[: sum(sizes)], list(sizes))
@@ -59,21 +65,21 @@ def _labelled(dataset: ClassDataset, rows: Tensor) -> Labelled:
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed of 32 bits that differs, but for chance, wherever one of these numbers does.
+    """A 32-bit seed from a hash of several numbers.
 
-    PyTorch's generator on the host reads no more than the lower 32 bits.
+    PyTorch's CPU generator uses only the lower 32 bits of a seed.
     """
     (seed,) = np.random.SeedSequence(numbers).generate_state(1).tolist()
     return int(seed)
 
 
 def batches(count: int, size: int, seed: int) -> Callable[[int], Tensor]:
-    """Rows of the mini-batch of each step, a pure function of it; all rows where size is 0.
+    """A pure function from the number of a step to the rows of its mini-batch.
 
     Args:
-        count: rows of the data.
-        size: of a mini-batch.
-        seed: of the draws.
+        count: number of rows of the data.
+        size: rows per mini-batch; 0 or at least ``count`` for all rows.
+        seed: seed of the draws.
     """
     everything = torch.arange(count)
 

@@ -1,4 +1,4 @@
-"""Dataset distillation: a few synthetic images that a network learns all digits from."""
+"""Dataset distillation: learns a few synthetic images to train a classifier of digits on."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ TEST, SPREAD = "test accuracy %", "± over initial weights"
 class Distillation(Study):
     """``G`` the mean CE of synthetic images + l2/2 |v|², ``F`` the mean CE of real ones.
 
-    The images are the outer variables; they start as noise, stay in [0, 1], and their labels are
-    fixed. Of all outer steps on record the one whose v errs least on the validation images is
-    kept. Retraining starts from initial weights that no outer step has seen.
+    The images are the outer variables. They start as noise and stay in [0, 1]; their labels are
+    fixed. Of all recorded outer steps the one whose v has the lowest error on validation images is
+    kept. Retraining starts from initial weights that were not used in training.
 
-    A warm start lets v learn from all images that the outer variables ever were. From the fixed
-    start the images may fit these initial weights alone; from fresh ones they must suit any.
+    With a warm start v learns from all images that occurred during the run. With a fixed cold start
+    the images may fit these initial weights only; with fresh ones they must suit any.
 
     Attributes:
-        per_class: synthetic images of each digit.
-        train: real images that the outer loss sees.
-        validation: real images that tell which outer step was best.
-        network: of the inner problem.
-        hidden: units of its hidden layer.
-        l2: of its weights.
-        batch: real images a mini-batch; 0 for all.
-        cold: where the inner problem starts that is not warm: at the same initial weights in all
-            outer steps, or at new ones in each.
-        retrainings: initial weights that retraining starts from; figures are means over them.
-        retraining_steps: steps on all synthetic images, their size falling to zero.
+        per_class: synthetic images per digit.
+        train: number of real images for the outer loss.
+        validation: number of real images that select the best outer step.
+        network: architecture of the classifier.
+        hidden: units of the classifier's hidden layer.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: real images per mini-batch; 0 for all.
+        cold: start of inner problems that are not warm: "fixed" for the same initial weights in all
+            outer steps, "fresh" for new ones in each.
+        retrainings: number of initial weights for retraining; figures are means over them.
+        retraining_steps: steps of retraining on all synthetic images, with a cosine schedule.
 
     Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
     """
@@ -75,13 +75,13 @@ class Distillation(Study):
     def __post_init__(self) -> None:
         if min(self.per_class, self.retrainings, self.retraining_steps) < 1:
             raise ConfigurationError(
-                f"per_class is {self.per_class}, retrainings {self.retrainings} and "
-                f"retraining_steps {self.retraining_steps}: they must be positive"
+                f"per_class is {self.per_class}, retrainings is {self.retrainings} and "
+                f"retraining_steps is {self.retraining_steps}: they must be at least 1"
             )
         if self.network == "linear" and self.cold == "fresh":
             raise ConfigurationError(
-                "cold is fresh and network linear, whose initial weights are always zeros: "
-                "choose another network, or cold=fixed"
+                "cold is fresh and network is linear, whose initial weights are always zero: "
+                "choose another network, or set cold to fixed"
             )
 
     @cached_property
@@ -94,16 +94,16 @@ class Distillation(Study):
 
     @cached_property
     def labels(self) -> Tensor:
-        """Of the synthetic images, the ten digits over and over, ``[10 per_class]``."""
+        """Labels of the synthetic images, the ten digits repeated, ``[10 per_class]``."""
         return torch.arange(10).repeat(self.per_class)
 
     def _start(self, number: int) -> Params:
-        """Initial weights: number 0 the fixed ones, then those of retraining, then fresh ones."""
+        """Initial weights: number 0 is the fixed start, then retraining, then fresh starts."""
         seed = seed_of(self.seed, number)
         return initial(make_network(self.network, seed, hidden=self.hidden))
 
     def problem(self) -> PlainProblem:
-        """The images start as noise."""
+        """The problem; the images start as uniform noise."""
         real = self._digits.parts[0]
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(10 * self.per_class, 1, 28, 28, generator=generator)
@@ -128,21 +128,21 @@ class Distillation(Study):
         return cross_entropy(self._model, v, *part) + self.l2 * decay(v)
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """Pixels are between black and white."""
+        """Pixels stay in [0, 1]."""
         return {"images": Box(0.0, 1.0)}
 
     def held_out(self) -> Validate:
-        """Errors on the validation images, in per cent."""
+        """The error on the validation images in %."""
         return lambda _, v: 100 - accuracy(self._model, v, *self._digits.parts[1])
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """Accuracy on the test images, of v as it is and of networks trained on the images."""
+        """Test accuracy of v as found, and of networks trained on the synthetic images."""
         found = {TEST: accuracy(self._model, inner, *self._digits.test)}
         distilled = Labelled(outer["images"], self.labels)
         return {AS_FOUND: found, RETRAINED: self._trained_on([distilled])}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Random real images in place of synthetic ones, means of real ones, and all of them."""
+        """Training on random real images, on the mean image of each class, and on all images."""
         x, y = self._digits.parts[0]
         drawn = [self._random(number) for number in range(self.retrainings)]
         means = torch.stack([x[y == digit].mean(0) for digit in range(10)])
@@ -169,7 +169,7 @@ class Distillation(Study):
         return Labelled(x[torch.cat(rows)], y[torch.cat(rows)])
 
     def _trained_on(self, parts: list[Labelled]) -> dict[str, float]:
-        """Mean accuracy of networks trained from initial weights of their own, on part by part."""
+        """Mean test accuracy over initial weights; the parts are used in turn."""
         found = []
         for number in range(self.retrainings):
             v = self._fitted(parts[number % len(parts)], self._start(1 + number))
@@ -186,6 +186,6 @@ class Distillation(Study):
         )
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """The first synthetic image of each digit."""
+        """Draws the first synthetic image of each digit."""
         rows = {name: u["images"][:10, 0] for name, u in solutions.items()}
         images(rows, [str(digit) for digit in range(10)], path)

@@ -1,4 +1,4 @@
-"""Training-data poisoning: a few added images with chosen pixels spoil a classifier of digits."""
+"""Training-data poisoning: learns pixels of added images that degrade a classifier of digits."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _SHOWN = 12
 class Poisoning(Study):
     """``G`` the mean CE of clean and poison images ``+ l2/2 |v|²``, ``F`` minus that of clean ones.
 
-    Softmax regression without a bias: G is strongly convex. The outer variables are the pixels of
-    poison images, which join the training set under a random wrong label each. F is of validation
-    images, so that settings are compared by the outer loss after retraining; accuracies are of
-    MNIST's own test images, which nothing else sees. Retraining starts from zeros on clean and
-    poison images, and ends at the minimum.
+    The classifier is softmax regression without a bias, so that G is strongly convex. The outer
+    variables are the pixels of poison images, which are added to the training set with random wrong
+    labels. F uses validation images, so that settings can be compared by the outer loss after
+    retraining; accuracies are on MNIST's test images, which are used for nothing else. Retraining
+    starts at zero weights, on clean and poison images, and converges to the minimum.
 
     Attributes:
-        train: clean images of the inner problem.
-        validation: clean images of the outer problem.
-        share: poison images as a share of the clean ones.
-        l2: of the weights.
+        train: number of clean training images.
+        validation: number of clean validation images.
+        share: number of poison images divided by that of clean training images.
+        l2: weight of the l2 regularisation.
 
     Source: Mehra & Hamm (arXiv 1911.03432), untargeted poisoning; its code tests on 8000 images.
     """
@@ -59,18 +59,18 @@ class Poisoning(Study):
     def __post_init__(self) -> None:
         if not 2 <= self.count <= self.train:
             raise ConfigurationError(
-                f"share is {self.share}, which makes {self.count} poison images beside "
-                f"{self.train} clean ones: it must make two at least, and no more than those"
+                f"share is {self.share}, which gives {self.count} poison images for {self.train} "
+                "clean ones: the number must be at least 2 and at most that of clean ones"
             )
 
     @property
     def count(self) -> int:
-        """Poison images."""
+        """Number of poison images."""
         return round(self.share * self.train)
 
     @cached_property
     def _digits(self) -> Digits:
-        # Of the third part come the images that poison starts as: enough of every digit.
+        # Poison starts as images of the third part, which has enough of every digit.
         return read_digits(self.root, (self.train, self.validation, 10 * self.count), self.seed)
 
     @cached_property
@@ -84,7 +84,7 @@ class Poisoning(Study):
         return Labelled(x, _wrong(right, self.seed))
 
     def problem(self) -> PlainProblem:
-        """Poison images start as images of digits."""
+        """The problem; poison images start as images of digits."""
         return PlainProblem(
             {"images": self.poison.x.clone()},
             initial(self._model),
@@ -93,7 +93,7 @@ class Poisoning(Study):
         )
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """Pixels stay between black and white."""
+        """Pixels stay in [0, 1]."""
         return {"images": Box(0, 1)}
 
     def _inner_loss(self, v: Params, poison: Labelled) -> Tensor:
@@ -118,7 +118,7 @@ class Poisoning(Study):
         return {TEST: right, OUTER_LOSS: float(self._outer_loss(v))}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Without poison, and with wrong labels alone."""
+        """Training without poison, and with wrong labels on unchanged images."""
         x, y = self.poison
         return {
             "no poison": self._after_retraining(Labelled(x[:0], y[:0])),
@@ -128,7 +128,7 @@ class Poisoning(Study):
 
     def _other_draws(self, draws: int = 10) -> dict[str, Figures]:
         x, right = (part[: self.count] for part in self._digits.parts[2])
-        # Seeds of their own: neither this study's nor those of its other runs.
+        # Seeds that differ from those of all runs of this study.
         every = [
             self._after_retraining(Labelled(x, _wrong(right, 1000 * (self.seed + 1) + draw)))
             for draw in range(draws)
@@ -137,7 +137,7 @@ class Poisoning(Study):
         return {f"{draws} draws of wrong labels, their mean": means}
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Some of the poison images before and after, under their labels."""
+        """Draws some of the poison images before and after the attack, with their labels."""
         shown = torch.linspace(0, self.count - 1, min(_SHOWN, self.count)).long()
         pictures = {"before": self.poison.x[shown, 0]}
         pictures |= {name: u["images"][shown, 0] for name, u in solutions.items()}
@@ -146,17 +146,18 @@ class Poisoning(Study):
 
 @dataclass(frozen=True)
 class TargetedPoisoning(Poisoning):
-    """As untargeted, but ``F`` is the mean CE of one digit's validation images under another label.
+    """``F`` is the mean CE of one digit's validation images with the label of another digit.
 
-    Half of the poison images start as either digit, under the label of the other.
+    G is that of untargeted poisoning. Half of the poison images start as images of each of the two
+    digits, with the label of the other.
 
     Attributes:
-        train: clean images of the inner problem.
-        validation: clean images, of which the outer problem sees those of one digit.
-        share: poison images as a share of the clean ones.
-        l2: of the weights.
-        victim: the digit that is to be mistaken.
-        mistaken: what it is to be mistaken for.
+        train: number of clean training images.
+        validation: number of clean validation images; F uses those of one digit.
+        share: number of poison images divided by that of clean training images.
+        l2: weight of the l2 regularisation.
+        victim: digit that is to be misclassified.
+        mistaken: digit that it is to be classified as.
 
     Source: Mehra & Hamm (arXiv 1911.03432), targeted poisoning.
     """
@@ -169,7 +170,8 @@ class TargetedPoisoning(Poisoning):
         super().__post_init__()
         if self.victim == self.mistaken or not {self.victim, self.mistaken} <= set(range(10)):
             raise ConfigurationError(
-                f"victim is {self.victim} and mistaken {self.mistaken}: they are two digits"
+                f"victim is {self.victim} and mistaken is {self.mistaken}: they must be two "
+                "different digits"
             )
 
     @cached_property
@@ -195,12 +197,12 @@ class TargetedPoisoning(Poisoning):
         return {f"{self.victim} taken for {self.mistaken} %": success, **super()._figures(v)}
 
     def _other_draws(self, draws: int = 10) -> dict[str, Figures]:
-        """None: the wrong labels are given."""
+        """No other draws, because the wrong labels are not random."""
         del draws
         return {}
 
 
 def _wrong(right: Tensor, seed: int) -> Tensor:
-    """Random labels other than these, ``[M]``."""
+    """Random wrong labels ``[M]`` for correct ones."""
     shift = torch.randint(1, 10, right.shape, generator=torch.Generator().manual_seed(seed))
     return (right + shift) % 10

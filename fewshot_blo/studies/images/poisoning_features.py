@@ -1,4 +1,4 @@
-"""Clean-label poisoning: an image with its right label makes a classifier mistake another one."""
+"""Clean-label poisoning: a correctly labelled image causes another one to be misclassified."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class CleanLabelPoisoning(Study):
-    """For each of some targets, one poison image on features r of a pretrained network.
+    """One poison image per target, on features r of a pretrained network.
 
-    Logistic regression tells two classes apart by r, standardised. A target is a test image that
-    it gets right. Its poison starts as the training image of the other class whose features are
-    nearest, and joins the training set with that class's label, which is right. ``G`` is the mean
-    loss of training images and poison ``+ l2/2 |v|²``: strongly convex. ``F`` is the loss of the
-    target under the poison's label, ``+ collision |r(u) - r(target)|² / D``, and ``+ closeness
-    |u - start|²``. Every target has an inner problem of its own; all are solved side by side.
-    Retraining starts from zeros. A hypergradient to first order has the last two terms alone:
-    features collide without regard for training.
+    The classifier is logistic regression of two classes on the standardised features r. A target is
+    a test image that it classifies correctly. Its poison image starts as the training image of the
+    other class with the nearest features, and is added to the training set with the label of that
+    class, which is correct. ``G`` is the mean loss of training images and poison ``+ l2/2 |v|²``,
+    which is strongly convex. ``F`` is the loss of the target with the label of the poison image,
+    ``+ collision |r(u) - r(target)|² / D + closeness |u - start|²``. Each target has an inner
+    problem of its own; all are solved in one batch. Retraining starts at zero weights. A
+    first-order hypergradient has the last two terms only, a feature collision that ignores
+    training.
 
     Attributes:
-        network: pretrained, as in ``load_backbone``.
-        weights: file of its weights instead of its library's own.
-        size: pixels that it resizes images to.
-        classes: two of CIFAR-100.
-        train: images of each class; the rest is for testing.
-        targets: half of them of each class.
-        l2: of the weights.
+        network: pretrained network, as in ``load_backbone``.
+        weights: weight file to use instead of the library's weights.
+        size: height and width in pixels to which images are resized.
+        classes: names of two classes of CIFAR-100.
+        train: training images of each class; the others are test images.
+        targets: number of targets, half of them of each class.
+        l2: weight of the l2 regularisation.
         collision: weight of the distance of features.
         closeness: weight of the distance of pixels.
 
@@ -75,7 +76,7 @@ class CleanLabelPoisoning(Study):
     def __post_init__(self) -> None:
         if self.targets < 2 or self.targets % 2:
             raise ConfigurationError(
-                f"targets is {self.targets}: half are of either class, so it is even and positive"
+                f"targets is {self.targets}: it must be positive and even, half for each class"
             )
 
     @cached_property
@@ -85,13 +86,13 @@ class CleanLabelPoisoning(Study):
 
     @cached_property
     def _pixels(self) -> tuple[_Part, _Part]:
-        """For training and testing, with features as the network gives them."""
+        """Training and test images with the raw features of the network."""
         every = _of_classes(self.root, self.classes)
         fewest = min(map(len, every))
         if not 0 < self.train < fewest:
             raise ConfigurationError(
-                f"train is {self.train}: there are {fewest} images of a class, of which some must "
-                "remain for testing"
+                f"train is {self.train}: there are {fewest} images of a class; train must be at "
+                f"least 1 and less than {fewest}, so that some remain for testing"
             )
         generator = torch.Generator().manual_seed(self.seed)
         mixed = [x[torch.randperm(len(x), generator=generator)] for x in every]
@@ -125,7 +126,7 @@ class CleanLabelPoisoning(Study):
         rows = torch.cat([(right & (test.sides == s)).nonzero()[:half, 0] for s in (-1, 1)])
         if len(rows) < self.targets:
             raise ConfigurationError(
-                f"targets is {self.targets}: too few test images are told apart for it"
+                f"targets is {self.targets}: too few test images are classified correctly; lower it"
             )
         others = torch.ones(len(test.sides)).bool()
         others[rows] = False
@@ -133,14 +134,14 @@ class CleanLabelPoisoning(Study):
 
     @cached_property
     def poison(self) -> _Part:
-        """Before the attack: for each target, the training image of the other class next to it."""
+        """Poison before the attack: each target's nearest training image of the other class."""
         targets, train = self._divided_test[0], self._train
         distance = torch.cdist(targets.features, train.features)
         distance[targets.sides[:, None] == train.sides] = torch.inf
         return _Part(*(part[distance.argmin(1)] for part in train))
 
     def problem(self) -> PlainProblem:
-        """Poison starts as images of the other class, v at zeros."""
+        """The problem; poison starts as images of the other class, v at zero."""
         targets, poison = self._divided_test[0], self.poison
 
         def inner_loss(v: Params, u: Params) -> Tensor:
@@ -156,7 +157,7 @@ class CleanLabelPoisoning(Study):
         return PlainProblem(start, self._zeros(self.targets), inner_loss, outer_loss)
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """Pixels stay in their range."""
+        """Pixels stay in [0, 1]."""
         return {"images": Box(0, 1)}
 
     def _features(self, u: Params) -> Tensor:
@@ -166,11 +167,11 @@ class CleanLabelPoisoning(Study):
         return {"weight": self._train.features.new_zeros(count, self._train.features.shape[1])}
 
     def _logits(self, v: Params, features: Tensor) -> Tensor:
-        """Of every inner problem's classifier for the same images, ``[T, M]``."""
+        """Logits of the classifiers of all T targets for the same images, ``[T, M]``."""
         return v["weight"] @ features.T
 
     def _inner_loss(self, v: Params, features: Tensor, sides: Tensor) -> Tensor:
-        """The sum over inner problems, each with one poison image or none."""
+        """Sum of the inner losses of all targets, each with one poison image or none."""
         train = self._train
         losses = F.softplus(-train.sides * self._logits(v, train.features)).sum()
         if len(features):
@@ -178,7 +179,7 @@ class CleanLabelPoisoning(Study):
         return losses / (len(train.sides) + 1) + self.l2 * decay(v)
 
     def _losses_of_targets(self, v: Params) -> Tensor:
-        """Under the labels of the poison, ``[T]``."""
+        """Losses of the targets with the labels of their poison, ``[T]``."""
         logits = (v["weight"] * self._divided_test[0].features).sum(1)
         return F.softplus(-self.poison.sides * logits)
 
@@ -187,7 +188,7 @@ class CleanLabelPoisoning(Study):
         return fit_to_the_end(start, lambda v: self._inner_loss(v, features, sides))
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """How many targets are mistaken, and how much the poison differs from where it started."""
+        """Share of misclassified targets, test accuracy, feature distance and change of pixels."""
         with torch.no_grad():
             features = self._features(outer)
         return {
@@ -212,12 +213,12 @@ class CleanLabelPoisoning(Study):
         }
 
     def baselines(self) -> Mapping[str, Figures]:
-        """With the images that poison starts as; without poison no target is mistaken."""
+        """Training with unchanged poison images; without poison no target is misclassified."""
         x, features, _ = self.poison
         return {"images unchanged": self._after_retraining(x, features)}
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Targets, their poison before and after, and what targets are to be taken for."""
+        """Draws targets, their poison before and after, and the class they are to be given."""
         pictures = {"target": self._divided_test[0].x, "before": self.poison.x}
         pictures |= {name: u["images"] for name, u in solutions.items()}
         names = [f"as {self.classes[int(side > 0)]}" for side in self.poison.sides]
@@ -225,14 +226,16 @@ class CleanLabelPoisoning(Study):
 
 
 def _of_classes(root: str, classes: tuple[str, str]) -> list[Tensor]:
-    """Images ``[M, 3, 32, 32]`` of each, in [0, 1]."""
+    """Images of each class, ``[M, 3, 32, 32]`` in [0, 1]."""
     if not root:
-        raise ConfigurationError("this study needs the folder of CIFAR-100: set root")
+        raise ConfigurationError(
+            "root is empty: this study needs the folder of CIFAR-100, so set root"
+        )
     every = {name: part for _, part in cifarfs.load(root) for name in part.class_names}
     unknown = [name for name in classes if name not in every]
     if unknown or classes[0] == classes[1]:
         raise ConfigurationError(
-            f"classes are {' and '.join(classes)}: they are two different ones of CIFAR-100"
+            f"classes are {' and '.join(classes)}: they must be two different classes of CIFAR-100"
         )
     positions = [every[name].class_names.index(name) for name in classes]
     parts = [every[name].select([p]) for name, p in zip(classes, positions, strict=True)]

@@ -1,4 +1,4 @@
-"""One weight decay for every parameter of a classifier: thousands of hyperparameters."""
+"""Hyperparameter learning: one weight decay per parameter of a classifier."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 class WeightDecay(Study):
     """``G = CE_train(v) + Σ_i exp(u_i) v_i² / 2``, ``F = CE_validation(v)``.
 
-    Thousands of decays soon fit the validation images themselves, so a third set tells when to
-    stop. Retraining starts from scratch and runs to the end, with the decays that were found: on
-    the training images, and on all three sets, as one would once hyperparameters are chosen.
+    Thousands of decays soon overfit the validation images, so that a third set is used for early
+    stopping. Retraining starts from scratch and converges, with the learned decays: on the training
+    images, and on all three sets, as in a final training run.
 
     Attributes:
-        train: images; few, so that decay matters.
-        validation: images.
-        stopping: images that tell when to stop.
-        network: of the inner problem.
-        hidden: units of the perceptron; 128 make about 100,000 parameters.
-        decay: of every parameter at the start.
+        train: number of training images; few, so that decay matters.
+        validation: number of validation images.
+        stopping: number of images for early stopping.
+        network: architecture of the classifier.
+        hidden: units of the perceptron's hidden layer; 128 give about 100,000 parameters.
+        decay: initial decay of every parameter.
         least: smallest decay.
-        most: largest decay. Inner steps by sgd need a step size below 2 over it.
+        most: largest decay; the step size of SGD inner steps must be below 2 / most.
 
     Source: per-parameter decays as in Lorraine et al. (arXiv 1911.02590).
     """
@@ -66,8 +66,8 @@ class WeightDecay(Study):
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.decay <= self.most:
             raise ConfigurationError(
-                f"decay is {self.decay}: it must be positive, and lie between least, "
-                f"{self.least}, and most, {self.most}"
+                f"decay is {self.decay}, least is {self.least} and most is {self.most}: they must "
+                "satisfy 0 < least <= decay <= most"
             )
 
     @cached_property
@@ -79,7 +79,7 @@ class WeightDecay(Study):
         return make_network(self.network, self.seed, hidden=self.hidden)
 
     def problem(self) -> PlainProblem:
-        """All decays start alike; u has the names and shapes of v."""
+        """The problem; u, the logarithms of the decays, has the names and shapes of v."""
         train, validation, _ = self._digits.parts
         v = initial(self._model)
         return PlainProblem(
@@ -90,12 +90,12 @@ class WeightDecay(Study):
         )
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """The interval of decays, in logarithms."""
+        """The interval of the logarithms of the decays."""
         box = Box(math.log(self.least), math.log(self.most))
         return {name: box for name, _ in self._model.named_parameters()}
 
     def held_out(self) -> Validate:
-        """The cross-entropy of the third set."""
+        """The cross-entropy of the images for early stopping."""
 
         @torch.no_grad()
         def validate(outer: Params, inner: Mapping[str, Tensor]) -> float:
@@ -113,11 +113,11 @@ class WeightDecay(Study):
         }
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Without decay, and with one for all parameters."""
+        """Training without decay, and with one decay for all parameters."""
         alone, every = self._digits.parts[:1], self._digits.parts
         fits = {size: self._fitted(alone, self._equal(size)) for size in _GRID}
         best = min(fits, key=lambda size: self._validation_loss(fits[size]))
-        # The decay stands beside a mean over images: a prior of the same width weighs less then.
+        # The decay is added to a mean over images: the same prior has less weight with more images.
         scaled = best * self.train / (self.train + self.validation + self.stopping)
         rows = {
             "no decay": self._figures(self._fitted(alone, self._equal(0.0))),
@@ -129,12 +129,12 @@ class WeightDecay(Study):
         return rows
 
     def _equal(self, size: float) -> Params:
-        """One decay for all parameters, which may be zero."""
+        """Outer variables with one decay for all parameters, which may be zero."""
         log = math.log(size) if size else -math.inf
         return {name: torch.full_like(p, log) for name, p in initial(self._model).items()}
 
     def _fitted(self, parts: Sequence[Labelled], u: Params) -> Params:
-        """Trained from scratch to the end."""
+        """Parameters trained from scratch until convergence."""
         x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return fit_to_the_end(
             initial(self._model),
@@ -142,7 +142,7 @@ class WeightDecay(Study):
         )
 
     def _figures(self, v: Mapping[str, Tensor], *, every: bool = False) -> dict[str, float]:
-        """Of v, which was trained on the training images alone or on every image."""
+        """Test accuracy of v, and F unless v was trained on every image."""
         figures = {TEST: accuracy(self._model, v, *self._digits.test)}
         return figures if every else {**figures, LOSS: self._validation_loss(v)}
 
@@ -151,7 +151,7 @@ class WeightDecay(Study):
         return float(cross_entropy(self._model, v, *self._digits.parts[1]))
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Logarithms of the pixels' decays, for each digit or in the mean over hidden units."""
+        """Draws the logarithms of the pixels' decays, per digit or averaged over hidden units."""
         first = next(name for name, p in self._model.named_parameters() if p.ndim == 2)
         logs = {name: u[first].view(-1, 28, 28) for name, u in solutions.items()}
         if self.network == "linear":
@@ -162,5 +162,5 @@ class WeightDecay(Study):
 
 
 def decays(v: Mapping[str, Tensor], u: Params) -> Tensor:
-    """``Σ_i exp(u_i) v_i² / 2``."""
+    """The weight decay penalty ``Σ_i exp(u_i) v_i² / 2``."""
     return 0.5 * torch.stack([(u[name].exp() * p.square()).sum() for name, p in v.items()]).sum()

@@ -1,1 +1,1 @@
-"""Studies on small vectors, whose solutions are known."""
+"""Studies on small vectors with known solutions."""

@@ -1,4 +1,4 @@
-"""Anti-distillation: many learned targets for few originals, with truncated series."""
+"""Anti-distillation: more learned targets than originals, and truncation as damping."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ APART, ANGLE = "distance of solutions %", "angle of hypergradients °"
 
 
 def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
-    """Of x ``[N]`` in [0, 1], ``[N, 2 frequencies + 1]``; every row has norm 1.
+    """Fourier features ``[N, 2 frequencies + 1]`` of x ``[N]`` in [0, 1]; every row has norm 1.
 
-    The cosine and sine of frequency k are larger for low ones, as ``(1 + k)^-decay``.
+    Args:
+        x: positions.
+        frequencies: largest frequency.
+        decay: exponent: cosine and sine of frequency k are scaled by ``(1 + k)^-decay``.
     """
     k = torch.arange(frequencies + 1, dtype=x.dtype)
     sizes = (1 + k) ** -decay
@@ -37,21 +40,24 @@ def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
 class AntiDistillation(QuadraticStudy):
     """``G = |Φ w - u|² / 2N``, ``F = |Φ_o w - y|² / 2R`` with N learned targets u, R < N originals.
 
-    Φ are Fourier features of a regular grid, so that the eigenvectors of ``Φ Φ^T`` are the waves
-    on it. Many u make F zero. A Neumann series of K terms damps the waves with eigenvalues below
-    ``1 / (α K)``: the low frequencies, which are large, bear what the high ones do not.
+    Φ are Fourier features of a regular grid, so that the eigenvectors of ``Φ Φ^T`` are sine and
+    cosine waves. Many u make F zero. A Neumann series of K terms suppresses waves with eigenvalues
+    below ``1 / (α K)``, so that the solution has larger low frequencies instead of high ones.
 
     Attributes:
-        originals: R, at random places of [0, 1), with standard normal targets.
-        learned: N, odd.
-        frequencies: of the features.
-        decay: power by which features of higher frequencies are smaller.
-        low: frequencies up to this one count as low.
-        terms: K of the closed forms in the table.
-        step_size: α of them, as of the inner steps and the solvers of the rows.
+        originals: R, number of originals, at random positions in [0, 1) with standard normal
+            targets.
+        learned: N, number of learned targets; odd.
+        frequencies: largest frequency of the features.
+        decay: exponent by which features of higher frequencies are scaled down.
+        low: largest frequency that counts as low.
+        terms: numbers of terms K of the closed forms in the table.
+        step_size: step size α of the closed forms, which must be that of the rows' inner steps and
+            solvers.
 
     Raises:
-        ConfigurationError: if learned is even or not above originals, or features are too few.
+        ConfigurationError: if ``learned`` is even or not above ``originals``, or ``frequencies`` is
+            too small.
 
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
@@ -67,13 +73,13 @@ class AntiDistillation(QuadraticStudy):
     def __post_init__(self) -> None:
         if self.learned % 2 == 0 or not 0 < self.originals < self.learned:
             raise ConfigurationError(
-                f"learned is {self.learned} and originals {self.originals}: learned must be odd "
-                "and the larger"
+                f"learned is {self.learned} and originals is {self.originals}: learned must be odd "
+                "and larger than originals, which must be at least 1"
             )
         if 2 * self.frequencies + 1 <= self.learned:
             raise ConfigurationError(
                 f"frequencies is {self.frequencies}: for {self.learned} learned targets it must "
-                f"be at least {self.learned // 2 + 1}, so that w is not determined"
+                f"be at least {self.learned // 2 + 1}, so that the inner problem is underdetermined"
             )
 
     @cached_property
@@ -101,7 +107,7 @@ class AntiDistillation(QuadraticStudy):
         return torch.arange(self.learned, dtype=torch.float64) / self.learned
 
     def figures(self, outer: Params, inner: Params) -> dict[str, float]:
-        """The outer loss, and how large and how smooth the targets are."""
+        """Norm of u, distance to minimum norm, share of low frequencies, and the outer loss."""
         u, known = outer["u"], self.quadratics
         spectrum = torch.fft.rfft(u).abs().square() * torch.tensor([1.0] + self.learned // 2 * [2])
         return {
@@ -116,7 +122,7 @@ class AntiDistillation(QuadraticStudy):
         return self.figures({"u": u}, self.quadratics.retrained(u))
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Where descent with series, damped and exact inverses ends, in closed form."""
+        """Limits of gradient descent with series, damped and exact inverses, in closed form."""
         known = self.quadratics
         rows: dict[str, Figures] = {"exact inverse": self._closed_form(known.exact())}
         for terms in self.terms:
@@ -132,12 +138,12 @@ class AntiDistillation(QuadraticStudy):
         return rows
 
     def _pair(self, terms: int) -> tuple[Tensor, Tensor]:
-        """The series of so many terms, and the inverse that it is compared with."""
+        """The Neumann series of ``terms`` terms, and the damped inverse it is compared with."""
         known, step_size = self.quadratics, self.step_size
         return known.series(terms, step_size), known.damped(1 / (step_size * terms))
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """The learned targets; beside it, in ``-damping``, distances against the terms."""
+        """Draws the learned targets, and in a file ``-damping`` distances over the terms K."""
         lines = {name: (self._grid.tolist(), u["u"].tolist()) for name, u in solutions.items()}
         curves(lines, "place", "learned target", path, xscale="linear", yscale="linear")
         counts = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000]

@@ -1,4 +1,4 @@
-"""Which outer solution descent finds where there are many: random quadratics."""
+"""Implicit bias of the outer problem: which of many solutions gradient descent finds."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ MOVED, ASIDE = "|w - w0|", "|w - retrained w|"
 
 @dataclass(frozen=True)
 class MinNorm(QuadraticStudy):
-    """Random :class:`Quadratics`, whose least outer loss is zero, in float64.
+    """Random :class:`Quadratics` with minimal outer loss zero, in float64.
 
-    Cold start with exact hypergradients ends at the outer solution of minimum norm. The solution
-    sets ``S(u)`` are parallel: a warm start that projects from one onto the next ends where
-    descent from w_0 does, and changes nothing.
+    Cold starts with exact hypergradients converge to the outer solution of minimum norm. The inner
+    solution sets ``S(u)`` are parallel, so that a warm start, which projects from one set onto the
+    next, ends at the same point as descent from w_0.
 
     Attributes:
-        inner_unknowns: W.
-        inner_equations: P.
-        outer_unknowns: U.
-        outer_equations: R.
-        smallest: singular value of A, whose largest is 1.
-        aligned: the rows of C are combinations of those of A, so that F depends on nothing in w
-            that G leaves open, and ``F_w`` is in the range of the singular ``H``.
+        inner_unknowns: W, number of inner parameters.
+        inner_equations: P, number of inner equations.
+        outer_unknowns: U, number of outer variables.
+        outer_equations: R, number of outer equations.
+        smallest: smallest singular value of A; the largest is 1.
+        aligned: whether the rows of C are combinations of those of A, so that F depends only on
+            directions of w that G determines, and ``F_w`` is in the range of the singular ``H``.
 
     Raises:
-        ConfigurationError: if a level has no more unknowns than equations.
+        ConfigurationError: if a level has at most as many unknowns as equations.
 
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
@@ -57,8 +57,8 @@ class MinNorm(QuadraticStudy):
         ):
             if not 0 < equations < unknowns:
                 raise ConfigurationError(
-                    f"{level}_equations is {equations} and {level}_unknowns {unknowns}: the "
-                    "problem needs more unknowns than equations"
+                    f"{level}_equations is {equations} and {level}_unknowns is {unknowns}: there "
+                    "must be at least one equation, and more unknowns than equations"
                 )
 
     @cached_property
@@ -86,7 +86,7 @@ class MinNorm(QuadraticStudy):
         )
 
     def figures(self, outer: Params, inner: Params) -> dict[str, float]:
-        """Losses, which outer solution it is, and how far w is from w_0 and from its projection."""
+        """Distance of u to minimum norm, both losses, distance of w to w_0 and to retrained w."""
         known = self.quadratics
         again = known.retrained(outer["u"])["w"]
         return {
@@ -98,7 +98,7 @@ class MinNorm(QuadraticStudy):
         }
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Where the outer problem starts, and its solution of minimum norm in closed form."""
+        """The start u = 0, and the outer solution of minimum norm in closed form."""
         known = self.quadratics
         least = known.ending(known.exact())
         return {
@@ -107,7 +107,7 @@ class MinNorm(QuadraticStudy):
         }
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """The outer variables that were found, beside those of minimum norm."""
+        """Draws the outer variables of each row and those of minimum norm."""
         known = self.quadratics
         every = {"closed form": known.ending(known.exact())}
         every |= {name: found["u"] for name, found in solutions.items()}

@@ -1,4 +1,4 @@
-"""One learned example for a whole function: what inner weights remember of where it has been."""
+"""Memory of warm starts: one learned example replaces many given ones."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ OUTER, REMEMBERED, SIZE = "outer loss", "remembered %", "|w|"
 class OnePoint(Study):
     """``G = (φ(x) w - y)² / 2`` of one learned example (x, y), ``F`` the mean over many given ones.
 
-    φ are Fourier features of norm 1: one inner step of size 1 is the projection of w onto
-    ``S(x, y)``. From zero it gives ``w = y φ(x)``, a single bump. Started warm, w passes through
-    the examples that (x, y) has been, and fits them all a little.
+    φ are Fourier features of norm 1, so that one inner step of size 1 projects w onto ``S(x, y)``,
+    the set of minimisers. From zero it gives ``w = y φ(x)``, a single bump. With a warm start w
+    retains a part of all earlier examples (x, y).
 
     Attributes:
-        given: examples of F, on a regular grid.
-        frequencies: of the features.
-        waves: highest frequency of the function that F asks for.
-        begin: where x starts; y starts at zero.
+        given: number of examples in F, on a regular grid.
+        frequencies: largest frequency of the features.
+        waves: largest frequency of the target function in F.
+        begin: initial x, in [0, 1]; the initial y is zero.
 
     Source: Vicol et al. (arXiv 2212.14032), the toy problem in their figures; this one is our own.
     """
@@ -42,17 +42,17 @@ class OnePoint(Study):
     begin: float = 0.3
 
     def features(self, x: Tensor) -> Tensor:
-        """φ of ``[N]``, ``[N, 2 frequencies + 1]``."""
+        """Features φ(x) ``[N, 2 frequencies + 1]`` of positions x ``[N]``."""
         return fourier_features(x, self.frequencies, 0.0)
 
     @cached_property
     def places(self) -> Tensor:
-        """Of the examples of F, ``[given]``."""
+        """Positions of the examples in F, ``[given]``."""
         return torch.arange(self.given, dtype=torch.float64) / self.given
 
     @cached_property
     def targets(self) -> Tensor:
-        """Of the examples of F, a random function with a mean square of 1, ``[given]``."""
+        """Targets of the examples in F, a random function with mean square 1, ``[given]``."""
         generator = torch.Generator().manual_seed(self.seed)
         weights = torch.randn(2 * self.waves + 1, generator=generator, dtype=torch.float64)
         values = fourier_features(self.places, self.waves, 0.0) @ weights
@@ -62,7 +62,7 @@ class OnePoint(Study):
         return 0.5 * (self.features(self.places) @ w - self.targets).square().mean()
 
     def problem(self) -> PlainProblem:
-        """From w = 0, in float64."""
+        """The problem in float64, with initial w = 0."""
         start = torch.zeros(2 * self.frequencies + 1, dtype=torch.float64)
         example = {"x": torch.full((1,), self.begin), "y": torch.zeros(1)}
         return PlainProblem(
@@ -73,7 +73,7 @@ class OnePoint(Study):
         )
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """The outer loss, and the share of that of w = 0 which w takes away beyond retraining."""
+        """The outer loss, and its reduction beyond retraining in % of the loss at w = 0."""
         again = self.features(outer["x"])[0] * outer["y"]
         nothing = float(self._loss(torch.zeros_like(again)))
         found, anew = float(self._loss(inner["w"])), float(self._loss(again))
@@ -81,7 +81,7 @@ class OnePoint(Study):
         return {AS_FOUND: {OUTER: found, **memory}, RETRAINED: {OUTER: anew}}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """No example, the best one on a fine grid, and all weights fitted to F."""
+        """The outer loss at w = 0, with the best example on a fine grid, and with w fitted to F."""
         features = self.features(self.places)
         bumps = self.features(torch.linspace(0, 1, 1001, dtype=torch.float64)) @ features.T
         gains = (bumps @ self.targets).square() / bumps.square().sum(1)
@@ -94,7 +94,7 @@ class OnePoint(Study):
         }
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """What one finds again by training on the learned example alone."""
+        """Draws the given targets and the function retrained on each row's learned example."""
         given = self.features(self.places)
         every = {"given": self.targets}
         every |= {

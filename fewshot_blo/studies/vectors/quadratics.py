@@ -1,4 +1,4 @@
-"""Quadratic bilevel problems with more unknowns than equations, and where descent on them ends."""
+"""Underdetermined quadratic bilevel problems, with limits of gradient descent in closed form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Quadratics:
     ``w_0 - Q_K ∇G(w_0)``, where ``Q_K`` is the Neumann series of K terms.
 
     Attributes:
-        inner_w, inner_u, inner_target: A ``[P, W]``, B ``[P, U]`` and b ``[P]``, A of full rank
-            with P < W.
+        inner_w, inner_u, inner_target: A ``[P, W]`` of full rank with P < W, B ``[P, U]`` and b
+            ``[P]``.
         outer_w, outer_u, outer_target: C ``[R, W]``, D ``[R, U]`` and d ``[R]``, with R < U.
         start: w_0, ``[W]``.
 
@@ -43,22 +43,22 @@ class Quadratics:
     start: Tensor
 
     def inner_loss(self, v: Params, u: Params) -> Tensor:
-        """G of ``{"w": w}`` and ``{"u": u}``."""
+        """G at ``v = {"w": w}`` and ``u = {"u": u}``."""
         residual = self.inner_w @ v["w"] + self.inner_u @ u["u"] - self.inner_target
         return 0.5 * residual.square().sum()
 
     def outer_loss(self, v: Params, u: Params) -> Tensor:
-        """F of the same."""
+        """F at ``v = {"w": w}`` and ``u = {"u": u}``."""
         residual = self.outer_w @ v["w"] + self.outer_u @ u["u"] - self.outer_target
         return 0.5 * residual.square().sum()
 
     def problem(self) -> PlainProblem:
-        """From u = 0 and w = w_0."""
+        """The problem with initial u = 0 and w = w_0."""
         nothing = torch.zeros_like(self.inner_u[0])
         return PlainProblem({"u": nothing}, {"w": self.start}, self.inner_loss, self.outer_loss)
 
     def projection(self, u: Tensor, w: Tensor) -> Tensor:
-        """The point nearest to w of ``S(u) = argmin over w of G``."""
+        """The projection ``[W]`` of w onto ``S(u) = argmin over w of G``."""
         lacking = self.inner_target - self.inner_u @ u - self.inner_w @ w
         nearest: Tensor = w + torch.linalg.pinv(self.inner_w) @ lacking
         return nearest
@@ -69,20 +69,20 @@ class Quadratics:
         return values.clamp(min=0), vectors
 
     def exact(self) -> Tensor:
-        """``H^+``, by which hypergradients are those of the projection, ``[W, W]``."""
+        """The pseudoinverse ``H^+`` ``[W, W]``, which gives the hypergradient of the projection."""
         values, _ = self._spectrum
         flat = values < _NOTHING
         return self._with(torch.where(flat, 0, 1 / torch.where(flat, 1, values)))
 
     def series(self, terms: int, step_size: float) -> Tensor:
-        """``α Σ_{j<K} (I - αH)^j``, of K terms, ``[W, W]``."""
+        """The Neumann series ``α Σ_{j<K} (I - αH)^j`` of K terms with step size α, ``[W, W]``."""
         values, _ = self._spectrum
         flat = values < _NOTHING
         sums = (1 - (1 - step_size * values) ** terms) / torch.where(flat, 1, values)
         return self._with(torch.where(flat, step_size * terms, sums))
 
     def damped(self, damping: float) -> Tensor:
-        """``(H + ε I)^-1``, ``[W, W]``."""
+        """The damped inverse ``(H + ε I)^-1``, ``[W, W]``."""
         return self._with(1 / (self._spectrum[0] + damping))
 
     def _with(self, values: Tensor) -> Tensor:
@@ -90,26 +90,26 @@ class Quadratics:
         return (vectors * values) @ vectors.T
 
     def derivative(self, inverse: Tensor) -> Tensor:
-        """``M_Q``, ``[R, U]``."""
+        """``M_Q`` ``[R, U]`` for an approximate inverse Q."""
         return self.outer_u - self.outer_w @ inverse @ self.inner_w.T @ self.inner_u
 
     def hypergradient(self, inverse: Tensor) -> Tensor:
-        """At u = 0 and the w of the projection, ``[U]``."""
+        """The hypergradient ``[U]`` at u = 0 and the projection of w_0, for Q = ``inverse``."""
         return -self.derivative(inverse).T @ self._wanted(self.exact())
 
     def _wanted(self, solved: Tensor) -> Tensor:
-        """The change of ``C w + D u`` that outer descent has to bring about, ``[R]``."""
+        """``e_S``, the outer residual ``[R]`` at u = 0 after inner steps with S = ``solved``."""
         slope = self.inner_w.T @ (self.inner_w @ self.start - self.inner_target)
         return self.outer_target - self.outer_w @ (self.start - solved @ slope)
 
     def ending(self, inverse: Tensor, solved: Tensor | None = None) -> Tensor:
-        """Where gradient descent on u ends: ``M_Q^T (M_S M_Q^T)^-1 e_S``, ``[U]``.
+        """The limit ``M_Q^T (M_S M_Q^T)^-1 e_S`` ``[U]`` of gradient descent on u.
 
-        With both exact it is the minimum-norm outer solution ``M^+ e``.
+        If both are exact, it is the minimum-norm outer solution ``M^+ e``.
 
         Args:
-            inverse: Q of the hypergradients.
-            solved: S of the inner steps; exact by default.
+            inverse: Q, the approximate inverse of the hypergradients.
+            solved: S, that of the inner steps; exact by default.
         """
         solved = self.exact() if solved is None else solved
         across = self.derivative(inverse).T
@@ -119,13 +119,13 @@ class Quadratics:
         return end
 
     def retrained(self, u: Tensor) -> Mapping[str, Tensor]:
-        """The inner solution that descent from w_0 reaches."""
+        """The limit of inner gradient descent from w_0, as ``{"w": w}``."""
         return {"w": self.projection(u, self.start)}
 
 
 @dataclass(frozen=True)
 class QuadraticStudy(Study):
-    """A study of such a problem."""
+    """A study of :class:`Quadratics`."""
 
     @property
     @abstractmethod
@@ -134,13 +134,13 @@ class QuadraticStudy(Study):
 
     @abstractmethod
     def figures(self, outer: Params, inner: Params) -> Figures:
-        """What is measured of any u and w."""
+        """The measured figures of u and w."""
 
     def problem(self) -> PlainProblem:
-        """From u = 0 and w_0."""
+        """The problem with initial u = 0 and w = w_0."""
         return self.quadratics.problem()
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """The figures of w as found, and of the w that descent from w_0 reaches."""
+        """The figures with w as found, and with w retrained from w_0."""
         again = self.quadratics.retrained(outer["u"])
         return {AS_FOUND: self.figures(outer, inner), RETRAINED: self.figures(outer, again)}

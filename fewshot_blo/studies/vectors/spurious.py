@@ -1,4 +1,4 @@
-"""A counter-example: the squared inner gradient has minima that are no solutions."""
+"""A counterexample: the squared inner gradient has minima that are not inner solutions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Spurious(Study):
     """``F = sin²(y - 2π/3) + x²/2``, ``G = y² + 2 sin² y``, whose only stationary point is y = 0.
 
     At y = 2π/3 both ``F_y`` and ``G_yy`` are zero, and ``F + <ν, G_y> + ρ/2 G_y²`` has a local
-    minimum for any ν ≥ 0 and ρ > 0, where ``G_y`` is 2.46. The outer variable x takes no part.
+    minimum for any ν ≥ 0 and ρ > 0, where ``G_y`` is 2.46. The outer variable x has no effect on y.
 
     Attributes:
-        begin: where y starts.
+        begin: initial y.
 
-    Source: the counter-example to penalties on the gradient of Shen & Chen (arXiv 2302.05185).
+    Source: Shen & Chen (arXiv 2302.05185), counterexample to penalties on the inner gradient.
     """
 
     begin: float = 2.0
 
     def problem(self) -> PlainProblem:
-        """In float64, from x = 1."""
+        """The problem in float64, with initial x = 1."""
         return PlainProblem(
             {"x": torch.ones(1, dtype=torch.float64)},
             {"y": torch.tensor([self.begin], dtype=torch.float64)},
@@ -44,14 +44,14 @@ class Spurious(Study):
         )
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """y, how far it is from a solution of the inner problem, and the losses."""
+        """y, the absolute inner gradient, and both losses."""
         return {
             AS_FOUND: _figures(inner["y"], outer["x"]),
             RETRAINED: _figures(torch.zeros_like(inner["y"]), outer["x"]),
         }
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """The objectives over y of penalties on the inner gradient and on the inner loss."""
+        """Draws the penalised objectives over y: penalties on the inner gradient and the loss."""
         y = torch.linspace(-0.5, 3, 200, dtype=torch.float64)
         slopes = 2 * y + 2 * (2 * y).sin()
         values = {f"F + {rho}/2 G_y²": _outer(y) + 0.5 * rho * slopes**2 for rho in (1, 10, 100)}

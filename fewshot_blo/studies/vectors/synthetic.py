@@ -22,21 +22,21 @@ _SIDE = 5.0
 
 @dataclass(frozen=True)
 class Synthetic(Study):
-    """Examples of Mehra & Hamm, u and v in R^n, u in a box.
+    """Synthetic examples of Mehra & Hamm, with u and v in R^n and u in a box.
 
     1. ``F = |u|² + |v|²``, ``G = |1 - u - v|²``: u = v = 1/2.
     2. ``F = |v|² - |u - v|²``, ``G = |u - v|²``: u = v = 0.
     3. As 1 with ``G = |A (1 - u - v)|²``, A wide, so that G has many minima.
-    4. As 2 with ``|A (u - v)|²`` in the place of ``|u - v|²``.
+    4. As 2 with ``|A (u - v)|²`` instead of ``|u - v|²``.
 
-    In 3 and 4 the distance to the solution is measured in the space of A's rows. Retraining solves
-    the inner problem for the u that was found, from where it starts, by gradient descent until it
-    ends: that is the minimiser nearest to the start.
+    In 3 and 4 the distance to the solution is that of projections onto the row space of A.
+    Retraining is the limit of inner gradient descent for the u that was found, which is the
+    minimiser nearest to the initial v.
 
     Attributes:
-        example: 1 to 4.
-        size: n.
-        rows: of A.
+        example: number of the example, 1 to 4.
+        size: n, number of entries of u and of v.
+        rows: number of rows of A.
 
     Source: Mehra & Hamm (arXiv 1911.03432), synthetic examples.
     """
@@ -47,11 +47,11 @@ class Synthetic(Study):
 
     def __post_init__(self) -> None:
         if self.example not in (1, 2, 3, 4):
-            raise ConfigurationError(f"example is {self.example}: there are 1 to 4")
+            raise ConfigurationError(f"example is {self.example}: it must be 1, 2, 3 or 4")
         if not 0 < self.rows <= self.size:
             raise ConfigurationError(
-                f"A has {self.rows} rows and {self.size} columns: it needs at least one row, and "
-                "no more rows than columns"
+                f"rows is {self.rows} and size is {self.size}: rows must be at least 1 and at most "
+                "size"
             )
 
     @cached_property
@@ -64,17 +64,17 @@ class Synthetic(Study):
 
     @cached_property
     def projection(self) -> Tensor:
-        """Onto the space of A's rows, ``[size, size]``."""
+        """Projection onto the row space of A, ``[size, size]``."""
         projection: Tensor = torch.linalg.pinv(self.matrix) @ self.matrix
         return projection
 
     @property
     def solution(self) -> float:
-        """Every entry of u and v at the solution."""
+        """Value of every entry of u and v at the solution."""
         return 0.5 if self.example in (1, 3) else 0.0
 
     def problem(self) -> PlainProblem:
-        """From random u and v in the box."""
+        """The problem, with random initial u and v in the box."""
         generator = torch.Generator().manual_seed(2 * self.seed + 1)
         start = torch.rand(2, self.size, generator=generator, dtype=torch.float64)
         u, v = _SIDE * (2 * start - 1)
@@ -91,20 +91,20 @@ class Synthetic(Study):
         return PlainProblem({"u": u}, {"v": v}, inner_loss, outer_loss)
 
     def constraints(self) -> Mapping[str, Constraint]:
-        """The box."""
+        """u stays in the box [-5, 5]^n."""
         return {"u": Box(-_SIDE, _SIDE)}
 
     def distance(self, u: Tensor, v: Tensor) -> float:
-        """``sqrt(|P (u - u*)|² + |P (v - v*)|²)``."""
+        """The distance ``sqrt(|P (u - u*)|² + |P (v - v*)|²)`` to the solution."""
         gaps = torch.stack([u - self.solution, v - self.solution])
         return float((gaps @ self.projection).norm())
 
     def observe(self) -> Observe:
-        """The distance."""
+        """The distance to the solution."""
         return lambda outer, inner: {DISTANCE: self.distance(outer["u"], inner["v"])}
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
-        """The distance, and the gap that v leaves to a minimum of G."""
+        """The distance to the solution, and the residual ``|A (v - v*(u))|`` of v."""
         u, v, start = outer["u"], inner["v"], self.problem().inner["v"]
         target = 1 - u if self.example in (1, 3) else u
         solved = start + self.projection @ (target - start)
@@ -115,7 +115,7 @@ class Synthetic(Study):
         }
 
     def baselines(self) -> Mapping[str, Figures]:
-        """Where the problem starts."""
+        """The distance of the initial u and v."""
         problem = self.problem()
         u, v = problem.outer["u"].detach(), problem.inner["v"]
         return {"start": {DISTANCE: self.distance(u, v)}}

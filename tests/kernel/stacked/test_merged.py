@@ -191,6 +191,15 @@ def test_a_hook_of_a_layer_is_called() -> None:
     torch.testing.assert_close(ours, in_a_loop(split, params, x))
 
 
+def test_a_replaced_forward_of_a_layer_is_refused() -> None:
+    split = cut("last_blocks", 2)
+    layer = next(m for m in split.tail.modules() if isinstance(m, nn.Linear))
+    own = layer.forward
+    layer.forward = lambda input: 2 * own(input)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match="has a forward that was assigned to the instance"):
+        MergedForward(split.tail, split.adapted)
+
+
 class Meets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +214,7 @@ def test_images_that_meet_are_refused() -> None:
     network = Meets().double()
     split = split_network(network, ["first.weight"], IMAGE)
     assert isinstance(split.tail, fx.GraphModule)
-    with pytest.raises(ConfigurationError, match="images meet in 'mean'"):
+    with pytest.raises(ConfigurationError, match="'mean' mixes images"):
         TailHead(split.tail, split.adapted, features=4, backend="merged")
 
 

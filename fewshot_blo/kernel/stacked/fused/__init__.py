@@ -1,15 +1,14 @@
-"""Batch norm, leaky ReLU and 2×2 max-pooling in one, with fused first and second derivatives.
+"""Fused batch norm, leaky ReLU and 2×2 max-pooling, with fused first and second derivatives.
 
-Max-pooling commutes with what follows it in a block of the few-shot networks, an affine map and a
-ReLU: the largest of a window stays the largest where the scale is positive, and becomes the
-smallest where it is negative. So windows are reduced first, and only the moments of the batch are
-taken at full size:
+Max-pooling commutes with a per-channel affine map and a ReLU: the maximum of a window stays the
+maximum if the scale is positive, and becomes the minimum if it is negative. So windows are pooled
+first, and only the moments of the batch are computed at full resolution:
 
     μ, v, p = mean, variance and pooled x                             (``moments``)
     y = relu(scale p + shift),  scale = γ / √(v + ε),  shift = β - μ scale   (``affine_relu``)
 
-Each function here is one pass over memory, and so are its first and its second derivative. Images
-are ``[G*B, C, H, W]`` in channels-last memory: G groups of B images that share their statistics.
+Each function is one pass over memory, and so are its first and second derivatives. Images are
+``[G*B, C, H, W]`` in channels-last memory: G groups of B images that share their statistics.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Then:
     """What follows a batch norm.
 
     Attributes:
-        slope: of a leaky ReLU at negative values, not negative; 1 for none.
+        slope: negative slope of a leaky ReLU, at least 0; 1 for none.
         pool: 2 for 2×2 max-pooling; 1 for none.
     """
 
@@ -54,30 +53,30 @@ class Then:
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether there are kernels for tensors of this type and device.
+    """Whether there are kernels for tensors of this dtype and device.
 
-    Under autocast the products' type counts, which is that of the images between the blocks.
+    Under autocast the dtype of products counts, which images have between the blocks.
     """
     dtypes = kernels_for(x.device).dtypes
     return bool(dtypes) and operand_type(x) in dtypes
 
 
 def operand_type(x: Tensor) -> torch.dtype:
-    """The type of a product's operands: autocast's where that is on, or else that of x."""
+    """The dtype of a product's operands: autocast's if that is on, otherwise that of x."""
     return torch.get_autocast_dtype(x.device.type) if is_autocast(x.device) else x.dtype
 
 
 def is_fused(x: Tensor) -> bool:
-    """Whether blocks that start from such a tensor run as one."""
+    """Whether blocks with input x run fused."""
     return x.ndim == 4 and not is_plain() and are_wanted(x.device) and has_kernels(x)
 
 
 def describe_kernels(device: torch.device) -> str:
-    """Whether there are kernels for a device, in one line."""
+    """One line on whether a device has fused kernels."""
     reason = kernels_for(device).reason
     if reason:
         return f"norm, ReLU and pooling are separate: {reason}"
-    return "fused" if are_wanted(device) else "separate; fused in Triton where asked for"
+    return "fused" if are_wanted(device) else "separate; fused in Triton on request"
 
 
 def norm_relu_pool(
@@ -98,14 +97,14 @@ def norm_relu_pool(
         weight: γ, ``[G, C]``.
         bias: β, ``[G, C]``.
         eps: ε.
-        then: what follows.
+        then: what follows the batch norm.
         statistics: mean and variance, ``[G, C]``; None for those of the batch.
-        first: take the batch's statistics from so many first images of each group alone.
-        dtype: of the result; None for that of x. Vectors may have more precision than x.
+        first: number of leading images of each group that count in batch statistics; None for all.
+        dtype: dtype of the result; None for that of x. Vectors may be more precise than x.
     """
     dtype = dtype or x.dtype
     if then.pool == 1:
-        # Gradients of x come from two sides and cancel: bfloat16 is of their sum alone.
+        # Two gradients of x nearly cancel: only their sum may be rounded to bfloat16.
         x = x.to(weight.dtype)
     sign = torch.where(weight.detach() < 0, -1.0, 1.0).to(weight.dtype)
     if first is not None and statistics is None:

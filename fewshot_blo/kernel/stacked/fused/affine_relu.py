@@ -1,4 +1,4 @@
-"""An affine map by channel and a leaky ReLU, in one pass."""
+"""A per-channel affine map and a leaky ReLU in one pass, with fused derivatives."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from fewshot_blo.kernel.stacked.fused.rows import images_of, over_rows, rows_of
 def affine_relu(
     x: Tensor, scale: Tensor, shift: Tensor, slope: float, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """``y = relu(scale x + shift)``, ``[G*B, C, H, W]``, with scale and shift ``[G, C]``.
+    """``y = relu(scale x + shift)``, ``[G*B, C, H, W]``.
 
     Args:
-        slope: of the ReLU at negative values.
-        dtype: of y; None for that of x.
+        x: images ``[G*B, C, H, W]``.
+        scale: scale ``[G, C]``.
+        shift: shift ``[G, C]``.
+        slope: negative slope of the leaky ReLU.
+        dtype: dtype of y; None for that of x.
     """
     y: Tensor = _AffineReLU.apply(  # type: ignore[no-untyped-call]
         x, scale, shift, slope, dtype or x.dtype
@@ -28,7 +31,7 @@ def affine_relu(
 
 
 class _AffineReLU(Function):
-    """As ``affine_relu`` says."""
+    """See ``affine_relu``."""
 
     @staticmethod
     def forward(
@@ -53,7 +56,7 @@ class _AffineReLU(Function):
 
 
 class _AffineReLUGradient(Function):
-    """``m g scale``, ``Σ m g x`` and ``Σ m g``, with m the ReLU's slope where y is."""
+    """``m g scale``, ``Σ m g x`` and ``Σ m g``, with m the derivative of the ReLU at y."""
 
     @staticmethod
     def forward(
@@ -106,6 +109,6 @@ class _AffineReLUGradient(Function):
 
 
 def _sizes(rows: Tensor) -> tuple[int, int, int]:
-    """Groups, rows of pixels in a group, channels."""
+    """Numbers of groups, of pixels per group and of channels."""
     groups, images, height, width, channels = rows.shape
     return groups, images * height * width, channels

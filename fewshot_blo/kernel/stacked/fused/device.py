@@ -1,4 +1,4 @@
-"""Kernels for a tensor's device: compiled C on the host, Triton on CUDA devices."""
+"""Selects the kernels for a tensor's device: compiled C on the CPU, Triton on CUDA devices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fewshot_blo.kernel.stacked.fused.native import native_kernels
 
 
 class Kernels(Protocol):
-    """The functions of ``norm_pool.c``, whatever computes them.
+    """The functions of ``norm_pool.c``, in any implementation.
 
     Attributes:
-        reason: why there are none, in one line; empty where there are.
+        reason: why there are none, in one line; empty if there are.
     """
 
     @property
@@ -28,7 +28,7 @@ class Kernels(Protocol):
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
-        """The types of images that they take."""
+        """Dtypes of images that the kernels accept."""
         ...
 
     def call(self, name: str, *arguments: Tensor | int | float) -> None:
@@ -38,12 +38,12 @@ class Kernels(Protocol):
 
 @dataclass(frozen=True)
 class TritonKernels:
-    """The kernels in Triton, or why there are none.
+    """The Triton kernels, or the reason why there are none.
 
     Attributes:
-        norms: the functions of ``norm_pool.c``.
-        products: module of convolutions.
-        reason: one line; empty where there are modules.
+        norms: the functions of ``norm_pool.c``, by name.
+        products: the module of convolutions.
+        reason: why there are none, in one line; empty if there are.
     """
 
     norms: Mapping[str, Callable[..., None]]
@@ -52,13 +52,13 @@ class TritonKernels:
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
-        """The types of images that they take; with bfloat16 vectors are float32."""
+        """Dtypes of images that the kernels accept; with bfloat16, vectors are float32."""
         if not self.norms:
             return frozenset()
         return frozenset({torch.float32, torch.float64, torch.bfloat16})
 
     def call(self, name: str, *arguments: Tensor | int | float) -> None:
-        """Calls a function with contiguous tensors of one device."""
+        """Calls a function with contiguous tensors on one device."""
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         assert all(t.is_contiguous() for t in tensors), name
         with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ class TritonKernels:
 
 @functools.cache
 def triton_kernels() -> TritonKernels:
-    """The Triton kernels; the first call imports Triton, each new type of arguments compiles."""
+    """The Triton kernels; imported at the first call and compiled for each type of arguments."""
     if importlib.util.find_spec("triton") is None:
         return TritonKernels({}, None, "Triton is not installed")
     try:
@@ -84,7 +84,7 @@ def triton_kernels() -> TritonKernels:
             "affine_relu_double": affine.affine_relu_double,
         }
         return TritonKernels(norms, products)
-    except Exception as error:  # A Triton that does not fit this Python, driver or PyTorch.
+    except Exception as error:  # Triton may not support this Python, driver or PyTorch.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return TritonKernels({}, None, f"Triton cannot be imported: {reason[0]}")
 
@@ -94,7 +94,7 @@ FOR_DEVICE: dict[str, Callable[[], Kernels]] = {"cpu": native_kernels, "cuda": t
 
 @dataclass(frozen=True)
 class _NoKernels:
-    """For other devices."""
+    """For devices without kernels."""
 
     reason: str = "there are no kernels for this device"
     dtypes: frozenset[torch.dtype] = frozenset()

@@ -1,4 +1,4 @@
-"""The moments of a batch and its max-pooling, in one pass."""
+"""Batch moments and max-pooling in one pass, with fused derivatives."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fewshot_blo.kernel.stacked.fused.rows import images_of, over_rows, rows_of
 
 
 def moments(x: Tensor, sign: Tensor, pool: int) -> tuple[Tensor, ...]:
-    """Mean and biased variance ``[G, C]``, and where ``pool`` is 2 the pooled images.
+    """Mean and biased variance ``[G, C]``, and the pooled images if ``pool`` is 2.
 
     Args:
         x: ``[G*B, C, H, W]``: G groups of images that share their statistics.
-        sign: 1 or -1, ``[G, C]``: of a window the value is taken that is largest after
-            multiplication with it.
+        sign: 1 or -1, ``[G, C]``: pooling selects the maximum of a window if it is 1, the minimum
+            if it is -1.
         pool: 2, or 1 for none.
 
     Returns:
-        Mean, variance and perhaps ``[G*B, C, H // 2, W // 2]``.
+        Mean, variance and, if ``pool`` is 2, ``[G*B, C, H // 2, W // 2]``.
     """
     results: tuple[Tensor, ...] = _Moments.apply(x, sign, pool)  # type: ignore[no-untyped-call]
     return results
 
 
 class _Moments(Function):
-    """As ``moments`` says."""
+    """See ``moments``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sign: Tensor, pool: int) -> tuple[Tensor, ...]:
@@ -71,7 +71,7 @@ class _Moments(Function):
 
 
 class _ScatterAffine(Function):
-    """``scatter(g) + a + b x``, the gradient of ``_Moments``: g goes where the pooled came from."""
+    """``scatter(g) + a + b x``, the gradient of ``_Moments``; g goes to the pooled entries."""
 
     @staticmethod
     def forward(
@@ -121,7 +121,7 @@ class _ScatterAffine(Function):
 
 
 def _gather(u: Tensor, x: Tensor, pooled: Tensor) -> Tensor:
-    """From each window of u the entry where x has the pooled value: the first of equal ones."""
+    """The entry of each window of u where x has the pooled value, the first one if several tie."""
     height, width = pooled.shape[2:]
 
     def windows(z: Tensor) -> Tensor:

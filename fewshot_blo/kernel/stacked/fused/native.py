@@ -1,4 +1,4 @@
-"""C kernels for the host, compiled when they are first needed and kept in the user's cache."""
+"""C kernels for the CPU, compiled at first use and stored in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ REALS = {
 
 @dataclass(frozen=True)
 class NativeKernels:
-    """The functions of ``norm_pool.c`` by name, or why there are none.
+    """The functions of ``norm_pool.c`` by name, or the reason why there are none.
 
     Attributes:
-        libraries: compiled code for each type.
-        reason: one line; empty where there are libraries.
+        libraries: compiled library for each dtype.
+        reason: why there are none, in one line; empty if there are.
     """
 
     libraries: dict[torch.dtype, ctypes.CDLL]
@@ -38,14 +38,14 @@ class NativeKernels:
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
-        """The types of tensors that they take."""
+        """Dtypes of tensors that the kernels accept."""
         return frozenset(self.libraries)
 
     def call(self, name: str, *arguments: Tensor | int | float) -> None:
-        """Calls a function with contiguous host tensors of one type, which picks the variant.
+        """Calls a function with contiguous CPU tensors of one dtype, which selects the library.
 
         Raises:
-            MemoryError: if the function cannot take memory for its sums.
+            MemoryError: if the function cannot allocate memory for its sums.
         """
         dtype = next(a.dtype for a in arguments if isinstance(a, Tensor))
         suffix, real = REALS[dtype]
@@ -60,7 +60,7 @@ class NativeKernels:
             else:
                 converted.append(real(argument))
         if getattr(self.libraries[dtype], f"{name}_{suffix}")(*converted):
-            raise MemoryError(f"{name}: no memory for the sums over the channels")
+            raise MemoryError(f"{name}: out of memory for the sums per channel")
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def native_kernels() -> NativeKernels:
 
 
 def _compile(command: list[str], library: Path) -> None:
-    """Compiles beside the library's place and then moves there: another process may do the same."""
+    """Compiles to a temporary folder, then renames: other processes may do the same."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
         _run([*command, str(SOURCE), "-o", str(built)])
@@ -100,7 +100,7 @@ def _compile(command: list[str], library: Path) -> None:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints.
+    """Returns the output of a command.
 
     Raises:
         RuntimeError: if it fails.
@@ -119,12 +119,12 @@ def _cache_folder() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = folder.stat()
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
-        raise RuntimeError(f"others may write to {folder}: chmod 700 it, or remove it")
+        raise RuntimeError(f"other users can write to {folder}: run chmod 700 on it, or remove it")
     return folder
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: a cache may be shared by several machines."""
+    """CPU features, on which ``-march=native`` depends: several machines may share a cache."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))

@@ -41,7 +41,7 @@ static void NAME(flush)(REAL *restrict local, double *restrict total, index_t co
     }
 }
 
-/* The larger of two, NaN where one is. */
+/* The larger of two values; NaN if b or a is NaN. */
 static inline REAL NAME(larger)(REAL a, REAL b) {
     REAL larger = b > a ? b : a;
     return b != b ? b : larger;
@@ -72,8 +72,8 @@ static void NAME(pool_window)(const REAL *restrict x00, const REAL *restrict x01
 }
 
 /* Mean and biased variance over images and positions, and, where pool is 2, the value of each
- * window that is largest after multiplication by the channel's sign. Returns 0, or 1 without
- * memory. */
+ * window that is largest after multiplication by the channel's sign. Returns 0, or 1 if out
+ * of memory. */
 int NAME(pool_moments)(const REAL *x, const REAL *sign, index_t groups, index_t images,
                        index_t height, index_t width, index_t channels, index_t pool, REAL *pooled,
                        REAL *mean, REAL *variance) {
@@ -132,7 +132,7 @@ int NAME(pool_moments)(const REAL *x, const REAL *sign, index_t groups, index_t 
     return failed;
 }
 
-/* Of a window, the positions that the pooled value came from: the first of equal ones. */
+/* The position in each window that the pooled value came from: the first one if several tie. */
 #define WINDOW(x00, x01, x10, x11, p)                                                             \
     int is00 = (x00) == (p), is01 = !is00 & ((x01) == (p));                                       \
     int is10 = !(is00 | is01) & ((x10) == (p)), is11 = !(is00 | is01 | is10);
@@ -159,7 +159,7 @@ static void NAME(affine_row)(const REAL *restrict x, const REAL *restrict a,
     for (index_t c = 0; c < channels; c++) out[c] = a[c] + b[c] * x[c];
 }
 
-/* out = scatter(g) + a + b x, the gradient of pool_moments; without pooling there is no g. */
+/* out = scatter(g) + a + b x, the gradient of pool_moments; g is not used without pooling. */
 int NAME(scatter_affine)(const REAL *g, const REAL *a, const REAL *b, const REAL *x,
                          const REAL *pooled, index_t groups, index_t images, index_t height,
                          index_t width, index_t channels, index_t pool, REAL *out) {
@@ -290,7 +290,7 @@ int NAME(affine_relu)(const REAL *x, const REAL *scale, const REAL *shift, REAL 
     return 0;
 }
 
-/* The gradients of affine_relu over x, scale and shift; y tells where the ReLU is active. */
+/* Vector-Jacobian products of affine_relu for x, scale and shift; y tells where it is active. */
 int NAME(affine_relu_backward)(const REAL *g, const REAL *x, const REAL *y, const REAL *scale,
                                REAL slope, index_t groups, index_t rows, index_t channels,
                                REAL *over_x, REAL *over_scale, REAL *over_shift) {

@@ -1,4 +1,4 @@
-"""Whether forward passes use the fused kernels."""
+"""The setting that turns the fused kernels on or off."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _fused: ContextVar[bool | None] = ContextVar("fused_kernels", default=None)
 
 @contextmanager
 def fused_kernels(wanted: bool) -> Iterator[None]:
-    """Blocks of convolution, norm, ReLU and pooling run as one, where there are kernels, or not.
+    """Inside, forward passes fuse convolution, norm, ReLU and pooling where kernels exist, or not.
 
-    It is the forward pass that looks: what it has computed is differentiated as it was computed.
+    Only the forward pass reads the setting; its derivatives use the same kernels as it did.
     """
     token = _fused.set(wanted)
     try:
@@ -25,6 +25,6 @@ def fused_kernels(wanted: bool) -> Iterator[None]:
 
 
 def are_wanted(device: torch.device) -> bool:
-    """Whether the fused kernels are to be used: without a setting on the host alone."""
+    """Whether the fused kernels are to be used; without a setting, on the CPU only."""
     wanted = _fused.get()
     return device.type == "cpu" if wanted is None else wanted

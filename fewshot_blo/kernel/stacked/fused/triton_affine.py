@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-"""An affine map by channel and a leaky ReLU, and their derivatives, by Triton."""
+"""Triton kernels for a per-channel affine map with a leaky ReLU, and its derivatives."""
 
 import triton
 import triton.language as tl
@@ -143,7 +143,7 @@ def affine_relu_backward(
     over_scale: Tensor,
     over_shift: Tensor,
 ) -> None:
-    """The gradients of ``affine_relu``; y tells where the ReLU is active."""
+    """The vector-Jacobian products of ``affine_relu``; y tells where the ReLU is active."""
     tiling = Tiling(scale, rows)
     partial = scale.new_empty(2, groups, tiling.blocks, channels)
     sizes = rows, channels, tiling.blocks
@@ -169,7 +169,7 @@ def affine_relu_double(
     over_x: Tensor,
     over_scale: Tensor,
 ) -> None:
-    """The gradients of those of ``affine_relu`` along u, over g, x and scale."""
+    """Double backward of ``affine_relu`` along u: gradients with respect to g, x and scale."""
     tiling = Tiling(scale, rows)
     partial = scale.new_empty(1, groups, tiling.blocks, channels)
     inputs = u, u_scale, u_shift, g, x, y, scale

@@ -1,10 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-"""Convolutions of channels-last images as Triton kernels: matrix products that read windows in
-place, where a product by a library would have them written out first.
+"""Triton kernels for convolutions of channels-last images, which read windows in place.
 
 Images are ``[T*B, H, W, C]`` in memory, weights ``[T*O, k, k, C]``: T tasks one after another. Sums
-are float32, or float64 of float64 images; float32 factors are rounded to TF32 only where PyTorch's
-own products are allowed to do so.
+are float32, or float64 for float64 images; float32 factors are rounded to TF32 only if PyTorch's
+own products may be.
 """
 
 import torch
@@ -16,7 +15,7 @@ from fewshot_blo.kernel.precision import uses_tf32
 from fewshot_blo.kernel.stacked.geometry import Geometry
 
 PROGRAMS = 1024
-"""Programs that a weight gradient is shared out to, where it has fewer entries."""
+"""Programs among which a weight gradient with fewer tiles is divided."""
 
 
 @triton.jit
@@ -165,9 +164,9 @@ def correlate(
     Args:
         x: ``[T*B, C, H, W]``, channels-last.
         weight: ``[T*O, C, k, k]``, channels-last.
-        size: of the output.
-        geometry: of one group of channels.
-        divisor: x lies that many pixels apart, with zeros between.
+        size: height and width of the output.
+        geometry: geometry with one group of channels.
+        divisor: spacing of the pixels of x, with zeros between them (transposed convolution).
     """
     count, channels, height, width = x.shape
     tasks = geometry.tasks
@@ -192,8 +191,8 @@ def weight_gradient(g: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> T
     Args:
         g: ``[T*B, O, H', W']``, channels-last.
         x: ``[T*B, C, H, W]``, channels-last.
-        like: any weight.
-        geometry: of one group of channels.
+        like: any weight, for its shape.
+        geometry: geometry with one group of channels.
     """
     count, channels, height, width = x.shape
     tasks, (high, wide) = geometry.tasks, like.shape[2:]
@@ -228,6 +227,6 @@ def _tile(x: Tensor, columns: int, depth: int) -> tuple[int, int, int]:
 
 
 def _numbers(x: Tensor) -> tuple[tl.dtype, str]:
-    """The type of sums, and what products of float32 are rounded to."""
+    """The dtype of sums, and the precision of float32 products."""
     real = tl.float64 if x.dtype == torch.float64 else tl.float32
     return real, "tf32" if x.dtype == torch.float32 and uses_tf32(x.device) else "ieee"

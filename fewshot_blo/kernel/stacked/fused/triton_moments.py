@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-"""The moments of a batch and its max-pooling, by Triton."""
+"""Triton kernels for batch moments and max-pooling."""
 
 import triton
 import triton.language as tl
@@ -144,7 +144,7 @@ def pool_moments(
     mean: Tensor,
     variance: Tensor,
 ) -> None:
-    """Mean and biased variance, and the value of each window that is largest after ``sign``."""
+    """Mean and biased variance, and the value of each window that ``sign`` makes the largest."""
     tiling = Tiling(mean, -(-height // pool) * -(-width // pool) * images)
     partial = mean.new_empty(3, groups, tiling.blocks, channels)
     sizes = images, height, width, channels, tiling.blocks

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-"""The derivatives of moments and max-pooling, by Triton."""
+"""Triton kernels for the derivatives of batch moments and max-pooling."""
 
 import triton
 import triton.language as tl
@@ -149,7 +149,7 @@ def scatter_affine(
     pool: int,
     out: Tensor,
 ) -> None:
-    """``out = scatter(g) + a + b x``; without pooling there is no g."""
+    """``out = scatter(g) + a + b x``; g is not used without pooling."""
     tiling = Tiling(b, -(-height // pool) * -(-width // pool) * images)
     sizes = images, height, width, channels, tiling.tiles
     scatter_affine_kernel[tiling.by_tiles](g, a, b, x, pooled, out, *sizes, pool, *tiling.constants)
@@ -171,7 +171,7 @@ def gather_sums(
     over_b: Tensor,
     over_x: Tensor,
 ) -> None:
-    """The gradients of ``<u, scatter_affine>`` over g (where pooled), a, b and x."""
+    """Gradients of ``<u, scatter_affine>`` with respect to g (if pooled), a, b and x."""
     tiling = Tiling(b, -(-height // pool) * -(-width // pool) * images)
     partial = b.new_empty(2, groups, tiling.blocks, channels)
     sizes = images, height, width, channels, tiling.blocks

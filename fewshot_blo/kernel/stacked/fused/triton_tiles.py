@@ -1,14 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-"""What the Triton kernels of norms share: tiles of rows, and how programs share them.
+"""Shared parts of the Triton kernels of norms: tiles of rows, and their division among programs.
 
-The kernels are the functions of ``norm_pool.c``, and read and write each value once. Images are
+The kernels are the functions of ``norm_pool.c``; they read and write each value once. Images are
 contiguous ``[groups, images, height, width, channels]``; vectors over channels are
 ``[groups, channels]``. Images may be bfloat16: sums and vectors are then float32.
 
-A program has one group, some columns of channels and tiles of rows. Rows are pixels, or 2×2 windows
-where there is pooling; at an odd edge a window has pixels that do not exist, and is not pooled.
-Sums of a program go to a place of their own and are added afterwards in a fixed order, so that
-results are the same bit for bit in every run.
+A program processes one group, some channels and some tiles of rows. Rows are pixels, or 2×2 windows
+if there is pooling; a window at an odd edge is incomplete and is not pooled. Each program stores
+its partial sums separately; they are added in a fixed order, so that results are bitwise identical
+in every run.
 """
 
 import torch
@@ -17,13 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 1024
-"""Entries of a tile at each corner of the windows."""
+"""Entries of a tile; with pooling, at each corner of the windows."""
 
 COLUMNS = 64
-"""Channels of a tile, at most."""
+"""Largest number of channels of a tile."""
 
 PROGRAMS = 4096
-"""Programs that share the sums of all groups: enough for any device, whatever its size."""
+"""Number of programs among which the sums of all groups are divided, on any device."""
 
 
 @triton.jit
@@ -61,11 +61,11 @@ def write(pointer, value, mask):
 
 
 class Tiling:
-    """How the rows of all groups are shared out to programs.
+    """How the rows of all groups are divided among programs.
 
     Args:
-        vectors: ``[G, C]``, of the type that sums have.
-        rows: of a group.
+        vectors: ``[G, C]``, of the dtype of sums.
+        rows: number of rows of a group.
     """
 
     def __init__(self, vectors: Tensor, rows: int) -> None:
