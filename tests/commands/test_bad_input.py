@@ -105,10 +105,10 @@ WRONG: list[dict[str, object]] = [
     ("changes", "words"),
     [
         ({"episodes__way": 20}, "20-way tasks need 20 classes"),
-        ({"episodes__way": 4}, "4-way tasks need 4 classes; this split has 3"),
-        ({"episodes__validation_way": 4}, "4-way tasks need 4 classes; this split has 3"),
-        ({"episodes__shot": 5}, "has 6 images; 5 shots + 2 queries need 7"),
-        ({"episodes__validation_query": 6}, "has 6 images; 1 shots + 6 queries need 7"),
+        ({"episodes__way": 4}, "4-way tasks need 4 classes, but this split has 3"),
+        ({"episodes__validation_way": 4}, "4-way tasks need 4 classes, but this split has 3"),
+        ({"episodes__shot": 5}, "has 6 images, but 5 shots + 2 queries need 7"),
+        ({"episodes__validation_query": 6}, "has 6 images, but 1 shots + 6 queries need 7"),
         ({"episodes__tasks": 0}, "tasks is 0"),
         ({"episodes__seed": -1}, "seed is -1"),
         ({"episodes__way": "[4,2]"}, "way is (4, 2)"),
@@ -150,7 +150,7 @@ def test_test_classes_too_few_for_the_evaluation_at_the_end(
     rows = [f"class{c:02},{split}" for c, split in enumerate(splits)]
     divided.write_text("\n".join(["class,split", *rows]))
     error = message(capsys, "train", *options(folder, data__csv=divided), f"--run={run}")
-    assert "3-way tasks need 3 classes; this split has 2" in error
+    assert "3-way tasks need 3 classes, but this split has 2" in error
     assert not run.exists()
 
 
