@@ -192,7 +192,11 @@ def test_missing_and_truncated_files(
     [
         ("meta", {"fine_label_names": NAMES[:99]}, "names 99 classes"),
         ("meta", {"fine_label_names": [*NAMES[:99], "zebra"]}, "'zebra' is not in CIFAR-100"),
-        ("test", {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]}, "3072 values per image"),
+        (
+            "test",
+            {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]},
+            "3072 values per image",
+        ),
         (
             "test",
             {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [0]},

@@ -80,5 +80,7 @@ def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 raise RuntimeError("no network")
 
     monkeypatch.setattr(mnist, "torchvision_module", lambda: Offline)
-    with pytest.raises(DataError, match=r"download of MNIST failed .no network.: try again, or put"):
+    with pytest.raises(
+        DataError, match=r"download of MNIST failed .no network.: try again, or put"
+    ):
         mnist.load(tmp_path, download=True)
