@@ -92,8 +92,8 @@ class EpisodicSampler:
         classes = len(self._counts)
         if self.way[1] > classes:
             raise DataError(
-                f"{self.way[1]}-way tasks need {self.way[1]} classes, but this split has {classes}: "
-                "lower way or use a split with more classes"
+                f"{self.way[1]}-way tasks need {self.way[1]} classes, but this split has "
+                f"{classes}: lower way or use a split with more classes"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())

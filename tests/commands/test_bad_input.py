@@ -191,7 +191,7 @@ def test_checkpoints_of_other_settings(
     config = torch.load(best, weights_only=True)["config"]
     wide = changed(best, tmp_path / "wide.pt", encoder={**config["encoder"], "hidden": 16})
     error = message(capsys, "evaluate", wide, "--tasks=2")
-    assert "is of another configuration" in error
+    assert "has another configuration" in error
     newer = changed(best, tmp_path / "newer.pt", novelty={"a": 1})
     assert "settings that this version does not know" in message(capsys, "evaluate", newer)
     wrong = changed(best, tmp_path / "wrong.pt", train=3)

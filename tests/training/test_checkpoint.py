@@ -264,5 +264,5 @@ def test_another_problem_starts_from_the_encoder(path: Path) -> None:
 
 def test_another_encoder_cannot_start_from_it(path: Path) -> None:
     save(make_checkpoint(), path)
-    with pytest.raises(CheckpointError, match="of another configuration"):
+    with pytest.raises(CheckpointError, match="has another configuration"):
         load(path).start(SharedEncoder(Conv4(hidden=16)))

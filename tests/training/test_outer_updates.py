@@ -37,7 +37,7 @@ def test_groups_by_the_longest_beginning(name: Any) -> None:
 @pytest.mark.parametrize("rates", [{"tail.": 1.0}, {"body.": -1.0}])
 def test_rates_that_make_no_sense(rates: dict[str, float]) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"rates has .* names begin with \['body', 'head'\]"
+        ConfigurationError, match=r"rates has .* names start with \['body', 'head'\]"
     ):
         make_optimizer(outer(), "adam", momentum=0.9, weight_decay=0.0, rates=rates)
 
