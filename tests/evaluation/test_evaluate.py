@@ -426,7 +426,7 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"tasks": 0}, "over 0 tasks"),
+        ({"tasks": 0}, "tasks is 0"),
         ({"chunk": -1}, "chunk is -1"),
         ({"norm": "running"}, r"not been estimated .*update_statistics"),
         ({"views": "shifts"}, "views is shifts, but the problem is Initialization"),
