@@ -215,7 +215,7 @@ def test_checkpoints_that_cannot_be_compared(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--tasks=0", "over 0 tasks"),
+        ("--tasks=0", "tasks is 0"),
         ("--way=2", "the network tells 3 classes apart and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),
