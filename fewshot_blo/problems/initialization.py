@@ -43,8 +43,9 @@ _HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
 class Initialization(FewShotProblem):
-    """outer θ: a network's initial parameters; inner φ_t: those parameters after adaptation.
+    """Learns initial parameters of a network, from which a few inner steps solve a task.
 
+    Outer θ: initial parameters; inner φ_t: these parameters after adaptation to task t.
     ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
     Without a proximal term θ is in neither loss, and only Unroll has a hypergradient. With start
     "prototypes", the head of φ_0 is not an outer variable: it is computed from the task's class

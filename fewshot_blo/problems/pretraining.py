@@ -19,8 +19,9 @@ from fewshot_blo.problems.task_heads import TaskHeads
 
 
 class Pretraining(SharedEncoder):
-    """outer: an encoder and one classifier of all training classes; inner: as in ``SharedEncoder``.
+    """Learns an encoder by classifying all training classes, as in supervised training.
 
+    Outer: an encoder and one classifier of all training classes; inner: as in ``SharedEncoder``.
     ``F_t`` is the classifier's cross-entropy on all images of the task, support and query, with
     their data set classes as labels. It does not depend on the task's head, which is only used in
     validation and test. So a batch of tasks is a batch of images of T times N classes, and

@@ -32,8 +32,9 @@ from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
 class SharedEncoder(FewShotProblem):
-    """outer: an encoder shared by all tasks; inner: the parameters v_t of each task's head.
+    """Learns an encoder shared by all tasks, on whose features each task trains its own head.
 
+    Outer: the encoder; inner: the parameters v_t of each task's head.
     ``F_t = CE(query; v)`` and ``G_t = L(support; v) + prox/2 |v - start|²`` on the encoder's
     features, with the head's loss L. The head's problem is small and, with a proximal term and a
     convex L, strongly convex: all strategies have a hypergradient. If the start is the solution in
