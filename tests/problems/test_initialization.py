@@ -114,7 +114,7 @@ def test_a_word_that_fits_no_parameter(adapted: str) -> None:
 
 
 def test_a_network_of_norms_alone_has_nothing_else_to_adapt() -> None:
-    with pytest.raises(ConfigurationError, match="belongs to another layer than a norm"):
+    with pytest.raises(ConfigurationError, match="is outside of norm layers"):
         Initialization(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), adapted="no_norms")
 
 

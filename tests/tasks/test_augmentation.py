@@ -277,7 +277,7 @@ def test_images_that_do_not_fit(
 
 def test_embeddings_are_not_augmented() -> None:
     embeddings = torch.rand(35, 4)
-    with pytest.raises(DataError, match=r"augments images.*augment is None"):
+    with pytest.raises(DataError, match=r"this sampler augments.*augment is None"):
         sampler().batch(0, embeddings)
     assert sampler(Augmentation()).batch(0, embeddings).support_x.shape == (4, 6, 4)
 

@@ -191,8 +191,12 @@ def test_missing_and_truncated_files(
     ("name", "content", "message"),
     [
         ("meta", {"fine_label_names": NAMES[:99]}, "names 99 classes"),
-        ("meta", {"fine_label_names": [*NAMES[:99], "zebra"]}, "'zebra' is foreign"),
-        ("test", {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]}, "3072 bytes"),
+        ("meta", {"fine_label_names": [*NAMES[:99], "zebra"]}, "'zebra' is not in CIFAR-100"),
+        (
+            "test",
+            {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]},
+            "3072 values per image",
+        ),
         (
             "test",
             {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [0]},
@@ -249,7 +253,7 @@ def test_download_only_if_asked(
         )
     )
     monkeypatch.setattr(cifarfs, "torchvision_module", lambda: module)
-    with pytest.raises(DataError, match=r"or fetch them \(download\)"):
+    with pytest.raises(DataError, match=r"or set download"):
         cifarfs.load(tmp_path)
     assert not calls
     for _ in range(2):

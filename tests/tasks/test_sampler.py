@@ -211,11 +211,11 @@ def test_is_a_task_source() -> None:
         ({"way": (3, 2)}, r"way is \(3, 2\)"),
         ({"shot": (0, 2)}, r"shot is \(0, 2\)"),
         ({"seed": -1}, "seed is -1"),
-        ({"way": 8}, "8-way tasks need 8 classes; this split has 7"),
+        ({"way": 8}, "8-way tasks need 8 classes, but this split has 7"),
         ({"way": (2, 8)}, "8-way tasks need 8 classes"),
         (
             {"shot": 5, "query": 5},
-            "class 'a' has 9 images; 5 shots [+] 5 queries need 10: lower shot or query",
+            "class 'a' has 9 images, but 5 shots [+] 5 queries need 10: lower shot or query",
         ),
         ({"shot": (1, 5), "query": (1, 5)}, "class 'a' has 9 images"),
         ({"dtype": torch.uint8}, r"dtype is torch\.uint8"),

@@ -142,7 +142,7 @@ def test_a_run_with_constant_learning_rate_can_be_extended(tmp_path: Path) -> No
     run(parts, settings=settings, resume=True)
     assert_identical(checkpoint_data(whole), checkpoint_data(parts))
     assert log_records(whole) == log_records(parts)
-    with pytest.raises(CheckpointError, match=r"has taken 6 steps and train\.steps is 5"):
+    with pytest.raises(CheckpointError, match=r"has taken 6 steps, but train\.steps is 5"):
         run(parts, settings=replace(settings, steps=5), resume=True)
 
 
@@ -161,7 +161,7 @@ def test_the_device_and_the_folder_of_the_data_may_change(tmp_path: Path) -> Non
 
 
 def test_settings_that_a_checkpoint_could_not_give_back(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no plain data"):
+    with pytest.raises(ConfigurationError, match="not plain data"):
         run(tmp_path, config={"folder": tmp_path})
     assert not (tmp_path / LAST).exists()
 
@@ -351,7 +351,7 @@ def test_the_gradient_is_clipped_and_logged_unclipped(tmp_path: Path) -> None:
         ({"log_every": 0}, "log_every is 0"),
         ({"clip": -1.0}, "clip is -1.0"),
         ({"chunk": -2}, "chunk is -2"),
-        ({"norm": "running"}, "norm 'running' is for evaluation"),
+        ({"norm": "running"}, "norm is 'running', which is for evaluation"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, Any], match: str) -> None:
