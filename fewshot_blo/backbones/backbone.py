@@ -86,7 +86,7 @@ class Pooling(nn.Module):
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool: Pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """The pooled features; vectors stay as they are."""

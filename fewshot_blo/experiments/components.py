@@ -120,8 +120,8 @@ Slots = Mapping[Any, Slot]
 def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, annotation and default of the arguments of a constructor; None is left out of unions
     with components."""
-    function = kind.__init__ if inspect.isclass(kind) else kind
-    hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else function)
+    constructs = inspect.isclass(kind) and not dataclasses.is_dataclass(kind)
+    hints = get_type_hints(kind.__init__ if constructs else kind)
     for name, parameter in inspect.signature(kind).parameters.items():
         annotation = hints.get(name, Any)
         if get_origin(annotation) in (Union, types.UnionType):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C import _autograd
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -64,7 +66,7 @@ class Forward(Protocol):
         ...
 
 
-def attention(*, differentiated: bool) -> AbstractContextManager[None]:
+def attention(*, differentiated: bool) -> AbstractContextManager[object]:
     """Attention from single operations where inner parameters are differentiated.
 
     The fused kernels behind ``scaled_dot_product_attention`` have no second derivatives.
@@ -75,7 +77,7 @@ def attention(*, differentiated: bool) -> AbstractContextManager[None]:
 @contextmanager
 def checkpointing_refused() -> Iterator[None]:
     """Hooks on saved tensors that are set inside raise an error that names the remedy."""
-    functions = torch._C._autograd
+    functions = _autograd
     try:
         functions._saved_tensors_hooks_disable(CHECKPOINTING)
     except RuntimeError:
@@ -96,7 +98,8 @@ def checkpointing_refused() -> Iterator[None]:
 @contextmanager
 def _slow_rules_allowed() -> Iterator[None]:
     """Inside, vmap does not warn of operations that it runs task by task: timing decides."""
-    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled")  # noqa: B009
+    functorch: Any = importlib.import_module("torch._C._functorch")
+    switch = functorch._set_vmap_fallback_warning_enabled
     switch(False)
     try:
         yield

@@ -78,8 +78,6 @@ class Initialization(FewShotProblem):
             cannot start so, or the parameters' device or dtype does not offer the precision.
     """
 
-    outer: OuterVariables
-
     def __init__(
         self,
         network: nn.Module,
@@ -123,7 +121,7 @@ class Initialization(FewShotProblem):
                 entries = p.shape if entry_steps else ()
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
                 sizes[name] = p.new_full(shape, step_size).requires_grad_()
-        self.outer = OuterVariables(encoder=learned, step_sizes=sizes)
+        self.outer: OuterVariables = OuterVariables(encoder=learned, step_sizes=sizes)
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
         """Raises where training would do nothing, or not what it says.
