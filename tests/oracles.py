@@ -400,8 +400,8 @@ def _lstm(outer: Params, name: str, size: int, state: int) -> nn.LSTMCell:
     """PyTorch's cell with weights of the outer variables; its gates are in the same order."""
     cell = nn.LSTMCell(size, state).to(outer[f"head/{name}.bias"].dtype)
     del cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-    cell.weight_ih = outer[f"head/{name}.of_input"]  # type: ignore[assignment]
-    cell.weight_hh = outer[f"head/{name}.of_state"]  # type: ignore[assignment]
+    cell.weight_ih = outer[f"head/{name}.of_input"]
+    cell.weight_hh = outer[f"head/{name}.of_state"]
     cell.bias_ih = outer[f"head/{name}.bias"]  # type: ignore[assignment]
     cell.bias_hh = torch.zeros_like(cell.bias_ih)  # type: ignore[assignment]
     return cell

@@ -117,7 +117,7 @@ def is_function(module: nn.Module, images: Tensor) -> bool:
     return torch.equal(*outputs)
 
 
-class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Dtypes(TorchDispatchMode):
     """Notes the floating dtypes that operations return."""
 
     def __init__(self) -> None:

@@ -167,7 +167,7 @@ def _learn2learn(learn2learn: Any, network: nn.Module, batch: TaskBatch) -> None
 
 
 def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 _PEERS: dict[str, Loop] = {"higher": _higher, "learn2learn": _learn2learn}

@@ -145,7 +145,7 @@ def test_recomputed_steps_round_alike() -> None:
 def test_reduced_precision_is_of_float32(name: str) -> None:
     for precision in ("bfloat16", "tf32"):
         with pytest.raises(ConfigurationError, match=r"float64: .* use precision 'float32'"):
-            make_problem(name, precision, dtype=torch.float64)  # type: ignore[arg-type]
+            make_problem(name, precision, dtype=torch.float64)
     with pytest.raises(ConfigurationError, match=r"on cpu, which has no TF32: use 'float32'"):
         make_problem(name, "tf32")
     with pytest.raises(ConfigurationError, match=r"'float16': use one of float32, tf32, bfloat16"):
@@ -256,6 +256,6 @@ def test_tf32_is_on_where_it_is_asked_for() -> None:
         pytest.skip("this GPU has no TF32")
     products = {}
     for precision in ("float32", "tf32"):
-        with product_precision(precision, CUDA):  # type: ignore[arg-type]
+        with product_precision(precision, CUDA):
             products[precision] = factor @ factor
     assert 1e-5 < relative(products["tf32"], products["float32"]) < 1e-2

@@ -59,7 +59,7 @@ def test_in_scikit_learn(arrays: tuple[Any, Any]) -> None:
     np.testing.assert_array_equal(again.predict_proba(images), model.predict_proba(images))
 
 
-@parametrize_with_checks([FewShotClassifier(None)])  # type: ignore[misc]
+@parametrize_with_checks([FewShotClassifier(None)])
 def test_checks_of_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 

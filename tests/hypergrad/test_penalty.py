@@ -79,7 +79,7 @@ def test_the_last_gradients_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> No
 
     def counted(*args: object, **options: object) -> object:
         passes.append(args)
-        return grad(*args, **options)  # type: ignore[arg-type]
+        return grad(*args, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
     strategy.hypergradient(problem, strategy.init())

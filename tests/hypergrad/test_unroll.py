@@ -152,7 +152,7 @@ def test_first_order_truncated_and_exact() -> None:
     def gradient(**settings: int | bool) -> torch.Tensor:
         return outer_step(Unroll(InnerSteps(6, SGD(0.1)), **settings), problem(), COLD)[0].gradient[
             "u"
-        ]  # type: ignore[arg-type]
+        ]
 
     exact = gradient()
     assert torch.equal(gradient(truncate=6), exact)

@@ -151,7 +151,8 @@ class Attends(nn.Module):
             mixed = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.last(mixed.mean((1, 2)))
+        output: Tensor = self.last(mixed.mean((1, 2)))
+        return output
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])

@@ -122,7 +122,8 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         levels = (40 * x.flatten(1).abs()).long() % 4
-        return self.head(self.embedding(levels).tanh().mean(1))
+        output: Tensor = self.head(self.embedding(levels).tanh().mean(1))
+        return output
 
 
 class Moving(nn.Module):
@@ -168,7 +169,8 @@ class OwnForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(x)
+        output: Tensor = self.convolution(x)
+        return output
 
 
 def hooked(hook: Callable[[nn.Module], Any]) -> nn.Module:
@@ -229,7 +231,7 @@ def timm_norm(channels: int) -> nn.Module:
 def old_weight_norm(layer: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return torch.nn.utils.weight_norm(layer)  # type: ignore[no-any-return]
+        return torch.nn.utils.weight_norm(layer)
 
 
 NOT_BATCHED = ("padded embedding", "spectral norm", "backward hook", "backward pre-hook")
@@ -283,7 +285,8 @@ class Tied(nn.Module):
         self.head = nn.Linear(256, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.three(self.two(self.one(x).tanh()).tanh()).flatten(1))
+        output: Tensor = self.head(self.three(self.two(self.one(x).tanh()).tanh()).flatten(1))
+        return output
 
 
 class WrittenOut(nn.Module):
@@ -384,7 +387,8 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = checkpoint(self.block, x, use_reentrant=self.reentrant)
-        return self.head(x.flatten(1))
+        output: Tensor = self.head(x.flatten(1))
+        return output
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -449,7 +453,7 @@ def test_random_functions_depend_on_the_key_alone(name: str) -> None:
     assert_close(ours(problem, batch, chunk=1), first)
     assert_close(ours(problem, batch, recompute=True, chunk=2), first)
     for backend in ("loop", "reference"):
-        problem.backend = backend  # type: ignore[assignment]
+        problem.backend = backend
         assert_close(ours(problem, batch), first)
     strategy = Unroll(InnerSteps(2, RULE))
     keys = dropout_keys(batch, 1, 0)
@@ -468,7 +472,8 @@ def test_attention_with_dropout() -> None:
             self.layer, self.head = layer, nn.Linear(16, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.layer(x.squeeze(1)).mean(1))
+            output: Tensor = self.head(self.layer(x.squeeze(1)).mean(1))
+            return output
 
     batch = make_batch()
     problem = Initialization(Rows().double())
@@ -490,7 +495,7 @@ class HardSigmoid(nn.Module):
 def test_first_order_methods_need_no_second_derivatives(strategy: Strategy) -> None:
     network, batch = image_network(HardSigmoid()).double(), make_batch()
     problem = Initialization(network)
-    problem.prepare(batch, derivatives=strategy.derivatives)  # type: ignore[attr-defined]
+    problem.prepare(batch, derivatives=strategy.derivatives)
     found = ours(problem, batch, second=False)
     assert_close(found, loop(network, batch, steps=2, second=False))
     with pytest.raises(ConfigurationError, match=r"no second derivative.*hardsigmoid.*first_order"):
@@ -526,7 +531,7 @@ def test_other_outputs_than_a_tensor(make_problem: Any, pack: Any, message: str)
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # A FutureWarning from PyTorch 2.14 on.
-        return torch.jit.script(nn.Linear(4, 2))  # type: ignore[no-any-return]
+        return torch.jit.script(nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -551,10 +556,11 @@ def test_parameters_that_the_forward_changes() -> None:
             self.embedding, self.head = nn.Embedding(4, 6, max_norm=0.1), nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.embedding((40 * x.flatten(1).abs()).long() % 4).mean(1))
+            output: Tensor = self.head(self.embedding((40 * x.flatten(1).abs()).long() % 4).mean(1))
+            return output
 
     for backend in ("auto", "loop", "batched"):
-        problem = Initialization(Renormalised().double(), backend=backend)  # type: ignore[arg-type]
+        problem = Initialization(Renormalised().double(), backend=backend)
         with pytest.raises(ConfigurationError, match=r"parameter 'embedding\.weight' in place"):
             problem.prepare(make_batch())
 

@@ -86,7 +86,7 @@ def test_one_backward_through_the_encoder_an_outer_step(strategy: Strategy, norm
     backwards: list[int] = []
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        output.register_hook(lambda gradient: backwards.append(1))  # type: ignore[no-untyped-call]
+        output.register_hook(lambda gradient: backwards.append(1))
 
     problem.network.get_submodule("blocks.block1").register_forward_hook(count)
     batch = make_batch(tasks=1)
@@ -183,7 +183,7 @@ def test_backend_must_be_chosen() -> None:
 def test_a_head_with_a_formula_suits_a_strategy_that_needs_no_minimiser(head: Head) -> None:
     made = SharedEncoder(encoder(), head)
     for start in ("cold", "warm"):
-        made.check_suits(Unroll(InnerSteps(0)), start)  # type: ignore[arg-type]
+        made.check_suits(Unroll(InnerSteps(0)), start)
     for strategy in (Implicit(), Penalty(), ValueFunction(), BOME(), Reptile()):
         name = f"{type(strategy).__name__} takes the parameters of a {type(head).__name__}"
         with pytest.raises(ConfigurationError, match=name):

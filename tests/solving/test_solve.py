@@ -229,7 +229,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         ({"steps": 1, "constraints": {"w": Box(0)}}, "'w', which is no outer variable; they are u"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            solve(quadratic(), strategy, ADAM, **settings)  # type: ignore[arg-type]
+            solve(quadratic(), strategy, ADAM, **settings)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         solve(quadratic(), strategy, ADAM, steps=1, folder=tmp_path, resume=True)
     solve(quadratic(), strategy, ADAM, steps=1, folder=tmp_path)
@@ -248,7 +248,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
         with pytest.raises(ConfigurationError, match="a partial start"):
-            Partial(**wrong)  # type: ignore[arg-type]
+            Partial(**wrong)
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
     with pytest.raises(ConfigurationError, match="empty or a point"):

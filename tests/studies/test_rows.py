@@ -60,7 +60,7 @@ class Halves(Study):
 
 @pytest.fixture(autouse=True)
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STUDIES, "halves", Halves)  # type: ignore[arg-type]
+    monkeypatch.setitem(STUDIES, "halves", Halves)
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:

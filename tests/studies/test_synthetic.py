@@ -72,7 +72,7 @@ def test_solutions_are_stationary(example: int) -> None:
     at = (kept @ torch.full((10,), study.solution, dtype=torch.float64)).requires_grad_()
     (gradient,) = torch.autograd.grad(reduced(at), at)
     torch.testing.assert_close(kept @ gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
-    curvature: Any = torch.autograd.functional.hessian(reduced, at.detach())  # type: ignore[no-untyped-call]
+    curvature: Any = torch.autograd.functional.hessian(reduced, at.detach())
     assert float(torch.linalg.eigvalsh(curvature).min()) > -1e-9
 
 
@@ -83,7 +83,7 @@ def test_the_inner_minimiser_nearest_to_the_start_is_where_descent_ends() -> Non
     optimizer = torch.optim.SGD([v], 0.02)
     for _ in range(500):
         optimizer.zero_grad()
-        problem.inner_loss({"v": v}, {"u": u}).backward()  # type: ignore[no-untyped-call]
+        problem.inner_loss({"v": v}, {"u": u}).backward()
         optimizer.step()
     rows = study.measure({"u": u}, {"v": v.detach()})
     assert rows[""][DISTANCE] == pytest.approx(rows[" + retrain"][DISTANCE])

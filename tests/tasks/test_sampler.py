@@ -44,7 +44,7 @@ def assert_same(one: TaskBatch, other: TaskBatch) -> None:
 
 def size_or_range(high: int) -> st.SearchStrategy[int | tuple[int, int]]:
     pairs = st.tuples(st.integers(1, high), st.integers(1, high)).map(sorted).map(tuple)
-    return st.integers(1, high) | pairs  # type: ignore[return-value]
+    return st.integers(1, high) | pairs
 
 
 def bounds(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -144,7 +144,8 @@ def test_chunks_that_fitted_are_not_computed_again() -> None:
         parts.append((part.start, part.stop))
         if part == slice(3, 6):
             raise MemoryError
-        return part.stop - part.start
+        found: int = part.stop - part.start
+        return found
 
     chunk = Chunk(3)
     with pytest.warns(UserWarning, match="going on with 2"):

@@ -111,7 +111,8 @@ def reads_of_steps(run: Run, batch: TaskBatch, steps: int = 2) -> list[str]:
     with HostReads() as reads:
         for _ in range(steps):
             run.update(run.hypergradient(batch))
-    return reads.places
+    found: list[str] = reads.places
+    return found
 
 
 @pytest.mark.parametrize(("norm", "ragged"), [("transductive", True), ("support", False)])
@@ -147,7 +148,7 @@ PROBLEMS: dict[str, Callable[[], FewShotProblem]] = {
         slices=4,
         backend="batched",
     ),
-    "views": lambda: shared_encoder().with_views("mirrored"),  # type: ignore[attr-defined]
+    "views": lambda: shared_encoder().with_views("mirrored"),
     "pretraining": lambda: Pretraining(
         encoder().double().to(META), classes=9, features=64, backend="loop"
     ),

@@ -60,7 +60,7 @@ def plain_network() -> nn.Sequential:
     torch.manual_seed(0)
     network = classifier(Conv4(hidden=8), 8, 3).double()
     for block in network.encoder.blocks:  # type: ignore[union-attr]
-        block.norm = nn.BatchNorm2d(8).double()  # type: ignore[union-attr]
+        block.norm = nn.BatchNorm2d(8).double()
     return network
 
 
@@ -98,7 +98,7 @@ def test_those_of_an_initialization_are_of_query_sets_after_adaptation(
         params = adapted_by_hand(network, batch)
         hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
         functional_call(network, params, (batch.query_x[0],))
-        hook.remove()  # type: ignore[union-attr]
+        hook.remove()
     ours = problem.network.encoder.blocks[2].norm  # type: ignore[union-attr, index]
     means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     variances = torch.stack([x.var((0, 2, 3), correction=0) for x in seen]).mean(0)
@@ -106,7 +106,7 @@ def test_those_of_an_initialization_are_of_query_sets_after_adaptation(
     torch.testing.assert_close(ours.running_var, variances)
 
     for theirs, mine in zip(network.encoder.blocks, problem.network.encoder.blocks, strict=True):  # type: ignore[arg-type, union-attr]
-        theirs.norm.load_state_dict(mine.norm.state_dict(), strict=False)  # type: ignore[union-attr]
+        theirs.norm.load_state_dict(mine.norm.state_dict(), strict=False)
     test = make_sampler(DATASET, dtype=torch.float64, seed=7)
     expected = []
     for index in range(4):

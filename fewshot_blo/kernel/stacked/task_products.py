@@ -95,7 +95,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, tasks: int) -> Tensor:
 
 def by_task(x: Tensor, tasks: int) -> Tensor:
     """``[T*R, ...]`` as ``[T, R, ...]``."""
-    rows: Tensor = x.unflatten(0, (tasks, -1))  # type: ignore[no-untyped-call]
+    rows: Tensor = x.unflatten(0, (tasks, -1))
     return rows
 
 

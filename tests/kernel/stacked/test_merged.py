@@ -54,7 +54,8 @@ class Inverted(nn.Module):
         self.shrink = nn.Sequential(nn.Conv2d(36, 8, 1), nn.BatchNorm2d(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.shrink(self.depth(self.expand(x)))
+        output: Tensor = x + self.shrink(self.depth(self.expand(x)))
+        return output
 
 
 class Tokens(nn.Module):
@@ -69,7 +70,8 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2) + self.token
         normed = self.norm(tokens)
-        return self.last(tokens + self.attention(normed, normed, normed)[0])
+        output: Tensor = self.last(tokens + self.attention(normed, normed, normed)[0])
+        return output
 
 
 def make_backbone() -> Backbone:
@@ -100,7 +102,7 @@ def values(split: Split) -> tuple[dict[str, Tensor], Tensor]:
     }
     with torch.no_grad():
         features = split.trunk(torch.rand(TASKS * IMAGES, *IMAGE).double())
-    return params, features.unflatten(0, (TASKS, IMAGES))  # type: ignore[no-untyped-call, no-any-return]
+    return params, features.unflatten(0, (TASKS, IMAGES))
 
 
 def in_a_loop(split: Split, params: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -198,7 +200,8 @@ class Meets(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.flatten(1))
-        return self.last(x - x.mean(0))
+        output: Tensor = self.last(x - x.mean(0))
+        return output
 
 
 def test_images_that_meet_are_refused() -> None:
