@@ -57,7 +57,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
     """Of a curved function of the output, then of the squared norm of those, and so on."""
     value = output.sin().sum()
-    results = []
+    results: list[Tensor] = []
     for _ in range(order):
         gradients = torch.autograd.grad(value, leaves, create_graph=True)
         results += gradients
@@ -232,9 +232,10 @@ class PlainBatchNorm(nn.Module):
         self.stepwise = isinstance(norm, StepwiseBatchNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        assert weight is not None
-        assert bias is not None
+        assert self.weight is not None
+        assert self.bias is not None
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self.stepwise:
             step = inner_step()
             row = len(weight) - 1 if step is None else min(step, len(weight) - 1)

@@ -1,7 +1,8 @@
 """PyTorch's autograd functions with types.
 
-PyTorch declares ``backward`` and ``vmap`` for any number of arguments and leaves ``apply`` untyped.
-A function has its own, by position.
+PyTorch declares ``backward`` and ``vmap`` for any number of positional arguments, and to a type
+checker a method with arguments of its own is no such method. ``apply`` has types from PyTorch 2.14
+on alone.
 """
 
 from __future__ import annotations

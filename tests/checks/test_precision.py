@@ -17,8 +17,9 @@ from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.precisions import measure_precisions
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.precision import (
     Precision,
@@ -160,7 +161,9 @@ def flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
             pytest.skip("this PyTorch has the flags before 2.9 only")
         cudnn: Any = torch.backends.cudnn
         modules = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-        name, on, off = "fp32_precision", "tf32", "ieee"
+        name: str = "fp32_precision"
+        on: str | bool = "tf32"
+        off: str | bool = "ieee"
     else:
         modules = [SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)]
         monkeypatch.setattr(torch.backends.cuda, "matmul", modules[0])
@@ -195,7 +198,7 @@ def test_a_step_is_wholly_inside(monkeypatch: pytest.MonkeyPatch) -> None:
         inside.clear()
 
     class Seen(Unroll):
-        def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
             seen.append(list(inside))
             return super().hypergradient(problem, state)
 

@@ -97,11 +97,11 @@ def test_equals_the_network_as_written(name: str) -> None:
     theirs = network(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert ours.is_contiguous()
-    results = [
+    assert_each_same(
         derivatives(ours, list(converted.parameters()), 2),
         derivatives(theirs, list(network.parameters()), 2),
-    ]
-    assert_each_same(*results, scale=1)
+        scale=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_layer_with_hooks_is_called() -> None:
 def test_user_classes_stay_as_they_are() -> None:
     class Mine(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            output: Tensor = super().forward(x)
+            output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return output + 1
 
     assert type(for_tasks(Mine(nn.Conv2d(3, 4, 3)))) is Mine

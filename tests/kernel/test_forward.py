@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -80,7 +81,9 @@ class Masks(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["batched", "loop"])
-def test_masks_differ_over_tasks_steps_layers_and_images(backend: Backend) -> None:
+def test_masks_differ_over_tasks_steps_layers_and_images(
+    backend: Literal["batched", "loop"],
+) -> None:
     forward, seen = TaskForward(Masks(), backend), []
 
     def loss(v: dict[str, Tensor]) -> Tensor:

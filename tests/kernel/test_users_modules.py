@@ -179,6 +179,10 @@ def hooked(hook: Callable[[nn.Module], Any]) -> nn.Module:
     return norm
 
 
+def tripled(gradients: Any) -> Any:
+    return tuple(3 * g for g in gradients)
+
+
 def image_network(middle: nn.Module, first: nn.Module | None = None) -> nn.Module:
     first = first or nn.Conv2d(1, 4, 3, stride=2)
     return nn.Sequential(first, middle, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 3))
@@ -215,10 +219,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         hooked(lambda m: m.register_forward_pre_hook(lambda m, i: (i[0].tanh(),)))
     ),
     "backward hook": lambda: image_network(
-        hooked(lambda m: m.register_full_backward_hook(lambda m, i, o: tuple(3 * g for g in i)))
+        hooked(lambda m: m.register_full_backward_hook(lambda m, i, o: tripled(i)))
     ),
     "backward pre-hook": lambda: image_network(
-        hooked(lambda m: m.register_full_backward_pre_hook(lambda m, o: tuple(3 * g for g in o)))
+        hooked(lambda m: m.register_full_backward_pre_hook(lambda m, o: tripled(o)))
     ),
 }
 
@@ -242,7 +246,7 @@ def make(name: str) -> nn.Module:
     network = NETWORKS[name]().double()
     with torch.no_grad():
         for p in network.parameters():
-            p += 0.1 * torch.randn_like(p)
+            p.add_(0.1 * torch.randn_like(p))
     return network
 
 

@@ -53,6 +53,8 @@ def make_backbone() -> Backbone:
     network = Network()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
     settings = Preprocessing(12, (0.5,) * 3, (0.2,) * 3)

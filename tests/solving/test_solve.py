@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
@@ -67,7 +68,7 @@ def test_strategies_reach_the_solution(strategy: Strategy, error: float, start: 
 class Watched(Unroll):
     """Notes where inner problems start."""
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         starts.append((state.inner or problem.inner_init)["v"][0].clone())
         return super().hypergradient(problem, state)
 

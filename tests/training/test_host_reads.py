@@ -35,6 +35,7 @@ from fewshot_blo.hypergrad import (
     ValueFunction,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad.penalty import PenaltyState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
@@ -174,6 +175,7 @@ def test_a_warm_start_in_chunks(tmp_path: Any) -> None:
     run = make_run(shared_encoder(), Penalty(InnerSteps(2, Adam(1e-2))), tmp_path, start="warm")
     run.chunk.size = 2
     assert reads_of_steps(run, make_ragged_batch(), steps=3) == []
+    assert isinstance(run.state, PenaltyState)
     assert run.state.multipliers
 
 

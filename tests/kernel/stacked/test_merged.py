@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ def test_convolutions_of_tasks_equal_one_after_another(layer: nn.Conv2d) -> None
     weight = torch.randn(TASKS, *layer.weight.shape).double()
     bias = torch.randn(TASKS, layer.out_channels).double()
     ours = convolution(layer, x, weight, bias, TASKS)
-    where = layer.stride, layer.padding, layer.dilation
+    where: Any = layer.stride, layer.padding, layer.dilation  # Padding has numbers or a word.
     plain = [F.conv2d(x[2 * t : 2 * t + 2], weight[t], bias[t], *where) for t in range(TASKS)]
     torch.testing.assert_close(ours, torch.cat(plain))
 
