@@ -77,12 +77,11 @@ def attention(*, differentiated: bool) -> AbstractContextManager[object]:
 @contextmanager
 def checkpointing_refused() -> Iterator[None]:
     """Hooks on saved tensors that are set inside raise an error that names the remedy."""
-    functions = _autograd
     try:
-        functions._saved_tensors_hooks_disable(CHECKPOINTING)
+        _autograd._saved_tensors_hooks_disable(CHECKPOINTING)
     except RuntimeError:
         # There are such hooks around the forward pass already, which must go on working.
-        functions._saved_tensors_hooks_enable()
+        _autograd._saved_tensors_hooks_enable()
         yield
         return
     try:
@@ -92,7 +91,7 @@ def checkpointing_refused() -> Iterator[None]:
             raise ConfigurationError(CHECKPOINTING) from error
         raise
     finally:
-        functions._saved_tensors_hooks_enable()
+        _autograd._saved_tensors_hooks_enable()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from fewshot_blo.kernel import TaskForward, for_tasks
 from fewshot_blo.kernel.conversion import Conv2d, Sequential
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
-from fewshot_blo.kernel.layers import ForwardContext
+from fewshot_blo.kernel.layers import ForwardContext, StepwiseBatchNorm
 from fewshot_blo.kernel.stacked.fused import is_fused, native_kernels
 
 
@@ -170,6 +170,13 @@ def test_a_layer_with_hooks_is_called() -> None:
     converted[2].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     converted(normal(5, 3, 8, 8))
     assert seen == [(5, 4, 8, 8)]
+
+
+def test_layers_take_their_input_by_its_name() -> None:
+    x = normal(5, 3, 8, 8)
+    for network in (make("block"), nn.Conv2d(3, 4, 3).double(), StepwiseBatchNorm(3, 2).double()):
+        converted = for_tasks(network)
+        torch.testing.assert_close(converted(input=x), converted(x))
 
 
 def test_user_classes_stay_as_they_are() -> None:
