@@ -75,7 +75,7 @@ def _by_fractions(
     second = min(max(round((fractions[0] + fractions[1]) * count), first + 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [first, second])
-    return [[names[position] for position in sorted(part)] for part in parts]
+    return [[names[int(position)] for position in sorted(part)] for part in parts]
 
 
 def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:

@@ -109,8 +109,7 @@ def _replayed(device: torch.device) -> float | None:
     batch = _batch(2, device, torch.float64)
     problem.prepare(batch)
     plain, replayed = _step(problem, batch)(), _step(problem, batch, graphs)
-    for _ in range(3):  # Run, captured, replayed.
-        found = replayed()
+    _, _, found = (replayed() for _ in range(3))  # Run, captured, replayed.
     return relative_difference(
         *(torch.cat([p.flatten() for p in g.values()]) for g in (found, plain))
     )
@@ -168,7 +167,7 @@ def _learn2learn(learn2learn: Any, network: nn.Module, batch: TaskBatch) -> None
 
 
 def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 _PEERS: dict[str, Loop] = {"higher": _higher, "learn2learn": _learn2learn}

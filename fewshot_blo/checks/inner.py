@@ -16,7 +16,7 @@ from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import dropout_keys
 
-_HALVINGS = 30
+_HALVINGS = 29
 
 
 _SOLVER = ConjugateGradient(steps=100)
@@ -95,13 +95,18 @@ def _newton_step(
 
     direction = _SOLVER(hessian_product, {name: -p.detach() for name, p in g.items()})
     slope = task_dot(g, direction).detach()
+    rounding = 1e-14 * (1 + loss.abs())  # A small loss is a difference of larger numbers.
+
+    @torch.no_grad()
+    def moved_by(length: Tensor) -> tuple[TaskParams, Tensor]:
+        moved = add_scaled(v, length, direction)
+        return moved, inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
+
     length = torch.ones_like(loss)
+    moved, fallen = moved_by(length)
     for _ in range(_HALVINGS):
-        rounding = 1e-14 * (1 + loss.abs())  # A small loss may be a difference of larger numbers.
-        with torch.no_grad():
-            moved = add_scaled(v, length, direction)
-            fallen = inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
         if fallen.all():
             break
         length = torch.where(fallen, length, length / 2)
+        moved, fallen = moved_by(length)
     return {name: p.requires_grad_() for name, p in moved.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +64,15 @@ class FewShotProblem(ABC):
     """
 
     network: nn.Module
-    outer: Params
     backend: BackendChoice = "loop"
     precision: Precision = "float32"
+
+    if TYPE_CHECKING:  # An attribute that problems may declare with a narrower type.
+
+        @property
+        def outer(self) -> Params: ...
+        @outer.setter
+        def outer(self, outer: Any) -> None: ...
 
     @abstractmethod
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:

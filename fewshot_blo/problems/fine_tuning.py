@@ -101,13 +101,9 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     best: Backend = Choice(split.tail, network, precision)("auto", sample)
     if not isinstance(split.tail, fx.GraphModule) or precision == "bfloat16":
         return best
-    try:
-        merged = MergedForward(split.tail, split.adapted)
-        reason = _disagreement(split.tail, network, split.adapted, sample)
-    except (ConfigurationError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-    if reason:
-        logger.info("the tail uses the backend '%s': %s", best, reason)
+    merged = _merged(split.tail, network, split.adapted, sample)
+    if isinstance(merged, str):
+        logger.info("the tail uses the backend '%s': %s", best, merged)
         return best
     other = make_forward(split.tail, network, best, precision)
     with product_precision(precision, x.device):
@@ -117,14 +113,19 @@ def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBacke
     return "merged" if of_merged < of_other else best
 
 
-def _disagreement(
+def _merged(
     tail: fx.GraphModule, network: nn.Module, adapted: tuple[str, ...], sample: Sample
-) -> str:
-    """How the merged tail differs from a loop over the tail; empty if it agrees."""
-    proof = Proof(tail, network, sample)
-    worst = proof.disagreement_of(MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted))
+) -> MergedForward | str:
+    """The merged tail, or why there is none: it cannot be built or differs from the tail."""
+    try:
+        merged = MergedForward(tail, adapted)
+        proof = Proof(tail, network, sample)
+        exact = MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted)
+        worst = proof.disagreement_of(exact)
+    except (ConfigurationError, RuntimeError) as error:
+        return str(error).splitlines()[0]
     if worst is None:
-        return ""
+        return merged
     return f"merged, it differs by {worst.relative:.1e} of the {worst.where}"
 
 

@@ -81,8 +81,6 @@ class Initialization(FewShotProblem):
             precision.
     """
 
-    outer: OuterVariables
-
     def __init__(
         self,
         network: nn.Module,
@@ -124,7 +122,7 @@ class Initialization(FewShotProblem):
                 entries = p.shape if entry_steps else ()
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
                 sizes[name] = p.new_full(shape, step_size).requires_grad_()
-        self.outer = OuterVariables(encoder=learned, step_sizes=sizes)
+        self.outer: OuterVariables = OuterVariables(encoder=learned, step_sizes=sizes)
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
         """Checks that a strategy can train this problem.

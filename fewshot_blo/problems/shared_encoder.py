@@ -79,8 +79,6 @@ class SharedEncoder(FewShotProblem):
             dtype does not offer the precision.
     """
 
-    outer: OuterVariables
-
     def __init__(
         self,
         encoder: nn.Module,
@@ -114,7 +112,7 @@ class SharedEncoder(FewShotProblem):
         learned = self.head.learned(features)
         example = next(chain(self.network.parameters(), learned.values()), torch.zeros(()))
         check_precision(precision, example)
-        self.outer = OuterVariables(
+        self.outer: OuterVariables = OuterVariables(
             encoder={n: p for n, p in self.network.named_parameters() if p.requires_grad},
             start=learned_start(self.head, example, way, features)
             if self.start == "learned"

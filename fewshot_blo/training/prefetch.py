@@ -27,7 +27,7 @@ class Prefetch:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             # High priority: otherwise the few kernels that draw wait for all those of the step.
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def ahead(self, index: int) -> None:

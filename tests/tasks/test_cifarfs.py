@@ -16,6 +16,7 @@ from PIL import Image
 from fewshot_blo.tasks import cifarfs
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SPLIT_LISTS = Path(cifarfs.__file__).with_name("splits")
 NAMES = sorted(
@@ -266,7 +267,7 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object, **__: object) -> None:
         raise OSError("no connection")
 
-    datasets = cifarfs.torchvision_module().datasets
+    datasets = torchvision_module().datasets
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", fail)
     with pytest.raises(DataError, match=r"no connection.*cifar-100-python\.tar\.gz"):
         cifarfs.load(tmp_path, download=True)

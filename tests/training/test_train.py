@@ -30,8 +30,9 @@ from small_runs import (
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.result import Evaluation
-from fewshot_blo.hypergrad import Implicit, State, Unroll, unroll
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.hypergrad import Implicit, Unroll, unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -194,7 +195,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
 class SmallMemory(Unroll):
     """Unrolling that runs out of memory where there is more than one task at a time."""
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         if problem.tasks > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().hypergradient(problem, state)
@@ -225,7 +226,7 @@ def test_a_resumed_run_keeps_what_was_chosen(
         return choices[-1]
 
     taken: list[bool] = []
-    real = unroll.adapt
+    real = adapt
 
     def recorded(*arguments: Any, recompute: bool, **options: Any) -> Any:
         taken.append(recompute)
