@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint peers clean
+.PHONY: train test lint pyright peers clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -17,6 +17,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/document_blocks.py build/documents
+	$(BIN)/mypy build/documents
+
+# Both packages and the documents' examples as editors see them. Not in lint: it runs on Node.js.
+pyright: $(VENV)/.pyright
+	$(BIN)/python scripts/document_blocks.py build/documents
+	$(BIN)/pyright --pythonpath $(BIN)/python fewshot_blo tasks build/documents
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers
@@ -32,6 +39,10 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(VENV)/.pyright: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable ".[pyright]"
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.installed scripts/install_peers.py

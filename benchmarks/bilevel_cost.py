@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,11 +54,11 @@ def make_problem(variables: int, device: torch.device) -> PlainProblem:
     x, y = torch.rand(1000, SIDE, generator=generator).to(device), torch.arange(1000) % CLASSES
     y, rest = y.to(device), base[variables:].to(device)
 
-    def inner_loss(v: dict[str, Tensor], u: dict[str, Tensor]) -> Tensor:
+    def inner_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
         images = torch.cat([u["pixels"], rest]).reshape(rows, SIDE)
         return F.cross_entropy(images @ v["w"], labels) + 5e-4 * v["w"].square().sum()
 
-    def outer_loss(v: dict[str, Tensor], u: dict[str, Tensor]) -> Tensor:
+    def outer_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
         return F.cross_entropy(x @ v["w"], y)
 
     outer = {"pixels": base[:variables].to(device).clone()}

@@ -214,6 +214,7 @@ def described(
 ) -> dict[str, Any]:
     """What was chosen, its accuracy on test classes, and what it gains over prototypes."""
     candidate = option.candidate
+    rule: Any = candidate.inner.rule
     gain, half = paired_difference(base, found)
     return {
         "method": row,
@@ -222,7 +223,7 @@ def described(
         "sharpen": option.sharpen,
         "power": candidate.power,
         "views": candidate.views,
-        "step_size": candidate.inner.rule.step_size,
+        "step_size": rule.step_size,
         "lam": candidate.lam,
         "accuracy": found.mean,
         "interval": found.interval,

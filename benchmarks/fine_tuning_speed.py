@@ -12,6 +12,7 @@ import copy
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +129,8 @@ def by_hand(candidate: Candidate, backbone: Backbone, task: TaskBatch) -> Tensor
         means = torch.stack([features[labels == n].mean(0) for n in range(task.way)])
     head = nn.Linear(means.shape[1], task.way)
     head.weight.data, head.bias.data = 2 * means, -means.square().sum(1)
-    optimizer = torch.optim.SGD([*own, *head.parameters()], lr=candidate.inner.rule.step_size)
+    rule: Any = candidate.inner.rule
+    optimizer = torch.optim.SGD([*own, *head.parameters()], lr=rule.step_size)
     for _ in range(candidate.inner.steps):
         x = F.normalize(network(support)) if own else features
         loss = F.cross_entropy(head(x), labels)

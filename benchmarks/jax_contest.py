@@ -115,7 +115,8 @@ class Compiled:
         """Takes the step and waits for it; the gradient is JAX's arrays."""
         import jax
 
-        return jax.block_until_ready(self._run(*self._arguments))
+        found: dict[str, Any] = jax.block_until_ready(self._run(*self._arguments))
+        return found
 
     def gradient(self) -> Arrays:
         """The step's gradient, by outer variable and with PyTorch's order of axes."""

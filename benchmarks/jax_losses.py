@@ -75,7 +75,8 @@ def _adapt(gradient: Callable[[Parameters], Parameters], v: Parameters, steps: i
     def step(v: Parameters, _: None) -> tuple[Parameters, None]:
         return jax.tree.map(lambda p, g: p - STEP_SIZE * g, v, gradient(v)), None
 
-    return lax.scan(step, v, None, length=steps)[0]
+    found: Parameters = lax.scan(step, v, None, length=steps)[0]
+    return found
 
 
 def _stopped(
@@ -95,7 +96,8 @@ def _implicit(losses: Losses, constant: Losses, v: Parameters) -> Array:
     """A scalar whose gradient over the outer variables is ``F_u - G_uv G_vv^-1 F_v``."""
 
     def hessian_product(w: Parameters) -> Parameters:
-        return jax.jvp(jax.grad(constant.inner), (v,), (w,))[1]
+        found: Parameters = jax.jvp(jax.grad(constant.inner), (v,), (w,))[1]
+        return found
 
     q = _conjugate_gradient(hessian_product, jax.grad(constant.outer)(v))
     return losses.outer(v) - _dot(q, jax.grad(losses.inner)(v))
@@ -120,7 +122,8 @@ def _conjugate_gradient(product: Callable[[Parameters], Parameters], b: Paramete
         return q, residual, direction, new_squared, active
 
     start = jax.tree.map(jnp.zeros_like, b), b, b, _dot(b, b), jnp.array(True)
-    return lax.fori_loop(0, CG_STEPS, step, start)[0]
+    found: Parameters = lax.fori_loop(0, CG_STEPS, step, start)[0]
+    return found
 
 
 def _dot(a: Parameters, b: Parameters) -> Array:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,13 +51,13 @@ def main() -> None:
     print(f"{arguments.network}, {arguments.tasks} tasks, {device}")
     title = "peak MiB a task with inner steps"
     print(f"{title:34}" + "".join(f"{n:>10}" for n in arguments.steps))
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in _strategies(1):
         peaks = []
         for steps in arguments.steps:
             strategy = _strategies(steps)[name]
             peaks.append(
-                _peak(lambda s=strategy: hypergradient(problem, s, s.init(), batch), device)
+                _peak(partial(hypergradient, problem, strategy, strategy.init(), batch), device)
             )
         ratio = f"   x {peaks[-1] / peaks[0]:.2f}"
         per_task = "".join(f"{p / 2**20 / arguments.tasks:10.1f}" for p in peaks)

@@ -1,4 +1,4 @@
-"""What every data set of the catalogue can be asked, before and beside being loaded."""
+"""``DataSet``: base class of the data sets, which know their facts before they are loaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fewshot_blo.tasks.reading.class_lists import class_list, published
 
 @dataclass(frozen=True)
 class DataSet(ABC):
-    """Settings of a data set, by which it is loaded and compared with others.
+    """Settings of a data set: ``load`` reads them, and other data sets are compared by them.
 
-    Each data set of the catalogue adds its settings as fields, one of which is ``size``.
+    A subclass adds its settings as fields; one of them must be ``size``.
 
     Attributes:
         title: name of the data set as papers write it.
-        class_lists: name of the published lists of the classes of its splits; empty if there are
-            none, or several.
+        class_lists: name of the published class lists of its splits; empty if there are none or
+            several.
     """
 
     title: ClassVar[str]
@@ -30,66 +30,66 @@ class DataSet(ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """The training, validation and test classes.
+        """Loads the training, validation and test classes.
 
         Raises:
             ConfigurationError: if the data set needs a folder and ``root`` is empty.
-            DataError: if files are missing or corrupt, or a setting has no valid value.
+            DataError: if files are missing or corrupt, or a setting is invalid.
         """
 
     @property
     def channels(self) -> int:
-        """Of the images: 1 in grey, 3 in colour."""
+        """Number of image channels: 1 for grey, 3 for colour."""
         return 3
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width ``(C, H, W)`` of the images, known without loading them."""
+        """Shape ``(C, H, W)`` of an image, known without loading the data."""
         size: int = vars(self)["size"]
         return self.channels, size, size
 
     @property
     def images(self) -> str:
-        """Equal for two settings of the same images, however each divides the classes."""
+        """Identifies the images: equal for two settings with the same images in any split."""
         return self.title
 
     @property
     def division(self) -> str:
-        """What divides the classes: the name of published lists, a file or a seed, or nothing."""
+        """Identifies the split: name of published class lists, a CSV file or a seed, or empty."""
         return self.class_lists
 
     def published_classes(self, split: str) -> tuple[str, ...]:
-        """Published names of the classes of train, val or test; empty if there is no list."""
-        # A checkpoint may hold any value: only lists that the package carries are read.
+        """Published class names of split train, val or test; empty if there is no list."""
+        # A checkpoint may hold any string: only lists that ship with the package are read.
         return tuple(class_list(self.division, split)) if self.division in published() else ()
 
     def published_name(self, class_name: str) -> str:
-        """Name in the published lists of a class that ``load`` returns."""
+        """The published name of a class that ``load`` returns."""
         return class_name
 
     def holds_out_classes_of(self, trained: DataSet) -> bool:
-        """Whether a run on ``trained`` was trained on validation or test classes of this one.
+        """Whether training on ``trained`` has seen validation or test classes of this data set.
 
-        Published lists say so; without them, the same images under another division do.
+        Decided by the published class lists; also true for the same images in another split.
         """
         held_out = {*self.published_classes("val"), *self.published_classes("test")}
         divided_anew = self.images == trained.images and self.division != trained.division
         return divided_anew or not held_out.isdisjoint(trained.published_classes("train"))
 
     def changed(self, **settings: Any) -> DataSet:
-        """The same data set with other settings; those that it does not have are left out."""
+        """A copy with these settings changed; settings that it does not have are ignored."""
         return replace(self, **{name: settings[name] for name in vars(self).keys() & settings})
 
     def _folder(self, root: str) -> Path:
         if not root:
             raise ConfigurationError(
-                f"{self.title} needs the folder of its files, and root is empty: name it"
+                f"root is empty: {self.title} needs the folder of its files; set root"
             )
         return expanded(root)
 
 
 def expanded(path: str) -> Path:
-    """A path whose ``~`` is expanded, unless there is no such user."""
+    """The path with ``~`` expanded, or unchanged if there is no such user."""
     with suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)

@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn for each image of a batch and made for all at once."""
+"""Random augmentation of training images: drawn for each image, applied to a batch at once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from fewshot_blo.tasks.batch import send
 from fewshot_blo.tasks.dataset import intensities
 from fewshot_blo.tasks.errors import DataError
 
-# One column of the draws for each: a setting that is changed leaves the draws of others alone.
+# One column of draws per transform: changing one setting leaves the draws of the others unchanged.
 _FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images; all are off by default.
+    """Random augmentation of training images; all transforms are off by default.
 
-    In this order: flip, quarter turns, crop, rotation, brightness, contrast, saturation. What
-    comes into an image from outside is zero. Colours are changed, and clipped to [0, 1], as
-    torchvision's ``ColorJitter`` does, but always in this order.
+    Order: flip, quarter turns, crop, rotation, brightness, contrast, saturation. Pixels from
+    outside the image are zero. Colours change, and are clipped to [0, 1], as in torchvision's
+    ``ColorJitter``, but always in this order.
 
     Attributes:
         flip: probability of a horizontal flip.
-        quarter_turns: turn by 0, 90, 180 or 270 degrees, each as likely; not as a new class.
-        crop: pixels of margin at each side from which the image's size is cut at random.
-        rotation: largest angle, in degrees, of a turn to either side.
-        brightness: largest relative change of the intensities.
-        contrast: largest relative change of the distance to the image's mean grey.
-        saturation: largest relative change of the distance to each pixel's grey.
+        quarter_turns: rotate by 0, 90, 180 or 270 degrees with equal probability; the class stays
+            the same.
+        crop: zero padding in pixels at each side before a random crop to the original size.
+        rotation: largest rotation angle in degrees, in either direction.
+        brightness: strength b of the brightness change; its factor is uniform in [1 - b, 1 + b].
+        contrast: strength c of the contrast change; its factor, uniform in [1 - c, 1 + c], scales
+            the distance to the image's mean grey.
+        saturation: strength s of the saturation change; its factor, uniform in [1 - s, 1 + s],
+            scales the distance to each pixel's grey. Needs RGB images.
 
     Raises:
         DataError: if a setting is out of range.
@@ -60,19 +63,19 @@ class Augmentation:
                     f"augmentation {name} is {getattr(self, name)}: it must be in [0, {highest}]"
                 )
         if self.crop < 0:
-            raise DataError(f"augmentation crop is {self.crop}: it must not be negative")
+            raise DataError(f"augmentation crop is {self.crop}: it must be at least 0")
 
     @property
     def active(self) -> bool:
-        """Whether anything is on."""
+        """Whether any transform is on."""
         return self != Augmentation()
 
     def check(self, image: Sequence[int]) -> None:
-        """Raises where images ``[C, H, W]`` cannot be changed so.
+        """Checks that images of shape ``(C, H, W)`` can be augmented.
 
         Raises:
-            DataError: if quarter turns are asked of images that are not square, or a saturation of
-                images that are not RGB.
+            DataError: if quarter turns are on and images are not square, or saturation is on and
+                images are not RGB.
         """
         channels, height, width = image
         if self.quarter_turns and height != width:
@@ -87,15 +90,15 @@ class Augmentation:
             )
 
     def __call__(self, images: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
-        """Changed intensities ``[B, C, H, W]`` in [0, 1], on the device of the images.
+        """Augments images; returns intensities ``[B, C, H, W]`` in [0, 1] on the images' device.
 
         Args:
             images: ``[B, C, H, W]``, uint8.
-            draws: ``[B, 8]`` of ``draw``.
-            dtype: of the result; computed in float32 where it is less.
+            draws: uniform numbers ``[B, 8]`` from ``draw``.
+            dtype: dtype of the result; the computation uses float32 or higher.
 
         Raises:
-            DataError: as ``check`` does.
+            DataError: as in ``check``.
         """
         self.check(images.shape[1:])
         draws = send(draws, images.device)
@@ -114,14 +117,14 @@ class Augmentation:
         return x.to(dtype)
 
     def _moved(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Flips, quarter turns and crops, which move bytes and change none."""
+        """Flips, quarter turns and crops: these move pixels without changing their values."""
         if not (self.flip or self.quarter_turns or self.crop):
             return images
         height, width = images.shape[2:]
         flip = draws[:, _FLIP] < self.flip
         turns = (draws[:, _TURN] * 4 * self.quarter_turns).long()
         odd = turns % 2 == 1
-        # A turn by 90 degrees is a transposition, then a flip upside down.
+        # A rotation by 90 degrees is a transpose followed by a vertical flip.
         upside_down = (turns == 1) ^ (turns == 2) ^ (flip & odd)
         left_to_right = (turns == 2) ^ (turns == 3) ^ (flip & ~odd)
         if self.quarter_turns:
@@ -136,13 +139,13 @@ class Augmentation:
         return images.gather(3, x[:, None, None].expand(-1, *images.shape[1:3], -1))
 
     def _positions(self, size: int, start: Tensor, flipped: Tensor) -> Tensor:
-        """Positions ``[B, size]`` in the padded image that a crop takes, from its first on."""
+        """Row or column indices ``[B, size]`` of the padded image that the crop takes."""
         positions = start[:, None] + torch.arange(size, device=start.device)
         last = size + 2 * self.crop - 1
         return torch.where(flipped[:, None], last - positions, positions)
 
     def _rotated(self, x: Tensor, draws: Tensor) -> Tensor:
-        """Turned about the centre, counter-clockwise where positive, bilinear."""
+        """Rotates about the centre, counter-clockwise for positive angles, bilinear."""
         angle = torch.deg2rad(self.rotation * (2 * draws - 1)).to(x.dtype)
         cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         height, width = x.shape[2:]
@@ -154,17 +157,17 @@ class Augmentation:
 
 
 def draw(seed: int, tasks: Sequence[int], images: int, part: int) -> Tensor:
-    """Uniform numbers ``[T * images, 8]`` for the images of some tasks, float64 on the host.
+    """Uniform numbers in [0, 1) ``[T * images, 8]`` for the images of tasks, float64 on the CPU.
 
-    Those of a task depend on the seed, its number and the part alone.
+    The numbers of a task depend only on the seed, the task's number and the part.
 
     Args:
-        seed: of the sampler.
-        tasks: numbers of the tasks.
-        images: number of images a task.
-        part: distinguishes the support set from the query set.
+        seed: seed of the sampler.
+        tasks: task numbers.
+        images: number of images per task.
+        part: 0 for the support set, 1 for the query set.
     """
-    # A spawn key keeps these apart from the stream that draws the task itself.
+    # The spawn key gives a stream independent of the one that draws the task itself.
     streams = (np.random.SeedSequence((seed, task), spawn_key=(part,)) for task in tasks)
     return torch.from_numpy(
         np.concatenate([np.random.default_rng(stream).random((images, 8)) for stream in streams])
@@ -172,7 +175,7 @@ def draw(seed: int, tasks: Sequence[int], images: int, part: int) -> Tensor:
 
 
 def _origin(x: Tensor, column: int) -> Tensor:
-    """What a factor of 0 makes of images: black, their mean grey, or the grey of each pixel."""
+    """The images at factor 0: black, mean grey of the image, or grey of each pixel."""
     if column == _BRIGHTNESS:
         return x.new_zeros(1).expand_as(x)
     grey = x

@@ -1,4 +1,4 @@
-"""A batch of few-shot tasks, the only thing that data hands to learning."""
+"""``TaskBatch``: a batch of few-shot tasks, the only form in which data reaches learning code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ _DRAWN_ROWS = 12
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """T tasks of N way, K shot and Q queries a class, stacked along a leading task axis.
+    """T tasks of N way, K shot and Q queries per class, stacked along a leading task dimension.
 
     Rows are class-major: support row ``n * K + k`` is the k-th shot of the task's n-th class.
     Tasks of unequal size are padded to the largest: a padded row has label -1 and a zero image,
     a padded class has index -1.
 
     Attributes:
-        support_x: ``[T, N*K, ...]``, floating, image intensities in [0, 1].
+        support_x: ``[T, N*K, ...]``, floating-point image intensities in [0, 1].
         support_y: ``[T, N*K]``, int64 labels in ``0..N-1``, or -1 where padded.
-        query_x: ``[T, N*Q, ...]``.
-        query_y: ``[T, N*Q]``.
+        query_x: ``[T, N*Q, ...]``, as ``support_x``.
+        query_y: ``[T, N*Q]``, as ``support_y``.
         classes: ``[T, N]``, int64 indices into the data set's ``class_names``, or -1 where padded.
+
+    Raises:
+        ValueError: if the tensors disagree in the number of tasks or rows.
     """
 
     support_x: Tensor
@@ -46,14 +49,14 @@ class TaskBatch:
             if tensor.shape[0] != tasks:
                 raise ValueError(
                     f"{field.name} has {tensor.shape[0]} tasks and classes has {tasks}: "
-                    "the leading axis of every tensor counts tasks"
+                    "the first dimension of every tensor must be the number of tasks"
                 )
         for images, labels in (("support_x", "support_y"), ("query_x", "query_y")):
             rows, expected = getattr(self, images).shape[:2], getattr(self, labels).shape
             if rows != expected:
                 raise ValueError(
                     f"{images} has leading shape {list(rows)} and {labels} has {list(expected)}: "
-                    "both are [tasks, rows]"
+                    "both must be [tasks, rows]"
                 )
 
     def __repr__(self) -> str:
@@ -73,15 +76,15 @@ class TaskBatch:
         )
 
     def _repr_html_(self) -> str | None:
-        """The first tasks drawn, for a notebook; None where the rows are no images."""
+        """A figure of the first tasks, for notebooks; None if the inputs are not images."""
         return self.drawn(repr(self)) if self.is_pictures and self.tasks else None
 
     def drawn(self, caption: str, class_names: Sequence[str] | None = None) -> str:
-        """HTML of a caption and of the first tasks, one or two, as a picture.
+        """HTML with a caption and a figure of the first one or two tasks.
 
         Args:
             caption: plain text, which is escaped.
-            class_names: of the data set, to which ``classes`` points; numbers if not given.
+            class_names: the data set's class names, indexed by ``classes``; numbers by default.
         """
         shown = self[: 2 if 2 * self.way <= _DRAWN_ROWS else 1]
         picture = draw_episodes(*shown.tensors, class_names)
@@ -89,12 +92,12 @@ class TaskBatch:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The five tensors in order."""
+        """The five tensors, in the order of the attributes."""
         return self.support_x, self.support_y, self.query_x, self.query_y, self.classes
 
     @property
     def is_pictures(self) -> bool:
-        """Whether the rows are grey or RGB images, ``[1 or 3, H, W]``."""
+        """Whether the inputs are grey or RGB images, ``[1 or 3, H, W]``."""
         return self.support_x.ndim == 5 and self.support_x.shape[2] in (1, 3)
 
     @property
@@ -109,12 +112,12 @@ class TaskBatch:
 
     @property
     def padded(self) -> bool:
-        """Whether some task is smaller than the batch's shape; a device is asked once."""
+        """Whether any task is padded; cached, so it costs at most one host sync."""
         return any(self._smaller)
 
     @cached_property
     def _smaller(self) -> tuple[bool, ...]:
-        """Which tasks are smaller; parts and copies of the batch are told and need not ask."""
+        """Which tasks are padded; slices and copies of the batch inherit it without a sync."""
         smaller = (self.support_y < 0).any(1) | (self.query_y < 0).any(1)
         return tuple(smaller.tolist())
 
@@ -140,7 +143,7 @@ class TaskBatch:
         return moved._told(self._smaller)
 
     def known(self, *, padded: bool) -> TaskBatch:
-        """The same tasks with ``padded`` as given, where the device must not be asked."""
+        """The same tasks with a known value of ``padded``, which avoids a host sync."""
         tasks = TaskBatch(*self.tensors)
         return tasks._told((padded,) * self.tasks)
 
@@ -150,6 +153,6 @@ class TaskBatch:
 
 
 def send(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
-    """The tensor on a device; one that goes to a GPU does not wait for the work queued there."""
+    """Moves a tensor to a device; copies to a GPU are non-blocking."""
     to_gpu = torch.device(device).type == "cuda"
     return tensor.to(device=device, dtype=dtype, non_blocking=to_gpu)

@@ -1,4 +1,4 @@
-"""One class a data set: its fields are its settings, and it knows the facts about the data set."""
+"""The catalogue: one dataclass per data set, with its settings as fields and the facts about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "TieredImageNet",
 ]
 
-# Each load imports its module when it is called, for modules need libraries of their own.
+# ``load`` imports its module lazily: some modules need further libraries.
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Omniglot(DataSet):
         split: division of the characters: vinyals (1028, 172 and 423 for training, validation and
             test; Vinyals et al., 2016) or background (whole alphabets: 883, 81 and 659;
             Triantafillou et al., 2020).
-        rotations: count each character as four classes, turned by 0, 90, 180 and 270 degrees.
+        rotations: count each character as four classes, rotated by 0, 90, 180 and 270 degrees.
         mirrors: add the mirror image of each training class as a further class; validation and
             test never have them.
         size: height and width of the images in pixels.
@@ -100,7 +100,7 @@ class Omniglot(DataSet):
 
 @dataclass(frozen=True)
 class MiniImageNet(DataSet):
-    """100 classes of ImageNet with 600 images each, in colour: 64, 16 and 20 classes.
+    """100 classes of ImageNet with 600 images each, in colour; split into 64, 16 and 20 classes.
 
     Source: Vinyals et al., 2016 (arXiv:1606.04080), in the splits of Ravi and Larochelle, 2017.
 
@@ -126,7 +126,7 @@ class MiniImageNet(DataSet):
 
 @dataclass(frozen=True)
 class TieredImageNet(DataSet):
-    """608 classes of ImageNet in colour: 351, 97 and 160 that share no WordNet category.
+    """608 classes of ImageNet in colour; the splits (351, 97, 160) share no WordNet category.
 
     Source: Ren et al., 2018 (arXiv:1803.00676).
 
@@ -152,7 +152,7 @@ class TieredImageNet(DataSet):
 
 @dataclass(frozen=True)
 class _CIFAR100Division(DataSet):
-    """A division of the classes of CIFAR-100."""
+    """A split of the classes of CIFAR-100."""
 
     class_lists: ClassVar[Literal["cifarfs", "fc100"]]
 
@@ -169,7 +169,7 @@ class _CIFAR100Division(DataSet):
 
 @dataclass(frozen=True)
 class CIFARFS(_CIFAR100Division):
-    """The 100 classes of CIFAR-100 with 600 images each, in colour: 64, 16 and 20 classes.
+    """The 100 classes of CIFAR-100, 600 images each, in colour; split into 64, 16 and 20 classes.
 
     Source: Bertinetto et al., 2019 (arXiv:1805.08136).
 
@@ -186,7 +186,7 @@ class CIFARFS(_CIFAR100Division):
 
 @dataclass(frozen=True)
 class FC100(_CIFAR100Division):
-    """The classes of CIFAR-100 again, in colour: 60, 20 and 20 that share no superclass.
+    """The 100 classes of CIFAR-100 in colour; the splits (60, 20, 20) share no superclass.
 
     Source: Oreshkin et al., 2018 (arXiv:1805.10123).
 
@@ -213,7 +213,7 @@ class Folder(DataSet):
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
         seed: seed of the random division.
-        color: read the images in colour, else in grey.
+        color: read images in RGB; false for grey.
         size: height and width of the images in pixels.
     """
 

@@ -1,4 +1,4 @@
-"""CIFAR-FS and FC100: two divisions of the 100 classes of CIFAR-100 for few-shot learning."""
+"""CIFAR-FS and FC100: two few-shot splits of the 100 classes of CIFAR-100."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ def load(
     size: int = SIDE,
     download: bool = False,
 ) -> Splits:
-    """Images ``[M, 3, size, size]``, 600 a class, of the train and test images of CIFAR-100.
+    """Images ``[M, 3, size, size]``: the train and test images of CIFAR-100, 600 per class.
 
-    ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20,
-    and no superclass in two splits (Oreshkin et al., 2018).
+    ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20
+    classes, and its splits share no superclass (Oreshkin et al., 2018).
 
-    ``root``, or a folder in it, holds the folder ``cifar-100-python`` that torchvision keeps, read
-    without running code of its pickles, or ``cifar100_fewshot_webp.npz``: in arrays ``c00`` to
-    ``c99`` one lossless WebP a class, a grid of 20 x 30 images, and in ``classes`` the names.
-    Either gives the same images of each class, in another order. The first call decodes them into
-    the cache folder (184 MB at 32 pixels); later calls read that.
+    ``root``, or a folder in it, holds one of two sources: the folder ``cifar-100-python`` as
+    torchvision keeps it, whose pickles are read without executing code; or
+    ``cifar100_fewshot_webp.npz`` with arrays ``c00`` to ``c99``, each the lossless WebP of one
+    class (a grid of 20 x 30 images), and ``classes``, their names. Both give the same images per
+    class, in different orders. The first call decodes them into the cache folder (184 MB at 32
+    pixels); later calls read the cache.
 
     Args:
-        root: the folder.
-        variant: which division of the classes.
-        size: height and width in pixels; other than 32 they are resized with Lanczos's filter.
-        download: whether to fetch CIFAR-100 through torchvision if neither source is there.
+        root: folder of the data.
+        variant: which split of the classes.
+        size: height and width in pixels; sizes other than 32 are resized with the Lanczos filter.
+        download: download CIFAR-100 through torchvision if neither source is found.
 
     Raises:
         DataError: if ``variant`` is unknown, ``size`` is not positive, or the data is missing,
@@ -80,7 +81,7 @@ def _all_classes(root: Path, download: bool, size: int) -> ClassDataset:
     if not files:
         raise DataError(
             f"CIFAR-100 is not in {root}: put {_GRID} or the folder {_ORIGINAL} there, "
-            "or fetch them (download)"
+            "or set download"
         )
     key = fingerprint(root, files)
     name = "cifar100" if size == SIDE else f"cifar100-{size}px"
@@ -93,7 +94,7 @@ def _all_classes(root: Path, download: bool, size: int) -> ClassDataset:
 
 
 def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]]:
-    """Images ``[3, size, size]`` of ``[M, 3, 32, 32]``, one by one."""
+    """Yields images ``[3, size, size]`` from ``[M, 3, 32, 32]``, one by one."""
     if size == SIDE:
         return images
     pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
@@ -101,7 +102,7 @@ def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]
 
 
 def _source(root: Path) -> list[Path]:
-    """The files to read, if there are any: the grids, or train, test and meta of the original."""
+    """The files to read: the WebP grids, or train, test and meta of the original; may be empty."""
     for folder in with_subfolders(root):
         if (folder / _GRID).is_file():
             return [folder / _GRID]
@@ -119,21 +120,26 @@ def _original_files(folder: Path) -> list[Path]:
 
 
 def _checked(classes: Classes) -> Classes:
-    """The classes as they come; an error at the first that is not of CIFAR-100, or at the end."""
+    """Passes the classes on; raises at the first that is wrong, or at the end if any is missing."""
     expected = {name for split in SPLITS for name in class_list(_VARIANTS[0], split)}
     found = set()
     for name, images in classes:
         if name not in expected or name in found:
-            raise DataError(f"class '{name}' is foreign to CIFAR-100 or occurs twice")
+            raise DataError(
+                f"class '{name}' is not in CIFAR-100, or occurs twice: download the data again"
+            )
         if len(images) != IMAGES_PER_CLASS:
             raise DataError(
                 f"class '{name}' has {len(images)} images instead of {IMAGES_PER_CLASS}: "
-                "get it again"
+                "download the data again"
             )
         found.add(name)
         yield name, images
     if found != expected:
-        raise DataError(f"{len(expected - found)} classes are missing, as {min(expected - found)}")
+        raise DataError(
+            f"{len(expected - found)} classes are missing, the first is {min(expected - found)}: "
+            "download the data again"
+        )
 
 
 def _from_grids(file: Path) -> Classes:
@@ -144,14 +150,17 @@ def _from_grids(file: Path) -> Classes:
     except DataError:
         raise
     except ARCHIVE_ERRORS as error:
-        raise DataError(f"{file} is truncated or corrupt ({error}): get it again") from error
+        raise DataError(f"{file} is truncated or corrupt ({error}): download it again") from error
 
 
 def _cut(encoded: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    """The images ``[600, 3, 32, 32]`` of one grid."""
+    """Cuts one grid into its images ``[600, 3, 32, 32]``."""
     image = open_image(BytesIO(encoded.tobytes()), color=True, name=name)
     if image.size != (_COLUMNS * SIDE, _ROWS * SIDE):
-        raise DataError(f"image {name} has {image.width} x {image.height} pixels: get it again")
+        raise DataError(
+            f"image {name} has {image.width} x {image.height} pixels instead of "
+            f"{_COLUMNS * SIDE} x {_ROWS * SIDE}: download the file again"
+        )
     grid = np.asarray(image).reshape(_ROWS, SIDE, _COLUMNS, SIDE, 3)
     return grid.transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
 
@@ -162,7 +171,10 @@ def _from_original(train: Path, test: Path, meta: Path) -> Classes:
     images = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        raise DataError(f"{meta} names {len(names)} classes, and labels reach {labels.max()}")
+        raise DataError(
+            f"{meta} names {len(names)} classes, but labels run from {labels.min()} to "
+            f"{labels.max()}: download the data again"
+        )
     for position, name in enumerate(names):
         yield as_text(name), images[labels == position].reshape(-1, 3, SIDE, SIDE)
 
@@ -173,13 +185,13 @@ def _images_and_labels(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     if images.dtype != np.uint8 or images.shape != (len(labels), 3 * SIDE * SIDE):
         raise DataError(
             f"{file} has data of {images.dtype} and shape {list(images.shape)} for {len(labels)} "
-            "labels: 3072 bytes an image were expected, get it again"
+            "labels: it must be uint8 with 3072 values per image; download it again"
         )
     return images, labels
 
 
 def _download(root: Path) -> None:
-    """Fetches and unpacks the archive if its checksum is right; torchvision unpickles nothing."""
+    """Downloads the archive, checks its MD5 sum and unpacks it; unpickles nothing."""
     datasets = torchvision_module().datasets
     original = datasets.CIFAR100
     try:

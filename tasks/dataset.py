@@ -1,4 +1,4 @@
-"""Images grouped by class, held once as bytes, and their division into disjoint splits."""
+"""``ClassDataset``: uint8 images grouped by class; ``Splits``: disjoint sets of classes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ClassDataset:
     """Images of named classes; the images of one class are consecutive.
 
     Attributes:
-        images: ``[M, C, H, W]``, uint8, on the host or on a device.
-        labels: ``[M]``, int64, ascending indices into ``class_names``.
-        class_names: one name a class; every class has at least one image.
+        images: ``[M, C, H, W]``, uint8, on any device.
+        labels: ``[M]``, int64, indices into ``class_names`` in ascending order.
+        class_names: one unique name per class; every class has at least one image.
 
     Raises:
-        DataError: if shapes, types or labels do not fit together.
+        DataError: if shapes, dtypes or labels do not match.
     """
 
     images: Tensor
@@ -38,22 +38,27 @@ class ClassDataset:
         if self.labels.shape != self.images.shape[:1]:
             raise DataError(
                 f"{self.images.shape[0]} images have labels of shape {list(self.labels.shape)}: "
-                "one label an image is needed"
+                "there must be one label per image"
             )
         if self.labels.dtype != torch.int64:
             raise DataError(f"labels are {self.labels.dtype}; they must be int64")
         if (self.labels < 0).any():
-            raise DataError(f"the smallest label is {int(self.labels.min())}: labels count from 0")
+            raise DataError(
+                f"the smallest label is {int(self.labels.min())}: labels must be at least 0"
+            )
         if len(set(self.class_names)) != len(self.class_names):
             twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
             raise DataError(f"class names must be unique; these are not: {twice[:5]}")
         if (self.labels[1:] < self.labels[:-1]).any():
-            raise DataError("labels must ascend: build the data set with ClassDataset.from_labels")
+            raise DataError(
+                "labels must be in ascending order: build the data set with "
+                "ClassDataset.from_labels"
+            )
         counts = torch.bincount(self.labels, minlength=len(self.class_names))
         if len(counts) != len(self.class_names):
             raise DataError(
                 f"the largest label is {int(self.labels.max())} "
-                f"but there are {len(self.class_names)} class names"
+                f"but there are {len(self.class_names)} class names: give one name per class"
             )
         if (counts == 0).any():
             empty = self.class_names[int((counts == 0).nonzero()[0])]
@@ -63,7 +68,7 @@ class ClassDataset:
         return f"ClassDataset({self.describe()})"
 
     def describe(self) -> str:
-        """Numbers of classes and images, and the shape of one, as words for a table."""
+        """Text for tables: number of classes and images, image shape, dtype and device."""
         low, high = int(self.counts.min()), int(self.counts.max())
         each = str(low) if low == high else f"{low} to {high}"
         classes = len(self.class_names)
@@ -76,13 +81,19 @@ class ClassDataset:
     def from_labels(
         cls, images: Tensor, labels: Tensor, class_names: Sequence[str]
     ) -> ClassDataset:
-        """Builds a data set from images in any order by sorting them by label (stable)."""
+        """Builds a data set from images in any order, sorted stably by label.
+
+        Args:
+            images: ``[M, C, H, W]``, uint8.
+            labels: ``[M]``, indices into ``class_names``.
+            class_names: one unique name per class.
+        """
         order = torch.argsort(labels, stable=True)
         return cls(images[order], labels[order].to(torch.int64), tuple(class_names))
 
     @classmethod
     def from_counts(cls, images: Tensor, counts: Mapping[str, int]) -> ClassDataset:
-        """Builds a data set from images class by class and the number of images of each class."""
+        """Builds a data set from images in class order and the number of images per class."""
         sizes = torch.tensor(list(counts.values()), dtype=torch.int64)
         labels = torch.arange(len(counts)).repeat_interleave(sizes)
         return cls(images, labels.to(images.device), tuple(counts))
@@ -106,7 +117,7 @@ class ClassDataset:
             DataError: if no class is selected.
         """
         if not classes:
-            raise DataError("a selection of classes is empty: select at least one")
+            raise DataError("no class is selected: select at least one")
         counts = self.counts
         ends = counts.cumsum(0)
         rows = torch.cat([torch.arange(int(ends[c] - counts[c]), int(ends[c])) for c in classes])
@@ -118,20 +129,20 @@ class ClassDataset:
         )
 
     def with_channels(self, channels: int) -> ClassDataset:
-        """The same images in grey (1) or RGB (3).
+        """Converts the images to grey (1 channel) or RGB (3 channels).
 
-        Grey is repeated; colours are weighted as ITU-R 601 has it, and Pillow.
+        Grey is repeated; RGB is weighted as in ITU-R 601 and Pillow.
 
         Raises:
-            DataError: if there are, or are to be, other numbers of channels.
+            DataError: for any other conversion.
         """
         own = self.images.shape[1]
         if own == channels:
             return self
         if {own, channels} != {1, 3}:
             raise DataError(
-                f"images have {own} channels and are to have {channels}: only grey (1) and RGB (3) "
-                "ones are made of each other"
+                f"images of {own} channels cannot be converted to {channels}: only grey (1) and "
+                "RGB (3) can be converted to each other"
             )
         if own == 1:
             return replace(self, images=self.images.repeat(1, 3, 1, 1))
@@ -140,9 +151,9 @@ class ClassDataset:
         return replace(self, images=grey.to(torch.uint8))
 
     def with_rotations(self) -> ClassDataset:
-        """Every class four times, turned by 0, 90, 180 and 270 degrees, as classes of their own.
+        """Replaces each class by four, rotated by 0, 90, 180 and 270 degrees.
 
-        The names gain ``/rot000`` to ``/rot270``, as in the published Omniglot splits.
+        The names get the suffixes ``/rot000`` to ``/rot270``, as in the published Omniglot splits.
         """
         turned = [self.images.rot90(k, dims=(2, 3)) for k in range(4)]
         classes = len(self.class_names)
@@ -151,10 +162,9 @@ class ClassDataset:
         return ClassDataset(torch.cat(turned), labels, tuple(names))
 
     def with_mirror_images(self) -> ClassDataset:
-        """Every class twice, as it is and mirrored from left to right, as classes of their own.
+        """Adds each class flipped horizontally as a new class, with the suffix ``/mirror``.
 
-        The names of the mirrored ones gain ``/mirror``. For classes that a mirror changes, as
-        characters; those that are symmetric come twice.
+        Meant for classes that a flip changes, such as characters; a symmetric class is duplicated.
         """
         names = (*self.class_names, *(f"{name}/mirror" for name in self.class_names))
         labels = torch.cat([self.labels, self.labels + len(self.class_names)])
@@ -162,13 +172,13 @@ class ClassDataset:
 
 
 def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Bytes as floating numbers in [0, 1] on a device; bytes are what travels there."""
+    """Converts uint8 images to intensities in [0, 1] on a device, after the transfer as uint8."""
     return images.to(device).to(dtype).div_(255)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Meta-train, meta-validation and meta-test classes of one data set, pairwise disjoint.
+    """Meta-training, meta-validation and meta-test classes of one data set, pairwise disjoint.
 
     Raises:
         DataError: if a class name occurs in two splits.
@@ -183,7 +193,10 @@ class Splits:
         for split, dataset in self:
             for name in dataset.class_names:
                 if name in seen:
-                    raise DataError(f"class '{name}' is in both {seen[name]} and {split}")
+                    raise DataError(
+                        f"class '{name}' is in both {seen[name]} and {split}: splits must be "
+                        "disjoint"
+                    )
                 seen[name] = split
 
     def __iter__(self) -> Iterator[tuple[str, ClassDataset]]:
@@ -195,7 +208,7 @@ class Splits:
         return "\n  ".join(["Splits", *(f"{name}: {split.describe()}" for name, split in self)])
 
     def joined(self) -> ClassDataset:
-        """All classes in one data set, those of the training first."""
+        """All classes in one data set: training, validation, test."""
         parts = [dataset for _, dataset in self]
         counts = {
             n: c for d in parts for n, c in zip(d.class_names, d.counts.tolist(), strict=True)

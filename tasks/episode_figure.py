@@ -1,6 +1,6 @@
-"""Drawing tasks: a row a class, its shots beside some of its queries.
+"""Figures of few-shot tasks: one row per class, its shots beside some of its queries.
 
-It takes a batch's tensors, not the batch, so that a batch can draw itself.
+The functions take tensors, not a ``TaskBatch``, whose module imports this one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def draw_episodes(
     classes: Tensor,
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """A figure of T tasks.
+    """Draws T tasks.
 
     Args:
         support_x, query_x: images ``[T, rows, 1 or 3, H, W]`` in [0, 1].
-        support_y, query_y: their labels, ``[T, rows]``, -1 where padded.
-        classes: ``[T, N]``, places in ``class_names``, -1 where padded.
-        class_names: of the data set; numbers if not given.
+        support_y, query_y: their labels ``[T, rows]``, -1 where padded.
+        classes: ``[T, N]``, indices into ``class_names``, -1 where padded.
+        class_names: class names of the data set; numbers by default.
     """
     tasks, way = classes.shape
     names = [[_label(c, class_names) for c in row if c >= 0] for row in classes.tolist()]
@@ -59,7 +59,7 @@ def draw_episodes(
 
 
 def _columns(shots: int, queries: int) -> tuple[int, int]:
-    """How many shots and how many queries of a class fit into a row of the picture."""
+    """How many shots and queries of a class fit into a row of the figure."""
     shots = min(shots, max(_COLUMNS // 2, _COLUMNS - queries))
     return shots, min(queries, _COLUMNS - shots)
 
@@ -67,7 +67,7 @@ def _columns(shots: int, queries: int) -> tuple[int, int]:
 def _draw_task(
     axes: Axes, support: Tensor, query: Tensor, number: int, names: list[str], shots: int
 ) -> None:
-    """One task: mosaics of its support and its query set, the class names at their left."""
+    """Draws one task: mosaics of its support and query sets, class names to the left."""
     height, width = support.shape[0] / len(names), support.shape[1] / shots
     gap = torch.ones(support.shape[0], round(width / 2), support.shape[2])
     mosaic = torch.cat([support, gap, query], 1)
@@ -84,7 +84,7 @@ def _draw_task(
 
 
 def _mosaic(images: Tensor, labels: Tensor, way: int, columns: int) -> Tensor:
-    """The first images of each class side by side on white, ``[way * h, columns * w, C]``."""
+    """The first images of each class, one row per class on white, ``[way * h, columns * w, C]``."""
     channels, height, width = images.shape[1:]
     edge = max(1, round(_GAP * width / 2))
     cells = torch.ones(way, columns, channels, height, width)
@@ -96,7 +96,7 @@ def _mosaic(images: Tensor, labels: Tensor, way: int, columns: int) -> Tensor:
 
 
 def _label(index: int, class_names: Sequence[str] | None, length: int = 28) -> str:
-    """A class's name, or its number, short and in characters that every font has."""
+    """Class name or number, shortened to ``length`` ASCII characters, which every font has."""
     name = f"class {index}" if class_names is None else class_names[index]
     text = name.encode("ascii", "backslashreplace").decode("ascii")
     return text if len(text) <= length else "..." + text[3 - length :]

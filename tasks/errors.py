@@ -1,10 +1,10 @@
-"""The one exception that data problems raise: a command line prints it without a traceback."""
+"""``DataError``, which every problem with data raises; commands print it without a traceback."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """Data that is missing, partial, corrupt or too small for the tasks asked of it.
+    """Data that is missing, incomplete, corrupt or too small for the requested tasks.
 
-    The message names what is wrong, its value and the remedy.
+    The message names the quantity, its value and the remedy.
     """

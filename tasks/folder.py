@@ -1,4 +1,4 @@
-"""Any folder of images with one subfolder a class, split by class."""
+"""Your own images: a folder with one subfolder per class, split by class."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def load(
 ) -> Splits:
     """The images of ``root/<class>/``, cropped to a square, ``[M, C, size, size]``.
 
-    Files that are hidden or have no image's suffix are passed over, and so are links that leave
-    ``root``. Class names are the folders' names, in Unicode's composed form (NFC) whatever the
-    file system keeps.
+    Hidden files, files without an image suffix and links that leave ``root`` are skipped. Class
+    names are the folder names, normalized to Unicode NFC.
 
     Args:
-        root: a folder with one subfolder a class.
+        root: folder with one subfolder per class.
         size: height and width in pixels.
-        fractions: of the classes that go to train, validation and test, at least one to each.
-        seed: of the division by ``fractions``; it depends on the number of classes and on their
-            alphabetical order besides.
-        csv: a file with the columns ``class`` and ``split`` (``train``, ``validation`` or ``val``,
-            ``test``) to divide by instead; classes that it does not list are left out.
-        color: RGB or grey images.
+        fractions: fractions of the classes for training, validation and test; each split gets at
+            least one class.
+        seed: seed of the random split by ``fractions``; the split also depends on the number of
+            classes and their alphabetical order.
+        csv: CSV file with the columns ``class`` and ``split`` (``train``, ``validation`` or
+            ``val``, ``test``), used instead of ``fractions``; unlisted classes are left out.
+        color: RGB images, else grey.
 
     Raises:
         DataError: if there are fewer than 3 classes, a class has no images, an image cannot be
-            decoded, or the fractions or the file do not divide the classes in three.
+            decoded, or the fractions or the file do not give three splits.
     """
     root = Path(root)
     check_size(size)
@@ -75,7 +75,7 @@ def _by_fractions(
     second = min(max(round((fractions[0] + fractions[1]) * count), first + 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [first, second])
-    return [[names[position] for position in sorted(part)] for part in parts]
+    return [[names[int(position)] for position in sorted(part)] for part in parts]
 
 
 def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
@@ -85,9 +85,9 @@ def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
         if split not in _SPLITS:
             raise DataError(f"{where}: split is '{split}': it must be train, validation or test")
         if name not in names:
-            raise DataError(f"{where}: class '{name}' has no folder of this name")
+            raise DataError(f"{where}: class '{name}' has no folder: correct or remove the line")
         if name in chosen:
-            raise DataError(f"{where}: class '{name}' is listed for the second time")
+            raise DataError(f"{where}: class '{name}' is listed twice: remove one of the lines")
         chosen[name] = _SPLITS[split]
     parts = [[name for name in names if chosen.get(name) == part] for part in range(3)]
     for split, part in zip(("train", "validation", "test"), parts, strict=True):
@@ -97,7 +97,7 @@ def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, class and split of every row."""
+    """Yields line number, class and split of every row."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = DictReader(stream, skipinitialspace=True)
@@ -105,13 +105,13 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
             if absent:
                 raise DataError(
                     f"{file}, line 1: column {' and '.join(sorted(absent))} is missing: the "
-                    "columns are class,split"
+                    "columns must be class,split"
                 )
             for row in reader:
                 name, split = (row[column] or "" for column in ("class", "split"))
                 yield reader.line_num, composed(name), split.strip().lower()
     except (OSError, UnicodeDecodeError, CsvError) as error:
-        raise DataError(f"{file} cannot be read as csv in UTF-8: {error}") from error
+        raise DataError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
 
 
 def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:

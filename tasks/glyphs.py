@@ -1,4 +1,4 @@
-"""Letters of the fonts that matplotlib carries: a data set that needs no download."""
+"""Glyphs: printed letters rendered from matplotlib's fonts, a data set that needs no download."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
 RENDERINGS = 20
 _FORMAT = 1
 _TRAIN, _VALIDATION = 0.64, 0.16
-# With this seed every script is in every split.
+# With this seed, every script occurs in every split.
 _SPLIT_SEED = 44
 
 
 def load(*, size: int = 28) -> Splits:
-    """Over 1,000 letters of 15 scripts, 20 pictures each, as in Omniglot but printed.
+    """Over 1,000 letters of 15 scripts, 20 images each, as in Omniglot but printed.
 
-    Pictures are ``[M, 1, size, size]``, ink 255 on 0: a letter in the faces of the DejaVu and
-    STIX families that have it, each picture with a small distortion of its own. Letters that look
-    alike are one class, under the name of the lowest code point (``Latin/U+0041`` is also the
-    Greek and Cyrillic capital). The first call renders, which takes some seconds, and keeps the
-    pictures in the cache folder; later calls read that.
+    Images are ``[M, 1, size, size]``, ink 255 on 0: each letter in those DejaVu and STIX faces
+    that contain it, each image with its own small distortion. Letters that look alike are one
+    class, named by the lowest code point (``Latin/U+0041`` is also the Greek and Cyrillic
+    capital). The first call renders the images in some seconds and keeps them in the cache
+    folder; later calls read the cache.
 
     Args:
-        size: height and width of the pictures.
+        size: height and width in pixels.
 
     Raises:
-        DataError: if the size is below 12 or matplotlib's fonts are missing.
+        DataError: if ``size`` is below 12 or matplotlib's fonts are missing.
     """
     if size < 12:
-        raise DataError(f"size is {size}: letters need pictures of at least 12 x 12 pixels")
+        raise DataError(f"size is {size}: it must be at least 12 pixels")
     name = f"glyphs-{size}px"
     key = f"{_FORMAT}, matplotlib {version('matplotlib')}, pillow {version('pillow')}"
     arrays = read_arrays(name, key)
@@ -52,7 +52,7 @@ def load(*, size: int = 28) -> Splits:
 def _split(characters: list[int], images: Tensor) -> Splits:
     names = [f"{glyph_rendering.script(c)}/U+{c:04X}" for c in characters]
     dataset = ClassDataset.from_counts(images, dict.fromkeys(names, RENDERINGS))
-    # By the character alone: a font that gains or loses a letter moves no other one.
+    # Depends on the character alone: a letter added to or removed from a font moves no other.
     place = np.array([np.random.default_rng((_SPLIT_SEED, c)).random() for c in characters])
     ends = (_TRAIN, _TRAIN + _VALIDATION)
     part = np.searchsorted(ends, place, side="right")

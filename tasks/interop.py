@@ -1,4 +1,4 @@
-"""Data from elsewhere: plain arrays, and the task sets of learn2learn."""
+"""Data from other sources: arrays in memory, and task sets of learn2learn."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def from_arrays(
 ) -> ClassDataset:
     """A data set of images and labels in memory, in any order.
 
-    Images are ``[M, H, W]``, ``[M, H, W, C]`` or ``[M, C, H, W]``, where C is 1 or 3 and, should
-    both readings be possible, comes first; uint8, or floating in [0, 1] and then rounded to a
-    multiple of 1/255.
+    Images are ``[M, H, W]``, ``[M, H, W, C]`` or ``[M, C, H, W]`` with C 1 or 3; where both
+    layouts with C are possible, ``[M, C, H, W]`` is assumed. They are uint8, or floating-point in
+    [0, 1] and then rounded to multiples of 1/255.
 
     Args:
-        images: an array or a tensor.
-        labels: a class for each image, an integer or a string.
-        names: of the classes: with integers, label ``n`` has the name ``names[n]``; with strings,
-            their order. By default the labels themselves, sorted, as text.
+        images: array or tensor.
+        labels: class of each image, an integer or a string.
+        names: class names: integer label ``n`` is class ``names[n]``; for string labels, the order
+            of the classes. By default the sorted labels as text.
 
     Raises:
-        DataError: if shapes, types, values or names do not fit, or a named class has no images.
+        DataError: if shapes, dtypes, values or names do not match, or a named class has no images.
     """
     pixels = _as_bytes(_channels_first(torch.as_tensor(images)))
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if values.shape != pixels.shape[:1]:
         raise DataError(
             f"{len(pixels)} images have labels of shape {list(values.shape)}: "
-            "one label an image is needed"
+            "there must be one label per image"
         )
     if values.dtype.kind not in "iuU":
         raise DataError(f"labels are {values.dtype}: they must be integers or strings")
@@ -56,8 +56,8 @@ def from_arrays(
         positions = values
         if len(values) and not 0 <= values.min() <= values.max() < len(names):
             raise DataError(
-                f"labels run from {values.min()} to {values.max()} and there are {len(names)} "
-                f"names: labels must be positions in names, 0 to {len(names) - 1}"
+                f"labels run from {values.min()} to {values.max()}, but there are {len(names)} "
+                f"names: labels must be indices into names, 0 to {len(names) - 1}"
             )
     order = torch.from_numpy(positions.astype(np.int64)).to(pixels.device)
     return ClassDataset.from_labels(pixels, order, names)
@@ -88,49 +88,51 @@ def _as_bytes(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
-        raise DataError(f"images are {images.dtype}: they must be uint8, or floating in [0, 1]")
+        raise DataError(
+            f"images are {images.dtype}: they must be uint8, or floating-point in [0, 1]"
+        )
     if images.numel():
         low, high = (float(bound) for bound in images.aminmax())
         if not (low >= 0 and high <= 1):  # false for NaN, too
             raise DataError(
                 f"floating-point images run from {low:g} to {high:g}: they must be in [0, 1], "
-                "so divide values in 0..255 by 255 and undo a normalisation"
+                "so divide values in 0..255 by 255, and undo any normalization"
             )
     return (images.double() * 255).round().to(torch.uint8)
 
 
 class TaskSet(Protocol):
-    """The part of ``learn2learn.data.Taskset`` (once ``TaskDataset``) that is needed."""
+    """The part of ``learn2learn.data.Taskset`` (formerly ``TaskDataset``) that is used."""
 
     num_tasks: int
 
     def sample_task_description(self) -> Any:
-        """Draws the images of a task from the global random number generators."""
+        """Draws a task's images with the global random number generators."""
         ...
 
     def get_task(self, task_description: Any) -> tuple[Tensor, Tensor]:
-        """The images ``[N*(K+Q), ...]`` of a task and their labels."""
+        """The images ``[N*(K+Q), ...]`` of a task and their labels ``[N*(K+Q)]``."""
         ...
 
 
 class Learn2LearnTasks:
-    """Batches of the tasks of a learn2learn task set, as a ``TaskSource``.
+    """A ``TaskSource`` of the tasks of a learn2learn task set.
 
-    Task ``i`` depends on ``(seed, i)`` alone, though learn2learn draws from global random number
-    generators: they are seeded for each task and put back afterwards, and learn2learn's own memory
-    of tasks is passed over. Of a task set with a finite ``num_tasks``, task ``i`` is task
-    ``i % num_tasks``. The first K images of a class are its support set and the next Q its query
-    set, in the order of the task set. ``classes`` of a batch holds the task set's labels,
-    ascending: the true classes, unless a transform such as ``RemapLabels`` replaced them.
+    Task ``i`` depends only on ``(seed, i)``: the global random number generators from which
+    learn2learn draws are seeded for each task and restored afterwards, and learn2learn's cache of
+    tasks is not used. If ``num_tasks`` is finite, task ``i`` is task ``i % num_tasks``. The first
+    K images of a class are its support set and the next Q its query set, in the task set's order.
+    ``classes`` of a batch holds the task set's labels in ascending order: the true classes, unless
+    a transform such as ``RemapLabels`` replaced them.
 
     Args:
-        taskset: yields K + Q images of each of N classes, in any order; image intensities are
-            taken as they are.
-        way: N.
-        shot: K.
-        query: Q a class.
-        tasks: T, tasks a batch.
-        seed: any non-negative integer.
+        taskset: yields K + Q images of each of N classes, in any order; image intensities are not
+            changed.
+        way: N, number of classes in a task.
+        shot: K, number of support images per class.
+        query: Q, number of query images per class.
+        tasks: T, number of tasks in a batch.
+        seed: seed of the tasks, at least 0.
 
     Raises:
         DataError: if a size is not positive; on drawing, if a task does not have N classes of
@@ -171,15 +173,15 @@ class Learn2LearnTasks:
         classes, counts = np.unique(values, return_counts=True)
         if len(classes) != self.way:
             raise DataError(
-                f"task {task} has {len(classes)} classes and way is {self.way}: "
+                f"task {task} has {len(classes)} classes, but way is {self.way}: "
                 "set way as in the task set's NWays"
             )
         size = self.shot + self.query
         for label, count in zip(classes, counts, strict=True):
             if count != size:
                 raise DataError(
-                    f"task {task} has {count} images of class {label}; {self.shot} shots + "
-                    f"{self.query} queries are {size}: set the task set's KShots to {size}"
+                    f"task {task} has {count} images of class {label}, but {self.shot} shots + "
+                    f"{self.query} queries need {size}: set the task set's KShots to {size}"
                 )
         # [N, K+Q], whatever the order of the rows.
         rows = torch.from_numpy(np.argsort(values, kind="stable").reshape(self.way, size))
@@ -189,7 +191,7 @@ class Learn2LearnTasks:
 
 @contextmanager
 def _seeded(seed: int, task: int) -> Iterator[None]:
-    """Global random number generators on the host that depend on seed and task in the body."""
+    """Seeds the global CPU generators from seed and task for the body, and restores them."""
     words = [int(word) for word in np.random.SeedSequence((seed, task)).generate_state(3)]
     python, numpy_state, torch_state = (
         random.getstate(),

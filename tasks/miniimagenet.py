@@ -36,26 +36,25 @@ def load(
 
     ``root`` has one of these layouts:
 
-    - ``train``, ``val`` and ``test`` with one folder of images a class, where links that leave the
-      folder of the split are passed over;
+    - ``train``, ``val`` and ``test`` with one folder of images per class, where links that leave
+      the folder of the split are skipped;
     - ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename,label`` (Ravi and
       Larochelle, 2017) beside ``images/<filename>`` or ``images/<label>/<filename>``;
     - ``mini-imagenet-cache-train.pkl``, ``-val`` (or ``-validation``) and ``-test``, each a
-      dictionary of ``image_data`` (uint8, ``[M, 84, 84, 3]``) and ``class_dict`` (positions of the
-      images of each class), read without running code of the pickles.
+      dictionary of ``image_data`` (uint8, ``[M, 84, 84, 3]``) and ``class_dict`` (indices of the
+      images of each class), read without executing code in the pickles.
 
-    Images are stretched to a square with Lanczos's filter. The first call decodes all of them
-    into the cache folder (1.3 GB at 84 pixels); later calls map that into memory.
+    Images are stretched to a square with the Lanczos filter. The first call decodes all of them
+    into the cache folder (1.3 GB at 84 pixels); later calls map the cache into memory.
 
     Args:
-        root: the folder.
+        root: folder of the data.
         size: height and width in pixels.
-        partial: whether to accept missing classes and images.
-        progress: show how far the first call's decoding is, by a bar, or by lines where there is no
-            terminal.
+        partial: accept missing classes and images.
+        progress: show the progress of decoding as a bar, or as lines where there is no terminal.
 
     Raises:
-        DataError: if files are missing or corrupt, or classes or images are not the published.
+        DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
     root = Path(root)
     return load_splits(
@@ -79,7 +78,7 @@ def _layout(root: Path) -> Callable[[str], Source]:
 def _listed_files(root: Path, split: str) -> Source:
     listing, folder = root / f"{split}.csv", root / "images"
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing: the images that {listing} lists should be in it")
+        raise DataError(f"{folder} is missing: put the images that {listing} lists there")
     classes: dict[str, list[Path]] = {}
     missing = []
     for name, label in _rows(listing):
@@ -98,20 +97,20 @@ def _listed_files(root: Path, split: str) -> Source:
 
 
 def _rows(listing: Path) -> list[tuple[str, str]]:
-    """File name and label of every line, none of which leads out of its folder."""
+    """File name and label of every line; refuses names that lead out of the folder."""
     try:
         with listing.open(encoding="utf-8-sig", newline="") as file:
             rows = [(row["filename"], row["label"]) for row in csv.DictReader(file)]
     except KeyError as error:
         raise DataError(
-            f"{listing} has no column {error}: its columns are filename,label"
+            f"{listing} has no column {error}: its columns must be filename,label"
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{listing} cannot be read ({error}): get it again") from error
+        raise DataError(f"{listing} cannot be read ({error}): download it again") from error
     for row in rows:
         for name in row:
             if not name or name == ".." or PurePath(name).name != name:
-                raise DataError(f"{listing} has the line {row}: plain names were expected")
+                raise DataError(f"{listing} has the line {row}: names must not contain a path")
     if len(set(rows)) != len(rows):
         twice = next(row for row in sorted(rows) if rows.count(row) > 1)
         raise DataError(f"{listing} lists {twice[0]} twice: remove one of the lines")
@@ -133,25 +132,25 @@ def _read_pickle(file: Path, size: int) -> Encoded:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
         raise DataError(f"{file}: image_data is not a uint8 array [images, height, width, 3]")
     if not isinstance(content["class_dict"], dict):
-        raise DataError(f"{file}: class_dict is not a dictionary of positions by class")
+        raise DataError(f"{file}: class_dict is not a dictionary of image indices by class")
     classes = {}
     for key, positions in content["class_dict"].items():
         name = as_text(key)
         classes[name] = np.asarray(positions)
         if classes[name].dtype.kind not in "iu" or classes[name].ndim != 1:
-            raise DataError(f"{file}: class {name} does not have a list of one or more positions")
+            raise DataError(f"{file}: class_dict of class {name} is not a list of image indices")
     every = np.concatenate(list(classes.values())) if classes else np.empty(0, np.int64)
     if len(np.unique(every)) != len(every) or ((every < 0) | (every >= len(images))).any():
         raise DataError(
-            f"{file}: class_dict has positions that occur twice or lie outside the "
-            f"{len(images)} images: get it again"
+            f"{file}: class_dict has indices that occur twice or are outside the "
+            f"{len(images)} images: download it again"
         )
     ordered = {name: classes[name].tolist() for name in sorted(classes)}
     return Encoded(ordered, lambda position: _resized(images[position], size))
 
 
 def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``[H, W, 3]`` as ``[3, size, size]``."""
+    """Resizes ``[H, W, 3]`` to ``[3, size, size]``."""
     if pixels.shape[:2] != (size, size):
         image = Image.fromarray(np.asarray(pixels))
         pixels = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))

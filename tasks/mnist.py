@@ -1,4 +1,4 @@
-"""MNIST, for bilevel problems beyond few-shot learning: images of ten digits, train and test."""
+"""MNIST: train and test images of ten digits, for bilevel problems other than few-shot learning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SIDE = 28
 _NAMES = {"train": "train", "test": "t10k"}
-# By name: data sets in place of MNIST name their files as it does.
+# Searched in this order; folders are named since other data sets use the same file names.
 _FOLDERS = ("", "mnist", "MNIST/raw", "raw")
 _UNSIGNED_BYTES = 8
 
@@ -32,9 +32,9 @@ def load(root: Path | str, *, download: bool = False) -> TrainTest:
     """60,000 training and 10,000 test images ``[M, 1, 28, 28]``.
 
     Args:
-        root: folder with the four original files, packed or not, or the one that torchvision
-            keeps ``MNIST/raw`` in.
-        download: whether to fetch them through torchvision if they are not there.
+        root: folder of the four original files, gzipped or not, or torchvision's root, which
+            contains ``MNIST/raw``.
+        download: download the files through torchvision if they are missing.
 
     Raises:
         DataError: if files are missing or damaged.
@@ -49,9 +49,9 @@ def _dataset(root: Path, part: str) -> ClassDataset:
     images, labels = _read(root, part, "images", 3), _read(root, part, "labels", 1)
     if len(images) != len(labels) or images.shape[1:] != (SIDE, SIDE) or labels.max() > 9:
         raise DataError(
-            f"the {part} files of MNIST in {root} have images {images.shape} and labels "
-            f"{labels.shape} up to {labels.max()}: they must be of as many 28x28 images and "
-            "labels from 0 to 9; get them anew"
+            f"the {part} files of MNIST in {root} have images of shape {images.shape} and labels "
+            f"of shape {labels.shape} up to {labels.max()}: they must have as many 28x28 images "
+            "as labels, and labels from 0 to 9; download them again"
         )
     names = tuple(str(digit) for digit in range(10))
     return ClassDataset.from_labels(
@@ -66,22 +66,24 @@ def _file(root: Path, part: str, kind: str, axes: int) -> Path | None:
 
 
 def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
-    """An array in the format idx: two zeros, type, number of axes, their lengths, the bytes."""
+    """Reads an idx file: two zero bytes, dtype, number of dimensions, their sizes, the data."""
     path = _file(root, part, kind, axes)
     if path is None:
         raise DataError(
             f"MNIST's {_NAMES[part]}-{kind}-idx{axes}-ubyte(.gz) is not in {root}: put the four "
-            "original files there, or fetch them (download)"
+            "original files there, or set download"
         )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}): get it anew") from error
+        raise DataError(f"{path} cannot be read ({error}): download it again") from error
     start = 4 + 4 * axes
     shape = np.frombuffer(content[4:start], ">i4").tolist()
     size = len(content) - start
     if content[:4] != bytes([0, 0, _UNSIGNED_BYTES, axes]) or int(np.prod(shape)) != size:
-        raise DataError(f"{path} is no idx file of bytes with {axes} axes: get it anew")
+        raise DataError(
+            f"{path} is not an idx file of uint8 with {axes} dimensions: download it again"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
@@ -90,5 +92,5 @@ def _download(root: Path) -> None:
         torchvision_module().datasets.MNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"MNIST could not be downloaded ({error}): put its four files into {root}"
+            f"the download of MNIST failed ({error}): try again, or put its four files into {root}"
         ) from error

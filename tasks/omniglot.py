@@ -1,4 +1,4 @@
-"""Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al., 2015)."""
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al., 2015)."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def load(
 ) -> Splits:
     """Characters as classes, ink 255 on 0, images ``[M, 1, size, size]``.
 
-    Images are resized as grey images with Lanczos's filter, as in learn2learn's Omniglot
-    benchmark. (MAML's script asks for the same filter but resizes 1-bit images, for which Pillow
-    takes the nearest pixel.) The first call decodes 32,460 images and keeps the result in the
-    cache folder; later calls read that.
+    Images are resized as grey images with the Lanczos filter, as in learn2learn's Omniglot
+    benchmark. (MAML's script uses the same filter but on 1-bit images, for which Pillow takes the
+    nearest pixel.) The first call decodes 32,460 images and keeps the result in the cache folder;
+    later calls read the cache.
 
     Args:
-        root: the folder with ``images_background`` and ``images_evaluation``, as zip archives or
+        root: folder of ``images_background`` and ``images_evaluation``, as zip archives or
             unpacked, directly in it or one folder below (torchvision's ``omniglot-py``).
         split: ``vinyals``: 1028, 172 and 423 characters of any alphabet (Vinyals et al., 2016,
             in the lists of Snell et al., 2017); ``background``: whole alphabets, the 25 larger
             background alphabets, the 5 smallest and the 20 evaluation alphabets, that is 883, 81
             and 659 characters (Meta-Dataset, Triantafillou et al., 2020).
-        rotations: whether each character counts as four classes, turned by quarters of a circle;
-            all four are in the split of the character.
-        mirrors: whether training has the mirror image of each of its classes as a further class;
-            validation and test never do, so their tasks stay those of the protocol.
+        rotations: count each character as four classes, rotated by 0, 90, 180 and 270 degrees;
+            all four are in the character's split.
+        mirrors: add the mirror image of each training class as a further class; validation and
+            test never have them, so their tasks follow the published protocol.
         size: height and width in pixels.
-        download: whether to fetch what is not there, through torchvision.
+        download: download missing archives through torchvision.
 
     Raises:
-        DataError: if ``split`` is unknown, or the data is missing, partial or corrupt.
+        DataError: if ``split`` is unknown, or the data is missing, incomplete or corrupt.
     """
     if split not in ("vinyals", "background"):
         raise DataError(f"split is '{split}': it must be 'vinyals' or 'background'")
@@ -83,12 +83,12 @@ def load(
 
 @dataclass(frozen=True)
 class _Group:
-    """One half of the data set: a zip archive or a folder whose images are all accounted for.
+    """One half of the data set: a zip archive or a folder that has all of its images.
 
     Attributes:
         source: the archive or folder.
-        members: ``(character, path in the source, stamp)`` of every image, in order. The stamp
-            changes with the image: its checksum in an archive, size and time in a folder.
+        members: ``(character, path in the source, stamp)`` of every image, sorted. The stamp
+            changes with the image: CRC in an archive, size and modification time in a folder.
     """
 
     source: Path
@@ -96,12 +96,12 @@ class _Group:
 
     @classmethod
     def find(cls, root: Path, name: str) -> _Group:
-        """The group ``name`` in ``root`` or one folder below, checked for completeness."""
+        """Finds group ``name`` in ``root`` or one folder below, and checks that it is complete."""
         source = _source(root, name)
         if source is None:
             raise DataError(
                 f"Omniglot is not complete: neither {name}.zip nor a folder {name} is in {root} "
-                f"or a folder in it; put the files of {_ADDRESS} there, or fetch them (download)"
+                f"or a folder in it; put the files of {_ADDRESS} there, or set download"
             )
         listing = _list_archive(source) if source.is_file() else _list_folder(source)
         members = []
@@ -113,7 +113,7 @@ class _Group:
         return cls(source, tuple(sorted(members)))
 
     def images(self) -> Iterator[Image.Image]:
-        """Every image, decoded and grey, in the order of ``members``."""
+        """Yields every image, decoded to grey, in the order of ``members``."""
         if self.source.is_dir():
             for _, path, _ in self.members:
                 file = self.source / path
@@ -123,18 +123,18 @@ class _Group:
             for _, path, _ in self.members:
                 name = f"{path} in {self.source}"
                 try:
-                    # The bound keeps a forged archive from filling the memory.
+                    # The limit keeps a malicious archive from filling the memory.
                     content = archive.open(path).read(2**20)
                 except ARCHIVE_ERRORS as error:
                     raise DataError(
-                        f"image {name} cannot be unpacked ({error}): get the archive again"
+                        f"image {name} cannot be unpacked ({error}): download the archive again"
                     ) from error
                 image = open_image(io.BytesIO(content), color=False, name=name)
                 yield _checked_size(image, name)
 
 
 def _source(root: Path, name: str) -> Path | None:
-    """The archive or folder of a group; the archive where there are both."""
+    """The archive or folder of a group; the archive if both exist."""
     for folder in with_subfolders(root):
         if folder != root and folder.name in GROUPS:
             continue
@@ -151,7 +151,7 @@ def _list_archive(source: Path) -> list[tuple[str, str]]:
             return [(member.filename, f"{member.CRC:08x}") for member in archive.infolist()]
     except ARCHIVE_ERRORS as error:
         raise DataError(
-            f"{source} is not a complete zip archive ({error}): delete it and get it again"
+            f"{source} is not a complete zip archive ({error}): delete it and download it again"
         ) from error
 
 
@@ -166,26 +166,26 @@ def _list_folder(source: Path) -> list[tuple[str, str]]:
 
 
 def _check(source: Path, name: str, characters: Sequence[str]) -> None:
-    """Compares the characters of all images of a group with what the group holds."""
+    """Compares the characters of all images found in a group with the published ones."""
     expected = _expected(name)
     counts = Counter(characters)
     missing = [character for character in expected if character not in counts]
     if missing:
         raise DataError(
             f"{source} lacks {len(missing)} of {len(expected)} characters, the first is "
-            f"{missing[0]}: get it again"
+            f"{missing[0]}: download it again"
         )
     surplus = sorted(counts.keys() - set(expected))
     if surplus:
         raise DataError(
-            f"{source} holds {len(surplus)} characters that are not of Omniglot's {name}, the "
+            f"{source} holds {len(surplus)} characters that are not in Omniglot's {name}, the "
             f"first is {surplus[0]}: remove them"
         )
     for character in expected:
         if counts[character] != IMAGES_PER_CHARACTER:
             raise DataError(
                 f"{character} in {source} has {counts[character]} images instead of "
-                f"{IMAGES_PER_CHARACTER}: get it again"
+                f"{IMAGES_PER_CHARACTER}: download the data again"
             )
 
 
@@ -199,13 +199,13 @@ def _checked_size(image: Image.Image, name: str) -> Image.Image:
     if image.size != (SIDE, SIDE):
         raise DataError(
             f"image {name} has {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}: "
-            "get the original images"
+            "use the original images"
         )
     return image
 
 
 def _cached(groups: Sequence[_Group], size: int) -> ClassDataset:
-    """All upright characters, from the cache if it is of these very images."""
+    """All upright characters, from the cache if it was made from these images."""
     members = repr([group.members for group in groups])
     key = f"{_CACHE_FORMAT}, {hashlib.sha256(members.encode()).hexdigest()}"
     names = [name for group in GROUPS for name in _expected(group)]
@@ -229,7 +229,7 @@ def _decode(groups: Sequence[_Group], shape: tuple[int, int, int]) -> NDArray[np
 
 
 def _download(root: Path) -> None:
-    """Fetches the archives that are not in ``root`` to where torchvision keeps them."""
+    """Downloads the archives missing from ``root`` to where torchvision keeps them."""
     for name in GROUPS:
         if _source(root, name) is not None:
             continue

@@ -1,4 +1,4 @@
-"""Pictures of tasks, for a person to look at."""
+"""``episode_picture``: a PNG of few-shot tasks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fewshot_blo.tasks.errors import DataError
 def episode_picture(
     batch: TaskBatch, path: Path, *, class_names: Sequence[str] | None = None, tasks: int = 4
 ) -> None:
-    """Writes a PNG of a batch's first tasks: a row a class, its shots beside some of its queries.
+    """Writes a PNG of a batch's first tasks: one row per class, shots beside some queries.
 
     Args:
         batch: grey ``[T, rows, 1, H, W]`` or RGB ``[T, rows, 3, H, W]`` images in [0, 1].
-        path: where the picture goes, whole or not at all.
-        class_names: of the data set, to which ``batch.classes`` points; numbers if not given.
-        tasks: how many tasks to show at most.
+        path: path of the PNG, which is written atomically.
+        class_names: the data set's class names, indexed by ``batch.classes``; numbers by default.
+        tasks: largest number of tasks to show.
 
     Raises:
-        DataError: if no task is to be shown, or images are neither grey nor RGB.
+        DataError: if there is no task to show, or images are neither grey nor RGB.
     """
     if not batch.is_pictures:
         raise DataError(
@@ -32,5 +32,7 @@ def episode_picture(
         )
     shown = min(tasks, batch.tasks)
     if shown < 1:
-        raise DataError(f"tasks is {tasks} of a batch of {batch.tasks}: show at least one")
+        raise DataError(
+            f"tasks is {tasks} and the batch has {batch.tasks}: both must be at least 1"
+        )
     save_figure(draw_episodes(*batch[:shown].tensors, class_names), path)

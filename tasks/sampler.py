@@ -1,4 +1,4 @@
-"""Episodes as a pure function of a seed and an index."""
+"""``EpisodicSampler``: few-shot tasks as a pure function of a seed and an index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Range = tuple[int, int]
 
 
 class TaskSource(Protocol):
-    """Anything that yields batches of tasks by index, the same tasks for the same index."""
+    """Batches of tasks by index; the same index must give the same tasks."""
 
     def batch(self, index: int) -> TaskBatch:
         """The index-th batch of tasks."""
@@ -29,27 +29,27 @@ class TaskSource(Protocol):
 
 
 class EpisodicSampler:
-    """Draws N-way K-shot tasks with Q queries a class from a data set.
+    """Draws N-way K-shot tasks with Q queries per class from a data set.
 
-    Task ``i`` depends on ``(seed, i)`` alone: batch size, device, number of processes and what
-    was drawn before do not change it. Batch ``b`` holds tasks ``b*T`` to ``b*T + T - 1``. Classes
-    of a task are distinct, its images are distinct, so support and query never overlap.
+    Task ``i`` depends only on ``(seed, i)``, not on batch size, device, number of processes or
+    earlier draws. Batch ``b`` holds tasks ``b*T`` to ``b*T + T - 1``. The classes of a task are
+    distinct and so are its images: support and query sets never overlap.
 
     Args:
-        dataset: the classes to draw from; images are gathered on its device.
-        way: N, or an inclusive range to draw it from for each task.
-        shot: K, or a range; one number holds for all classes of a task.
-        query: Q a class, or a range.
-        tasks: T, tasks a batch.
-        seed: any non-negative integer.
-        device: where the batch goes; the data set's device by default.
-        dtype: of the images, which are scaled to [0, 1].
-        augment: random changes of each image, for training; they, too, depend on ``(seed, i)``
-            alone.
+        dataset: classes to draw from; images are gathered on its device.
+        way: N, number of classes in a task, or an inclusive range to draw it from for each task.
+        shot: K, number of support images per class, or a range; equal for all classes of a task.
+        query: Q, number of query images per class, or a range; equal for all classes of a task.
+        tasks: T, number of tasks in a batch.
+        seed: seed of the tasks, at least 0.
+        device: device of the batches; the data set's device by default.
+        dtype: floating-point dtype of the images, which are scaled to [0, 1].
+        augment: random augmentation of each image, for training; it also depends only on
+            ``(seed, i)``.
 
     Raises:
-        DataError: if a size is not positive, the seed is negative, ``dtype`` is not floating, the
-            images cannot be augmented so, or the data set has too few classes or images.
+        DataError: if a size is not positive, the seed is negative, ``dtype`` is not floating-point,
+            the images do not suit ``augment``, or the data set has too few classes or images.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class EpisodicSampler:
         if tasks < 1:
             raise DataError(f"tasks is {tasks}: it must be a positive integer")
         if seed < 0:
-            raise DataError(f"seed is {seed}: it must not be negative")
+            raise DataError(f"seed is {seed}: it must be at least 0")
         if not dtype.is_floating_point:
-            raise DataError(f"dtype is {dtype}: images in [0, 1] need a floating-point type")
+            raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.tasks = tasks
         self.seed = seed
         self.device = torch.device(device) if device is not None else dataset.images.device
@@ -92,15 +92,15 @@ class EpisodicSampler:
         classes = len(self._counts)
         if self.way[1] > classes:
             raise DataError(
-                f"{self.way[1]}-way tasks need {self.way[1]} classes; this split has {classes}: "
-                "lower way or use a split with more classes"
+                f"{self.way[1]}-way tasks need {self.way[1]} classes, but this split has "
+                f"{classes}: lower way or use a split with more classes"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())
         name, count = self.dataset.class_names[smallest], self._counts[smallest]
         if count < need:
             raise DataError(
-                f"class '{name}' has {count} images; {self.shot[1]} shots + {self.query[1]} "
+                f"class '{name}' has {count} images, but {self.shot[1]} shots + {self.query[1]} "
                 f"queries need {need}: lower shot or query"
             )
 
@@ -112,7 +112,7 @@ class EpisodicSampler:
         )
 
     def _repr_html_(self) -> str | None:
-        """Its first tasks drawn, for a notebook; None where the images are neither grey nor RGB."""
+        """A figure of the first tasks, for notebooks; None unless images are grey or RGB."""
         first = self.between(0, min(self.tasks, 2))
         if not first.is_pictures:
             return None
@@ -125,7 +125,7 @@ class EpisodicSampler:
         return plain
 
     def describe(self) -> str:
-        """Way, shot and queries a class, as words for a table."""
+        """Text for tables: way, shot and queries per class."""
         way, shot, query = (
             str(low) if low == high else f"{low}..{high}"
             for low, high in (self.way, self.shot, self.query)
@@ -135,35 +135,35 @@ class EpisodicSampler:
     def batch(self, index: int, embeddings: Tensor | None = None) -> TaskBatch:
         """The tasks ``index * T`` to ``index * T + T - 1``.
 
-        Padded only where a range makes their sizes differ, to the upper end of the range.
+        With ranges of sizes, tasks are padded to the upper ends of the ranges.
 
         Args:
-            index: counts from 0.
-            embeddings: ``[M, ...]``, floating, to be handed out in place of the M images.
+            index: batch index, at least 0.
+            embeddings: floating-point ``[M, ...]``, returned in place of the M images.
 
         Raises:
-            DataError: if the index is negative, or there are embeddings and augmentation.
+            DataError: if ``index`` is negative, or embeddings are combined with augmentation.
         """
         if index < 0:
-            raise DataError(f"index is {index}: batches count from 0")
+            raise DataError(f"index is {index}: it must be at least 0")
         return self.between(index * self.tasks, (index + 1) * self.tasks, embeddings)
 
     def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
-        """The tasks ``start`` to ``stop - 1``, in a batch of that size; for the rest as ``batch``.
+        """The tasks ``start`` to ``stop - 1`` as one batch; otherwise as ``batch``.
 
         Raises:
-            DataError: if there are embeddings and augmentation.
+            DataError: if embeddings are combined with augmentation.
         """
         if embeddings is not None and self.augment is not None:
             raise DataError(
-                "embeddings are of the images as they are, and this sampler augments images: draw "
-                "from embeddings with a sampler whose augment is None"
+                "embeddings are of unaugmented images, but this sampler augments: use a sampler "
+                "whose augment is None"
             )
         numbers = range(start, stop)
         classes, support, query = self._draw(numbers)
         support_x, support_y = self._gather(support, embeddings, numbers, part=0)
         query_x, query_y = self._gather(query, embeddings, numbers, part=1)
-        # The labels are still on the host, where it costs nothing to see whether they are padded.
+        # ``to`` checks for padding while the labels are on the CPU, which avoids a host sync.
         return TaskBatch(support_x, support_y, query_x, query_y, torch.from_numpy(classes)).to(
             self.device
         )
@@ -171,7 +171,7 @@ class EpisodicSampler:
     def _draw(
         self, numbers: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Classes ``[T, N]`` and image rows ``[T, N, K]``, ``[T, N, Q]``; -1 where padded."""
+        """Classes ``[T, N]`` and image indices ``[T, N, K]``, ``[T, N, Q]``; -1 where padded."""
         most = int(self._counts.max())
         classes = np.full((len(numbers), self.way[1]), -1)
         shots, queries = np.empty((2, len(numbers)), dtype=np.int64)
@@ -186,7 +186,7 @@ class EpisodicSampler:
             images = int(self._counts[chosen].max())
             classes[t, :way] = chosen
             keys[t, :way, :images] = rng.random((way, images))
-        # A random order of each class's images: sort uniform keys, absent images last.
+        # A random permutation of each class's images: argsort of uniform keys, absent images last.
         keys[np.arange(most) >= self._counts[classes][..., None]] = np.inf
         order = keys.argsort(axis=2)[..., : self.shot[1] + self.query[1]]
         order += self._starts[classes][..., None]
@@ -209,7 +209,7 @@ class EpisodicSampler:
         numbers: Sequence[int],
         part: int,
     ) -> tuple[Tensor, Tensor]:
-        """Images ``[T, N*K, C, H, W]`` and labels ``[T, N*K]`` of image rows ``[T, N, K]``."""
+        """Images ``[T, N*K, C, H, W]`` and labels ``[T, N*K]`` of image indices ``[T, N, K]``."""
         tasks, way, images_per_class = rows.shape
         flat = torch.from_numpy(rows.reshape(-1))
         source = self.dataset.images if embeddings is None else embeddings

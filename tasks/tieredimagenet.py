@@ -38,26 +38,25 @@ def load(
 
     ``root``, or a folder ``tiered-imagenet`` in it, has one of these layouts:
 
-    - ``train``, ``val`` and ``test`` with one folder of images a class, named by WordNet id, where
-      links that leave the folder of the split are passed over;
+    - ``train``, ``val`` and ``test`` with one folder of images per class, named by WordNet id,
+      where links that leave the folder of the split are skipped;
     - ``train_images_png.pkl``, ``train_labels.pkl`` and so on, as published by Ren et al.: a list
       of PNG files as uint8 arrays, and a dictionary with ``label_specific`` (the class of each
-      image) and ``label_specific_str`` (the names of the classes, in words). They are read without
-      running code of the pickles.
+      image) and ``label_specific_str`` (the class names, in words). They are read without
+      executing code in the pickles.
 
-    The first call decodes all images into the cache folder (16.5 GB at 84 pixels); for pickles it
-    needs the memory of one of them besides. Later calls map the decoded images into memory: of
-    the 9.5 GB of the train split, memory holds what is in use.
+    The first call decodes all images into the cache folder (16.5 GB at 84 pixels) and holds one
+    pickle in memory at a time. Later calls map the decoded images into memory: of the 9.5 GB of
+    the train split, only the pages in use are resident.
 
     Args:
-        root: the folder.
+        root: folder of the data.
         size: height and width in pixels.
-        partial: whether to accept missing classes and images.
-        progress: show how far the first call's decoding is, by a bar, or by lines where there is no
-            terminal.
+        partial: accept missing classes and images.
+        progress: show the progress of decoding as a bar, or as lines where there is no terminal.
 
     Raises:
-        DataError: if files are missing or corrupt, or classes or images are not the published.
+        DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
     root = Path(root)
     if (root / "tiered-imagenet").is_dir():
@@ -95,16 +94,16 @@ def _read_pickles(images_file: Path, labels_file: Path, size: int) -> Encoded:
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise DataError(
             f"{labels_file}: label_specific runs from {labels.min()} to {labels.max()}, "
-            f"and label_specific_str names {len(names)} classes: get it again"
+            f"but label_specific_str names {len(names)} classes: download it again"
         )
     if len(set(names)) != len(names):
-        raise DataError(f"{labels_file}: label_specific_str names a class twice: get it again")
+        raise DataError(f"{labels_file}: label_specific_str names a class twice: download it again")
     images = load_pickle(images_file)
     if not isinstance(images, (list, tuple, np.ndarray)) or len(images) != len(labels):
         count = len(images) if hasattr(images, "__len__") else "no"
         raise DataError(
-            f"{images_file} has {count} images and {labels_file} has {len(labels)} labels: "
-            "get both again"
+            f"{images_file} has {count} images, but {labels_file} has {len(labels)} labels: "
+            "download both again"
         )
 
     def decode(position: int) -> NDArray[np.uint8]:
@@ -112,7 +111,9 @@ def _read_pickles(images_file: Path, labels_file: Path, size: int) -> Encoded:
         try:
             png = BytesIO(memoryview(images[position]))
         except TypeError as error:
-            raise DataError(f"image {name} is not an array of bytes: get the file again") from error
+            raise DataError(
+                f"image {name} is not an array of bytes: download the file again"
+            ) from error
         return read_image(png, size=size, color=True, crop=False, name=name)
 
     order = np.argsort(labels, kind="stable")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 META = torch.device("meta")
 
 
-class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class HostReads(TorchDispatchMode):
     """Answers every question to the device "meta" with 1, and notes who asked.
 
     So a step takes the same paths as on a GPU, which are not those of the host, and goes on after

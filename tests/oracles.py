@@ -57,7 +57,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def derivatives(output: Tensor, leaves: Sequence[Tensor], order: int) -> list[Tensor]:
     """Of a curved function of the output, then of the squared norm of those, and so on."""
     value = output.sin().sum()
-    results = []
+    results: list[Tensor] = []
     for _ in range(order):
         gradients = torch.autograd.grad(value, leaves, create_graph=True)
         results += gradients
@@ -232,9 +232,10 @@ class PlainBatchNorm(nn.Module):
         self.stepwise = isinstance(norm, StepwiseBatchNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        assert weight is not None
-        assert bias is not None
+        assert self.weight is not None
+        assert self.bias is not None
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self.stepwise:
             step = inner_step()
             row = len(weight) - 1 if step is None else min(step, len(weight) - 1)
@@ -400,8 +401,8 @@ def _lstm(outer: Params, name: str, size: int, state: int) -> nn.LSTMCell:
     """PyTorch's cell with weights of the outer variables; its gates are in the same order."""
     cell = nn.LSTMCell(size, state).to(outer[f"head/{name}.bias"].dtype)
     del cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
-    cell.weight_ih = outer[f"head/{name}.of_input"]  # type: ignore[assignment]
-    cell.weight_hh = outer[f"head/{name}.of_state"]  # type: ignore[assignment]
+    cell.weight_ih = outer[f"head/{name}.of_input"]
+    cell.weight_hh = outer[f"head/{name}.of_state"]
     cell.bias_ih = outer[f"head/{name}.bias"]  # type: ignore[assignment]
     cell.bias_hh = torch.zeros_like(cell.bias_ih)  # type: ignore[assignment]
     return cell

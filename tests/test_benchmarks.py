@@ -465,6 +465,7 @@ def test_speed_command_writes_what_there_is_at_an_interrupt(
         outcome = next(outcomes)
         if isinstance(outcome, row.Interrupted):
             raise outcome
+        assert isinstance(outcome, dict)
         return outcome
 
     monkeypatch.setattr(speed, "Pool", IdlePool)

@@ -84,6 +84,7 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "mutation",
         "onnx",
         "peers",
+        "pyright",
         "sklearn",
         "test",
     }

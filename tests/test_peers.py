@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from oracles import assert_same, make_batch
 from torch import Tensor, nn
 
-from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.networks import Conv4, classifier
@@ -57,7 +58,7 @@ def theirs(problem: Initialization) -> nn.Module:
 
 
 def outer_gradient(problem: Initialization, strategy: Unroll) -> tuple[Tensor, dict[str, Tensor]]:
-    step = strategy.hypergradient(problem.bind(BATCH, "transductive").bilevel, State())
+    step = strategy.hypergradient(problem.bind(BATCH, "transductive").bilevel, UnrollState())
     return step.outer_loss, dict(step.gradient)
 
 

@@ -17,6 +17,7 @@ import torch
 from oracles import make_ragged_batch
 from PIL import Image
 from small_runs import STRATEGIES, make_dataset, make_encoder, make_problem, make_sampler, run
+from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel
 from fewshot_blo.evaluation.result import Evaluation
@@ -281,6 +282,10 @@ def test_predictions_and_labelled_images() -> None:
     assert repr(data) == "LabelledImages(3 images of 2 classes, [3, 8, 8] uint8 on cpu, 1 left out)"
 
 
+def total(v: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([p.sum() for p in v.values()]).sum()
+
+
 def test_nothing_shows_tensors() -> None:
     sampler: EpisodicSampler = make_sampler(make_dataset())
     shown = [
@@ -288,7 +293,7 @@ def test_nothing_shows_tensors() -> None:
         sampler.batch(0),
         SharedEncoder(make_encoder()),
         State({"v": torch.zeros(2, 3)}),
-        Bilevel({"u": torch.zeros(2, requires_grad=True)}, {"v": torch.zeros(2, 3)}, *2 * [sum]),
+        Bilevel({"u": torch.zeros(2, requires_grad=True)}, {"v": torch.zeros(2, 3)}, total, total),
         make_evaluation(),
     ]
     for item in shown:

@@ -194,6 +194,7 @@ def test_oracle_leaves_buffers_as_they_are() -> None:
     forward, params = oracle.pure_forward(norm)
     forward(params, torch.rand(6, 4, dtype=torch.float64))
     assert norm.num_batches_tracked == 0
+    assert norm.running_mean is not None
     assert bool((norm.running_mean == 0).all())
 
 

@@ -80,7 +80,7 @@ def _convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             return x.to(dtype.to_complex())
         return x.to(dtype) if x.is_floating_point() else x
 
-    converted: nn.Module = module._apply(convert)  # type: ignore[no-untyped-call]
+    converted: nn.Module = module._apply(convert)
     return converted
 
 

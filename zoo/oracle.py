@@ -120,7 +120,7 @@ def is_function(module: nn.Module, images: Tensor) -> bool:
     return torch.equal(*outputs)
 
 
-class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Dtypes(TorchDispatchMode):
     """Records the floating-point dtypes that operations return."""
 
     def __init__(self) -> None:

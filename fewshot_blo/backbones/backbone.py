@@ -89,7 +89,7 @@ class Pooling(nn.Module):
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool: Pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """The pooled features; vectors are returned unchanged."""

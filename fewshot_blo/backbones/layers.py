@@ -108,8 +108,12 @@ def _replace(module: nn.Module) -> nn.Module:
         return FrozenBatchNorm(module)
     if type(module) is nn.Hardsigmoid:
         return Hardsigmoid()
-    plain = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
-    if plain and module.bias_k is None and not module.add_zero_attn:
+    if (
+        isinstance(module, nn.MultiheadAttention)
+        and module.in_proj_weight is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+    ):
         return Attention(module)
     if isinstance(getattr(module, "fused_attn", None), bool):  # timm's
         module.fused_attn = False  # type: ignore[assignment]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.fx.proxy import TraceError
 
 from fewshot_blo.backbones import timm_models, torchvision_models, transformers_models
 from fewshot_blo.backbones.backbone import Backbone, Pool
@@ -138,7 +138,7 @@ def _up_to(body: nn.Module, layer: str) -> nn.Module:
     extraction: Any = importlib.import_module("torchvision.models.feature_extraction")
     try:
         extractor = extraction.create_feature_extractor(body, {layer: "output"})
-    except (torch.fx.proxy.TraceError, ValueError, TypeError) as error:
+    except (TraceError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"layer '{layer}' cannot be extracted, because torch.fx cannot trace the network "
             f"({error}): use its last features, or a module:function of your own"

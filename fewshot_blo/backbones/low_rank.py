@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def with_low_rank(
     return network, [f"{name}.{part}.weight" for name in layers for part in ("down", "up")]
 
 
-def _suits(layer: nn.Module, rank: int) -> bool:
+def _suits(layer: nn.Module, rank: int) -> TypeGuard[nn.Linear | nn.Conv2d]:
     if isinstance(layer, nn.Linear):
         return min(layer.in_features, layer.out_features) >= 2 * rank
     if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and layer.groups == 1:

@@ -1,4 +1,4 @@
-"""Exactness on a user's own problem and tasks: of the kernel's backends, and of precisions."""
+"""``check_kernel``: the kernel's backends against a plain loop, on a user's problem and tasks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BACKENDS: tuple[Backend, ...] = ("batched", "loop")
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a backend of the kernel is from a plain loop over the user's own module.
+    """Difference of a backend of the kernel from a plain loop over the user's module.
 
     Attributes:
-        quantity: what is compared, together with the outer losses of that step.
+        quantity: the gradient that is compared; the outer losses of the step are compared too.
         norm: norm mode of the query set.
-        backend: of the kernel.
-        difference: the larger one, relative to the loop's norm.
-        reason: why there is no difference, where the backend cannot run the network.
+        backend: backend of the kernel.
+        difference: larger of the two relative differences; NaN if the backend cannot run.
+        reason: why the backend cannot run the network; empty if it can.
     """
 
     quantity: str
@@ -40,12 +40,12 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is rounding."""
+        """Whether the difference is within rounding, ``TOLERANCE``."""
         return self.difference <= TOLERANCE
 
 
 def all_strategies(rule: UpdateRule) -> dict[str, Strategy]:
-    """Every way to compute a hypergradient, by what it is of, with a few inner steps."""
+    """Every strategy with a few inner steps, by the name of its hypergradient."""
     return {
         "first-order gradient": Unroll(InnerSteps(3, rule), first_order=True),
         "second-order gradient": Unroll(InnerSteps(3, rule)),
@@ -65,17 +65,20 @@ def check_kernel(
     rule: UpdateRule = SGD(),
     norms: Sequence[NormMode] = ("transductive",),
 ) -> list[Comparison]:
-    """Takes outer steps by each backend and by a plain loop over the user's own module.
+    """Compares an outer step of each backend with that of a plain loop over the user's module.
 
-    All strategies are compared beside the one in use, but for those that do not suit the problem:
-    without a proximal term some are zero by structure.
+    Compares the strategy in use and all others, except those that do not suit the problem:
+    without a proximal term, some hypergradients are structurally zero.
 
     Args:
         problem: makes the same float64 problem for any backend.
-        strategy: the one in use.
+        strategy: strategy in use.
         batch: float64 tasks.
-        rule: of the inner steps of the others.
+        rule: update rule of the other strategies' inner steps.
         norms: norm modes of the query set.
+
+    Raises:
+        RuntimeError: if the backend "loop" cannot run the network.
     """
     strategies = {**all_strategies(rule), f"{type(strategy).__name__} as set": strategy}
     return [
@@ -96,7 +99,7 @@ def _compare(
     try:
         exact_loss, exact = flat_step(problem("reference"), strategy, batch, norm)
     except (StructuralZeroError, ConfigurationError):
-        return  # It is said where such a strategy is used; ``check`` names the one in use.
+        return  # Not an error here: such a strategy raises where it is used.
     for backend in _BACKENDS:
         try:
             loss, found = flat_step(problem(backend), strategy, batch, norm)
@@ -113,7 +116,7 @@ def _compare(
 def flat_step(
     problem: FewShotProblem, strategy: Strategy, batch: TaskBatch, norm: NormMode
 ) -> tuple[Tensor, Tensor]:
-    """Outer losses ``[T]``, and the hypergradient as one vector."""
+    """Outer losses ``[T]``, and the hypergradient flattened to one vector."""
     problem.network.train()
     keys = dropout_keys(batch, 0, 0)
     step = hypergradient(problem, strategy, strategy.init(), batch, norm=norm, keys=keys)
@@ -121,5 +124,5 @@ def flat_step(
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
-    """Norm of the difference relative to that of the reference."""
+    """``|value - reference| / |reference|``, in the Euclidean norm."""
     return float((value - reference).norm() / reference.norm())

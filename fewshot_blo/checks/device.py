@@ -1,6 +1,6 @@
-"""What a device computes and how fast: replayed steps, and tasks a second beside plain loops.
+"""``check_device``: exactness of replayed CUDA graphs, and tasks per second beside plain loops.
 
-The network is Conv4-64 on random images of 28×28 pixels, 5-way 1-shot tasks with 15 queries a
+The network is Conv4-64 on random images of 28×28 pixels, 5-way 1-shot tasks with 15 queries per
 class, differentiated through 5 inner steps.
 """
 
@@ -30,17 +30,17 @@ from fewshot_blo.training.step import dropout_keys, hypergradient
 
 _STEPS, _STEP_SIZE, _WAY = 5, 0.01, 5
 _TASKS = {"cuda": 64, "cpu": 4}
-_LOOPED = 4  # Tasks that a loop is timed on; it takes them one after another.
+_LOOPED = 4  # Number of tasks on which loops over tasks are timed.
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast something takes an outer step.
+    """Speed of an implementation of the outer step.
 
     Attributes:
-        name: of it.
-        tasks_per_second: or NaN.
-        remark: how it ran, or why there is no figure.
+        name: name of the implementation.
+        tasks_per_second: tasks per second; NaN if it did not run.
+        remark: how it ran, or why it did not.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class DeviceCheck:
-    """What was found.
+    """Result of ``check_device``.
 
     Attributes:
-        replayed: relative difference of a replayed step's hypergradient from one that is not
-            replayed, in float64; None where nothing is replayed on the device.
-        speeds: ours first; the others loop over tasks.
+        replayed: relative difference between the hypergradients of a replayed CUDA graph and of a
+            plain step, in float64; None if the device does not replay.
+        speeds: speed of this package, then of implementations that loop over tasks.
     """
 
     replayed: float | None
@@ -63,10 +63,10 @@ class DeviceCheck:
 
 
 def check_device(device: torch.device) -> DeviceCheck:
-    """Takes outer steps on a device; about half a minute.
+    """Takes and times outer steps on a device, for about half a minute.
 
     Args:
-        device: where.
+        device: device to check.
     """
     tasks = _TASKS.get(device.type, _TASKS["cpu"])
     with product_precision("float32", device):
@@ -109,8 +109,7 @@ def _replayed(device: torch.device) -> float | None:
     batch = _batch(2, device, torch.float64)
     problem.prepare(batch)
     plain, replayed = _step(problem, batch)(), _step(problem, batch, graphs)
-    for _ in range(3):  # As it is, recorded, replayed.
-        found = replayed()
+    _, _, found = (replayed() for _ in range(3))  # Run, captured, replayed.
     return relative_difference(
         *(torch.cat([p.flatten() for p in g.values()]) for g in (found, plain))
     )
@@ -139,9 +138,9 @@ Loop = Callable[[ModuleType, nn.Module, TaskBatch], None]
 
 def _peer(name: str, loop: Loop, device: torch.device) -> Speed:
     try:
-        torchvision_module()  # Which learn2learn imports.
+        torchvision_module()  # learn2learn imports it.
         module = importlib.import_module(name)
-    except Exception as error:  # A library that is not kept up fails in its own ways.
+    except Exception as error:  # An unmaintained library may raise anything on import.
         return Speed(name, float("nan"), f"not installed ({type(error).__name__}: {error})")
     network, batch = _network().to(device), _batch(_LOOPED, device)
     return Speed(name, _LOOPED / best_seconds(lambda: loop(module, network, batch), device))
@@ -168,7 +167,7 @@ def _learn2learn(learn2learn: Any, network: nn.Module, batch: TaskBatch) -> None
 
 
 def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 _PEERS: dict[str, Loop] = {"higher": _higher, "learn2learn": _learn2learn}

@@ -1,4 +1,4 @@
-"""How well inner problems are solved, and how exact hypergradients are, on a user's own tasks."""
+"""``measure_hypergradient``: error of a strategy's hypergradient on a user's problem and tasks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fewshot_blo.tasks import TaskBatch
 
 @dataclass(frozen=True)
 class HypergradientError:
-    """A strategy's hypergradient beside the one at the solution of the inner problem.
+    """A strategy's hypergradient compared with the exact one at the inner minimizer.
 
     Attributes:
-        angle: between the two, in degrees.
-        length: of the strategy's, relative to the other's.
+        angle: angle between the two, in degrees.
+        length: norm of the strategy's hypergradient relative to the exact one's.
     """
 
     angle: float
@@ -35,29 +35,29 @@ def measure_hypergradient(
     *,
     norm: NormMode = "transductive",
 ) -> HypergradientError:
-    """Compares a strategy with implicit differentiation where the inner problem is solved.
+    """Compares a strategy with implicit differentiation at the minimizer of the inner problem.
 
-    What is exact here is the gradient of ``F(v*(u), u)``, v* the minimiser of G. Unrolling is no
-    worse where it differs: it is exact for the inner steps that it takes.
+    The reference is the gradient of ``F(v*(u), u)`` with v* the minimizer of G. A difference is
+    not an error of unrolling, which is exact for the inner steps that it takes.
 
     Args:
-        problem: of float64, for the reference is solved to rounding.
-        strategy: any but Reptile, which has no gradient of a loss.
+        problem: float64 problem, as the reference is solved to rounding.
+        strategy: any strategy but Reptile, whose direction is not the gradient of a loss.
         batch: float64 tasks.
         norm: norm mode of the query set.
 
     Raises:
-        ConfigurationError: if the problem's inner parameters are no minimisers, or Newton's method
-            finds none.
-        StructuralZeroError: if an outer variable is in no loss.
+        ConfigurationError: if the problem's inner parameters are not minimizers, or Newton's
+            method does not converge.
+        StructuralZeroError: if neither loss depends on an outer variable.
     """
     problem.check_suits(Implicit(), "cold")
     problem.prepare(batch)
-    # The first says at once where there can be none.
+    # The first method is cheap, and raises at once if there is no hypergradient.
     methods = (Implicit(InnerSteps(0), solve=OneStep()), _Solved(), strategy)
     _, exact, found = (flat_step(problem, method, batch, norm)[1] for method in methods)
     length = float(found.norm() / exact.norm())
-    # By halves of sum and difference: the cosine of a small angle is one to rounding.
+    # From sum and difference of unit vectors: the cosine of a small angle rounds to 1.
     a, b = found / found.norm(), exact / exact.norm()
     angle = 2 * math.degrees(math.atan2(float((a - b).norm()), float((a + b).norm())))
     return HypergradientError(angle, length)
@@ -65,7 +65,7 @@ def measure_hypergradient(
 
 @dataclass(frozen=True)
 class _Solved(Strategy[State]):
-    """Implicit differentiation at the minimiser of G."""
+    """Implicit differentiation at the minimizer of G."""
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         solution = replace(state, inner=solve_inner(problem))

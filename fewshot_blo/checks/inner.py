@@ -1,4 +1,4 @@
-"""The inner problem itself: its loss from step to step, and its solution by Newton's method."""
+"""The inner problem: its loss at each inner step, and its solution by Newton's method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.step import dropout_keys
 
-_HALVINGS = 30
+_HALVINGS = 29
 
 
 _SOLVER = ConjugateGradient(steps=100)
@@ -29,15 +29,15 @@ def inner_losses(
     *,
     norm: NormMode = "transductive",
 ) -> Tensor:
-    """Inner losses before the first of the inner steps and after each, ``[inner.steps + 1, T]``.
+    """Inner losses before the first inner step and after each, ``[inner.steps + 1, T]``.
 
-    Where they rise, the steps are too long: the strategies other than unrolling take the result
-    for a minimiser, and then lead the outer variables to where it is none.
+    Rising losses mean that the step size is too large: strategies other than Unroll assume that
+    the result is near a minimizer, and their hypergradients are then wrong.
 
     Args:
-        problem: any.
-        batch: tasks.
-        inner: the steps.
+        problem: any few-shot problem.
+        batch: T tasks.
+        inner: number of inner steps and their rule.
         norm: norm mode of the query set.
     """
     problem.prepare(batch)
@@ -56,18 +56,18 @@ def inner_losses(
 
 
 def solve_inner(problem: Bilevel, *, steps: int = 20, tolerance: float = 1e-7) -> TaskParams:
-    """The minimisers of G, ``[T, ...]``, by Newton's method from the start of the inner problem.
+    """Minimizers of G, ``[T, ...]``, by Newton's method from ``inner_init``.
 
-    Newton's directions are found by conjugate gradients and halved until G falls enough.
+    Newton directions are computed by conjugate gradients, with a backtracking (Armijo) line search.
 
     Args:
-        problem: with an inner loss that is convex near its start.
-        steps: at most.
-        tolerance: norm of the gradient of each task, relative to that at the start; 1e-10 will do
-            where the start is the solution.
+        problem: bilevel problem whose inner loss is convex near ``inner_init``.
+        steps: largest number of Newton steps.
+        tolerance: tolerance on each task's gradient norm, relative to that at ``inner_init``; an
+            absolute norm of 1e-10 is always accepted.
 
     Raises:
-        ConfigurationError: if the gradient is larger after all steps.
+        ConfigurationError: if a gradient norm is above the tolerance after all steps.
 
     Source: Nocedal & Wright, "Numerical Optimization", Newton-CG with a line search.
     """
@@ -83,7 +83,7 @@ def solve_inner(problem: Bilevel, *, steps: int = 20, tolerance: float = 1e-7) -
         v = _newton_step(problem.inner_loss, v, g, loss.detach())
     raise ConfigurationError(
         f"the inner problem is not solved after {steps} steps of Newton's method: its loss is not "
-        "convex or not smooth there; a larger prox makes it so"
+        "convex or not smooth there; raise prox"
     )
 
 
@@ -95,13 +95,18 @@ def _newton_step(
 
     direction = _SOLVER(hessian_product, {name: -p.detach() for name, p in g.items()})
     slope = task_dot(g, direction).detach()
+    rounding = 1e-14 * (1 + loss.abs())  # A small loss is a difference of larger numbers.
+
+    @torch.no_grad()
+    def moved_by(length: Tensor) -> tuple[TaskParams, Tensor]:
+        moved = add_scaled(v, length, direction)
+        return moved, inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
+
     length = torch.ones_like(loss)
+    moved, fallen = moved_by(length)
     for _ in range(_HALVINGS):
-        rounding = 1e-14 * (1 + loss.abs())  # A small loss is a difference of larger numbers.
-        with torch.no_grad():
-            moved = add_scaled(v, length, direction)
-            fallen = inner_loss(moved) <= loss + 1e-4 * length * slope + rounding
         if fallen.all():
             break
         length = torch.where(fallen, length, length / 2)
+        moved, fallen = moved_by(length)
     return {name: p.requires_grad_() for name, p in moved.items()}

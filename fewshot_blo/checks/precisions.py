@@ -1,4 +1,4 @@
-"""How much each precision costs in accuracy and saves in time, against float64."""
+"""``measure_precisions``: error and time of an outer step in each precision, against float64."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fewshot_blo.tasks import TaskBatch
 
 @dataclass(frozen=True)
 class PrecisionError:
-    """How far an outer step in a precision is from one in float64, and how long each takes.
+    """Error of an outer step in a precision relative to float64, and the time of both.
 
     Attributes:
-        precision: of the step.
+        precision: precision of the step.
         loss: relative error of the tasks' outer losses.
         hypergradient: relative error of the hypergradient.
-        seconds: that the step takes.
-        float64_seconds: that the step in float64 takes.
+        seconds: time of the step in seconds.
+        float64_seconds: time of the float64 step in seconds.
     """
 
     precision: Precision
@@ -43,13 +43,13 @@ def measure_precisions(
     *,
     norm: NormMode = "transductive",
 ) -> list[PrecisionError]:
-    """Takes one outer step in every precision that the device offers and in float64.
+    """Takes and times one outer step in every precision that the device supports, and in float64.
 
-    All start from the same float32 parameters and images.
+    All steps start from the same float32 parameters and images.
 
     Args:
         problem: makes the same problem with parameters of either dtype.
-        strategy: any.
+        strategy: any strategy.
         batch: tasks, whose images are rounded to float32.
         norm: norm mode of the query set.
     """

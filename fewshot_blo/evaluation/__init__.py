@@ -1,1 +1,1 @@
-"""Few-shot accuracy under a stated protocol."""
+"""Evaluation: few-shot accuracy with confidence intervals, under a stated protocol."""

@@ -1,4 +1,4 @@
-"""Few-shot accuracy under a stated protocol, with intervals."""
+"""``evaluate``: few-shot accuracy of a problem on held-out tasks; ``embed``: features of images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IMAGES = 256
 
 
 ADAPTATION = InnerSteps(10, SGD(0.5))
-"""How a task is solved at test time unless it is said: on the inner loss of its support set."""
+"""Default adaptation to a task at test time: inner steps on the loss of its support set."""
 
 
 def evaluate(
@@ -41,45 +41,47 @@ def evaluate(
     views: Views = "one",
     progress: bool = False,
 ) -> Evaluation:
-    """Adapts to each task's support set and classifies its query set.
+    """Adapts to the support set of each task and classifies its query set.
 
-    The tasks are the sampler's first ``tasks`` ones, so two models evaluated with samplers of one
-    seed see the same tasks. With running statistics, or a network that treats every image by
-    itself, a shared encoder embeds the split once and the tasks are drawn from the embeddings.
+    The tasks are the sampler's first ``tasks`` tasks, so models evaluated with samplers of the
+    same seed see the same tasks. If no feature depends on other images (running statistics, or no
+    batch statistics), a shared encoder embeds the data set once and tasks use the embeddings.
 
     Args:
-        problem: the trained problem.
-        sampler: draws the test tasks; the size of its batches plays no part.
+        problem: trained problem.
+        sampler: sampler of the test tasks; its batch size does not matter.
         tasks: number of tasks.
-        norm: where batch norms take their statistics from.
-        adaptation: steps and rule on the inner loss; by default ``ADAPTATION``.
-        chunk: tasks adapted at a time; 0 measures how many fit into memory. No result depends on
-            it, up to rounding.
-        embeddings: of all images of the sampler's data set, as ``embed`` gives them, where they are
-            known; otherwise they are made, where images do not meet.
-        views: of an image, over which a shared encoder's features are averaged.
+        norm: source of the batch norm statistics on the query set.
+        adaptation: inner steps that adapt to a task.
+        chunk: number of tasks adapted at a time; 0 measures how many fit into memory. Results do
+            not depend on it, up to rounding.
+        embeddings: features ``[M, D]`` of all images of the sampler's data set, from ``embed``; by
+            default they are computed where possible.
+        views: views of an image, over which a shared encoder's features are averaged.
         progress: show a progress bar, or lines where there is no terminal.
 
     Raises:
-        ConfigurationError: if the number of tasks is not positive, ``chunk`` is negative, the norm
-            mode does not fit, several views or embeddings are given for a problem that has no
-            features, views for embeddings, or a single task does not fit into memory.
-        DivergenceError: if the inner steps of a task end in logits that are not finite.
+        ConfigurationError: if ``tasks`` is not positive, ``chunk`` is negative, running statistics
+            have not been estimated, views or embeddings are given for a problem without features
+            or are combined, or a single task does not fit into memory.
+        DivergenceError: if the logits of a task are not finite after the inner steps.
     """
     if tasks < 1:
-        raise ConfigurationError(f"evaluation over {tasks} tasks: use at least 1")
+        raise ConfigurationError(f"tasks is {tasks}: it must be at least 1")
     if chunk < 0:
-        raise ConfigurationError(f"chunk is {chunk}: use 0 for as many tasks as fit, or more")
+        raise ConfigurationError(
+            f"chunk is {chunk}: it must be at least 0; 0 chooses as many tasks as fit into memory"
+        )
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
-            "the running statistics have not been estimated (train does so, from the images of an "
-            "EpisodicSampler): call update_statistics, or use another norm mode"
+            "norm is running, but running statistics have not been estimated (train estimates "
+            "them from an EpisodicSampler): call update_statistics, or use another norm mode"
         )
     if views != "one":
         if embeddings is not None:
             raise ConfigurationError(
-                f"views is {views}, and embeddings are given, of other views: leave them out, or "
-                "embed with the embedder of problem.with_views(views), and views at one"
+                f"views is {views}, but embeddings are given, whose views are fixed: leave them "
+                "out, or embed with problem.with_views(views).embedder and set views to one"
             )
         problem = problem.with_views(views)
     network = problem.network
@@ -120,7 +122,7 @@ def _scores(
     embeddings: Tensor | None,
     progress: bool,
 ) -> tuple[Tensor, Tally]:
-    """Accuracy of each task, on the host, and counts of all queries."""
+    """Accuracy of each task ``[tasks]``, on the CPU, and counts over all queries."""
     if embeddings is not None:
         problem = problem.on_features()
     first = sampler.between(0, min(tasks, 4), embeddings)
@@ -129,11 +131,11 @@ def _scores(
     bar = Progress(f"evaluating ({norm})", tasks, "task", shown=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
-        """Accuracy of tasks, and whether their logits are finite: nothing waits for the device."""
+        """Accuracy of tasks, and whether their logits are finite, without a host sync."""
         batch = sampler.between(part.start, part.stop, embeddings)
         logits = adapted(problem, batch, norm, adaptation)()
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
-        # Last, for where memory runs out before, these tasks are scored again.
+        # Counts come last: if memory runs out earlier, these tasks are scored again.
         right = tally.add(logits, batch)
         bar.advance(batch.tasks)
         return right.sum(1).double() / queries, finite
@@ -145,7 +147,7 @@ def _scores(
         accuracy, finite = zip(*Chunk(size).run(score, tasks, sampler.device), strict=True)
     if not torch.stack(finite).all():
         raise DivergenceError(
-            f"evaluation: the logits of a task are not finite after {adaptation.steps} inner steps "
+            f"evaluation: logits of a task are not finite after {adaptation.steps} inner steps "
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
             f"{SINGULAR}"
         )
@@ -155,7 +157,7 @@ def _scores(
 def _embeddings(
     problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, progress: bool
 ) -> Tensor | None:
-    """Features of all images, where no image's depend on the others."""
+    """Features of all images ``[M, D]``; None if they may depend on other images."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
     embedder = problem.embedder
     if not alone or embedder is None:
@@ -170,9 +172,9 @@ def adapted(
     """Adapts to the support sets of tasks; calling the result classifies their query sets.
 
     Returns:
-        A function that gives logits ``[T, N*Q, N]``.
+        A function that returns the logits ``[T, N*Q, N]`` of the query sets.
     """
-    keys = torch.zeros_like(batch.classes[:, 0])  # Of dropout, which is off.
+    keys = torch.zeros_like(batch.classes[:, 0])  # Any keys: dropout is off.
     bound = problem.bind(batch, norm, keys)
     inner = adapt(
         bound.bilevel.inner_loss, bound.bilevel.inner_init, adaptation, outer=bound.bilevel.outer
@@ -189,13 +191,13 @@ def embed(
     *,
     progress: bool = False,
 ) -> Tensor:
-    """Features ``[M, D]`` of images, batch norms using their running statistics.
+    """Features ``[M, D]`` of images, in evaluation mode with running statistics.
 
     Args:
-        network: from images ``[B, ...]`` to features.
-        images: ``[M, ...]``, uint8, or floating and then taken as they are.
-        dtype: of what the network sees, and of the features.
-        precision: of the network's products.
+        network: network from images ``[B, ...]`` to features ``[B, D]``.
+        images: ``[M, ...]``, uint8, which is scaled to [0, 1], or floating-point, used unchanged.
+        dtype: dtype of the network's inputs and of the features.
+        precision: precision of the network's matrix products and convolutions.
         progress: show a progress bar, or lines where there is no terminal.
     """
     device = next((p.device for p in network.parameters()), images.device)

@@ -1,4 +1,4 @@
-"""What an evaluation found, and under which protocol."""
+"""``Evaluation``: accuracy, confusion matrix, calibration and protocol; paired intervals."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from fewshot_blo.tasks import TaskBatch
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on a number of tasks, and the protocol it was measured under.
+    """Accuracy on a number of tasks, and the protocol under which it was measured.
 
     Attributes:
-        norm: norm mode.
-        episodes: way, shot, queries a class and seed, as words for a table.
-        steps: inner steps.
-        accuracy: of each task, ``[tasks]``, float64 in [0, 1].
-        class_names: the classes that were drawn, C of them.
-        confusion: queries of each class (row) that were taken for each class, ``[C, C]``.
-        calibration_error: expected calibration error: the mean over all queries of the distance
-            between confidence and accuracy, each a mean over its one of 15 intervals of confidence
+        norm: norm mode of the query set.
+        episodes: text for tables: way, shot, queries per class and seed.
+        steps: number of inner steps.
+        accuracy: accuracy of each task, ``[tasks]``, float64 in [0, 1].
+        class_names: names of the C classes that were drawn.
+        confusion: confusion matrix ``[C, C]``: number of queries by true class (row) and predicted
+            class (column).
+        calibration_error: expected calibration error with 15 bins of equal width: the mean of
+            |accuracy - confidence| over the bins, weighted by their number of queries
             (Guo et al., arXiv 1706.04599, equation 3).
-        precision: of the network's products.
-        views: of an image, over which features are averaged.
+        precision: precision of the network's matrix products and convolutions.
+        views: views of an image, over which features are averaged.
     """
 
     norm: NormMode
@@ -48,18 +49,18 @@ class Evaluation:
 
     @property
     def class_accuracy(self) -> Tensor:
-        """Accuracy over all queries of each class, ``[C]``."""
+        """Accuracy of each class over all of its queries, ``[C]``."""
         return self.confusion.diagonal() / self.confusion.sum(1)
 
     @property
     def protocol(self) -> str:
-        """Episodes, inner steps, several views and reduced precision, as words for a table."""
+        """Text for tables: episodes and inner steps; views and precision unless the defaults."""
         reduced = "" if self.precision == "float32" else f", {self.precision}"
         return f"{self.episodes}, {self.steps} inner steps{self.several_views}{reduced}"
 
     @property
     def several_views(self) -> str:
-        """Their number and name, as the end of a list of words; empty for one."""
+        """Number and name of the views, to append to a text; empty for one view."""
         return "" if self.views == "one" else f", {COUNT[self.views]} views ({self.views})"
 
     @property
@@ -69,7 +70,7 @@ class Evaluation:
 
     @property
     def interval(self) -> float:
-        """Half width of the 95 % interval of the mean, ``1.96 s / sqrt(tasks)``."""
+        """Half-width of the 95 % confidence interval of the mean, ``1.96 s / sqrt(tasks)``."""
         return half_width(self.accuracy)
 
     def __str__(self) -> str:
@@ -83,7 +84,7 @@ class Evaluation:
         return f"Evaluation({self}, {error}, {len(self.class_names)} classes)"
 
     def _repr_html_(self) -> str:
-        """A table of one row, for a notebook."""
+        """A table of one row, for notebooks."""
         interval = "" if math.isnan(self.interval) else f" ± {100 * self.interval:.2f}"
         row = {
             "norm": self.norm,
@@ -98,27 +99,27 @@ class Evaluation:
 
 
 def half_width(values: Tensor) -> float:
-    """Half width of the 95 % interval of a mean, ``1.96 s / sqrt(n)``; NaN for one value."""
+    """Half-width of the 95 % confidence interval of a mean, ``1.96 s / sqrt(n)``; NaN if n < 2."""
     if len(values) < 2:
         return math.nan
     return 1.96 * float(values.double().std()) / math.sqrt(len(values))
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
-    """Mean and half width of the 95 % interval of ``b - a``, task by task.
+    """Mean and half-width of the 95 % confidence interval of the paired differences ``b - a``.
 
     Raises:
         ConfigurationError: if the two were not measured on the same tasks.
     """
     if len(a.accuracy) != len(b.accuracy) or a.episodes != b.episodes:
         raise ConfigurationError(
-            f"a paired interval needs the same tasks; they are {len(a.accuracy)} of "
-            f"{a.episodes} and {len(b.accuracy)} of {b.episodes}"
+            f"the evaluations are on {len(a.accuracy)} tasks of {a.episodes} and "
+            f"{len(b.accuracy)} tasks of {b.episodes}: a paired interval needs the same tasks"
         )
     if a.class_names != b.class_names:
         raise ConfigurationError(
-            "a paired interval needs the same tasks; they are of different classes: evaluate both "
-            "on one split of one data set"
+            "the evaluations are on tasks of different classes, but a paired interval needs the "
+            "same tasks: evaluate both on one split of one data set"
         )
     difference = b.accuracy.double() - a.accuracy.double()
     return float(difference.mean()), half_width(difference)
@@ -128,21 +129,20 @@ _BINS = 15
 
 
 class Tally:
-    """Counts over all queries, on the device.
+    """Confusion matrix and calibration bins over all queries, accumulated on the device.
 
-    They need as much memory for a million queries as for one. (The calibration error of
-    torchmetrics keeps every query, has a sixteenth interval for confidences of exactly 1, and
-    needs a torchvision that loads.)
+    Memory does not grow with the number of queries. (torchmetrics' calibration error keeps every
+    query, has a 16th bin for confidences of exactly 1, and needs a torchvision that loads.)
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self._pairs = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         self._classes = classes
-        # Of each interval of confidence: sum of confidences, right ones, all.
+        # For each bin: sum of confidences, number of correct queries, number of queries.
         self._bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, batch: TaskBatch) -> Tensor:
-        """Counts queries; returns which are right, ``[T, N*Q]``."""
+        """Counts the queries of logits ``[T, N*Q, N]``; returns which are correct, ``[T, N*Q]``."""
         logits = mask_classes(logits, batch.classes)
         confidence, chosen = logits.double().softmax(-1).max(-1)
         real = batch.query_y >= 0
@@ -156,10 +156,10 @@ class Tally:
 
     @property
     def confusion(self) -> Tensor:
-        """Queries by their class and the one they were taken for, on the host."""
+        """Number of queries by true class (row) and predicted class (column), on the CPU."""
         return self._pairs.reshape(self._classes, self._classes).cpu()
 
     def calibration_error(self) -> float:
-        """As ``Evaluation`` says."""
+        """Expected calibration error, as defined in ``Evaluation``."""
         confidence, right, _ = self._bins.unbind(1)
         return float((confidence - right).abs().sum() / self._bins[:, 2].sum())

@@ -144,8 +144,8 @@ def parameters(kind: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 
     The annotation of an optional component is that of the component, without None.
     """
-    function = kind.__init__ if inspect.isclass(kind) else kind
-    hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else function)
+    constructs = inspect.isclass(kind) and not dataclasses.is_dataclass(kind)
+    hints = get_type_hints(kind.__init__ if constructs else kind)
     for name, parameter in inspect.signature(kind).parameters.items():
         annotation = hints.get(name, Any)
         if get_origin(annotation) in (Union, types.UnionType):

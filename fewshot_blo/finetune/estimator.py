@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ with installed_by("fewshot_blo[sklearn]"):
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
+
+_validated: Callable[..., Any] = validate_data
+"""scikit-learn has no types: type checkers take its defaults' types for its arguments'."""
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -59,8 +62,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.backbone = backbone
         self.weights = weights
         self.size = size
-        self.adapts = adapts
-        self.views = views
+        self.adapts: Adapts | Literal["auto"] = adapts
+        self.views: Views | Literal["auto"] = views
 
     def fit(self, X: Any, y: ArrayLike) -> FewShotClassifier:
         """Selects the way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -70,7 +73,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigurationError: if the backbone has no default image size and ``size`` is None.
         """
         if self.backbone is None:
-            X, y = validate_data(self, X, y, dtype=np.float64)
+            X, y = _validated(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
@@ -104,7 +107,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Calibrated probabilities ``[M, N]``."""
         check_is_fitted(self)
         if self.backbone is None:
-            images = _as_maps(validate_data(self, X, dtype=np.float64, reset=False))
+            images = _as_maps(_validated(self, X, dtype=np.float64, reset=False))
         else:
             images = _images(X, self.model_.size)
         found = self.model_.predict(images).probabilities.double()

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot_blo.kernel.function import Function
+
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """``X_t = A_t^-1 B_t``, ``[T, B, N]``; NaN for a task whose matrix is singular.
@@ -20,13 +22,11 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
         right: B, ``[T, B, N]``.
     """
     factors, pivots, info = torch.linalg.lu_factor_ex(matrix.detach())
-    solution: Tensor = _Solution.apply(  # type: ignore[no-untyped-call]
-        matrix, right, factors, pivots, info == 0, False
-    )
+    solution: Tensor = _Solution.apply(matrix, right, factors, pivots, info == 0, False)
     return solution
 
 
-class _Solution(torch.autograd.Function):
+class _Solution(Function):
     """``A^-1 B`` or, if transposed, ``A'^-1 B``, from the LU factors of A.
 
     The cotangents of ``A X = B`` are ``dB = A'^-1 dX`` and ``dA = -dB X'``; transposed, ``dA = -X
@@ -52,7 +52,7 @@ class _Solution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         matrix, x, factors, pivots, regular = ctx.saved_tensors
-        of_right = _Solution.apply(  # type: ignore[no-untyped-call]
+        of_right = _Solution.apply(
             matrix, cotangents[0], factors, pivots, regular, not ctx.transposed
         )
         left, right = (x, of_right) if ctx.transposed else (of_right, x)

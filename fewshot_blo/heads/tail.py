@@ -82,7 +82,8 @@ class TailHead(Head):
                 f"{type(self.head).__name__} cannot start from prototypes of an adapted tail: use "
                 "a linear or a cosine head"
             )
-        self.original, self.precision = tail, precision
+        self.original = tail
+        self.precision: Precision = precision
         self.backend: TailBackend | Literal["auto"] = backend
         self.forward: Forward | MergedForward | None = None
         self._choice = FirstBatch(prove)

@@ -113,12 +113,14 @@ class Unroll(Strategy[UnrollState]):
         """It differentiates the inner steps, wherever they end."""
         return False
 
-    @cached_property
+    @property
     def phases(self) -> tuple[tuple[int, Strategy[UnrollState]], ...]:
-        """First order and the multi-step loss end at outer steps of their own.
+        """First order and the multi-step loss end at outer steps of their own."""
+        return self._phases
 
-        Made once: CUDA graphs belong to one object.
-        """
+    @cached_property
+    def _phases(self) -> tuple[tuple[int, Strategy[UnrollState]], ...]:
+        # Made once: CUDA graphs belong to one object.
         found: list[tuple[int, Strategy[UnrollState]]] = []
         for start in sorted({0, self.first_order_steps, self.multi_step}):
             phase = replace(self, first_order_steps=0)

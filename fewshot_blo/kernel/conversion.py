@@ -26,11 +26,11 @@ from fewshot_blo.kernel.usable import check_usable
 class Conv2d(nn.Conv2d):
     """A 2-D convolution whose derivatives of any order run at the speed of its forward pass."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves ``x``, ``[B, C, H, W]``."""
-        if is_plain() or x.ndim != 4:
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolves ``[B, C, H, W]``."""
+        if is_plain() or input.ndim != 4:
+            return super().forward(input)
+        x, weight, bias = input, self.weight, self.bias
         if is_autocast(x.device):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
@@ -54,9 +54,9 @@ def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
 class Sequential(nn.Sequential):
     """A sequence that runs blocks of convolution, batch norm, ReLU and pooling fused."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The last layer's output."""
-        layers = list(_flatten(self))
+        x, layers = input, list(_flatten(self))
         while layers:
             blocks, tensors = _take_blocks(layers, x)
             if blocks:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C import _autograd
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -63,7 +65,7 @@ class Forward(Protocol):
         ...
 
 
-def attention(*, differentiated: bool) -> AbstractContextManager[None]:
+def attention(*, differentiated: bool) -> AbstractContextManager[object]:
     """Selects the unfused attention implementation if inner parameters are differentiated.
 
     The fused kernels behind ``scaled_dot_product_attention`` have no second derivatives.
@@ -74,12 +76,11 @@ def attention(*, differentiated: bool) -> AbstractContextManager[None]:
 @contextmanager
 def checkpointing_refused() -> Iterator[None]:
     """Inside, setting hooks on saved tensors raises an error that names the remedy."""
-    functions = torch._C._autograd
     try:
-        functions._saved_tensors_hooks_disable(CHECKPOINTING)
+        _autograd._saved_tensors_hooks_disable(CHECKPOINTING)
     except RuntimeError:
         # Such hooks are already active around the forward pass and must keep working.
-        functions._saved_tensors_hooks_enable()
+        _autograd._saved_tensors_hooks_enable()
         yield
         return
     try:
@@ -89,13 +90,14 @@ def checkpointing_refused() -> Iterator[None]:
             raise ConfigurationError(CHECKPOINTING) from error
         raise
     finally:
-        functions._saved_tensors_hooks_enable()
+        _autograd._saved_tensors_hooks_enable()
 
 
 @contextmanager
 def _slow_rules_allowed() -> Iterator[None]:
     """Turns off vmap's warning about operations without a batching rule: backends are timed."""
-    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled")  # noqa: B009
+    functorch: Any = importlib.import_module("torch._C._functorch")
+    switch = functorch._set_vmap_fallback_warning_enabled
     switch(False)
     try:
         yield

@@ -132,10 +132,12 @@ class StepwiseBatchNorm(TorchBatchNorm):
         step = last if context is None or context.step is None else min(context.step, last)
         return self.weight[step], self.bias[step]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises ``x``, ``[B, C, ...]``."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises ``[B, C, ...]``."""
         statistics = self.running_mean, self.running_var
-        return F.batch_norm(x, *statistics, *self.scale_and_shift(), self.training, 0.0, self.eps)
+        return F.batch_norm(
+            input, *statistics, *self.scale_and_shift(), self.training, 0.0, self.eps
+        )
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.graph import is_recording
 from fewshot_blo.kernel.rules import RuleState
 from fewshot_blo.machine.memory import SavedBytes
@@ -103,11 +104,11 @@ Take = Callable[[range, list[Tensor]], list[Tensor]]
 
 
 def _apply(take: Take, part: range, values: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    results = _Recomputed.apply(take, part, leaves, *values, *leaves)  # type: ignore[no-untyped-call]
+    results = _Recomputed.apply(take, part, leaves, *values, *leaves)
     return list(results)
 
 
-class _Recomputed(torch.autograd.Function):
+class _Recomputed(Function):
     """``take(part, values)``; saves only ``values`` and the random state for backward."""
 
     @staticmethod

@@ -30,7 +30,7 @@ _OUT_OF_MEMORY_WORDS = (
 )
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _LiveBytes(TorchDispatchMode):
     """Counts the bytes of storages that were created inside and are alive, and their maximum."""
 
     def __init__(self) -> None:

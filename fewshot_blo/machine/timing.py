@@ -35,9 +35,9 @@ def device_seconds(function: Callable[[], object], device: torch.device) -> floa
     with torch.cuda.device(device):
         times: list[float] = []
         for _ in range(3):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
-            torch.cuda._sleep(_SLEEP)  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(_SLEEP)
             start.record()
             function()
             end.record()

@@ -41,7 +41,7 @@ class ImageViews(nn.Module):
 
     def __init__(self, views: Views) -> None:
         super().__init__()
-        self.views = views
+        self.views: Views = views
         self.scales = SCALES if views == "scales" else ONE_SCALE
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Few-shot problems: they join tasks, networks and the interface of the strategies."""
+"""Few-shot problems, which state batches of tasks as bilevel problems for the strategies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fewshot_blo.problems.pretraining import Pretraining
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 
 PROBLEMS = (SharedEncoder, Initialization, Pretraining)
-"""What the command line and recipes know."""
+"""The problems that the command line and recipes can choose."""
 
 __all__ = [
     "PROBLEMS",

@@ -1,4 +1,4 @@
-"""From the images of tasks to their features, under a norm mode."""
+"""``Encoding``: features of the tasks' images from a shared encoder, under a norm mode."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class Encoding:
     """An encoder that all tasks share.
 
     Attributes:
-        forward: its forward pass.
-        parameters: of the encoder.
-        slices: images at a time; 0 for all.
-        views: of an image, over which features are averaged. The first views of all images are
-            encoded as a batch of tasks, then the second: batch statistics are those of one view.
+        forward: forward pass of the encoder.
+        parameters: parameters of the encoder.
+        slices: number of images encoded at a time; 0 for all.
+        views: views of an image, over whose features the mean is taken. The first views of all
+            images are encoded as one batch of tasks, then the second: batch statistics never mix
+            views.
     """
 
     forward: Forward
@@ -43,7 +44,7 @@ class Encoding:
     def __call__(
         self, batch: TaskBatch, norm: NormMode, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Features of the support set ``[T, N*K, D]`` and of the query set ``[T, N*Q, D]``."""
+        """Features of the support sets ``[T, N*K, D]`` and of the query sets ``[T, N*Q, D]``."""
         if self.views.views == "one":
             return self._encoded(batch, norm, keys)
         seen = [self._encoded(view, norm, keys) for view in self._views(batch)]
@@ -51,7 +52,7 @@ class Encoding:
         return support, query
 
     def _views(self, batch: TaskBatch) -> Iterator[TaskBatch]:
-        """The tasks as each view shows them."""
+        """The tasks with each view of their images in turn."""
         support, query = (
             self.views(x.flatten(0, 1)).unflatten(0, (*x.shape[:2], -1)).unbind(2)
             for x in (batch.support_x, batch.query_x)

@@ -1,11 +1,11 @@
-"""What the few-shot problems have in common: tasks bound to a bilevel problem."""
+"""``FewShotProblem``, the interface of few-shot problems, and forward passes in each norm mode."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,26 +22,26 @@ from fewshot_blo.problems.passes import Adapted, ForwardPass, query_passes
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 NormMode = Literal["transductive", "support", "running"]
-"""Where batch norms take their statistics from when the query set is classified.
+"""Source of the batch norm statistics with which the query set is classified.
 
-"transductive": from the query set, as the code of MAML does. The inductive modes are "support",
-from the task's support set, and "running", from estimates over the meta-training images; their
-result for one query does not depend on the others. Inner steps of an initialization take their
-support set's in every mode, as in training.
+"transductive": the query set itself, as in MAML's code. The inductive modes are "support", the
+task's support set, and "running", running statistics of the meta-training images: their
+prediction for one query does not depend on the other queries. The inner steps of an
+initialization use the statistics of the support set in every mode, as in training.
 """
 
 
 @dataclass(frozen=True)
 class BoundTasks:
-    """A bilevel problem over the tasks of one batch, for one hypergradient.
+    """The bilevel problem of one batch of tasks, for one hypergradient.
 
-    Differentiating it frees the graphs that its start and its features come from.
+    Differentiating it frees the graphs of its initial parameters and features.
 
     Attributes:
-        bilevel: the problem as a strategy sees it.
-        query_logits: logits ``[T, N*Q, N]`` of the query set under inner parameters.
-        pullback: from a gradient with respect to ``bilevel.outer`` to the gradient with respect
-            to the few-shot problem's outer variables; call it at most once.
+        bilevel: the problem as strategies see it.
+        query_logits: from inner parameters to the logits ``[T, N*Q, N]`` of the query set.
+        pullback: vector-Jacobian product from the gradient with respect to ``bilevel.outer`` to
+            that with respect to the few-shot problem's outer variables; call it at most once.
     """
 
     bilevel: Bilevel
@@ -52,54 +52,61 @@ class BoundTasks:
 class FewShotProblem(ABC):
     """A few-shot problem: outer variables, and a bilevel problem for any batch of tasks.
 
-    A problem of your own sets ``network`` and ``outer`` and has a ``bind``; all else has defaults
-    that are right for any problem, or that raise where it would have to say more.
+    A subclass sets ``network`` and ``outer`` and implements ``bind``. The other methods have
+    defaults that are correct for any problem, or that raise if the problem does not support them.
 
     Attributes:
-        network: the network that images go through, in which norms and centres are looked for.
-        outer: the outer variables by flat name: leaves, changed in place by the outer optimizer.
-        backend: of the kernel; "auto" until ``prepare`` has chosen. Of no effect where ``bind``
-            does not use it.
-        precision: of the network's products.
+        network: network applied to the images; holds running statistics and centres.
+        outer: outer variables by flat name: leaf tensors that the optimizer updates in place.
+        backend: backend of the kernel; "auto" until ``prepare`` has chosen. Has no effect if
+            ``bind`` does not use it.
+        precision: precision of the network's matrix products and convolutions.
     """
 
     network: nn.Module
-    outer: Params
     backend: BackendChoice = "loop"
     precision: Precision = "float32"
+
+    if TYPE_CHECKING:  # An attribute that problems may declare with a narrower type.
+
+        @property
+        def outer(self) -> Params: ...
+        @outer.setter
+        def outer(self, outer: Any) -> None: ...
 
     @abstractmethod
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
 
-        A strategy may differentiate the losses more than once. So images go through the network
-        inside of the losses and of ``query_logits``; or once before them, their features being
-        leaves in ``Bilevel.outer`` of which ``pullback`` carries the gradient on.
+        A strategy may differentiate the losses more than once. Therefore images go through the
+        network either inside the losses and ``query_logits``, or once before them: the features
+        are then leaves in ``Bilevel.outer``, whose gradient ``pullback`` backpropagates.
 
         Args:
             batch: T tasks on the problem's device.
-            norm: where batch norms take their statistics from on the query set.
-            keys: int64 ``[T]``, fix the dropout masks; None draws them from the global generator.
+            norm: source of the batch norm statistics on the query set.
+            keys: keys of the dropout masks, int64 ``[T]``; None draws them from the global
+                generator.
         """
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
-        """Compares the kernel with the user's module, and chooses the backend where it is "auto".
+        """Compares the kernel with the user's module, and chooses the backend if it is "auto".
 
-        Nothing by default, for a problem that does without the kernel.
+        Does nothing by default, for problems that do not use the kernel.
 
         Args:
-            batch: like those to come.
-            derivatives: of inner parameters that are needed.
+            batch: tasks of the same shape and kind as those to follow.
+            derivatives: highest order of derivatives of the inner parameters that is needed.
         """
         del batch, derivatives
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
-        """Raises where training would do nothing, or not what it says.
+        """Checks that a strategy can train this problem.
 
         Args:
-            strategy: that computes the hypergradients.
-            start: whether inner problems start anew at every outer step ("cold"), or from where
-                they ended at the one before ("warm").
+            strategy: strategy that computes the hypergradients.
+            start: "cold" if inner problems start from ``inner_init`` at every outer step, "warm"
+                if from the inner parameters of the previous step.
 
         Raises:
             ConfigurationError: if there is nothing to learn.
@@ -107,45 +114,45 @@ class FewShotProblem(ABC):
         del strategy, start
         if not self.outer:
             raise ConfigurationError(
-                "no parameter of the encoder requires a gradient and the head, its start and prox "
-                "have none that is learned: there is nothing to learn"
+                "there is nothing to learn: no parameter of the network requires a gradient, and "
+                "no head, start or prox is learned; unfreeze parameters or learn one of these"
             )
 
     @property
     def embedder(self) -> nn.Module | None:
-        """From images ``[B, ...]`` to features ``[B, D]``, for tasks drawn from embeddings.
+        """Network from images ``[B, ...]`` to features ``[B, D]``, to draw tasks from embeddings.
 
         None by default: images then go through ``bind`` with each task.
         """
         return None
 
     def on_features(self) -> FewShotProblem:
-        """The same problem on batches that hold what ``embedder`` returns in place of images.
+        """The same problem on batches with outputs of ``embedder`` in place of images.
 
         Raises:
             ConfigurationError: if there is no ``embedder``.
         """
         raise ConfigurationError(
-            "embeddings are of a shared encoder's features, and the problem is "
-            f"{type(self).__name__}: leave them out"
+            f"embeddings are given, but the problem is {type(self).__name__}: they need a shared "
+            "encoder; leave them out"
         )
 
     def with_views(self, views: Views) -> FewShotProblem:
-        """The same problem on means of the features of several views of an image.
+        """The same problem with features averaged over several views of an image.
 
         Raises:
             ConfigurationError: if there are no features to average.
         """
         raise ConfigurationError(
-            f"views is {views}, and the problem is {type(self).__name__}: features are "
-            "averaged over views where a shared encoder has some; use one"
+            f"views is {views}, but the problem is {type(self).__name__}: several views need a "
+            "shared encoder, whose features are averaged; set views to one"
         )
 
     def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
-        """Forward passes in which batch norms meet training images as they meet those of tests.
+        """Forward passes on training images from which running statistics are estimated.
 
-        By default those of ``query_logits`` of tasks that have been adapted to, one by one, with
-        the backend "loop": norms cannot be watched under ``torch.func.vmap``.
+        By default ``query_logits`` of adapted tasks, one task at a time, with the backend "loop":
+        forward hooks cannot read statistics under ``torch.func.vmap``.
 
         Args:
             tasks: training tasks without augmentation.
@@ -159,13 +166,16 @@ class FewShotProblem(ABC):
 
 
 def first_keys(batch: TaskBatch) -> Tensor:
-    """Keys for a comparison, ``[T]``, which leave the global generator alone."""
+    """Dropout keys ``[T]`` for comparisons, without a draw from the global generator."""
     return torch.arange(batch.tasks, device=batch.support_y.device)
 
 
 def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:
-    """The norm modes that differ: one where no layer depends on the batch, and "running" only
-    where running statistics have been estimated."""
+    """The norm modes whose results differ.
+
+    "support" alone if no layer uses batch statistics; "running" only if running statistics have
+    been estimated.
+    """
     if not uses_batch_statistics(problem.network):
         return ("support",)
     modes: tuple[NormMode, ...] = ("transductive", "support")
@@ -180,7 +190,7 @@ def query_forward(
     norm: NormMode,
     keys: Tensor,
 ) -> Tensor:
-    """Outputs ``[T, N*Q, ...]`` of the query set, batch norms following the norm mode."""
+    """Outputs ``[T, N*Q, ...]`` on the query set, with batch statistics by norm mode."""
     if norm == "running":
         return forward(params, shared, batch.query_x, running=True, keys=keys)
     if norm == "transductive" or not uses_batch_statistics(forward.network):
@@ -192,7 +202,7 @@ def query_forward(
 def joint_forward(
     forward: Forward, params: TaskParams, shared: Params, batch: TaskBatch, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Outputs of the support and of the query set with batch statistics of the support set."""
+    """Outputs on the support and the query set, with batch statistics of the support set."""
     size = batch.support_y.shape[1]
     rows: Tensor | int = size
     if batch.padded:
@@ -204,17 +214,17 @@ def joint_forward(
 
 
 def task_keys(batch: TaskBatch, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Dropout keys of the support and of the query pass, ``[T]`` each."""
+    """Dropout keys ``[T]`` of the support pass and of the query pass."""
     if keys is None:
         keys = torch.randint(1 << 62, (batch.tasks,)).to(batch.support_y.device)
     return fold(keys, 0), fold(keys, 1)
 
 
 def real_rows(batch: TaskBatch, labels: Tensor) -> Tensor | None:
-    """Weights ``[T, B]`` that leave padded rows out of batch statistics; None without padding.
+    """Mask ``[T, B]`` that excludes padded rows from batch statistics; None without padding.
 
     Args:
         batch: the tasks.
-        labels: those of their support or of their query set.
+        labels: labels ``[T, B]`` of their support or query sets.
     """
     return labels >= 0 if batch.padded else None

@@ -1,4 +1,4 @@
-"""Tasks solved by fine-tuning a pretrained network."""
+"""``fine_tuning``: the problem of fine-tuning a pretrained network on each task."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def fine_tuning(
     mean: Tensor | None = None,
     precision: Precision = "float32",
 ) -> SharedEncoder:
-    """A shared encoder whose frozen layers run once a task, and whose last ones may adapt.
+    """A shared encoder whose frozen layers run once per task, and whose last layers may adapt.
 
-    outer: the parameters that adapt, where they start; inner: these and a head's. With the head
-    alone nothing of the network is an outer variable.
+    outer: initial values of the adapted parameters; inner: these parameters and the head's. If
+    only the head adapts, no parameter of the network is an outer variable.
 
     Source: Hu et al., "P>M>F" (arXiv 2204.07305), the fine-tuning stage.
 
     Args:
-        backbone: its parameters become constants, but for those that adapt; it is copied.
-        image: ``[C, H, W]`` of the images.
-        adapts: what adapts beside the head.
+        backbone: pretrained network, which is copied; all but the adapted parameters are frozen.
+        image: shape ``(C, H, W)`` of the images.
+        adapts: parameters of the network that adapt besides the head.
         blocks, rank: as in ``choose_parameters``.
-        head: linear by default.
-        unit: divide features by their length.
-        prox: weight of the proximal term.
-        mean: of the features, which is subtracted from them, ``[D]``; none by default.
-        precision: of the network's products.
+        head: head of each task; linear by default.
+        unit: normalize features to unit length.
+        prox: weight of the proximal term; the head's default if None.
+        mean: mean feature ``[D]``, which is subtracted from the features; none by default.
+        precision: precision of the network's matrix products and convolutions.
 
     Raises:
-        ConfigurationError: if the backbone does not take such images, or nothing is left to adapt.
+        ConfigurationError: if the backbone does not accept such images, or no parameter adapts.
     """
     features = backbone.features(image)
     network, names = choose_parameters(backbone, adapts, blocks=blocks, rank=rank)
@@ -84,7 +84,7 @@ def fine_tuning(
         unit=unit,
         backend=_backend(split, image, precision),
         precision=precision,
-        prove=False,  # It has been, to choose the backend.
+        prove=False,  # ``_backend`` has compared it already.
     )
     return SharedEncoder(_frozen(split.trunk), tail_head, prox=prox, precision=precision)
 
@@ -94,43 +94,44 @@ def _frozen(network: nn.Module) -> nn.Module:
 
 
 def _backend(split: Split, image: torch.Size, precision: Precision) -> TailBackend:
-    """The fastest one to adapt 4 tasks of 5 images, of those that compute what the tail does."""
+    """The fastest backend for 4 tasks of 5 images, among those that agree with the tail."""
     params, x = _example(split, image)
     network = for_tasks(split.tail)
     sample = Sample(params, {}, x, torch.arange(len(x)), "first", running=True)
     best: Backend = Choice(split.tail, network, precision)("auto", sample)
     if not isinstance(split.tail, fx.GraphModule) or precision == "bfloat16":
         return best
-    try:
-        merged = MergedForward(split.tail, split.adapted)
-        reason = _disagreement(split.tail, network, split.adapted, sample)
-    except (ConfigurationError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-    if reason:
-        logger.info("the tail runs by the backend '%s': %s", best, reason)
+    merged = _merged(split.tail, network, split.adapted, sample)
+    if isinstance(merged, str):
+        logger.info("the tail uses the backend '%s': %s", best, merged)
         return best
     other = make_forward(split.tail, network, best, precision)
     with product_precision(precision, x.device):
-        # In turns, for a machine may be busy with something else for a while.
+        # Timed in turns: other load on the machine then affects both.
         seconds = [[_seconds(forward, sample) for forward in (merged, other)] for _ in range(2)]
     of_merged, of_other = map(min, zip(*seconds, strict=True))
     return "merged" if of_merged < of_other else best
 
 
-def _disagreement(
+def _merged(
     tail: fx.GraphModule, network: nn.Module, adapted: tuple[str, ...], sample: Sample
-) -> str:
-    """How the merged tail differs from the tail itself, task by task; empty if it does not."""
-    proof = Proof(tail, network, sample)
-    worst = proof.disagreement_of(MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted))
+) -> MergedForward | str:
+    """The merged tail, or why there is none: it cannot be built or differs from the tail."""
+    try:
+        merged = MergedForward(tail, adapted)
+        proof = Proof(tail, network, sample)
+        exact = MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted)
+        worst = proof.disagreement_of(exact)
+    except (ConfigurationError, RuntimeError) as error:
+        return str(error).splitlines()[0]
     if worst is None:
-        return ""
+        return merged
     return f"merged, it differs by {worst.relative:.1e} of the {worst.where}"
 
 
 @torch.no_grad()
 def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
-    """Different parameters and features for each of 4 tasks: so it shows if one sees another's."""
+    """Parameters and features that differ between 4 tasks, to detect leakage between tasks."""
     parameters = dict(split.tail.named_parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

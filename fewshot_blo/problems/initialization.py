@@ -1,4 +1,4 @@
-"""Learning an initialisation from which a few steps solve a new task."""
+"""``Initialization``: learning initial parameters from which a few steps solve a task (MAML)."""
 
 from __future__ import annotations
 
@@ -43,42 +43,43 @@ _HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
 class Initialization(FewShotProblem):
-    """outer θ: a network's initial parameters; inner φ_t: those parameters after adaptation.
+    """Learns initial parameters of a network, from which a few inner steps solve a task.
 
+    Outer θ: initial parameters; inner φ_t: these parameters after adaptation to task t.
     ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
-    Without a proximal term θ is in neither loss, and only Unroll has a hypergradient. From
-    prototypes, the head of φ_0 is no outer variable but that of the task's class means c_n under
-    θ, whose logits are ``-|x - c_n|² / D``: any way will do, and without steps it is a ProtoNet.
+    Without a proximal term θ is in neither loss, and only Unroll has a hypergradient. With start
+    "prototypes", the head of φ_0 is not an outer variable: it is computed from the task's class
+    means c_n under θ, with logits ``-|x - c_n|² / D``. The way may then differ between tasks, and
+    without inner steps the model is a ProtoNet.
 
     Source: MAML (arXiv 1703.03400); with the proximal term iMAML (arXiv 1909.04630); ANIL
-    (arXiv 1909.09157) adapts the head only, BOIL (arXiv 2008.08882) the body;
+    (arXiv 1909.09157) adapts the head only, BOIL (arXiv 2008.08882) the body only;
     from prototypes Proto-MAML (arXiv 1903.03096).
 
     Args:
         network: network from images to logits, any module; it is copied. Frozen parameters
-            (``requires_grad`` false) stay as they are.
-        prox: weight of the proximal term, zero or positive.
-        adapted: which parameters adapt to a task: "all"; of a ``classifier`` "head" (ANIL) or
-            "body" (BOIL); "no_norms", all but those of norm layers (MAML++); or else the prefix or
-            prefixes of their names. The others are outer variables that all tasks share.
-        start: where the head starts: "learned", as all else does, or at "prototypes", for which
-            the network is a ``classifier``: an ``encoder`` and a linear ``head``, that adapts.
-        step_size: initial inner step size, where step sizes are learned, for the rule
-            ``LearnedSGD``: one for each adapted parameter tensor. None for no learned ones.
+            (``requires_grad`` false) do not change.
+        prox: weight of the proximal term, at least 0.
+        adapted: which parameters adapt to a task: "all"; "head" (ANIL) or "body" (BOIL) of a
+            ``classifier``; "no_norms", all but those of norm layers (MAML++); or a prefix, or
+            prefixes, of parameter names. The others are outer variables shared by all tasks.
+        start: initial head: "learned" like the other parameters, or "prototypes", which needs a
+            ``classifier``: a network of an ``encoder`` and a linear ``head`` that adapts.
+        step_size: initial value of learned inner step sizes, for the rule ``LearnedSGD``: one for
+            each adapted parameter tensor. None if step sizes are not learned.
         entry_steps: learn a step size for each entry of the parameters, as in Meta-SGD.
-        own_steps: number of inner steps that have learned step sizes of their own, as in MAML++,
-            for ``per_step`` of the rule; 0 for one step size for all steps.
+        own_steps: number of inner steps with learned step sizes of their own, as in MAML++; needs
+            ``per_step`` of the rule. 0 shares the step sizes between all steps.
         backend: how the network's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
-        precision: number format of the network's products.
+        precision: number format of the network's matrix products and convolutions.
         prove: compare the kernel with ``network`` itself at the first batch.
 
     Raises:
-        ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, the head
-            cannot start so, or the parameters' device or dtype does not offer the precision.
+        ConfigurationError: if no parameter adapts, ``prox`` or ``own_steps`` is negative, the
+            network does not support ``start``, or its device or dtype does not support the
+            precision.
     """
-
-    outer: OuterVariables
 
     def __init__(
         self,
@@ -95,13 +96,11 @@ class Initialization(FewShotProblem):
         prove: bool = True,
     ) -> None:
         if prox < 0:
-            raise ConfigurationError(f"prox is {prox}: a proximal weight is zero or positive")
+            raise ConfigurationError(f"prox is {prox}: it must be at least 0")
         if own_steps < 0:
-            raise ConfigurationError(f"own_steps is {own_steps}: it is a number of inner steps")
+            raise ConfigurationError(f"own_steps is {own_steps}: it must be at least 0")
         if start not in ("learned", "prototypes"):
-            raise ConfigurationError(
-                f"start is {start}: an initialization's head starts learned, or at prototypes"
-            )
+            raise ConfigurationError(f"start is {start}: it must be learned or prototypes")
         self.original, self.network = network, for_tasks(network)
         self._choice = FirstBatch(prove)
         self.prox = prox
@@ -123,20 +122,20 @@ class Initialization(FewShotProblem):
                 entries = p.shape if entry_steps else ()
                 shape = ((own_steps,) if own_steps else ()) + tuple(entries)
                 sizes[name] = p.new_full(shape, step_size).requires_grad_()
-        self.outer = OuterVariables(encoder=learned, step_sizes=sizes)
+        self.outer: OuterVariables = OuterVariables(encoder=learned, step_sizes=sizes)
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
-        """Raises where training would do nothing, or not what it says.
+        """Checks that a strategy can train this problem.
 
         Raises:
-            ConfigurationError: if there is nothing to learn, or a warm start leaves the
-                initialization in no loss.
+            ConfigurationError: if there is nothing to learn, or with a warm start neither loss
+                depends on the initialization.
         """
         super().check_suits(strategy, start)
         if start == "warm" and self.prox == 0:
             raise ConfigurationError(
-                "a warm start leaves the initialization out: with prox 0 it is then in no loss; "
-                "use a cold start, or prox above 0"
+                "with a warm start and prox 0, neither loss depends on the initialization: use a "
+                "cold start, or prox above 0"
             )
 
     def __repr__(self) -> str:
@@ -149,10 +148,10 @@ class Initialization(FewShotProblem):
         )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
-        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+        """Compares the kernel with ``original``, and chooses the backend if it is "auto".
 
         Raises:
-            ConfigurationError: as ``Choice``.
+            ConfigurationError: as in ``Choice``.
         """
         tasks = batch[: min(batch.tasks, 4)]
 
@@ -195,7 +194,7 @@ class Initialization(FewShotProblem):
         return BoundTasks(bilevel, query_logits, pullback=lambda gradient: gradient)
 
     def _start(self, batch: TaskBatch, forward: Forward, keys: Tensor) -> TaskParams:
-        """φ_0 of every task, ``[T, ...]``, θ in it as views that pass gradients on."""
+        """φ_0 of every task, ``[T, ...]``: expanded views of θ, so gradients reach θ."""
         theta = {
             name: self.outer.encoder[name].expand(batch.tasks, *self.outer.encoder[name].shape)
             for name in self.adapted
@@ -219,11 +218,11 @@ _WORDS = {"all": "", "head": part_prefix(HEAD), "body": part_prefix(ENCODER)}
 
 
 def _adapting(network: nn.Module, adapted: str | Sequence[str], names: list[str]) -> list[str]:
-    """The names of the parameters that adapt, of those that are trained."""
+    """The trainable parameters that adapt, by name."""
     if adapted == "no_norms":
         norms = {n for n, module in network.named_modules() if isinstance(module, NORM_LAYERS)}
         found = [name for name in names if name.rpartition(".")[0] not in norms]
-        asked = "belongs to another layer than a norm"
+        asked = "is outside of norm layers"
     else:
         if isinstance(adapted, str):
             prefixes: tuple[str, ...] = (_WORDS.get(adapted, adapted),)
@@ -232,7 +231,9 @@ def _adapting(network: nn.Module, adapted: str | Sequence[str], names: list[str]
         found = [name for name in names if name.startswith(prefixes)]
         asked = f"has a name that starts with {prefixes}"
     if not found:
-        raise ConfigurationError(f"no trainable parameter {asked}; the network's are {names[:8]}")
+        raise ConfigurationError(
+            f"no parameter adapts: no trainable parameter {asked}; the network's are {names[:8]}"
+        )
     return found
 
 
@@ -245,6 +246,6 @@ def _check_head(network: nn.Module, adapting: Container[str]) -> None:
         )
     if not all(name in adapting for name in _HEAD):
         raise ConfigurationError(
-            f"a head that starts from prototypes adapts, and {' and '.join(_HEAD)} do not: let "
-            "them adapt, or use a learned start"
+            f"start prototypes needs a head that adapts, but {' and '.join(_HEAD)} do not: adapt "
+            "them, or use a learned start"
         )

@@ -1,4 +1,4 @@
-"""Learning features by telling all training classes apart; tasks are for testing them."""
+"""``Pretraining``: learning features by classifying all training classes (Baseline)."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from fewshot_blo.problems.task_heads import TaskHeads
 
 
 class Pretraining(SharedEncoder):
-    """outer: an encoder and one classifier of all training classes; inner: as in ``SharedEncoder``.
+    """Learns an encoder by classifying all training classes, as in supervised training.
 
-    ``F_t`` is the classifier's cross-entropy on the images of the task, support and query alike,
-    with their class in the data set for a label; the head of a task is not in it, and serves
+    Outer: an encoder and one classifier of all training classes; inner: as in ``SharedEncoder``.
+    ``F_t`` is the classifier's cross-entropy on all images of the task, support and query, with
+    their data set classes as labels. It does not depend on the task's head, which is only used in
     validation and test. So a batch of tasks is a batch of images of T times N classes, and
     ``Unroll(0)`` gives the gradient of supervised training.
 
-    The classifier is of the head's kind: a linear one makes this Baseline, a cosine one Baseline++.
+    The classifier has the type of the head: linear for Baseline, cosine for Baseline++.
 
     Source: Chen et al., "A Closer Look at Few-shot Classification" (arXiv 1904.04232); testing with
     prototypes: Chen et al., "Meta-Baseline" (arXiv 2003.04390), the first stage.
 
     Args:
         encoder: network from images to features, as in ``SharedEncoder``.
-        head: head of the tasks in validation and test, whose kind the classifier has.
-        classes: number of the training classes; 0 for those of the data, where they are known.
+        head: head of the tasks in validation and test; the classifier has the same type.
+        classes: number of training classes; 0 takes it from the data, where that is known.
         features: D, number of the encoder's features.
-        way: N, needed for a learned start of the head.
-        prox: weight of the proximal term of the head; the head's usual one by default.
-        start: where the head starts; the head's usual start by default.
-        unit: divide features by their length.
+        way: N, number of classes in a task, needed for a learned start of the head.
+        prox: weight of the head's proximal term; the head's default if not given.
+        start: initial parameters of the head; the head's default if not given.
+        unit: normalize features to unit length.
         centre: subtract the mean feature of the training images, outside of training.
-        backend: backend of the kernel; "auto" measures which is faster.
-        precision: precision of the encoder's products.
-        slices: images encoded at a time, as in ``SharedEncoder``; 0 for all.
+        backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
+            first batch.
+        precision: number format of the encoder's matrix products and convolutions.
+        slices: number of images encoded at a time, as in ``SharedEncoder``; 0 for all.
         prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
-        ConfigurationError: if there are no classes, the head is neither linear nor cosine, or as
-            ``SharedEncoder``.
+        ConfigurationError: if ``classes`` is below 1, the head is neither linear nor cosine, or as
+            in ``SharedEncoder``.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Pretraining(SharedEncoder):
     ) -> None:
         if classes < 1:
             raise ConfigurationError(
-                f"classes is {classes}: pretraining needs the number of training classes"
+                f"classes is {classes}: it must be the number of training classes"
             )
         super().__init__(
             encoder,
@@ -88,8 +90,8 @@ class Pretraining(SharedEncoder):
         )
         if self.head.learned(features):
             raise ConfigurationError(
-                f"pretraining has a classifier of the head's kind, and {type(self.head).__name__} "
-                "is none: use a linear or a cosine head"
+                f"{type(self.head).__name__} cannot be the classifier of pretraining: use a linear "
+                "or a cosine head"
             )
         example = next(self.network.parameters(), torch.zeros(()))
         zeros = self.head.zeros(1, classes, example.new_zeros(1, 1, features))

@@ -1,4 +1,4 @@
-"""Learning features on which a small head solves a new task."""
+"""``SharedEncoder``: learning features on which each task trains a small head."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import BackendChoice, Choice, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.parts import centred
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views, with_own_views
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
-from fewshot_blo.problems.slices import cut
-from fewshot_blo.problems.task_heads import TaskHeads, learned_start
+from fewshot_blo.problems.slices import check_slices, cut
+from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
 class SharedEncoder(FewShotProblem):
-    """outer: an encoder shared by all tasks; inner: the weights v_t of each task's head.
+    """Learns an encoder shared by all tasks, on whose features each task trains its own head.
 
+    Outer: the encoder; inner: the parameters v_t of each task's head.
     ``F_t = CE(query; v)`` and ``G_t = L(support; v) + prox/2 |v - start|²`` on the encoder's
-    features, with the head's own loss L. The head's problem is small and, with a proximal term,
-    strongly convex: all strategies have a hypergradient. Where the start is the solution in closed
-    form, ``Unroll(0)`` has the exact one.
+    features, with the head's loss L. The head's problem is small and, with a proximal term and a
+    convex L, strongly convex: all strategies have a hypergradient. If the start is the solution in
+    closed form, that of ``Unroll(0)`` is exact.
 
     Features are divided by ``sqrt(D)``, or by their length, so that the curvature of the head's
-    problem, and the step size and ρ that suit it, do not depend on the width of the encoder.
+    problem, and the suitable step size and ρ, do not depend on the width of the encoder.
 
-    The encoder's outputs are the leaves that a strategy differentiates with respect to; one
-    backward pass then carries that cotangent through the encoder. This is exact, and an outer step
-    costs one pass through the encoder whatever the strategy does with the head.
+    Strategies differentiate with respect to the encoder's outputs; one vector-Jacobian product
+    then backpropagates this gradient through the encoder. This is exact, and an outer step costs
+    one forward and one backward pass of the encoder, whatever the strategy does with the head.
 
     Source: Mehra & Hamm (arXiv 1911.03432), the few-shot experiment; starting from prototypes:
     Triantafillou et al., "Proto-MAML" (arXiv 1903.03096), and without inner steps Snell et al.,
@@ -54,12 +54,12 @@ class SharedEncoder(FewShotProblem):
     Args:
         encoder: network from images to features ``[B, D]``, any module; it is copied.
         head: classifier of each task, whose weights are inner parameters; linear by default.
-        prox: weight of the proximal term, which is l2 regularisation for a start at zero, zero or
-            positive; the head's usual weight by default.
-        start: where the inner problem starts, "prototypes", "zeros", "closed_form" or "learned";
-            the head's usual start by default.
+        prox: weight of the proximal term, at least 0; with start "zeros" it is l2 regularization.
+            The head's default if not given.
+        start: initial parameters of the head: "prototypes", "zeros", "closed_form" or "learned";
+            the head's default if not given.
         learn_prox: make the logarithm of ``prox`` an outer variable.
-        unit: divide features by their length, not by ``sqrt(D)``.
+        unit: normalize features to unit length instead of dividing them by ``sqrt(D)``.
         centre: subtract the mean feature of the training images, outside of training; it needs
             ``features``.
         way: N, number of classes in a task, needed for a learned start.
@@ -67,18 +67,17 @@ class SharedEncoder(FewShotProblem):
             some heads.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
-        precision: number format of the encoder's products; the head's are in the parameters' dtype.
-        slices: number of images encoded at a time, whose activations are made again in the backward
-            pass, so that memory does not grow with the number of images; 0 keeps all. For encoders
-            that treat every image by itself, as pretrained ones do.
+        precision: number format of the encoder's matrix products and convolutions; the head's are
+            in the parameters' dtype.
+        slices: number of images encoded at a time, with activation checkpointing, so that memory
+            does not grow with the number of images; 0 for all. Needs an encoder without batch
+            statistics, such as a pretrained one.
         prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
         ConfigurationError: if the settings contradict each other, or the parameters' device or
             dtype does not offer the precision.
     """
-
-    outer: OuterVariables
 
     def __init__(
         self,
@@ -108,11 +107,12 @@ class SharedEncoder(FewShotProblem):
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
         self.backend, self.precision, self.unit, self.slices = backend, precision, unit, slices
-        self._check_settings(learn_prox=learn_prox)
+        check_slices(self.network, slices)
+        check_head(self.head, self.start, self.prox, learn_prox=learn_prox, unit=unit)
         learned = self.head.learned(features)
         example = next(chain(self.network.parameters(), learned.values()), torch.zeros(()))
         check_precision(precision, example)
-        self.outer = OuterVariables(
+        self.outer: OuterVariables = OuterVariables(
             encoder={n: p for n, p in self.network.named_parameters() if p.requires_grad},
             start=learned_start(self.head, example, way, features)
             if self.start == "learned"
@@ -123,27 +123,6 @@ class SharedEncoder(FewShotProblem):
             head={name: value.to(example).requires_grad_() for name, value in learned.items()},
         )
 
-    def _check_settings(self, *, learn_prox: bool) -> None:
-        if self.slices < 0 or (self.slices and uses_batch_statistics(self.network)):
-            raise ConfigurationError(
-                f"slices is {self.slices}: it is a number of images, and 0 for a network whose "
-                "batch norms take their statistics from all of them"
-            )
-        if self.prox < 0 or (learn_prox and self.prox == 0):
-            raise ConfigurationError(
-                f"prox is {self.prox}: it must be positive to be learned, and never negative"
-            )
-        if self.unit and not self.head.scaled:
-            raise ConfigurationError(
-                f"{type(self.head).__name__} takes the encoder's features as they are: unit is a "
-                "setting of its own"
-            )
-        if self.start not in self.head.starts:
-            raise ConfigurationError(
-                f"{type(self.head).__name__} cannot start from '{self.start}': use one of "
-                f"{', '.join(self.head.starts)}"
-            )
-
     def __repr__(self) -> str:
         learned = " at the start, learned" if self.outer.regularisation is not None else ""
         return (
@@ -153,27 +132,27 @@ class SharedEncoder(FewShotProblem):
         )
 
     def check_suits(self, strategy: Strategy, start: Literal["cold", "warm"]) -> None:
-        """Raises where training would do nothing, or not what it says.
+        """Checks that a strategy can train this problem.
 
         Raises:
-            ConfigurationError: if there is nothing to learn, or the strategy needs minimisers of
-                the inner loss where the head has a formula for its parameters.
+            ConfigurationError: if there is nothing to learn, or the strategy needs a minimizer of
+                the inner loss and the head's parameters are computed in closed form instead.
         """
         super().check_suits(strategy, start)
         if self.head.starts == ("closed_form",) and strategy.needs_minimiser:
             raise ConfigurationError(
-                f"{type(strategy).__name__} takes the parameters of a "
-                f"{type(self.head).__name__} for the minimisers of its loss, and "
-                "they are a formula of the support set: use Unroll with 0 steps"
+                f"{type(strategy).__name__} needs minimizers of the inner loss, but the parameters "
+                f"of {type(self.head).__name__} are a closed form of the support set: use Unroll "
+                "with 0 steps"
             )
 
     def prepare(self, batch: TaskBatch, *, derivatives: Order = "second") -> None:
-        """Compares the kernel with ``original``, and chooses the backend where it is "auto".
+        """Compares the kernel with ``original``, and chooses the backend if it is "auto".
 
-        The head then gets the features of the batch, for what it has to prepare.
+        Then prepares the head on the features of the batch.
 
         Raises:
-            ConfigurationError: as ``Choice``.
+            ConfigurationError: as in ``Choice``.
         """
         tasks = batch[: min(batch.tasks, 4)]
 
@@ -219,19 +198,19 @@ class SharedEncoder(FewShotProblem):
         return BoundTasks(bilevel, heads.query_logits, pullback)
 
     def _outer_loss(self, heads: TaskHeads, v: TaskParams) -> Tensor:
-        """F_t under inner parameters, ``[T]``."""
+        """F_t at inner parameters v, ``[T]``."""
         batch = heads.batch
         return task_cross_entropy(heads.query_logits(v), batch.query_y, batch.classes)
 
     def _features(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None) -> Tensor:
-        """Those of the support and the query sets, ``[T, N*K + N*Q, D]``, as heads take them."""
+        """Scaled features of the support and query sets, ``[T, N*K + N*Q, D]``."""
         encoded = torch.cat(self._encoding()(batch, norm, keys), 1)
         if not self.head.scaled:
             return encoded
         return normalize(encoded) if self.unit else encoded / encoded.shape[-1] ** 0.5
 
     def on_features(self) -> SharedEncoder:
-        """The same heads on batches that hold this encoder's features in place of images."""
+        """The same problem on batches with this encoder's features in place of images."""
         on_features = copy.copy(self)
         on_features.original = on_features.network = nn.Identity()
         on_features.views, on_features._choice = ImageViews("one"), FirstBatch(prove=False)
@@ -240,12 +219,10 @@ class SharedEncoder(FewShotProblem):
         return on_features
 
     def with_views(self, views: Views) -> SharedEncoder:
-        """The same problem on means of the features of several views of an image.
-
-        A ``Backbone`` makes its own views.
+        """The same problem with features averaged over several views of an image.
 
         Raises:
-            ConfigurationError: if an encoder that makes no views of its own is to see three sizes.
+            ConfigurationError: if ``views`` is "scales" and the encoder is not a ``Backbone``.
         """
         changed = copy.copy(self)
         original, network = (with_own_views(n, views) for n in (self.original, self.network))
@@ -253,7 +230,7 @@ class SharedEncoder(FewShotProblem):
             changed.original, changed.network = original, network
         elif views == "scales":
             raise ConfigurationError(
-                f"views is scales, and the encoder is a {type(self.network).__name__}: only a "
+                f"views is scales, but the encoder is a {type(self.network).__name__}: only a "
                 f"Backbone resizes images; use {', '.join(v for v in COUNT if v != views)}"
             )
         else:
@@ -261,14 +238,14 @@ class SharedEncoder(FewShotProblem):
         return changed
 
     def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
-        """Passes of images that are spread over all classes: nothing of the encoder adapts."""
+        """Forward passes on images of all classes: the encoder does not adapt to tasks."""
         del adapted
         device = next(iter(self.outer.values())).device
         return image_passes(self.network, tasks, device)
 
     @property
     def embedder(self) -> nn.Module:
-        """From images to the mean features of their views, where no image's depend on others."""
+        """Network from images ``[B, ...]`` to features ``[B, D]``, averaged over their views."""
         if self.views.views == "one":
             return self.network
         mean = MeanOverViews(COUNT[self.views.views], unit=False)

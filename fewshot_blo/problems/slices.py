@@ -1,44 +1,57 @@
-"""An encoder for a few images at a time, whose activations are made again in the backward pass."""
+"""Encoding a few images at a time, with activation checkpointing."""
 
 from __future__ import annotations
 
 from contextvars import copy_context
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Forward
 from fewshot_blo.kernel.layers import fold
+from fewshot_blo.kernel.statistics import uses_batch_statistics
+
+
+def check_slices(network: nn.Module, images: int) -> None:
+    """Raises ``ConfigurationError`` if a network cannot encode this many images at a time."""
+    if images < 0:
+        raise ConfigurationError(f"slices is {images}: it must be at least 0")
+    if images and uses_batch_statistics(network):
+        raise ConfigurationError(
+            f"slices is {images}, but the network uses batch statistics, which need all images: "
+            "set slices to 0"
+        )
 
 
 def cut(x: Tensor, images: int) -> tuple[Tensor, ...]:
-    """Images ``[T, B, ...]`` in parts ``[T, b, ...]`` of so many images, one a task at least."""
+    """Splits ``[T, B, ...]`` into parts of ``images`` images, at least one per task."""
     return torch.split(x, max(images // len(x), 1), 1)
 
 
 def in_slices(forward: Forward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
     """Features ``[T, B, D]`` of images ``[T, B, ...]``, a slice at a time.
 
-    The memory of a backward pass then does not grow with the number of images, for one more forward
-    pass. Exact where images do not meet, that is without statistics of the batch.
+    Activations are recomputed in the backward pass, so its memory does not grow with the number
+    of images, at the cost of one more forward pass. Exact for networks without batch statistics.
 
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), cut
-    between images and not between layers.
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), with
+    slices of the batch in place of segments of layers.
 
     Args:
-        forward: of the encoder.
-        shared: its parameters.
-        x: images.
-        images: at a time, of all tasks together.
+        forward: forward pass of the encoder.
+        shared: parameters of the encoder.
+        x: images ``[T, B, ...]``.
+        images: number of images at a time, over all tasks.
         keys: dropout keys ``[T]``.
     """
 
     def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
         return forward({}, shared, part, keys=keys)
 
-    # With their context variables: on a GPU the backward pass runs in a thread of autograd.
+    # Copies the context variables: on a GPU, the backward pass runs in an autograd thread.
     return torch.cat(
         [
             checkpoint(

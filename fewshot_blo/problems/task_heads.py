@@ -1,4 +1,4 @@
-"""The heads of a batch of tasks on its features: where they start, their losses and logits."""
+"""``TaskHeads``: the heads of a batch of tasks on its features, their start, losses and logits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fewshot_blo.tasks import TaskBatch
 
 
 class TaskHeads:
-    """T heads, a task each.
+    """T heads, one per task.
 
     Args:
-        head: what each is.
-        start: where its inner problem starts.
-        prox: weight of the proximal term, where none is learned.
-        outer: the outer variables of the bilevel problem, all but the encoder's.
-        features: of the support and then the query sets, ``[T, B, D]``, a leaf. One leaf, not two:
-            for some strategies the support features alone are in neither loss.
+        head: type of the heads.
+        start: initial parameters of the inner problems.
+        prox: weight of the proximal term, if it is not learned.
+        outer: outer variables of the bilevel problem, without the encoder's.
+        features: features ``[T, N*K + N*Q, D]`` of the support and query sets, a leaf. One leaf
+            instead of two: for some strategies, the support features alone are in neither loss.
         batch: the tasks.
 
     Attributes:
-        initial: where the inner problems start.
+        initial: initial inner parameters, ``[T, ...]``.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TaskHeads:
         return {name: p.expand(tasks, *p.shape) for name, p in self.outer.start.items()}
 
     def inner_loss(self, v: TaskParams) -> Tensor:
-        """G_t, ``[T]``: the head's own loss on the support set, and the proximal term."""
+        """G_t, ``[T]``: the head's loss on the support set plus the proximal term."""
         loss = self.head.loss(v, self._support, self.outer.head)
         if self.prox == 0:
             return loss
@@ -62,7 +62,7 @@ class TaskHeads:
         real = (self.batch.classes >= 0).to(self.features.dtype)
         distance = {name: p - self.initial[name] for name, p in v.items()}
         for name in distance:
-            if has_class_axis(name):  # A padded class has no weights.
+            if has_class_axis(name):  # Weights of padded classes do not count.
                 mask = real.reshape(*real.shape, *[1] * (distance[name].ndim - 2))
                 distance[name] = distance[name] * mask
         return loss + 0.5 * prox * task_dot(distance, distance)
@@ -73,23 +73,40 @@ class TaskHeads:
         return self.head.logits(v, self._query, self.outer.head, real)
 
 
+def check_head(head: Head, start: Start, prox: float, *, learn_prox: bool, unit: bool) -> None:
+    """Raises ``ConfigurationError`` if a head does not support these settings."""
+    if prox < 0 or (learn_prox and prox == 0):
+        raise ConfigurationError(
+            f"prox is {prox}: it must be at least 0, and above 0 with learn_prox"
+        )
+    if unit and not head.scaled:
+        raise ConfigurationError(
+            f"{type(head).__name__} scales features by a unit setting of its own: set that one"
+        )
+    if start not in head.starts:
+        raise ConfigurationError(
+            f"{type(head).__name__} cannot start from '{start}': use one of "
+            f"{', '.join(head.starts)}"
+        )
+
+
 def learned_start(
     head: Head, example: Tensor, way: int | None, features: int | None
 ) -> dict[str, Tensor]:
-    """Outer variables that inner problems start from, of random small numbers.
+    """Learned initial parameters of a head: outer variables, drawn from N(0, 0.01²).
 
     Args:
-        head: of the tasks.
-        example: a tensor of the type and on the device that they are to have.
-        way: N.
-        features: D.
+        head: head of the tasks.
+        example: a tensor with the dtype and device of the result.
+        way: N, number of classes in a task.
+        features: D, number of features.
 
     Raises:
-        ConfigurationError: if the way or the number of features is not given.
+        ConfigurationError: if ``way`` or ``features`` is None.
     """
     if way is None or features is None:
         raise ConfigurationError(
-            f"a learned start needs way and features; they are {way} and {features}"
+            f"way is {way} and features is {features}: a learned start needs both"
         )
     zeros = head.zeros(1, way, example.new_zeros(1, 1, features))
     return {

@@ -1,1 +1,1 @@
-"""What any long run leaves behind: files, logs, figures, and where they came from."""
+"""Records of long runs: files, logs, progress, tables, figures and provenance."""

@@ -1,4 +1,4 @@
-"""Figures of matplotlib that need no screen, written whole or not at all."""
+"""matplotlib figures without a display: creation, inline HTML, atomic PNG files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def new_figure(
     width: float, height: float, *, layout: Literal["constrained"] | None = "constrained"
 ) -> Figure:
-    """An empty figure; matplotlib is imported by the first.
+    """An empty figure; imports matplotlib lazily.
 
     Args:
-        width, height: in inches.
-        layout: what places its parts; None for the caller.
+        width, height: size in inches.
+        layout: layout engine of matplotlib; None for manual placement.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,11 +32,11 @@ def new_figure(
 
 
 def inline_image(figure: Figure, words: str) -> str:
-    """An ``<img>`` of HTML that holds the figure as a PNG.
+    """An HTML ``<img>`` that embeds the figure as a PNG at 72 dpi.
 
     Args:
-        figure: at 72 dots an inch.
-        words: what stands where images are not shown.
+        figure: figure to embed.
+        words: alternative text of the image.
     """
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=72)
@@ -45,6 +45,6 @@ def inline_image(figure: Figure, words: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes it as a PNG."""
+    """Writes a figure as a PNG at 120 dpi, atomically."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)

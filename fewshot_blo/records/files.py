@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder for what can be computed again."""
+"""Atomic writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# What reading a damaged zip archive raises, or an npz file, which is one.
+# Exceptions that reading a damaged zip archive, including npz files, can raise.
 ARCHIVE_ERRORS = (
     OSError,
     ValueError,
@@ -25,17 +25,17 @@ ARCHIVE_ERRORS = (
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its place at ``path`` only once it is complete and on the disk.
+    """A binary file that replaces ``path`` only once it is complete and synced to disk.
 
-    Missing parent folders are created. If the body raises, what was at ``path`` before stays.
+    Missing parent folders are created. If the body raises, an earlier file at ``path`` stays.
 
     Raises:
-        OSError: if the folder cannot be written to.
+        OSError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        # Not tempfile: its files are readable by their owner alone, this one follows the umask.
+        # Not tempfile: its files are readable by their owner only; this one follows the umask.
         with temporary.open("xb") as file:
             yield file
             file.flush()
@@ -46,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def cache_folder() -> Path:
-    """Where what can be computed again is kept; it need not exist yet.
+    """The cache folder, which may not exist yet.
 
     ``fewshot_blo`` in ``$XDG_CACHE_HOME`` if that is an absolute path, else in ``~/.cache``.
     """
@@ -56,6 +56,6 @@ def cache_folder() -> Path:
 
 
 def with_subfolders(root: Path) -> list[Path]:
-    """``root``, then in order of their names those of its folders that can be listed."""
+    """``root``, then its readable subfolders, sorted by name."""
     children = sorted(child for child in root.glob("*/") if os.access(child, os.R_OK | os.X_OK))
     return [root, *children]

@@ -1,4 +1,4 @@
-"""Stopping a long run between two steps."""
+"""``interrupts``: Ctrl-C and SIGTERM stop a long run between two steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts(say: Callable[[str], None]) -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once.
+    """An event that Ctrl-C or SIGTERM sets; a second signal raises ``KeyboardInterrupt``.
+
+    Outside of the main thread, where Python cannot handle signals, the event is never set.
 
     Args:
-        say: is told that the step in progress will be finished.
+        say: called with a line that the current step will be finished.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""What a training run leaves to follow it by: JSON lines, TensorBoard events and curves."""
+"""``RunLog``: the log of a training run as JSON lines, TensorBoard events and curves."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ CURVES = "curves.png"
 
 
 class RunLog:
-    """Records of one run, in its folder.
+    """The log of one run, in its folder.
 
-    A record is a mapping with a ``step``. Records after ``step`` of an earlier attempt are
-    dropped, so that a resumed run's log reads as if it had never stopped. Leaving the log's
-    ``with`` block draws the curves.
+    A record is a mapping with a ``step``. Records of an earlier attempt after ``step`` are
+    dropped, so the log of a resumed run equals that of an uninterrupted one. The curves are drawn
+    at the end of the ``with`` block.
+
+    Args:
+        folder: folder of the run.
+        step: number of outer steps taken so far.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
@@ -47,25 +51,25 @@ class RunLog:
             self._close()
 
     def _seconds_before(self) -> float:
-        """What earlier attempts took."""
+        """Wall time of earlier attempts in seconds."""
         return max((record.get("seconds", 0.0) for record in self.records), default=0.0)
 
     def seconds(self) -> float:
-        """Wall time of the run so far, earlier attempts up to where this one began included."""
+        """Wall time of the run in seconds, including earlier attempts up to the resumed step."""
         return time.perf_counter() - self._start
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Adds a record; numbers go to TensorBoard too.
+        """Appends a record; numbers are written to TensorBoard too.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the record cannot be written.
         """
         self.records.append(dict(record))
         try:
             self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
-            raise OSError(f"cannot write the log {self.path}: {error}; free space") from error
+            raise OSError(f"cannot write the log {self.path}: {error}; free disk space") from error
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, record["step"])
@@ -77,7 +81,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line cut short by a crash is left out."""
+    """The records of a log, up to the first line cut short by a crash."""
     if not path.is_file():
         return []
     records = []
@@ -90,7 +94,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy against outer steps, training beside validation, as a PNG."""
+    """Draws loss and accuracy over outer steps, in training and validation, as a PNG."""
     figure = new_figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
@@ -109,7 +113,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
 def _plot(
     axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, marker: str = ""
 ) -> None:
-    """One curve; a noisy one is drawn faint, with its mean over a tenth of the steps on top."""
+    """Draws a curve; without a marker, faint with its moving average over a tenth of the steps."""
     points = [(r["step"], r[name]) for r in records if name in r]
     if not points:
         return
@@ -120,7 +124,7 @@ def _plot(
     axes.plot(steps, values, color=colour, alpha=0.25)
     smooth = []
     for index in range(len(values)):
-        # As far to either side: a mean over the past alone lags behind a curve that falls.
+        # A centred window: a mean over past steps only lags behind a falling curve.
         reach = min(len(values) // 20, index, len(values) - 1 - index)
         window = values[index - reach : index + reach + 1]
         smooth.append(sum(window) / len(window))

@@ -1,4 +1,4 @@
-"""Settings and states of earlier versions in today's form: from plain data to plain data."""
+"""Conversion of settings and strategy states of earlier versions to today's form."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ _SECTIONS = {
     "inner": _INNER,
     "adaptation": _INNER,
 }
-"""The settings that there were, by section."""
+"""All settings of the earlier form, by section."""
 
 
 def is_flat(settings: Mapping[str, Any]) -> bool:
-    """Whether settings of a run are of the earlier form, in which components had no names."""
+    """Whether a run's settings have the earlier flat form, without named components."""
     problem, data, strategy = (settings.get(n) for n in ("problem", "data", "strategy"))
     return (
         "inner" in settings
@@ -98,10 +98,10 @@ def is_flat(settings: Mapping[str, Any]) -> bool:
 
 
 def settings_of_run(flat: Mapping[str, Any]) -> Tree:
-    """Settings of a run in today's form; those that are of today's form already as they are.
+    """Converts a run's settings to today's form; settings already in today's form are unchanged.
 
     Raises:
-        ConfigurationError: if settings of the earlier form are unknown.
+        ConfigurationError: if a setting of the earlier form is unknown.
     """
     if not is_flat(flat):
         return dict(flat)
@@ -114,7 +114,7 @@ def settings_of_run(flat: Mapping[str, Any]) -> Tree:
     tree["encoder"] = _encoder(problem, inner)
     tree["problem"] = _problem(problem, inner)
     tree["strategy"] = strategy_of_run(flat.get("strategy", {}), inner, per_step=per_step)
-    # Ten steps where nothing was said.
+    # The earlier default was ten steps.
     adaptation = {"steps": 10, **flat.get("adaptation", {})}
     tree["adaptation"] = _inner_steps(adaptation, per_step=per_step)
     tree["start_from"] = problem.get("start_from", "")
@@ -124,10 +124,10 @@ def settings_of_run(flat: Mapping[str, Any]) -> Tree:
 def strategy_of_run(
     flat: Mapping[str, Any], inner: Mapping[str, Any], *, per_step: bool = False
 ) -> Tree:
-    """A strategy with its inner steps.
+    """Converts a strategy and its inner steps to today's form.
 
     Raises:
-        ConfigurationError: if settings are unknown.
+        ConfigurationError: if a setting is unknown.
     """
     _check("strategy", flat)
     _check("inner", inner)
@@ -143,22 +143,22 @@ def strategy_of_run(
 
 
 def _check(section: str, flat: object) -> None:
-    """Raises where a section of the earlier form is none, or has settings that there were not."""
+    """Raises if a section of the earlier form is not a mapping, or has an unknown setting."""
     if not isinstance(flat, Mapping):
         raise ConfigurationError(
-            f"{section} is {flat}: it must be a mapping of settings, as earlier versions had it, "
-            "whose form the others have (inner beside strategy, or names in small letters)"
+            f"{section} is {flat}: it must be a mapping of settings, because other settings have "
+            "the form of earlier versions (a section inner, or component names in lower case)"
         )
     unknown = [name for name in flat if name not in _SECTIONS[section].split()]
     if unknown:
         raise ConfigurationError(
-            f"there is no setting '{section}.{unknown[0]}' in the form of earlier versions, in "
-            "which these settings are; today's has components by name (--help)"
+            f"there is no setting '{section}.{unknown[0]}' in the form of earlier versions, which "
+            "these settings have; use that form or today's throughout"
         )
 
 
 def _today(names: Mapping[str, str], name: object, place: str) -> str:
-    """Today's name of what the earlier form had in small letters."""
+    """Today's name of a component, from its lower-case name in the earlier form."""
     if str(name) not in names:
         raise ConfigurationError(f"{place} is '{name}': use one of {', '.join(names.values())}")
     return names[str(name)]
@@ -171,7 +171,7 @@ def _given(flat: Mapping[str, Any], names: tuple[str, ...], *, without: object) 
 def _data(flat: Mapping[str, Any]) -> Tree:
     name = _today(_DATA, flat.get("name", "glyphs"), "data.name")
     found = {"name": name, **_given(flat, _DATA_SETTINGS[name], without=None)}
-    if not found.get("size"):  # 0 for the usual one.
+    if not found.get("size"):  # 0 stood for the default size.
         found.pop("size", None)
     return found
 
@@ -198,7 +198,7 @@ def _encoder(problem: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
     network, steps = problem.get("network", "conv4"), inner.get("steps", 5)
     stepwise = {"steps": steps} if problem.get("norm") == "stepwise" else {}
     size, sharpen = problem.get("input_size", 0), problem.get("sharpen", 0.0)
-    # Those that a network has not are refused with its name.
+    # Settings that the network does not have are refused when it is built.
     seen = {**({"size": size} if size else {}), **({"sharpen": sharpen} if sharpen else {})}
     seen |= _given(problem, ("weights",), without="")
     if network.startswith(_LIBRARIES):
@@ -206,7 +206,7 @@ def _encoder(problem: Mapping[str, Any], inner: Mapping[str, Any]) -> Tree:
     if network == "conv4":
         found = {"name": "Conv4", **_given(problem, ("hidden", "norm", "pools"), without=None)}
     elif network == "wrn_28_10":
-        # The network's own default is another one than the settings had.
+        # The network's default differs from that of the earlier settings.
         found = {"name": "WideResNet", "drop_rate": 0.1}
         found |= _given(problem, ("norm", "drop_rate"), without=None)
     elif network in ("resnet12", "resnet12_narrow"):
@@ -249,7 +249,7 @@ def _head(flat: Mapping[str, Any]) -> Tree:
 
 
 def state_of_strategy(state: Mapping[str, Any]) -> Tree:
-    """What a strategy carries, from a checkpoint of either form."""
+    """State of a strategy in today's form, from a checkpoint of either form."""
     if "scalars" not in state:
         return dict(state)
     multipliers = {} if "rho" not in state["scalars"] else {"multipliers": state["multipliers"]}

@@ -1,4 +1,4 @@
-"""The one resumable loop over outer steps, of training and of any bilevel problem."""
+"""``take_steps``: the resumable loop over outer steps, shared by ``train`` and ``solve``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fewshot_blo.records.progress import Progress
 
 @dataclass(frozen=True)
 class Taken:
-    """What there is to say of an outer step.
+    """Text to show after an outer step.
 
     Attributes:
-        words: for the progress of the run; empty for nothing new.
-        line: that stays; empty for none.
+        words: figures to show in the progress; empty if unchanged.
+        line: line to print; empty for none.
     """
 
     words: str = ""
@@ -26,11 +26,11 @@ class Taken:
 
 
 class OuterRun(Protocol):
-    """A run between two outer steps.
+    """A run that ``take_steps`` advances.
 
     Attributes:
-        step: outer steps taken.
-        finished: whether there is none to take.
+        step: number of outer steps taken.
+        finished: whether no step is left.
     """
 
     @property
@@ -40,28 +40,28 @@ class OuterRun(Protocol):
     def finished(self) -> bool: ...
 
     def begin(self, log: RunLog | None) -> Taken:
-        """Before the first step of this attempt."""
+        """Called before the first step of this attempt."""
         ...
 
     def take(self, log: RunLog | None) -> Taken:
-        """Takes an outer step, records it where that is due, and saves where that is due."""
+        """Takes an outer step; logs and saves if they are due."""
         ...
 
     def save_last(self) -> None:
-        """Writes all that the run needs to go on."""
+        """Saves everything needed to resume the run."""
         ...
 
 
 def take_steps(
     run: OuterRun, *, steps: int, folder: Path | None, title: str, progress: bool
 ) -> bool:
-    """Takes outer steps until the run is finished, or interrupted: then it is saved, and goes on.
+    """Takes outer steps until the run is finished or interrupted, then saves it.
 
     Args:
-        run: taken up where it stands.
-        steps: outer steps in all.
-        folder: of the run's log; None for none.
-        title: what is done, for the progress.
+        run: the run, new or resumed.
+        steps: total number of outer steps.
+        folder: folder of the run's log; None for no log.
+        title: name of the loop in the progress.
         progress: show progress.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar where a person watches, a line now and then where a file is written."""
+"""``Progress``: a progress bar on terminals and in notebooks, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets tqdm says so, and draws its bar as text: nothing is missing.
+    # In a notebook without ipywidgets, tqdm warns and draws its bar as text, which is fine.
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
@@ -18,18 +18,18 @@ _SELDOM, _OFTEN = 30.0, 5.0
 
 
 class Progress:
-    """Counts what a loop has done, for the person who waits for it.
+    """Shows the progress of a loop.
 
-    On a terminal and in a notebook it is a bar. Elsewhere (pipes, log files) it is a line on
-    stderr every 30 s, and at each tenth of the way if the last line is 5 s old; after ten minutes,
-    the lines are 1/20 of the time so far apart. A loop of less than 5 s has no lines.
+    On a terminal or in a notebook it is a bar. Elsewhere (pipes, log files) it prints a line to
+    stderr every 30 s, and at each tenth of the total if the last line is at least 5 s old. After
+    ten minutes, the interval is 1/20 of the elapsed time. A loop of less than 5 s prints nothing.
 
     Args:
         what: name of the loop, such as "training".
-        total: number of units in all.
-        unit: one of what is counted, in the singular.
-        start: units done before, by a run that is resumed.
-        shown: False silences it.
+        total: total number of units.
+        unit: name of the unit, in the singular.
+        start: number of units done before, by a run that is resumed.
+        shown: False shows nothing.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Progress:
         self._begun = self._said_at = time.monotonic()
         self._said = self._done
         if self._shown and _is_watched():
-            # With leave=None a bar inside of another vanishes when it is full.
+            # With leave=None, a nested bar is removed when it is full.
             self._bar = tqdm(
                 total=self.total, initial=self.start, desc=self.what, unit=self.unit, leave=None
             )
@@ -57,7 +57,7 @@ class Progress:
             self._line(time.monotonic())
 
     def advance(self, count: int = 1) -> None:
-        """Counts units that are done."""
+        """Adds ``count`` finished units."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -67,13 +67,13 @@ class Progress:
                 self._line(now)
 
     def figures(self, words: str) -> None:
-        """What to show beside the count from now on, such as the loss."""
+        """Sets the text shown beside the count, such as the loss."""
         self._figures = words
         if self._bar is not None:
             self._bar.set_postfix_str(words)
 
     def say(self, line: str) -> None:
-        """Prints a line to stdout, above the bar; nothing where progress is not shown."""
+        """Prints a line to stdout, above the bar; does nothing if progress is not shown."""
         if self._shown:
             tqdm.write(line)
             sys.stdout.flush()
@@ -96,7 +96,7 @@ class Progress:
 
 
 def _is_watched() -> bool:
-    """Whether stderr is a terminal, or this is a notebook."""
+    """Whether stderr is a terminal, or the code runs in a notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
@@ -108,7 +108,7 @@ def _rate(done: int, seconds: float, unit: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Rounded to what a person would say: 40 s, 8 min, 2 h 5 min."""
+    """A rounded duration, such as 40 s, 8 min, 2 h 5 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What a figure comes from: command, version of the code, libraries and machine."""
+"""``provenance``: command, code version, libraries and machine of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 
 def provenance(device: torch.device, **further: str) -> dict[str, str | int]:
-    """Plain data that says where and by what a run is made, and what else is known of it."""
+    """Provenance of a run as plain data; ``further`` adds entries."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -30,7 +30,7 @@ def provenance(device: torch.device, **further: str) -> dict[str, str | int]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this file is in, else the installed version."""
+    """The commit of the checkout that contains this file, else the installed version."""
     try:
         _git("ls-files", "--error-unmatch", __file__)
         commit = _git("rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Tensors in words: what a person wants to know of them who does not want their numbers."""
+"""Short texts on tensors for ``repr``: shapes, dtypes, devices and sizes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _NAMED = 4
 
 
 def kind(*tensors: Tensor) -> str:
-    """Types and devices, as "float32 on cpu"."""
+    """Dtypes and devices, such as "float32 on cpu"."""
     return " and ".join(dict.fromkeys(kind_of(t.dtype, t.device) for t in tensors))
 
 
 def kind_of(dtype: torch.dtype, device: torch.device) -> str:
-    """A type and a device, as "float32 on cpu"."""
+    """Dtype and device, such as "float32 on cpu"."""
     return f"{str(dtype).removeprefix('torch.')} on {device}"
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> str:
-    """Shapes by name with type and device, as "weight [5, 64], bias [5], float32 on cpu".
+    """Shapes by name, dtype and device, such as "weight [5, 64], bias [5], float32 on cpu".
 
-    Of more than four, the first three are named and the others counted.
+    If there are more than four, the first three are named and the others counted.
     """
     if not tensors:
         return "none"
@@ -36,7 +36,7 @@ def shapes(tensors: Mapping[str, Tensor]) -> str:
 
 
 def size(tensors: Mapping[str, Tensor]) -> str:
-    """How many there are and how large, as "8 tensors, 112,708 entries, float32 on cpu"."""
+    """Number of tensors and entries, such as "8 tensors, 112,708 entries, float32 on cpu"."""
     if not tensors:
         return "none"
     entries = sum(t.numel() for t in tensors.values())

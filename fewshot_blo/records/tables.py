@@ -1,4 +1,4 @@
-"""Tables that a person reads and a program reads."""
+"""Tables in Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fewshot_blo.records.files import atomic_write
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Standard deviation; NaN of one value."""
+    """Sample standard deviation; NaN for fewer than two values."""
     return stdev(values) if len(values) > 1 else math.nan
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its columns padded to one width.
+    """A Markdown table with padded columns.
 
     Args:
-        columns: their names.
-        rows: cells as they are to be read; one for each column.
+        columns: column names.
+        rows: formatted cells, one per column.
     """
     head, *lines = ([_cell(text) for text in row] for row in (columns, *rows))
     # Numbers are formatted already: 0.50 must not become 0.5.
@@ -33,12 +33,12 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """What would end a cell or a row is escaped."""
+    """Escapes what would end a cell or a row."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV; a column for every name that one has."""
+    """Records as CSV, with a column for every name that occurs."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for r in records for name in r)))
     writer.writeheader()
@@ -47,12 +47,12 @@ def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_table(folder: Path, text: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``table.md``, for a person, and ``table.csv``, for a program.
+    """Writes ``table.md`` and ``table.csv``.
 
     Args:
-        folder: for both files.
-        text: of the first.
-        records: of the second.
+        folder: folder of both files.
+        text: content of ``table.md``.
+        records: rows of ``table.csv``, by column name.
     """
     with atomic_write(folder / "table.md") as file:
         file.write(text.encode())

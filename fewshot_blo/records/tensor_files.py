@@ -1,4 +1,4 @@
-"""Files of tensors and plain data: written whole or not at all, read without running code."""
+"""Files of tensors and plain data: written atomically, read without executing code."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fewshot_blo.records.files import atomic_write
 
 
 def write_tensors(content: Mapping[str, Any], path: Path, what: str) -> None:
-    """Writes a file; what was at ``path`` before stays unless the new one is complete.
+    """Writes a file atomically: an earlier file at ``path`` stays if writing fails.
 
     Args:
-        content: tensors, and plain data.
-        path: of the file.
-        what: it is, for the error.
+        content: tensors and plain data.
+        path: path of the file.
+        what: kind of file, for the error.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        CheckpointError: if the file cannot be written.
     """
-    # In memory first: PyTorch's writer hides the reason of a failed write to a file.
+    # Into memory first: PyTorch's writer hides the reason of a failed write.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     try:
@@ -32,21 +32,21 @@ def write_tensors(content: Mapping[str, Any], path: Path, what: str) -> None:
             file.write(buffer.getbuffer())
     except OSError as error:
         raise CheckpointError(
-            f"cannot write the {what} {path}: {error}; free space or choose another folder. "
-            f"An earlier {what} of that name is intact."
+            f"cannot write the {what} {path}: {error}; free disk space or choose another folder. "
+            f"An earlier {what} at this path is unchanged."
         ) from error
 
 
 def read_tensors(path: Path, what: str, device: torch.device | str = "cpu") -> Any:
-    """What a file holds; nothing but tensors and plain data is made from it.
+    """Reads a file of tensors and plain data, without executing code in it.
 
     Args:
-        path: of the file; safetensors by its suffix, else PyTorch's.
-        what: it should be, for the error.
-        device: of the tensors.
+        path: path of the file: safetensors if it has that suffix, else PyTorch's format.
+        what: expected kind of file, for the error.
+        device: device of the tensors.
 
     Raises:
-        CheckpointError: if it is missing, or holds anything else.
+        CheckpointError: if the file is missing, or holds anything else.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no {what} {path}: check the path")
@@ -62,5 +62,5 @@ def read_tensors(path: Path, what: str, device: torch.device | str = "cpu") -> A
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a {what} ({reason}): it is truncated, damaged, or holds "
-            "more than tensors and plain data; use another one, or have it written anew"
+            "more than tensors and plain data; use another file, or write it again"
         ) from error

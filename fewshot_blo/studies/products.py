@@ -29,12 +29,12 @@ def hessian_products(problem: PlainProblem, strategy: Strategy) -> int:
 
     def watch(gradient: Tensor) -> None:
         if gradient.requires_grad:
-            gradient.register_hook(count)  # type: ignore[no-untyped-call]
+            gradient.register_hook(count)
 
     def inner_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
         seen = v[first].view_as(v[first])
         if seen.requires_grad:
-            seen.register_hook(watch)  # type: ignore[no-untyped-call]
+            seen.register_hook(watch)
         return problem.inner_loss({**v, first: seen}, u, *batch)
 
     counted = replace(problem, inner_loss=inner_loss)

@@ -1,1 +1,1 @@
-"""The outer loop: its settings, its steps, and what it saves."""
+"""Training: the outer loop, its settings, steps, chunks of tasks and checkpoints."""

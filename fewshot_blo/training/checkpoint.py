@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain data, written whole or not at all."""
+"""``Checkpoint``: the state of a training run, saved atomically and loaded without running code."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that training needs to go on, and evaluation to repeat its figure.
+    """Everything needed to resume training and to reproduce an evaluation.
 
     Attributes:
-        step: outer steps taken.
-        config: the settings of the run, plain data.
-        outer: the problem's outer variables.
-        buffers: the network's buffers.
-        optimizer: state of the outer optimizer.
-        strategy: state of the strategy, as ``State.plain`` gives it.
-        settled: what was measured at the start and must stay: backend, chunk size, and whether
-            graphs of inner steps are made again.
+        step: number of outer steps taken.
+        config: settings of the run, as plain data.
+        outer: outer variables of the problem.
+        buffers: buffers of the network.
+        optimizer: state dict of the outer optimizer.
+        strategy: state of the strategy, from ``State.plain``.
+        settled: choices measured at the start, kept when the run is resumed: backend, chunk size,
+            and whether the graphs of inner steps are recomputed.
         best: step and validation accuracy of the best checkpoint so far.
-        random_state: of PyTorch's global generators; tasks and dropout do not use them, a user's
-            own modules may.
-        average: moving average of the outer variables, where there is one.
+        random_state: state of PyTorch's global generators, for users' modules; tasks and dropout
+            do not use them.
+        average: moving average of the outer variables; empty if there is none.
     """
 
     step: int
@@ -55,7 +55,7 @@ class Checkpoint:
         return f"Checkpoint(step {self.step}\n  outer: {size(self.outer)})"
 
     def restore(self, problem: FewShotProblem) -> None:
-        """Puts outer variables and buffers into a problem of the same configuration.
+        """Copies outer variables and buffers into a problem of the same configuration.
 
         Raises:
             CheckpointError: if a name or shape differs.
@@ -65,20 +65,19 @@ class Checkpoint:
         problem.backend = self.settled["backend"]
 
     def start(self, problem: FewShotProblem) -> None:
-        """Puts the network's weights and buffers into a problem of another kind, for a new run.
+        """Copies the encoder's weights and buffers into another problem, to start a new run.
 
-        Heads and classifiers are left out, and ``encoder.`` in front of a name plays no part.
+        Heads and classifiers are not copied; a prefix ``encoder.`` of names is ignored.
 
         Raises:
-            CheckpointError: if the checkpoint lacks a weight of the encoder, or has it in another
-                shape.
+            CheckpointError: if a weight of the encoder is missing or has another shape.
         """
         network = problem.network
         saved = of_encoder(OuterVariables.grouped(self.outer).encoder.items())
         buffers = of_encoder(self.buffers.items())
         own, own_buffers = map(of_encoder, (network.named_parameters(), network.named_buffers()))
         _copy(own, {name: saved[name] for name in own if name in saved})
-        # The problem may have further statistics, to be estimated.
+        # The problem may have further running statistics, which training estimates.
         shared = own_buffers.keys() & buffers.keys()
         _copy({n: own_buffers[n] for n in shared}, {n: buffers[n] for n in shared})
 
@@ -97,10 +96,10 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a checkpoint; what was at ``path`` before stays unless the new one is complete.
+    """Writes a checkpoint atomically: an earlier file at ``path`` stays if writing fails.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        CheckpointError: if the file cannot be written.
     """
     data = {
         **{name: getattr(checkpoint, name) for name in _PLAIN},
@@ -117,23 +116,23 @@ _PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint without running any code that it may contain.
+    """Loads a checkpoint without executing code in the file.
 
     Args:
-        path: of the file.
-        device: of variables, buffers, average and the strategy's state. The optimizer's state is
-            on the host: ``load_state_dict`` puts each part of it where the optimizer wants it,
-            and leaves Adam's count of steps, which most optimizers read there, where it is.
+        path: path of the file.
+        device: device of outer variables, buffers and average. The optimizer's state is loaded on
+            the CPU: ``load_state_dict`` moves each part to its parameter's device, except Adam's
+            step counts, which stay on the CPU.
 
     Raises:
-        CheckpointError: if it is missing, truncated or no checkpoint of this package.
+        CheckpointError: if the file is missing, truncated or not a checkpoint of this package.
     """
     data = read_tensors(path, "checkpoint")
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
             f"{path} is not a checkpoint of format {_FORMAT} (found {found}): "
-            "it was written by another program or version; use a file that train wrote"
+            "it was written by another program or version; use a file written by train"
         )
     try:
         random = {
@@ -150,14 +149,14 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} lacks a part of a checkpoint ({error}): use a file that train wrote"
+            f"{path} lacks a part of a checkpoint ({error}): use a file written by train"
         ) from error
 
 
 def _tensors(mapping: Mapping[str, Any], device: torch.device | str) -> Mapping[str, Tensor]:
     for name, value in mapping.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"'{name}' is no tensor")
+            raise TypeError(f"'{name}' is not a tensor")
     return {name: value.to(device) for name, value in mapping.items()}
 
 
@@ -166,14 +165,14 @@ def _copy(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
     if targets.keys() != sources.keys():
         different = sorted(targets.keys() ^ sources.keys())
         raise CheckpointError(
-            f"the checkpoint is of another configuration: it and the problem differ in "
-            f"{different[:4]}; use the configuration saved beside the checkpoint"
+            f"the checkpoint has another configuration: {different[:4]} are in only one of the "
+            "checkpoint and the problem; use the configuration saved beside the checkpoint"
         )
     for name, target in targets.items():
         if target.shape != sources[name].shape:
             raise CheckpointError(
-                f"the checkpoint is of another configuration: '{name}' has shape "
-                f"{list(sources[name].shape)} in it and {list(target.shape)} in the problem; use "
-                "the configuration saved beside the checkpoint"
+                f"the checkpoint has another configuration: '{name}' has shape "
+                f"{list(sources[name].shape)} in the checkpoint but {list(target.shape)} in the "
+                "problem; use the configuration saved beside the checkpoint"
             )
         target.copy_(sources[name])

@@ -1,4 +1,4 @@
-"""Ways to differentiate a batch of tasks in chunks: what fits into memory, and what is fastest."""
+"""Candidate chunk sizes for a batch of tasks: which fit into memory, and which is fastest."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from fewshot_blo.machine.memory import is_out_of_memory, largest_chunk
 
 _SMALL = 2**29
-"""Bytes of a small chunk, tried on the host beside the largest: it may be kinder to caches."""
+"""Bytes of a small chunk, tried on the CPU besides the largest chunk: it may use caches better."""
 
 TIMED = (2, 6)
-"""Inner steps of which the time of a longer unrolling follows."""
+"""Numbers of inner steps that are timed to extrapolate the time of a longer unrolling."""
 
 _ROUNDS, _SECONDS = 3, 4.0
-"""Candidates are timed in turns, in at most so many rounds, of which none starts after so long."""
+"""Largest number of timing rounds over all candidates, and seconds after which no round starts."""
 
 _ALIKE = 1.03
-"""Of those that take at most so many times the least time, that with the least memory is chosen."""
+"""Factor of the least time within which the candidate with the least memory is chosen."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Candidate:
     """A way to differentiate a batch.
 
     Attributes:
-        recompute: as in ``Chunk``.
-        size: tasks at a time.
-        peak: bytes of a chunk, as estimated.
+        recompute: whether graphs are recomputed, as in ``Chunk``.
+        size: number of tasks at a time.
+        peak: estimated peak memory of a chunk in bytes.
     """
 
     recompute: bool | None
@@ -42,13 +42,23 @@ class Candidate:
 def list_candidates(
     peaks: Mapping[bool | None, int], tasks: int, budget: int, size: int, device: torch.device
 ) -> list[Candidate]:
-    """What fits: the largest chunks, and on the host small ones; the least where nothing fits."""
+    """Candidates that fit into memory: the largest chunks, and on the CPU small chunks too.
+
+    If nothing fits, the candidate with the smallest peak.
+
+    Args:
+        peaks: estimated peak bytes of one task, by ``recompute``.
+        tasks: number of tasks in the batch.
+        budget: bytes that a chunk may use.
+        size: chunk size if it is set, else 0.
+        device: device of the batch.
+    """
     limits = {budget} if device.type == "cuda" else {budget, min(budget, _SMALL)}
     found: list[Candidate] = []
     for way, peak in peaks.items():
         sizes = {size} if size else {largest_chunk(peak, tasks, limit) for limit in limits}
         fitting = [Candidate(way, n, n * peak) for n in sorted(sizes) if n * peak <= budget]
-        # Recomputing does more work than keeping does: it can only win with larger chunks.
+        # Recomputing does more work than keeping graphs: it is faster only with larger chunks.
         largest = max((candidate.size for candidate in found), default=0)
         found += [c for c in fitting if not way or c.size > largest]
     if found:
@@ -60,13 +70,13 @@ def list_candidates(
 def time_candidates(
     candidates: Sequence[Candidate], take: Callable[[Candidate, int | None], float], steps: int
 ) -> dict[Candidate, float]:
-    """Seconds that the batch takes, infinite where memory runs out; none for a single candidate.
+    """Seconds per batch of each candidate, infinite if out of memory; empty for one candidate.
 
     Args:
-        candidates: are timed in turns.
-        take: the seconds of the batch with so many inner steps; None for all of them.
-        steps: inner steps where they are many and time is affine in them; 0 where they are all
-            taken.
+        candidates: candidates, which are timed in turns.
+        take: measures the seconds of the batch with a number of inner steps; None for all steps.
+        steps: number of inner steps to extrapolate to, as time is affine in it; 0 to time all
+            steps.
     """
     if len(candidates) == 1:
         return {}
@@ -88,7 +98,7 @@ def time_candidates(
         if not steps or math.inf in times:
             return max(times)
         few, more = TIMED
-        # The least of each, and not the least sum: a slow short one would make the sum small.
+        # The minimum of each length, not of the result: a slow short run would make that small.
         return times[1] + (steps - more) * max(0.0, times[1] - times[0]) / (more - few)
 
     start = time.perf_counter()
@@ -105,18 +115,18 @@ def time_candidates(
 
 
 def pick(candidates: Sequence[Candidate], times: Mapping[Candidate, float]) -> Candidate:
-    """The fastest; of those that are about as fast, the one with the smallest memory."""
+    """The fastest candidate; of those about as fast, the one with the smallest peak memory."""
     least = min(times.values(), default=math.inf)
     alike = [c for c in candidates if times.get(c, math.inf) <= _ALIKE * least]
     return min(alike, key=lambda candidate: candidate.peak)
 
 
 def reason(best: Candidate, times: Mapping[Candidate, float], budget: int) -> str:
-    """What was chosen, and beside what, on one line."""
+    """One line on the choice: the chosen candidate, its time, the others and the budget."""
     others = [f"{_words(c)}, {_duration(seconds)}" for c, seconds in times.items() if c != best]
     beside = f" ({'; '.join(others)})" if others else ""
     took = f", {_duration(times[best])} a step" if times else ""
-    return f"{_words(best)}{took}{beside}; up to {_gibibytes(budget)} may be taken"
+    return f"{_words(best)}{took}{beside}; memory budget {_gibibytes(budget)}"
 
 
 def _words(candidate: Candidate) -> str:

@@ -1,7 +1,7 @@
-"""Choosing how a batch is differentiated: tasks at a time, and graphs kept or made again.
+"""Choice of the chunk size, and of keeping or recomputing the graphs of inner steps.
 
-Both are chosen together, for both take memory: what is fastest of what fits. Results do not depend
-on the choice, up to rounding, and making it leaves random generators as they were.
+Both use memory and are chosen together: the fastest combination that fits. Results do not depend
+on the choice, up to rounding; measuring leaves the random generators unchanged.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from fewshot_blo.training.step import dropout_keys, whole_step
 logger = logging.getLogger(__name__)
 
 _TOO_MUCH = sys.maxsize
-"""The peak of what ran out of memory when it was measured."""
+"""Stands for the peak of a run that went out of memory."""
 
 _WEIGHED = (2, 3)
-"""Inner steps of which the memory of a longer unrolling follows."""
+"""Numbers of inner steps whose memory is measured to extrapolate to a longer unrolling."""
 
 Ways = Mapping[bool | None, Strategy]
 
@@ -53,18 +53,18 @@ def choose_chunk(
     recorded: bool = False,
     setting: str = "chunk",
 ) -> Chunk:
-    """Tasks at a time, and whether graphs are recomputed, from measured memory and time.
+    """Chooses the chunk size, and whether graphs are recomputed, from measured memory and time.
 
     Args:
-        problem: prepared.
-        strategies: that will take turns in a run; what is chosen fits all of them.
-        batch: of the run.
-        norm: of the query set.
-        size: tasks at a time; 0 to choose.
-        host_limit: GiB that a chunk may take on the host; 0 for half of what is free there. On a
-            GPU it may take four fifths of what is free.
-        recorded: kernels are recorded on a GPU and replayed, which takes memory as well.
-        setting: name of the setting of ``size``, for a warning.
+        problem: few-shot problem, after ``prepare``.
+        strategies: strategies of the phases of the run; the choice fits all of them.
+        batch: a batch of the run, T tasks.
+        norm: norm mode of the query set.
+        size: number of tasks at a time; 0 to choose.
+        host_limit: memory in GiB that a chunk may use on the CPU; 0 for half of the free memory.
+            On a GPU it may use four fifths of the free memory.
+        recorded: whether steps are captured as CUDA graphs, which use memory too.
+        setting: name of the setting of ``size``, for warnings.
 
     Raises:
         ConfigurationError: if a single task does not fit into memory.
@@ -84,7 +84,7 @@ def choose_chunk(
             return Chunk(size, why=f"{tasks_in_words(size)} at a time, as set")
         peaks = estimate_peaks(ways, lambda method: differentiate(method, 1))
         if min(peaks.values()) == _TOO_MUCH:
-            # Runs out of memory once more, and says what to do.
+            # Runs out of memory once more and raises the error with the remedy.
             Chunk(1).run(lambda _: differentiate(list(ways.values())[-1], 1), 1, device)
         candidates = list_candidates(peaks, batch.tasks, budget, size, device)
 
@@ -112,27 +112,27 @@ def choose_chunk(
 
 
 def _ways(strategy: Strategy) -> Ways:
-    """By ``recompute`` where a strategy leaves it open."""
+    """Variants of a strategy by ``recompute``: both if it leaves that open, else itself alone."""
     kept, recomputed = (strategy.with_recompute(way) for way in (False, True))
     return {None: strategy} if kept == recomputed else {False: kept, True: recomputed}
 
 
 def _long_steps(strategy: Strategy, few: int = TIMED[1]) -> int:
-    """The number of inner steps where it is to be told from few ones; 0 where it is not."""
+    """Number of inner steps if it is to be extrapolated from few steps; 0 if it is not."""
     shortened = strategy.shortened(few)
     return 0 if shortened == strategy else strategy.inner.most
 
 
 def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[bool | None, int]:
-    """Bytes that one task takes.
+    """Peak memory of one task in bytes, by ``recompute``.
 
-    The peak of kept graphs is affine in the number of inner steps, and so two short unrollings
-    tell that of a long one. That of recomputed graphs is affine up to where their states take the
-    memory of a few graphs.
+    With kept graphs, the peak is affine in the number of inner steps, so it is extrapolated from
+    two short unrollings. With recomputed graphs, it is affine up to the point where the saved
+    states use as much memory as a few graphs.
 
     Args:
-        ways: to differentiate.
-        one_task: differentiates one.
+        ways: variants of the strategy by ``recompute``.
+        one_task: differentiates one task with a strategy.
     """
 
     def peak(strategy: Strategy) -> int:
@@ -149,10 +149,10 @@ def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[b
         return lambda count: min(_TOO_MUCH, more + slope * max(0, count - _WEIGHED[1]))
 
     peaks: dict[bool | None, int] = {}
-    graphs = _TOO_MUCH  # Recomputed graphs never take more, unless for the fewest states.
+    graphs = _TOO_MUCH  # Recomputed graphs never use more, except for the fewest states.
     for way, strategy in ways.items():
         steps = _long_steps(strategy, _WEIGHED[1])
-        # What a strategy that is set to recompute may take depends on the graphs kept otherwise.
+        # For a strategy set to recompute, the extrapolation would need the peak of kept graphs.
         if not steps or (way is None and getattr(strategy, "recompute", False)):
             peaks[way] = peak(strategy)
             continue

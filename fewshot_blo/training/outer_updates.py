@@ -1,4 +1,4 @@
-"""How outer variables change: the optimizer, and a moving average of them."""
+"""Updates of the outer variables: the optimizer and an exponential moving average."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def make_optimizer(
     weight_decay: float,
     rates: Mapping[str, float],
 ) -> torch.optim.Optimizer:
-    """The outer optimizer, with a group for each factor of the learning rate, ``factor``.
+    """The outer optimizer, with one parameter group per learning rate factor (key ``factor``).
 
     Args:
-        outer: the variables by name.
-        name: adam (AdamW), or sgd with Nesterov's momentum.
-        momentum: of sgd.
-        weight_decay: of both.
-        rates: factors by group of variables or, as ``encoder/blocks.3``, by a part of one; the
-            longest that fits. Variables without one have 1.
+        outer: outer variables by name.
+        name: adam (AdamW), or sgd with Nesterov momentum.
+        momentum: momentum of sgd.
+        weight_decay: weight decay of either optimizer; decoupled for adam (AdamW).
+        rates: learning rate factors by group of variables or by a part of one, such as
+            ``encoder/blocks.3``; the longest match counts, and the default is 1.
 
     Raises:
-        ConfigurationError: if a name in ``rates`` fits no variable, or a factor is negative.
+        ConfigurationError: if a name in ``rates`` matches no variable, or a factor is negative.
     """
     places = OuterVariables.grouped(outer).places
     for part, factor in rates.items():
@@ -61,14 +61,14 @@ def _is_in(place: str, part: str) -> bool:
 
 @dataclass
 class MovingAverage:
-    """``a ← d a + (1 - d) p`` after each outer step, where d grows to its last value.
+    """Exponential moving average of the outer variables, ``a ← d a + (1 - d) p`` after each step.
 
-    Source: Polyak & Juditsky (1992) on averaging; d = min(decay, (1 + t) / (10 + t)), so that the
-    first steps are soon forgotten, is the usual warm-up.
+    The decay has the usual warm-up ``d = min(decay, (1 + t) / (10 + t))``, which quickly forgets
+    the first steps. Source: Polyak & Juditsky (1992) on averaging.
 
     Attributes:
-        decay: the last d; 0 for no average.
-        values: the average by name; empty before the first step.
+        decay: final value of d; 0 for no average.
+        values: average by name; empty before the first step.
     """
 
     decay: float
@@ -76,7 +76,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, outer: Mapping[str, Tensor], step: int) -> None:
-        """Takes in the variables after outer step ``step``, counted from 0."""
+        """Updates the average with the variables after outer step ``step``, counted from 0."""
         if self.decay == 0:
             return
         if not self.values:
@@ -88,7 +88,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self, outer: Mapping[str, Tensor]) -> Iterator[None]:
-        """The variables have the average's values inside, and their own again afterwards."""
+        """Sets the variables to their averages in the body, and restores them afterwards."""
         own = {name: p.detach().clone() for name, p in outer.items()} if self.values else {}
         try:
             for name, average in self.values.items():

@@ -1,4 +1,4 @@
-"""Drawing the next batch of tasks while a step computes."""
+"""``Prefetch``: on a GPU, draws the next batch of tasks while a step computes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fewshot_blo.tasks import TaskBatch, TaskSource
 class Prefetch:
     """Batches of tasks by index; on a GPU the next one can be drawn while a step computes.
 
-    A GPU works through a step on its own once the host has queued it: meanwhile the host draws
-    classes and images, and a stream of its own gathers and scales them. On the host ``ahead`` does
-    nothing: the processor is busy with the step, of which drawing takes some thousandth.
+    Once the kernels of a step are queued on the GPU, the CPU draws classes and images, and a
+    separate CUDA stream gathers and scales them. On the CPU ``ahead`` does nothing: the step uses
+    the processor, and drawing takes about a thousandth of its time.
 
     Args:
-        source: of the batches.
-        device: that the steps are computed on.
+        source: source of the batches.
+        device: device of the steps.
     """
 
     def __init__(self, source: TaskSource, device: torch.device) -> None:
@@ -26,12 +26,12 @@ class Prefetch:
         self._drawn: tuple[int, TaskBatch] | None = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            # Ahead of the step's kernels, or the few that draw would wait for all of these.
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+            # High priority: otherwise the few kernels that draw wait for all those of the step.
+            self._stream = torch.cuda.Stream(device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def ahead(self, index: int) -> None:
-        """Draws a batch that will be asked for next."""
+        """Draws the batch that ``batch`` will return next."""
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 self._drawn = index, self._source.batch(index)
@@ -47,5 +47,5 @@ class Prefetch:
         for field in fields(drawn[1]):
             tensor = getattr(drawn[1], field.name)
             if tensor.is_cuda:
-                tensor.record_stream(current)  # Its memory is free when the step is done with it.
+                tensor.record_stream(current)  # Its memory is not reused before the step ends.
         return drawn[1]

@@ -1,4 +1,4 @@
-"""A training run between two outer steps: what it is, and how it is saved and resumed."""
+"""``Run``: the state of a training run between outer steps; update, save and resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
 LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
-# They change where a run takes place, or how far it goes, but no step of it.
+# Settings that may change on resuming: they do not affect any outer step.
 _MAY_CHANGE = {
     "device",
     "data.root",
@@ -42,7 +42,23 @@ _MAY_CHANGE = {
 
 @dataclass
 class Run:
-    """A run between two outer steps."""
+    """The state of a training run between two outer steps.
+
+    Attributes:
+        problem: problem whose outer variables are trained in place.
+        whole: strategy of the whole run; ``strategy`` is its phase at the next step.
+        settings: settings of the outer loop.
+        folder: folder of the run.
+        config: all settings of the run as plain data, saved in checkpoints.
+        read_config: converts a checkpoint's ``config`` to today's form.
+        step: number of outer steps taken.
+        chunk: tasks differentiated at a time.
+        best: step and accuracy of the best validation so far.
+
+    Raises:
+        ConfigurationError: if the strategy does not suit the problem, or ``settings.rates`` does
+            not match the outer variables.
+    """
 
     problem: FewShotProblem
     whole: Strategy
@@ -70,11 +86,11 @@ class Run:
 
     @property
     def strategy(self) -> Strategy:
-        """Of the next outer step."""
+        """The strategy at the next outer step."""
         return self.whole.at(self.step)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
-        """The hypergradient of the next outer step, which a GPU may be computing still."""
+        """The hypergradient of the next outer step, without waiting for a GPU."""
         return hypergradient(
             self.problem,
             self.strategy,
@@ -87,7 +103,7 @@ class Run:
         )
 
     def check_finite(self, step: OuterStep) -> None:
-        """Stops a run that has diverged.
+        """Checks that losses and hypergradient are finite.
 
         Raises:
             DivergenceError: if a loss or the hypergradient is not finite.
@@ -99,9 +115,9 @@ class Run:
             raise DivergenceError(f"outer step {self.step + 1}: {error}{remedy}") from error
 
     def update(self, step: OuterStep) -> None:
-        """Takes the outer step; changes the outer variables in place."""
+        """Takes the outer step: updates the outer variables in place, and the strategy's state."""
         for name, leaf in self.problem.outer.items():
-            leaf.grad = step.gradient[name].clone()  # Clipping works in place.
+            leaf.grad = step.gradient[name].clone()  # Clipping is in-place.
         leaves = list(self.problem.outer.values())
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(leaves, self.settings.clip)
@@ -116,22 +132,22 @@ class Run:
         self.step += 1
 
     def save_config(self) -> None:
-        """Writes the run's settings for a person to read, and for ``--config``.
+        """Writes the run's settings as ``config.yaml``, to be read or used as ``--config``.
 
         Raises:
-            ConfigurationError: if they are no plain data, which no checkpoint could give back.
+            ConfigurationError: if ``config`` is not plain data, which a checkpoint cannot hold.
         """
         try:
             text = yaml.safe_dump(self.config, sort_keys=False)
         except yaml.YAMLError as error:
             raise ConfigurationError(
-                f"config is no plain data ({error}): use numbers, words, lists and dictionaries"
+                f"config is not plain data ({error}): use numbers, strings, lists and dictionaries"
             ) from error
         with atomic_write(self.folder / CONFIG) as file:
             file.write(text.encode())
 
     def note_provenance(self) -> None:
-        """Adds a line about this attempt's command, code and machine to the run's folder."""
+        """Appends a line on command, code version and machine to ``provenance.jsonl``."""
         device = next(iter(self.problem.outer.values())).device
         origin = provenance(device, kernels=describe_kernels(device))
         with (self.folder / PROVENANCE).open("a", encoding="utf-8") as file:
@@ -160,17 +176,17 @@ class Run:
         )
 
     def resume(self) -> None:
-        """Continues from the run's last checkpoint.
+        """Restores the state of the run's last checkpoint.
 
         Raises:
-            CheckpointError: if there is none, or it is of settings that lead to other steps.
+            CheckpointError: if there is none, or it was saved with settings that change any step.
         """
         device = next(iter(self.problem.outer.values())).device
         saved = checkpoints.load(self.folder / LAST, device)
         self._check_config(self.read_config(saved.config))
         if saved.step > self.settings.steps:
             raise CheckpointError(
-                f"{self.folder / LAST} has taken {saved.step} steps and train.steps is "
+                f"{self.folder / LAST} has taken {saved.step} steps, but train.steps is "
                 f"{self.settings.steps}: set it to at least {saved.step}"
             )
         saved.restore(self.problem)
@@ -189,7 +205,7 @@ class Run:
         checkpoints.set_random_state(saved.random_state)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        """Settings may differ from the saved ones where no step that was taken depends on them."""
+        """Raises if a setting differs from the saved ones and any step depends on it."""
         saved, own = _flat(config), _flat(self.config)
         differ = {name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)}
         may_change = _MAY_CHANGE | (
@@ -206,13 +222,13 @@ class Run:
             hint = " (the cosine schedule depends on the number of steps; only a run with the "
             hint += "constant schedule can be extended)"
         raise CheckpointError(
-            f"{self.folder / LAST} is of another configuration: {values}{hint}; resume with the "
+            f"{self.folder / LAST} has another configuration: {values}{hint}; resume with the "
             f"settings in {self.folder / CONFIG}, or choose another folder"
         )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flattens nested settings to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping)

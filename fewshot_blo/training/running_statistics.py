@@ -1,4 +1,4 @@
-"""What a trained network keeps of its training images for inductive tests."""
+"""Estimation of running statistics and centres from training images, for inductive evaluation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def update_statistics(
 ) -> None:
     """Estimates running statistics and centres from training images without augmentation.
 
-    Running statistics are of the passes that the problem names: of images spread over all classes
-    for a shared encoder, of the query sets of adapted tasks for an initialization. Centres are of
-    images spread over all classes.
+    Running statistics come from ``problem.statistics_passes``: images of all classes for a shared
+    encoder, query sets of adapted tasks for an initialization. Centres come from images of all
+    classes.
 
     Args:
-        problem: changed in place.
-        tasks: training tasks.
-        adaptation: how they are solved.
+        problem: problem whose network is updated in place.
+        tasks: sampler of training tasks.
+        adaptation: inner steps that adapt to a task.
     """
     network = problem.network
     was_training = network.training
-    network.eval()  # The features that the statistics are for have no dropout.
+    network.eval()  # Evaluation has no dropout either.
     try:
         if uses_batch_statistics(network):
             solve = partial(adapted, problem, norm="transductive", adaptation=adaptation)

@@ -1,4 +1,4 @@
-"""Settings of the outer loop."""
+"""``TrainSettings``: settings of the outer loop."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ class TrainSettings:
     """Settings of the outer loop.
 
     Attributes:
-        steps: outer steps; with 0 the start is validated and kept.
+        steps: number of outer steps; 0 validates and keeps the initial variables.
         learning_rate: learning rate of the outer optimizer.
-        optimizer: outer optimizer: adam, or sgd with Nesterov's momentum.
+        optimizer: outer optimizer: adam (AdamW), or sgd with Nesterov momentum.
         momentum: momentum of the outer optimizer sgd.
-        weight_decay: weight decay of the outer optimizer; Adam's is decoupled from the gradient
-            (AdamW).
-        schedule: schedule of the learning rate; cosine lets it fall to zero over the steps.
-        clip: largest norm of the hypergradient; larger ones are scaled down. 0 for no limit.
+        weight_decay: weight decay of the outer optimizer; decoupled for adam (AdamW).
+        schedule: learning rate schedule; cosine decays to zero over the steps.
+        clip: largest norm of the hypergradient, to which larger ones are clipped; 0 for no limit.
         norm: norm mode of the query set in training and validation.
-        start: where inner problems start; cold starts each anew, warm where the last batch's ended.
-        chunk: tasks differentiated at a time; 0 measures, together with whether graphs of inner
-            steps are kept where the strategy leaves that open, what is fastest in ``memory``.
-            Fewer from the first time that memory runs out.
-        memory: GiB that one chunk may take on the host; 0 for half of what is free. On a GPU it is
-            four fifths of what is free.
-        graph: whether a GPU records the kernels of a chunk and replays them, without the host in
-            between; auto does so where a replay measures faster.
-        validate_every: outer steps between validations and checkpoints.
-        validation_tasks: tasks of one validation.
-        log_every: outer steps between log records.
+        start: start of the inner problems: cold resets them for each batch, warm continues from
+            the inner parameters of the previous batch.
+        chunk: number of tasks differentiated at a time; 0 chooses by measurement the fastest that
+            fits into ``memory``, together with whether to keep or recompute the graphs of inner
+            steps if the strategy leaves that open. It is lowered if memory runs out.
+        memory: memory in GiB that one chunk may use on the CPU; 0 for half of the free memory.
+            Chunks on a GPU use up to four fifths of its free memory.
+        graph: capture of a chunk's GPU kernels as a CUDA graph and its replay, which saves launch
+            time; auto replays if that measures faster.
+        validate_every: number of outer steps between validations and checkpoints.
+        validation_tasks: number of tasks in a validation.
+        log_every: number of outer steps between log records.
         seed: seed of the dropout masks.
-        ema: decay of a moving average of the outer variables, which validation and ``best.pt``
-            take; 0 for none.
-        rates: factors of the learning rate by group of outer variables (encoder, head, start,
-            step_sizes, regularisation, classifier) or a part of one, as encoder/blocks.3; 1 for
-            others.
+        ema: decay of an exponential moving average of the outer variables, which validation and
+            ``best.pt`` use; 0 for none.
+        rates: learning rate factors by group of outer variables (encoder, head, start, step_sizes,
+            regularisation, classifier) or by a part of one, such as encoder/blocks.3; 1 for others.
+
+    Raises:
+        ConfigurationError: if a setting is out of range.
     """
 
     steps: int = 200
@@ -77,13 +79,13 @@ class TrainSettings:
             "weight_decay",
         ):
             if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}: it is not negative")
+                raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be at least 0")
         if not 0 <= self.ema < 1:
-            raise ConfigurationError(f"ema is {self.ema}: it is a decay below 1, or 0 for none")
+            raise ConfigurationError(f"ema is {self.ema}: it must be in [0, 1)")
         if self.norm == "running":
             raise ConfigurationError(
-                "norm 'running' is for evaluation: its statistics are estimated after training; "
-                "train with 'transductive' or 'support'"
+                "norm is 'running', which is for evaluation: running statistics are estimated "
+                "after training; train with 'transductive' or 'support'"
             )
 
     def learning_rate_at(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""The hypergradient of a batch of tasks, a chunk at a time."""
+"""``hypergradient``: the hypergradient of a batch of tasks, computed a chunk at a time."""
 
 from __future__ import annotations
 
@@ -33,14 +33,19 @@ def hypergradient(
 ) -> OuterStep:
     """The hypergradient of a batch of tasks with respect to the problem's outer variables.
 
-    Chunks of tasks are differentiated one after another and their graphs freed; the result does
-    not depend on the chunk size, up to rounding.
+    Chunks of tasks are differentiated one after another, and the graph of each is freed; the
+    result does not depend on the chunk size, up to rounding.
 
     Args:
-        chunk: tasks at a time; 0 for all. Fewer where memory runs out, and recomputed graphs where
-            one task with kept ones does not fit; a ``Chunk`` remembers both.
-        keys: dropout keys, ``[T]``.
-        graphs: of steps of this problem, which are recorded and replayed where keys are given.
+        problem: few-shot problem, after ``prepare``.
+        strategy: strategy that computes the hypergradient.
+        state: state of the strategy for the T tasks.
+        batch: T tasks.
+        norm: norm mode of the query set.
+        chunk: number of tasks at a time; 0 for all. If memory runs out it is lowered, and graphs
+            are recomputed if one task does not fit with kept graphs; a ``Chunk`` remembers both.
+        keys: dropout keys ``[T]``; None draws them from the global generator.
+        graphs: captured CUDA graphs of this problem's steps, used if keys are given.
 
     Raises:
         ConfigurationError: if a single task does not fit into memory.
@@ -70,7 +75,7 @@ def whole_step(
     norm: NormMode,
     keys: Tensor | None,
 ) -> OuterStep:
-    """The hypergradient of all tasks at a time; arguments as of ``hypergradient``."""
+    """The hypergradient of all tasks at once; arguments as in ``hypergradient``."""
     with product_precision(problem.precision, batch.support_x.device):
         bound = problem.bind(batch, norm, keys)
         step = strategy.hypergradient(bound.bilevel, state)
@@ -87,7 +92,7 @@ def _replayed_step(
     keys: Tensor,
     method: Hashable,
 ) -> OuterStep:
-    """The same step; what changes from one to the next goes in as tensors, or is read in place."""
+    """The same step as a captured graph: what changes between steps is an input, or in-place."""
     padded, network = batch.padded, problem.network
     groups: dict[str, Any] = {
         "batch": {field.name: getattr(batch, field.name) for field in fields(batch)},
@@ -116,6 +121,6 @@ def _replayed_step(
 
 
 def dropout_keys(batch: TaskBatch, seed: int, step: int) -> Tensor:
-    """One dropout key a task, ``[T]``: a pure function of the seed and the task's number."""
+    """Dropout keys ``[T]``, one per task: a pure function of the seed and the task's number."""
     numbers = torch.arange(step * batch.tasks, (step + 1) * batch.tasks)
     return send(fold(numbers, seed + 1), batch.support_y.device)

@@ -1,44 +1,38 @@
-"""The outer loop: tasks in, checkpoints out."""
+"""``train``: the outer loop over batches of tasks, with validation, logs and checkpoints."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import ADAPTATION, evaluate
-from fewshot_blo.heads.losses import task_accuracy
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
-from fewshot_blo.machine.memory import peak_resident_bytes
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
+from fewshot_blo.tasks import EpisodicSampler, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.chunk_choice import choose_chunk
 from fewshot_blo.training.prefetch import Prefetch
 from fewshot_blo.training.run import BEST, LAST, Run
 from fewshot_blo.training.running_statistics import update_statistics
 from fewshot_blo.training.settings import TrainSettings
-from fewshot_blo.training.step import dropout_keys
+from fewshot_blo.training.step_record import Clock, progress_text, record_step
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run ended.
+    """Result of a training run.
 
     Attributes:
         best: path of the checkpoint with the highest validation accuracy.
-        step: outer steps taken.
-        validation_accuracy: of the best checkpoint.
-        interrupted: whether the run was stopped before its last step, and can be resumed.
+        step: number of outer steps taken.
+        validation_accuracy: validation accuracy of the best checkpoint, in [0, 1].
+        interrupted: whether the run stopped before its last step, and can be resumed.
     """
 
     best: Path
@@ -66,7 +60,7 @@ def train(
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     progress: bool = True,
 ) -> TrainResult:
-    """Trains the outer variables of a problem in place and leaves them at their best.
+    """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
     Writes ``config.yaml``, ``last.pt``, ``best.pt`` (highest validation accuracy), a log and
     curves into ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns.
@@ -74,25 +68,28 @@ def train(
     have more steps than before.
 
     Args:
-        problem: what to train.
-        strategy: how to compute hypergradients.
-        tasks: training tasks; batch i feeds outer step i. Running statistics, for evaluation with
-            norm "running", are estimated from those of an ``EpisodicSampler`` only.
+        problem: problem to train.
+        strategy: strategy that computes the hypergradients.
+        tasks: training tasks; batch i is used in outer step i. Running statistics, for evaluation
+            with norm "running", are only estimated from an ``EpisodicSampler``.
         validation: tasks from held-out classes.
-        folder: of the run.
-        settings: of the outer loop.
-        adaptation: how tasks are solved in validation.
-        config: plain data saved in the checkpoints, from which the problem can be built again.
+        folder: folder of the run.
+        settings: settings of the outer loop.
+        adaptation: inner steps that adapt to a task in validation.
+        config: plain data saved in the checkpoints, from which the problem can be rebuilt.
         resume: continue from ``last.pt``.
-        read_config: from a checkpoint's ``config`` to today's form of it, for runs of earlier
-            versions that are resumed.
+        read_config: converts a checkpoint's ``config`` to today's form, to resume runs of earlier
+            versions.
         progress: print the choice of chunk and each validation, and show a progress bar, or lines
             where there is no terminal; False is silent.
 
     Raises:
-        CheckpointError: if the folder holds another run, or there is nothing to resume.
-        ConfigurationError: if ``config`` is no plain data, or one task does not fit into memory.
-        DivergenceError: if a loss or gradient is not finite; ``last.pt`` is from before.
+        CheckpointError: if the folder holds another run, there is nothing to resume, or a
+            checkpoint cannot be written.
+        ConfigurationError: if the strategy does not suit the problem, ``config`` is not plain
+            data, or a single task does not fit into memory.
+        DivergenceError: if a loss or gradient is not finite; ``last.pt`` then holds an earlier
+            step.
     """
     folder = Path(folder)
     run = Run(
@@ -134,7 +131,7 @@ def train(
 
 
 class _Loop:
-    """A training run as the outer loop takes it: tasks in, records and validations out."""
+    """A training run as an ``OuterRun``: takes outer steps, logs and validates."""
 
     def __init__(
         self,
@@ -148,7 +145,7 @@ class _Loop:
         self._run, self._tasks, self._validation = run, tasks, validation
         self._adaptation, self._fresh = adaptation, fresh
         device = next(iter(run.problem.outer.values())).device
-        self._batches, self._clock = Prefetch(tasks, device), _Clock()
+        self._batches, self._clock = Prefetch(tasks, device), Clock()
 
     @property
     def step(self) -> int:
@@ -159,7 +156,7 @@ class _Loop:
         return self._run.step >= self._run.settings.steps
 
     def begin(self, log: RunLog | None) -> Taken:
-        """Validates the start where there is no step to take."""
+        """Reports the chunk; validates the initial variables if there is no step to take."""
         line = self._run.chunk.why if self._fresh else ""
         if self.finished and self._fresh:
             return Taken(line=f"{line}\n{self._validate(log)}")
@@ -176,13 +173,13 @@ class _Loop:
         self._clock.count(batch.tasks)
         words = line = ""
         if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
-            record = _record(run, batch, step, self._clock)
+            record = record_step(run, batch, step, self._clock)
             log.write({**record, "seconds": log.seconds()})
-            words = _words(record)
+            words = progress_text(record)
         run.update(step)
         if run.step % settings.validate_every == 0 or run.step == settings.steps:
             line = self._validate(log)
-            self._clock = _Clock()
+            self._clock = Clock()
         return Taken(words, line)
 
     def _validate(self, log: RunLog | None) -> str:
@@ -193,33 +190,6 @@ class _Loop:
         self._run.save(LAST)
 
 
-def _record(run: Run, batch: TaskBatch, step: OuterStep, clock: _Clock) -> dict[str, Any]:
-    """What the log keeps of a step that is about to be taken."""
-    squared = [g.square().sum() for g in step.gradient.values()]
-    return {
-        "step": run.step + 1,
-        "loss/outer": float(step.outer_loss.mean()),
-        "loss/inner": float(step.inner_loss.mean()),
-        "accuracy/train": _training_accuracy(run, batch, step),
-        "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
-        "learning_rate": run.settings.learning_rate_at(run.step),
-        "tasks_per_second": clock.rate(),
-        "memory/peak_gib": peak_resident_bytes(batch.support_x.device) / 2**30,
-        **{f"strategy/{name}": float(value) for name, value in run.state.schedules.items()},
-        **({"graph": run.graphs.choice} if run.graphs else {}),
-    }
-
-
-@torch.no_grad()
-def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
-    """Query accuracy of the inner parameters that the step reached, on its first chunk."""
-    part = batch[: run.chunk.size]
-    inner = {name: p[: part.tasks] for name, p in step.inner.items()}
-    keys = dropout_keys(batch, run.settings.seed, run.step)[: part.tasks]
-    logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)
-    return float(task_accuracy(logits, part.query_y, part.classes).mean())
-
-
 def _validate(
     run: Run,
     tasks: TaskSource,
@@ -227,7 +197,7 @@ def _validate(
     adaptation: InnerSteps,
     log: RunLog,
 ) -> str:
-    """Measures accuracy on held-out classes, keeps the best checkpoint, and says the figure."""
+    """Measures and logs validation accuracy, saves checkpoints, and returns a line of text."""
     with run.average.applied(run.problem.outer):
         if isinstance(tasks, EpisodicSampler):
             update_statistics(run.problem, tasks, adaptation)
@@ -251,26 +221,3 @@ def _validate(
     )
     run.save(LAST)
     return f"step {run.step}: validation {result}"
-
-
-class _Clock:
-    """Tasks a second since it was last read."""
-
-    def __init__(self) -> None:
-        self._start, self._tasks = time.perf_counter(), 0
-
-    def count(self, tasks: int) -> None:
-        self._tasks += tasks
-
-    def rate(self) -> float:
-        now = time.perf_counter()
-        rate = self._tasks / (now - self._start)
-        self._start, self._tasks = now, 0
-        return rate
-
-
-def _words(record: Mapping[str, Any]) -> str:
-    return (
-        f"loss {record['loss/outer']:.3f}, accuracy {record['accuracy/train']:.3f}, "
-        f"{record['tasks_per_second']:.1f} tasks/s"
-    )

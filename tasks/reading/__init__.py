@@ -1,1 +1,1 @@
-"""Reading files: images, archives, caches, and the classes that published splits name."""
+"""Reading files: images, pickles, caches and published class lists."""

@@ -1,4 +1,4 @@
-"""Arrays that take seconds to compute, kept in the cache folder from one run to the next."""
+"""Arrays that take seconds to compute, kept in the cache folder between runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewshot_blo.records.files import ARCHIVE_ERRORS, atomic_write, cache_folder
 
 
 def read_arrays(name: str, key: str) -> dict[str, NDArray[Any]] | None:
-    """The arrays kept under this name with this key; None if absent, stale or damaged."""
+    """The arrays cached under this name with this key; None if absent, stale or damaged."""
     try:
         with (
             (cache_folder() / f"{name}.npz").open("rb") as file,
@@ -21,12 +21,12 @@ def read_arrays(name: str, key: str) -> dict[str, NDArray[Any]] | None:
             if content["key"] != key:
                 return None
             return {array: content[array] for array in content.files if array != "key"}
-    except (*ARCHIVE_ERRORS, TypeError, AttributeError):  # the last two: an array, no archive
+    except (*ARCHIVE_ERRORS, TypeError, AttributeError):  # The last two: not an archive.
         return None
 
 
 def write_arrays(name: str, key: str, **arrays: NDArray[Any]) -> None:
-    """Keeps arrays in place of what had this name; warns where they cannot be kept."""
+    """Caches arrays, replacing those of this name; warns if they cannot be written."""
     path = cache_folder() / f"{name}.npz"
     try:
         with atomic_write(path) as file:
@@ -34,7 +34,7 @@ def write_arrays(name: str, key: str, **arrays: NDArray[Any]) -> None:
             np.savez_compressed(file, **content)
     except OSError as error:
         warnings.warn(
-            f"{path} cannot be written and will be computed again next time ({error}): make room "
-            "there, or name another cache folder in the environment variable XDG_CACHE_HOME",
+            f"{path} cannot be written and will be computed again next time ({error}): free disk "
+            "space, or set the environment variable XDG_CACHE_HOME to another cache folder",
             stacklevel=3,
         )

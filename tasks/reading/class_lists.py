@@ -1,4 +1,4 @@
-"""The published lists of the classes of each split, which the package carries."""
+"""The published class lists of each split, which ship with the package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SPLITS = ("train", "val", "test")
 
 
 def published() -> set[str]:
-    """Names of the data sets that have lists."""
+    """Names of the splits that have lists, such as ``omniglot_vinyals``."""
     return {folder.name for folder in FOLDER.iterdir()}
 
 
 def class_list(data_set: str, split: str) -> list[str]:
-    """Names of the classes of one of ``SPLITS``, in the published order."""
+    """Class names of one of ``SPLITS``, in the published order."""
     return (FOLDER / data_set / f"{split}.txt").read_text(encoding="utf-8").split()

@@ -1,4 +1,4 @@
-"""Images decoded once into a flat file that later loads map into memory."""
+"""Image cache: images decoded once into a flat file that later loads map into memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMAT = 2
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """A digest that changes with the names in ``root``, sizes and times of the files."""
+    """A digest of the files' names relative to ``root``, sizes and modification times."""
     digest = hashlib.sha256(repr(_FORMAT).encode())
     for file in files:
         state = file.stat()
@@ -30,9 +30,9 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 
 
 def read_decoded(root: Path, name: str, key: str) -> ClassDataset | None:
-    """The data set written under this name with this key; None if absent, stale or damaged.
+    """The data set cached under this name with this key; None if absent, stale or damaged.
 
-    Its images are mapped from the file, so that memory holds only those in use.
+    Its images are memory-mapped, so only the pages in use are resident.
     """
     folder = _folder(root)
     try:
@@ -45,7 +45,7 @@ def read_decoded(root: Path, name: str, key: str) -> ClassDataset | None:
             file.seek(math.prod(shape))
             if file.read(len(key) + 1) != key.encode():
                 return None
-            # Copy on write: torch asks for memory it could write to, the file stays as it is.
+            # Copy-on-write: torch requires writable memory, and the file must not change.
             pixels = np.memmap(file, np.uint8, mode="c", shape=shape)
         return ClassDataset.from_counts(torch.from_numpy(pixels), classes)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
@@ -59,11 +59,18 @@ def write_decoded(
     shape: Sequence[int],
     classes: Iterable[tuple[str, Iterable[NDArray[np.uint8]]]],
 ) -> ClassDataset:
-    """Writes images ``[C, H, W]`` class by class as they come, and reads the result.
+    """Caches images ``[C, H, W]`` class by class as they are decoded, and returns the data set.
 
-    The files ``<name>.bin`` (the bytes of all images, then the key) and ``<name>.json`` (key,
-    shape, number of images of each class) go to a folder of the cache folder, in place of those
-    with another key. One image at a time is in memory.
+    Writes ``<name>.bin`` (the bytes of all images, then the key) and ``<name>.json`` (key, shape,
+    number of images per class) into a subfolder of the cache folder, replacing files with another
+    key. Only one image at a time is in memory.
+
+    Args:
+        root: folder of the data, which names the subfolder.
+        name: name of the cached files.
+        key: digest of the source, from ``fingerprint``.
+        shape: expected image shape ``(C, H, W)``.
+        classes: class names with their images.
 
     Raises:
         DataError: if the folder cannot be written to, or an image has another shape.
@@ -77,20 +84,20 @@ def write_decoded(
                 for image in images:
                     if image.shape != tuple(shape):
                         raise DataError(
-                            f"an image of class '{class_name}' has shape {list(image.shape)}; "
-                            f"{list(shape)} was expected"
+                            f"an image of class '{class_name}' has shape {list(image.shape)}: "
+                            f"it must be {list(shape)}"
                         )
                     file.write(image.tobytes())
                     counts[class_name] += 1
-            # With the key in both, files of two writings never pass for one data set.
+            # The key is in both files, so files of different writes are never combined.
             file.write(key.encode())
         description = {"key": key, "shape": list(shape), "classes": counts}
         with atomic_write(folder / f"{name}.json") as file:
             file.write(json.dumps(description, indent=1).encode())
     except OSError as error:
         raise DataError(
-            f"decoded images cannot be kept in {folder} ({error}): make room there, or name "
-            "another cache folder in the environment variable XDG_CACHE_HOME"
+            f"decoded images cannot be written to {folder} ({error}): free disk space, or set the "
+            "environment variable XDG_CACHE_HOME to another cache folder"
         ) from error
     dataset = read_decoded(root, name, key)
     if dataset is None:
@@ -99,7 +106,7 @@ def write_decoded(
 
 
 def _folder(root: Path) -> Path:
-    """Where decoded images of ``root`` are kept: data folders may be shared, or read-only."""
+    """Cache subfolder for ``root``; data folders themselves may be shared or read-only."""
     place = root.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:16]
     return cache_folder() / f"{place.name}-{digest}"

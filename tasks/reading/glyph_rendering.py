@@ -1,4 +1,4 @@
-"""Pictures of letters: fonts, the letters in them that differ, and distorted renderings."""
+"""Rendering of glyphs: font faces, letters that look different, distorted images of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCRIPTS = (
     "Old Italic",
     "Tifinagh",
 )
-# The first has the letters to choose from. Neighbours differ most: pictures take them in turn.
+# The first defines the letters. Images take the faces in turn, so neighbours differ most.
 FACES = (
     "DejaVuSans",
     "DejaVuSerif",
@@ -57,10 +57,10 @@ FACES = (
 _CANVAS = 64
 _LONG_SIDE = 48
 _FONT_SIZE = 80
-# In pixels of ink of a letter 24 pixels long: below it two letters count as one.
+# In pixels of ink, for a letter 24 pixels long: below this difference, two letters are one class.
 LOOK_ALIKE = 5.5
 
-# The distortion. Lengths are in halves of the picture, whose border is at 1.
+# Distortion. Lengths are in units of half the image: its border is at 1.
 _INK_HALF = 0.66
 _EDGE = 0.83
 _ROTATION = math.radians(10)
@@ -87,7 +87,7 @@ class Face:
 
 
 def script(character: int) -> str | None:
-    """The one of ``SCRIPTS`` that the character's Unicode name starts with."""
+    """The entry of ``SCRIPTS`` that the character's Unicode name starts with, or None."""
     name = unicodedata.name(chr(character), "")
     return next((s for s in SCRIPTS if name.startswith(s.upper() + " ")), None)
 
@@ -127,9 +127,9 @@ def _charmap(path: Path) -> set[int]:
 
 
 def _is_letter(character: int) -> bool:
-    """Whether a code point is a letter of its own.
+    """Whether a code point is a base letter of one of ``SCRIPTS``.
 
-    Not so modifiers, compatibility and presentation forms, accented letters, and the Canadian
+    Excludes modifiers, compatibility and presentation forms, accented letters, and the Canadian
     finals, which are small dots and strokes.
     """
     text = chr(character)
@@ -149,7 +149,7 @@ def _draw_face(path: Path, characters: Sequence[int]) -> Face:
 
 
 def _draw(font: ImageFont.FreeTypeFont, text: str) -> Bytes | None:
-    """One letter ``[64, 64]``, or None if it has no ink."""
+    """Draws one letter ``[64, 64]``; None if it has no ink."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
     drawing = Image.new("L", (right - left + 2, bottom - top + 2))
     ImageDraw.Draw(drawing).text((1 - left, 1 - top), text, fill=255, font=font)
@@ -166,7 +166,7 @@ def _draw(font: ImageFont.FreeTypeFont, text: str) -> Bytes | None:
 
 
 def distinct_characters(faces: Sequence[Face]) -> list[int]:
-    """Code points of which no two look alike in any face; of look-alikes the lowest stays."""
+    """Code points of which no two look alike in any face; of look-alikes, the lowest is kept."""
     characters = faces[0].characters
     nearest = torch.full((len(characters), len(characters)), math.inf)
     for face in faces:
@@ -181,13 +181,13 @@ def distinct_characters(faces: Sequence[Face]) -> list[int]:
 
 
 def difference(glyphs: Bytes) -> Tensor:
-    """How far apart glyphs ``[n, 64, 64]`` of one face look, ``[n, n]``, zero if the same.
+    """Pairwise visual difference ``[n, n]`` of glyphs ``[n, 64, 64]`` of one face; 0 if equal.
 
-    The ink of either that is more than a pixel away from the ink of the other, in pixels of a
-    letter 24 pixels long. Unlike correlation it sees a dot or a bar, which makes another letter,
-    and does not see that two strokes are not quite aligned. Glyphs that only the distortion's
-    change of width and height sets apart are the same: such pairs are also compared at equal
-    width and height, and the smaller difference counts.
+    It is the ink of either glyph that is more than a pixel away from the ink of the other, in
+    pixels of a letter 24 pixels long. Unlike correlation, it is sensitive to a dot or a bar, which
+    make a different letter, and insensitive to slightly misaligned strokes. Glyphs whose aspect
+    ratios the distortion could make equal are also compared at equal width and height, and the
+    smaller difference counts.
     """
     ink = torch.from_numpy(glyphs).float().div_(255)
     half = _half_extent(ink)
@@ -196,7 +196,7 @@ def difference(glyphs: Bytes) -> Tensor:
     grid = F.affine_grid(affine, [len(ink), 1, _CANVAS, _CANVAS], align_corners=False)
     square = F.grid_sample(ink[:, None], grid, align_corners=False)[:, 0]
 
-    # A stroke alone has no width to speak of and would become a solid square.
+    # A single stroke has almost no width: scaled to a square, it would be solid ink.
     aspect = (half[:, 0] / half[:, 1]).log()
     solid = aspect.abs() > math.log(3)
     comparable = (aspect[:, None] - aspect).abs() < math.log((1 + _SCALE) / (1 - _SCALE))
@@ -206,7 +206,7 @@ def difference(glyphs: Bytes) -> Tensor:
 
 
 def _ink_beyond(ink: Tensor) -> Tensor:
-    """The ink of one picture that has none of the other near it, the larger of both ways."""
+    """Ink of one image with no ink of the other nearby; the larger of both directions."""
     ink = F.avg_pool2d(ink[:, None], 2)
     near = F.max_pool2d(ink, 3, stride=1, padding=1).flatten(1)
     ink = ink.flatten(1)
@@ -215,21 +215,21 @@ def _ink_beyond(ink: Tensor) -> Tensor:
 
 
 def _half_extent(glyphs: Tensor) -> Tensor:
-    """Half the width and height of the ink, ``[n, 2]``, in halves of the canvas."""
+    """Half the width and height of the ink, ``[n, 2]``, in units of half the canvas."""
     edges = (torch.arange(_CANVAS) + 0.5 - _CANVAS / 2).abs().add(0.5) / (_CANVAS / 2)
     return torch.stack([(glyphs.amax(axis).sign() * edges).amax(1) for axis in (1, 2)], 1)
 
 
 def render(faces: Sequence[Face], characters: Sequence[int], *, count: int, size: int) -> Tensor:
-    """``count`` pictures of each character, ``[characters * count, 1, size, size]``, uint8.
+    """``count`` images of each character, ``[characters * count, 1, size, size]``, uint8.
 
-    Picture i of a character depends on the character and i alone. The pictures take the faces
-    that have the character in turn, each with a small distortion of its own: rotation, shear,
-    scale, shift, width of the stroke and a smooth warp.
+    Image i of a character depends only on the character and i. The images take the faces that
+    have the character in turn, each with its own small distortion: rotation, shear, scale, shift,
+    stroke width and a smooth warp.
     """
     rows = [{c: row for row, c in enumerate(face.characters)} for face in faces]
     pictures = []
-    # One character at a time: rounding can depend on how many are computed together.
+    # One character at a time: rounding can depend on the batch size.
     for character in characters:
         glyphs = [
             face.glyphs[row[character]]
@@ -252,8 +252,8 @@ def render(faces: Sequence[Face], characters: Sequence[int], *, count: int, size
 
 
 def _distort(glyphs: Tensor, draws: Tensor, warp: Tensor, size: int) -> Tensor:
-    """Pictures of glyphs ``[n, 64, 64]`` by draws ``[n, 7]`` and ``[n, 2, 4, 4]`` in [-1, 1]."""
-    # Small pictures are drawn at twice the size and averaged, so that edges are antialiased.
+    """Distorts glyphs ``[n, 64, 64]`` by draws ``[n, 7]`` and ``[n, 2, 4, 4]`` in [-1, 1]."""
+    # Small images are drawn at twice the size and averaged, which antialiases edges.
     fold = 2 if size < _CANVAS else 1
     fine = fold * size
     spline = F.interpolate(
@@ -263,7 +263,7 @@ def _distort(glyphs: Tensor, draws: Tensor, warp: Tensor, size: int) -> Tensor:
     grid = grid + (spline @ (warp * _WARP) @ spline.T).movedim(1, -1)
     soft = F.avg_pool2d(glyphs[:, None], 3, stride=1, padding=1)
     soft = F.grid_sample(soft, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    # Where a blurred edge is cut decides how wide the stroke is; cutting also keeps it sharp.
+    # The threshold on the blurred edge sets the stroke width and sharpens the edge.
     low, high = _INK_THRESHOLD
     threshold = low + (high - low) * (draws[:, 6] + 1) / 2
     ink = ((soft - threshold[:, None, None, None]) * 4 + 0.5).clamp_(0, 1)
@@ -271,9 +271,9 @@ def _distort(glyphs: Tensor, draws: Tensor, warp: Tensor, size: int) -> Tensor:
 
 
 def _affine_grid(glyphs: Tensor, draws: Tensor, size: int) -> Tensor:
-    """Where in the glyph each pixel is taken from, ``[n, size, size, 2]``, by draws ``[n, 6]``.
+    """Sampling grid ``[n, size, size, 2]`` for ``grid_sample``, from draws ``[n, 6]``.
 
-    A letter that would leave the picture is made smaller, and shifted as far as there is room.
+    A letter that would leave the image is scaled down, and shifted only as far as there is room.
     """
     angle, shear = draws[:, 0] * _ROTATION, draws[:, 1] * _SHEAR
     unit = _INK_HALF * _CANVAS / _LONG_SIDE

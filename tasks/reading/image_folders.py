@@ -1,4 +1,4 @@
-"""What a folder with one subfolder of images a class holds."""
+"""Finding classes and images in a folder with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 def class_folders(root: Path) -> dict[str, Path]:
     """The subfolders of ``root`` by name, sorted.
 
-    Names are in Unicode's composed form (NFC) whatever the file system keeps. What is hidden is
-    passed over, and so are links that leave ``root``.
+    Names are normalized to Unicode NFC. Hidden folders and links that leave ``root`` are skipped.
 
     Raises:
         DataError: if ``root`` is not a folder, or two names are the same.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder: name one that has a subfolder for every class")
+        raise DataError(f"{root} is not a folder: give a folder with one subfolder per class")
     folders: dict[str, Path] = {}
     for folder in _inside(root, root):
         if folder.is_dir():
             name = composed(folder.name)
             if name in folders:
                 raise DataError(
-                    f"{root} has two folders whose names read '{name}': rename one of them"
+                    f"{root} has two folders named '{name}' in Unicode NFC: rename one of them"
                 )
             folders[name] = folder
     return {name: folders[name] for name in sorted(folders)}
@@ -38,11 +37,10 @@ def class_folders(root: Path) -> dict[str, Path]:
 def class_images(folder: Path, root: Path) -> list[Path]:
     """The image files of a class folder of ``root``, sorted.
 
-    Files that are hidden or have no image's suffix are passed over, and so are links that leave
-    ``root``.
+    Hidden files, files without an image suffix and links that leave ``root`` are skipped.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are no images.
     """
     files = sorted(
         path for path in _inside(folder, root) if path.suffix.lower() in SUFFIXES and path.is_file()
@@ -56,17 +54,17 @@ def class_images(folder: Path, root: Path) -> list[Path]:
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC)."""
+    """The name normalized to Unicode NFC."""
     return unicodedata.normalize("NFC", name)
 
 
 def _inside(folder: Path, root: Path) -> Iterator[Path]:
-    """What a folder holds, without what is hidden and without links that leave ``root``."""
+    """Yields the entries of a folder, without hidden ones and links that leave ``root``."""
     inside = root.resolve()
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        # Not Path.resolve, which raises at a link to itself.
+        # Not Path.resolve, which raises for a link to itself.
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
             continue
         yield path

@@ -1,4 +1,4 @@
-"""What the subsets of ImageNet share: published class lists, class folders, decoding once."""
+"""Shared by the subsets of ImageNet: checks against published lists, class folders, decoding."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Encoded:
     """The images of one split before they are decoded.
 
     Attributes:
-        classes: for each class its images, each as whatever ``decode`` takes.
-        decode: makes one image ``[3, size, size]``.
+        classes: images of each class, each an argument for ``decode``.
+        decode: decodes one image to ``[3, size, size]``.
     """
 
     classes: Mapping[str, Sequence[Any]]
@@ -35,11 +35,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one split comes from.
+    """The files of one split.
 
     Attributes:
-        files: all that the images are read from; must exist.
-        read: finds the images, given their size.
+        files: all files that the images are read from; they must exist.
+        read: from the image size to the encoded images.
     """
 
     files: Sequence[Path]
@@ -51,10 +51,10 @@ class Published:
     """A data set as its authors describe it.
 
     Attributes:
-        name: as people write it.
-        folder: of its class lists in ``tasks/splits``.
+        name: name of the data set, for messages.
+        folder: folder of its class lists in ``tasks/splits``.
         images: number of images of each split.
-        named_by_words: whether a source may name all classes by words, not by WordNet ids.
+        named_by_words: whether a source may name all classes by words instead of WordNet ids.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Published:
         return class_list(self.folder, split)
 
     def check(self, split: str, counts: Mapping[str, int], *, partial: bool) -> None:
-        """Compares classes and number of images with the published ones.
+        """Compares the classes and number of images of a split with the published ones.
 
         Classes that are named by words can only be counted.
 
         Raises:
-            DataError: if a class is foreign to the split; unless ``partial``, also if a class is
-                missing or the number of images is not the published one.
+            DataError: if a class is not in the split; unless ``partial``, also if a class is
+                missing or the number of images differs from the published one.
         """
         if not counts:
             raise DataError(f"{self.name} {split} has no classes: add their folders or files")
@@ -83,13 +83,13 @@ class Published:
         elif len(counts) > len(expected) or (len(counts) < len(expected) and not partial):
             raise DataError(
                 f"{self.name} {split} has {len(counts)} classes instead of {len(expected)}: "
-                "get it again, or set partial where some are missing on purpose"
+                "download it again, or set partial to accept missing classes"
             )
         images = sum(counts.values())
         if images != self.images[split] and not partial:
             raise DataError(
                 f"{self.name} {split} has {images} images instead of {self.images[split]}: "
-                "get it again, or set partial to go on with these"
+                "download it again, or set partial to accept this number"
             )
 
     def _check_names(
@@ -98,16 +98,16 @@ class Published:
         foreign = sorted(names.difference(expected))
         if foreign:
             owner = [other for other in SPLITS if foreign[0] in self.classes(other)]
-            belongs = f"it belongs to {owner[0]}" if owner else "it is of another data set"
+            belongs = f"it belongs to {owner[0]}" if owner else "it is in none of its splits"
             raise DataError(
                 f"class {foreign[0]} is not among the {len(expected)} {split} classes of "
-                f"{self.name} ({belongs}; {len(foreign)} such in all): remove it"
+                f"{self.name} ({belongs}; {len(foreign)} such classes): remove it"
             )
         missing = sorted(set(expected) - names)
         if missing and not partial:
             raise DataError(
                 f"{self.name} {split} lacks {len(missing)} of {len(expected)} classes: "
-                f"{_listed(missing)}; add them, or set partial to go on without"
+                f"{_listed(missing)}; add them, or set partial to accept missing classes"
             )
 
 
@@ -152,7 +152,7 @@ def _load_split(
         published.check(split, counts, partial=partial)
         decoded = _decoded(encoded, name, progress)
         dataset = write_decoded(root, name, key, (3, size, size), decoded)
-    # Again, as what is read from disk may have been written with ``partial``.
+    # Checked again: the cache may have been written with ``partial``.
     counts = dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
     published.check(split, counts, partial=partial)
     return dataset
@@ -169,7 +169,7 @@ def _decoded(
 
 
 def file_source(classes: Mapping[str, Sequence[Path]]) -> Source:
-    """Image files by class. They are stretched to a square, as in the published 84 x 84 data."""
+    """A source of image files, stretched to a square as in the published 84 x 84 data."""
 
     def read(size: int) -> Encoded:
         return Encoded(classes, partial(read_image, size=size, color=True, crop=False))
@@ -178,7 +178,7 @@ def file_source(classes: Mapping[str, Sequence[Path]]) -> Source:
 
 
 def folder_source(folder: Path) -> Source:
-    """The images of ``folder/<class>/``, as ``fewshot_blo.tasks.reading.image_folders`` finds them.
+    """A source of the images in ``folder/<class>/``, as module ``image_folders`` finds them.
 
     Raises:
         DataError: if the folder is missing, or a class folder has no images.

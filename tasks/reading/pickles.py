@@ -1,4 +1,4 @@
-"""Reading of pickled data sets without running what a pickle may ask for."""
+"""Reading pickled data sets without executing code in the pickle."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from fewshot_blo.tasks.errors import DataError
 
-# Booleans, integers, floats, complex numbers, bytes, text and Python objects.
+# dtype.kind of booleans, integers, floats, complex numbers, bytes, text and Python objects.
 KINDS = "biufcSUO"
 
 
 def load_pickle(path: Path) -> Any:
-    """What a pickle of NumPy arrays and plain containers holds; any other pickle is refused.
+    """Reads a pickle of NumPy arrays and plain containers; any other pickle is refused.
 
-    Admitted are dict, list, tuple, set, str, bytes, numbers, bool, None, OrderedDict, and arrays
-    and scalars of numbers, text or objects, the objects being restricted in the same way. Nothing
-    that a pickle names is called: small stand-ins rebuild arrays from their bytes, so that not
-    even NumPy sees types and flags of the pickle's choosing. Strings of Python 2 are read as
-    Latin-1, as NumPy asks for.
+    Allowed are dict, list, tuple, set, str, bytes, numbers, bool, None, OrderedDict, and arrays
+    and scalars of numbers, text or objects, with the same restriction on the objects. No callable
+    named in the pickle is called: stand-ins rebuild arrays from their bytes, so even NumPy never
+    sees a dtype or flag chosen by the pickle. Strings of Python 2 are read as Latin-1, as NumPy
+    requires.
 
     Raises:
-        DataError: naming the file, if it is missing, truncated, or asks for anything else.
+        DataError: if the file is missing or truncated, or contains anything else.
     """
     try:
         with path.open("rb") as file:
@@ -37,25 +37,25 @@ def load_pickle(path: Path) -> Any:
         raise DataError(f"{path} is missing") from error
     except _Refused as error:
         raise DataError(
-            f"{path} is refused: it asks for {error}, and only NumPy arrays and plain containers "
-            "are read: do not use files from a source you do not trust"
+            f"{path} is refused: it contains {error}, but only NumPy arrays and plain containers "
+            "are read; do not use files from a source you do not trust"
         ) from error
     except Exception as error:  # a corrupt pickle raises errors of any kind
         raise DataError(
             f"{path} cannot be unpickled ({type(error).__name__}: {error}): "
-            "it is truncated or corrupt, get it again"
+            "it is truncated or corrupt; download it again"
         ) from error
 
 
 def load_dictionary(path: Path, *keys: str) -> dict[str, Any]:
-    """A pickled dictionary with at least these keys, as text even where it was pickled as bytes.
+    """Reads a pickled dictionary with at least these keys; keys pickled as bytes become text.
 
     Raises:
-        DataError: naming the file, if ``load_pickle`` refuses it or a key is missing.
+        DataError: if ``load_pickle`` refuses the file, or a key is missing.
     """
     content = load_pickle(path)
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}; a dictionary was expected")
+        raise DataError(f"{path} holds a {type(content).__name__}: it must hold a dictionary")
     named = {as_text(key): value for key, value in content.items()}
     missing = [key for key in keys if key not in named]
     if missing:
@@ -64,16 +64,16 @@ def load_dictionary(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    """A name as text, also where Python 2 pickled it as bytes."""
+    """A name as text; Python 2 pickled names as bytes."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 class _Refused(Exception):
-    """What a pickle asked for and does not get."""
+    """Raised with the part of a pickle that is not allowed."""
 
 
 class _Dtype:
-    """Stands in for ``numpy.dtype``: a plain type, whose byte order is all a pickle may set."""
+    """Stands in for ``numpy.dtype``: a simple dtype, of which a pickle may set the byte order."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
         dtype = np.dtype(as_text(code))
@@ -91,7 +91,7 @@ class _Dtype:
 
 
 class _Array(np.ndarray[Any, np.dtype[Any]]):
-    """An array that takes its state from a pickle only if its type is a plain one."""
+    """An array that accepts its state from a pickle only if its dtype is simple."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *version, shape, dtype, fortran_order, content = state
@@ -107,14 +107,14 @@ def _plain(dtype: object) -> np.dtype[Any]:
 
 
 def _empty_array(subtype: object, shape: object, code: object) -> _Array:
-    """Stands in for ``numpy.core.multiarray._reconstruct``: the state follows."""
+    """Stands in for ``numpy.core.multiarray._reconstruct``; ``__setstate__`` follows."""
     return _Array((0,), dtype=np.uint8)
 
 
 def _array_of_buffer(
     buffer: bytes | bytearray, dtype: object, shape: tuple[int, ...], order: str
 ) -> NDArray[Any]:
-    """Stands in for ``numpy.core.numeric._frombuffer``, which protocol 5 uses."""
+    """Stands in for ``numpy.core.numeric._frombuffer``, which pickle protocol 5 uses."""
     flat = np.frombuffer(buffer, _plain(dtype))
     return flat.reshape(shape, order="F" if order == "F" else "C").view(_Array)
 
@@ -125,7 +125,7 @@ def _scalar(dtype: object, content: str | bytes) -> Any:
 
 
 def _bytes(content: str | bytes = b"", encoding: str = "latin1") -> bytes:
-    """Stands in for ``_codecs.encode`` and ``bytes``, by which old protocols spell bytes."""
+    """Stands in for ``_codecs.encode`` and ``bytes``, with which old protocols encode bytes."""
     return content.encode("latin1") if isinstance(content, str) else content
 
 

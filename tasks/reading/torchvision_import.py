@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, also where its compiled extension cannot load."""
+"""Import of torchvision, including installations whose compiled extension does not load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-# What importing torchvision refers to (torchvision/_meta_registrations.py, 0.23 to 0.28).
+# Operators that importing torchvision refers to (torchvision/_meta_registrations.py, 0.23 to 0.28).
 _SCHEMAS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -16,13 +16,13 @@ _SCHEMAS = {
 
 
 def torchvision_module() -> ModuleType:
-    """Torchvision, imported on the first call: its data sets, transforms and models.
+    """Imports torchvision lazily: its data sets, transforms and models.
 
-    Beside a CPU-only torch, the torchvision that package registries serve by default is built for
-    CUDA. Its compiled extension does not load there, and the import ends in ``RuntimeError:
-    operator torchvision::nms does not exist``, though only detection needs the extension. In that
-    case alone the missing operators are declared, without an implementation, and the import is
-    tried again. Calling one of them, as in ``torchvision.ops.nms``, still raises.
+    The torchvision that package registries serve by default is built for CUDA. With a CPU-only
+    torch its compiled extension does not load, and the import raises ``RuntimeError: operator
+    torchvision::nms does not exist``, although only detection needs the extension. In that case
+    the missing operators are declared without an implementation, and the import is tried again.
+    Calling one of them, as in ``torchvision.ops.nms``, still raises.
 
     Raises:
         ImportError: if torchvision is not installed.
@@ -42,7 +42,7 @@ def torchvision_module() -> ModuleType:
     for operator, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, operator):
             torch.library.define(f"torchvision::{operator}", schema)
-    # Submodules of the failed import are half initialised: all of them start again.
+    # Submodules of the failed import are partly initialized: import all of them again.
     for name in [name for name in sys.modules if name.startswith("torchvision.")]:
         del sys.modules[name]
     return importlib.import_module("torchvision")

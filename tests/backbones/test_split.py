@@ -42,7 +42,8 @@ class Branches(nn.Module):
         y = y.mul_(2)
         tokens = y.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1)
-        return self.third(tokens).reshape(x.size(0), -1, 5).mean(1)
+        output: Tensor = self.third(tokens).reshape(x.size(0), -1, 5).mean(1)
+        return output
 
 
 class Untraceable(nn.Module):
@@ -54,7 +55,8 @@ class Untraceable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x.flatten(1))
-        return self.second(hidden if hidden.isfinite().all() else hidden * 0)
+        output: Tensor = self.second(hidden if hidden.isfinite().all() else hidden * 0)
+        return output
 
 
 def halves_agree(network: nn.Module, split: Split, image: torch.Size = IMAGE) -> None:

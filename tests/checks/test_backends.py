@@ -12,7 +12,7 @@ from fewshot_blo.checks import backends as check
 from fewshot_blo.checks.backends import Comparison, check_kernel
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import InnerSteps
-from fewshot_blo.kernel.stacked import convolution
+from fewshot_blo.kernel.stacked import convolution, convolution_choice
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 
@@ -104,7 +104,7 @@ def test_what_counts_as_rounding() -> None:
 
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop that the kernel is compared with shares none of its operations."""
-    right = convolution.product
+    right = convolution_choice.product
 
     def wrong(*arguments: Any) -> Tensor:
         result = right(*arguments)

@@ -11,6 +11,7 @@ from torch import nn
 from fewshot_blo.checks import device as device_check
 from fewshot_blo.checks.device import check_device
 from fewshot_blo.networks import Conv4, classifier
+from fewshot_blo.problems import Initialization
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def test_a_loop_of_peers_takes_the_same_gradient() -> None:
         device_check._batch(2, torch.device("cpu"), torch.float64),
     )
     device_check._higher(higher, network, batch)
-    problem = device_check.Initialization(network, backend="loop")
+    problem = Initialization(network, backend="loop")
     gradient = device_check._step(problem, batch)()
     for name, p in network.named_parameters():
         assert p.grad is not None

@@ -149,7 +149,7 @@ def test_a_closed_form_is_exact() -> None:
 
 
 def test_problems_without_a_minimiser() -> None:
-    with pytest.raises(ConfigurationError, match="formula of the support set"):
+    with pytest.raises(ConfigurationError, match="closed form of the support set"):
         measure_hypergradient(
             SharedEncoder(encoder(), MatchingHead(), backend="loop"),
             Unroll(InnerSteps(0)),

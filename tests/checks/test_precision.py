@@ -17,8 +17,9 @@ from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.precisions import measure_precisions
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.precision import (
     Precision,
@@ -145,7 +146,7 @@ def test_recomputed_steps_round_alike() -> None:
 def test_reduced_precision_is_of_float32(name: str) -> None:
     for precision in ("bfloat16", "tf32"):
         with pytest.raises(ConfigurationError, match=r"float64: .* use precision 'float32'"):
-            make_problem(name, precision, dtype=torch.float64)  # type: ignore[arg-type]
+            make_problem(name, precision, dtype=torch.float64)
     with pytest.raises(ConfigurationError, match=r"on cpu, which has no TF32: use 'float32'"):
         make_problem(name, "tf32")
     with pytest.raises(ConfigurationError, match=r"'float16': use one of float32, tf32, bfloat16"):
@@ -160,7 +161,9 @@ def flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
             pytest.skip("this PyTorch has the flags before 2.9 only")
         cudnn: Any = torch.backends.cudnn
         modules = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-        name, on, off = "fp32_precision", "tf32", "ieee"
+        name: str = "fp32_precision"
+        on: str | bool = "tf32"
+        off: str | bool = "ieee"
     else:
         modules = [SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)]
         monkeypatch.setattr(torch.backends.cuda, "matmul", modules[0])
@@ -195,7 +198,7 @@ def test_a_step_is_wholly_inside(monkeypatch: pytest.MonkeyPatch) -> None:
         inside.clear()
 
     class Seen(Unroll):
-        def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+        def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
             seen.append(list(inside))
             return super().hypergradient(problem, state)
 
@@ -256,6 +259,6 @@ def test_tf32_is_on_where_it_is_asked_for() -> None:
         pytest.skip("this GPU has no TF32")
     products = {}
     for precision in ("float32", "tf32"):
-        with product_precision(precision, CUDA):  # type: ignore[arg-type]
+        with product_precision(precision, CUDA):
             products[precision] = factor @ factor
     assert 1e-5 < relative(products["tf32"], products["float32"]) < 1e-2

@@ -105,10 +105,10 @@ WRONG: list[dict[str, object]] = [
     ("changes", "words"),
     [
         ({"episodes__way": 20}, "20-way tasks need 20 classes"),
-        ({"episodes__way": 4}, "4-way tasks need 4 classes; this split has 3"),
-        ({"episodes__validation_way": 4}, "4-way tasks need 4 classes; this split has 3"),
-        ({"episodes__shot": 5}, "has 6 images; 5 shots + 2 queries need 7"),
-        ({"episodes__validation_query": 6}, "has 6 images; 1 shots + 6 queries need 7"),
+        ({"episodes__way": 4}, "4-way tasks need 4 classes, but this split has 3"),
+        ({"episodes__validation_way": 4}, "4-way tasks need 4 classes, but this split has 3"),
+        ({"episodes__shot": 5}, "has 6 images, but 5 shots + 2 queries need 7"),
+        ({"episodes__validation_query": 6}, "has 6 images, but 1 shots + 6 queries need 7"),
         ({"episodes__tasks": 0}, "tasks is 0"),
         ({"episodes__seed": -1}, "seed is -1"),
         ({"episodes__way": "[4,2]"}, "way is (4, 2)"),
@@ -150,7 +150,7 @@ def test_test_classes_too_few_for_the_evaluation_at_the_end(
     rows = [f"class{c:02},{split}" for c, split in enumerate(splits)]
     divided.write_text("\n".join(["class,split", *rows]))
     error = message(capsys, "train", *options(folder, data__csv=divided), f"--run={run}")
-    assert "3-way tasks need 3 classes; this split has 2" in error
+    assert "3-way tasks need 3 classes, but this split has 2" in error
     assert not run.exists()
 
 
@@ -191,7 +191,7 @@ def test_checkpoints_of_other_settings(
     config = torch.load(best, weights_only=True)["config"]
     wide = changed(best, tmp_path / "wide.pt", encoder={**config["encoder"], "hidden": 16})
     error = message(capsys, "evaluate", wide, "--tasks=2")
-    assert "is of another configuration" in error
+    assert "has another configuration" in error
     newer = changed(best, tmp_path / "newer.pt", novelty={"a": 1})
     assert "settings that are unknown to this version" in message(capsys, "evaluate", newer)
     wrong = changed(best, tmp_path / "wrong.pt", train=3)
@@ -215,7 +215,7 @@ def test_checkpoints_that_cannot_be_compared(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--tasks=0", "over 0 tasks"),
+        ("--tasks=0", "tasks is 0"),
         ("--way=2", "the network has 3 outputs and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),

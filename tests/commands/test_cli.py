@@ -250,7 +250,7 @@ def test_check_with_a_checkpoint_of_other_settings(
 ) -> None:
     other = options(folder, encoder__hidden="5")
     assert cli.main(["check", *other, f"--checkpoint={trained / BEST}"]) == 1
-    assert "the checkpoint is of another configuration" in capsys.readouterr().err
+    assert "the checkpoint has another configuration" in capsys.readouterr().err
 
 
 def test_check_that_fails(

@@ -200,13 +200,9 @@ def test_help_of_components(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--strategy", "Penalty", "--strategy.help"]) == 0
     assert capsys.readouterr().out == out
     assert cli.main(["train", "--train.help"]) == 0
-    assert "Adam's is decoupled from the gradient (AdamW)" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "decoupled for adam (AdamW)" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["train", "--train.chunk.help"]) == 0
-    assert "Fewer from the first time that memory runs out" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "It is lowered if memory runs out" in " ".join(capsys.readouterr().out.split())
 
 
 def test_types_in_words() -> None:

@@ -302,7 +302,7 @@ def test_embeddings_that_are_known() -> None:
     known = embed(problem.network, DATASET.images, torch.float64)
     given = measure(problem, "running", tasks=8, embeddings=known)
     assert torch.equal(given.accuracy, measure(problem, "running", tasks=8).accuracy)
-    with pytest.raises(ConfigurationError, match="embeddings are of a shared encoder"):
+    with pytest.raises(ConfigurationError, match="they need a shared encoder"):
         measure(initialization(), embeddings=known)
 
 
@@ -426,10 +426,10 @@ def test_chance_level_without_a_relation_between_images_and_labels() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"tasks": 0}, "over 0 tasks"),
+        ({"tasks": 0}, "tasks is 0"),
         ({"chunk": -1}, "chunk is -1"),
         ({"norm": "running"}, r"not been estimated .*update_statistics"),
-        ({"views": "shifts"}, "views is shifts, and the problem is Initialization"),
+        ({"views": "shifts"}, "views is shifts, but the problem is Initialization"),
         ({"views": "crops", "embeddings": torch.zeros(56, 8)}, "embeddings are given"),
     ],
 )

@@ -275,10 +275,10 @@ def test_classes_that_a_run_was_trained_on_are_left_out(
         parts.append(ClassDataset.from_counts(images, dict.fromkeys(names, 1)))
     splits = Splits(*parts)
     training = class_list("cifarfs", "train")
-    for split, part in (("test", splits.test), ("all", splits.joined())):
+    for split, dataset in (("test", splits.test), ("all", splits.joined())):
         request = replace(REQUEST, data="FC100", split=split)  # type: ignore[arg-type]
-        expected = [name for name in part.class_names if name not in training]
-        assert 0 < len(expected) < len(part.class_names)
+        expected = [name for name in dataset.class_names if name not in training]
+        assert 0 < len(expected) < len(dataset.class_names)
         assert list(unseen(cifarfs, request, splits, print).class_names) == expected
         assert "are left out" in capsys.readouterr().out
     # tieredImageNet's published files name classes by words.

@@ -36,6 +36,7 @@ def test_kinds_of_images(arrays: tuple[Any, Any], make_folder: Callable[..., Pat
     model = FewShotClassifier(NETWORK, adapts="head").fit(images, labels)
     assert model.classes_.tolist() == ["blue", "green", "red"]
     assert (model.predict(images) == labels).all()
+    assert model.accuracy_ is not None
     assert 0.5 < model.accuracy_ <= 1
     probabilities = model.predict_proba(images)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-12)
@@ -59,7 +60,7 @@ def test_in_scikit_learn(arrays: tuple[Any, Any]) -> None:
     np.testing.assert_array_equal(again.predict_proba(images), model.predict_proba(images))
 
 
-@parametrize_with_checks([FewShotClassifier(None)])  # type: ignore[misc]
+@parametrize_with_checks([FewShotClassifier(None)])  # type: ignore[untyped-decorator]
 def test_checks_of_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def test_equals_the_formula(lam: float) -> None:
     quadratic = Quadratic.random()
     strategy = penalty(2.0, lam=lam, multiplier=0.2)
     step, _ = outer_step(strategy, quadratic.bilevel(), strategy.init())
+    assert isinstance(step, PenaltyStep)
     nu = torch.full_like(quadratic.c, 0.2)
     v = solved(quadratic, 2.0, lam, nu)
     g_v = torch.einsum("tij,tj->ti", quadratic.a, v - quadratic.minimiser())
@@ -59,6 +61,7 @@ def test_gradients_over_both_variables_are_those_of_two_passes(
     few_shot = make()
     own, problem = (few_shot.bind(make_batch(), "support").bilevel for _ in range(2))
     step, _ = outer_step(strategy, own, strategy.init())
+    assert isinstance(step, PenaltyStep)
     v = {name: p.detach().requires_grad_() for name, p in problem.inner_init.items()}
     leaves, outer = list(v.values()), dict(problem.outer)
     g = problem.inner_loss(v)
@@ -77,9 +80,9 @@ def test_the_last_gradients_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> No
     strategy, passes, grad = Penalty(InnerSteps(0, Adam(1e-2))), [], torch.autograd.grad
     problem = initialization(0.1).bind(make_batch(), "support").bilevel
 
-    def counted(*args: object, **options: object) -> object:
+    def counted(*args: Any, **options: Any) -> Any:
         passes.append(args)
-        return grad(*args, **options)  # type: ignore[arg-type]
+        return grad(*args, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
     strategy.hypergradient(problem, strategy.init())

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, Backend, InnerSteps, Momentum, TaskForward, adapt
 from fewshot_blo.kernel.adapt import Derivatives, inner_step
 from fewshot_blo.machine.memory import peak_bytes
@@ -46,7 +47,7 @@ def test_equals_a_plain_loop(norm: Norm, first_order: bool) -> None:
     for backend in ("batched", "loop"):
         problem.backend = backend
         strategy = Unroll(InnerSteps(3, SGD(0.1)), first_order=first_order)
-        step = strategy.hypergradient(problem.bind(batch, "support").bilevel, State())
+        step = strategy.hypergradient(problem.bind(batch, "support").bilevel, UnrollState())
         assert_same({"F": step.outer_loss}, {"F": losses})
         assert_same(step.gradient, gradient)
 
@@ -195,7 +196,7 @@ def conv4_peak(steps: int, *, recompute: bool | None) -> int:
     one = make_batch(1, 5, 1, 5, size=28).to("cpu", torch.float32)
     bilevel = problem.bind(one, "transductive").bilevel
     strategy = Unroll(InnerSteps(steps, SGD(0.01)), recompute=recompute)
-    return peak_bytes(lambda: strategy.hypergradient(bilevel, State()))
+    return peak_bytes(lambda: strategy.hypergradient(bilevel, UnrollState()))
 
 
 def test_no_number_of_steps_takes_more_memory_than_five() -> None:
@@ -239,6 +240,6 @@ def test_scalar_parameters_adapt(backend: Backend) -> None:
 
     problem = Initialization(Scaled(), prox=0.1, backend=backend)
     bilevel = problem.bind(make_batch(), "support").bilevel
-    step = Unroll(InnerSteps(2)).hypergradient(bilevel, State())
+    step = Unroll(InnerSteps(2)).hypergradient(bilevel, UnrollState())
     assert step.inner["scale"].shape == (3,)
     assert step.gradient["scale"].shape == ()

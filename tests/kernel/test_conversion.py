@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from fewshot_blo.kernel import TaskForward, for_tasks
 from fewshot_blo.kernel.conversion import Conv2d, Sequential
 from fewshot_blo.kernel.interception import following_norms, kernel_forward
-from fewshot_blo.kernel.layers import ForwardContext
+from fewshot_blo.kernel.layers import ForwardContext, StepwiseBatchNorm
 from fewshot_blo.kernel.stacked.fused import is_fused, native_kernels
 
 
@@ -97,11 +97,11 @@ def test_equals_the_network_as_written(name: str) -> None:
     theirs = network(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert ours.is_contiguous()
-    results = [
+    assert_each_same(
         derivatives(ours, list(converted.parameters()), 2),
         derivatives(theirs, list(network.parameters()), 2),
-    ]
-    assert_each_same(*results, scale=1)
+        scale=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,17 @@ def test_a_layer_with_hooks_is_called() -> None:
     assert seen == [(5, 4, 8, 8)]
 
 
+def test_layers_take_their_input_by_its_name() -> None:
+    x = normal(5, 3, 8, 8)
+    for network in (make("block"), nn.Conv2d(3, 4, 3).double(), StepwiseBatchNorm(3, 2).double()):
+        converted = for_tasks(network)
+        torch.testing.assert_close(converted(input=x), converted(x))
+
+
 def test_user_classes_stay_as_they_are() -> None:
     class Mine(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            output: Tensor = super().forward(x)
+            output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return output + 1
 
     assert type(for_tasks(Mine(nn.Conv2d(3, 4, 3)))) is Mine

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -80,7 +81,9 @@ class Masks(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["batched", "loop"])
-def test_masks_differ_over_tasks_steps_layers_and_images(backend: Backend) -> None:
+def test_masks_differ_over_tasks_steps_layers_and_images(
+    backend: Literal["batched", "loop"],
+) -> None:
     forward, seen = TaskForward(Masks(), backend), []
 
     def loss(v: dict[str, Tensor]) -> Tensor:
@@ -151,7 +154,8 @@ class Attends(nn.Module):
             mixed = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.last(mixed.mean((1, 2)))
+        output: Tensor = self.last(mixed.mean((1, 2)))
+        return output
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])

@@ -59,7 +59,8 @@ def test_other_tensors_are_read_as_they_are_then() -> None:
     graphs, leaf = Graphs(Rerun(), "on"), torch.ones(3)
 
     def function(inputs: Any) -> Tensor:
-        return leaf * inputs["x"]
+        output: Tensor = leaf * inputs["x"]
+        return output
 
     for value in (1.0, 2.0, 3.0):
         leaf.fill_(value)
@@ -88,7 +89,8 @@ def test_the_faster_one_is_kept(times: list[float]) -> None:
         def function(inputs: Any) -> Tensor:
             nonlocal calls
             calls += 1
-            return 2 * inputs["x"]
+            output: Tensor = 2 * inputs["x"]
+            return output
 
         for call in range(4):
             assert torch.equal(
@@ -135,7 +137,8 @@ def test_random_numbers_are_not_recorded() -> None:
     graphs = Graphs(recorder, "on")
 
     def function(inputs: Any) -> Tensor:
-        return inputs["x"] * torch.rand(3)
+        output: Tensor = inputs["x"] * torch.rand(3)
+        return output
 
     graphs.run(function, inputs(1), "a")
     with pytest.warns(UserWarning, match="draws random numbers"):
@@ -180,7 +183,8 @@ def test_recordings_make_way_where_memory_runs_out() -> None:
     def function(inputs: Any) -> Tensor:
         if full:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 2 * inputs["x"]
+        output: Tensor = 2 * inputs["x"]
+        return output
 
     graphs = Graphs(recorder, "on")
     for _ in range(3):
@@ -222,7 +226,8 @@ def test_cuda_graphs_repeat_gradients_of_gradients() -> None:
 @pytest.mark.gpu
 def test_looking_at_a_value_cannot_be_recorded() -> None:
     def function(inputs: Any) -> Tensor:
-        return inputs["x"] * (2 if float(inputs["x"].sum()) > 0 else 3)
+        output: Tensor = inputs["x"] * (2 if float(inputs["x"].sum()) > 0 else 3)
+        return output
 
     graphs = make_graphs("on", torch.device("cuda"))
     assert graphs is not None

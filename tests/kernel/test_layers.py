@@ -215,8 +215,9 @@ def test_stepwise_parameters_are_those_of_the_step_and_then_of_the_last() -> Non
     shared, x = dict(network.named_parameters()), images(2, 5, 3, 6, 6)
     for step, row in ((0, 0), (1, 1), (5, 1), (None, 1)):
         plain = copy.deepcopy(network)
-        plain[1] = nn.BatchNorm2d(4).double()
-        plain[1].weight.data, plain[1].bias.data = norm.weight.data[row], norm.bias.data[row]
+        one = nn.BatchNorm2d(4).double()
+        one.weight.data, one.bias.data = norm.weight.data[row], norm.bias.data[row]
+        plain.set_submodule("1", one)
         with nullcontext() if step is None else at_step(step):
             outputs = forward({}, shared, x)
         torch.testing.assert_close(outputs, torch.stack([plain(images) for images in x]))

@@ -51,7 +51,8 @@ def test_defaults() -> None:
     assert SGD() == SGD(0.1)
     assert Momentum() == Momentum(0.1, 0.9)
     torchs = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).defaults
-    assert Adam() == Adam(1e-2, *torchs["betas"], torchs["eps"], 1e-16)
+    first, second = torchs["betas"]
+    assert Adam() == Adam(1e-2, first, second, torchs["eps"], 1e-16)
 
 
 @pytest.mark.parametrize("rule", [SGD(), Momentum(), Adam(), LearnedSGD()], ids=repr)

@@ -122,7 +122,8 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         levels = (40 * x.flatten(1).abs()).long() % 4
-        return self.head(self.embedding(levels).tanh().mean(1))
+        output: Tensor = self.head(self.embedding(levels).tanh().mean(1))
+        return output
 
 
 class Moving(nn.Module):
@@ -168,13 +169,18 @@ class OwnForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(x)
+        output: Tensor = self.convolution(x)
+        return output
 
 
 def hooked(hook: Callable[[nn.Module], Any]) -> nn.Module:
     norm = nn.BatchNorm2d(4)
     hook(norm)
     return norm
+
+
+def tripled(gradients: Any) -> Any:
+    return tuple(3 * g for g in gradients)
 
 
 def image_network(middle: nn.Module, first: nn.Module | None = None) -> nn.Module:
@@ -213,10 +219,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         hooked(lambda m: m.register_forward_pre_hook(lambda m, i: (i[0].tanh(),)))
     ),
     "backward hook": lambda: image_network(
-        hooked(lambda m: m.register_full_backward_hook(lambda m, i, o: tuple(3 * g for g in i)))
+        hooked(lambda m: m.register_full_backward_hook(lambda m, i, o: tripled(i)))
     ),
     "backward pre-hook": lambda: image_network(
-        hooked(lambda m: m.register_full_backward_pre_hook(lambda m, o: tuple(3 * g for g in o)))
+        hooked(lambda m: m.register_full_backward_pre_hook(lambda m, o: tripled(o)))
     ),
 }
 
@@ -229,7 +235,7 @@ def timm_norm(channels: int) -> nn.Module:
 def old_weight_norm(layer: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return torch.nn.utils.weight_norm(layer)  # type: ignore[no-any-return]
+        return torch.nn.utils.weight_norm(layer)
 
 
 NOT_BATCHED = ("padded embedding", "spectral norm", "backward hook", "backward pre-hook")
@@ -240,7 +246,7 @@ def make(name: str) -> nn.Module:
     network = NETWORKS[name]().double()
     with torch.no_grad():
         for p in network.parameters():
-            p += 0.1 * torch.randn_like(p)
+            p.add_(0.1 * torch.randn_like(p))
     return network
 
 
@@ -283,7 +289,8 @@ class Tied(nn.Module):
         self.head = nn.Linear(256, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.three(self.two(self.one(x).tanh()).tanh()).flatten(1))
+        output: Tensor = self.head(self.three(self.two(self.one(x).tanh()).tanh()).flatten(1))
+        return output
 
 
 class WrittenOut(nn.Module):
@@ -386,7 +393,8 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = checkpoint(self.block, x, use_reentrant=self.reentrant)
-        return self.head(x.flatten(1))
+        output: Tensor = self.head(x.flatten(1))
+        return output
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -451,7 +459,7 @@ def test_random_functions_depend_on_the_key_alone(name: str) -> None:
     assert_close(ours(problem, batch, chunk=1), first)
     assert_close(ours(problem, batch, recompute=True, chunk=2), first)
     for backend in ("loop", "reference"):
-        problem.backend = backend  # type: ignore[assignment]
+        problem.backend = backend
         assert_close(ours(problem, batch), first)
     strategy = Unroll(InnerSteps(2, RULE))
     keys = dropout_keys(batch, 1, 0)
@@ -470,7 +478,8 @@ def test_attention_with_dropout() -> None:
             self.layer, self.head = layer, nn.Linear(16, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.layer(x.squeeze(1)).mean(1))
+            output: Tensor = self.head(self.layer(x.squeeze(1)).mean(1))
+            return output
 
     batch = make_batch()
     problem = Initialization(Rows().double())
@@ -492,7 +501,7 @@ class HardSigmoid(nn.Module):
 def test_first_order_methods_need_no_second_derivatives(strategy: Strategy) -> None:
     network, batch = image_network(HardSigmoid()).double(), make_batch()
     problem = Initialization(network)
-    problem.prepare(batch, derivatives=strategy.derivatives)  # type: ignore[attr-defined]
+    problem.prepare(batch, derivatives=strategy.derivatives)
     found = ours(problem, batch, second=False)
     assert_close(found, loop(network, batch, steps=2, second=False))
     with pytest.raises(ConfigurationError, match=r"no second derivative.*hardsigmoid.*first_order"):
@@ -528,7 +537,7 @@ def test_other_outputs_than_a_tensor(make_problem: Any, pack: Any, message: str)
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # A FutureWarning from PyTorch 2.14 on.
-        return torch.jit.script(nn.Linear(4, 2))  # type: ignore[no-any-return]
+        return torch.jit.script(nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -556,10 +565,11 @@ def test_parameters_that_the_forward_changes() -> None:
             self.embedding, self.head = nn.Embedding(4, 6, max_norm=0.1), nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.embedding((40 * x.flatten(1).abs()).long() % 4).mean(1))
+            output: Tensor = self.head(self.embedding((40 * x.flatten(1).abs()).long() % 4).mean(1))
+            return output
 
     for backend in ("auto", "loop", "batched"):
-        problem = Initialization(Renormalised().double(), backend=backend)  # type: ignore[arg-type]
+        problem = Initialization(Renormalised().double(), backend=backend)
         with pytest.raises(ConfigurationError, match=r"parameter 'embedding\.weight' in place"):
             problem.prepare(make_batch())
 

@@ -108,7 +108,7 @@ def test_second_order_gradients_equal_a_plain_loop(norm: Norm, mode: NormMode) -
         ],
     )
     for backend in ("batched", "loop"):
-        problem.backend = backend  # type: ignore[assignment]
+        problem.backend = backend
         step = hypergradient(problem, strategy, strategy.init(), batch, norm=mode, chunk=2)
         assert_same({"F": step.outer_loss}, {"F": losses})
         assert_same(step.gradient, gradient)

@@ -108,5 +108,5 @@ def test_a_backbone_makes_its_own_views() -> None:
 
 
 def test_three_sizes_of_an_encoder_that_does_not_resize() -> None:
-    with pytest.raises(ConfigurationError, match="views is scales, and the encoder is a Conv4"):
+    with pytest.raises(ConfigurationError, match="views is scales, but the encoder is a Conv4"):
         problem().with_views("scales")

@@ -44,7 +44,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.blocks(x).flatten(2).transpose(1, 2)
         mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
-        return self.last(tokens + mixed)
+        output: Tensor = self.last(tokens + mixed)
+        return output
 
 
 def make_backbone() -> Backbone:
@@ -52,6 +53,8 @@ def make_backbone() -> Backbone:
     network = Network()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
     settings = Preprocessing(12, (0.5,) * 3, (0.2,) * 3)
@@ -194,7 +197,8 @@ class Ranks(nn.Module):
         self.layer = nn.Linear(192, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.flatten(1)).softmax(0)
+        output: Tensor = self.layer(x.flatten(1)).softmax(0)
+        return output
 
 
 def test_a_tail_in_which_images_meet_runs_task_by_task(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.heads.losses import task_accuracy, task_cross_entropy
-from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.problems import Initialization, SharedEncoder
@@ -64,7 +65,7 @@ def test_frozen_parameters_stay_out() -> None:
     problem = Initialization(frozen, backend="loop")
     assert list(problem.outer) == ["head.weight", "head.bias"]
     bound = problem.bind(make_batch(), "support")
-    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, State())
+    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, UnrollState())
     assert list(step.inner) == ["head.weight", "head.bias"]
 
 
@@ -74,7 +75,7 @@ def test_parameters_that_do_not_adapt_are_shared(adapted: str | tuple[str, ...])
     assert problem.adapted == ["head.weight", "head.bias"]
     batch = make_batch()
     step = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(
-        problem.bind(batch, "support").bilevel, State()
+        problem.bind(batch, "support").bilevel, UnrollState()
     )
     assert list(step.inner) == problem.adapted
     assert list(step.gradient) == list(problem.outer)
@@ -114,7 +115,7 @@ def test_a_word_that_fits_no_parameter(adapted: str) -> None:
 
 
 def test_a_network_of_norms_alone_has_nothing_else_to_adapt() -> None:
-    with pytest.raises(ConfigurationError, match="belongs to another layer than a norm"):
+    with pytest.raises(ConfigurationError, match="is outside of norm layers"):
         Initialization(nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), adapted="no_norms")
 
 
@@ -125,12 +126,12 @@ def test_learned_step_sizes_are_outer_variables() -> None:
     assert all(float(problem.outer[name].detach()) == 0.25 for name in sizes)
     batch = make_batch()
     learned = Unroll(InnerSteps(2, LearnedSGD())).hypergradient(
-        problem.bind(batch, "support").bilevel, State()
+        problem.bind(batch, "support").bilevel, UnrollState()
     )
     plain = Initialization(network(), adapted="head.", backend="loop")
     plain.network.load_state_dict(problem.network.state_dict())
     fixed = Unroll(InnerSteps(2, SGD(0.25))).hypergradient(
-        plain.bind(batch, "support").bilevel, State()
+        plain.bind(batch, "support").bilevel, UnrollState()
     )
     assert_same(learned.inner, fixed.inner)
 
@@ -143,7 +144,7 @@ def test_from_prototypes_without_steps_it_is_a_prototypical_network() -> None:
     steps = []
     for problem in (adapting, shared):
         bound = problem.bind(batch, "transductive")
-        step = Unroll(InnerSteps(0)).hypergradient(bound.bilevel, State())
+        step = Unroll(InnerSteps(0)).hypergradient(bound.bilevel, UnrollState())
         steps.append((step, bound.pullback(step.gradient)))
     (ours, gradient), (theirs, expected) = steps
     torch.testing.assert_close(ours.outer_loss, theirs.outer_loss)
@@ -154,7 +155,7 @@ def test_from_prototypes_the_way_is_that_of_the_tasks() -> None:
     problem = Initialization(network(), start="prototypes", backend="batched")
     assert not any(name.startswith("head.") for name in problem.outer)
     bound = problem.bind(make_batch(way=5), "support")
-    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, State())
+    step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, UnrollState())
     assert step.inner["head.weight"].shape == (3, 5, 8)
     assert bound.query_logits(step.inner).shape[-1] == 5
 
@@ -168,7 +169,7 @@ def test_gradient_through_prototypes_agrees_with_finite_differences(prox: float)
 
     def step() -> OuterStep:
         bound = problem.bind(batch, "support")
-        return strategy.hypergradient(bound.bilevel, State())
+        return strategy.hypergradient(bound.bilevel, UnrollState())
 
     direction = {n: normal(*p.shape, seed=i) for i, (n, p) in enumerate(problem.outer.items())}
     slope = sum(float((p * direction[n]).sum()) for n, p in step().gradient.items())

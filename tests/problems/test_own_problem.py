@@ -175,9 +175,13 @@ def test_norms_that_meet_no_images_are_an_error() -> None:
 
 def test_what_it_does_not_say_is_an_error() -> None:
     problem = ScaledPrototypes(make_network())
-    with pytest.raises(ConfigurationError, match="the problem is ScaledPrototypes: features are"):
+    with pytest.raises(
+        ConfigurationError, match="the problem is ScaledPrototypes: several views need"
+    ):
         evaluate(problem, sampler(), tasks=2, views="mirrored")
-    with pytest.raises(ConfigurationError, match="the problem is ScaledPrototypes: leave them out"):
+    with pytest.raises(
+        ConfigurationError, match="the problem is ScaledPrototypes: they need a shared encoder"
+    ):
         evaluate(problem, sampler(), tasks=2, embeddings=torch.zeros(36, 4, dtype=torch.float64))
     problem.outer = {}
     with pytest.raises(ConfigurationError, match="there is nothing to learn"):

@@ -73,10 +73,13 @@ def test_tasks_are_solved_by_prototypes() -> None:
 
 
 def test_the_head_is_a_classifier() -> None:
-    with pytest.raises(ConfigurationError, match="RidgeHead is none: use a linear or a cosine"):
+    with pytest.raises(
+        ConfigurationError,
+        match="RidgeHead cannot be the classifier of pretraining: use a linear or a cosine",
+    ):
         Pretraining(Conv4(hidden=8), classes=3, features=8, head=RidgeHead())
 
 
 def test_needs_the_number_of_classes() -> None:
-    with pytest.raises(ConfigurationError, match="needs the number of training classes"):
+    with pytest.raises(ConfigurationError, match="must be the number of training classes"):
         Pretraining(Conv4(hidden=8), classes=0, features=8)

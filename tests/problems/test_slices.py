@@ -12,7 +12,8 @@ from torch import nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, Backend, Choice, InnerSteps, Sample
 from fewshot_blo.kernel.plain import is_plain, plain_operations
 from fewshot_blo.machine.memory import peak_bytes
@@ -31,7 +32,7 @@ def problem(
 
 def step(of: SharedEncoder, batch: TaskBatch) -> tuple[Params, Params]:
     bound = of.bind(batch, "support", torch.arange(batch.tasks))
-    found = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(bound.bilevel, State())
+    found = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(bound.bilevel, UnrollState())
     return {"F": found.outer_loss}, bound.pullback(found.gradient)
 
 
@@ -103,7 +104,7 @@ def test_another_thread_makes_them_again_as_they_were() -> None:
     with plain_operations():
         bound = of.bind(batch, "support", torch.arange(batch.tasks))
     first = len(seen)
-    found = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(bound.bilevel, State())
+    found = Unroll(InnerSteps(2, SGD(0.3))).hypergradient(bound.bilevel, UnrollState())
     with ThreadPoolExecutor(1) as pool:
         pool.submit(bound.pullback, found.gradient).result()
     assert seen == [True] * 2 * first

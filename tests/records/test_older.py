@@ -366,7 +366,7 @@ def as_older(path: Path, images: Path, strategy: Strategy) -> None:
     torch.save(data, path)
 
 
-STRATEGIES = [Penalty(InnerSteps(2, SGD(0.1))), Unroll(InnerSteps(2, SGD(0.1)))]
+STRATEGIES: list[Strategy] = [Penalty(InnerSteps(2, SGD(0.1))), Unroll(InnerSteps(2, SGD(0.1)))]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__)

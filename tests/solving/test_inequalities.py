@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -64,13 +65,15 @@ def test_the_penalty_is_that_of_the_best_slack_variables() -> None:
     mu = torch.tensor([0.3, 0.0], dtype=torch.float64)
     problem = with_inequalities(follower(), lambda v, u: v["v"] - 0.1, weight=2.0, multipliers=mu)
     squares = torch.linspace(0, 2, 200001, dtype=torch.float64)
+    own_loss: Callable[..., Tensor] = follower().outer_loss
+    loss: Callable[..., Tensor] = problem.outer_loss
     for values in ([0.5, -0.5], [-0.4, 0.1], [0.05, 0.2]):
         v = {"v": torch.tensor(values, dtype=torch.float64)}
-        expected = follower().outer_loss(v, {})
+        expected = own_loss(v, {})
         for value, m in zip(values, mu, strict=True):
             gap = value - 0.1 + squares
             expected = expected + (m * gap + gap.square()).min()  # The weight is 2.
-        torch.testing.assert_close(problem.outer_loss(v, {}), expected)
+        torch.testing.assert_close(loss(v, {}), expected)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
-from fewshot_blo.hypergrad import Implicit, Penalty, State, Strategy, Unroll, ValueFunction
+from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll, ValueFunction
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
@@ -71,7 +72,7 @@ def test_strategies_reach_the_solution(strategy: Strategy, error: float, start: 
 class Watched(Unroll):
     """Notes where inner problems start."""
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         starts.append((state.inner or problem.inner_init)["v"][0].clone())
         return super().hypergradient(problem, state)
 
@@ -234,7 +235,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         ({"steps": 1, "constraints": {"w": Box(0)}}, "'w', which is no outer variable; they are u"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            solve(quadratic(), strategy, ADAM, **settings)  # type: ignore[arg-type]
+            solve(quadratic(), strategy, ADAM, **settings)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         solve(quadratic(), strategy, ADAM, steps=1, folder=tmp_path, resume=True)
     solve(quadratic(), strategy, ADAM, steps=1, folder=tmp_path)
@@ -253,7 +254,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
         with pytest.raises(ConfigurationError, match="Partial: every is"):
-            Partial(**wrong)  # type: ignore[arg-type]
+            Partial(**wrong)
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
     with pytest.raises(ConfigurationError, match="empty or a point"):

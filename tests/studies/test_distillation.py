@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad import State, Unroll
+from fewshot_blo.hypergrad import Unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import Solution, Start, solve
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.studies import AS_FOUND, RETRAINED, Distillation
 from fewshot_blo.studies.images.distillation import SPREAD, TEST
 
-COLD = State()
+COLD = UnrollState()
 
 
 def study(folder: Path, **settings: object) -> Distillation:

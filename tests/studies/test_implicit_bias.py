@@ -23,6 +23,7 @@ from fewshot_blo.hypergrad import (
     outer_step,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad.penalty import PenaltyStep
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, adapt
 from fewshot_blo.solving.driver import Partial, Solution, Start, solve
 from fewshot_blo.solving.problem import PlainProblem
@@ -34,7 +35,7 @@ from fewshot_blo.studies.vectors.spurious import TRAP, Y
 
 UNROLL = Unroll(InnerSteps(25, SGD(1.0)))
 QUICK = MinNorm()  # Inner descent is done after 25 steps.
-ENDING = {"rtol": 0.0, "atol": 1e-6}
+assert_ended = partial(torch.testing.assert_close, rtol=0.0, atol=1e-6)
 
 
 def descend(
@@ -97,10 +98,10 @@ def test_exact_hypergradients_end_at_the_minimum_norm(strategy: Strategy, start:
     known = QUICK.quadratics
     solution = descend(known.problem(), strategy, start, steps=30)
     u, w = solution.outer["u"], solution.inner["w"]
-    torch.testing.assert_close(u, least_outer(known), **ENDING)
+    assert_ended(u, least_outer(known))
     # The solution sets are parallel, so a warm start comes to the same inner solution.
     target = known.inner_target - known.inner_u @ u
-    torch.testing.assert_close(w, nearest(known.inner_w, target, known.start), **ENDING)
+    assert_ended(w, nearest(known.inner_w, target, known.start))
 
 
 def test_series_are_sums_of_powers() -> None:
@@ -134,17 +135,15 @@ def test_truncated_series_end_at_another_solution() -> None:
     u = descend(
         known.problem(), Implicit(InnerSteps(25, SGD(1.0)), Neumann(1, 1.0)), steps=40
     ).outer["u"]
-    torch.testing.assert_close(u, known.ending(series), **ENDING)
+    assert_ended(u, known.ending(series))
     least = least_outer(known)
     assert u.norm() > least.norm()
     assert (u - least).norm() > 0.01
     # Few inner steps from w_0 solve the problem of few inner steps; warm ones go on to S(u).
     few = Unroll(InnerSteps(2, SGD(1.0)))
-    torch.testing.assert_close(
-        descend(known.problem(), few).outer["u"], known.ending(series, series), **ENDING
-    )
+    assert_ended(descend(known.problem(), few).outer["u"], known.ending(series, series))
     warm = descend(known.problem(), few, "warm", steps=80)
-    torch.testing.assert_close(warm.outer["u"], known.ending(series), **ENDING)
+    assert_ended(warm.outer["u"], known.ending(series))
 
 
 def test_conjugate_gradients_on_a_singular_hessian() -> None:
@@ -252,6 +251,7 @@ def test_learned_targets_end_at_the_closed_form() -> None:
 def test_the_squared_gradient_has_a_minimum_that_is_no_solution(rho: float) -> None:
     at_trap = Penalty(InnerSteps(0, Adam(1e-2)), rho=rho, lam=0.0, multiplier=0.5)
     step, _ = outer_step(at_trap, Spurious(begin=TRAP).problem().at(0), at_trap.init())
+    assert isinstance(step, PenaltyStep)
     assert float(step.residual) < 1e-20 * rho**2
     assert float(step.inner_gradient["y"].abs()) > 2
     strategy = Penalty(InnerSteps(50, Adam(0.02)), rho=rho, lam=0.0, epsilon=0.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy
@@ -143,7 +145,8 @@ def test_targets_do_not_share_their_poison(clean_label: CleanLabelPoisoning) -> 
     problem = clean_label.problem()
     strategy = Implicit(InnerSteps(20, Adam(0.05)), ConjugateGradient(10))
     v = {"weight": torch.randn(6, 6, requires_grad=True)}
-    loss = problem.inner_loss(v, problem.outer)
+    inner_loss: Callable[..., Tensor] = problem.inner_loss
+    loss = inner_loss(v, problem.outer)
     (g_v,) = torch.autograd.grad(loss, list(v.values()), create_graph=True)
     (mixed,) = torch.autograd.grad(g_v[2].sum(), [problem.outer["images"]])
     assert [bool(of_one.any()) for of_one in mixed] == [False, False, True, False, False, False]

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Halves(Study):
 
 @pytest.fixture(autouse=True)
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STUDIES, "halves", Halves)  # type: ignore[arg-type]
+    monkeypatch.setitem(STUDIES, "halves", Halves)
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:
@@ -129,11 +129,12 @@ def test_goes_on_after_an_interrupt(tmp_path: Path) -> None:
                 return 1.0
 
             plain = super().problem()
+            loss: Callable[..., Tensor] = plain.outer_loss
             return PlainProblem(
                 plain.outer,
                 plain.inner,
                 plain.inner_loss,
-                lambda v, u, batch: batch * plain.outer_loss(v, u),
+                lambda v, u, batch: batch * loss(v, u),
                 outer_batches=batches,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -62,17 +63,18 @@ def test_solutions_are_stationary(example: int) -> None:
     """F over pairs that solve the inner problem does not fall in any direction from there."""
     study = Synthetic(example=example, seed=3)
     problem = study.problem()
+    outer_loss: Callable[..., Tensor] = problem.outer_loss
     sums = example in (1, 3)
     kept = study.projection
 
     def reduced(u: Tensor) -> Tensor:
         v = kept @ ((1 - u) if sums else u)  # Of the minimisers the one that F likes best.
-        return problem.outer_loss({"v": v}, {"u": u})
+        return outer_loss({"v": v}, {"u": u})
 
     at = (kept @ torch.full((10,), study.solution, dtype=torch.float64)).requires_grad_()
     (gradient,) = torch.autograd.grad(reduced(at), at)
     torch.testing.assert_close(kept @ gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
-    curvature: Any = torch.autograd.functional.hessian(reduced, at.detach())  # type: ignore[no-untyped-call]
+    curvature: Any = torch.autograd.functional.hessian(reduced, at.detach())
     assert float(torch.linalg.eigvalsh(curvature).min()) > -1e-9
 
 
@@ -80,10 +82,11 @@ def test_the_inner_minimiser_nearest_to_the_start_is_where_descent_ends() -> Non
     study = Synthetic(example=4)
     problem = study.problem()
     u, v = problem.outer["u"].detach(), problem.inner["v"].clone().requires_grad_()
+    inner_loss: Callable[..., Tensor] = problem.inner_loss
     optimizer = torch.optim.SGD([v], 0.02)
     for _ in range(500):
         optimizer.zero_grad()
-        problem.inner_loss({"v": v}, {"u": u}).backward()  # type: ignore[no-untyped-call]
+        inner_loss({"v": v}, {"u": u}).backward()
         optimizer.step()
     rows = study.measure({"u": u}, {"v": v.detach()})
     assert rows[""][DISTANCE] == pytest.approx(rows[" + retrain"][DISTANCE])

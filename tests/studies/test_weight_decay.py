@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,10 +45,11 @@ class Tiny(WeightDecay):
 
 def retrained(study: Tiny, u: Tensor) -> Tensor:
     """The minimiser of G by Newton's method."""
-    problem, v = study.problem(), torch.zeros(9, dtype=torch.float64)
+    v = torch.zeros(9, dtype=torch.float64)
+    inner_loss: Callable[..., Tensor] = study.problem().inner_loss
 
     def loss(v: Tensor) -> Tensor:
-        return problem.inner_loss({"weight": v.view(3, 3)}, {"weight": u})
+        return inner_loss({"weight": v.view(3, 3)}, {"weight": u})
 
     for _ in range(8):
         v = v - torch.linalg.solve(hessian(loss, v), jacobian(loss, v))
@@ -69,9 +71,10 @@ def test_hypergradient_is_that_of_full_retraining(strategy: Strategy) -> None:
     if isinstance(strategy, Implicit):  # It takes no step: its start is the minimiser.
         problem = replace(problem, inner={"weight": retrained(study, u.detach())})
     found = strategy.hypergradient(problem.at(0), strategy.init()).gradient["weight"]
+    outer_loss: Callable[..., Tensor] = problem.outer_loss
     for entry in torch.eye(9, dtype=torch.float64).view(9, 3, 3):
         above, below = (
-            problem.outer_loss({"weight": retrained(study, u.detach() + 1e-4 * sign * entry)}, {})
+            outer_loss({"weight": retrained(study, u.detach() + 1e-4 * sign * entry)}, {})
             for sign in (1, -1)
         )
         difference = float(above - below) / 2e-4

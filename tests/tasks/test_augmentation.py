@@ -116,7 +116,8 @@ def test_colours_equal_those_of_torchvision() -> None:
         def one(image: Tensor, u: Tensor, change: Any = change, column: int = column) -> Tensor:
             return change(image, 1 + 0.6 * (2 * float(u[column]) - 1))  # type: ignore[no-any-return]
 
-        compare(Augmentation(**{name: 0.6}), images, one)
+        settings: dict[str, Any] = {name: 0.6}
+        compare(Augmentation(**settings), images, one)
 
 
 def test_colours_by_their_formulas() -> None:
@@ -197,7 +198,9 @@ def test_only_images_change() -> None:
 
 def test_images_of_a_task_are_drawn_each_by_itself() -> None:
     dataset = ClassDataset(
-        pictures(1, 1, 8, 8).expand(14, -1, -1, -1), torch.arange(2).repeat_interleave(7), "ab"
+        pictures(1, 1, 8, 8).expand(14, -1, -1, -1),
+        torch.arange(2).repeat_interleave(7),
+        ("a", "b"),
     )
     source = EpisodicSampler(
         dataset, way=2, shot=3, query=4, tasks=2, augment=Augmentation(rotation=90)
@@ -277,7 +280,7 @@ def test_images_that_do_not_fit(
 
 def test_embeddings_are_not_augmented() -> None:
     embeddings = torch.rand(35, 4)
-    with pytest.raises(DataError, match=r"augments images.*augment is None"):
+    with pytest.raises(DataError, match=r"this sampler augments.*augment is None"):
         sampler().batch(0, embeddings)
     assert sampler(Augmentation()).batch(0, embeddings).support_x.shape == (4, 6, 4)
 

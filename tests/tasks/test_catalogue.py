@@ -65,7 +65,7 @@ def test_it_loads_as_it_is_or_says_what_it_needs(kind: type[DataSet]) -> None:
     with pytest.raises(ConfigurationError) as error:
         data.load()
     assert str(error.value) == (
-        f"{data.title} needs the folder of its files, and root is empty: name it"
+        f"root is empty: {data.title} needs the folder of its files; set root"
     )
 
 

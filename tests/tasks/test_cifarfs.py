@@ -16,6 +16,7 @@ from PIL import Image
 from fewshot_blo.tasks import cifarfs
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SPLIT_LISTS = Path(cifarfs.__file__).with_name("splits")
 NAMES = sorted(
@@ -191,8 +192,12 @@ def test_missing_and_truncated_files(
     ("name", "content", "message"),
     [
         ("meta", {"fine_label_names": NAMES[:99]}, "names 99 classes"),
-        ("meta", {"fine_label_names": [*NAMES[:99], "zebra"]}, "'zebra' is foreign"),
-        ("test", {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]}, "3072 bytes"),
+        ("meta", {"fine_label_names": [*NAMES[:99], "zebra"]}, "'zebra' is not in CIFAR-100"),
+        (
+            "test",
+            {"data": np.zeros((2, 9), np.uint8), "fine_labels": [0, 1]},
+            "3072 values per image",
+        ),
         (
             "test",
             {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [0]},
@@ -249,7 +254,7 @@ def test_download_only_if_asked(
         )
     )
     monkeypatch.setattr(cifarfs, "torchvision_module", lambda: module)
-    with pytest.raises(DataError, match=r"or fetch them \(download\)"):
+    with pytest.raises(DataError, match=r"or set download"):
         cifarfs.load(tmp_path)
     assert not calls
     for _ in range(2):
@@ -262,7 +267,7 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object, **__: object) -> None:
         raise OSError("no connection")
 
-    datasets = cifarfs.torchvision_module().datasets
+    datasets = torchvision_module().datasets
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", fail)
     with pytest.raises(DataError, match=r"no connection.*cifar-100-python\.tar\.gz"):
         cifarfs.load(tmp_path, download=True)

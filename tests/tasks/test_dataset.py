@@ -56,7 +56,7 @@ def test_select(data: st.DataObject) -> None:
 
 
 def test_select_nothing() -> None:
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(DataError, match="no class is selected"):
         make([2]).select([])
 
 
@@ -102,7 +102,7 @@ LABELS = torch.tensor([0, 0, 1])
         (IMAGES.float(), LABELS, ("a", "b"), r"torch\.float32.*must be uint8"),
         (IMAGES[:, 0], LABELS, ("a", "b"), r"shape \[3, 2, 2\]"),
         (IMAGES, LABELS[:2], ("a", "b"), "3 images have labels of shape"),
-        (IMAGES, LABELS.flip(0), ("a", "b"), "labels must ascend"),
+        (IMAGES, LABELS.flip(0), ("a", "b"), "labels must be in ascending order"),
         (IMAGES, LABELS - 1, ("a", "b"), "smallest label is -1"),
         (IMAGES, LABELS.float(), ("a", "b"), r"labels are torch\.float32"),
         (IMAGES, LABELS, ("a",), "largest label is 1 but there are 1 class names"),
@@ -144,7 +144,7 @@ def test_grey_and_colour_are_made_of_each_other() -> None:
     assert torch.equal(back.with_channels(1).images, grey.images)
     assert (back.labels.tolist(), back.class_names) == ([0, 1, 1], ("a", "b"))
     assert dataset.with_channels(3) is dataset
-    with pytest.raises(DataError, match="3 channels and are to have 4"):
+    with pytest.raises(DataError, match="3 channels cannot be converted to 4"):
         dataset.with_channels(4)
 
 

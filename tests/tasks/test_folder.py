@@ -87,7 +87,7 @@ def test_csv_divides_the_classes_it_lists(root: Path) -> None:
     [
         ("class,split\nant,train\nbee,held-out\n", "line 3: split is 'held-out'"),
         ("class,split\nant,train\nwasp,test\n", "line 3: class 'wasp' has no folder"),
-        ("class,split\nant,train\nant,test\n", "line 3: class 'ant' is listed for the second"),
+        ("class,split\nant,train\nant,test\n", "line 3: class 'ant' is listed twice"),
         ("class,split\nant,train\nbee\n", "line 3: split is ''"),
         ("class,split\nant,train\nbee,test\n", "no class in validation"),
         ("name,split\nant,train\n", "line 1: column class is missing"),
@@ -194,7 +194,7 @@ def test_a_folder_that_is_absent_is_named(tmp_path: Path) -> None:
 def test_two_spellings_of_one_name_are_refused(tmp_path: Path) -> None:
     spellings = {unicodedata.normalize(form, "é"): 1 for form in ("NFC", "NFD")}
     root = make(tmp_path / "data", {**spellings, "b": 1, "c": 1})
-    with pytest.raises(DataError, match="two folders whose names read 'é'"):
+    with pytest.raises(DataError, match="two folders named 'é'"):
         load(root, size=2)
 
 

@@ -57,16 +57,16 @@ def test_floats_are_rounded_to_the_nearest_byte() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "names", "message"),
     [
-        (BYTES[0], [0] * 6, None, r"6 labels|one label an image"),
+        (BYTES[0], [0] * 6, None, r"6 labels|one label per image"),
         (BYTES[:, :2], LABELS, None, r"shape \[6, 2, 5, 4\].*C 1 or 3"),
         (BYTES[0, 0], [0] * 5, None, r"shape \[5, 4\]"),
         (BYTES.astype(np.int32), LABELS, None, r"torch\.int32"),
         (BYTES / 254, LABELS, None, r"in \[0, 1\]"),
         (BYTES / 255 - 0.1, LABELS, None, "run from -0.1 to"),
         (np.full((6, 2, 2), np.nan), LABELS, None, "run from nan to nan"),
-        (BYTES, LABELS[:5], None, "one label an image"),
+        (BYTES, LABELS[:5], None, "one label per image"),
         (BYTES, np.array(LABELS) / 2, None, "labels are float64"),
-        (BYTES, LABELS, ["a", "b"], "labels run from 0 to 2 and there are 2 names"),
+        (BYTES, LABELS, ["a", "b"], "labels run from 0 to 2, but there are 2 names"),
         (BYTES, LABELS, ["a", "b", "c", "d"], "class 'd' has no images"),
         (BYTES, LABELS, ["a", "b", "a"], "unique"),
         (BYTES, ["a", "b", "c", "a", "a", "a"], ["a", "b"], "label 'c' is not among"),
@@ -147,8 +147,8 @@ def test_global_generators_are_put_back() -> None:
 @pytest.mark.parametrize(
     ("taskset", "message"),
     [
-        (FakeTaskSet(way=4), "has 4 classes and way is 3"),
-        (FakeTaskSet(images=4), "has 4 images of class .* 2 shots [+] 3 queries are 5"),
+        (FakeTaskSet(way=4), "has 4 classes, but way is 3"),
+        (FakeTaskSet(images=4), "has 4 images of class .* 2 shots [+] 3 queries need 5"),
         (FakeTaskSet(images=6), "has 6 images of class .* set the task set's KShots to 5"),
     ],
 )

@@ -57,12 +57,12 @@ def test_missing(tmp_path: Path) -> None:
     ("content", "match"),
     [
         (b"no archive", "cannot be read"),
-        (gzip.compress(b"", mtime=0), "is no idx file"),
-        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"12", mtime=0), "is no idx file"),
-        (gzip.compress(b"\0\0\x0d\x03" + b"\0\0\0\1" * 3 + b"1", mtime=0), "is no idx file"),
+        (gzip.compress(b"", mtime=0), "is not an idx file"),
+        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"12", mtime=0), "is not an idx file"),
+        (gzip.compress(b"\0\0\x0d\x03" + b"\0\0\0\1" * 3 + b"1", mtime=0), "is not an idx file"),
         (
             gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\1" * 3 + b"1", mtime=0),
-            "must be of as many 28x28",
+            "must have as many 28x28",
         ),
     ],
 )
@@ -80,5 +80,7 @@ def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 raise RuntimeError("no network")
 
     monkeypatch.setattr(mnist, "torchvision_module", lambda: Offline)
-    with pytest.raises(DataError, match=r"could not be downloaded .no network.: put"):
+    with pytest.raises(
+        DataError, match=r"download of MNIST failed .no network.: try again, or put"
+    ):
         mnist.load(tmp_path, download=True)

@@ -278,12 +278,15 @@ def dangling_link(root: Path) -> None:
     [
         (absent, r"neither images_background\.zip nor a folder images_background is in .*download"),
         (one_absent, r"neither images_evaluation\.zip nor a folder"),
-        (truncated_archive, r"images_evaluation\.zip is not a complete zip archive .*get it again"),
+        (
+            truncated_archive,
+            r"images_evaluation\.zip is not a complete zip archive .*download it again",
+        ),
         (corrupt_member, r"0003_07\.png in .*images_evaluation\.zip cannot be (unpacked|decoded)"),
         (missing_characters, r"lacks 2 of 3 characters, the first is Greek/character01"),
         (missing_image, r"Greek/character01 in .* has 19 images instead of 20"),
         (dangling_link, r"Greek/character01 in .* has 19 images instead of 20"),
-        (surplus_character, r"2 characters that are not of .* first is Klingon/character01"),
+        (surplus_character, r"2 characters that are not in .* first is Klingon/character01"),
         (broken_image, r"Greek/character01/0002_07\.png cannot be decoded"),
         (resized_image, r"0002_07\.png has 28x28 pixels instead of 105x105"),
     ],

@@ -149,7 +149,7 @@ def test_number_of_classes_in_words_is_checked(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_specific": np.zeros(3, np.int64)}, "has 702 images and .* has 3 labels"),
+        ({"label_specific": np.zeros(3, np.int64)}, "has 702 images, but .* has 3 labels"),
         ({"label_specific": np.full(702, 351)}, "runs from 351 to 351.*names 351 classes"),
         ({"label_specific": np.zeros(702)}, "not a list of integers"),
         ({"label_specific_str": ["thing"] * 351}, "names a class twice"),

@@ -117,7 +117,7 @@ def test_full_disk_leaves_the_previous_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"cannot write .*No space left.*free space"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left.*free disk space"):
         save(replace(make_checkpoint(), step=8), path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
@@ -188,7 +188,7 @@ def test_truncated(path: Path, share: float) -> None:
     save(make_checkpoint(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*written anew"):
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read .*write it again"):
         load(path)
 
 
@@ -211,7 +211,9 @@ def test_missing(path: Path) -> None:
 @pytest.mark.parametrize("data", [{"format": 2}, {"state_dict": {}}, [1, 2], torch.zeros(2)])
 def test_other_formats(path: Path, data: Any) -> None:
     torch.save(data, path)
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of format 1 .*use a file that"):
+    with pytest.raises(
+        CheckpointError, match=r"not a checkpoint of format 1 .*use a file written by train"
+    ):
         load(path)
 
 
@@ -238,12 +240,10 @@ def test_missing_or_wrong_parts(path: Path, parts: dict[str, Any]) -> None:
 def test_another_problem_is_named_by_what_differs(path: Path) -> None:
     save(make_checkpoint(), path)
     checkpoint = load(path)
-    with pytest.raises(CheckpointError, match=r"differ in \['0\.blocks"):
+    with pytest.raises(CheckpointError, match=r"\['0\.blocks.* are in only one"):
         checkpoint.restore(make_initialization())
     wide = SharedEncoder(nn.Sequential(Conv4(hidden=16)), learn_prox=True)
-    with pytest.raises(
-        CheckpointError, match=r"has shape \[8, 1, 3, 3\] in it and \[16, 1, 3, 3\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"has shape \[8, 1, 3, 3\] .* but \[16, 1, 3, 3\]"):
         checkpoint.restore(wide)
 
 
@@ -264,5 +264,5 @@ def test_another_problem_starts_from_the_encoder(path: Path) -> None:
 
 def test_another_encoder_cannot_start_from_it(path: Path) -> None:
     save(make_checkpoint(), path)
-    with pytest.raises(CheckpointError, match="of another configuration"):
+    with pytest.raises(CheckpointError, match="has another configuration"):
         load(path).start(SharedEncoder(Conv4(hidden=16)))

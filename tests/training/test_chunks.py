@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import State, Unroll, unroll
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.hypergrad.unroll import UnrollState
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.kernel.layers import fold
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4, classifier
@@ -97,7 +98,7 @@ class SmallMemory(Unroll):
     error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     sizes: list[int] = field(default_factory=list)
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         self.sizes.append(problem.tasks)
         if problem.tasks > self.fitting:
             raise self.error
@@ -144,7 +145,8 @@ def test_chunks_that_fitted_are_not_computed_again() -> None:
         parts.append((part.start, part.stop))
         if part == slice(3, 6):
             raise MemoryError
-        return part.stop - part.start
+        found: int = part.stop - part.start
+        return found
 
     chunk = Chunk(3)
     with pytest.warns(UserWarning, match="continuing with 2"):
@@ -194,7 +196,7 @@ def test_a_task_that_does_not_fit(recompute: bool | None, warned: list[str]) -> 
 class NoRoomForGraphs(Unroll):
     """Unrolling that runs out of memory unless graphs are recomputed."""
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         if not self.with_recompute(None).recompute:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().hypergradient(problem, state)
@@ -228,7 +230,7 @@ def test_the_chunk_says_whether_graphs_are_recomputed(
     recompute: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[bool] = []
-    real = unroll.adapt
+    real = adapt
 
     def recorded(*arguments: Any, recompute: bool, **options: Any) -> Any:
         taken.append(recompute)

@@ -35,6 +35,7 @@ from fewshot_blo.hypergrad import (
     ValueFunction,
 )
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad.penalty import PenaltyState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
@@ -111,7 +112,8 @@ def reads_of_steps(run: Run, batch: TaskBatch, steps: int = 2) -> list[str]:
     with HostReads() as reads:
         for _ in range(steps):
             run.update(run.hypergradient(batch))
-    return reads.places
+    found: list[str] = reads.places
+    return found
 
 
 @pytest.mark.parametrize(("norm", "ragged"), [("transductive", True), ("support", False)])
@@ -147,7 +149,7 @@ PROBLEMS: dict[str, Callable[[], FewShotProblem]] = {
         slices=4,
         backend="batched",
     ),
-    "views": lambda: shared_encoder().with_views("mirrored"),  # type: ignore[attr-defined]
+    "views": lambda: shared_encoder().with_views("mirrored"),
     "pretraining": lambda: Pretraining(
         encoder().double().to(META), classes=9, features=64, backend="loop"
     ),
@@ -173,6 +175,7 @@ def test_a_warm_start_in_chunks(tmp_path: Any) -> None:
     run = make_run(shared_encoder(), Penalty(InnerSteps(2, Adam(1e-2))), tmp_path, start="warm")
     run.chunk.size = 2
     assert reads_of_steps(run, make_ragged_batch(), steps=3) == []
+    assert isinstance(run.state, PenaltyState)
     assert run.state.multipliers
 
 

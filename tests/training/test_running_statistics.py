@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ def test_running_statistics_are_of_all_training_classes_without_dropout() -> Non
     update_statistics(problem, make_sampler(dataset))
     assert problem.network.training
     first = next(m for m in problem.network.modules() if isinstance(m, nn.BatchNorm2d))
+    assert first.running_mean is not None
+    assert first.running_var is not None
     means = first.running_mean.clone()
     torch.manual_seed(99)
     update_statistics(problem, make_sampler(dataset))
@@ -60,7 +63,7 @@ def plain_network() -> nn.Sequential:
     torch.manual_seed(0)
     network = classifier(Conv4(hidden=8), 8, 3).double()
     for block in network.encoder.blocks:  # type: ignore[union-attr]
-        block.norm = nn.BatchNorm2d(8).double()  # type: ignore[union-attr]
+        block.norm = nn.BatchNorm2d(8).double()
     return network
 
 
@@ -98,15 +101,15 @@ def test_those_of_an_initialization_are_of_query_sets_after_adaptation(
         params = adapted_by_hand(network, batch)
         hook = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
         functional_call(network, params, (batch.query_x[0],))
-        hook.remove()  # type: ignore[union-attr]
-    ours = problem.network.encoder.blocks[2].norm  # type: ignore[union-attr, index]
+        hook.remove()
+    ours: Any = problem.network.encoder.blocks[2].norm  # type: ignore[union-attr, index]
     means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     variances = torch.stack([x.var((0, 2, 3), correction=0) for x in seen]).mean(0)
     torch.testing.assert_close(ours.running_mean, means)
     torch.testing.assert_close(ours.running_var, variances)
 
     for theirs, mine in zip(network.encoder.blocks, problem.network.encoder.blocks, strict=True):  # type: ignore[arg-type, union-attr]
-        theirs.norm.load_state_dict(mine.norm.state_dict(), strict=False)  # type: ignore[union-attr]
+        theirs.norm.load_state_dict(mine.norm.state_dict(), strict=False)
     test = make_sampler(DATASET, dtype=torch.float64, seed=7)
     expected = []
     for index in range(4):
@@ -140,5 +143,6 @@ def test_stepwise_norms_have_them_for_the_passes_after_the_last_step() -> None:
     problem = Initialization(network, backend="loop")
     update_statistics(problem, make_sampler(DATASET), ADAPTATION)
     norms = [m for m in problem.network.modules() if isinstance(m, StepwiseBatchNorm)]
-    assert all(norm.running_mean.shape == (8,) for norm in norms)
+    means = [norm.running_mean for norm in norms]
+    assert all(mean is not None and mean.shape == (8,) for mean in means)
     assert norm_modes(problem) == ("transductive", "support", "running")

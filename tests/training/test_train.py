@@ -30,8 +30,9 @@ from small_runs import (
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.result import Evaluation
-from fewshot_blo.hypergrad import Implicit, State, Unroll, unroll
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.hypergrad import Implicit, Unroll, unroll
+from fewshot_blo.hypergrad.unroll import UnrollState
+from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
@@ -142,7 +143,7 @@ def test_a_run_with_constant_learning_rate_can_be_extended(tmp_path: Path) -> No
     run(parts, settings=settings, resume=True)
     assert_identical(checkpoint_data(whole), checkpoint_data(parts))
     assert log_records(whole) == log_records(parts)
-    with pytest.raises(CheckpointError, match=r"has taken 6 steps and train\.steps is 5"):
+    with pytest.raises(CheckpointError, match=r"has taken 6 steps, but train\.steps is 5"):
         run(parts, settings=replace(settings, steps=5), resume=True)
 
 
@@ -161,7 +162,7 @@ def test_the_device_and_the_folder_of_the_data_may_change(tmp_path: Path) -> Non
 
 
 def test_settings_that_a_checkpoint_could_not_give_back(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no plain data"):
+    with pytest.raises(ConfigurationError, match="not plain data"):
         run(tmp_path, config={"folder": tmp_path})
     assert not (tmp_path / LAST).exists()
 
@@ -194,7 +195,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
 class SmallMemory(Unroll):
     """Unrolling that runs out of memory where there is more than one task at a time."""
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         if problem.tasks > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().hypergradient(problem, state)
@@ -225,7 +226,7 @@ def test_a_resumed_run_keeps_what_was_chosen(
         return choices[-1]
 
     taken: list[bool] = []
-    real = unroll.adapt
+    real = adapt
 
     def recorded(*arguments: Any, recompute: bool, **options: Any) -> Any:
         taken.append(recompute)
@@ -351,7 +352,7 @@ def test_the_gradient_is_clipped_and_logged_unclipped(tmp_path: Path) -> None:
         ({"log_every": 0}, "log_every is 0"),
         ({"clip": -1.0}, "clip is -1.0"),
         ({"chunk": -2}, "chunk is -2"),
-        ({"norm": "running"}, "norm 'running' is for evaluation"),
+        ({"norm": "running"}, "norm is 'running', which is for evaluation"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, Any], match: str) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._C._functorch import is_batchedtensor
 
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.stacked.convolution import convolve
 from fewshot_blo.kernel.stacked.fused import Then, norm_relu_pool, operand_type
 from fewshot_blo.kernel.stacked.geometry import Geometry, put_after, put_beside
@@ -60,8 +61,8 @@ class Blocks:
             tensors: the six tensors of each block, one block after another.
         """
         # For batched tensors ``_Batched.vmap`` calls ``run`` on the stacked ones.
-        if any(t is not None and torch._C._functorch.is_batchedtensor(t) for t in (x, *tensors)):
-            output: Tensor = _Batched.apply(self, x, *tensors)  # type: ignore[no-untyped-call]
+        if any(t is not None and is_batchedtensor(t) for t in (x, *tensors)):
+            output: Tensor = _Batched.apply(self, x, *tensors)
             return output
         return self.run(x.unsqueeze(0), [_Stacked(t, None) for t in tensors]).squeeze(0)
 

@@ -15,15 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
 
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.stacked.convolution_algorithms import Geometry
 from fewshot_blo.kernel.stacked.convolution_choice import product
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The convolution of ``[B, C, H, W]`` with ``[O, C / groups, k, k]``; vmap adds a task axis."""
-    output: Tensor = _Convolution.apply(x, weight, bias, geometry)  # type: ignore[no-untyped-call]
+    output: Tensor = _Convolution.apply(x, weight, bias, geometry)
     return output
 
 
@@ -133,14 +133,10 @@ def _bias_gradient(g: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _input_gradient(g: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    gradient: Tensor = _InputGradient.apply(  # type: ignore[no-untyped-call]
-        g, weight, x.detach(), geometry
-    )
+    gradient: Tensor = _InputGradient.apply(g, weight, x.detach(), geometry)
     return gradient
 
 
 def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    gradient: Tensor = _WeightGradient.apply(  # type: ignore[no-untyped-call]
-        g, x, weight.detach(), geometry
-    )
+    gradient: Tensor = _WeightGradient.apply(g, x, weight.detach(), geometry)
     return gradient

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
+from torch.fx.node import map_arg
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewshot_blo.bilevel import Params, TaskParams
@@ -102,7 +103,8 @@ class MergedForward:
         last: dict[fx.Node, fx.Node] = {}
         for node in self.order:
             inputs = self.sums[node].inputs if node in self.sums else node.all_input_nodes
-            last.update(dict.fromkeys(inputs, node))
+            for used in inputs:
+                last[used] = node
         uses: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
             uses.setdefault(node, []).append(used)
@@ -122,14 +124,13 @@ class _Pass:
         """Outputs for inputs ``[T*B, ...]``."""
         merged = self.merged
         self.values: dict[fx.Node, Any] = {}
-        for node in merged.order:
-            if node.op == "output":
-                break
+        *operations, output = merged.order
+        for node in operations:
             self.values[node] = x if node.op == "placeholder" else self._value(node)
             for used in merged.last.get(node, ()):
                 del self.values[used]
-        output: Tensor = self.values[node.args[0]]
-        return output
+        result: Tensor = self.values[output.args[0]]
+        return result
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
@@ -244,7 +245,7 @@ def _first(node: fx.Node) -> fx.Node:
 
 def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A node's arguments, with nodes replaced by their values."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
     return args, kwargs
 
 

@@ -94,7 +94,7 @@ def find_sums(
     tensors = [*network.parameters(), *network.buffers()]
     if len({t.dtype for t in tensors if t.is_floating_point()}) > 1:
         return sums, frozenset()
-    modules = dict(network.named_modules())
+    modules: dict[str, nn.Module] = dict(network.named_modules())
     for node in reversed(network.graph.nodes):
         if node in inside:
             continue

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.hooks import has_hooks
 
 _NARROW = 16
@@ -23,7 +23,7 @@ def product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
     """``a @ b`` of ``[T, M, K]`` and ``[T, K, N]``, plus an optional ``[T or 1, 1, N]``."""
     if b.shape[2] > _NARROW or a.shape[1] <= _NARROW:
         return torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
-    result: Tensor = _NarrowProduct.apply(a, b)  # type: ignore[no-untyped-call]
+    result: Tensor = _NarrowProduct.apply(a, b)
     return result if added is None else result + added
 
 
@@ -96,7 +96,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, tasks: int) -> Tensor:
 
 def by_task(x: Tensor, tasks: int) -> Tensor:
     """``[T*R, ...]`` as ``[T, R, ...]``."""
-    rows: Tensor = x.unflatten(0, (tasks, -1))  # type: ignore[no-untyped-call]
+    rows: Tensor = x.unflatten(0, (tasks, -1))
     return rows
 
 
@@ -152,7 +152,7 @@ def convolution(
         shared = bias if bias is None or bias.ndim == 1 else None
         if _is_depthwise(layer) and not weight.requires_grad:
             inside = layer.padding
-            y: Tensor = _Depthwise.apply(x, weight, shared, inside, layer.dilation)  # type: ignore[no-untyped-call]
+            y: Tensor = _Depthwise.apply(x, weight, shared, inside, layer.dilation)
         else:
             y = F.conv2d(x, weight, shared, *where, layer.groups)  # type: ignore[call-overload]
         bias = None if shared is not None else bias
@@ -208,5 +208,5 @@ class _Depthwise(Function):
         padding = tuple(dilation * (side - 1) - inside for inside, dilation, side in sides)
         x = None
         if of_x:
-            x = _Depthwise.apply(g, weight.flip(2, 3), None, padding, ctx.dilation)  # type: ignore[no-untyped-call]
+            x = _Depthwise.apply(g, weight.flip(2, 3), None, padding, ctx.dilation)
         return x, None, g.sum((0, 2, 3)) if of_bias else None, None, None

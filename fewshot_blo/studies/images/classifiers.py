@@ -100,10 +100,10 @@ def fit_to_the_end(
     def closure() -> float:
         optimizer.zero_grad()
         value = loss(v)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return float(value.detach())
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return {name: p.detach() for name, p in v.items()}
 
 
@@ -137,7 +137,7 @@ def fit_in_batches(
     )
     for rows in itertools.islice(itertools.chain.from_iterable(passes), updates):
         optimizer.zero_grad()
-        loss(v, rows).backward()  # type: ignore[no-untyped-call]
+        loss(v, rows).backward()
         optimizer.step()
         schedule.step()
     return {name: p.detach() for name, p in v.items()}

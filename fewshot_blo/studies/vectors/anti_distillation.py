@@ -82,8 +82,7 @@ class AntiDistillation(QuadraticStudy):
                 f"be at least {self.learned // 2 + 1}, so that the inner problem is underdetermined"
             )
 
-    @cached_property
-    def quadratics(self) -> Quadratics:
+    def make_quadratics(self) -> Quadratics:
         """The problem and its closed forms."""
         generator = torch.Generator().manual_seed(self.seed)
         n, r = self.learned, self.originals

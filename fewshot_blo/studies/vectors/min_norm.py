@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -61,8 +60,7 @@ class MinNorm(QuadraticStudy):
                     "must be at least one equation, and more unknowns than equations"
                 )
 
-    @cached_property
-    def quadratics(self) -> Quadratics:
+    def make_quadratics(self) -> Quadratics:
         """The problem and its closed forms."""
         generator = torch.Generator().manual_seed(self.seed)
 

@@ -127,10 +127,14 @@ class Quadratics:
 class QuadraticStudy(Study):
     """A study of :class:`Quadratics`."""
 
-    @property
     @abstractmethod
+    def make_quadratics(self) -> Quadratics:
+        """Makes the problem and its closed forms, always the same."""
+
+    @cached_property
     def quadratics(self) -> Quadratics:
         """The problem and its closed forms."""
+        return self.make_quadratics()
 
     @abstractmethod
     def figures(self, outer: Params, inner: Params) -> Figures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -58,16 +58,23 @@ def only(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_choice, "choose", choose)
 
 
-CASES = [
-    pytest.param(algorithm, geometry, id=f"{algorithm}, {name}")
-    for algorithm in (["triton"] if ASKED != "native" else ["grouped", "im2col", "windows"])
-    for name, geometry in GEOMETRIES.items()
-    if fits(algorithm, "output", geometry)
-]
+ASKED_ALGORITHMS: tuple[Algorithm, ...] = (
+    ("triton",) if ASKED != "native" else ("grouped", "im2col", "windows")
+)
+
+
+def cases(algorithms: Iterable[Algorithm]) -> list[Any]:
+    """Each algorithm with each geometry that it fits."""
+    return [
+        pytest.param(algorithm, geometry, id=f"{algorithm}, {name}")
+        for algorithm in algorithms
+        for name, geometry in GEOMETRIES.items()
+        if fits(algorithm, "output", geometry)
+    ]
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-@pytest.mark.parametrize(("algorithm", "geometry"), CASES)
+@pytest.mark.parametrize(("algorithm", "geometry"), cases(ASKED_ALGORITHMS))
 def test_equals_torch_to_third_order(
     geometry: Geometry, channels: int, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +89,9 @@ def test_equals_torch_to_third_order(
 
 
 @pytest.mark.parametrize("channels", [2, 19])
-@pytest.mark.parametrize(("algorithm", "geometry"), [c for c in CASES if "im2col" not in c.id])
+@pytest.mark.parametrize(
+    ("algorithm", "geometry"), cases(a for a in ASKED_ALGORITHMS if a != "im2col")
+)
 def test_tasks_one_after_another_equal_a_loop(
     geometry: Geometry, channels: int, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +142,7 @@ def test_large_products_equal_whole_ones(
 
 
 def test_what_fails_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+    tried: list[int] = []
 
     def seconds(function: Callable[[], Tensor], device: torch.device) -> float:
         del device
@@ -165,13 +174,13 @@ def test_tasks_equal_a_loop(stacked: tuple[bool, ...], channels_last: bool) -> N
         for seed, (shape, has_axis) in enumerate(zip(shapes, stacked, strict=True))
     ]
     ours = vmap(
-        lambda *arguments: convolve(*arguments, geometry),
+        lambda x, weight, bias: convolve(x, weight, bias, geometry),
         in_dims=tuple(0 if has_axis else None for has_axis in stacked),
     )(*leaves)
-    rows = [
-        plain(*(p[t] if s else p for p, s in zip(leaves, stacked, strict=True)), geometry)
-        for t in range(TASKS)
-    ]
+    rows = []
+    for t in range(TASKS):
+        x, weight, bias = (p[t] if s else p for p, s in zip(leaves, stacked, strict=True))
+        rows.append(plain(x, weight, bias, geometry))
     theirs = torch.stack(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2), 1e-10)

@@ -5,7 +5,7 @@ The kernels are those in C, unless ``test_triton`` asks for those in Triton.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import oracles
 import pytest
@@ -35,11 +35,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return oracles.normal(*shape, seed=seed).to(DEVICE)
 
 
-def leaves_for(*shape: int) -> list[Tensor]:
+def leaves_for(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images away from zero mean, scales of either sign, shifts."""
     images, vector = shape, shape[-3]
-    values = [3 + 2 * normal(*images), normal(vector, seed=1), normal(vector, seed=2)]
-    return [value.requires_grad_() for value in values]
+    x, scale, shift = 3 + 2 * normal(*images), normal(vector, seed=1), normal(vector, seed=2)
+    return x.requires_grad_(), scale.requires_grad_(), shift.requires_grad_()
 
 
 def plain(
@@ -88,11 +88,12 @@ def test_second_derivatives_without_a_graph(then: Then, monkeypatch: pytest.Monk
     """The last derivative of an unrolled step has no graph, and kernels of its own."""
     use_small_tiles(monkeypatch)
     leaves = leaves_for(7, 4, 5, 6)
-    assert_each_same(*(second_derivatives(function, leaves, then) for function in (fused, plain)))
+    ours, theirs = (second_derivatives(function, leaves, then) for function in (fused, plain))
+    assert_each_same(ours, theirs)
 
 
 def second_derivatives(
-    function: Callable[..., Tensor], leaves: list[Tensor], then: Then
+    function: Callable[..., Tensor], leaves: Sequence[Tensor], then: Then
 ) -> tuple[Tensor, ...]:
     """Of a curved function of the output, without a graph of their own."""
     value = function(*leaves, then).sin().sum()
@@ -127,13 +128,13 @@ def test_groups_equal_a_loop(
 ) -> None:
     use_small_tiles(monkeypatch)
     x = normal(GROUPS, 5, 4, 4, 6).requires_grad_()
-    vectors = [normal(GROUPS, 4, seed=seed).requires_grad_() for seed in (1, 2)]
-    leaves = (x, *vectors)
-    ours = norm_relu_pool(x.flatten(0, 1), *vectors, 1e-3, then, first=first)
+    scale, shift = (normal(GROUPS, 4, seed=seed).requires_grad_() for seed in (1, 2))
+    leaves = (x, scale, shift)
+    ours = norm_relu_pool(x.flatten(0, 1), scale, shift, 1e-3, then, first=first)
     rows = []
     for group in range(GROUPS):
         variance, mean = torch.var_mean(x[group, :first], (0, 2, 3), correction=0)
-        rows.append(plain(x[group], *(v[group] for v in vectors), then, (mean, variance)))
+        rows.append(plain(x[group], scale[group], shift[group], then, (mean, variance)))
     theirs = torch.cat(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
     assert_each_same(derivatives(ours, leaves, 2), derivatives(theirs, leaves, 2))
@@ -179,7 +180,8 @@ def test_bfloat16_images(then: Then) -> None:
 
 
 def test_threads_change_nothing() -> None:
-    leaves = [p.detach().float().requires_grad_() for p in leaves_for(33, 5, 6, 6)]
+    x, scale, shift = (p.detach().float().requires_grad_() for p in leaves_for(33, 5, 6, 6))
+    leaves = (x, scale, shift)
     results = []
     threads = torch.get_num_threads()
     try:

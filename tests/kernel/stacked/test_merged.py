@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ class Inverted(nn.Module):
         self.shrink = nn.Sequential(nn.Conv2d(36, 8, 1), nn.BatchNorm2d(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.shrink(self.depth(self.expand(x)))
+        output: Tensor = x + self.shrink(self.depth(self.expand(x)))
+        return output
 
 
 class Tokens(nn.Module):
@@ -69,7 +71,8 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2) + self.token
         normed = self.norm(tokens)
-        return self.last(tokens + self.attention(normed, normed, normed)[0])
+        output: Tensor = self.last(tokens + self.attention(normed, normed, normed)[0])
+        return output
 
 
 def make_backbone() -> Backbone:
@@ -100,7 +103,7 @@ def values(split: Split) -> tuple[dict[str, Tensor], Tensor]:
     }
     with torch.no_grad():
         features = split.trunk(torch.rand(TASKS * IMAGES, *IMAGE).double())
-    return params, features.unflatten(0, (TASKS, IMAGES))  # type: ignore[no-untyped-call, no-any-return]
+    return params, features.unflatten(0, (TASKS, IMAGES))
 
 
 def in_a_loop(split: Split, params: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -193,6 +196,7 @@ def test_a_hook_of_a_layer_is_called() -> None:
 
 def test_a_replaced_forward_of_a_layer_is_refused() -> None:
     split = cut("last_blocks", 2)
+    assert isinstance(split.tail, fx.GraphModule)
     layer = next(m for m in split.tail.modules() if isinstance(m, nn.Linear))
     own = layer.forward
     layer.forward = lambda input: 2 * own(input)  # type: ignore[method-assign]
@@ -207,7 +211,8 @@ class Meets(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.flatten(1))
-        return self.last(x - x.mean(0))
+        output: Tensor = self.last(x - x.mean(0))
+        return output
 
 
 def test_images_that_meet_are_refused() -> None:
@@ -249,7 +254,7 @@ def test_convolutions_of_tasks_equal_one_after_another(layer: nn.Conv2d) -> None
     weight = torch.randn(TASKS, *layer.weight.shape).double()
     bias = torch.randn(TASKS, layer.out_channels).double()
     ours = convolution(layer, x, weight, bias, TASKS)
-    where = layer.stride, layer.padding, layer.dilation
+    where: Any = layer.stride, layer.padding, layer.dilation  # Padding has numbers or a word.
     plain = [F.conv2d(x[2 * t : 2 * t + 2], weight[t], bias[t], *where) for t in range(TASKS)]
     torch.testing.assert_close(ours, torch.cat(plain))
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.stacked.fused.device import kernels_for
 from fewshot_blo.kernel.stacked.fused.rows import images_of, over_rows, rows_of
 
@@ -24,9 +24,7 @@ def affine_relu(
         slope: negative slope of the leaky ReLU.
         dtype: dtype of y; None for that of x.
     """
-    y: Tensor = _AffineReLU.apply(  # type: ignore[no-untyped-call]
-        x, scale, shift, slope, dtype or x.dtype
-    )
+    y: Tensor = _AffineReLU.apply(x, scale, shift, slope, dtype or x.dtype)
     return y
 
 
@@ -49,7 +47,7 @@ class _AffineReLU(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale = ctx.saved_tensors
-        gradients: tuple[Tensor, ...] = _AffineReLUGradient.apply(  # type: ignore[no-untyped-call]
+        gradients: tuple[Tensor, ...] = _AffineReLUGradient.apply(
             g, x, scale, y.detach(), ctx.slope
         )
         return *gradients, None, None

@@ -61,7 +61,7 @@ class TritonKernels:
         """Calls a function with contiguous tensors on one device."""
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         assert all(t.is_contiguous() for t in tensors), name
-        with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(tensors[0]):
             self.norms[name](*arguments)
 
 

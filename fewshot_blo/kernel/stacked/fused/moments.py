@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
+from fewshot_blo.kernel.function import Function
 from fewshot_blo.kernel.stacked.fused.device import kernels_for
 from fewshot_blo.kernel.stacked.fused.rows import images_of, over_rows, rows_of
 
@@ -24,7 +24,7 @@ def moments(x: Tensor, sign: Tensor, pool: int) -> tuple[Tensor, ...]:
     Returns:
         Mean, variance and, if ``pool`` is 2, ``[G*B, C, H // 2, W // 2]``.
     """
-    results: tuple[Tensor, ...] = _Moments.apply(x, sign, pool)  # type: ignore[no-untyped-call]
+    results: tuple[Tensor, ...] = _Moments.apply(x, sign, pool)
     return results
 
 
@@ -64,9 +64,7 @@ class _Moments(Function):
         if pooled and of_pooled is None:
             of_pooled = torch.zeros_like(pooled[0])
         pooled = [p.detach() for p in pooled] or [None]
-        of_x: Tensor = _ScatterAffine.apply(  # type: ignore[no-untyped-call]
-            of_pooled, origin, slope, x, *pooled
-        )
+        of_x: Tensor = _ScatterAffine.apply(of_pooled, origin, slope, x, *pooled)
         return of_x, None, None
 
 

@@ -72,8 +72,8 @@ def pool_moments_kernel(
         own_mean = total / own_count
         squares = _squares(d00, own_mean, m00)
         if POOL == 2:
-            squares += _squares(d01, own_mean, m01)
-            squares += _squares(d10, own_mean, m10) + _squares(d11, own_mean, m11)
+            squares += _squares(d01, own_mean, m01)  # pyright: ignore[reportPossiblyUnboundVariable]
+            squares += _squares(d10, own_mean, m10) + _squares(d11, own_mean, m11)  # pyright: ignore[reportPossiblyUnboundVariable]
         union = count + own_count
         difference = own_mean - mean
         square += tl.sum(squares, 0) + difference * difference * (count * own_count / union)

@@ -1,0 +1,36 @@
+"""Writes the Python blocks of README.md and docs/ as modules, which type checkers read.
+
+Each block is a module of its own, ``FOLDER/readme_1.py``. It has the lines of its document's block
+at the same numbers, so that a type checker names the line of the document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def main() -> None:
+    """Replaces the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the modules go; what it has is deleted")
+    folder = parser.parse_args().folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for number, module in enumerate(modules(document.read_text(encoding="utf-8")), 1):
+            (folder / f"{document.stem.lower()}_{number}.py").write_text(module, encoding="utf-8")
+
+
+def modules(document: str) -> list[str]:
+    """The Python blocks of a document, each with an empty line for every line before it."""
+    return ["\n" * document.count("\n", 0, m.start(1)) + m[1] for m in _BLOCK.finditer(document)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "document_blocks.py"
+
+
+def script() -> Any:
+    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_line_of_a_block_keeps_its_number() -> None:
+    document = "text\n```python\na = 1\n```\n\n    python\n```python\nb = 2\nc = 3\n```\n"
+    assert script().modules(document) == ["\n\na = 1\n", "\n\n\n\n\n\n\nb = 2\nc = 3\n"]
+
+
+def test_every_document_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "blocks"
+    folder.mkdir()
+    (folder / "old_1.py").touch()
+    subprocess.run([sys.executable, SCRIPT, folder], check=True)
+    written = {path.stem: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert {"readme_1", "readme_2", "extending_1"} <= set(written)
+    assert "old_1" not in written
+    for text in written.values():
+        ast.parse(text)
