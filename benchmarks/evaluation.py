@@ -33,7 +33,7 @@ from fewshot_blo.tasks import ClassDataset, EpisodicSampler, omniglot
 from fewshot_blo.training.running_statistics import update_statistics
 
 CLASSES, IMAGES, WAY, SHOT, QUERY, PROX = 1692, 20, 5, 1, 15, 0.5
-STEPS, STEP_SIZE = InnerSteps(10, SGD(0.5)).steps, 0.5
+STEPS, STEP_SIZE = InnerSteps(10, SGD(0.5)).most, 0.5
 
 
 def main() -> None:

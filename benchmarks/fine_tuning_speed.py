@@ -131,7 +131,7 @@ def by_hand(candidate: Candidate, backbone: Backbone, task: TaskBatch) -> Tensor
     head.weight.data, head.bias.data = 2 * means, -means.square().sum(1)
     rule: Any = candidate.inner.rule
     optimizer = torch.optim.SGD([*own, *head.parameters()], lr=rule.step_size)
-    for _ in range(candidate.inner.steps):
+    for _ in range(candidate.inner.most):
         x = F.normalize(network(support)) if own else features
         loss = F.cross_entropy(head(x), labels)
         optimizer.zero_grad()

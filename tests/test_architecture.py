@@ -39,8 +39,11 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.errors",
     "fewshot_blo.bilevel",
     "fewshot_blo.kernel",
+    "fewshot_blo.hypergrad.balance",
+    "fewshot_blo.hypergrad.curvature",
     "fewshot_blo.hypergrad.linear_solve",
     "fewshot_blo.hypergrad.strategy",
+    "fewshot_blo.hypergrad.unrolled_steps",
     "fewshot_blo.records.shapes",
 }
 MODULES = sorted(

@@ -116,9 +116,8 @@ def test_a_loss_that_is_not_one_number_a_task_is_named(strategy: Strategy) -> No
 def make_step(tasks: int, value: float) -> PenaltyStep:
     column = torch.full((tasks, 1), value, dtype=torch.float64)
     gradient = {"u": torch.full((2,), value, dtype=torch.float64)}
-    return PenaltyStep(
-        gradient, {"v": column}, column[:, 0], column[:, 0], {"v": column}, column[:, 0]
-    )
+    own = {"v": column}
+    return PenaltyStep(gradient, own, column[:, 0], column[:, 0], own, own, column[:, 0])
 
 
 def test_chunks_are_weighted_by_their_tasks() -> None:

@@ -71,6 +71,8 @@ class Slot:
             is built at once.
         also: further accepted names, for messages.
         shorthand: returns the settings that a name other than a class stands for, or None.
+        usual: returns an object with the default settings of a class here; None for the defaults
+            of its constructor.
     """
 
     noun: str
@@ -80,6 +82,7 @@ class Slot:
     later: type[Component[Any]] | None = None
     also: str = ""
     shorthand: Callable[[str], Tree | None] = lambda name: None
+    usual: Callable[[Callable[..., Any]], Any] = lambda kind: None
 
     def name(self, kind: Callable[..., Any]) -> str:
         """The component's name of a class."""

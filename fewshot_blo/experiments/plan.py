@@ -183,7 +183,7 @@ def _part(
     usual = default.kind if isinstance(default, Component) else type(default)
     absent = default is None or default is inspect.Parameter.empty
     kind = slot.kind(str(name), place) if name is not None else None if absent else usual
-    known = default if kind is usual else None
+    known = default if kind is usual or kind is None else slot.usual(kind)
     return Plan(slots, kind, place, dict(tree), known, slot)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,14 @@ class Problem(Component[FewShotProblem]):
     place = "problem"
 
 
+def _for_training(kind: Callable[..., Strategy]) -> Strategy | None:
+    """A strategy with the usual settings of training; None if some of them have no default."""
+    arguments = inspect.signature(kind).parameters.values()
+    if any(argument.default is argument.empty for argument in arguments):
+        return None
+    return kind().for_training()
+
+
 SLOTS: Mapping[Any, Slot] = {
     DataSet: Slot("data set", DATA_SETS),
     Encoder: Slot(
@@ -54,7 +63,7 @@ SLOTS: Mapping[Any, Slot] = {
         later=Problem,
     ),
     Head: Slot("head", HEADS, ending="Head"),
-    Strategy: Slot("strategy", STRATEGIES),
+    Strategy: Slot("strategy", STRATEGIES, usual=_for_training),
     UpdateRule: Slot("update rule", RULES),
     LinearSolver: Slot("linear solver", SOLVERS),
 }
@@ -120,6 +129,10 @@ class Config:
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Settings that are unset are those of today: a checkpoint has to keep them.
+        object.__setattr__(self, "strategy", self.strategy.for_training())
 
     def plain(self) -> Tree:
         """The settings as plain data, including defaults; the inverse of ``config_from``."""

@@ -66,7 +66,7 @@ class BOME(Strategy[State]):
         return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
 
     def _to_v(self, start: TaskParams) -> InnerSteps:
-        """Steps over v: λ and the gap are ratios of its error, so that of z has to be far smaller."""
+        """Steps over v: λ and the gap divide by its error, so that of z has to be far smaller."""
         ends_at = self.inner.ends_at(next(iter(start.values())).dtype)
         if self.inner.steps is not None or self.inner.tolerance is not None or ends_at is None:
             return self.inner

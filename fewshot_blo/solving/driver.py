@@ -22,7 +22,7 @@ from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import AdaptiveDescent
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
-from fewshot_blo.solving.saved import FILE, open_folder
+from fewshot_blo.solving.saved import FILE
 from fewshot_blo.solving.starts import Partial, Start
 
 __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
@@ -135,10 +135,10 @@ def solve(
         Plan(most, start, validate, observe, patience, every, tolerance, seconds),
         place,
     )
-    if place is not None:
-        open_folder(run, place, resume=resume)
-    if not resume:
-        run.settle()
+    if resume:
+        run.resume()
+    else:
+        run.start()
     interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
     outer, inner = run.found()
     solution = Solution(

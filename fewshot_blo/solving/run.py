@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import AdaptiveDescent
 from fewshot_blo.solving.problem import PlainProblem, unstacked
-from fewshot_blo.solving.saved import save
+from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import Start, starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 
@@ -91,15 +93,6 @@ class SolveRun:
     @property
     def _late(self) -> bool:
         return self.plan.seconds is not None and time.monotonic() - self.began > self.plan.seconds
-
-    def settle(self) -> None:
-        """Chooses the weights of the strategy that are unset; a resumed run has them."""
-        settled = self.strategy.settled(self.problem.at(0))
-        for item in fields(settled):  # type: ignore[arg-type]
-            value = getattr(settled, item.name)
-            if value != getattr(self.strategy, item.name):
-                self.chosen[item.name] = value
-        self.strategy, self.state = settled, settled.init()
 
     def begin(self, log: RunLog | None) -> Taken:
         """Says what was chosen."""
@@ -201,7 +194,49 @@ class SolveRun:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
 
+    def start(self) -> None:
+        """Begins anew, with the weights of the strategy chosen that are unset."""
+        if self.folder is not None:
+            start_folder(self.folder)
+        settled = self.strategy.settled(self.problem.at(0))
+        for item in fields(settled):  # type: ignore[arg-type]
+            value = getattr(settled, item.name)
+            if value != getattr(self.strategy, item.name):
+                self.chosen[item.name] = value
+        self.strategy, self.state = settled, settled.init()
+
+    def resume(self) -> None:
+        """Takes up the run that the folder holds."""
+        assert self.folder is not None
+        outer = self.problem.outer
+        device = next(iter(outer.values())).device
+        with read_run(self.folder, outer) as saved:
+            with torch.no_grad():
+                for name, p in saved["outer"].items():
+                    outer[name].copy_(p)
+            # It moves its state to where the variables are, and counts steps on the host.
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.chosen = saved.get("chosen", {})
+            self.strategy = replace(self.strategy, **self.chosen)  # type: ignore[type-var]
+            state = state_of_strategy(saved["state"])
+            self.state = self.strategy.init().restored(state, device)
+            self.step = saved["step"]
+            self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
+            self.records_since_best = saved["records_since_best"]
+            self.watch.restore(saved.get("watch", {}), device)
+
     def save_last(self) -> None:
         """Writes all that the run needs to go on, where it has a folder."""
-        if self.folder is not None:
-            save(self, self.folder)
+        if self.folder is None:
+            return
+        content = {
+            "step": self.step,
+            "outer": {name: p.detach() for name, p in self.problem.outer.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "chosen": self.chosen,
+            "state": self.state.plain(),
+            "best": self.best,
+            "records_since_best": self.records_since_best,
+            "watch": self.watch.plain(),
+        }
+        write_run(self.folder, content)

@@ -12,6 +12,7 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS
+from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.denoising import Denoising
@@ -41,6 +42,10 @@ STUDIES: Mapping[str, type[Study]] = {
     "one-point": OnePoint,
     "anti-distillation": AntiDistillation,
 }
+
+
+# A row's unset settings are chosen for its problem, and are not those of few-shot training.
+_SLOTS = {**SLOTS, Strategy: replace(SLOTS[Strategy], usual=lambda kind: None)}
 
 
 def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
@@ -93,6 +98,6 @@ def _row(settings: Mapping[str, Any], where: str) -> RowSettings:
 
 def _built(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
     try:
-        return Plan(SLOTS, kind, "", dict(settings)).build()
+        return Plan(_SLOTS, kind, "", dict(settings)).build()
     except (ConfigurationError, TypeError, ValueError) as error:
         raise ConfigurationError(f"recipe {where}: {' '.join(str(error).split())}") from error

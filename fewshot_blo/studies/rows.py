@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.errors import ConfigurationError, DivergenceError, NotSolvedWarning
 from fewshot_blo.experiments.components import plain
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.hypergrad import Strategy, Unroll
@@ -156,12 +157,16 @@ def _solved(
 ) -> Mapping[str, Figures]:
     say = partial(print, flush=True) if progress else logger.info
     say(f"{place}: {settings.steps} outer steps")
-    try:
-        solution = solve_row(study, settings, place, progress=progress)
-    except DivergenceError as error:
-        say(f"{place}: {error}")
-        steps = [record["step"] for record in read_log(place / LOG)]
-        return {AS_FOUND: {DIVERGED: float(steps[-1] if steps else 0)}}
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", NotSolvedWarning)
+        try:
+            solution = solve_row(study, settings, place, progress=progress)
+        except DivergenceError as error:
+            say(f"{place}: {error}")
+            steps = [record["step"] for record in read_log(place / LOG)]
+            return {AS_FOUND: {DIVERGED: float(steps[-1] if steps else 0)}}
+    for doubt in doubts:
+        say(f"{place}: {doubt.message}")
     if solution.interrupted:
         raise KeyboardInterrupt
     write_tensors(dict(solution.outer), place / OUTER, "outer variables")

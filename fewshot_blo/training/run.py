@@ -71,6 +71,7 @@ class Run:
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
 
     def __post_init__(self) -> None:
+        self.whole = self.whole.for_training()
         self.problem.check_suits(self.whole, self.settings.start)
         self.optimizer = make_optimizer(
             self.problem.outer,

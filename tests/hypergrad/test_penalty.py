@@ -28,7 +28,7 @@ def solved(quadratic: Quadratic, rho: float, lam: float, nu: torch.Tensor) -> to
 
 def penalty(rho: float, **settings: float) -> Penalty:
     """A penalty method whose descent converges: curvatures reach 1 + 16 ρ."""
-    fixed = {"lam": 0.0, "multiplier": 0.0, **settings}
+    fixed: dict[str, Any] = {"lam": 0.0, "multiplier": 0.0, **settings}
     return Penalty(InnerSteps(int(60 * (2 + rho)), SGD(1 / (3 + 17 * rho))), rho=rho, **fixed)
 
 
@@ -129,13 +129,14 @@ def test_multipliers_drive_the_error_to_zero_at_fixed_rho() -> None:
     assert_same({"nu": Quadratic.join(state.multipliers)}, {"nu": expected}, 1e-3)
 
 
-def with_norms(u: float, v: float) -> PenaltyStep:
+def with_norms(u: float, v: float, multiplier: float = 0.1) -> PenaltyStep:
     """A step of two tasks whose ``|∇_u|²`` is u² and whose mean ``|∇_v|²`` is v²."""
     zeros = torch.zeros(2, 1, dtype=torch.float64)
     g_v = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
     residual = torch.tensor([0.5, 1.5], dtype=torch.float64) * v**2
     gradient = {"u": torch.tensor([u], dtype=torch.float64)}
-    return PenaltyStep(gradient, {"v": zeros}, zeros[:, 0], zeros[:, 0], {"v": g_v}, residual)
+    nu = {"v": torch.full_like(zeros, multiplier)}
+    return PenaltyStep(gradient, {"v": zeros}, zeros[:, 0], zeros[:, 0], nu, {"v": g_v}, residual)
 
 
 def test_schedules_advance_as_documented_when_stationary() -> None:
@@ -150,27 +151,23 @@ def test_schedules_advance_as_documented_when_stationary() -> None:
     )
     state = strategy.advance(strategy.init(), with_norms(3.0, 4.0))
     assert {k: float(s) for k, s in state.schedules.items()} == pytest.approx(
-        {"rho": 3.0, "lam": 0.25, "epsilon": 5.01 * 0.8}
+        {"rho": 3.0, "lam": 0.25, "epsilon": 5.01 * 0.8, "outer_step": 1.0}
     )
     assert state.multipliers["v"].flatten().tolist() == pytest.approx([2.1, -3.9])
-    assert float(
-        strategy.advance(state, with_norms(0.0, 0.0)).multipliers["v"][0]
-    ) == pytest.approx(5.1)
+    later = strategy.advance(state, with_norms(0.0, 0.0, multiplier=2.1))
+    assert float(later.multipliers["v"][0]) == pytest.approx(5.1)
 
 
 @pytest.mark.parametrize(("u", "v"), [(3.1, 4.0), (3.0, 4.1), (float("nan"), 0.0)])
 def test_schedules_stay_when_not_stationary(u: float, v: float) -> None:
-    strategy = Penalty(epsilon=5.0, multiplier=0.1)
-    start = strategy.init()
-    state = strategy.advance(start, with_norms(u, v))
-    assert {k: float(s) for k, s in state.schedules.items()} == {
-        k: float(s) for k, s in start.schedules.items()
-    }
+    strategy = Penalty(rho=2.0, lam=0.5, epsilon=5.0, multiplier=0.1)
+    state = strategy.advance(strategy.init(), with_norms(u, v))
+    assert (float(state.rho), float(state.lam), float(state.epsilon)) == (2.0, 0.5, 5.0)
     assert state.multipliers["v"].flatten().tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_cold_start_forgets_what_belongs_to_tasks() -> None:
-    strategy = Penalty(epsilon=1e6)
+    strategy = Penalty(rho=1.0, epsilon=1e6)
     state = strategy.advance(strategy.init(), with_norms(1.0, 1.0))
     assert state.tasks(slice(1, 2)).multipliers["v"].shape == (1, 1)
     cold = state.cold()

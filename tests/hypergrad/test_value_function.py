@@ -94,9 +94,10 @@ def plain_bome(quadratic: Quadratic, strategy: BOME, task: int) -> Tensor:
 
     assert isinstance(strategy.inner.rule, SGD)
     size = strategy.inner.rule.step_size
-    for _ in range(strategy.inner.steps):
+    for _ in range(strategy.inner.most):
         v = v - size * ((v - d) + multiplier(v) * (a @ v - linear))
     z = v
+    assert strategy.value_steps is not None
     for _ in range(strategy.value_steps):
         z = z - size * (a @ z - linear)
     return quadratic.r * quadratic.u.detach() - multiplier(v) * (b.T @ (v - z))

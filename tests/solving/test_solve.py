@@ -26,7 +26,6 @@ from fewshot_blo.solving.constraints import Box, Constraint, Simplex
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.solving.problem import AFTER, PlainProblem
 from fewshot_blo.solving.run import Plan, SolveRun
-from fewshot_blo.solving.saved import open_folder
 
 # Runs here are too short to solve their problems, which is told.
 pytestmark = pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")
@@ -275,7 +274,7 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
     problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
     strategy, plan = Penalty(InnerSteps(2, Adam(1e-2))), Plan(3, "warm", None, None, 0, 100)
     resumed = SolveRun(problem, strategy, ADAM([u]), {}, plan, tmp_path)
-    open_folder(resumed, tmp_path, resume=True)
+    resumed.resume()
     count = resumed.optimizer.state[u]["step"]
     assert count.device.type == "cpu"
     assert float(count) == 3

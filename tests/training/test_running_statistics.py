@@ -71,7 +71,7 @@ def adapted_by_hand(network: nn.Module, batch: TaskBatch) -> dict[str, Tensor]:
     """Parameters after the steps of ``ADAPTATION``, with batch statistics of the support set."""
     params = {name: p.detach().requires_grad_() for name, p in network.named_parameters()}
     network.train()
-    for _ in range(ADAPTATION.steps):
+    for _ in range(ADAPTATION.most):
         logits = functional_call(network, params, (batch.support_x[0],))
         loss = F.cross_entropy(logits, batch.support_y[0])
         gradients = torch.autograd.grad(loss, list(params.values()))
