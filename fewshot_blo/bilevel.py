@@ -129,6 +129,24 @@ class OuterVariables(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True)
+class InnerConstraints:
+    """Where the inner parameters may be.
+
+    Attributes:
+        equalities, inequalities: ``TaskParams -> [T, m]``, zero and not positive where v is
+            feasible; those of sets included.
+        project: nearest feasible point; None where there are other constraints than sets of single
+            parameters.
+        fixed: whether the feasible set is the same for all outer variables.
+    """
+
+    equalities: TaskLoss
+    inequalities: TaskLoss
+    project: Callable[[TaskParams], TaskParams] | None
+    fixed: bool
+
+
+@dataclass(frozen=True)
 class Bilevel:
     """T inner problems that share their outer variables.
 
@@ -137,6 +155,7 @@ class Bilevel:
         inner_init: initial inner parameters, ``[T, ...]``; may depend on ``outer``.
         inner_loss: G, ``TaskParams -> [T]``.
         outer_loss: F, ``TaskParams -> [T]``.
+        constraints: of the inner problems; None for none.
 
     Raises:
         ConfigurationError: if an outer variable is not a leaf tensor, there are no outer or no
@@ -147,6 +166,7 @@ class Bilevel:
     inner_init: TaskParams
     inner_loss: TaskLoss
     outer_loss: TaskLoss
+    constraints: InnerConstraints | None = None
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():
@@ -173,6 +193,11 @@ class Bilevel:
     def tasks(self) -> int:
         """T, the number of tasks."""
         return next(iter(self.inner_init.values())).shape[0]
+
+    @property
+    def project(self) -> Callable[[TaskParams], TaskParams] | None:
+        """The nearest feasible inner parameters; None without constraints."""
+        return None if self.constraints is None else self.constraints.project
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.strategy import (
+    Bears,
     State,
     Strategy,
     check_not_negative,
@@ -48,6 +49,11 @@ class BOME(Strategy[State]):
         return replace(self, inner=self.inner.filled(20, SGD()), value_steps=value_steps)
 
     @property
+    def bears(self) -> Bears:
+        """Where v is feasible for all u, the derivative of ``min G`` is that of G alone."""
+        return "fixed sets"
+
+    @property
     def derivatives(self) -> Order:
         """First order."""
         return "first"
@@ -60,9 +66,9 @@ class BOME(Strategy[State]):
             return problem.outer_loss(v) + self._multiplier(problem, v) * problem.inner_loss(v)
 
         start = inner_start(problem, state)
-        v = adapt(penalised, start, self._to_v(start), outer=problem.outer)
+        v = adapt(penalised, start, self._to_v(start), outer=problem.outer, project=problem.project)
         to_value = replace(self.inner, steps=self.value_steps)
-        z = adapt(problem.inner_loss, v, to_value, outer=problem.outer)
+        z = adapt(problem.inner_loss, v, to_value, outer=problem.outer, project=problem.project)
         return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
 
     def _to_v(self, start: TaskParams) -> InnerSteps:

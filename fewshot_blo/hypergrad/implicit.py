@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
+from fewshot_blo.hypergrad.constrained import solved_inner
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
 from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
+    Bears,
     State,
     Strategy,
     add_gradients,
@@ -45,13 +49,21 @@ class Implicit(Strategy[State]):
         solve = ConjugateGradient() if self.solve is None else self.solve
         return replace(self, inner=self.inner.filled(16, SGD()), solve=solve)
 
+    @property
+    def bears(self) -> Bears:
+        """It differentiates the conditions of Karush, Kuhn and Tucker."""
+        return "all"
+
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts without a graph, solves for q and differentiates once."""
+        if problem.constraints is not None:
+            return self._with_constraints(problem, state)
         inner = adapt(
             problem.inner_loss,
             inner_start(problem, state),
             self.inner,
             outer=problem.outer,
+            project=problem.project,
         )
         inner = {name: p.requires_grad_() for name, p in inner.items()}
         outer_loss = problem.outer_loss(inner)
@@ -76,4 +88,25 @@ class Implicit(Strategy[State]):
             {name: p.detach() for name, p in inner.items()},
             outer_loss.detach(),
             inner_loss.detach(),
+        )
+
+    def _with_constraints(self, problem: Bilevel, state: State) -> OuterStep:
+        """Solves and differentiates the optimality conditions, with dense matrices."""
+        inner = solved_inner(problem, inner_start(problem, state))
+        v = {name: p.requires_grad_() for name, p in inner.params.items()}
+        outer_loss = problem.outer_loss(v)
+        f_v, f_u = both_gradients(outer_loss, v, problem.outer)
+        through_v = inner.derivative(f_v, problem.outer)
+        gradient = add_gradients(
+            problem.outer, [f_u, through_v], method="Implicit", remedy=IN_NO_LOSS
+        )
+        with torch.no_grad():
+            inner_loss = problem.inner_loss(v)
+        steps = torch.full_like(inner_loss, inner.point.steps)
+        return OuterStep(
+            gradient,
+            {name: p.detach() for name, p in v.items()},
+            outer_loss.detach(),
+            inner_loss,
+            figures={"newton_steps": steps},
         )

@@ -43,7 +43,7 @@ class Constrained:
     inequalities: Function
 
     def conditions(self, x: Tensor, y: Tensor, z: Tensor, t: float) -> Tensor:
-        """The conditions of Karush, Kuhn and Tucker at ``(x, y, z)``, zero at a solution, with a graph.
+        """Karush-Kuhn-Tucker conditions at ``(x, y, z)``, zero at a solution, with a graph.
 
         ``∇G + y'∇e + z'∇c``, ``e``, and ``z c + t``.
         """
@@ -79,8 +79,8 @@ class KKTPoint:
 def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST) -> KKTPoint:
     """Solves by a primal-dual interior-point method with slack variables.
 
-    Newton steps on ``∇L = 0``, ``e = 0``, ``c + s = 0``, ``s z = t`` for a falling t; the Hessian of
-    the Lagrangian is shifted where it is not positive definite on the steps.
+    Newton steps on ``∇L = 0``, ``e = 0``, ``c + s = 0``, ``s z = t`` for a falling t; the matrix of
+    the steps is shifted where it is not positive definite.
 
     Args:
         problem: the problem.
@@ -98,7 +98,8 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST
     s = (-c).clamp(min=1e-2 * (1 + c.abs()))
     z, y = torch.ones_like(s), torch.zeros_like(e)
     t = 1.0 if len(s) else 0.0
-    for number in range(_STEPS):
+    number = 0
+    while number < _STEPS:
         parts = _Linear.at(problem, x, y, z)
         r = parts.residuals(s, z, t)
         error = max(float(part.abs().max()) if len(part) else 0.0 for part in r)
@@ -111,10 +112,9 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST
         longest = min(_to_boundary(s, ds), _to_boundary(z, dz))
         length = _length(problem, (x, s, y, z), (dx, ds, dy, dz), r, t, longest)
         x, s, y, z = (a + length * d for a, d in zip((x, s, y, z), (dx, ds, dy, dz), strict=True))
+        number += 1
         if not bool(x.isfinite().all()):
             break
-    else:
-        number = _STEPS
     residual = float(problem.conditions(x, y, z, t).detach().abs().max())
     violation = float(problem.inequalities(x).detach().clamp(min=0).max()) if len(s) else 0.0
     residual = max(residual, violation)
@@ -127,7 +127,9 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST
     return KKTPoint(x, y, z, t, residual, number)
 
 
-def adjoint(problem: Constrained, point: KKTPoint, slope: Tensor, outer: Params) -> dict[str, Tensor | None]:
+def adjoint(
+    problem: Constrained, point: KKTPoint, slope: Tensor, outer: Params
+) -> dict[str, Tensor | None]:
     """``slope' dx/du`` for every outer variable u, by implicit differentiation of the conditions.
 
     Args:
@@ -194,9 +196,7 @@ class _Linear:
         matrix = matrix + _shift(matrix) * torch.eye(len(right), dtype=right.dtype)
         if len(e):
             zero = -1e-10 * torch.eye(len(e), dtype=right.dtype)
-            whole = torch.cat(
-                [torch.cat([matrix, self.e_x.T], 1), torch.cat([self.e_x, zero], 1)]
-            )
+            whole = torch.cat([torch.cat([matrix, self.e_x.T], 1), torch.cat([self.e_x, zero], 1)])
             solution = _solved(whole, torch.cat([right, -e]))
             dx, dy = solution[: len(right)], solution[len(right) :]
         else:

@@ -209,7 +209,13 @@ class Penalty(Strategy[PenaltyState]):
             if self.rounds is None and bool((missing <= _DONE * task_dot(nu, nu).sqrt()).all()):
                 break
             nu = {name: m + rho.to(m.dtype) * g_v[name] for name, m in nu.items()}
-            inner = adapt(lower_objective, inner, self._steps(rho), outer=problem.outer)
+            inner = adapt(
+                lower_objective,
+                inner,
+                self._steps(rho),
+                outer=problem.outer,
+                project=problem.project,
+            )
         inner = {name: p.detach().requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)

@@ -77,6 +77,10 @@ def _plain(part: Any) -> Any:
 
 Own = TypeVar("Own", bound=State, default=Any)
 
+Bears = Literal["none", "fixed sets", "sets", "all"]
+"""Constraints of the inner problem that a strategy is right with: none, sets of single parameters
+that do not depend on the outer variables, such sets that do, or all."""
+
 Sees = Literal["start", "rule", "inner", "outer"]
 """Where an outer variable can be: in the start of the inner problem, in its update rule, in the
 inner loss, in the outer loss."""
@@ -112,6 +116,11 @@ class Strategy(Generic[Own]):
         A head whose parameters are a formula of the support set then needs another strategy.
         """
         return True
+
+    @property
+    def bears(self) -> Bears:
+        """Which constraints of the inner problem it is right with."""
+        return "none"
 
     @property
     def learns_start(self) -> bool:
@@ -161,8 +170,28 @@ class Strategy(Generic[Own]):
         return ((0, self),)
 
 
+def check_constraints(strategy: Strategy, problem: Bilevel) -> None:
+    """Raises ConfigurationError where a strategy is not right with the inner constraints."""
+    constraints, bears = problem.constraints, strategy.bears
+    if constraints is None or bears == "all":
+        return
+    if bears == "none":
+        what = "the inner problem has constraints"
+    elif constraints.project is None:
+        what = "the inner problem has constraints that are functions of v and u"
+    elif bears == "fixed sets" and not constraints.fixed:
+        what = "the inner problem has bounds that depend on the outer variables"
+    else:
+        return
+    raise ConfigurationError(
+        f"{what}, with which {type(strategy).__name__}'s hypergradient is wrong: use Implicit"
+        + ("" if constraints.project is None else ", or Unroll")
+    )
+
+
 def outer_step(strategy: Strategy[Own], problem: Bilevel, state: Own) -> tuple[OuterStep, Own]:
     """One outer step of a problem that fits into memory at once."""
+    check_constraints(strategy, problem)
     step = strategy.hypergradient(problem, state)
     step.check_finite(type(strategy).__name__)
     return step, strategy.advance(state, step)

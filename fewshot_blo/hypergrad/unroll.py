@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.strategy import (
+    Bears,
     Sees,
     State,
     Strategy,
@@ -103,6 +104,11 @@ class Unroll(Strategy[UnrollState]):
         return "second" if self._exact else "first"
 
     @property
+    def bears(self) -> Bears:
+        """It differentiates projections as part of the steps."""
+        return "sets"
+
+    @property
     def sees(self) -> Sequence[Sees]:
         """The start and the outer loss; the inner loss where steps are differentiated exactly."""
         steps: tuple[Sees, ...] = ("rule", "inner") if self._exact else ("rule",)
@@ -171,7 +177,7 @@ class Unroll(Strategy[UnrollState]):
         if self.first_order_steps:
             return self.at(int(state.outer_step)).hypergradient(problem, state)
         start = inner_start(problem, state)
-        steps = chosen_steps(problem.inner_loss, start, self.inner, problem.outer)
+        steps = chosen_steps(problem, start, self.inner)
         losses: list[Tensor] = []
 
         def evaluate(number: int, v: TaskParams) -> None:
@@ -184,6 +190,7 @@ class Unroll(Strategy[UnrollState]):
             start,
             steps,
             outer=problem.outer,
+            project=problem.project,
             derivatives="first" if self.first_order else "second",
             second_order_steps=self.truncate,
             recompute=bool(replace(self, inner=steps).with_recompute(None).recompute),

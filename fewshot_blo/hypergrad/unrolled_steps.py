@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Params, TaskLoss, TaskParams
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.hypergrad.curvature import curvature
 from fewshot_blo.kernel import InnerSteps, adapt
 from fewshot_blo.kernel.inner_steps import MOST_STEPS
@@ -41,7 +41,7 @@ class _HeavyBall:
         return new, {"momentum": m}
 
 
-def chosen_steps(loss: TaskLoss, start: TaskParams, inner: InnerSteps, outer: Params) -> InnerSteps:
+def chosen_steps(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> InnerSteps:
     """A number of steps, and a rule, for inner steps that leave them open; others as they are.
 
     The inner problem is solved once without derivatives, which tells the number for a rule that is
@@ -50,10 +50,9 @@ def chosen_steps(loss: TaskLoss, start: TaskParams, inner: InnerSteps, outer: Pa
     momentum ``(1 - sqrt(μ/L))²``, so that value and derivative converge as ``(1 - sqrt(μ/L))^k``.
 
     Args:
-        loss: G, ``[T]``.
+        problem: the inner problems.
         start: initial inner parameters, ``[T, ...]``.
         inner: the steps.
-        outer: the outer variables.
     """
     if inner.steps is not None and inner.rule is not None and inner.tolerance is None:
         return inner
@@ -63,17 +62,20 @@ def chosen_steps(loss: TaskLoss, start: TaskParams, inner: InnerSteps, outer: Pa
         nonlocal taken
         taken = number + 1
 
-    end = adapt(loss, start, inner, outer=outer, visit=count)
+    loss, project = problem.inner_loss, problem.project
+    end = adapt(loss, start, inner, outer=problem.outer, project=project, visit=count)
     if inner.rule is not None:
         return replace(inner, steps=taken, tolerance=None)
     at_start, at_end = curvature(loss, start), curvature(loss, end)
     largest = torch.maximum(at_start.largest, at_end.largest)
     ratio = (at_end.positive / largest).clamp(min=(math.log(_ACCURACY) / MOST_STEPS) ** 2)
-    root = ratio.sqrt()
+    # A projection stops what momentum carries on, so there are plain steps with constraints.
+    root = ratio.sqrt() if project is None else ratio
     step_size = torch.where(largest > 0, 1 / largest.where(largest > 0, 1), 1)
     steps = inner.steps
     if steps is None or inner.tolerance is not None:
         rate = float(1 - root.min())
         needed = 1 if rate <= 0 else math.ceil(math.log(_ACCURACY) / math.log(rate))
         steps = min(needed, inner.most)
-    return InnerSteps(steps, _HeavyBall(step_size, (1 - root).square()))
+    momentum = (1 - root).square() if project is None else torch.zeros_like(root)
+    return InnerSteps(steps, _HeavyBall(step_size, momentum))

@@ -11,6 +11,7 @@ from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.balance import balance
 from fewshot_blo.hypergrad.strategy import (
+    Bears,
     State,
     Strategy,
     check_not_negative,
@@ -76,6 +77,11 @@ class ValueFunction(Strategy[ValueFunctionState]):
             )
 
     @property
+    def bears(self) -> Bears:
+        """Where v is feasible for all u, the derivative of ``min G`` is that of G alone."""
+        return "fixed sets"
+
+    @property
     def derivatives(self) -> Order:
         """First order."""
         return "first"
@@ -113,12 +119,13 @@ class ValueFunction(Strategy[ValueFunctionState]):
             scale = (1 / lam).clamp(max=1)
             return scale * problem.outer_loss(v) + scale * lam * problem.inner_loss(v)
 
-        v = adapt(penalised, start, self.inner, outer=problem.outer)
+        v = adapt(penalised, start, self.inner, outer=problem.outer, project=problem.project)
         z = adapt(
             problem.inner_loss,
             v if self.continued else start,
             replace(self.inner, steps=self.value_steps),
             outer=problem.outer,
+            project=problem.project,
         )
         return value_gap_step(problem, v, z, lam, method="ValueFunction")
 

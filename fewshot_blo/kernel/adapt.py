@@ -51,6 +51,7 @@ def adapt(
     derivatives: Derivatives = "none",
     second_order_steps: int | None = None,
     recompute: bool = False,
+    project: Callable[[TaskParams], TaskParams] | None = None,
     visit: Visit | None = None,
 ) -> TaskParams:
     """Takes inner steps on the loss of every task at once.
@@ -73,6 +74,7 @@ def adapt(
             earlier steps are treated as "first". None for all.
         recompute: store parameters between the exact steps instead of their graphs, which are
             rebuilt in the backward pass, so that memory hardly grows with the number of steps.
+        project: to the nearest feasible parameters, after every step.
         visit: called after each step that is not recomputed, with its index and the new parameters.
 
     A tolerance of ``inner`` stops tasks without derivatives alone; with them all steps are taken.
@@ -96,7 +98,9 @@ def adapt(
                 create_graph=graph and number >= exact_from,
                 materialize_grads=True,
             )
-        return rule.update(dict(zip(current, gradients, strict=True)), state, current, number)
+        named = dict(zip(current, gradients, strict=True))
+        new, state = rule.update(named, state, current, number)
+        return (new if project is None else project(new)), state
 
     graph = derivatives != "none"
     with torch.set_grad_enabled(graph):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
+from fewshot_blo.hypergrad.constrained import solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as MINRES
 from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
@@ -30,7 +31,8 @@ class Certificate:
     """Measured at one (u, v), whatever led there.
 
     Attributes:
-        inner_residual: norm of the gradient of G over v.
+        inner_residual: norm of the gradient of G over v; with inner constraints, how much the
+            worst of them is violated.
         inner_distance: estimated distance of v to a stationary point of G, by a Newton step,
             relative to ``1 + |v|``.
         inner_gap: estimated G(v) minus its minimum, by the same step.
@@ -102,6 +104,8 @@ def certify(
     """
     at = {name: p.detach() for name, p in inner.items()}
     v = {name: p.clone().requires_grad_() for name, p in at.items()}
+    if problem.constraints is not None:
+        return _constrained(problem, at, constraints, gradient)
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
@@ -123,6 +127,39 @@ def certify(
         inner_gap=0.5 * float(task_dot(residual, to_minimum)),
         inner_curvature=float(values.min() / largest) if largest > 0 else 0.0,
         stationarity=projected_norm(problem.outer, exact, constraints),
+        disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
+    )
+
+
+def _constrained(
+    problem: Bilevel,
+    inner: TaskParams,
+    sets: Mapping[str, Constraint],
+    gradient: Params | None,
+) -> Certificate:
+    """By solving the inner problem from v: the distance to its solution, and what is violated."""
+    assert problem.constraints is not None
+    solved = solved_inner(problem, inner)
+    difference = {name: p - inner[name] for name, p in solved.params.items()}
+    distance = task_dot(difference, difference).sqrt() / (1 + task_dot(inner, inner).sqrt())
+    v = {name: p.clone().requires_grad_() for name, p in inner.items()}
+    with torch.enable_grad():
+        f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
+    through = solved.derivative(f_v, problem.outer)
+    exact = {name: _sum(f_u[name], through[name], leaf) for name, leaf in problem.outer.items()}
+    with torch.no_grad():
+        gap = problem.inner_loss(inner) - problem.inner_loss(solved.params)
+        equal, least = (
+            problem.constraints.equalities(inner),
+            problem.constraints.inequalities(inner),
+        )
+        violation = torch.cat([equal.abs(), least.clamp(min=0), equal.new_zeros(1, 1)], 1).max()
+    return Certificate(
+        inner_residual=float(violation),
+        inner_distance=float(distance),
+        inner_gap=float(gap),
+        inner_curvature=0.0,
+        stationarity=projected_norm(problem.outer, exact, sets),
         disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
     )
 

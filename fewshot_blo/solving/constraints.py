@@ -1,76 +1,139 @@
-"""Sets that outer variables stay in: a step that leaves one is projected back."""
+"""Sets that variables stay in: a step that leaves one is projected back."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 
 
 class Constraint(Protocol):
-    """The nearest point of a closed convex set."""
+    """A closed convex set.
+
+    Attributes:
+        fixed: whether it is the same for all outer variables.
+    """
+
+    @property
+    def fixed(self) -> bool: ...
+
+    def at(self, outer: Params) -> Constraint:
+        """The set for these outer variables."""
+        ...
 
     def project(self, x: Tensor) -> Tensor:
         """The point of the set that is nearest to x."""
         ...
 
+    def equalities(self, x: Tensor) -> Tensor:
+        """Functions that are zero in the set, ``[m]``."""
+        ...
 
-@dataclass(frozen=True)
+    def inequalities(self, x: Tensor) -> Tensor:
+        """Functions that are not positive in the set, ``[k]``."""
+        ...
+
+
+Bound = float | Tensor | Callable[[Params], Tensor]
+"""A number, a tensor that broadcasts against the variable, or a function of the outer variables."""
+
+
+@dataclass(frozen=True, eq=False)
 class Box:
     """``low ≤ x ≤ high`` for every entry.
 
     Attributes:
-        low: minus infinity for none.
-        high: infinity for none.
+        low: lower bound of each entry; minus infinity for none.
+        high: upper bound; infinity for none. Bounds of an inner variable may be functions of u.
 
     Raises:
         ConfigurationError: if it is empty.
     """
 
-    low: float = -float("inf")
-    high: float = float("inf")
+    low: Bound = -math.inf
+    high: Bound = math.inf
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high:
+        if callable(self.low) or callable(self.high):
+            return
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        if not bool((low <= high).all()):
             raise ConfigurationError(f"the box from {self.low} to {self.high} is empty")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no bound is a function."""
+        return not (callable(self.low) or callable(self.high))
+
+    def at(self, outer: Params) -> Box:
+        """The box with bounds for these outer variables."""
+        if self.fixed:
+            return self
+        low, high = (b(outer) if callable(b) else b for b in (self.low, self.high))
+        return Box(low, high)
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both bounds in the shape of a variable."""
+        low, high = (
+            torch.as_tensor(b, dtype=like.dtype, device=like.device).expand(like.shape)
+            for b in (self.low, self.high)
+        )
+        return low, high
 
     def project(self, x: Tensor) -> Tensor:
         """Clips every entry."""
-        return x.clamp(self.low, self.high)
+        return x.clamp(*self.bounds(x))
+
+    def equalities(self, x: Tensor) -> Tensor:
+        """None."""
+        return x.reshape(-1)[:0]
+
+    def inequalities(self, x: Tensor) -> Tensor:
+        """``low - x`` and ``x - high`` where there is a bound."""
+        low, high = self.bounds(x)
+        return torch.cat([(low - x)[low.isfinite()], (x - high)[high.isfinite()]])
 
     def from_free(self, free: Tensor) -> Tensor:
-        """Points inside the box from any numbers, in place of projection: a sigmoid.
+        """Points inside the box from any numbers, in place of projection.
 
-        Raises:
-            ConfigurationError: if the box is not bounded.
+        A sigmoid between two bounds, a softplus from one, and the numbers themselves without.
         """
-        self._check_bounded()
-        return self.low + (self.high - self.low) * free.sigmoid()
+        low, high = self.bounds(free)
+        between = low + (high - low) * free.sigmoid()
+        above, below = low + F.softplus(free), high - F.softplus(-free)
+        has_low, has_high = low.isfinite(), high.isfinite()
+        one = torch.where(has_low, above, torch.where(has_high, below, free))
+        return torch.where(has_low & has_high, between.nan_to_num(), one)
 
     def to_free(self, x: Tensor) -> Tensor:
         """The numbers that ``from_free`` takes to points inside the box.
 
         Raises:
-            ConfigurationError: if the box is not bounded, or a point is not inside.
+            ConfigurationError: if a point is not inside.
         """
-        self._check_bounded()
-        if not ((self.low < x) & (x < self.high)).all():
+        low, high = self.bounds(x)
+        if not ((low < x) & (x < high)).all():
             raise ConfigurationError(
                 f"entries lie between {float(x.min())} and {float(x.max())}: they must be inside "
                 f"of the box from {self.low} to {self.high}, not on its border"
             )
-        return ((x - self.low) / (self.high - self.low)).logit()
+        has_low, has_high = low.isfinite(), high.isfinite()
+        between = ((x - low) / (high - low)).logit().nan_to_num()
+        above, below = _inverse_softplus(x - low), -_inverse_softplus(high - x)
+        one = torch.where(has_low, above, torch.where(has_high, below, x))
+        return torch.where(has_low & has_high, between, one)
 
-    def _check_bounded(self) -> None:
-        if not math.isfinite(self.high - self.low):
-            raise ConfigurationError(
-                f"the box from {self.low} to {self.high} has no sigmoid: give both bounds"
-            )
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
 
 
 @dataclass(frozen=True)
@@ -105,6 +168,24 @@ class Simplex:
         support = (ordered > thresholds).sum(-1, keepdim=True)
         theta = thresholds.gather(-1, support - 1)
         return (x - theta).clamp(min=0).movedim(-1, self.dim)
+
+    @property
+    def fixed(self) -> bool:
+        """It is."""
+        return True
+
+    def at(self, outer: Params) -> Simplex:
+        """The same for all outer variables."""
+        del outer
+        return self
+
+    def equalities(self, x: Tensor) -> Tensor:
+        """The sum less its value."""
+        return (x.sum(self.dim) - self.total).reshape(-1)
+
+    def inequalities(self, x: Tensor) -> Tensor:
+        """``-x``."""
+        return -x.reshape(-1)
 
     def from_free(self, free: Tensor) -> Tensor:
         """Points inside the simplex from any numbers, in place of projection: a softmax."""

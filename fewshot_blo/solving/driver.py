@@ -104,7 +104,7 @@ def solve(
         seconds: after which no further outer step begins; None for no limit.
         start: of each inner problem; by default warm, and cold for strategies that differentiate
             the start. Multipliers of the penalty method go on in any case.
-        constraints: sets that outer variables stay in, by name.
+        constraints: sets that variables, outer or inner ones, stay in, by name.
         validate: a held-out loss, which tells the best variables.
         observe: further figures of each record, which decide nothing.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
@@ -115,7 +115,8 @@ def solve(
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
-        ConfigurationError: if a constraint is of no outer variable, or settings make no sense.
+        ConfigurationError: if a constraint is of no variable, the strategy is not right with those
+            of the inner problem, or settings make no sense.
         DivergenceError: if a loss or gradient is not finite, or a loss grows beyond all bounds.
         NotSolvedError: if no ``steps`` are named and the problem is not solved in the end; its
             attribute ``solution`` has what was found.

@@ -6,18 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, InnerConstraints, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.records.shapes import shapes
+from fewshot_blo.solving.constraints import Constraint
 
 Loss = (
     Callable[[Mapping[str, Tensor], Params], Tensor]
     | Callable[[Mapping[str, Tensor], Params, Any], Tensor]
 )
 """``(v, u)`` or, where there are batches, ``(v, u, batch)`` to a scalar."""
+
+Limit = Callable[[Mapping[str, Tensor], Params], Tensor]
+"""``(v, u)`` to the entries of a constraint, ``[m]``."""
 
 AFTER = -1
 """Number of the inner step in requests for a batch after the last inner step."""
@@ -35,6 +40,9 @@ class PlainProblem:
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
             ``(s, k)``; k is -1 after the last one. Without, G gets none.
         outer_batches: the batch that F gets in outer step s, a pure function of s.
+        inner_equalities, inner_inequalities: functions of ``(v, u)`` to vectors that must be zero,
+            and not positive, in the inner problem.
+        outer_equalities, outer_inequalities: likewise for the outer problem.
         inner_starts: where the inner problem starts in outer step s, a pure function of s, with
             the names and shapes of ``inner``. Without, at ``inner`` in every step.
 
@@ -50,6 +58,10 @@ class PlainProblem:
     inner_batches: Callable[[int, int], Any] | None = None
     outer_batches: Callable[[int], Any] | None = None
     inner_starts: Callable[[int], Params] | None = None
+    inner_equalities: Limit | None = None
+    inner_inequalities: Limit | None = None
+    outer_equalities: Limit | None = None
+    outer_inequalities: Limit | None = None
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():
@@ -64,8 +76,12 @@ class PlainProblem:
     def __repr__(self) -> str:
         return f"PlainProblem(\n  outer: {shapes(self.outer)}\n  inner: {shapes(self.inner)})"
 
-    def at(self, step: int) -> Bilevel:
+    def at(self, step: int, sets: Mapping[str, Constraint] | None = None) -> Bilevel:
         """The problem of outer step ``step``, as one task.
+
+        Args:
+            step: the outer step, from 0.
+            sets: of inner variables, by name.
 
         Raises:
             ConfigurationError: at the first evaluation, if a loss is no scalar.
@@ -86,7 +102,43 @@ class PlainProblem:
 
         start = self.inner if self.inner_starts is None else self.inner_starts(step)
         stacked = {name: p.detach()[None] for name, p in start.items()}
-        return Bilevel(self.outer, stacked, inner_loss, outer_loss)
+        return Bilevel(self.outer, stacked, inner_loss, outer_loss, self._inner(sets or {}))
+
+    def _inner(self, sets: Mapping[str, Constraint]) -> InnerConstraints | None:
+        """The constraints of the inner problem, those of sets included."""
+        functions = (self.inner_equalities, self.inner_inequalities)
+        if not sets and functions == (None, None):
+            return None
+
+        def project(v: TaskParams) -> TaskParams:
+            own = {name: s.at(self.outer) for name, s in sets.items()}
+            return {n: own[n].project(p[0])[None] if n in own else p for n, p in v.items()}
+
+        def equalities(v: TaskParams) -> Tensor:
+            own = [s.at(self.outer).equalities(v[name][0]) for name, s in sets.items()]
+            return _joined(self.inner_equalities, unstacked(v), self.outer, own)
+
+        def inequalities(v: TaskParams) -> Tensor:
+            own = [s.at(self.outer).inequalities(v[name][0]) for name, s in sets.items()]
+            return _joined(self.inner_inequalities, unstacked(v), self.outer, own)
+
+        return InnerConstraints(
+            equalities,
+            inequalities,
+            project if functions == (None, None) else None,
+            all(s.fixed for s in sets.values()),
+        )
+
+
+def _joined(
+    function: Limit | None, v: Mapping[str, Tensor], u: Params, own: list[Tensor]
+) -> Tensor:
+    """The values of a function and of sets, ``[1, m]``."""
+    first = next(iter(v.values()))
+    parts = [first.new_zeros(0), *own]
+    if function is not None:
+        parts.append(function(v, u).reshape(-1))
+    return torch.cat(parts)[None]
 
 
 def unstacked(v: TaskParams) -> dict[str, Tensor]:

@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_map_only
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.hypergrad.strategy import check_constraints
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import AdaptiveDescent
+from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import Start, starting_point
@@ -61,7 +63,7 @@ class SolveRun:
     problem: PlainProblem
     strategy: Strategy
     optimizer: torch.optim.Optimizer
-    constraints: Mapping[str, Constraint]
+    sets: Mapping[str, Constraint]
     plan: Plan
     folder: Path | None
     step: int = 0
@@ -75,12 +77,23 @@ class SolveRun:
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.constraints) - set(self.problem.outer))
-        if unknown:
-            raise ConfigurationError(
-                f"there is a constraint for '{unknown[0]}', which is no outer variable; they are "
-                f"{', '.join(self.problem.outer)}"
-            )
+        known = [*self.problem.outer, *self.problem.inner]
+        for name in self.sets:
+            if known.count(name) != 1:
+                raise ConfigurationError(
+                    f"there is a constraint for '{name}', which names {known.count(name)} "
+                    f"variables; they are {', '.join(known)}"
+                )
+        inner = self.problem.inner
+        self.outer_sets = {name: s for name, s in self.sets.items() if name not in inner}
+        self.inner_sets = {name: s for name, s in self.sets.items() if name in inner}
+        for name, s in self.outer_sets.items():
+            if not s.fixed:
+                raise ConfigurationError(
+                    f"a bound of the outer variable '{name}' is a function of outer variables: "
+                    "make it an outer inequality"
+                )
+        self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
         self._project()
 
@@ -93,6 +106,12 @@ class SolveRun:
     @property
     def _late(self) -> bool:
         return self.plan.seconds is not None and time.monotonic() - self.began > self.plan.seconds
+
+    def _bilevel(self) -> Bilevel:
+        """The problem of the next outer step, with the multipliers of the outer constraints."""
+        bilevel = self.limits.added_to(self.problem).at(self.step, self.inner_sets)
+        check_constraints(self.strategy, bilevel)
+        return bilevel
 
     def begin(self, log: RunLog | None) -> Taken:
         """Says what was chosen."""
@@ -120,12 +139,12 @@ class SolveRun:
         return Taken(f"outer loss {record['loss/outer']:.4g}")
 
     def _step(self) -> OuterStep:
-        bilevel = self.problem.at(self.step)
+        bilevel = self._bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
         step = strategy.hypergradient(bilevel, replace(self.state, inner=start))
         self.watch.check(step, self.step + 1, type(strategy).__name__)
-        projected = projected_norm(self.problem.outer, step.gradient, self.constraints)
+        projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
         self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
@@ -146,16 +165,17 @@ class SolveRun:
             return
         products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
         self.certificate = certify(
-            bilevel, step.inner, self.constraints, step.gradient, products=products
+            bilevel, step.inner, self.outer_sets, step.gradient, products=products
         )
         if maybe:
             self.watch.short = 0
+            met = self.limits.update(self.problem, unstacked(step.inner))
             doubts = self.certificate.doubts(strict=True)
-            self.converged = not doubts and self.watch.distance <= _NEAR
+            self.converged = met and not doubts and self.watch.distance <= _NEAR
 
     @torch.no_grad()
     def _project(self) -> None:
-        for name, constraint in self.constraints.items():
+        for name, constraint in self.outer_sets.items():
             leaf = self.problem.outer[name]
             leaf.copy_(constraint.project(leaf))
 
@@ -171,6 +191,7 @@ class SolveRun:
         }
         if self.certificate is not None:
             record |= self.certificate.figures()
+        record |= self.limits.figures(self.problem, unstacked(step.inner))
         outer, inner = self._variables()
         if self.plan.observe is not None:
             record |= self.plan.observe(outer, inner)
@@ -198,7 +219,7 @@ class SolveRun:
         """Begins anew, with the weights of the strategy chosen that are unset."""
         if self.folder is not None:
             start_folder(self.folder)
-        settled = self.strategy.settled(self.problem.at(0))
+        settled = self.strategy.settled(self._bilevel())
         for item in fields(settled):  # type: ignore[arg-type]
             value = getattr(settled, item.name)
             if value != getattr(self.strategy, item.name):
@@ -224,6 +245,7 @@ class SolveRun:
             self.best = tree_map_only(Tensor, lambda x: x.to(device), saved["best"])
             self.records_since_best = saved["records_since_best"]
             self.watch.restore(saved.get("watch", {}), device)
+            self.limits.restore(saved.get("limits", {}), device)
 
     def save_last(self) -> None:
         """Writes all that the run needs to go on, where it has a folder."""
@@ -238,5 +260,6 @@ class SolveRun:
             "best": self.best,
             "records_since_best": self.records_since_best,
             "watch": self.watch.plain(),
+            "limits": self.limits.plain(),
         }
         write_run(self.folder, content)

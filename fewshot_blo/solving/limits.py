@@ -1,0 +1,141 @@
+"""Constraints of the outer problem that are functions of v and u, by multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.solving.problem import Limit, PlainProblem
+
+_MET = 1e-6
+"""Violation, relative to 1 plus the largest entry at the start, that counts as none."""
+
+_WEIGHT, _GROWTH, _ENOUGH = 10.0, 4.0, 0.25
+"""γ at the start, its factor, and the share of the violation that has to be left without it."""
+
+
+@dataclass
+class OuterLimits:
+    """The augmented Lagrangian of the outer constraints.
+
+    ``F + <λ, h> + γ/2 |h|² + (|max(μ + γ c, 0)|² - |μ|²) / (2γ)`` in place of F, for ``h = 0`` and
+    ``c ≤ 0``: the slack variables s of ``c + s² = 0`` are solved for. Where outer steps have become
+    short, ``λ ← λ + γ h``, ``μ ← max(μ + γ c, 0)``, and γ grows if the violation has not fallen.
+
+    Attributes:
+        equal: λ, ``[m]``.
+        least: μ, ``[k]``.
+        weight: γ.
+        scale: 1 plus the largest entry of h and c at the start.
+        violation: at the last update.
+
+    Source: Mehra & Hamm (arXiv 1911.03432), inequality constraints by slack variables; solved for
+    and with multipliers: Nocedal & Wright, "Numerical Optimization", chapter 17.
+    """
+
+    equal: Tensor
+    least: Tensor
+    weight: float = _WEIGHT
+    scale: float = 1.0
+    violation: float = float("inf")
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, problem: PlainProblem) -> OuterLimits:
+        """Multipliers of zero.
+
+        Raises:
+            ConfigurationError: if a constraint is not a vector.
+        """
+        values = [
+            _value(limit, problem.inner, problem.outer)
+            for limit in (problem.outer_equalities, problem.outer_inequalities)
+        ]
+        scale = 1 + max((float(x.abs().max()) for x in values if x.numel()), default=0.0)
+        return cls(torch.zeros_like(values[0]), torch.zeros_like(values[1]), scale=scale)
+
+    @property
+    def absent(self) -> bool:
+        """Whether there are no such constraints."""
+        return not (self.equal.numel() or self.least.numel())
+
+    def added_to(self, problem: PlainProblem) -> PlainProblem:
+        """The problem with the augmented Lagrangian in place of F."""
+        if self.absent:
+            return problem
+        equal, least, weight = self.equal, self.least, self.weight
+
+        def outer_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
+            h = _value(problem.outer_equalities, v, u)
+            pushed = (least + weight * _value(problem.outer_inequalities, v, u)).clamp(min=0)
+            inequalities = (pushed.square() - least.square()).sum() / (2 * weight)
+            return (
+                problem.outer_loss(v, u, *batch)
+                + equal @ h
+                + weight / 2 * h.square().sum()
+                + inequalities
+            )
+
+        return replace(problem, outer_loss=outer_loss)
+
+    @torch.no_grad()
+    def update(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> bool:
+        """Moves the multipliers where a constraint is violated; returns whether none is.
+
+        Args:
+            problem: with its outer variables as they are.
+            inner: v.
+        """
+        if self.absent:
+            return True
+        h = _value(problem.outer_equalities, inner, problem.outer)
+        c = _value(problem.outer_inequalities, inner, problem.outer)
+        violation, slack = self._violation(h, c)
+        self.equal = self.equal + self.weight * h
+        self.least = (self.least + self.weight * c).clamp(min=0)
+        if violation > max(_ENOUGH * self.violation, _MET * self.scale):
+            self.weight *= _GROWTH
+        self.violation = violation
+        return max(violation, slack) <= _MET * self.scale
+
+    def _violation(self, h: Tensor, c: Tensor) -> tuple[float, float]:
+        """The largest violation; and the largest slack of a constraint with a multiplier."""
+        violated = torch.cat([h.abs(), c.clamp(min=0), h.new_zeros(1)]).max()
+        # Complementarity: max(c, -μ/γ) is zero where c is active or μ is zero.
+        slack = torch.cat([torch.maximum(c, -self.least / self.weight).abs(), c.new_zeros(1)]).max()
+        return float(violated), float(slack)
+
+    @torch.no_grad()
+    def figures(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> dict[str, float]:
+        """The violation, and γ, for a record; empty without constraints."""
+        if self.absent:
+            return {}
+        h = _value(problem.outer_equalities, inner, problem.outer)
+        c = _value(problem.outer_inequalities, inner, problem.outer)
+        return {"outer/violation": self._violation(h, c)[0], "outer/penalty_weight": self.weight}
+
+    def plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dict(vars(self))
+
+    def restore(self, plain: Mapping[str, Any], device: torch.device) -> None:
+        """Takes up what ``plain`` returned."""
+        for name, value in plain.items():
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+
+
+def _value(limit: Limit | None, v: Mapping[str, Tensor], u: Params) -> Tensor:
+    if limit is None:
+        return next(iter(v.values())).new_zeros(0)
+    value = limit(v, u)
+    if value.ndim != 1:
+        raise ConfigurationError(
+            f"a constraint has shape {list(value.shape)}: it must return a vector, [1] for one"
+        )
+    return value
