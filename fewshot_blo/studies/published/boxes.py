@@ -20,9 +20,7 @@ BOXES = (
     PublishedProblem(
         name="Bard1998Ex2",
         source="Bard (1998), Practical Bilevel Optimization; read in BASBLib b_1998_02",
-        outer_loss=lambda v, u: (
-            0.5 * ((u - vector(0.8, 0.2)).square().sum() + (v[0] - 1) ** 2)
-        ),
+        outer_loss=lambda v, u: 0.5 * ((u - vector(0.8, 0.2)).square().sum() + (v[0] - 1) ** 2),
         inner_loss=lambda v, u: 0.5 * v[0] ** 2 - v[0] - u[0] * v[0] + 2 * u[1] * v[0],
         start=point((0.5, 0.5), (0.5,)),
         solution=point((0.8, 0.2), (1.0,)),
@@ -118,11 +116,7 @@ BOXES = (
         source="Sinha, Malo & Deb (2014), Test problem construction for single-objective bilevel "
         "optimization, Evol. Computation 22, p = q = r = 1, s = 2; read in HardTestProblems.jl",
         outer_loss=lambda v, u: (
-            u.square().sum()
-            - v[0] ** 2
-            + v[1] ** 2
-            + v[2] ** 2
-            - (u[1] - v[3]) ** 2
+            u.square().sum() - v[0] ** 2 + v[1] ** 2 + v[2] ** 2 - (u[1] - v[3]) ** 2
         ),
         inner_loss=lambda v, u: u[0] ** 2 + v[0] ** 2 + (v[2] - v[1]) ** 2 + (u[1] - v[3]) ** 2,
         start=point((3.0, -2.0), (1.0, 2.0, 3.0, 4.0)),

@@ -29,9 +29,7 @@ COUPLED = (
         source="Shimizu & Aiyoshi (1981), A new computational method for Stackelberg and min-max "
         "problems by use of a penalty method, IEEE TAC 26, example 2; read in BOLIB and BASBLib "
         "sa_1981_02",
-        outer_loss=lambda v, u: (
-            (u - vector(30, 20)).square().sum() - 20 * v[0] + 20 * v[1]
-        ),
+        outer_loss=lambda v, u: (u - vector(30, 20)).square().sum() - 20 * v[0] + 20 * v[1],
         inner_loss=lambda v, u: (u - v).square().sum(),
         start=point((15.0, 10.0), (1.0, 1.0)),
         solution=point((20.0, 5.0), (10.0, 5.0)),
@@ -54,9 +52,7 @@ COUPLED = (
         published_value=9.0,
         outer_bounds=between(0, 8),
         inner_bounds=fixed(between(0, 10)),
-        outer_inequalities=lambda v, u: torch.cat(
-            [-2 * u + v - 1, u - 2 * v + 2, u + 2 * v - 14]
-        ),
+        outer_inequalities=lambda v, u: torch.cat([-2 * u + v - 1, u - 2 * v + 2, u + 2 * v - 14]),
     ),
     PublishedProblem(
         name="GumusFloudas2001Ex1",
@@ -113,9 +109,7 @@ COUPLED = (
         source="Colson (2002), BIPA, Cahiers du GERAD G-2002-37, problem BIPA3; read in BOLIB and "
         "BASBLib c_2002_03",
         outer_loss=lambda v, u: (u[0] - 5) ** 4 + (2 * v[0] + 1) ** 4,
-        inner_loss=lambda v, u: (
-            (v[0] - u[0]).exp() + (u[0] + v[0]) ** 2 + 2 * u[0] + 6 * v[0]
-        ),
+        inner_loss=lambda v, u: (v[0] - u[0]).exp() + (u[0] + v[0]) ** 2 + 2 * u[0] + 6 * v[0],
         start=point((2.0,), (1.0,)),
         solution=point((4.0,), (0.0,)),
         value=2.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,6 @@ from fewshot_blo.studies.published.problem import (
     Bounds,
     PublishedProblem,
     at_least,
-    between,
     fixed,
     point,
     vector,
@@ -34,9 +35,7 @@ EQUALITIES = (
         name="TollSettingP5",
         source="Brotcorne, Labbe, Marcotte & Savard, toll setting; read in BOLIB, version 2",
         outer_loss=lambda v, u: -u[0] * (v[1] + v[2]),
-        inner_loss=lambda v, u: (
-            8 * v[0] + (3 + 2 * u[0]) * v[1] + (4 + 2 * u[0]) * v[2] + 6 * v[3]
-        ),
+        inner_loss=lambda v, u: 8 * v[0] + (3 + 2 * u[0]) * v[1] + (4 + 2 * u[0]) * v[2] + 6 * v[3],
         start=point((1.5,), (0.5, 0.5, 0.5, 0.5)),
         solution=point((2.5,), (0.0, 1.0, 0.0, 1.0)),
         value=-2.5,
@@ -48,19 +47,21 @@ EQUALITIES = (
         "division of the first unit of flow solves the inner problem.",
     ),
     PublishedProblem(
-        name="NetworkDesignP1",
+        name="NetworkDesignP2",
         source="Network design with five links; read in BOLIB, version 2",
-        outer_loss=lambda v, u: _travel_costs(v, u, 1.0) + 100 * u.sum(),
+        outer_loss=lambda v, u: _travel_costs(v, u, 1.0) + u.sum(),
         inner_loss=lambda v, u: _travel_costs(v, u, 0.5),
         start=point((0.0,) * 5, (2.0, 4.0, 2.0, 4.0, 2.0)),
-        solution=point((0.0,) * 5, (2.0, 4.0, 2.0, 4.0, 2.0)),
-        value=300.5,
-        published_value=300.5,
+        solution=point((0.0, sqrt(360) - 1, 5.0, sqrt(360) - 1, 0.0), (0.0, 6.0, 6.0, 6.0, 0.0)),
+        value=69 + 4 * sqrt(360),
+        published_value=142.9,
         outer_bounds=at_least(0, 5),
         inner_bounds=fixed(at_least(0, 5)),
         inner_equalities=lambda v, u: torch.stack(
             [v[0] + v[2] + v[4] - 6, v[1] - v[2] - v[4], v[3] - v[0] - v[2]]
         ),
+        remarks="BOLIB has u >= -1, where the costs are not defined at u = -1. There u[0] and u[4] "
+        "tend to -1, and F to 142.9, which is less by their 2.",
     ),
     PublishedProblem(
         name="RobustPortfolioP1",
@@ -72,40 +73,19 @@ EQUALITIES = (
         value=-1.15,
         published_value=-1.15,
         outer_bounds=Bounds(
-            torch.cat([torch.zeros(_ASSETS, dtype=torch.float64), vector(-torch.inf)]),
-            torch.full((_ASSETS + 1,), torch.inf, dtype=torch.float64),
+            torch.cat([torch.zeros(_ASSETS, dtype=torch.float64), vector(-inf)]),
+            torch.full((_ASSETS + 1,), inf, dtype=torch.float64),
         ),
         inner_bounds=fixed(at_least(0, _ASSETS)),
         outer_inequalities=lambda v, u: u[_ASSETS:] - (u[:_ASSETS] * v).sum(),
         outer_equalities=lambda v, u: u[:_ASSETS].sum().unsqueeze(0) - 1,
-        inner_inequalities=lambda v, u: (
-            ((v - _MEAN) ** 2 / _VARIANCE).sum().unsqueeze(0) - 2.25
-        ),
-    ),
-    PublishedProblem(
-        name="DempeFranke2011Ex42",
-        source="Dempe & Franke (2011), Bilevel programming: stationarity and stability, example "
-        "4.2; read in BOLIB",
-        outer_loss=lambda v, u: u[0] + (v - vector(1, 0)).square().sum(),
-        inner_loss=lambda v, u: (u * v).sum(),
-        start=point((0.5, -1.0), (1.0, 1.0)),
-        solution=point((1.0, -1.0), (0.0, 1.0)),
-        value=2.13,
-        published_value=2.13,
-        outer_bounds=between(-1, 1, 2),
-        outer_equalities=lambda v, u: u[1:] + 1,
-        inner_inequalities=lambda v, u: torch.stack(
-            [-v[0] + v[1] - 1, v[0] + v[1] - 3.5, v[1] - 2]
-        ),
-        inner_unique=False,
+        inner_inequalities=lambda v, u: ((v - _MEAN) ** 2 / _VARIANCE).sum().unsqueeze(0) - 2.25,
     ),
     PublishedProblem(
         name="CandlerTownsley1982",
         source="Candler & Townsley (1982), A linear two-level programming problem, Computers & OR "
         "9, section 6; read in BASBLib ct_1982_01",
-        outer_loss=lambda v, u: (
-            -8 * u[0] - 4 * u[1] + 4 * v[0] - 40 * v[1] - 4 * v[2]
-        ),
+        outer_loss=lambda v, u: -8 * u[0] - 4 * u[1] + 4 * v[0] - 40 * v[1] - 4 * v[2],
         inner_loss=lambda v, u: u[0] + 2 * u[1] + v[0] + v[1] + 2 * v[2],
         start=point((0.5, 0.5), (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)),
         solution=point((0.0, 0.9), (0.0, 0.6, 0.4, 0.0, 0.0, 0.0)),

@@ -75,8 +75,8 @@ NONCONVEX = (
         outer_loss=lambda v, u: (u[0] - 2) ** 2 + (v[0] - 1) ** 2,
         inner_loss=lambda v, u: -u[0] * (-((v[0] + 1) ** 2)).exp() - (-((v[0] - 1) ** 2)).exp(),
         start=point((0.5,), (1.0,)),
-        solution=point((1.0,), (0.95753,)),
-        value=1.002,
+        solution=point((1.0,), (0.957504024077269,)),
+        value=1.00180590796963,
         published_value=1.002,
         convex_inner=False,
         inner_bounds=fixed(between(-2, 2)),
@@ -105,9 +105,7 @@ NONCONVEX = (
         name="SMD1",
         source="Sinha, Malo & Deb (2014), Test problem construction for single-objective bilevel "
         "optimization, Evol. Computation 22, p = r = 1, q = 2; read in HardTestProblems.jl",
-        outer_loss=lambda v, u: (
-            u.square().sum() + v[:2].square().sum() + (u[1] - v[2].tan()) ** 2
-        ),
+        outer_loss=lambda v, u: u.square().sum() + v[:2].square().sum() + (u[1] - v[2].tan()) ** 2,
         inner_loss=lambda v, u: u[0] ** 2 + v[:2].square().sum() + (u[1] - v[2].tan()) ** 2,
         start=point((2.0, 2.0), (1.0, 1.0, 0.5)),
         solution=point((0.0, 0.0), (0.0, 0.0, 0.0)),
@@ -115,9 +113,7 @@ NONCONVEX = (
         published_value=0.0,
         convex_inner=False,
         outer_bounds=between(-5, 10, 2),
-        inner_bounds=fixed(
-            Bounds(vector(-5, -5, -pi / 2 + 1e-5), vector(10, 10, pi / 2 - 1e-5))
-        ),
+        inner_bounds=fixed(Bounds(vector(-5, -5, -pi / 2 + 1e-5), vector(10, 10, pi / 2 - 1e-5))),
         remarks="G has one stationary point for every u, but is not convex in v[2].",
     ),
 )

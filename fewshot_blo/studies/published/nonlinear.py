@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 import torch
 
 from fewshot_blo.studies.published.problem import (
@@ -14,23 +16,25 @@ from fewshot_blo.studies.published.problem import (
     vector,
 )
 
+_GOLDEN = (sqrt(5) - 1) / 2
+
 NONLINEAR = (
     PublishedProblem(
         name="Bard1988Ex3",
         source="Bard (1988), Convex two-level optimization, Math. Programming 40, example 3; "
         "read in BOLIB; BASBLib b_1984_02 quotes the point",
-        outer_loss=lambda v, u: -u[0] ** 2 - 3 * u[1] - 4 * v[0] + v[1] ** 2,
+        outer_loss=lambda v, u: -(u[0] ** 2) - 3 * u[1] - 4 * v[0] + v[1] ** 2,
         inner_loss=lambda v, u: 2 * u[0] ** 2 + v[0] ** 2 - 5 * v[1],
         start=point((0.0, 2.0), (4.0, 1.0)),
         solution=point((0.0, 2.0), (1.875, 0.90625)),
-        value=-12.68,
+        value=-12.6787109375,
         published_value=-12.68,
         outer_bounds=at_least(0, 2),
         inner_bounds=fixed(at_least(0, 2)),
         outer_inequalities=lambda v, u: u[:1] ** 2 + 2 * u[1:] - 4,
         inner_inequalities=lambda v, u: torch.cat(
             [
-                -u[:1] ** 2 + 2 * u[:1] - u[1:] ** 2 + 2 * v[:1] - v[1:] - 3,
+                -(u[:1] ** 2) + 2 * u[:1] - u[1:] ** 2 + 2 * v[:1] - v[1:] - 3,
                 -u[1:] - 3 * v[:1] + 4 * v[1:] + 4,
             ]
         ),
@@ -47,7 +51,7 @@ NONLINEAR = (
         solution=point((0.5, 0.5), (0.5, 0.5)),
         value=1.0,
         published_value=1.0,
-        outer_bounds=Bounds(vector(0, 0), vector(2, torch.inf)),
+        outer_bounds=Bounds(vector(0, 0), vector(2, inf)),
         inner_inequalities=lambda v, u: (v - 1) ** 2 - 0.25,
         remarks="BOLIB also has v >= 0 in the outer problem, which the inner constraints imply.",
     ),
@@ -79,8 +83,8 @@ NONLINEAR = (
             - u[0] * v[1]
         ),
         start=point((1.0,), (0.0, 0.0)),
-        solution=point((4.06095,), (2.68227, 1.48710)),
-        value=3.208,
+        solution=point((4.06040642790215,), (2.68224442958315, 1.48714675226097)),
+        value=3.20770002360175,
         published_value=3.208,
         outer_bounds=at_least(0),
         inner_bounds=fixed(at_least(0, 2)),
@@ -95,15 +99,13 @@ NONLINEAR = (
         name="Colson2002BIPA5",
         source="Colson (2002), BIPA, Cahiers du GERAD G-2002-37, problem BIPA5; read in BOLIB and "
         "BASBLib c_2002_05",
-        outer_loss=lambda v, u: (
-            (u[0] - v[1]) ** 4 + (v[0] - 1) ** 2 + (v[0] - v[1]) ** 2
-        ),
+        outer_loss=lambda v, u: (u[0] - v[1]) ** 4 + (v[0] - 1) ** 2 + (v[0] - v[1]) ** 2,
         inner_loss=lambda v, u: (
             2 * u[0] + v[0].exp() + v[0] ** 2 + 4 * v[0] + 2 * v[1] ** 2 - 6 * v[1]
         ),
         start=point((1.0,), (1.0, 1.0)),
-        solution=point((1.941,), (0.0, 1.211)),
-        value=2.75,
+        solution=point((1.94052906318212,), (0.0, 1.21099577172982)),
+        value=2.74976763506197,
         published_value=2.75,
         outer_bounds=at_least(0),
         inner_bounds=fixed(Bounds(vector(0, 0), vector(4, 2))),
@@ -140,12 +142,13 @@ NONLINEAR = (
         outer_loss=lambda v, u: (
             u[0] ** 2 * v[0] + u[1] * v[1] + u[2] * v[2] ** 2 + u[3] * v[3] ** 2
         ),
-        inner_loss=lambda v, u: (
-            v[0] ** 2 - v[1] * (u[0] + u[1]) - (v[2] + v[3]) * (u[2] + u[3])
-        ),
+        inner_loss=lambda v, u: v[0] ** 2 - v[1] * (u[0] + u[1]) - (v[2] + v[3]) * (u[2] + u[3]),
         start=point((0.3, 0.3, 0.3, 0.3), (0.5, 0.1, 0.1, 0.1)),
-        solution=point((0.0, 0.0, -0.7071, -0.7071), (0.6180, 0.0, -0.5559, -0.5559)),
-        value=-0.437,
+        solution=point(
+            (0.0, 0.0, -sqrt(1 / 2), -sqrt(1 / 2)),
+            (_GOLDEN, 0.0, -sqrt(_GOLDEN / 2), -sqrt(_GOLDEN / 2)),
+        ),
+        value=-_GOLDEN / sqrt(2),
         published_value=-0.437,
         outer_inequalities=lambda v, u: torch.stack(
             [u.square().sum() - 1, v[0] * v[1] - u[0], v[2] * v[3] - u[2] ** 2]

@@ -27,9 +27,7 @@ QUADRATIC = (
         published_value=17.0,
         outer_bounds=at_least(0),
         inner_bounds=fixed(at_least(0)),
-        inner_inequalities=lambda v, u: torch.cat(
-            [-3 * u + v + 3, u - 0.5 * v - 4, u + v - 7]
-        ),
+        inner_inequalities=lambda v, u: torch.cat([-3 * u + v + 3, u - 0.5 * v - 4, u + v - 7]),
         remarks="u = 5, v = 2 is a local solution with F = 25.",
     ),
     PublishedProblem(
@@ -71,9 +69,7 @@ QUADRATIC = (
         value=5.0,
         published_value=5.0,
         outer_bounds=between(0, 8),
-        inner_inequalities=lambda v, u: torch.cat(
-            [-2 * u + v - 1, u - 2 * v + 2, u + 2 * v - 14]
-        ),
+        inner_inequalities=lambda v, u: torch.cat([-2 * u + v - 1, u - 2 * v + 2, u + 2 * v - 14]),
         remarks="The inner problem is feasible for u in [0, 6].  u = 5, v = 4.5 is a local "
         "solution with F = 10.25.",
     ),
@@ -83,15 +79,11 @@ QUADRATIC = (
         "bilevel programming problems, J. Global Optim. 26, example 1; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 - 4 * u[0] + v.square().sum(),
         inner_loss=lambda v, u: (
-            v[0] ** 2
-            + 0.5 * v[1] ** 2
-            + v[0] * v[1]
-            + (1 - 3 * u[0]) * v[0]
-            + (1 + u[0]) * v[1]
+            v[0] ** 2 + 0.5 * v[1] ** 2 + v[0] * v[1] + (1 - 3 * u[0]) * v[0] + (1 + u[0]) * v[1]
         ),
         start=point((2.0,), (0.0, 0.0)),
-        solution=point((0.8438,), (0.7657, 0.0)),
-        value=-2.0769,
+        solution=point((11 / 13,), (10 / 13, 0.0)),
+        value=-27 / 13,
         published_value=-2.0769,
         outer_bounds=between(0, 2),
         inner_bounds=fixed(at_least(0, 2)),
@@ -122,12 +114,10 @@ QUADRATIC = (
         outer_loss=lambda v, u: (
             0.1 * u.square().sum() + 0.5 * (v - vector(3, 4)).square().sum() - 12.5
         ),
-        inner_loss=lambda v, u: (
-            0.5 * (v[0] ** 2 - 4 * v[0] * v[1] + 5 * v[1] ** 2) - (u * v).sum()
-        ),
+        inner_loss=lambda v, u: 0.5 * (v[0] ** 2 - 4 * v[0] * v[1] + 5 * v[1] ** 2) - (u * v).sum(),
         start=point((0.0, 0.0), (1.0, 1.0)),
-        solution=point((0.97, 3.14), (2.6, 1.8)),
-        value=-8.92,
+        solution=point((1.03156645894238, 3.09779717400113), (2.59704792387605, 1.79293670833648)),
+        value=-8.91720295642297,
         published_value=-8.92,
         inner_bounds=fixed(at_least(0, 2)),
         inner_inequalities=lambda v, u: v - 0.333 * v.flip(0) - 2,
@@ -138,13 +128,11 @@ QUADRATIC = (
         "ZOR 34, example 2 e; read in BOLIB",
         outer_loss=lambda v, u: 0.5 * (v - vector(3, 4)).square().sum(),
         inner_loss=lambda v, u: (
-            0.5 * ((1 + u[0]) * v[0] ** 2 + v[1] ** 2)
-            - (3 + 1.333 * u[0]) * v[0]
-            - u[0] * v[1]
+            0.5 * ((1 + u[0]) * v[0] ** 2 + v[1] ** 2) - (3 + 1.333 * u[0]) * v[0] - u[0] * v[1]
         ),
         start=point((1.0,), (0.0, 0.0)),
-        solution=point((3.999,), (1.665, 3.887)),
-        value=0.90,
+        solution=point((3.9985352158278,), (1.66500894830691, 3.88722350416664)),
+        value=0.897459823056536,
         published_value=0.90,
         outer_bounds=at_least(0),
         inner_bounds=fixed(at_least(0, 2)),
@@ -163,8 +151,8 @@ QUADRATIC = (
         outer_loss=lambda v, u: (u[0] - 1) ** 2 + 2 * v[0] - 2 * u[0],
         inner_loss=lambda v, u: (2 * v[0] - 4) ** 2 + (2 * v[1] - 1) ** 2 + u[0] * v[0],
         start=point((1.0,), (1.0, 0.0)),
-        solution=point((1.888,), (0.888, 0.0)),
-        value=-1.2091,
+        solution=point((17 / 9,), (8 / 9, 0.0)),
+        value=-98 / 81,
         published_value=-1.209,
         outer_bounds=at_least(0),
         inner_bounds=fixed(at_least(0, 2)),
