@@ -25,10 +25,10 @@ from scipy.optimize import Bounds, minimize
 
 from fewshot_blo.studies.published import GROUPS, PublishedProblem
 
-GRID = {1: 201, 2: 31}
-FINE = {1: 9, 2: 5}
-ROUNDS, KEPT = 12, 4
-STARTS = 30
+GRID = {1: 101, 2: 21}
+FINE = {1: 7, 2: 5}
+ROUNDS, KEPT = 10, 3
+STARTS = 20
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,13 @@ def row(group: str, problem: PublishedProblem) -> list[str]:
     found = refined_grid(problem) if problem.outer_size in GRID else many_starts(problem)
     seconds = time.perf_counter() - begin
     gain = (problem.value - found.answer.value) / (1 + abs(problem.value))
-    published = problem.published_value
     return [
         problem.name,
         group,
         f"{problem.outer_size} + {problem.inner_size}",
         "yes" if problem.convex_inner else "no",
         f"{problem.value:.7g}",
-        "" if published is None else f"{published:.7g}",
+        f"{problem.published_value:.7g}",
         f"{found.answer.value:.7g}",
         " ".join(f"{entry:.4g}" for entry in found.u),
         f"{gain:.1e}",

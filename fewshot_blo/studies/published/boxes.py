@@ -73,8 +73,7 @@ BOXES = (
     ),
     PublishedProblem(
         name="MorganPatrone2006a",
-        source="Morgan & Patrone (2006), Stackelberg problems, in Advances in Dynamic Games; "
-        "read in BOLIB",
+        source="Morgan & Patrone (2006); read in BOLIB",
         outer_loss=lambda v, u: -(u[0] + v[0]),
         inner_loss=lambda v, u: u[0] * v[0],
         start=point((-0.4,), (0.5,)),
@@ -88,8 +87,7 @@ BOXES = (
     ),
     PublishedProblem(
         name="HatzEtal2013",
-        source="Hatz, Leyffer, Schloeder & Bock (2013), Regularizing bilevel nonlinear programs by "
-        "lifting; read in BOLIB",
+        source="Hatz et al. (2013); read in BOLIB",
         outer_loss=lambda v, u: -u[0] + 2 * v[0] + v[1],
         inner_loss=lambda v, u: (u[0] - v[0]) ** 2 + v[1] ** 2,
         start=point((1.0,), (1.0, 1.0)),
@@ -101,7 +99,7 @@ BOXES = (
     ),
     PublishedProblem(
         name="HendersonQuandt1958",
-        source="Henderson & Quandt (1958), Microeconomic Theory; read in BOLIB",
+        source="Henderson & Quandt (1958); read in BOLIB",
         outer_loss=lambda v, u: (0.5 * (u[0] + v[0]) - 95) * u[0],
         inner_loss=lambda v, u: (v[0] + 0.5 * u[0] - 100) * v[0],
         start=point((0.0,), (0.0,)),
@@ -148,7 +146,7 @@ MOVING_BOXES = (
     PublishedProblem(
         name="LamparielloSagratella2017Ex31",
         source="Lampariello & Sagratella (2017), A bridge between bilevel programs and Nash games, "
-        "JOTA 174, example 3.1; read in BOLIB",
+        "arXiv 1510.06695, example 3.1; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 + v[0] ** 2,
         inner_loss=lambda v, u: v[0],
         start=point((2.0,), (1.0,)),

@@ -33,7 +33,7 @@ def _travel_costs(v: Tensor, u: Tensor, share: float) -> Tensor:
 EQUALITIES = (
     PublishedProblem(
         name="TollSettingP5",
-        source="Brotcorne, Labbe, Marcotte & Savard, toll setting; read in BOLIB, version 2",
+        source="Toll setting; read in BOLIB, version 2",
         outer_loss=lambda v, u: -u[0] * (v[1] + v[2]),
         inner_loss=lambda v, u: 8 * v[0] + (3 + 2 * u[0]) * v[1] + (4 + 2 * u[0]) * v[2] + 6 * v[3],
         start=point((1.5,), (0.5, 0.5, 0.5, 0.5)),

@@ -20,7 +20,7 @@ LINEAR = (
     PublishedProblem(
         name="LamparielloSagratella2017Ex33",
         source="Lampariello & Sagratella (2017), A bridge between bilevel programs and Nash games, "
-        "JOTA 174, example 3.3; read in BOLIB",
+        "arXiv 1510.06695, example 3.3; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 + v.sum() ** 2,
         inner_loss=lambda v, u: v[0],
         start=point((1.0,), (1.0, 1.0)),
@@ -36,7 +36,7 @@ LINEAR = (
     PublishedProblem(
         name="LamparielloSagratella2017Ex35",
         source="Lampariello & Sagratella (2017), A bridge between bilevel programs and Nash games, "
-        "JOTA 174, example 3.5; read in BOLIB",
+        "arXiv 1510.06695, example 3.5; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 + v[0] ** 2,
         inner_loss=lambda v, u: -v[0],
         start=point((1.0,), (1.0,)),
@@ -100,7 +100,7 @@ LINEAR = (
         inner_bounds=fixed(at_least(0)),
         inner_inequalities=lambda v, u: torch.cat([3 * u + v - 15, u + v - 7, u + 3 * v - 15]),
         remarks="BOLIB states v >= 0 as a constraint of the outer problem; it is never active at "
-        "a solution of either.  u = 4.5, v = 1.5 is a local solution with the same F.",
+        "a solution of either. u = 4.5, v = 1.5 is a local solution with the same F.",
         solution_unique=False,
     ),
 )

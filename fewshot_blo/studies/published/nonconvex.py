@@ -18,7 +18,7 @@ from fewshot_blo.studies.published.problem import (
 NONCONVEX = (
     PublishedProblem(
         name="MitsosBarton2006Ex310",
-        source="Mitsos & Barton (2006), A test set for bilevel programs, example 3.10; read in "
+        source="Mitsos & Barton (2007), A test set for bilevel programs, example 3.10; read in "
         "BOLIB and BASBLib mb_2007_10",
         outer_loss=lambda v, u: v[0],
         inner_loss=lambda v, u: (
@@ -36,7 +36,7 @@ NONCONVEX = (
     ),
     PublishedProblem(
         name="MitsosBarton2006Ex314",
-        source="Mitsos & Barton (2006), A test set for bilevel programs, example 3.14; read in "
+        source="Mitsos & Barton (2007), A test set for bilevel programs, example 3.14; read in "
         "BOLIB and BASBLib mb_2007_14",
         outer_loss=lambda v, u: (u[0] - 0.25) ** 2 + v[0] ** 2,
         inner_loss=lambda v, u: v[0] ** 3 / 3 - u[0] * v[0],
@@ -53,7 +53,7 @@ NONCONVEX = (
     ),
     PublishedProblem(
         name="MitsosBarton2006Ex317",
-        source="Mitsos & Barton (2006), A test set for bilevel programs, example 3.17; read in "
+        source="Mitsos & Barton (2007), A test set for bilevel programs, example 3.17; read in "
         "BOLIB and BASBLib mb_2007_17",
         outer_loss=lambda v, u: (u[0] + 0.5) ** 2 + 0.5 * v[0] ** 2,
         inner_loss=lambda v, u: 0.5 * u[0] * v[0] ** 2 + 0.25 * v[0] ** 4,

@@ -25,7 +25,7 @@ NONLINEAR = (
         "read in BOLIB; BASBLib b_1984_02 quotes the point",
         outer_loss=lambda v, u: -(u[0] ** 2) - 3 * u[1] - 4 * v[0] + v[1] ** 2,
         inner_loss=lambda v, u: 2 * u[0] ** 2 + v[0] ** 2 - 5 * v[1],
-        start=point((0.0, 2.0), (4.0, 1.0)),
+        start=point((0.0, 1.0), (4.0, 1.0)),
         solution=point((0.0, 2.0), (1.875, 0.90625)),
         value=-12.6787109375,
         published_value=-12.68,
@@ -73,8 +73,7 @@ NONLINEAR = (
     ),
     PublishedProblem(
         name="Outrata1993Ex32",
-        source="Outrata (1993), Necessary optimality conditions for Stackelberg problems, JOTA 76, "
-        "example 3.2; read in BOLIB",
+        source="Outrata (1993), example 3.2; read in BOLIB",
         outer_loss=lambda v, u: 0.5 * (v - vector(3, 4)).square().sum(),
         inner_loss=lambda v, u: (
             0.5 * (1 + 0.2 * u[0]) * v[0] ** 2

@@ -69,8 +69,8 @@ class PublishedProblem:
         start: u and v to start from; v need not be feasible.
         solution: u and v of a global solution, to at least eight digits.
         value: F at the solution.
-        published_value: F as printed in the source, rounded there, or None where the source names
-            no value; ``remarks`` say where it is not the optimum of the problem stated here.
+        published_value: F as printed in the source, rounded there; ``remarks`` say where it is not
+            the optimum of the problem stated here.
         convex_inner: for every u allowed, G is convex in v on a convex feasible set.
         outer_bounds: of u, or None.
         inner_bounds: of v, as a function of u, or None.
@@ -91,7 +91,7 @@ class PublishedProblem:
     start: Point
     solution: Point
     value: float
-    published_value: float | None
+    published_value: float
     convex_inner: bool = True
     outer_bounds: Bounds | None = None
     inner_bounds: Callable[[Tensor], Bounds] | None = None

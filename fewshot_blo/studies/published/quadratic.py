@@ -75,8 +75,7 @@ QUADRATIC = (
     ),
     PublishedProblem(
         name="MuuQuy2003Ex1",
-        source="Muu & Quy (2003), A global optimization method for solving convex quadratic "
-        "bilevel programming problems, J. Global Optim. 26, example 1; read in BOLIB",
+        source="Muu & Quy (2003), example 1; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 - 4 * u[0] + v.square().sum(),
         inner_loss=lambda v, u: (
             v[0] ** 2 + 0.5 * v[1] ** 2 + v[0] * v[1] + (1 - 3 * u[0]) * v[0] + (1 + u[0]) * v[1]
@@ -110,7 +109,7 @@ QUADRATIC = (
     PublishedProblem(
         name="Outrata1990Ex1a",
         source="Outrata (1990), On the numerical solution of a class of Stackelberg problems, "
-        "ZOR 34, example 1 a; read in BOLIB",
+        "example 1 a; read in BOLIB",
         outer_loss=lambda v, u: (
             0.1 * u.square().sum() + 0.5 * (v - vector(3, 4)).square().sum() - 12.5
         ),
@@ -125,7 +124,7 @@ QUADRATIC = (
     PublishedProblem(
         name="Outrata1990Ex2e",
         source="Outrata (1990), On the numerical solution of a class of Stackelberg problems, "
-        "ZOR 34, example 2 e; read in BOLIB",
+        "example 2 e; read in BOLIB",
         outer_loss=lambda v, u: 0.5 * (v - vector(3, 4)).square().sum(),
         inner_loss=lambda v, u: (
             0.5 * ((1 + u[0]) * v[0] ** 2 + v[1] ** 2) - (3 + 1.333 * u[0]) * v[0] - u[0] * v[1]

@@ -8,7 +8,7 @@ UNCONSTRAINED = (
     PublishedProblem(
         name="LamparielloSagratella2017Ex32",
         source="Lampariello & Sagratella (2017), A bridge between bilevel programs and Nash games, "
-        "JOTA 174, example 3.2; read in BOLIB",
+        "arXiv 1510.06695, example 3.2; read in BOLIB",
         outer_loss=lambda v, u: u[0] ** 2 + v[0] ** 2,
         inner_loss=lambda v, u: (u[0] + v[0] - 1) ** 2,
         start=point((1.0,), (1.0,)),
@@ -18,9 +18,8 @@ UNCONSTRAINED = (
     ),
     PublishedProblem(
         name="MacalHurter1997",
-        source="Macal & Hurter (1997), Dependence of bilevel mathematical programs on irrelevant "
-        "constraints, Computers & OR 24; read in BOLIB and, with the book's bounds of ±100, "
-        "in BASBLib b_1998_04",
+        source="Macal & Hurter (1997); read in BOLIB and, with bounds of ±100, in BASBLib "
+        "b_1998_04",
         outer_loss=lambda v, u: (u[0] - 1) ** 2 + (v[0] - 1) ** 2,
         inner_loss=lambda v, u: 0.5 * v[0] ** 2 + 500 * v[0] - 50 * u[0] * v[0],
         start=point((1.0,), (1.0,)),
