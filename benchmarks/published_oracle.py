@@ -157,7 +157,7 @@ def least(
             bounds=Bounds(lower, upper),
             constraints=constraints,
             method="SLSQP",
-            options={"ftol": 1e-15, "maxiter": 300},
+            options={"ftol": 1e-14, "maxiter": 60},
         )
         value = float(result.fun)
         if value < best.value and all(
