@@ -219,6 +219,10 @@ def _shift(matrix: Tensor) -> float:
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:
     """The solution, that of least norm where the matrix is singular."""
+    if not (bool(matrix.isfinite().all()) and bool(right.isfinite().all())):
+        raise DivergenceError(
+            "the inner problem with constraints has derivatives that are not finite"
+        )
     solution, info = torch.linalg.solve_ex(matrix, right)
     if int(info) or not bool(solution.isfinite().all()):
         solution = torch.linalg.lstsq(matrix, right[:, None], driver="gelsd").solution[:, 0]

@@ -9,58 +9,97 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_REMEMBERED = 8
+"""Losses to the largest of which a new one is compared."""
 
-class AdaptiveDescent(torch.optim.Optimizer):
-    """Gradient descent on all variables with one step size, from the curvature that it meets.
+_DECREASE = 1e-4
+_MOST_HALVINGS = 20
 
-    ``α_k = min(sqrt(1 + α_{k-1} / α_{k-2}) α_{k-1}, |u_k - u_{k-1}| / (2 |g_k - g_{k-1}|))``, where
-    u_k is what a projection made of the last step. ``distance`` is an estimate of the distance to
-    a stationary point, ``|g_k| |u_k - u_{k-1}| / |g_k - g_{k-1}|``.
+
+class SpectralDescent(torch.optim.Optimizer):
+    """Projected gradient descent with step sizes of Barzilai and Borwein, and backtracking.
+
+    ``α_k = <s, s> / <s, y>`` for the last step s and the change y of the gradient over it; with
+    ``y = 0`` or negative curvature, ten times the last one. The variables after a step are looked
+    at in the next call: if their loss is not low enough beside the largest of the last eight, half
+    of the step is taken back, and the call moves nothing else.
 
     Args:
-        params: the variables.
+        params: the variables, which may be projected onto a convex set between calls.
         first: length of the first step, relative to ``1 + |u|``.
 
-    Source: Malitsky & Mishchenko (arXiv 1910.09529), algorithm 1.
+    Source: Birgin, Martínez & Raydan, "Nonmonotone Spectral Projected Gradient Methods on Convex
+    Sets" (SIAM J. Optim., 2000).
     """
 
-    def __init__(self, params: Iterable[Tensor], first: float = 1e-3) -> None:
-        unknown: dict[str, Any] = {"step_size": 0.0, "ratio": math.inf, "distance": math.inf}
-        super().__init__(params, {"first": first, **unknown})
+    def __init__(self, params: Iterable[Tensor], first: float = 1e-2) -> None:
+        own: dict[str, Any] = {"step_size": 0.0, "losses": [], "halvings": 0}
+        super().__init__(params, {"first": first, **own})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Takes one step."""
+    def step(self, closure: Any = None, *, loss: float | None = None) -> None:  # type: ignore[override]
+        """Takes one step, or takes half of the last one back.
+
+        Args:
+            closure: not used.
+            loss: of the variables as they are, infinite where there is none; None for no
+                backtracking.
+        """
         del closure
         (group,) = self.param_groups
-        params = [p for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in params]
-        norm = _norm(gradients)
-        if norm == 0:
-            group["distance"] = 0.0
+        params = group["params"]
+        if loss is not None and self._is_too_high(loss):
+            self.take_back()
             return
-        last, ratio = group["step_size"], group["ratio"]
-        if not last:
-            size = group["first"] * (1 + _norm(params)) / norm
-            ratio = math.inf
-        else:
-            moved = _norm([p - self.state[p]["point"] for p in params])
-            turned = _norm(
-                [g - self.state[p]["gradient"] for p, g in zip(params, gradients, strict=True)]
-            )
-            met = moved > 0 and turned > 0
-            by_curvature = moved / (2 * turned) if met else math.inf
-            group["distance"] = norm * moved / turned if met else math.inf
-            size = min(math.sqrt(1 + ratio) * last, by_curvature)
-            if math.isinf(size):  # No curvature yet: the first step was any short one.
-                size = 10 * last
-            else:
-                ratio = size / last
-        group["step_size"], group["ratio"] = size, ratio
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        norm = math.sqrt(_dot(gradients, gradients))
+        size = self._step_size(params, gradients, norm)
+        if loss is not None:
+            group["losses"] = [*group["losses"], loss][-_REMEMBERED:]
+        group["step_size"], group["halvings"] = size, 0
         for p, g in zip(params, gradients, strict=True):
             self.state[p] = {"point": p.clone(), "gradient": g.clone()}
             p.sub_(size * g)
 
+    def restart(self) -> None:
+        """The loss is another function from here on."""
+        self.param_groups[0]["losses"] = []
+        self.param_groups[0]["step_size"] = 0.0
 
-def _norm(tensors: list[Tensor]) -> float:
-    return math.sqrt(sum(float(x.double().square().sum()) for x in tensors))
+    @property
+    def can_take_back(self) -> bool:
+        """Whether there is a step to take back, and it was not halved too often."""
+        return bool(self.state) and self.param_groups[0]["halvings"] < _MOST_HALVINGS
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """Halves the last step."""
+        self.param_groups[0]["halvings"] += 1
+        self.param_groups[0]["step_size"] /= 2
+        for p in self.param_groups[0]["params"]:
+            p.lerp_(self.state[p]["point"], 0.5)
+
+    def _is_too_high(self, loss: float) -> bool:
+        (group,) = self.param_groups
+        if not (group["losses"] and self.can_take_back):
+            return False
+        pairs = [(p - self.state[p]["point"], self.state[p]["gradient"]) for p in group["params"]]
+        fall = _dot([d for d, _ in pairs], [g for _, g in pairs])
+        return not loss <= max(group["losses"]) + _DECREASE * fall
+
+    def _step_size(self, params: list[Tensor], gradients: list[Tensor], norm: float) -> float:
+        last: float = self.param_groups[0]["step_size"]
+        scale = 1 + math.sqrt(_dot(params, params))
+        if norm == 0:
+            return last
+        if not last:
+            return float(self.param_groups[0]["first"]) * scale / norm
+        s = [p - self.state[p]["point"] for p in params]
+        y = [g - self.state[p]["gradient"] for p, g in zip(params, gradients, strict=True)]
+        squared, turned = _dot(s, s), _dot(s, y)
+        size = squared / turned if turned > 0 and squared > 0 else 10 * last
+        return min(size, scale / norm)
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))

@@ -19,7 +19,7 @@ from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import AdaptiveDescent
+from fewshot_blo.solving.descent import SpectralDescent
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
 from fewshot_blo.solving.saved import FILE
@@ -131,7 +131,7 @@ def solve(
     run = SolveRun(
         problem,
         strategy,
-        AdaptiveDescent(variables) if optimizer is None else optimizer(variables),
+        SpectralDescent(variables) if optimizer is None else optimizer(variables),
         dict(constraints or {}),
         Plan(most, start, validate, observe, patience, every, tolerance, seconds),
         place,

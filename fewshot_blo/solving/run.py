@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.hypergrad.strategy import check_constraints
 from fewshot_blo.records.logs import RunLog
@@ -22,7 +22,7 @@ from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import AdaptiveDescent
+from fewshot_blo.solving.descent import SpectralDescent
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
@@ -122,7 +122,7 @@ class SolveRun:
             parts.append("inner steps until the inner problem is solved")
         if inner.rule is None:
             parts.append("inner step sizes from measured curvature")
-        if type(self.optimizer) is AdaptiveDescent:
+        if type(self.optimizer) is SpectralDescent:
             parts.append("outer step sizes from measured curvature")
         return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
@@ -142,20 +142,38 @@ class SolveRun:
         bilevel = self._bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
-        step = strategy.hypergradient(bilevel, replace(self.state, inner=start))
-        self.watch.check(step, self.step + 1, type(strategy).__name__)
+        state = replace(self.state, inner=start)
+        try:
+            step = strategy.hypergradient(bilevel, state)
+            self.watch.check(step, self.step + 1, type(strategy).__name__)
+        except DivergenceError:
+            if not self._take_back():
+                raise
+            return self._step()
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
         self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
-        self.optimizer.step()
+        if isinstance(self.optimizer, SpectralDescent):
+            exact = self.problem.outer_batches is None and self.problem.inner_batches is None
+            self.optimizer.step(loss=float(step.outer_loss) if exact else None)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._project()
         self.state = strategy.advance(self.state, step)
         self.step += 1
         self.watch.after(self.problem.outer, self.step)
         return step
+
+    def _take_back(self) -> bool:
+        """Halves the last outer step if its length was chosen; returns whether it did."""
+        optimizer = self.optimizer
+        if not (isinstance(optimizer, SpectralDescent) and optimizer.can_take_back):
+            return False
+        optimizer.take_back()
+        return True
 
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
         """Measures u and its v where a record is due, and where steps were short for a while."""
@@ -170,6 +188,8 @@ class SolveRun:
         if maybe:
             self.watch.short = 0
             met = self.limits.update(self.problem, unstacked(step.inner))
+            if not (self.limits.absent or met) and isinstance(self.optimizer, SpectralDescent):
+                self.optimizer.restart()
             doubts = self.certificate.doubts(strict=True)
             self.converged = met and not doubts and self.watch.distance <= _NEAR
 
