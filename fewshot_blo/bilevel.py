@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.records.shapes import shapes
+from fewshot_blo.sampling import Sampling
 
 Params = Mapping[str, Tensor]
 """Named tensors without a task axis."""
@@ -137,6 +138,7 @@ class Bilevel:
         inner_init: initial inner parameters, ``[T, ...]``; may depend on ``outer``.
         inner_loss: G, ``TaskParams -> [T]``.
         outer_loss: F, ``TaskParams -> [T]``.
+        sampling: which part of the data the losses are of.
 
     Raises:
         ConfigurationError: if an outer variable is not a leaf tensor, there are no outer or no
@@ -147,6 +149,7 @@ class Bilevel:
     inner_init: TaskParams
     inner_loss: TaskLoss
     outer_loss: TaskLoss
+    sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():

@@ -18,6 +18,7 @@ ROOMS = (
     "machine",
     "records",
     "tasks",
+    "sampling",
     "bilevel",
     "kernel",
     "hypergrad",
@@ -40,8 +41,13 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.bilevel",
     "fewshot_blo.kernel",
     "fewshot_blo.hypergrad.linear_solve",
+    "fewshot_blo.hypergrad.minres",
+    "fewshot_blo.hypergrad.nystrom",
+    "fewshot_blo.hypergrad.systems",
+    "fewshot_blo.hypergrad.single_loop",
     "fewshot_blo.hypergrad.strategy",
     "fewshot_blo.records.shapes",
+    "fewshot_blo.sampling",
 }
 MODULES = sorted(
     path

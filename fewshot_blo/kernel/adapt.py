@@ -19,6 +19,7 @@ Derivatives = Literal["none", "first", "second"]
 Visit = Callable[[int, TaskParams], None]
 
 _inner_step: ContextVar[int | None] = ContextVar("inner_step", default=None)
+_draw: ContextVar[int] = ContextVar("draw", default=0)
 
 
 def inner_step() -> int | None:
@@ -37,6 +38,24 @@ def at_step(step: int | None) -> Iterator[None]:
         yield
     finally:
         _inner_step.reset(token)
+
+
+def draw() -> int:
+    """The number of the sample of data that a loss after the last inner step is of, from 0.
+
+    Problems with mini-batches depend on it; layers do not, for they are those after the last step.
+    """
+    return _draw.get()
+
+
+@contextmanager
+def at_draw(number: int) -> Iterator[None]:
+    """Losses computed inside are of that sample of data."""
+    token = _draw.set(number)
+    try:
+        yield
+    finally:
+        _draw.reset(token)
 
 
 def adapt(
