@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
@@ -23,6 +24,7 @@ __all__ = [
     "STUDIES",
     "AntiDistillation",
     "CleanLabelPoisoning",
+    "Cleaning",
     "Denoising",
     "Distillation",
     "Figures",

@@ -14,6 +14,7 @@ from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
@@ -31,6 +32,7 @@ STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "spurious": Spurious,
     "denoising": Denoising,
+    "cleaning": Cleaning,
     "poisoning": Poisoning,
     "poisoning-targeted": TargetedPoisoning,
     "poisoning-clean-label": CleanLabelPoisoning,
