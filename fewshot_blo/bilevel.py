@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
 from fewshot_blo.records.shapes import shapes
-from fewshot_blo.sampling import Sampling
 
 Params = Mapping[str, Tensor]
 """Named tensors without a task axis."""
@@ -129,6 +128,13 @@ class OuterVariables(Mapping[str, Tensor]):
         return f"{type(self).__name__}({shapes})"
 
 
+class Block(NamedTuple):
+    """Part ``index`` of ``count`` of the data; a loss of all data is the mean over its parts."""
+
+    index: int = 0
+    count: int = 1
+
+
 @dataclass(frozen=True)
 class Bilevel:
     """T inner problems that share their outer variables.
@@ -138,7 +144,8 @@ class Bilevel:
         inner_init: initial inner parameters, ``[T, ...]``; may depend on ``outer``.
         inner_loss: G, ``TaskParams -> [T]``.
         outer_loss: F, ``TaskParams -> [T]``.
-        sampling: which part of the data the losses are of.
+        inner_block, outer_block: the part of the data that G, after the last inner step, and F are
+            of; None where batches are not numbered.
 
     Raises:
         ConfigurationError: if an outer variable is not a leaf tensor, there are no outer or no
@@ -149,7 +156,8 @@ class Bilevel:
     inner_init: TaskParams
     inner_loss: TaskLoss
     outer_loss: TaskLoss
-    sampling: Sampling = Sampling()
+    inner_block: Block | None = Block()
+    outer_block: Block | None = Block()
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():

@@ -18,7 +18,6 @@ ROOMS = (
     "machine",
     "records",
     "tasks",
-    "sampling",
     "bilevel",
     "kernel",
     "hypergrad",
@@ -47,7 +46,6 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.hypergrad.single_loop",
     "fewshot_blo.hypergrad.strategy",
     "fewshot_blo.records.shapes",
-    "fewshot_blo.sampling",
 }
 MODULES = sorted(
     path

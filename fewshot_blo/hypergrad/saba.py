@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, Block, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.single_loop import (
     DualState,
@@ -30,7 +30,6 @@ from fewshot_blo.hypergrad.strategy import (
     inner_start,
 )
 from fewshot_blo.kernel import InnerSteps
-from fewshot_blo.sampling import Block
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,12 +37,12 @@ class SABAState(DualState):
     """The dual, and what is remembered of every block; both mappings are empty at the start.
 
     Attributes:
-        tables: the last value of each quantity on each of B blocks, ``[1, B, ...]``, as
-            ``G_v/name``; zero where a block was not seen yet.
-        means: over the blocks, ``[1, ...]``.
+        blocks: the last value of each quantity on each block that was seen, ``[1, ...]``, as
+            ``G_v/name/block``. A tensor for each: a step replaces few and copies none.
+        means: over all blocks, ``[1, ...]``, as ``G_v/name``; one that was not seen counts as zero.
     """
 
-    tables: TaskParams = field(default_factory=dict)
+    blocks: TaskParams = field(default_factory=dict)
     means: TaskParams = field(default_factory=dict)
 
 
@@ -52,10 +51,10 @@ class SABAStep(DualStep):
     """A step with what is remembered after it.
 
     Attributes:
-        tables, means: as of ``SABAState``.
+        blocks, means: as of ``SABAState``.
     """
 
-    tables: TaskParams
+    blocks: TaskParams
     means: TaskParams
 
 
@@ -123,12 +122,12 @@ class SABA(Strategy[SABAState]):
             moved, _ = rule.update(g_v, rule.init(v, problem.outer), v, 0)
             q = dual_step(q, product, f_v, factor * self.dual_step_size)
         gradient = add_gradients(problem.outer, parts, method="SABA", remedy=IN_NO_LOSS)
-        return SABAStep(gradient, v, f.detach(), g, moved, q, memory.tables, memory.means)
+        return SABAStep(gradient, v, f.detach(), g, moved, q, memory.blocks, memory.means)
 
     def advance(self, state: SABAState, step: SABAStep) -> SABAState:
         """Moves v and q, and remembers."""
         return SABAState(
-            step.next_inner, state.outer_step + 1, step.next_dual, step.tables, step.means
+            step.next_inner, state.outer_step + 1, step.next_dual, step.blocks, step.means
         )
 
 
@@ -136,17 +135,17 @@ class _Memory:
     """What is remembered, while a step replaces the values of the blocks that it sees."""
 
     def __init__(self, problem: Bilevel, state: SABAState) -> None:
-        self.tables, self.means = dict(state.tables), dict(state.means)
-        sampling = problem.sampling
-        if sampling.inner is None or sampling.outer is None:
-            level = "inner" if sampling.inner is None else "outer"
+        self.blocks, self.means = dict(state.blocks), dict(state.means)
+        inner, outer = problem.inner_block, problem.outer_block
+        if inner is None or outer is None:
+            level = "inner" if inner is None else "outer"
             raise ConfigurationError(
                 f"SABA remembers a gradient of every block of data, and the batches of the {level} "
                 f"loss are not numbered: give the problem {level}_blocks in place of "
                 f"{level}_batches, or use SOBA"
             )
-        self._blocks: dict[str, Block] = {"inner": sampling.inner, "outer": sampling.outer}
-        if problem.tasks > 1 and any(block.count > 1 for block in self._blocks.values()):
+        self._seen: dict[str, Block] = {"inner": inner, "outer": outer}
+        if problem.tasks > 1 and any(block.count > 1 for block in self._seen.values()):
             raise ConfigurationError(
                 f"SABA remembers gradients of blocks for one inner problem, and there are "
                 f"{problem.tasks}: use SOBA"
@@ -166,15 +165,12 @@ class _Memory:
         }
 
     def _reduced(self, name: str, value: Tensor, level: str) -> Tensor:
-        block = self._blocks[level]
+        block = self._seen[level]
         if block.count == 1:
             return value
-        if name not in self.tables:
-            self.tables[name] = value.new_zeros(1, block.count, *value.shape[1:])
-            self.means[name] = torch.zeros_like(value)
-        difference, mean = value - self.tables[name][:, block.index], self.means[name]
-        # A table is copied, for a state does not change; that costs less than the gradients.
-        self.tables[name] = self.tables[name].clone()
-        self.tables[name][:, block.index] = value
-        self.means[name] = mean + difference / block.count
-        return difference + mean
+        own, mean = f"{name}/{block.index}", self.means.get(name)
+        difference = value - self.blocks[own] if own in self.blocks else value
+        estimate = difference if mean is None else difference + mean
+        change = difference / block.count
+        self.blocks[own], self.means[name] = value, change if mean is None else mean + change
+        return estimate

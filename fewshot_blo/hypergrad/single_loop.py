@@ -13,7 +13,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, Block, OuterStep, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.linear_solve import MatVec
 from fewshot_blo.hypergrad.strategy import State, inner_gradients, outer_gradients
@@ -135,10 +135,10 @@ def sampled_products(problem: Bilevel, v: TaskParams, g_v: TaskParams) -> MatVec
         v: inner parameters, leaves, ``[T, ...]``.
         g_v: G_v of draw 0 with its graph, which serves for all products where G has one batch.
     """
-    draws = count(1)
+    draws, whole = count(1), problem.inner_block == Block()
 
     def product(q: TaskParams) -> TaskParams:
-        own = inner_graph(problem, v, next(draws))[1] if problem.sampling.fresh else g_v
+        own = g_v if whole else inner_graph(problem, v, next(draws))[1]
         return inner_gradients(task_dot(own, q).sum(), v)
 
     return product

@@ -8,11 +8,10 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, Block, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import draw, inner_step
 from fewshot_blo.records.shapes import shapes
-from fewshot_blo.sampling import Block, Sampling
 from fewshot_blo.solving.blocks import INNER, OUTER, shuffled
 
 Loss = (
@@ -97,7 +96,14 @@ class PlainProblem:
 
         start = self.inner if self.inner_starts is None else self.inner_starts(step)
         stacked = {name: p.detach()[None] for name, p in start.items()}
-        return Bilevel(self.outer, stacked, inner_loss, outer_loss, self._sampling(step))
+        return Bilevel(
+            self.outer,
+            stacked,
+            inner_loss,
+            outer_loss,
+            _block(self.inner_batches, self.inner_blocks, step, INNER, self.seed, AFTER),
+            _block(self.outer_batches, self.outer_blocks, step, OUTER, self.seed, 0),
+        )
 
     def _inner_batch(self, step: int, number: int) -> list[Any]:
         """What G gets beside v and u: one batch, or nothing."""
@@ -111,17 +117,6 @@ class PlainProblem:
         if self.outer_blocks is not None:
             return [self.outer_blocks[shuffled(len(self.outer_blocks), step, OUTER, self.seed)]]
         return [] if self.outer_batches is None else [self.outer_batches(step)]
-
-    def _sampling(self, step: int) -> Sampling:
-        inner: Block | None = Block() if self.inner_batches is None else None
-        if self.inner_blocks is not None:
-            count = len(self.inner_blocks)
-            inner = Block(shuffled(count, step, INNER, self.seed, AFTER), count)
-        outer: Block | None = Block() if self.outer_batches is None else None
-        if self.outer_blocks is not None:
-            count = len(self.outer_blocks)
-            outer = Block(shuffled(count, step, OUTER, self.seed), count)
-        return Sampling(inner, outer, fresh=inner != Block())
 
 
 def unstacked(v: TaskParams) -> dict[str, Tensor]:
@@ -145,3 +140,11 @@ def _check_blocks(level: str, batches: object, blocks: Sequence[Any] | None) -> 
         )
     if blocks is not None and not len(blocks):
         raise ConfigurationError(f"{level}_blocks is empty: give at least one batch")
+
+
+def _block(
+    batches: object, blocks: Sequence[Any] | None, step: int, level: int, seed: int, number: int
+) -> Block | None:
+    if blocks is not None:
+        return Block(shuffled(len(blocks), step, level, seed, number), len(blocks))
+    return Block() if batches is None else None

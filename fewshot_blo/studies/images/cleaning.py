@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -117,10 +118,10 @@ class Cleaning(Study):
         return {AS_FOUND: {**self._errors(inner), **means}, RETRAINED: self._fitted(weights)}
 
     def baselines(self) -> Mapping[str, Figures]:
-        """The minimiser of G with the weights of the start, and with those of right labels alone."""
+        """The minimisers of G with equal weights, and with right labels alone."""
         equal = torch.full((self.train,), self.logit).sigmoid()
         return {
-            "weights of the start": self._fitted(equal),
+            "equal weights": self._fitted(equal),
             "oracle: right labels alone": self._fitted((~self.wrong).float()),
         }
 
@@ -143,7 +144,7 @@ def _slices(count: int, size: int) -> list[slice]:
     """Rows in as few blocks of at most so many as there can be, of sizes that differ by one."""
     blocks = -(-count // size) if size else 1
     ends = [count * number // blocks for number in range(blocks + 1)]
-    return [slice(*pair) for pair in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 @torch.no_grad()
