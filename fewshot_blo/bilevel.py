@@ -129,10 +129,10 @@ class OuterVariables(Mapping[str, Tensor]):
 
 
 class Block(NamedTuple):
-    """Part ``index`` of ``count`` of the data; a loss of all data is the mean over its parts."""
+    """Part ``number`` of ``total`` of the data; a loss of all data is the mean over its parts."""
 
-    index: int = 0
-    count: int = 1
+    number: int = 0
+    total: int = 1
 
 
 @dataclass(frozen=True)

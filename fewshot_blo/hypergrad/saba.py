@@ -145,7 +145,7 @@ class _Memory:
                 f"{level}_batches, or use SOBA"
             )
         self._seen: dict[str, Block] = {"inner": inner, "outer": outer}
-        if problem.tasks > 1 and any(block.count > 1 for block in self._seen.values()):
+        if problem.tasks > 1 and any(block.total > 1 for block in self._seen.values()):
             raise ConfigurationError(
                 f"SABA remembers gradients of blocks for one inner problem, and there are "
                 f"{problem.tasks}: use SOBA"
@@ -166,11 +166,11 @@ class _Memory:
 
     def _reduced(self, name: str, value: Tensor, level: str) -> Tensor:
         block = self._seen[level]
-        if block.count == 1:
+        if block.total == 1:
             return value
-        own, mean = f"{name}/{block.index}", self.means.get(name)
+        own, mean = f"{name}/{block.number}", self.means.get(name)
         difference = value - self.blocks[own] if own in self.blocks else value
         estimate = difference if mean is None else difference + mean
-        change = difference / block.count
+        change = difference / block.total
         self.blocks[own], self.means[name] = value, change if mean is None else mean + change
         return estimate

@@ -15,6 +15,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
 from fewshot_blo.studies.vectors.spurious import Spurious
 from fewshot_blo.studies.vectors.synthetic import Synthetic
 
@@ -33,6 +34,7 @@ __all__ = [
     "OnePoint",
     "Poisoning",
     "RowSettings",
+    "SampledQuadratics",
     "Spurious",
     "Study",
     "Synthetic",

@@ -25,12 +25,14 @@ from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
 from fewshot_blo.studies.vectors.spurious import Spurious
 from fewshot_blo.studies.vectors.synthetic import Synthetic
 
 STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "spurious": Spurious,
+    "sampled-quadratics": SampledQuadratics,
     "denoising": Denoising,
     "cleaning": Cleaning,
     "poisoning": Poisoning,

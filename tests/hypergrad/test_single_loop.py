@@ -207,7 +207,7 @@ def test_every_inner_step_and_product_is_of_a_block_of_its_own(name: str) -> Non
     v = torch.zeros(3, dtype=torch.float64)
     for i in steps:
         v = v - 0.1 * (blocks.a[i] @ v - blocks.c[i])
-    f_v = v - blocks.d[bilevel.outer_block.index]
+    f_v = v - blocks.d[bilevel.outer_block.number]
     term, q = f_v, torch.zeros_like(v) if name == "AmIGO" else 0.2 * f_v
     for i in products:
         term = term - 0.2 * blocks.a[i] @ term
@@ -228,7 +228,7 @@ def test_saba_remembers_the_last_gradient_of_every_block() -> None:
         bilevel = problem.at(number)
         assert bilevel.inner_block is not None
         assert bilevel.outer_block is not None
-        i, o = bilevel.inner_block.index, bilevel.outer_block.index
+        i, o = bilevel.inner_block.number, bilevel.outer_block.number
         own = {
             "g": blocks.a[i] @ v - blocks.b[i] @ u - blocks.c[i],
             "h": blocks.a[i] @ q,
@@ -257,7 +257,7 @@ def test_saba_remembers_the_last_gradient_of_every_block() -> None:
 def test_the_order_of_blocks_is_a_pure_function_in_shuffled_passes() -> None:
     draws = [[Blocks(60).problem().at(n).inner_block for n in range(120)] for _ in range(2)]
     assert draws[0] == draws[1]
-    indices = [block.index for block in draws[0] if block is not None]
+    indices = [block.number for block in draws[0] if block is not None]
     assert sorted(indices[:60]) == sorted(indices[60:]) == list(range(60))
     assert indices[:60] != indices[60:]
 

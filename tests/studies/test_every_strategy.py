@@ -35,6 +35,7 @@ from fewshot_blo.studies import (
     MinNorm,
     OnePoint,
     Poisoning,
+    SampledQuadratics,
     Spurious,
     Study,
     Synthetic,
@@ -73,6 +74,7 @@ WITHOUT_FILES: tuple[Study, ...] = (
     OnePoint(),
     AntiDistillation(),
     Spurious(),
+    SampledQuadratics(samples=64, inner=8, outer=3, batch=16),
 )
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.studies.blocks import slices
 from fewshot_blo.studies.images.classifiers import fit_to_the_end
 from fewshot_blo.studies.images.digits import Digits, Labelled, read_digits, seed_of
 from fewshot_blo.studies.pictures import histograms
@@ -93,8 +93,8 @@ class Cleaning(Study):
             {"weight": torch.zeros(784, 10)},
             lambda v, u, rows: self._inner_loss(v, u["logit"][rows].sigmoid(), rows),
             outer_loss,
-            inner_blocks=_slices(self.train, self.batch),
-            outer_blocks=_slices(self.validation, self.batch),
+            inner_blocks=slices(self.train, self.batch),
+            outer_blocks=slices(self.validation, self.batch),
             seed=self.seed,
         )
 
@@ -138,13 +138,6 @@ class Cleaning(Study):
         weights = {name: u["logit"].sigmoid() for name, u in solutions.items()}
         groups = {"right label": ~self.wrong, "wrong label": self.wrong}
         histograms(weights, groups, "weight of a training image", path)
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    """Rows in as few blocks of at most so many as there can be, of sizes that differ by one."""
-    blocks = -(-count // size) if size else 1
-    ends = [count * number // blocks for number in range(blocks + 1)]
-    return [slice(*pair) for pair in pairwise(ends)]
 
 
 @torch.no_grad()
