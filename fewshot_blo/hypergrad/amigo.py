@@ -78,7 +78,8 @@ class AmIGO(Strategy[DualState]):
         f = problem.outer_loss(v)
         f_v, f_u = both_gradients(f, v, problem.outer)
         g, g_v = inner_graph(problem, v)
-        product, q = sampled_products(problem, v, g_v), dual_start(problem, state)
+        product = sampled_products(problem, v, g_v, self.inner.steps)
+        q = dual_start(problem, state)
         for _ in range(self.dual_steps):
             q = dual_step(q, product(q), f_v, factor * self.dual_step_size)
         parts = [f_u, minus_cross(g_v, q, problem.outer)]

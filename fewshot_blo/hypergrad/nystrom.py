@@ -24,7 +24,7 @@ class Nystrom:
     Attributes:
         rank: k, columns; all of them where there are fewer.
         damping: ρ, positive.
-        seed: of the columns, which are the same at every call.
+        seed: the columns are drawn by it, the same at every call.
 
     Source: Hataya & Yamada (arXiv 2302.09726), and the formula of its published code.
     """

@@ -120,22 +120,25 @@ def dual_step(q: TaskParams, product: TaskParams, f_v: TaskParams, size: Tensor)
     return {name: p - size * (product[name] - f_v[name]) for name, p in q.items()}
 
 
-def inner_graph(problem: Bilevel, v: TaskParams, draw: int = 0) -> tuple[Tensor, TaskParams]:
+def inner_graph(
+    problem: Bilevel, v: TaskParams, draw: int | None = None
+) -> tuple[Tensor, TaskParams]:
     """G ``[T]`` at v on one sample of the data, and G_v with its graph."""
     with at_draw(draw):
         g = problem.inner_loss(v)
         return g.detach(), inner_gradients(g.sum(), v, create_graph=True)
 
 
-def sampled_products(problem: Bilevel, v: TaskParams, g_v: TaskParams) -> MatVec:
+def sampled_products(problem: Bilevel, v: TaskParams, g_v: TaskParams, first: int) -> MatVec:
     """Products with ``G_vv`` at v, each on a sample of its own where there are several.
 
     Args:
         problem: the inner problems.
         v: inner parameters, leaves, ``[T, ...]``.
-        g_v: G_v of draw 0 with its graph, which serves for all products where G has one batch.
+        g_v: G_v with its graph, which serves for all products where G is of all data.
+        first: number of the first sample: that of the inner steps, which were of those before.
     """
-    draws, whole = count(1), problem.inner_block == Block()
+    draws, whole = count(first), problem.inner_block == Block()
 
     def product(q: TaskParams) -> TaskParams:
         own = g_v if whole else inner_graph(problem, v, next(draws))[1]

@@ -69,7 +69,7 @@ class StocBiO(Strategy[CountedState]):
         f_v, f_u = both_gradients(f, v, problem.outer)
         g, g_v = inner_graph(problem, v)
         series = Neumann(self.dual_steps, self.dual_step_size)
-        q = series(sampled_products(problem, v, g_v), f_v)
+        q = series(sampled_products(problem, v, g_v, self.inner.steps), f_v)
         parts = [f_u, minus_cross(g_v, q, problem.outer)]
         gradient = add_gradients(problem.outer, parts, method="StocBiO", remedy=IN_NO_LOSS)
         return OuterStep(gradient, {n: p.detach() for n, p in v.items()}, f.detach(), g)

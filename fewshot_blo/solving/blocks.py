@@ -18,7 +18,7 @@ def shuffled(count: int, step: int, level: int, seed: int, number: int = 0) -> i
         step: outer step.
         level: ``INNER`` or ``OUTER``.
         seed: of the order.
-        number: of the draw within the outer step, negative ones too; each has an order of its own.
+        number: of the draw within the outer step, -1 or more; each has an order of its own.
     """
     turn, place = divmod(step, count)
     return _order(count, turn, level, seed, number)[place]
@@ -26,7 +26,5 @@ def shuffled(count: int, step: int, level: int, seed: int, number: int = 0) -> i
 
 @lru_cache(maxsize=256)
 def _order(count: int, turn: int, level: int, seed: int, number: int) -> tuple[int, ...]:
-    # Seeds of NumPy are not negative.
-    stream = 2 * number if number >= 0 else -2 * number - 1
-    generator = np.random.default_rng((level, seed, stream, turn))
+    generator = np.random.default_rng((level, seed, number + 1, turn))
     return tuple(int(index) for index in generator.permutation(count))

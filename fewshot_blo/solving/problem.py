@@ -34,8 +34,8 @@ class PlainProblem:
         inner_loss: G, a scalar.
         outer_loss: F, a scalar.
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
-            ``(s, k)``; k is -1 after the last one, and -2, -3, ... in further samples there, which
-            some stochastic strategies take. Without, G gets none.
+            ``(s, k)``; k is -1 after the last one. Where a strategy takes further samples there, k
+            goes on from the number of inner steps. Without, G gets none.
         outer_batches: the batch that F gets in outer step s, a pure function of s.
         inner_blocks: finite data in place of ``inner_batches``: G of all data is the mean of G over
             these batches. G gets one of them at a time, each once in as many outer steps as there
@@ -86,7 +86,8 @@ class PlainProblem:
 
         def inner_loss(v: TaskParams) -> Tensor:
             number = inner_step()
-            batch = self._inner_batch(step, AFTER - draw() if number is None else number)
+            number = draw() if number is None else number
+            batch = self._inner_batch(step, AFTER if number is None else number)
             loss = cast(Callable[..., Tensor], self.inner_loss)
             return _scalar("inner_loss", loss(unstacked(v), self.outer, *batch))
 
