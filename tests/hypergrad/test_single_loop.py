@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Block
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import SABA, SOBA, AmIGO, Implicit, State, StocBiO, Strategy, outer_step
 from fewshot_blo.hypergrad.linear_solve import Neumann
 from fewshot_blo.hypergrad.saba import SABAState
 from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.solving.falling import falling
 from fewshot_blo.solving.problem import PlainProblem
@@ -328,3 +330,13 @@ def test_new_tasks_forget_what_belongs_to_the_last(make: Callable[..., Any]) -> 
 def test_settings_that_make_no_sense(make: Callable[[], object], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         make()
+
+
+@pytest.mark.parametrize("make", SINGLE.values(), ids=list(SINGLE))
+def test_training_from_cold_starts_is_refused(make: Callable[..., Any]) -> None:
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 4)).double()
+    problem = SharedEncoder(encoder, LinearHead(), features=4)
+    with pytest.raises(ConfigurationError, match="start is cold, and S.BA moves the inner"):
+        problem.check_suits(make(), "cold")
+    problem.check_suits(make(), "warm")
+    problem.check_suits(AmIGO(), "cold")
