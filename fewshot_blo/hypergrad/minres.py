@@ -25,7 +25,7 @@ class MINRES:
     Attributes:
         steps: largest number of steps, each a product with H.
         damping: added to the diagonal of H.
-        tolerance: relative residual at which a task stops.
+        tolerance: relative residual at which a task stops; at least 4 roundings of the type.
 
     Source: Paige & Saunders, "Solution of sparse indefinite systems of linear equations" (1975).
     """
@@ -46,7 +46,9 @@ class MINRES:
         """
         nothing = {name: torch.zeros_like(x) for name, x in b.items()}
         left = task_dot(b, b).sqrt()
-        target = left * self.tolerance
+        # What is left below rounding has no direction, and steps along it would add noise to q.
+        tolerance = max(self.tolerance, 4 * torch.finfo(left.dtype).eps)
+        target = left * tolerance
         moving = ~(left <= target)  # True for NaN, which then reaches q and is noticed.
         q, v_old, w_old, w = nothing, nothing, nothing, nothing
         beta, scale = left, torch.zeros_like(left)
@@ -71,7 +73,7 @@ class MINRES:
             scale = torch.maximum(scale, (alpha**2 + beta**2 + beta_new**2).sqrt())
             # |H r| / |r| of the residual before this step.
             slope = (diagonal**2 + (c * beta_new) ** 2).sqrt()
-            moving = moving & ~(slope <= self.tolerance * scale)
+            moving = moving & ~(slope <= tolerance * scale)
             direction = add_scaled(add_scaled(v, -two_above, w_old), -above, w)
             w_old, w = w, _divided(direction, pivot, moving)
             safe = torch.where(moving, pivot, 1)

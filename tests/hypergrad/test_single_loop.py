@@ -336,7 +336,7 @@ def test_settings_that_make_no_sense(make: Callable[[], object], match: str) -> 
 def test_training_from_cold_starts_is_refused(make: Callable[..., Any]) -> None:
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 4)).double()
     problem = SharedEncoder(encoder, LinearHead(), features=4)
-    with pytest.raises(ConfigurationError, match="start is cold, and S.BA moves the inner"):
+    with pytest.raises(ConfigurationError, match=r"start is cold, and S.BA moves the inner"):
         problem.check_suits(make(), "cold")
     problem.check_suits(make(), "warm")
     problem.check_suits(AmIGO(), "cold")
