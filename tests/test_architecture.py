@@ -40,6 +40,10 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.bilevel",
     "fewshot_blo.kernel",
     "fewshot_blo.hypergrad.linear_solve",
+    "fewshot_blo.hypergrad.minres",
+    "fewshot_blo.hypergrad.nystrom",
+    "fewshot_blo.hypergrad.systems",
+    "fewshot_blo.hypergrad.single_loop",
     "fewshot_blo.hypergrad.strategy",
     "fewshot_blo.records.shapes",
 }

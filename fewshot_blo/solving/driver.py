@@ -13,6 +13,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.constraints import Constraint
@@ -87,10 +88,12 @@ def solve(
 
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
-        ConfigurationError: if a constraint is of no outer variable, or settings make no sense.
+        ConfigurationError: if a constraint is of no outer variable, settings make no sense, or the
+            strategy needs a warm start.
         DivergenceError: if a loss or gradient is not finite.
     """
     _check(steps, every, patience, validate, folder, resume=resume)
+    check_start(strategy, start)
     place = None if folder is None else Path(folder)
     run = SolveRun(
         problem,
