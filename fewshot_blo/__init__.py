@@ -29,13 +29,19 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.heads import RidgeHead as RidgeHead
     from fewshot_blo.heads import TailHead as TailHead
     from fewshot_blo.hypergrad import BOME as BOME
+    from fewshot_blo.hypergrad import SABA as SABA
+    from fewshot_blo.hypergrad import SOBA as SOBA
+    from fewshot_blo.hypergrad import AmIGO as AmIGO
     from fewshot_blo.hypergrad import Implicit as Implicit
     from fewshot_blo.hypergrad import Penalty as Penalty
     from fewshot_blo.hypergrad import Reptile as Reptile
+    from fewshot_blo.hypergrad import StocBiO as StocBiO
     from fewshot_blo.hypergrad import Unroll as Unroll
     from fewshot_blo.hypergrad import ValueFunction as ValueFunction
+    from fewshot_blo.hypergrad.linear_solve import MINRES as MINRES
     from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as ConjugateGradient
     from fewshot_blo.hypergrad.linear_solve import Neumann as Neumann
+    from fewshot_blo.hypergrad.linear_solve import Nystrom as Nystrom
     from fewshot_blo.hypergrad.linear_solve import OneStep as OneStep
     from fewshot_blo.kernel import SGD as SGD
     from fewshot_blo.kernel import Adam as Adam
@@ -66,8 +72,8 @@ _HOMES = {
         "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
         "MaxMarginHead RelationHead RidgeHead TailHead"
     ),
-    "hypergrad": "BOME Implicit Penalty Reptile Unroll ValueFunction",
-    "hypergrad.linear_solve": "ConjugateGradient Neumann OneStep",
+    "hypergrad": ("AmIGO BOME Implicit Penalty Reptile SABA SOBA StocBiO Unroll ValueFunction"),
+    "hypergrad.linear_solve": "ConjugateGradient MINRES Neumann Nystrom OneStep",
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
     "networks": "Conv4 ResNet12 WideResNet classifier",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -128,6 +128,13 @@ class OuterVariables(Mapping[str, Tensor]):
         return f"{type(self).__name__}({shapes})"
 
 
+class Block(NamedTuple):
+    """Part ``number`` of ``total`` of the data; a loss of all data is the mean over its parts."""
+
+    number: int = 0
+    total: int = 1
+
+
 @dataclass(frozen=True)
 class InnerConstraints:
     """Where the inner parameters may be.
@@ -156,6 +163,8 @@ class Bilevel:
         inner_loss: G, ``TaskParams -> [T]``.
         outer_loss: F, ``TaskParams -> [T]``.
         constraints: of the inner problems; None for none.
+        inner_block, outer_block: the part of the data that G, after the last inner step, and F are
+            of; None where batches are not numbered.
 
     Raises:
         ConfigurationError: if an outer variable is not a leaf tensor, there are no outer or no
@@ -167,6 +176,8 @@ class Bilevel:
     inner_loss: TaskLoss
     outer_loss: TaskLoss
     constraints: InnerConstraints | None = None
+    inner_block: Block | None = Block()
+    outer_block: Block | None = Block()
 
     def __post_init__(self) -> None:
         for name, leaf in self.outer.items():

@@ -38,8 +38,18 @@ from fewshot_blo.heads import (
     TailHead,
 )
 from fewshot_blo.heads.head import Start
-from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Reptile, Strategy, Unroll, ValueFunction
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad import (
+    BOME,
+    AmIGO,
+    Implicit,
+    Penalty,
+    Reptile,
+    StocBiO,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, Neumann, Nystrom, OneStep
 from fewshot_blo.hypergrad.strategy import Sees
 from fewshot_blo.kernel import (
     SGD,
@@ -71,6 +81,10 @@ STRATEGIES: dict[str, Strategy] = {
         InnerSteps(2, Momentum(0.1)), 1, lam=0.5, continued=True
     ),
     "bome": BOME(InnerSteps(2, SGD(0.1)), 2),
+    "amigo": AmIGO(InnerSteps(2, SGD(0.1)), 2, 0.1),
+    "stocbio": StocBiO(InnerSteps(2, SGD(0.1)), 2, 0.1),
+    "implicit by MINRES": Implicit(InnerSteps(3, SGD(0.1)), MINRES(3)),
+    "implicit by Nyström": Implicit(InnerSteps(3, SGD(0.1)), Nystrom(4, 0.5)),
     "reptile": Reptile(InnerSteps(2, SGD(0.1))),
 }
 # A strategy of the package that has no line above is here with its defaults.

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from fewshot_blo.hypergrad.amigo import AmIGO
 from fewshot_blo.hypergrad.bome import BOME
 from fewshot_blo.hypergrad.implicit import Implicit
 from fewshot_blo.hypergrad.penalty import Penalty
 from fewshot_blo.hypergrad.reptile import Reptile
+from fewshot_blo.hypergrad.saba import SABA
+from fewshot_blo.hypergrad.soba import SOBA
+from fewshot_blo.hypergrad.stocbio import StocBiO
 from fewshot_blo.hypergrad.strategy import State, Strategy, outer_step
 from fewshot_blo.hypergrad.unroll import Unroll
 from fewshot_blo.hypergrad.value_function import ValueFunction
 
-STRATEGIES = (Unroll, Implicit, Penalty, ValueFunction, BOME, Reptile)
+STRATEGIES = (
+    Unroll,
+    Implicit,
+    Penalty,
+    ValueFunction,
+    BOME,
+    SOBA,
+    SABA,
+    AmIGO,
+    StocBiO,
+    Reptile,
+)
 """All of them: what the command line, recipes and the contract suite know."""
 
 __all__ = [
     "BOME",
+    "SABA",
+    "SOBA",
     "STRATEGIES",
+    "AmIGO",
     "Implicit",
     "Penalty",
     "Reptile",
     "State",
+    "StocBiO",
     "Strategy",
     "Unroll",
     "ValueFunction",

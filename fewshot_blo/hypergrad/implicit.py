@@ -8,7 +8,7 @@ import torch
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.constrained import solved_inner
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, LinearSolver
 from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
     Bears,
@@ -22,17 +22,23 @@ from fewshot_blo.hypergrad.strategy import (
 )
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 
+_MOST_PRODUCTS = 500
+"""Hessian products of the linear solver where it is unset; it stops by its tolerance before."""
+
 
 @dataclass(frozen=True)
 class Implicit(Strategy[State]):
     """``du = F_u - G_uv q`` with ``G_vv q = F_v``, at the v that the inner steps reach.
 
-    Valid where v is close to a minimiser of G and ``G_vv`` is positive definite there: the inner
-    problem needs a proximal or l2 term. Memory does not depend on the number of inner steps.
+    Valid where v is close to a minimiser of G. With conjugate gradients ``G_vv`` must be positive
+    definite there: the inner problem then needs a proximal or l2 term. With constraints v and its
+    multipliers solve the Karush-Kuhn-Tucker conditions, which are differentiated in place of
+    ``G_v = 0``. Memory does not depend on the number of inner steps.
 
     Attributes:
         inner: inner steps.
-        solve: linear solver for q.
+        solve: linear solver for q; where unset, MINRES to a relative residual of 1e-8, which may
+            be used on singular and indefinite ``G_vv``.
 
     Source: Rajeswaran et al., "iMAML" (arXiv 1909.04630), equation 6 and algorithm 2; Neumann:
     Lorraine et al. (arXiv 1911.02590); one step: Luketina et al. (arXiv 1511.06727). As in iMAML's
@@ -74,7 +80,7 @@ class Implicit(Strategy[State]):
         def hessian_product(v: TaskParams) -> TaskParams:
             return inner_gradients(task_dot(g_v, v).sum(), inner)
 
-        solve = ConjugateGradient(500, tolerance=1e-8) if self.solve is None else self.solve
+        solve = MINRES(_MOST_PRODUCTS, tolerance=1e-8) if self.solve is None else self.solve
         q = solve(hessian_product, f_v)
         minus_g_uv_q = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
         gradient = add_gradients(

@@ -6,25 +6,31 @@ task-stacked parameters ``[T, ...]``. ``damping`` solves ``(H + damping I) q = b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fewshot_blo.bilevel import TaskParams, task_dot
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.minres import MINRES
+from fewshot_blo.hypergrad.nystrom import Nystrom
+from fewshot_blo.hypergrad.systems import (
+    LinearSolver,
+    MatVec,
+    add_scaled,
+    check_steps,
+    damped,
+)
 
-MatVec = Callable[[TaskParams], TaskParams]
-
-
-class LinearSolver(Protocol):
-    """Approximates ``H^-1 b`` for every task."""
-
-    def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
-        """The approximate solutions, ``[T, ...]``."""
-        ...
+__all__ = [
+    "MINRES",
+    "SOLVERS",
+    "ConjugateGradient",
+    "LinearSolver",
+    "MatVec",
+    "Neumann",
+    "Nystrom",
+    "OneStep",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class ConjugateGradient:
     tolerance: float = 1e-10
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        check_steps(self.steps)
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves from a zero start."""
@@ -61,7 +67,7 @@ class ConjugateGradient:
             # On a GPU this test would be a host sync; further steps leave a solved task as it is.
             if squared.device.type == "cpu" and (squared <= target).all():
                 break
-            product = _damped(matvec, direction, self.damping)
+            product = damped(matvec, direction, self.damping)
             curvature = task_dot(direction, product)
             # Negated comparisons are true for NaN, which then reaches q and is noticed.
             moving = ~(squared <= target) & ~(curvature <= 0)
@@ -95,13 +101,13 @@ class Neumann:
     damping: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        check_steps(self.steps)
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Sums the series."""
         term = total = b
         for _ in range(self.steps):
-            product = _damped(matvec, term, self.damping)
+            product = damped(matvec, term, self.damping)
             term = {name: v - self.step_size * product[name] for name, v in term.items()}
             total = {name: v + term[name] for name, v in total.items()}
         return {name: self.step_size * v for name, v in total.items()}
@@ -125,22 +131,5 @@ class OneStep:
         return {name: self.step_size * v for name, v in b.items()}
 
 
-def _damped(matvec: MatVec, v: TaskParams, damping: float) -> TaskParams:
-    product = matvec(v)
-    if damping == 0:
-        return product
-    return {name: p + damping * v[name] for name, p in product.items()}
-
-
-def add_scaled(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
-    """``a + scale_t b`` with one scale a task, ``[T]``."""
-    return {name: v + scale.reshape([-1] + [1] * (v.ndim - 1)) * b[name] for name, v in a.items()}
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ConfigurationError(f"steps is {steps}: a linear solver needs at least 1")
-
-
-SOLVERS = (ConjugateGradient, Neumann, OneStep)
+SOLVERS = (ConjugateGradient, MINRES, Nystrom, Neumann, OneStep)
 """All of them: what the command line and recipes know."""

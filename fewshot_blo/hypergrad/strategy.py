@@ -128,6 +128,11 @@ class Strategy(Generic[Own]):
         return "start" in self.sees
 
     @property
+    def needs_warm_start(self) -> bool:
+        """Whether it takes too few inner steps for an inner problem that starts anew."""
+        return False
+
+    @property
     def step_kind(self) -> type[OuterStep]:
         """The class that ``hypergradient`` returns."""
         return OuterStep
@@ -219,6 +224,16 @@ def initial(method: str, name: str, value: float | None) -> Tensor:
             f"{method}: {name} is unset: give a number, or let settled(problem) choose one"
         )
     return torch.tensor(value, dtype=torch.float64)
+
+
+def check_start(strategy: Strategy, start: object) -> None:
+    """Raises ConfigurationError if inner problems start cold and the strategy needs them warm."""
+    if start == "cold" and strategy.needs_warm_start:
+        raise ConfigurationError(
+            f"start is cold, and {type(strategy).__name__} moves the inner parameters by one step "
+            "from where the last outer step left them: use start=warm, or AmIGO or StocBiO, which "
+            "take several steps"
+        )
 
 
 def inner_start(problem: Bilevel, state: State) -> TaskParams:

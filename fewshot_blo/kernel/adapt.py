@@ -22,6 +22,7 @@ Visit = Callable[[int, TaskParams], None]
 _STEPS_BETWEEN_SYNCS = 16
 
 _inner_step: ContextVar[int | None] = ContextVar("inner_step", default=None)
+_draw: ContextVar[int | None] = ContextVar("draw", default=None)
 
 
 def inner_step() -> int | None:
@@ -40,6 +41,25 @@ def at_step(step: int | None) -> Iterator[None]:
         yield
     finally:
         _inner_step.reset(token)
+
+
+def draw() -> int | None:
+    """The number of the further sample of data that a loss after the last inner step is of.
+
+    They go on from the number of inner steps; None for the first such sample. Problems with
+    mini-batches depend on it; layers do not, for they are those after the last step.
+    """
+    return _draw.get()
+
+
+@contextmanager
+def at_draw(number: int | None) -> Iterator[None]:
+    """Losses computed inside are of that sample of data; None for the first after the last step."""
+    token = _draw.set(number)
+    try:
+        yield
+    finally:
+        _draw.reset(token)
 
 
 def adapt(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.kernel import BackendChoice, Forward, Order
 from fewshot_blo.kernel.layers import NO_ROWS, fold
 from fewshot_blo.kernel.precision import Precision
@@ -109,9 +110,9 @@ class FewShotProblem(ABC):
                 if from the inner parameters of the previous step.
 
         Raises:
-            ConfigurationError: if there is nothing to learn.
+            ConfigurationError: if there is nothing to learn, or the strategy needs a warm start.
         """
-        del strategy, start
+        check_start(strategy, start)
         if not self.outer:
             raise ConfigurationError(
                 "there is nothing to learn: no parameter of the network requires a gradient, and "

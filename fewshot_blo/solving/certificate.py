@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.hypergrad.constrained import solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as MINRES
+from fewshot_blo.hypergrad.linear_solve import MINRES
 from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.solving.constraints import Constraint
 

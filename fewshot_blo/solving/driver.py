@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
 from fewshot_blo.hypergrad import Implicit, Strategy
+from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
@@ -116,13 +117,14 @@ def solve(
     Raises:
         CheckpointError: if the folder holds another run, or there is nothing to resume.
         ConfigurationError: if a constraint is of no variable, the strategy is not right with those
-            of the inner problem, or settings make no sense.
+            of the inner problem or needs a warm start, or settings make no sense.
         DivergenceError: if a loss or gradient is not finite, or a loss grows beyond all bounds.
         NotSolvedError: if no ``steps`` are named and the problem is not solved in the end; its
             attribute ``solution`` has what was found.
     """
     strategy = Implicit() if strategy is None else strategy
     _check(steps, every, patience, validate, folder, resume=resume)
+    check_start(strategy, start)
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start

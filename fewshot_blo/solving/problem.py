@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, InnerConstraints, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, Block, InnerConstraints, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.adapt import inner_step
+from fewshot_blo.kernel.adapt import draw, inner_step
 from fewshot_blo.records.shapes import shapes
+from fewshot_blo.solving.blocks import INNER, OUTER, shuffled
 from fewshot_blo.solving.constraints import Constraint
 
 Loss = (
@@ -38,17 +39,24 @@ class PlainProblem:
         inner_loss: G, a scalar.
         outer_loss: F, a scalar.
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
-            ``(s, k)``; k is -1 after the last one. Without, G gets none.
+            ``(s, k)``; k is -1 after the last one. Where a strategy takes further samples there, k
+            goes on from the number of inner steps. Without, G gets none.
         outer_batches: the batch that F gets in outer step s, a pure function of s.
         inner_equalities, inner_inequalities: functions of ``(v, u)`` to vectors that must be zero,
             and not positive, in the inner problem.
         outer_equalities, outer_inequalities: likewise for the outer problem.
+        inner_blocks: finite data in place of ``inner_batches``: G of all data is the mean of G over
+            these batches. G gets one of them at a time, each once in as many outer steps as there
+            are, in an order drawn anew for every k above. Strategies that keep a gradient of each
+            batch (SABA) need to know which one they see.
+        outer_blocks: the same for F, in place of ``outer_batches``.
+        seed: of the order of blocks.
         inner_starts: where the inner problem starts in outer step s, a pure function of s, with
             the names and shapes of ``inner``. Without, at ``inner`` in every step.
 
     Raises:
-        ConfigurationError: if there are no variables, or an outer one is not a floating-point leaf
-            tensor.
+        ConfigurationError: if there are no variables, an outer one is not a floating-point leaf
+            tensor, or a loss has both batches and blocks, or no block.
     """
 
     outer: Params
@@ -62,8 +70,13 @@ class PlainProblem:
     inner_inequalities: Limit | None = None
     outer_equalities: Limit | None = None
     outer_inequalities: Limit | None = None
+    inner_blocks: Sequence[Any] | None = None
+    outer_blocks: Sequence[Any] | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_blocks("inner", self.inner_batches, self.inner_blocks)
+        _check_blocks("outer", self.outer_batches, self.outer_blocks)
         for name, leaf in self.outer.items():
             if not (leaf.is_leaf and leaf.is_floating_point()):
                 raise ConfigurationError(
@@ -88,21 +101,27 @@ class PlainProblem:
         """
 
         def inner_loss(v: TaskParams) -> Tensor:
-            batch: list[Any] = []
-            if self.inner_batches is not None:
-                number = inner_step()
-                batch = [self.inner_batches(step, AFTER if number is None else number)]
+            number = inner_step()
+            number = draw() if number is None else number
+            batch = self._inner_batch(step, AFTER if number is None else number)
             loss = cast(Callable[..., Tensor], self.inner_loss)
             return _scalar("inner_loss", loss(unstacked(v), self.outer, *batch))
 
         def outer_loss(v: TaskParams) -> Tensor:
-            batch = [] if self.outer_batches is None else [self.outer_batches(step)]
             loss = cast(Callable[..., Tensor], self.outer_loss)
-            return _scalar("outer_loss", loss(unstacked(v), self.outer, *batch))
+            return _scalar("outer_loss", loss(unstacked(v), self.outer, *self._outer_batch(step)))
 
         start = self.inner if self.inner_starts is None else self.inner_starts(step)
         stacked = {name: p.detach()[None] for name, p in start.items()}
-        return Bilevel(self.outer, stacked, inner_loss, outer_loss, self._inner(sets or {}))
+        return Bilevel(
+            self.outer,
+            stacked,
+            inner_loss,
+            outer_loss,
+            self._inner(sets or {}),
+            _block(self.inner_batches, self.inner_blocks, step, INNER, self.seed, AFTER),
+            _block(self.outer_batches, self.outer_blocks, step, OUTER, self.seed, 0),
+        )
 
     def _inner(self, sets: Mapping[str, Constraint]) -> InnerConstraints | None:
         """The constraints of the inner problem, those of sets included."""
@@ -129,6 +148,25 @@ class PlainProblem:
             all(s.fixed for s in sets.values()),
         )
 
+    def _inner_batch(self, step: int, number: int) -> list[Any]:
+        """What G gets beside v and u: one batch, or nothing."""
+        if self.inner_blocks is not None:
+            index = shuffled(len(self.inner_blocks), step, INNER, self.seed, number)
+            return [self.inner_blocks[index]]
+        return [] if self.inner_batches is None else [self.inner_batches(step, number)]
+
+    def _outer_batch(self, step: int) -> list[Any]:
+        """What F gets beside v and u: one batch, or nothing."""
+        if self.outer_blocks is not None:
+            return [self.outer_blocks[shuffled(len(self.outer_blocks), step, OUTER, self.seed)]]
+        return [] if self.outer_batches is None else [self.outer_batches(step)]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a loss is of another part of the data in every outer step."""
+        parts = (self.inner_batches, self.outer_batches, self.inner_blocks, self.outer_blocks)
+        return any(part is not None for part in parts)
+
 
 def _joined(
     function: Limit | None, v: Mapping[str, Tensor], u: Params, own: list[Tensor]
@@ -152,3 +190,21 @@ def _scalar(name: str, value: Tensor) -> Tensor:
             f"{name} has shape {list(value.shape)}: it must return a scalar; take its mean"
         )
     return value[None]
+
+
+def _check_blocks(level: str, batches: object, blocks: Sequence[Any] | None) -> None:
+    if batches is not None and blocks is not None:
+        raise ConfigurationError(
+            f"{level}_batches and {level}_blocks are both given: use one, the blocks where the "
+            "data are finite and the batches otherwise"
+        )
+    if blocks is not None and not len(blocks):
+        raise ConfigurationError(f"{level}_blocks is empty: give at least one batch")
+
+
+def _block(
+    batches: object, blocks: Sequence[Any] | None, step: int, level: int, seed: int, number: int
+) -> Block | None:
+    if blocks is not None:
+        return Block(shuffled(len(blocks), step, level, seed, number), len(blocks))
+    return Block() if batches is None else None

@@ -156,8 +156,8 @@ class SolveRun:
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         if isinstance(self.optimizer, SpectralDescent):
-            exact = self.problem.outer_batches is None and self.problem.inner_batches is None
-            self.optimizer.step(loss=float(step.outer_loss) if exact else None)
+            loss = None if self.problem.sampled else float(step.outer_loss)
+            self.optimizer.step(loss=loss)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
@@ -14,6 +15,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
 from fewshot_blo.studies.vectors.spurious import Spurious
 from fewshot_blo.studies.vectors.synthetic import Synthetic
 
@@ -23,6 +25,7 @@ __all__ = [
     "STUDIES",
     "AntiDistillation",
     "CleanLabelPoisoning",
+    "Cleaning",
     "Denoising",
     "Distillation",
     "Figures",
@@ -31,6 +34,7 @@ __all__ = [
     "OnePoint",
     "Poisoning",
     "RowSettings",
+    "SampledQuadratics",
     "Spurious",
     "Study",
     "Synthetic",

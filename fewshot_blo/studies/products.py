@@ -1,11 +1,12 @@
-"""Counts the Hessian-vector products of one hypergradient."""
+"""What a hypergradient costs, by counting: gradients of the losses and Hessian products."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
@@ -13,15 +14,31 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.solving.problem import PlainProblem
 
 
-def hessian_products(problem: PlainProblem, strategy: Strategy) -> int:
-    """Number of passes of one hypergradient that multiply a vector by ``G_vv``, ``G_uv`` or both.
+class Passes(NamedTuple):
+    """Of one hypergradient, on a batch each where there are batches.
+
+    Attributes:
+        gradients: evaluations of F or G with a gradient over v, u or both.
+        products: of a vector with ``G_vv``, ``G_uv`` or both in one pass.
+    """
+
+    gradients: int
+    products: int
+
+
+def count_passes(problem: PlainProblem, strategy: Strategy) -> Passes:
+    """Counts what one hypergradient takes.
 
     Args:
         problem: the problem; the hypergradient is computed at its initial variables.
         strategy: how the hypergradient is computed.
     """
-    first = next(iter(problem.inner))  # A pass reaches all parameters or none.
-    products = 0
+    first = next(iter(problem.inner))  # A pass goes through all parameters or none.
+    gradients = products = 0
+
+    def count_gradient() -> None:
+        nonlocal gradients
+        gradients += torch.is_grad_enabled()
 
     def count(_: Tensor) -> None:
         nonlocal products
@@ -32,11 +49,16 @@ def hessian_products(problem: PlainProblem, strategy: Strategy) -> int:
             gradient.register_hook(count)
 
     def inner_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
+        count_gradient()
         seen = v[first].view_as(v[first])
         if seen.requires_grad:
             seen.register_hook(watch)
         return problem.inner_loss({**v, first: seen}, u, *batch)
 
-    counted = replace(problem, inner_loss=inner_loss)
+    def outer_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
+        count_gradient()
+        return problem.outer_loss(v, u, *batch)
+
+    counted = replace(problem, inner_loss=inner_loss, outer_loss=outer_loss)
     strategy.hypergradient(counted.at(0), strategy.init())
-    return products
+    return Passes(gradients, products)

@@ -9,7 +9,7 @@ from typing import Any
 from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.studies.pictures import COLOURS
 
-PRODUCTS = "Hessian products a step"
+GRADIENTS, PRODUCTS = "gradients a step", "Hessian products a step"
 _OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
 
 
@@ -18,31 +18,37 @@ def draw_progress(
     logs: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
 ) -> None:
-    """Draws the study's observed figure, or the outer loss, over Hessian products and seconds.
+    """Draws the study's observed figure, or the outer loss, over passes and seconds.
+
+    A pass is a gradient of a loss, or a product with second derivatives of G.
 
     Args:
-        records: lines of the table, with the number of products per outer step.
+        records: lines of the table, with the number of gradients and products per outer step.
         logs: log records of each row.
         path: file of the figure.
+
     """
-    products = {record["method"]: record.get(PRODUCTS, 0.0) for record in records}
+    passes = {
+        record["method"]: record.get(GRADIENTS, 0.0) + record.get(PRODUCTS, 0.0)
+        for record in records
+    }
     figure = new_figure(13, 4.5)
-    by_products, by_seconds = figure.subplots(1, 2, sharey=True)
-    for axes in (by_products, by_seconds):
+    by_passes, by_seconds = figure.subplots(1, 2, sharey=True)
+    for axes in (by_passes, by_seconds):
         axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
         own = (key for record in log for key in record if key not in _OF_EVERY_RECORD)
         followed = next(own, followed)
         values = [record[followed] for record in log]
-        # A row without products gets an empty line, so that colours agree on both sides.
-        counted = log if products[name] else []
-        xs = [products[name] * record["step"] for record in counted]
-        by_products.plot(xs, values[: len(xs)])
+        # A row that was not counted has an empty line, for the same colours on both sides.
+        counted = log if passes[name] else []
+        xs = [passes[name] * record["step"] for record in counted]
+        by_passes.plot(xs, values[: len(xs)])
         by_seconds.plot([record["seconds"] for record in log], values, label=name)
-    by_products.set(xlabel="Hessian products", ylabel=followed)
+    by_passes.set(xlabel="gradients and Hessian products", ylabel=followed)
     by_seconds.set(xlabel="seconds")
-    for axes in (by_products, by_seconds):
+    for axes in (by_passes, by_seconds):
         axes.grid(alpha=0.3)
         points = [point for line in axes.lines for point in line.get_xydata()]
         if points:

@@ -15,6 +15,7 @@ from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
+from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
@@ -25,13 +26,16 @@ from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
+from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
 from fewshot_blo.studies.vectors.spurious import Spurious
 from fewshot_blo.studies.vectors.synthetic import Synthetic
 
 STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "spurious": Spurious,
+    "sampled-quadratics": SampledQuadratics,
     "denoising": Denoising,
+    "cleaning": Cleaning,
     "poisoning": Poisoning,
     "poisoning-targeted": TargetedPoisoning,
     "poisoning-clean-label": CleanLabelPoisoning,

@@ -27,8 +27,9 @@ from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.tables import write_table
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
-from fewshot_blo.studies.products import hessian_products
-from fewshot_blo.studies.progress import PRODUCTS, draw_progress
+from fewshot_blo.solving.falling import falling
+from fewshot_blo.studies.products import count_passes
+from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS, draw_progress
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 from fewshot_blo.studies.table import study_table
 
@@ -49,6 +50,7 @@ class RowSettings:
         steps: number of outer steps.
         optimizer: outer optimizer.
         learning_rate: learning rate of the outer optimizer.
+        decay: exponent of its decay: it is divided by ``(t + 1)^decay`` at outer step t.
         every: outer steps between records.
         patience: records without a new lowest held-out loss after which the run stops; 0 for no
             early stopping.
@@ -61,6 +63,7 @@ class RowSettings:
     steps: int = 500
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 0.1
+    decay: float = 0.0
     every: int = 20
     patience: int = 0
 
@@ -172,8 +175,13 @@ def _solved(
     write_tensors(dict(solution.outer), place / OUTER, "outer variables")
     seconds = read_log(place / LOG)[-1]["seconds"]
     figures = dict(study.measure(solution.outer, solution.inner))
-    products = hessian_products(study.problem(), settings.strategy)
-    cost = {"outer steps": float(solution.step), PRODUCTS: float(products), "seconds": seconds}
+    passes = count_passes(study.problem(), settings.strategy)
+    cost = {
+        "outer steps": float(solution.step),
+        GRADIENTS: float(passes.gradients),
+        PRODUCTS: float(passes.products),
+        "seconds": seconds,
+    }
     name = next(iter(figures))
     return {**figures, name: {**figures[name], **cost}}
 
@@ -198,7 +206,7 @@ def solve_row(
     return solve(
         study.problem(),
         settings.strategy,
-        partial(optimizers[settings.optimizer], lr=settings.learning_rate),
+        falling(partial(optimizers[settings.optimizer], lr=settings.learning_rate), settings.decay),
         steps=settings.steps,
         start=partly if settings.start == "partial" else settings.start,
         constraints=study.constraints(),

@@ -4,15 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse.linalg import minres
 from torch import Tensor
 
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.linear_solve import (
+    MINRES,
     ConjugateGradient,
     LinearSolver,
     MatVec,
     Neumann,
+    Nystrom,
     OneStep,
 )
 
@@ -78,6 +81,10 @@ SOLVERS: list[LinearSolver] = [
     Neumann(3, 0.01),
     Neumann(3, 0.01, 1.0),
     OneStep(0.1),
+    MINRES(3),
+    MINRES(3, damping=1.0),
+    Nystrom(2, 0.5),
+    Nystrom(9, 0.5),
 ]
 
 
@@ -159,7 +166,147 @@ def test_one_step_makes_no_product() -> None:
     torch.testing.assert_close(join(OneStep(0.3)(matvec, cut(b))), 0.3 * b)
 
 
-@pytest.mark.parametrize("solver", [ConjugateGradient, Neumann])
-def test_needs_a_step(solver: type[ConjugateGradient] | type[Neumann]) -> None:
+class Indefinite(System):
+    """Systems with eigenvalues of either sign, some of them zero."""
+
+    def __init__(self, seed: int, tasks: int, size: int, zeros: int = 0) -> None:
+        super().__init__(seed, tasks, size, condition=10.0)
+        values, vectors = torch.linalg.eigh(self.h)
+        values = values * torch.where(torch.arange(size) % 2 == 0, 1, -1)
+        values[:, :zeros] = 0
+        self.h = vectors @ torch.diag_embed(values) @ vectors.mT
+
+    def times(self, x: Tensor) -> Tensor:
+        return torch.einsum("tij,tj->ti", self.h, x)
+
+    def pseudoinverse(self) -> Tensor:
+        inverse: Tensor = torch.linalg.pinv(self.h, rtol=1e-9, hermitian=True)
+        return torch.einsum("tij,tj->ti", inverse, self.b)
+
+
+def scipy_minres(system: System, steps: int, damping: float = 0.0) -> Tensor:
+    """Of SciPy, for one task after another."""
+    return torch.stack(
+        [
+            torch.as_tensor(
+                minres(h.numpy(), b.numpy(), shift=-damping, rtol=1e-15, maxiter=steps)[0]
+            )
+            for h, b in zip(system.h, system.b, strict=True)
+        ]
+    )
+
+
+indefinite = st.builds(
+    Indefinite, seed=st.integers(0, 1000), tasks=st.integers(1, 4), size=st.integers(2, 6)
+)
+
+
+@given(system=indefinite, steps=st.integers(1, 5), damping=st.sampled_from([0.0, 0.3]))
+def test_minres_equals_that_of_scipy(system: Indefinite, steps: int, damping: float) -> None:
+    q = join(MINRES(steps, damping, tolerance=0.0)(system.product, cut(system.b)))
+    expected = scipy_minres(system, steps, damping)
+    torch.testing.assert_close(q, expected, rtol=1e-8, atol=1e-10)
+
+
+@given(system=indefinite)
+def test_minres_solves_indefinite_systems(system: Indefinite) -> None:
+    q = join(MINRES(40, tolerance=1e-13)(system.product, cut(system.b)))
+    torch.testing.assert_close(q, torch.linalg.solve(system.h, system.b), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minres_solves_singular_systems_by_the_solution_without_null_space(seed: int) -> None:
+    system = Indefinite(seed, 3, 7, zeros=3)
+    system.b = system.times(system.b)
+    q = join(MINRES(40, tolerance=1e-12)(system.product, cut(system.b)))
+    torch.testing.assert_close(q, system.pseudoinverse(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minres_stops_where_rounding_is_left(seed: int) -> None:
+    """In float32 a tolerance of 1e-10 is never met; further steps must not make it worse."""
+    system = Indefinite(seed, 3, 7, zeros=3)
+    system.b = system.times(system.b)
+    expected = system.pseudoinverse()
+    system.h, system.b = system.h.float(), system.b.float()
+    for steps in (8, 60):
+        q = join(MINRES(steps)(system.product, cut(system.b)))
+        torch.testing.assert_close(q, expected.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minres_leaves_the_least_residual_where_there_is_no_solution(seed: int) -> None:
+    system = Indefinite(seed, 3, 7, zeros=3)
+    q = join(MINRES(40)(system.product, cut(system.b)))
+    least = (system.times(system.pseudoinverse()) - system.b).norm(dim=1)
+    torch.testing.assert_close((system.times(q) - system.b).norm(dim=1), least, rtol=1e-8, atol=0)
+
+
+def test_minres_stops_each_task_by_its_own_residual() -> None:
+    system = Indefinite(0, 3, 6)
+    system.h[0] = 2 * torch.eye(6)  # Solved in one step.
+    system.b[1] = 0
+    q = join(MINRES(100)(system.product, cut(system.b)))
+    torch.testing.assert_close(q[0], system.b[0] / 2, rtol=1e-12, atol=0)
+    assert (q[1] == 0).all()
+    torch.testing.assert_close(q[2], torch.linalg.solve(system.h[2], system.b[2]))
+    assert system.products <= 9
+
+
+@given(system=systems, damping=st.sampled_from([0.05, 1.0]), seed=st.integers(0, 5))
+def test_nystrom_of_all_columns_is_exact(system: System, damping: float, seed: int) -> None:
+    solver = Nystrom(6, damping, seed)
+    q = join(solver(system.product, cut(system.b)))
+    expected = torch.linalg.solve(system.damped(damping), system.b)
+    torch.testing.assert_close(q, expected, rtol=1e-8, atol=1e-10)
+    assert system.products == system.h.shape[1]
+
+
+@pytest.mark.parametrize("rank", [3, 5])
+def test_nystrom_is_exact_from_the_rank_of_the_matrix_on(rank: int) -> None:
+    system = System(1, 2, 8, condition=4.0)
+    values, vectors = torch.linalg.eigh(system.h)
+    values[:, :5] = 0
+    system.h = vectors @ torch.diag_embed(values) @ vectors.mT
+    q = join(Nystrom(rank, 0.1)(system.product, cut(system.b)))
+    torch.testing.assert_close(
+        q, torch.linalg.solve(system.damped(0.1), system.b), rtol=1e-8, atol=1e-8
+    )
+    assert system.products == rank
+
+
+def test_nystrom_is_the_inverse_of_its_approximation() -> None:
+    """Against the dense matrix ``C M^-1 C^T`` of the columns that the seed draws."""
+    system = System(2, 2, 6)
+    q = join(Nystrom(3, 0.2, seed=4)(system.product, cut(system.b)))
+    drawn = torch.randperm(6, generator=torch.Generator().manual_seed(4))[:3]
+    # Entries in the order of the parameters by name: the matrix first, then the scalar.
+    own = torch.tensor([1, 2, 3, 4, 5, 0])[drawn]
+    columns, rows = system.h[:, :, own], system.h[:, own][:, :, own]
+    approximation = columns @ torch.linalg.solve(rows, columns.mT)
+    expected = torch.linalg.solve(approximation + 0.2 * torch.eye(6, dtype=torch.float64), system.b)
+    torch.testing.assert_close(q, expected, rtol=1e-9, atol=1e-11)
+    again = join(Nystrom(3, 0.2, seed=4)(system.product, cut(system.b)))
+    assert torch.equal(q, again)
+    assert not torch.equal(q, join(Nystrom(3, 0.2, seed=5)(system.product, cut(system.b))))
+
+
+@pytest.mark.parametrize("solver", [MINRES(3), Nystrom(3, 0.1)])
+def test_nan_of_one_task_is_its_own(solver: LinearSolver) -> None:
+    system = System(0, 2, 4)
+    system.h[0, 0, 0] = torch.nan
+    q = join(solver(system.product, cut(system.b)))
+    assert q[0].isnan().any()
+    assert q[1].isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"damping": 0.0}])
+def test_nystrom_needs_a_column_and_damping(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"rank is .* damping is .* must be positive"):
+        Nystrom(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", [ConjugateGradient, MINRES, Neumann])
+def test_needs_a_step(solver: type[ConjugateGradient | MINRES | Neumann]) -> None:
     with pytest.raises(ConfigurationError, match="steps is 0: a linear solver needs at least 1"):
         solver(steps=0)

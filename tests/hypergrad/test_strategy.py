@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Reptile, Unroll, ValueFunction
+from fewshot_blo.hypergrad import STRATEGIES
 
 
-@pytest.mark.parametrize(
-    "strategy", [BOME(), Implicit(), Penalty(), Reptile(), Unroll(), ValueFunction()], ids=repr
-)
+@pytest.mark.parametrize("strategy", [kind() for kind in STRATEGIES], ids=repr)
 def test_strategies_are_values(strategy: Any) -> None:
     """They are equal where their settings are, and do not change: steps are recorded for them."""
     assert strategy == dataclasses.replace(strategy)

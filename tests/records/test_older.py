@@ -401,7 +401,9 @@ def test_a_run_of_an_earlier_version_with_other_settings_is_refused(
     data = torch.load(tmp_path / LAST, weights_only=True)
     data["config"]["problem"]["colour"] = "red"
     torch.save(data, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match=r"does not know \(.*problem\.colour") as error:
+    with pytest.raises(
+        CheckpointError, match=r"unknown to this version \(.*problem\.colour"
+    ) as error:
         train_from_config(config, splits, tmp_path, resume=True, tested=False)
     assert "\n" not in str(error.value)
 

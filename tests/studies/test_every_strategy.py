@@ -10,13 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad import (
+    BOME,
+    SOBA,
+    AmIGO,
+    Implicit,
+    Penalty,
+    StocBiO,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, Neumann, Nystrom, OneStep
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import (
     STUDIES,
     AntiDistillation,
+    Cleaning,
     CleanLabelPoisoning,
     Denoising,
     Distillation,
@@ -24,6 +35,7 @@ from fewshot_blo.studies import (
     MinNorm,
     OnePoint,
     Poisoning,
+    SampledQuadratics,
     Spurious,
     Study,
     Synthetic,
@@ -41,8 +53,14 @@ STRATEGIES: dict[str, Strategy] = {
     "implicit, conjugate gradients": Implicit(InnerSteps(3, STEPS), ConjugateGradient(2)),
     "implicit, Neumann": Implicit(InnerSteps(3, STEPS), Neumann(3, 0.01)),
     "implicit, one step": Implicit(InnerSteps(3, STEPS), OneStep(0.01)),
+    "implicit, MINRES": Implicit(InnerSteps(3, STEPS), MINRES(2)),
+    "implicit, Nyström": Implicit(InnerSteps(3, STEPS), Nystrom(2, 1.0)),
+    "soba": SOBA(InnerSteps(1, STEPS), 0.01),
+    "amigo": AmIGO(InnerSteps(3, STEPS), 3, 0.01),
+    "stocbio": StocBiO(InnerSteps(3, STEPS), 3, 0.01),
 }
 DIGITS: dict[type[Study], dict[str, Any]] = {
+    Cleaning: {"train": 60, "validation": 40, "batch": 16},
     Denoising: {"train": 60, "validation": 40},
     Distillation: {"train": 60, "validation": 40, "batch": 20, "hidden": 8},
     LearnedAugmentation: {"train": 40, "validation": 40, "batch": 10, "hidden": 8},
@@ -56,6 +74,7 @@ WITHOUT_FILES: tuple[Study, ...] = (
     OnePoint(),
     AntiDistillation(),
     Spurious(),
+    SampledQuadratics(samples=64, inner=8, outer=3, batch=16),
 )
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
 

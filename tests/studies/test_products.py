@@ -1,15 +1,28 @@
-"""Counts of Hessian products are those that the formulas have."""
+"""Counts of gradients and Hessian products are those that the formulas have."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
 
-from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad import (
+    BOME,
+    SABA,
+    SOBA,
+    AmIGO,
+    Implicit,
+    Penalty,
+    StocBiO,
+    Strategy,
+    Unroll,
+    ValueFunction,
+)
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, Neumann, Nystrom, OneStep
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.solving.problem import PlainProblem
-from fewshot_blo.studies.products import hessian_products
+from fewshot_blo.studies.products import Passes, count_passes
 
 
 def problem() -> PlainProblem:
@@ -28,18 +41,38 @@ def problem() -> PlainProblem:
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
-        (Unroll(InnerSteps(4, SGD(0.1))), 4),
-        (Unroll(InnerSteps(7, Adam(0.1))), 7),
-        (Unroll(InnerSteps(4, SGD(0.1)), truncate=1), 1),
-        (Unroll(InnerSteps(4, SGD(0.1)), first_order=True), 0),
-        (Implicit(InnerSteps(4, SGD(0.1)), ConjugateGradient(2)), 2 + 1),  # The last is G_uv q.
-        (Implicit(InnerSteps(4, SGD(0.1)), Neumann(2, 0.1)), 2 + 1),
-        (Implicit(InnerSteps(4, SGD(0.1)), OneStep(0.1)), 1),
-        (Penalty(InnerSteps(4, SGD(0.01)), rho=1.0), 4 + 1),  # Over v and u at once, at the end.
-        (ValueFunction(InnerSteps(4, SGD(0.1)), 4), 0),
-        (BOME(InnerSteps(4, SGD(0.1)), 4), 0),
+        (Unroll(InnerSteps(4, SGD(0.1))), (5, 4)),
+        (Unroll(InnerSteps(7, Adam(0.1))), (8 + 7, 7)),  # Recomputed where more than 5.
+        (Unroll(InnerSteps(4, SGD(0.1)), truncate=1), (5, 1)),
+        (Unroll(InnerSteps(4, SGD(0.1)), first_order=True), (5, 0)),
+        (Implicit(InnerSteps(4, SGD(0.1)), ConjugateGradient(2)), (6, 2 + 1)),  # The last: G_uv q.
+        (Implicit(InnerSteps(4, SGD(0.1)), Neumann(2, 0.1)), (6, 2 + 1)),
+        (Implicit(InnerSteps(4, SGD(0.1)), MINRES(2)), (6, 2 + 1)),
+        (Implicit(InnerSteps(4, SGD(0.1)), Nystrom(3)), (6, 3 + 1)),
+        (Implicit(InnerSteps(4, SGD(0.1)), OneStep(0.1)), (6, 1)),
+        # Over v and u at once, at the end.
+        (Penalty(InnerSteps(4, SGD(0.01)), rho=1.0), (2 * 4 + 2, 4 + 1)),
+        (ValueFunction(InnerSteps(4, SGD(0.1)), 4), (3 * 4 + 3, 0)),
+        (BOME(InnerSteps(4, SGD(0.1)), 3), (4 * 4 + 3 + 2 + 3, 0)),
+        (SOBA(), (2, 1)),  # Both products in one pass.
+        (SABA(), (2, 1)),
+        (AmIGO(InnerSteps(4, SGD(0.1)), 3), (6, 3 + 1)),
+        (StocBiO(InnerSteps(4, SGD(0.1)), 3), (6, 3 + 1)),
     ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, int) else None,
+    ids=lambda value: type(value).__name__ if not isinstance(value, tuple) else "",
 )
-def test_counts(strategy: Strategy, expected: int) -> None:
-    assert hessian_products(problem(), strategy) == expected
+def test_counts(strategy: Strategy, expected: tuple[int, int]) -> None:
+    assert count_passes(problem(), strategy) == Passes(*expected)
+
+
+@pytest.mark.parametrize(
+    "strategy", [AmIGO(InnerSteps(4, SGD(0.1)), 3), StocBiO(InnerSteps(4, SGD(0.1)), 3)]
+)
+def test_another_batch_for_every_product_takes_another_gradient(strategy: Strategy) -> None:
+    whole = problem()
+    blocks = dataclasses.replace(
+        whole,
+        inner_loss=lambda v, u, factor: factor * whole.inner_loss(v, u),  # type: ignore[call-arg]
+        inner_blocks=[0.9, 1.1],
+    )
+    assert count_passes(blocks, strategy) == Passes(6 + 3, 3 + 1)

@@ -27,14 +27,18 @@ from fewshot_blo.heads import (
 )
 from fewshot_blo.hypergrad import (
     BOME,
+    SABA,
+    SOBA,
+    AmIGO,
     Implicit,
     Penalty,
     Reptile,
+    StocBiO,
     Strategy,
     Unroll,
     ValueFunction,
 )
-from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, Neumann, Nystrom, OneStep
 from fewshot_blo.hypergrad.penalty import PenaltyState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD
 from fewshot_blo.networks import classifier
@@ -52,9 +56,15 @@ STRATEGIES: dict[str, Strategy] = {
     "implicit by cg": Implicit(InnerSteps(2, SGD(0.1)), ConjugateGradient(3, damping=1.0)),
     "implicit by Neumann": Implicit(InnerSteps(2, SGD(0.1)), Neumann(3, 0.1)),
     "implicit by one step": Implicit(InnerSteps(2, SGD(0.1)), OneStep()),
+    "implicit by MINRES": Implicit(InnerSteps(2, SGD(0.1)), MINRES(3)),
+    "implicit by Nyström": Implicit(InnerSteps(2, SGD(0.1)), Nystrom(3)),
     "penalty": Penalty(InnerSteps(2, Adam(1e-2))),
     "value function": ValueFunction(InnerSteps(2, SGD(0.1)), 2, lam_growth=1.0),
     "bome": BOME(InnerSteps(2), 2),
+    "soba": SOBA(decay=0.5),
+    "saba": SABA(decay=0.5),
+    "amigo": AmIGO(InnerSteps(2), 2),
+    "stocbio": StocBiO(InnerSteps(2), 2),
     "reptile": Reptile(InnerSteps(2)),
 }
 HEADS: dict[str, Callable[[], Head]] = {
@@ -125,7 +135,9 @@ def test_no_strategy_reads_on_the_host(
     if strategy == "reptile" and make is shared_encoder:
         pytest.skip("Reptile is of initializations alone")
     batch = make_ragged_batch() if ragged else make_batch()
-    run = make_run(make(), STRATEGIES[strategy], tmp_path, norm=norm)
+    method = STRATEGIES[strategy]
+    start = "warm" if method.needs_warm_start else "cold"
+    run = make_run(make(), method, tmp_path, norm=norm, start=start)
     assert reads_of_steps(run, batch) == []
 
 
