@@ -11,6 +11,11 @@ from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.kkt import Constrained, KKTPoint, adjoint, solve_constrained
 
+FIRST_SMOOTHING, LAST_SMOOTHING = 1e-1, 1e-8
+"""Complementarity at the start of a run, and at its end."""
+
+_OPTIMISTIC = 0.1
+
 MOST_VARIABLES = 1000
 """Inner variables up to which dense matrices are reasonable."""
 
@@ -35,12 +40,17 @@ class SolvedInner:
         return adjoint(self.problem, self.point, flat, outer)
 
 
-def solved_inner(problem: Bilevel, start: TaskParams) -> SolvedInner:
+def solved_inner(problem: Bilevel, start: TaskParams, smoothing: float) -> SolvedInner:
     """Solves the inner problem with its constraints.
+
+    Its solution is smooth in the outer variables for a positive ``smoothing`` t, at which
+    complementarity is left, and where it is not unique it is the one that suits the outer loss:
+    ``G + sqrt(t) F`` is minimised.
 
     Args:
         problem: of one task.
         start: v to start from, ``[1, ...]``.
+        smoothing: t.
 
     Raises:
         ConfigurationError: if there are several tasks, or too many variables for dense matrices.
@@ -60,11 +70,14 @@ def solved_inner(problem: Bilevel, start: TaskParams) -> SolvedInner:
         parts = torch.split(x, sizes)
         return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
 
+    share = _OPTIMISTIC * smoothing**0.5
     flat = Constrained(
-        lambda x: problem.inner_loss(named(x))[0],
+        lambda x: (problem.inner_loss(named(x)) + share * problem.outer_loss(named(x)))[0],
         lambda x: constraints.equalities(named(x))[0],
         lambda x: constraints.inequalities(named(x))[0],
     )
-    point = solve_constrained(flat, torch.cat([p.detach().reshape(-1) for p in start.values()]))
+    point = solve_constrained(
+        flat, torch.cat([p.detach().reshape(-1) for p in start.values()]), smoothing
+    )
     params = {name: p.detach() for name, p in named(point.x).items()}
     return SolvedInner(params, point, flat)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.hypergrad.constrained import solved_inner
+from fewshot_blo.hypergrad.constrained import FIRST_SMOOTHING, LAST_SMOOTHING, solved_inner
 from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, LinearSolver
 from fewshot_blo.hypergrad.strategy import (
     IN_NO_LOSS,
@@ -26,8 +27,21 @@ _MOST_PRODUCTS = 500
 """Hessian products of the linear solver where it is unset; it stops by its tolerance before."""
 
 
+@dataclass(frozen=True, repr=False)
+class ImplicitState(State):
+    """How exactly constrained inner problems are solved.
+
+    Attributes:
+        smoothing: complementarity that is left of inner constraints.
+    """
+
+    smoothing: Tensor = field(
+        default_factory=lambda: torch.tensor(FIRST_SMOOTHING, dtype=torch.float64)
+    )
+
+
 @dataclass(frozen=True)
-class Implicit(Strategy[State]):
+class Implicit(Strategy[ImplicitState]):
     """``du = F_u - G_uv q`` with ``G_vv q = F_v``, at the v that the inner steps reach.
 
     Valid where v is close to a minimiser of G. With conjugate gradients ``G_vv`` must be positive
@@ -60,7 +74,17 @@ class Implicit(Strategy[State]):
         """It differentiates the conditions of Karush, Kuhn and Tucker."""
         return "all"
 
-    def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
+    def init(self) -> ImplicitState:
+        """With the most smoothing."""
+        return ImplicitState()
+
+    def refined(self, state: ImplicitState) -> ImplicitState | None:
+        """A tenth of the smoothing."""
+        if float(state.smoothing) <= LAST_SMOOTHING * 1.01:
+            return None
+        return replace(state, smoothing=state.smoothing / 10)
+
+    def hypergradient(self, problem: Bilevel, state: ImplicitState) -> OuterStep:
         """Adapts without a graph, solves for q and differentiates once."""
         if problem.constraints is not None:
             return self._with_constraints(problem, state)
@@ -96,9 +120,9 @@ class Implicit(Strategy[State]):
             inner_loss.detach(),
         )
 
-    def _with_constraints(self, problem: Bilevel, state: State) -> OuterStep:
+    def _with_constraints(self, problem: Bilevel, state: ImplicitState) -> OuterStep:
         """Solves and differentiates the optimality conditions, with dense matrices."""
-        inner = solved_inner(problem, inner_start(problem, state))
+        inner = solved_inner(problem, inner_start(problem, state), float(state.smoothing))
         v = {name: p.requires_grad_() for name, p in inner.params.items()}
         outer_loss = problem.outer_loss(v)
         f_v, f_u = both_gradients(outer_loss, v, problem.outer)

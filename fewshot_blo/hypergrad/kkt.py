@@ -21,9 +21,6 @@ Function = Callable[[Tensor], Tensor]
 """From variables ``[n]`` to a scalar, or to a vector."""
 
 _STEPS = 200
-_LEAST = 1e-9
-"""Of complementarity, relative to the scale of the problem, at the end."""
-
 _BOUNDARY = 0.995
 """Share of the way to the boundary that a step may take."""
 
@@ -76,7 +73,7 @@ class KKTPoint:
     steps: int
 
 
-def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST) -> KKTPoint:
+def solve_constrained(problem: Constrained, start: Tensor, least: float) -> KKTPoint:
     """Solves by a primal-dual interior-point method with slack variables.
 
     Newton steps on ``∇L = 0``, ``e = 0``, ``c + s = 0``, ``s z = t`` for a falling t; the matrix of
@@ -97,15 +94,15 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float = _LEAST
     e = problem.equalities(x).detach()
     s = (-c).clamp(min=1e-2 * (1 + c.abs()))
     z, y = torch.ones_like(s), torch.zeros_like(e)
-    t = 1.0 if len(s) else 0.0
+    t = max(1.0, least) if len(s) else 0.0
     number = 0
     while number < _STEPS:
         parts = _Linear.at(problem, x, y, z)
         r = parts.residuals(s, z, t)
         error = max(float(part.abs().max()) if len(part) else 0.0 for part in r)
-        if error <= max(least, 1e-10) and t <= least:
+        if error <= max(1e-3 * least, 1e-10) and t <= least:
             break
-        if error <= 10 * t or (t == 0 and error <= least):
+        if t > least and error <= 10 * t:
             t = max(least, min(0.2 * t, t**1.5))
             r = parts.residuals(s, z, t)
         dx, ds, dy, dz = parts.step(s, z, r)

@@ -161,6 +161,11 @@ class Strategy(Generic[Own]):
         """The strategy with the usual settings of few-shot training where they are unset."""
         return self
 
+    def refined(self, state: Own) -> Own | None:
+        """The state for a closer approximation, once u has converged at this one; None if it is
+        as close as it gets."""
+        return None
+
     def with_recompute(self, recompute: bool | None) -> Strategy[Own]:
         """The strategy with ``recompute`` set where it is left open; None for its own rule."""
         return self

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
-from fewshot_blo.hypergrad.constrained import solved_inner
+from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.linear_solve import MINRES
 from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
@@ -34,7 +34,8 @@ class Certificate:
         inner_residual: norm of the gradient of G over v; with inner constraints, how much the
             worst of them is violated.
         inner_distance: estimated distance of v to a stationary point of G, by a Newton step,
-            relative to ``1 + |v|``.
+            relative to ``1 + |v|``. With inner constraints, the root of the gap relative to
+            ``1 + |G|``, plus the violation.
         inner_gap: estimated G(v) minus its minimum, by the same step.
         inner_curvature: smallest eigenvalue of the Hessian of G over v that was found, relative
             to the largest absolute one.
@@ -139,9 +140,7 @@ def _constrained(
 ) -> Certificate:
     """By solving the inner problem from v: the distance to its solution, and what is violated."""
     assert problem.constraints is not None
-    solved = solved_inner(problem, inner)
-    difference = {name: p - inner[name] for name, p in solved.params.items()}
-    distance = task_dot(difference, difference).sqrt() / (1 + task_dot(inner, inner).sqrt())
+    solved = solved_inner(problem, inner, LAST_SMOOTHING)
     v = {name: p.clone().requires_grad_() for name, p in inner.items()}
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
@@ -154,9 +153,11 @@ def _constrained(
             problem.constraints.inequalities(inner),
         )
         violation = torch.cat([equal.abs(), least.clamp(min=0), equal.new_zeros(1, 1)], 1).max()
+        # Solutions need not be unique: what counts is how much lower G could be.
+        lacking = gap.clamp(min=0) / (1 + problem.inner_loss(inner).abs())
     return Certificate(
         inner_residual=float(violation),
-        inner_distance=float(distance),
+        inner_distance=float(lacking.sqrt() + violation),
         inner_gap=float(gap),
         inner_curvature=0.0,
         stationarity=projected_norm(problem.outer, exact, sets),

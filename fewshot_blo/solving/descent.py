@@ -37,8 +37,8 @@ class SpectralDescent(torch.optim.Optimizer):
         super().__init__(params, {"first": first, **own})
 
     @torch.no_grad()
-    def step(self, closure: Any = None, *, loss: float | None = None) -> None:  # type: ignore[override]
-        """Takes one step, or takes half of the last one back.
+    def step(self, closure: Any = None, *, loss: float | None = None) -> bool:  # type: ignore[override]
+        """Takes one step, or takes half of the last one back; returns whether it took one.
 
         Args:
             closure: not used.
@@ -50,7 +50,7 @@ class SpectralDescent(torch.optim.Optimizer):
         params = group["params"]
         if loss is not None and self._is_too_high(loss):
             self.take_back()
-            return
+            return False
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         norm = math.sqrt(_dot(gradients, gradients))
         size = self._step_size(params, gradients, norm)
@@ -60,6 +60,7 @@ class SpectralDescent(torch.optim.Optimizer):
         for p, g in zip(params, gradients, strict=True):
             self.state[p] = {"point": p.clone(), "gradient": g.clone()}
             p.sub_(size * g)
+        return True
 
     def restart(self) -> None:
         """The loss is another function from here on."""

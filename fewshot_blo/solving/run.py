@@ -155,16 +155,18 @@ class SolveRun:
         self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
+        taken = True
         if isinstance(self.optimizer, SpectralDescent):
             loss = None if self.problem.sampled else float(step.outer_loss)
-            self.optimizer.step(loss=loss)
+            taken = self.optimizer.step(loss=loss)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._project()
-        self.state = strategy.advance(self.state, step)
         self.step += 1
-        self.watch.after(self.problem.outer, self.step)
+        if taken:  # Else the variables are between those of two steps before, as is all else.
+            self.state = strategy.advance(self.state, step)
+            self.watch.after(self.problem.outer, self.step)
         return step
 
     def _take_back(self) -> bool:
@@ -188,10 +190,13 @@ class SolveRun:
         if maybe:
             self.watch.short = 0
             met = self.limits.update(self.problem, unstacked(step.inner))
-            if not (self.limits.absent or met) and isinstance(self.optimizer, SpectralDescent):
+            finer = self.strategy.refined(self.state) if bilevel.constraints else None
+            self.state = finer or self.state
+            if (finer or not met) and isinstance(self.optimizer, SpectralDescent):
                 self.optimizer.restart()
             doubts = self.certificate.doubts(strict=True)
-            self.converged = met and not doubts and self.watch.distance <= _NEAR
+            near = self.watch.distance <= _NEAR
+            self.converged = met and not finer and not doubts and near
 
     @torch.no_grad()
     def _project(self) -> None:
