@@ -24,7 +24,8 @@ class Nystrom:
     Attributes:
         rank: k, columns; all of them where there are fewer.
         damping: ρ, positive.
-        seed: the columns are drawn by it, the same at every call.
+        seed: columns are drawn by it for each task by itself, the same at every call, and first
+            those of parameters that the right-hand side is not zero at: padding changes nothing.
 
     Source: Hataya & Yamada (arXiv 2302.09726), and the formula of its published code.
     """
@@ -43,24 +44,32 @@ class Nystrom:
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves with the approximation."""
         flat = _flat(b)
-        chosen = self._columns(flat.shape[1])
-        columns = torch.stack([_flat(matvec(_unit(index, b))) for index in chosen], 2)
-        rows = torch.stack([columns[:, index] for index in chosen], 1)
+        chosen = self._columns(b)
+        units = (torch.zeros_like(flat).scatter(1, index[:, None], 1) for index in chosen.T)
+        columns = torch.stack([_flat(matvec(_like(unit, b))) for unit in units], 2)
+        rows = columns.gather(1, chosen[:, :, None].expand(-1, -1, chosen.shape[1]))
         small = self.damping * rows + columns.mT @ columns
         # Where small is singular its null space is that of C, which multiplies the solution: a
         # trace of ridge on it makes the system regular and changes nothing else.
         size = small.diagonal(dim1=1, dim2=2).mean(1)
         eps = torch.finfo(small.dtype).eps
-        identity = torch.eye(len(chosen), dtype=small.dtype, device=small.device)
+        identity = torch.eye(chosen.shape[1], dtype=small.dtype, device=small.device)
         ridge = (eps * size).clamp(min=torch.finfo(small.dtype).tiny)
         small = small + ridge[:, None, None] * identity
         within = torch.linalg.solve_ex(small, columns.mT @ flat[:, :, None])[0]
         return _like((flat - (columns @ within)[:, :, 0]) / self.damping, b)
 
-    def _columns(self, count: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        found: list[int] = torch.randperm(count, generator=generator)[: self.rank].tolist()
-        return found
+    def _columns(self, b: TaskParams) -> Tensor:
+        """Indices of k parameters of each task, ``[T, k]``."""
+        flat = _flat(b)
+        # A hash of the place in its tensor, which padded classes behind it do not change.
+        places = [
+            torch.arange(p[0].numel(), device=flat.device) + number * 1_000_003
+            for number, p in enumerate(b.values())
+        ]
+        hashed = ((torch.cat(places) + self.seed) * 2_654_435_761) % 2**32
+        score = hashed / 2**32 + (flat != 0)
+        return score.topk(min(self.rank, flat.shape[1]), 1).indices
 
 
 def _flat(x: TaskParams) -> Tensor:
@@ -73,10 +82,3 @@ def _like(flat: Tensor, like: TaskParams) -> TaskParams:
     sizes = [p[0].numel() for p in like.values()]
     parts = torch.split(flat, sizes, 1)
     return {n: x.reshape(p.shape) for (n, p), x in zip(like.items(), parts, strict=True)}
-
-
-def _unit(index: int, like: TaskParams) -> TaskParams:
-    """1 at one parameter of every task and 0 at the others."""
-    flat = torch.zeros_like(_flat(like))
-    flat[:, index] = 1
-    return _like(flat, like)

@@ -133,7 +133,7 @@ def test_nothing_chosen_is_the_default() -> None:
     [
         ({"strategy": "Penalti"}, "strategy is 'Penalti': there is no such strategy "
          "(did you mean Penalty?); use one of Unroll, Implicit, Penalty, ValueFunction, BOME, "
-         "Reptile"),
+         "SOBA, SABA, AmIGO, StocBiO, Reptile"),
         ({"problem": {"head": "ridge"}}, "problem.head is 'ridge': there is no such head (did you "
          "mean Ridge?); use one of Linear, Cosine, "),
         ({"data": "imagenet"}, "data is 'imagenet': there is no such data set"),

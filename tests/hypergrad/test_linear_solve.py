@@ -276,13 +276,19 @@ def test_nystrom_is_exact_from_the_rank_of_the_matrix_on(rank: int) -> None:
 
 
 def test_nystrom_is_the_inverse_of_its_approximation() -> None:
-    """Against the dense matrix ``C M^-1 C^T`` of the columns that the seed draws."""
+    """Against the dense matrix ``C M^-1 C^T`` of the columns that it asks for."""
     system = System(2, 2, 6)
-    q = join(Nystrom(3, 0.2, seed=4)(system.product, cut(system.b)))
-    drawn = torch.randperm(6, generator=torch.Generator().manual_seed(4))[:3]
-    # Entries in the order of the parameters by name: the matrix first, then the scalar.
-    own = torch.tensor([1, 2, 3, 4, 5, 0])[drawn]
-    columns, rows = system.h[:, :, own], system.h[:, own][:, :, own]
+    asked: list[Tensor] = []
+
+    def product(v: TaskParams) -> TaskParams:
+        asked.append(join(v))
+        return system.product(v)
+
+    q = join(Nystrom(3, 0.2, seed=4)(product, cut(system.b)))
+    units = torch.stack(asked, 2)
+    assert torch.equal(units.sum(1), torch.ones(2, 3, dtype=torch.float64))
+    assert torch.equal(units.mT @ units, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+    columns, rows = system.h @ units, units.mT @ system.h @ units
     approximation = columns @ torch.linalg.solve(rows, columns.mT)
     expected = torch.linalg.solve(approximation + 0.2 * torch.eye(6, dtype=torch.float64), system.b)
     torch.testing.assert_close(q, expected, rtol=1e-9, atol=1e-11)
