@@ -44,8 +44,9 @@ def solved_inner(problem: Bilevel, start: TaskParams, smoothing: float) -> Solve
     """Solves the inner problem with its constraints.
 
     Its solution is smooth in the outer variables for a positive ``smoothing`` t, at which
-    complementarity is left, and where it is not unique it is the one that suits the outer loss:
-    ``G + sqrt(t) F`` is minimised.
+    complementarity is left, and inequalities may be violated by t, so that the feasible set has an
+    interior. Where it is not unique it is the one that suits the outer loss: ``G + 0.1 sqrt(t) F``
+    is minimised.
 
     Args:
         problem: of one task.
@@ -74,7 +75,7 @@ def solved_inner(problem: Bilevel, start: TaskParams, smoothing: float) -> Solve
     flat = Constrained(
         lambda x: (problem.inner_loss(named(x)) + share * problem.outer_loss(named(x)))[0],
         lambda x: constraints.equalities(named(x))[0],
-        lambda x: constraints.inequalities(named(x))[0],
+        lambda x: constraints.inequalities(named(x))[0] - smoothing,
     )
     point = solve_constrained(
         flat, torch.cat([p.detach().reshape(-1) for p in start.values()]), smoothing

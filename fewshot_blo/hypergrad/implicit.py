@@ -131,7 +131,7 @@ class Implicit(Strategy[ImplicitState]):
             problem.outer, [f_u, through_v], method="Implicit", remedy=IN_NO_LOSS
         )
         with torch.no_grad():
-            inner_loss = problem.inner_loss(v)
+            inner_loss = problem.inner_loss(v).detach()
         steps = torch.full_like(inner_loss, inner.point.steps)
         return OuterStep(
             gradient,

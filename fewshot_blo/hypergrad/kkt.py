@@ -20,7 +20,9 @@ from fewshot_blo.errors import DivergenceError
 Function = Callable[[Tensor], Tensor]
 """From variables ``[n]`` to a scalar, or to a vector."""
 
-_STEPS = 200
+_STEPS, _STALLS = 100, 8
+"""Most Newton steps, and most of them in a row that bring nothing."""
+
 _BOUNDARY = 0.995
 """Share of the way to the boundary that a step may take."""
 
@@ -95,8 +97,8 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float) -> KKTP
     s = (-c).clamp(min=1e-2 * (1 + c.abs()))
     z, y = torch.ones_like(s), torch.zeros_like(e)
     t = max(1.0, least) if len(s) else 0.0
-    number = 0
-    while number < _STEPS:
+    number = stalls = 0
+    while number < _STEPS and stalls < _STALLS:
         parts = _Linear.at(problem, x, y, z)
         r = parts.residuals(s, z, t)
         error = max(float(part.abs().max()) if len(part) else 0.0 for part in r)
@@ -107,7 +109,8 @@ def solve_constrained(problem: Constrained, start: Tensor, least: float) -> KKTP
             r = parts.residuals(s, z, t)
         dx, ds, dy, dz = parts.step(s, z, r)
         longest = min(_to_boundary(s, ds), _to_boundary(z, dz))
-        length = _length(problem, (x, s, y, z), (dx, ds, dy, dz), r, t, longest)
+        length, helps = _length(problem, (x, s, y, z), (dx, ds, dy, dz), r, t, longest)
+        stalls = 0 if helps else stalls + 1
         x, s, y, z = (a + length * d for a, d in zip((x, s, y, z), (dx, ds, dy, dz), strict=True))
         number += 1
         if not bool(x.isfinite().all()):
@@ -238,14 +241,14 @@ def _length(
     r: tuple[Tensor, ...],
     t: float,
     longest: float,
-) -> float:
-    """A length at which the residuals do not grow."""
+) -> tuple[float, bool]:
+    """A length at which the residuals fall, and whether there is one; else the longest."""
 
     def size(parts: tuple[Tensor, ...]) -> float:
         return math.sqrt(sum(float(part.square().sum()) for part in parts))
 
     before, length = size(r), longest
-    for _ in range(25):
+    for _ in range(12):
         x, s, y, z = (a + length * d for a, d in zip(at, step, strict=True))
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -253,6 +256,6 @@ def _length(
             (slope,) = torch.autograd.grad(problem.objective(leaf) + y @ e + z @ c, leaf)
         now = size((slope, e.detach(), c.detach() + s, s * z - t))
         if now <= (1 - 1e-4 * length) * before or now <= 1e-9:
-            return length
+            return length, True
         length /= 2
-    return longest
+    return longest, False

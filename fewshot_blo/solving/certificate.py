@@ -112,7 +112,8 @@ def certify(
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
 
         def product(x: TaskParams) -> TaskParams:
-            return inner_gradients(task_dot(g_v, x).sum(), v)
+            with torch.enable_grad():
+                return inner_gradients(task_dot(g_v, x).sum(), v)
 
         residual = {name: g.detach() for name, g in g_v.items()}
         values = ritz_values(product, v, min(30, products))[0]

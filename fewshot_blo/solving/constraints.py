@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, DivergenceError
 
 
 class Constraint(Protocol):
@@ -74,10 +74,16 @@ class Box:
         return not (callable(self.low) or callable(self.high))
 
     def at(self, outer: Params) -> Box:
-        """The box with bounds for these outer variables."""
+        """The box with bounds for these outer variables.
+
+        Raises:
+            DivergenceError: if it is empty.
+        """
         if self.fixed:
             return self
         low, high = (b(outer) if callable(b) else b for b in (self.low, self.high))
+        if not bool((torch.as_tensor(low) <= torch.as_tensor(high)).all()):
+            raise DivergenceError(f"at these outer variables the box from {low} to {high} is empty")
         return Box(low, high)
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:

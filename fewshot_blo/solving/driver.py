@@ -47,6 +47,7 @@ class Solution:
         interrupted: whether it was stopped before its last step, and can be resumed.
         converged: whether outer steps have become short, and the certificate has no doubts.
         certificate: measured at the last outer step.
+        multipliers: of ``outer_equalities`` and ``outer_inequalities``, by name.
         chosen: settings of the strategy that were unset, as they were chosen.
     """
 
@@ -57,6 +58,7 @@ class Solution:
     interrupted: bool
     converged: bool
     certificate: Certificate | None
+    multipliers: Mapping[str, Tensor]
     chosen: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -152,6 +154,7 @@ def solve(
         interrupted,
         run.converged,
         run.certificate,
+        run.limits.multipliers,
         run.chosen,
     )
     if not (interrupted or run.converged):
@@ -162,8 +165,7 @@ def solve(
 def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
     """An error where a solution was asked for; a warning where v is not what it should be."""
     method = type(run.strategy).__name__
-    assert run.certificate is not None
-    doubts = run.certificate.doubts(strict=must_solve)
+    doubts = [] if run.certificate is None else run.certificate.doubts(strict=must_solve)
     if must_solve and not run.best:
         doubts = doubts or [
             f"outer steps go on: u is about {run.watch.distance:.2g} from a stationary point "

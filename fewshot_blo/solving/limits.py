@@ -61,6 +61,12 @@ class OuterLimits:
         return cls(torch.zeros_like(values[0]), torch.zeros_like(values[1]), scale=scale)
 
     @property
+    def multipliers(self) -> dict[str, Tensor]:
+        """By the names of the constraints; empty without."""
+        named = {"outer_equalities": self.equal, "outer_inequalities": self.least}
+        return {name: value.clone() for name, value in named.items() if value.numel()}
+
+    @property
     def absent(self) -> bool:
         """Whether there are no such constraints."""
         return not (self.equal.numel() or self.least.numel())

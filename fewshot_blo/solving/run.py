@@ -105,7 +105,8 @@ class SolveRun:
 
     @property
     def _late(self) -> bool:
-        return self.plan.seconds is not None and time.monotonic() - self.began > self.plan.seconds
+        limit = self.plan.seconds
+        return limit is not None and self.step > 0 and time.monotonic() - self.began > limit
 
     def _bilevel(self) -> Bilevel:
         """The problem of the next outer step, with the multipliers of the outer constraints."""
@@ -180,13 +181,15 @@ class SolveRun:
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
         """Measures u and its v where a record is due, and where steps were short for a while."""
         maybe = self.watch.short >= SHORT_STEPS
-        last = self.step + 1 >= self.plan.steps or self._late
+        last = self.step + 1 >= self.plan.steps or self.plan.seconds is not None
         if not (maybe or last or (self.step + 1) % self.plan.every == 0):
             return
         products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
         self.certificate = certify(
             bilevel, step.inner, self.outer_sets, step.gradient, products=products
         )
+        if self.plan.tolerance is None and not last:  # Convergence is not watched.
+            self.limits.update(self.problem, unstacked(step.inner))
         if maybe:
             self.watch.short = 0
             met = self.limits.update(self.problem, unstacked(step.inner))

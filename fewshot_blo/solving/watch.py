@@ -47,7 +47,7 @@ class Watch:
         except DivergenceError as error:
             raise DivergenceError(f"outer step {number}: {error}") from error
         for name, loss in (("outer", step.outer_loss), ("inner", step.inner_loss)):
-            size = float(loss.abs().max())
+            size = float(loss.detach().abs().max())
             first = self.first.setdefault(name, size)
             if size > _BEYOND * max(1.0, first):
                 raise DivergenceError(

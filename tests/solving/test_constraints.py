@@ -35,8 +35,33 @@ def test_free_numbers_and_points_of_a_simplex(values: list[float], total: float)
 def test_points_and_boxes_that_have_no_free_numbers() -> None:
     with pytest.raises(ConfigurationError, match="not on its border"):
         Box(0, 1).to_free(torch.tensor([0.5, 1.0]))
-    for use in (Box(0).from_free, Box(high=1.0).to_free):
-        with pytest.raises(ConfigurationError, match="give both bounds"):
-            use(torch.zeros(1))
     with pytest.raises(ConfigurationError, match=r"smallest entry is 0\.0"):
         Simplex().to_free(torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(0.0),
+        Box(high=1.5),
+        Box(),
+        Box(torch.tensor([-1.0, -torch.inf, 0.0]), torch.tensor([torch.inf, 2.0, 1.5])),
+    ],
+)
+def test_free_numbers_of_boxes_with_any_bounds(box: Box) -> None:
+    x = torch.tensor([0.3, 1.2, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(box.from_free(box.to_free(x)), x)
+    inside = box.from_free(torch.tensor([-30.0, 3.0, 8.0], dtype=torch.float64))
+    torch.testing.assert_close(box.project(inside), inside)
+    assert (box.inequalities(x) <= 0).all()
+
+
+def test_boxes_with_a_bound_for_each_entry() -> None:
+    box = Box(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.5]))
+    assert box.project(torch.tensor([-1.0, 3.0])).tolist() == [0.0, 1.5]
+    assert len(box.inequalities(torch.zeros(2))) == 4
+    with pytest.raises(ConfigurationError, match="is empty"):
+        Box(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]))
+    moving = Box(low=lambda u: u["u"])
+    assert not moving.fixed
+    assert moving.at({"u": torch.ones(1)}).project(torch.zeros(1)).tolist() == [1.0]

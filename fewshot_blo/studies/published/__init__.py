@@ -13,6 +13,7 @@ from fewshot_blo.studies.published.equalities import EQUALITIES
 from fewshot_blo.studies.published.linear import LINEAR
 from fewshot_blo.studies.published.nonconvex import NONCONVEX
 from fewshot_blo.studies.published.nonlinear import NONLINEAR
+from fewshot_blo.studies.published.plain import as_problem
 from fewshot_blo.studies.published.problem import Bounds, Point, PublishedProblem
 from fewshot_blo.studies.published.quadratic import QUADRATIC
 from fewshot_blo.studies.published.unconstrained import UNCONSTRAINED
@@ -33,4 +34,4 @@ PUBLISHED: Mapping[str, PublishedProblem] = {
     problem.name: problem for group in GROUPS.values() for problem in group
 }
 
-__all__ = ["GROUPS", "PUBLISHED", "Bounds", "Point", "PublishedProblem"]
+__all__ = ["GROUPS", "PUBLISHED", "Bounds", "Point", "PublishedProblem", "as_problem"]
