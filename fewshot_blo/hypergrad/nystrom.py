@@ -49,14 +49,12 @@ class Nystrom:
         columns = torch.stack([_flat(matvec(_like(unit, b))) for unit in units], 2)
         rows = columns.gather(1, chosen[:, :, None].expand(-1, -1, chosen.shape[1]))
         small = self.damping * rows + columns.mT @ columns
-        # Where small is singular its null space is that of C, which multiplies the solution: a
-        # trace of ridge on it makes the system regular and changes nothing else.
-        size = small.diagonal(dim1=1, dim2=2).mean(1)
-        eps = torch.finfo(small.dtype).eps
-        identity = torch.eye(chosen.shape[1], dtype=small.dtype, device=small.device)
-        ridge = (eps * size).clamp(min=torch.finfo(small.dtype).tiny)
-        small = small + ridge[:, None, None] * identity
-        within = torch.linalg.solve_ex(small, columns.mT @ flat[:, :, None])[0]
+        # Where small is singular its null space is that of C, and may be left out.
+        finite = small.isfinite().flatten(1).all(1)[:, None, None]
+        values, vectors = torch.linalg.eigh(torch.where(finite, small, 0))
+        floor = values.shape[1] * torch.finfo(small.dtype).eps * values.amax(1, keepdim=True)
+        inverse = torch.where(values > floor, 1 / values.where(values > floor, 1), 0)
+        within = vectors @ (inverse[:, :, None] * (vectors.mT @ (columns.mT @ flat[:, :, None])))
         return _like((flat - (columns @ within)[:, :, 0]) / self.damping, b)
 
     def _columns(self, b: TaskParams) -> Tensor:
