@@ -5,9 +5,10 @@ Nothing here uses the package but for the definitions of the problems.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,9 +163,9 @@ def least(
         value = float(result.fun)
         if value < best.value and all(
             (
-                np.min(held["fun"](result.x))
+                np.min(_value(held, result.x))
                 if held["type"] == "ineq"
-                else -np.abs(held["fun"](result.x)).max()
+                else -np.abs(_value(held, result.x)).max()
             )
             > -FEASIBLE
             for held in constraints
@@ -200,3 +201,8 @@ def optimistic(problem: PublishedProblem, u: Tensor, count: int) -> Answer:
     )
     kept = outer_excess(problem, tensor(answer.v), u) <= FEASIBLE
     return answer if kept else Answer(answer.v, inf)
+
+
+def _value(constraint: Mapping[str, Any], x: Any) -> Any:
+    """Of a constraint in SciPy's form."""
+    return constraint["fun"](x)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.checks.backends import flat_step
 from fewshot_blo.checks.inner import _SOLVER, solve_inner
 from fewshot_blo.hypergrad import Implicit, State, Strategy
+from fewshot_blo.hypergrad.implicit import ImplicitState
 from fewshot_blo.hypergrad.linear_solve import OneStep
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem, NormMode
@@ -68,5 +69,6 @@ class _Solved(Strategy[State]):
     """Implicit differentiation at the minimizer of G."""
 
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
-        solution = replace(state, inner=solve_inner(problem))
+        del state
+        solution = ImplicitState(solve_inner(problem))
         return Implicit(InnerSteps(0), solve=_SOLVER).hypergradient(problem, solution)

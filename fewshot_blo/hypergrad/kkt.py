@@ -207,7 +207,7 @@ class _Linear:
 
 def _jacobian(function: Function, x: Tensor, rows: int) -> Tensor:
     """``[rows, n]``; of nothing where there are no rows, which autograd refuses."""
-    return jacobian(function, x) if rows else x.new_zeros(0, len(x))  # type: ignore[no-any-return]
+    return jacobian(function, x) if rows else x.new_zeros(0, len(x))
 
 
 def _shift(matrix: Tensor) -> float:
@@ -226,7 +226,8 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
     solution, info = torch.linalg.solve_ex(matrix, right)
     if int(info) or not bool(solution.isfinite().all()):
         solution = torch.linalg.lstsq(matrix, right[:, None], driver="gelsd").solution[:, 0]
-    return solution
+    found: Tensor = solution
+    return found
 
 
 def _to_boundary(a: Tensor, da: Tensor) -> float:

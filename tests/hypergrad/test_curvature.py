@@ -16,7 +16,8 @@ def matrices(seed: int, size: int) -> Tensor:
     q, _ = torch.linalg.qr(torch.randn(2, size, size, dtype=torch.float64))
     values = torch.linspace(0.5, 20, size, dtype=torch.float64).expand(2, -1).clone()
     values[1, 0] = -3.0
-    return q @ torch.diag_embed(values) @ q.mT
+    found: Tensor = q @ torch.diag_embed(values) @ q.mT
+    return found
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])

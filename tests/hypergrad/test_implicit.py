@@ -7,12 +7,13 @@ from torch.func import functional_call, grad, jacrev
 
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.heads import LinearHead
-from fewshot_blo.hypergrad import Implicit, State, outer_step
+from fewshot_blo.hypergrad import Implicit, outer_step
+from fewshot_blo.hypergrad.implicit import ImplicitState
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneStep
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.problems import Initialization, SharedEncoder
 
-COLD = State()
+COLD = ImplicitState()
 
 
 @pytest.mark.parametrize("steps", [0, 3, 120])

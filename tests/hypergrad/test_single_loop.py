@@ -15,7 +15,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Block
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import LinearHead
-from fewshot_blo.hypergrad import SABA, SOBA, AmIGO, Implicit, State, StocBiO, Strategy, outer_step
+from fewshot_blo.hypergrad import SABA, SOBA, AmIGO, Implicit, StocBiO, Strategy, outer_step
+from fewshot_blo.hypergrad.implicit import ImplicitState
 from fewshot_blo.hypergrad.linear_solve import Neumann
 from fewshot_blo.hypergrad.saba import SABAState
 from fewshot_blo.kernel import SGD, InnerSteps
@@ -89,7 +90,7 @@ def test_amigo_moves_v_and_then_q() -> None:
 def test_of_one_batch_stocbio_is_implicit_by_neumann() -> None:
     quadratic, inner = Quadratic.random(), InnerSteps(4, SGD(0.3))
     step, state = outer_step(StocBiO(inner, 6, 0.2), quadratic.bilevel(), StocBiO().init())
-    other, _ = outer_step(Implicit(inner, Neumann(6, 0.2)), quadratic.bilevel(), State())
+    other, _ = outer_step(Implicit(inner, Neumann(6, 0.2)), quadratic.bilevel(), ImplicitState())
     assert_same(step.gradient, other.gradient)
     assert_same(state.inner, other.inner)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.studies.published import GROUPS, PUBLISHED, PublishedProblem
+from fewshot_blo.studies.published.problem import Function
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # The value printed in the source is not that of the problem as it is stated here.
@@ -146,7 +148,7 @@ def test_inner_problem_is_convex(problem: PublishedProblem) -> None:
     inequalities = problem.inner_inequalities
     if inequalities is not None:
         count = len(inequalities(*reversed(problem.start)))
-        functions += [lambda v, u, i=i: inequalities(v, u)[i] for i in range(count)]
+        functions += [partial(entry, inequalities, i) for i in range(count)]
     for u in allowed(problem, 5):
         v = anywhere(problem, u)
         for function in functions:
@@ -189,3 +191,7 @@ def test_both_losses_are_differentiable(problem: PublishedProblem) -> None:
             loss(v, u), (v, u), allow_unused=True, materialize_grads=True
         )
         assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def entry(function: Function, index: int, v: Tensor, u: Tensor) -> Tensor:
+    return function(v, u)[index]
