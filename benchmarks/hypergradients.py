@@ -55,6 +55,9 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
+STRATEGIES = {name: strategy.for_training() for name, strategy in STRATEGIES.items()}
+
+
 def main() -> None:
     """Prints one row a strategy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

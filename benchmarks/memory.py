@@ -23,6 +23,7 @@ from machine import describe
 
 from fewshot_blo import SGD, Adam, Implicit, Initialization, Penalty, Unroll, classifier
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.memory import peak_bytes
 from fewshot_blo.records.files import atomic_write
@@ -95,8 +96,8 @@ def _strategies(steps: int) -> dict[str, Strategy]:
         "unroll, nothing recomputed": Unroll(InnerSteps(steps, rule), recompute=False),
         "unroll, all recomputed": Unroll(InnerSteps(steps, rule), recompute=True),
         "unroll, first order": Unroll(InnerSteps(steps, rule), first_order=True),
-        "implicit, 5 conjugate gradients": Implicit(InnerSteps(steps, rule)),
-        "penalty": Penalty(InnerSteps(steps, Adam(1e-3))),
+        "implicit, 5 conjugate gradients": Implicit(InnerSteps(steps, rule), ConjugateGradient()),
+        "penalty": Penalty(InnerSteps(steps, Adam(1e-3))).for_training(),
     }
 
 

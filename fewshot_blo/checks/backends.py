@@ -46,7 +46,7 @@ class Comparison:
 
 def all_strategies(rule: UpdateRule) -> dict[str, Strategy]:
     """Every strategy with a few inner steps, by the name of its hypergradient."""
-    return {
+    strategies: dict[str, Strategy] = {
         "first-order gradient": Unroll(InnerSteps(3, rule), first_order=True),
         "second-order gradient": Unroll(InnerSteps(3, rule)),
         "implicit hypergradient": Implicit(InnerSteps(3, rule)),
@@ -55,6 +55,7 @@ def all_strategies(rule: UpdateRule) -> dict[str, Strategy]:
         "BOME hypergradient": BOME(InnerSteps(3, rule), 3),
         "Reptile's direction": Reptile(InnerSteps(3, rule)),
     }
+    return {name: strategy.for_training() for name, strategy in strategies.items()}
 
 
 def check_kernel(
