@@ -89,7 +89,7 @@ STRATEGIES: dict[str, Strategy] = {
     "unroll": Unroll(InnerSteps(2, SGD(0.1))),
     "implicit": Implicit(InnerSteps(3, SGD(0.3)), ConjugateGradient(3)),
     # Large tolerance: its schedules advance at once.
-    "penalty": Penalty(InnerSteps(3, Adam(1e-2)), epsilon=1e6),
+    "penalty": Penalty(InnerSteps(3, Adam(1e-2)), epsilon=1e6).for_training(),
 }
 
 

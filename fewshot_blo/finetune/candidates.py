@@ -40,7 +40,7 @@ class Candidate:
     adapts: Adapts = "head"
     blocks: int = 0
     rank: int = 4
-    inner: InnerSteps = InnerSteps(0)
+    inner: InnerSteps = InnerSteps(0, SGD())
     lam: float = 0.1
     power: float = 1.0
     views: Views = "one"

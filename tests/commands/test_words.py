@@ -129,7 +129,7 @@ def test_ways_to_write_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "s.yaml").write_text("strategy: {inner: {steps: 3}}\n")
     assert parsed("train", "--config=~/s.yaml")[0].strategy.inner.steps == 3
     of_penalty = parsed("train", "--config=~/s.yaml", "--strategy=Penalty")[0].strategy
-    assert of_penalty == Penalty()
+    assert of_penalty == Penalty().for_training()
     assert parsed("finetune", "~/x", "--output=~/o", "--weights=~/w")[0].weights == f"{tmp_path}/w"
 
 

@@ -110,10 +110,10 @@ def test_no_default_goes_from_one_strategy_into_another() -> None:
     usual = config_from({}).strategy
     assert usual == Unroll(InnerSteps(5, SGD(0.5)))
     assert config_from({"strategy": "Unroll"}).strategy == usual
-    assert config_from({"strategy": "Penalty"}).strategy == Penalty()
+    assert config_from({"strategy": "Penalty"}).strategy == Penalty().for_training()
     assert config_from({"strategy": "Implicit"}).strategy == Implicit()
     few = config_from({"strategy": {"name": "Penalty", "inner": {"steps": 3}}}).strategy
-    assert few == Penalty(InnerSteps(3, Penalty().inner.rule))
+    assert few == Penalty(InnerSteps(3)).for_training()
     solved = config_from({"strategy": {"name": "Implicit", "solve": "Neumann"}}).strategy
     assert solved == Implicit(solve=Neumann())
     damped = config_from({"strategy": {"name": "Implicit", "solve": {"damping": 0.5}}}).strategy

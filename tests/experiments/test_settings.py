@@ -27,6 +27,7 @@ from fewshot_blo.experiments.settings import (
 from fewshot_blo.heads import Head
 from fewshot_blo.hypergrad import STRATEGIES, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import LinearSolver
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.kernel.rules import UpdateRule
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DataSet
@@ -212,13 +213,14 @@ def test_every_setting_of_a_linear_solver_is_explained() -> None:
 def test_a_component_of_the_command_line_has_its_own_defaults(
     tmp_path: Path, parsed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert config_from(parsed("--strategy", "Penalty")).strategy == Penalty()
+    assert config_from(parsed("--strategy", "Penalty")).strategy == Penalty().for_training()
     few = config_from(parsed("--strategy=Penalty", "--strategy.inner.steps=3")).strategy
-    assert few == Penalty(replace(Penalty().inner, steps=3))
+    assert few == Penalty(InnerSteps(3)).for_training()
     file = tmp_path / "config.yaml"
     file.write_text("strategy: {name: Unroll, truncate: 2, inner: {steps: 9}}\n")
     capsys.readouterr()
-    assert config_from(parsed(f"--config={file}", "--strategy=Penalty")).strategy == Penalty()
+    changed = config_from(parsed(f"--config={file}", "--strategy=Penalty")).strategy
+    assert changed == Penalty().for_training()
     said = "strategy is Penalty: settings of Unroll are dropped (truncate, inner)"
     assert said in capsys.readouterr().out
     kept = config_from(parsed(f"--config={file}", "--strategy.inner.steps=4")).strategy

@@ -77,7 +77,7 @@ def test_gradients_over_both_variables_are_those_of_two_passes(
 
 def test_the_last_gradients_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass for the gradient of G, and one through it."""
-    strategy, passes, grad = Penalty(InnerSteps(0, Adam(1e-2))), [], torch.autograd.grad
+    strategy, passes, grad = Penalty(InnerSteps(0, Adam(1e-2)), rho=0.1), [], torch.autograd.grad
     problem = initialization(0.1).bind(make_batch(), "support").bilevel
 
     def counted(*args: Any, **options: Any) -> Any:
@@ -199,7 +199,7 @@ def shared_encoder(prox: float) -> SharedEncoder:
 def test_structural_zeros_name_the_variable_and_the_remedy(
     problem: Callable[[], Initialization | SharedEncoder], variable: str
 ) -> None:
-    strategy = Penalty(InnerSteps(1, Adam(1e-2)))
+    strategy = Penalty(InnerSteps(1, Adam(1e-2)), rho=0.1)
     with pytest.raises(StructuralZeroError, match=f"Penalty: .*{variable}.*prox > 0.*Unroll"):
         outer_step(strategy, problem().bind(make_batch(), "support").bilevel, strategy.init())
 
@@ -208,7 +208,7 @@ def test_structural_zeros_name_the_variable_and_the_remedy(
 def test_a_proximal_term_gives_every_variable_a_gradient(
     problem: Callable[[], Initialization | SharedEncoder],
 ) -> None:
-    strategy = Penalty(InnerSteps(1, Adam(1e-2)))
+    strategy = Penalty(InnerSteps(1, Adam(1e-2)), rho=0.1)
     step, _ = outer_step(strategy, problem().bind(make_batch(), "support").bilevel, strategy.init())
     assert all(gradient.abs().max() > 0 for gradient in step.gradient.values())
 

@@ -40,7 +40,7 @@ def chunked(
         Unroll(InnerSteps(3)),
         Unroll(InnerSteps(3), recompute=True),
         Implicit(InnerSteps(3)),
-        Penalty(InnerSteps(3, Adam(1e-2, eps=1e-3))),
+        Penalty(InnerSteps(3, Adam(1e-2, eps=1e-3)), rho=1e-2),
     ],
 )
 @pytest.mark.parametrize("shared", [False, True])

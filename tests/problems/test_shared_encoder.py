@@ -77,7 +77,7 @@ def test_pullback_equals_one_graph_from_end_to_end(start: Any, first_order: bool
         Unroll(InnerSteps(5)),
         Unroll(InnerSteps(5), recompute=True),
         Implicit(InnerSteps(5)),
-        Penalty(InnerSteps(5, Adam(1e-2))),
+        Penalty(InnerSteps(5, Adam(1e-2)), rho=1e-2),
     ],
 )
 @pytest.mark.parametrize("norm", ["transductive", "support", "running"])
