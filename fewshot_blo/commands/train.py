@@ -8,6 +8,7 @@ from pathlib import Path
 from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import SLOTS, Config
@@ -32,7 +33,7 @@ class TrainRequest:
     def __post_init__(self) -> None:
         if self.test_tasks < 0:
             raise ConfigurationError(f"test_tasks is {self.test_tasks}: it must be at least 0")
-        if self.run.suffix in (".yaml", ".yml"):
+        if names_settings(self.run):
             raise ConfigurationError(
                 f"run is '{self.run}', a file of settings: name it with --config {self.run}"
             )

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.recipes import names_settings, read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import Config
@@ -56,7 +56,7 @@ def compare(
         )
     recipe = partial(read_recipe, root=request.root, max_steps=max_steps)
     known: dict[Path, Config | list[Path]] = {
-        source: recipe(source) if source.suffix in (".yaml", ".yml") else _checkpoints(source)
+        source: recipe(source) if names_settings(source) else _checkpoints(source)
         for source in sources
     }
     recipes = {source: item for source, item in known.items() if isinstance(item, Config)}
@@ -108,7 +108,7 @@ def _trained(
     """The best checkpoint of a recipe's run with one seed; starts or resumes its training."""
     config = recipe(source)
     folder = runs / source.stem / f"seed{seed}"
-    if config.start_from.endswith((".yaml", ".yml")):
+    if names_settings(config.start_from):
         first = source.parent / config.start_from
         path = _trained(first, recipe, splits_of, runs, seed, progress)
         config = replace(config, start_from=str(path))

@@ -15,6 +15,11 @@ from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.records.older import settings_of_run
 
 
+def names_settings(path: Path | str) -> bool:
+    """Whether a name is that of a file of settings, by its suffix."""
+    return str(path).endswith((".yaml", ".yml"))
+
+
 def read_settings(path: Path) -> Tree:
     """The settings in a YAML file, converted to the present form.
 

@@ -12,6 +12,7 @@ import torch
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.tasks import Splits
@@ -99,7 +100,7 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
             validation or test classes here; or as ``build_problem``.
     """
     start = config.start_from
-    if start.endswith((".yaml", ".yml")):
+    if names_settings(start):
         raise ConfigurationError(
             f"start_from is the recipe {start}: compare trains it first; here name a checkpoint"
         )

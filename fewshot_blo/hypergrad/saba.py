@@ -8,28 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, Block, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, Block, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.single_loop import (
-    DualState,
-    DualStep,
-    check_decay,
-    check_single,
-    dual_start,
-    dual_step,
-    fallen,
-    inner_graph,
-    scaled_steps,
-)
-from fewshot_blo.hypergrad.strategy import (
-    IN_NO_LOSS,
-    Strategy,
-    add_gradients,
-    both_gradients,
-    check_not_negative,
-    inner_start,
-)
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
+from fewshot_blo.hypergrad.strategy import IN_NO_LOSS, add_gradients
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +41,7 @@ class SABAStep(DualStep):
 
 
 @dataclass(frozen=True)
-class SABA(Strategy[SABAState]):
+class SABA(SingleStep[SABAState]):
     """SOBA's directions with each sampled g replaced by ``g - g_b + mean_b g_b``.
 
     ``g_b`` is the value of that quantity (``G_v``, ``G_vv q``, ``G_uv q``, ``F_v``, ``F_u``) when
@@ -74,20 +56,6 @@ class SABA(Strategy[SABAState]):
 
     Source: Dagréou et al. (arXiv 2201.13409); memories start at zero as in the authors' benchmark.
     """
-
-    inner: InnerSteps = InnerSteps(1, SGD())
-    dual_step_size: float = 0.1
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_single("SABA", self.inner)
-        check_not_negative("SABA", dual_step_size=self.dual_step_size)
-        check_decay("SABA", self.decay)
-
-    @property
-    def needs_warm_start(self) -> bool:
-        """One step from anew is no solution of anything."""
-        return True
 
     @property
     def step_kind(self) -> type[SABAStep]:
@@ -105,24 +73,17 @@ class SABA(Strategy[SABAState]):
             ConfigurationError: if it is not known which block of data a loss is of.
         """
         memory = _Memory(problem, state)
-        v = {n: p.detach().requires_grad_() for n, p in inner_start(problem, state).items()}
-        q = dual_start(problem, state)
-        f = problem.outer_loss(v)
-        f_v, f_u = both_gradients(f, v, problem.outer)
-        g, g_v = inner_graph(problem, v)
-        product, cross = both_gradients(task_dot(g_v, q), v, problem.outer)
+        at = directions(problem, state)
         with torch.no_grad():
-            v, g_v = ({n: p.detach() for n, p in x.items()} for x in (v, g_v))
-            g_v, product = memory.inner("G_v", g_v), memory.inner("G_vv q", product)
-            minus = {n: None if x is None else -x for n, x in cross.items()}
-            parts = [memory.outer("F_u", f_u, "outer"), memory.outer("-G_uv q", minus, "inner")]
-            f_v = memory.inner("F_v", f_v, "outer")
-            factor = fallen(state, self.decay)
-            rule = scaled_steps(self.inner, factor).update_rule
-            moved, _ = rule.update(g_v, rule.init(v, problem.outer), v, 0)
-            q = dual_step(q, product, f_v, factor * self.dual_step_size)
+            parts = [
+                memory.outer("F_u", at.f_u, "outer"),
+                memory.outer("-G_uv q", at.minus_cross, "inner"),
+            ]
+            v = self.moved(problem, state, at.v, memory.inner("G_v", at.g_v))
+            product, f_v = memory.inner("G_vv q", at.product), memory.inner("F_v", at.f_v, "outer")
+            q = self.moved_dual(state, at.q, product, f_v)
         gradient = add_gradients(problem.outer, parts, method="SABA", remedy=IN_NO_LOSS)
-        return SABAStep(gradient, v, f.detach(), g, moved, q, memory.blocks, memory.means)
+        return SABAStep(gradient, at.v, at.f, at.g, v, q, memory.blocks, memory.means)
 
     def advance(self, state: SABAState, step: SABAStep) -> SABAState:
         """Moves v and q, and remembers."""

@@ -16,7 +16,16 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Block, OuterStep, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.linear_solve import MatVec
-from fewshot_blo.hypergrad.strategy import State, inner_gradients, outer_gradients
+from fewshot_blo.hypergrad.strategy import (
+    Own,
+    State,
+    Strategy,
+    both_gradients,
+    check_not_negative,
+    inner_gradients,
+    inner_start,
+    outer_gradients,
+)
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.adapt import at_draw
 from fewshot_blo.kernel.rules import Scaled
@@ -65,13 +74,86 @@ def check_decay(method: str, decay: float) -> None:
         )
 
 
-def check_single(method: str, inner: InnerSteps) -> None:
-    """Raises ConfigurationError if there is not one inner step."""
-    if inner.steps != 1:
-        raise ConfigurationError(
-            f"{method}: inner.steps is {inner.steps}: it takes one inner step per outer step; "
-            "use AmIGO for several"
-        )
+@dataclass(frozen=True)
+class SingleStep(Strategy[Own]):
+    """A strategy that takes one step over v, and one over q, in an outer step.
+
+    Attributes:
+        inner: one step of an update rule over v; of SGD in the paper.
+        dual_step_size: step size η of q.
+        decay: exponent by which step sizes fall, in [0, 1].
+    """
+
+    inner: InnerSteps = InnerSteps(1, SGD())
+    dual_step_size: float = 0.1
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        method = type(self).__name__
+        if self.inner.steps != 1:
+            raise ConfigurationError(
+                f"{method}: inner.steps is {self.inner.steps}: it takes one inner step per outer "
+                "step; use AmIGO for several"
+            )
+        check_not_negative(method, dual_step_size=self.dual_step_size)
+        check_decay(method, self.decay)
+
+    @property
+    def needs_warm_start(self) -> bool:
+        """One step from anew is no solution of anything."""
+        return True
+
+    def moved(
+        self, problem: Bilevel, state: DualState, v: TaskParams, g_v: TaskParams
+    ) -> TaskParams:
+        """v after one step along ``G_v``, of the length of this outer step."""
+        rule = scaled_steps(self.inner, fallen(state, self.decay)).update_rule
+        return rule.update(g_v, rule.init(v, problem.outer), v, 0)[0]
+
+    def moved_dual(
+        self, state: DualState, q: TaskParams, product: TaskParams, f_v: TaskParams
+    ) -> TaskParams:
+        """q after one step, likewise."""
+        return dual_step(q, product, f_v, fallen(state, self.decay) * self.dual_step_size)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """All derivatives at v and q, from one batch of each loss; gradients over v are detached.
+
+    Attributes:
+        v: inner parameters, ``[T, ...]``.
+        q: the dual, ``[T, ...]``.
+        f, g: the losses, ``[T]``.
+        f_v, f_u: gradients of F.
+        g_v: gradient of G over v.
+        product: ``G_vv q``.
+        minus_cross: ``-mean_t G_uv q``.
+    """
+
+    v: TaskParams
+    q: TaskParams
+    f: Tensor
+    g: Tensor
+    f_v: TaskParams
+    f_u: Mapping[str, Tensor | None]
+    g_v: TaskParams
+    product: TaskParams
+    minus_cross: Mapping[str, Tensor | None]
+
+
+def directions(problem: Bilevel, state: DualState) -> Directions:
+    """The derivatives at v and q of the state: three passes."""
+    v = {n: p.detach().requires_grad_() for n, p in inner_start(problem, state).items()}
+    q = dual_start(problem, state)
+    f = problem.outer_loss(v)
+    f_v, f_u = both_gradients(f, v, problem.outer)
+    g, g_v = inner_graph(problem, v)
+    # One pass for both products; its mean over tasks is negated for du.
+    product, cross = both_gradients(task_dot(g_v, q), v, problem.outer)
+    minus = {name: None if x is None else -x for name, x in cross.items()}
+    v, g_v = ({name: p.detach() for name, p in x.items()} for x in (v, g_v))
+    return Directions(v, q, f.detach(), g, f_v, f_u, g_v, product, minus)
 
 
 def fallen(state: CountedState, decay: float) -> Tensor:

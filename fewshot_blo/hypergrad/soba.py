@@ -6,31 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from fewshot_blo.bilevel import Bilevel, task_dot
-from fewshot_blo.hypergrad.single_loop import (
-    DualState,
-    DualStep,
-    check_decay,
-    check_single,
-    dual_start,
-    dual_step,
-    fallen,
-    inner_graph,
-    scaled_steps,
-)
-from fewshot_blo.hypergrad.strategy import (
-    IN_NO_LOSS,
-    Strategy,
-    add_gradients,
-    both_gradients,
-    check_not_negative,
-    inner_start,
-)
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.bilevel import Bilevel
+from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
+from fewshot_blo.hypergrad.strategy import IN_NO_LOSS, add_gradients
 
 
 @dataclass(frozen=True)
-class SOBA(Strategy[DualState]):
+class SOBA(SingleStep[DualState]):
     """``v ← v - α G_v``, ``q ← q - η (G_vv q - F_v)``, ``du = F_u - G_uv q``, all at the old v, q.
 
     One batch of G and one of F give all three directions: a gradient of each loss, and one pass
@@ -50,20 +32,6 @@ class SOBA(Strategy[DualState]):
     all three directions share.
     """
 
-    inner: InnerSteps = InnerSteps(1, SGD())
-    dual_step_size: float = 0.1
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_single("SOBA", self.inner)
-        check_not_negative("SOBA", dual_step_size=self.dual_step_size)
-        check_decay("SOBA", self.decay)
-
-    @property
-    def needs_warm_start(self) -> bool:
-        """One step from anew is no solution of anything."""
-        return True
-
     @property
     def step_kind(self) -> type[DualStep]:
         """With the dual, and v after the step."""
@@ -75,22 +43,14 @@ class SOBA(Strategy[DualState]):
 
     def hypergradient(self, problem: Bilevel, state: DualState) -> DualStep:
         """The three directions at v and q of the state."""
-        v = {n: p.detach().requires_grad_() for n, p in inner_start(problem, state).items()}
-        q = dual_start(problem, state)
-        f = problem.outer_loss(v)
-        f_v, f_u = both_gradients(f, v, problem.outer)
-        g, g_v = inner_graph(problem, v)
-        # One pass for both products; its mean over tasks is negated for du.
-        product, cross = both_gradients(task_dot(g_v, q), v, problem.outer)
-        minus = {name: None if x is None else -x for name, x in cross.items()}
-        gradient = add_gradients(problem.outer, [f_u, minus], method="SOBA", remedy=IN_NO_LOSS)
-        factor = fallen(state, self.decay)
+        at = directions(problem, state)
+        gradient = add_gradients(
+            problem.outer, [at.f_u, at.minus_cross], method="SOBA", remedy=IN_NO_LOSS
+        )
         with torch.no_grad():
-            rule = scaled_steps(self.inner, factor).update_rule
-            v, g_v = ({n: p.detach() for n, p in x.items()} for x in (v, g_v))
-            moved, _ = rule.update(g_v, rule.init(v, problem.outer), v, 0)
-            q = dual_step(q, product, f_v, factor * self.dual_step_size)
-        return DualStep(gradient, v, f.detach(), g, moved, q)
+            v = self.moved(problem, state, at.v, at.g_v)
+            q = self.moved_dual(state, at.q, at.product, at.f_v)
+        return DualStep(gradient, at.v, at.f, at.g, v, q)
 
     def advance(self, state: DualState, step: DualStep) -> DualState:
         """Moves v and q."""
