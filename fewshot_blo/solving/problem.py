@@ -164,8 +164,9 @@ class PlainProblem:
     @property
     def sampled(self) -> bool:
         """Whether a loss is of another part of the data in every outer step."""
-        parts = (self.inner_batches, self.outer_batches, self.inner_blocks, self.outer_blocks)
-        return any(part is not None for part in parts)
+        blocks = (self.inner_blocks, self.outer_blocks)
+        batches = (self.inner_batches, self.outer_batches)
+        return any(part is not None for part in batches) or any(len(b or ()) > 1 for b in blocks)
 
 
 def _joined(
