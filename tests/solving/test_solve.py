@@ -288,8 +288,8 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
         ({"u": torch.ones(2)}, {"v": [1.0]}, "inner variable 'v' is a list: pass a floating-point"),
         ([1.0], {"v": torch.ones(2)}, r"outer is a list: pass variables by name, .*'u': tensor"),
         ({"u": torch.ones(2)}, torch.ones(2), r"inner is a Tensor: .*'v': tensor"),
-        ({"u": torch.ones(2).long()}, {"v": torch.ones(2)}, r"'u' is of torch.int64: .* float\(\)"),
-        ({"u": torch.ones(2)}, {"v": torch.ones(2).bool()}, r"'v' is of torch.bool: .* float\(\)"),
+        ({"u": torch.ones(2).long()}, {"v": torch.ones(2)}, r"'u' is of torch.int64: .*float\(\)"),
+        ({"u": torch.ones(2)}, {"v": torch.ones(2).bool()}, r"'v' is of torch.bool: .*float\(\)"),
         (
             {"u": torch.ones(2, requires_grad=True) * 2},
             {"v": torch.ones(2)},
