@@ -58,7 +58,12 @@ TESTS: dict[str, list[str]] = {
         "tests/training/test_running_statistics.py",
     ],
     "fewshot_blo/hypergrad/bome.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "value_function.py"],
+    "fewshot_blo/hypergrad/balance.py": [HYPERGRAD + "curvature.py", HYPERGRAD + "chosen.py"],
+    "fewshot_blo/hypergrad/constrained.py": [HYPERGRAD + "kkt.py", "tests/solving/test_limits.py"],
+    "fewshot_blo/hypergrad/curvature.py": [HYPERGRAD + "curvature.py", HYPERGRAD + "chosen.py"],
+    "fewshot_blo/hypergrad/gradients.py": ["tests/hypergrad"],
     "fewshot_blo/hypergrad/implicit.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "implicit.py"],
+    "fewshot_blo/hypergrad/kkt.py": [HYPERGRAD + "kkt.py"],
     "fewshot_blo/hypergrad/linear_solve.py": [
         HYPERGRAD + "linear_solve.py",
         HYPERGRAD + "implicit.py",
@@ -67,6 +72,7 @@ TESTS: dict[str, list[str]] = {
     "fewshot_blo/hypergrad/reptile.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "reptile.py"],
     "fewshot_blo/hypergrad/strategy.py": ["tests/hypergrad"],
     "fewshot_blo/hypergrad/unroll.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "unroll.py"],
+    "fewshot_blo/hypergrad/unrolled_steps.py": [HYPERGRAD + "chosen.py"],
     "fewshot_blo/hypergrad/value_function.py": [
         HYPERGRAD + "strategy.py",
         HYPERGRAD + "value_function.py",

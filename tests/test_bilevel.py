@@ -7,19 +7,13 @@ import torch
 from oracles import Quadratic, assert_same
 from torch import Tensor
 
-from fewshot_blo.bilevel import (
-    Bilevel,
-    OuterStep,
-    OuterVariables,
-    TaskParams,
-    combine,
-    task_dot,
-)
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, combine, task_dot
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.penalty import PenaltyStep
 from fewshot_blo.hypergrad.strategy import outer_step
 from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.outer_variables import OuterVariables
 
 
 def losses(v: TaskParams) -> Tensor:

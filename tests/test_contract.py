@@ -24,7 +24,7 @@ from oracles import (
 from torch import Tensor, nn
 
 from fewshot_blo import heads, hypergrad
-from fewshot_blo.bilevel import Bilevel, OuterStep, OuterVariables, Params, combine
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
 from fewshot_blo.errors import StructuralZeroError
 from fewshot_blo.heads import (
     CosineHead,
@@ -61,6 +61,7 @@ from fewshot_blo.kernel import (
     StepwiseBatchNorm,
 )
 from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 

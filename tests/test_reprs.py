@@ -214,6 +214,7 @@ def test_bilevel_problems_and_their_steps() -> None:
     assert repr(State()) == "State(\n  inner: none)"
 
 
+@pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")
 def test_a_plain_problem_and_its_solution() -> None:
     problem = PlainProblem(
         {"u": torch.zeros(3)},

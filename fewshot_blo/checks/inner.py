@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.gradients import inner_gradients
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.hypergrad.strategy import inner_gradients
 from fewshot_blo.hypergrad.systems import add_scaled
 from fewshot_blo.kernel import InnerSteps, adapt
 from fewshot_blo.problems import FewShotProblem, NormMode

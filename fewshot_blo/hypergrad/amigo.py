@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewshot_blo.bilevel import Bilevel
+from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients, both_gradients
 from fewshot_blo.hypergrad.single_loop import (
     DualState,
     DualStep,
@@ -17,14 +18,7 @@ from fewshot_blo.hypergrad.single_loop import (
     sampled_products,
     scaled_steps,
 )
-from fewshot_blo.hypergrad.strategy import (
-    IN_NO_LOSS,
-    Strategy,
-    add_gradients,
-    both_gradients,
-    check_not_negative,
-    inner_start,
-)
+from fewshot_blo.hypergrad.strategy import Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.hypergrad.curvature import curvature
-from fewshot_blo.hypergrad.strategy import inner_gradients
+from fewshot_blo.hypergrad.gradients import inner_gradients
 
 
 @dataclass(frozen=True)

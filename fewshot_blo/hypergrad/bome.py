@@ -7,15 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.hypergrad.strategy import (
-    Bears,
-    State,
-    Strategy,
-    check_not_negative,
-    inner_gradients,
-    inner_start,
-    value_gap_step,
-)
+from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
+from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import TaskLoss, TaskParams, task_dot
+from fewshot_blo.hypergrad.gradients import inner_gradients
 from fewshot_blo.hypergrad.linear_solve import MatVec
-from fewshot_blo.hypergrad.strategy import inner_gradients
 
 PRODUCTS = 30
 """Products with the Hessian that a measurement takes at most."""
@@ -64,6 +64,7 @@ def ritz_values(matvec: MatVec, like: TaskParams, products: int = PRODUCTS) -> T
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
     ended = torch.zeros(tasks, dtype=torch.bool, device=first.device)
+    size = first.new_zeros(tasks)
     for _ in range(min(products, dimension)):
         r = apply(basis[-1])
         alpha = (r * basis[-1]).sum(1)
@@ -73,7 +74,8 @@ def ritz_values(matvec: MatVec, like: TaskParams, products: int = PRODUCTS) -> T
         for _ in range(2):
             r = r - torch.einsum("tk,tkn->tn", torch.einsum("tkn,tn->tk", space, r), space)
         beta = r.norm(dim=1)
-        ended = ended | ~(beta > 1e-6 * alpha.abs())
+        size = torch.maximum(size, alpha.abs() + beta)
+        ended = ended | ~(beta > 1e-6 * size)
         beside.append(torch.where(ended, 0, beta))
         basis.append(torch.where(ended[:, None], 0, r / torch.where(ended, 1, beta)[:, None]))
         if first.device.type == "cpu" and bool(ended.all()):

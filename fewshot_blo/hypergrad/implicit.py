@@ -9,18 +9,15 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.constrained import FIRST_SMOOTHING, LAST_SMOOTHING, solved_inner
-from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, LinearSolver
-from fewshot_blo.hypergrad.strategy import (
+from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
-    Bears,
-    State,
-    Strategy,
     add_gradients,
     both_gradients,
     inner_gradients,
-    inner_start,
     outer_gradients,
 )
+from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, LinearSolver
+from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 
 _MOST_PRODUCTS = 500

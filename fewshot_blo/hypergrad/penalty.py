@@ -11,17 +11,13 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.balance import balance
-from fewshot_blo.hypergrad.strategy import (
+from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
-    State,
-    Strategy,
     add_gradients,
     both_gradients,
-    check_not_negative,
-    initial,
     inner_gradients,
-    inner_start,
 )
+from fewshot_blo.hypergrad.strategy import State, Strategy, check_not_negative, initial, inner_start
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
 from fewshot_blo.kernel.rules import Scaled
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.hypergrad.strategy import Sees, State, Strategy, add_gradients
+from fewshot_blo.hypergrad.gradients import add_gradients
+from fewshot_blo.hypergrad.strategy import Sees, State, Strategy
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
 

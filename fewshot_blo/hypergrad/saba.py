@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Block, TaskParams
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients
 from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
-from fewshot_blo.hypergrad.strategy import IN_NO_LOSS, add_gradients
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,17 +15,9 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Block, OuterStep, Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.hypergrad.linear_solve import MatVec
-from fewshot_blo.hypergrad.strategy import (
-    Own,
-    State,
-    Strategy,
-    both_gradients,
-    check_not_negative,
-    inner_gradients,
-    inner_start,
-    outer_gradients,
-)
+from fewshot_blo.hypergrad.strategy import Own, State, Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.adapt import at_draw
 from fewshot_blo.kernel.rules import Scaled

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from fewshot_blo.bilevel import Bilevel
+from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients
 from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
-from fewshot_blo.hypergrad.strategy import IN_NO_LOSS, add_gradients
 
 
 @dataclass(frozen=True)

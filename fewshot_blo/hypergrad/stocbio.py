@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients, both_gradients
 from fewshot_blo.hypergrad.linear_solve import Neumann
 from fewshot_blo.hypergrad.single_loop import (
     CountedState,
@@ -15,13 +16,7 @@ from fewshot_blo.hypergrad.single_loop import (
     sampled_products,
     scaled_steps,
 )
-from fewshot_blo.hypergrad.strategy import (
-    IN_NO_LOSS,
-    Strategy,
-    add_gradients,
-    both_gradients,
-    inner_start,
-)
+from fewshot_blo.hypergrad.strategy import Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 
 

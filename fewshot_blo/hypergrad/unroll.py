@@ -11,15 +11,14 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.gradients import add_gradients, outer_gradients
 from fewshot_blo.hypergrad.strategy import (
     Bears,
     Sees,
     State,
     Strategy,
-    add_gradients,
     check_not_negative,
     inner_start,
-    outer_gradients,
 )
 from fewshot_blo.hypergrad.unrolled_steps import chosen_steps
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt

@@ -10,6 +10,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.balance import balance
+from fewshot_blo.hypergrad.gradients import value_gap_step
 from fewshot_blo.hypergrad.strategy import (
     Bears,
     State,
@@ -17,7 +18,6 @@ from fewshot_blo.hypergrad.strategy import (
     check_not_negative,
     initial,
     inner_start,
-    value_gap_step,
 )
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 

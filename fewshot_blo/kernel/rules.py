@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import OuterVariables, Params, TaskParams, task_dot
+from fewshot_blo.bilevel import Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.outer_variables import OuterVariables
 
 RuleState = dict[str, TaskParams]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, OuterVariables, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Start, SupportSet
 from fewshot_blo.heads.linear import LinearHead
@@ -27,6 +27,7 @@ from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.networks.parts import ENCODER, HEAD, of_encoder, part_prefix
+from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FewShotProblem,

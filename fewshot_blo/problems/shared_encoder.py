@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.bilevel import Bilevel, OuterVariables, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, normalize
 from fewshot_blo.heads.linear import LinearHead
@@ -22,6 +22,7 @@ from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.parts import centred
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views, with_own_views
+from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes

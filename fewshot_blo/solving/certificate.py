@@ -12,8 +12,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
+from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.hypergrad.linear_solve import MINRES
-from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.solving.constraints import Constraint
 
 INNER_DISTANCE, CONVERGED_DISTANCE = 1e-2, 3e-4

@@ -108,7 +108,8 @@ def solve(
         seconds: after which no further outer step begins; None for no limit.
         start: of each inner problem; by default warm, and cold for strategies that differentiate
             the start. Multipliers of the penalty method go on in any case.
-        constraints: sets that variables, outer or inner ones, stay in, by name.
+        constraints: sets that variables, outer or inner ones, stay in, by name; a name that both
+            levels have is that of the outer one.
         validate: a held-out loss, which tells the best variables.
         observe: further figures of each record, which decide nothing.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.

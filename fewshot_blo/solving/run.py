@@ -80,14 +80,14 @@ class SolveRun:
     def __post_init__(self) -> None:
         known = [*self.problem.outer, *self.problem.inner]
         for name in self.sets:
-            if known.count(name) != 1:
+            if name not in known:
                 raise ConfigurationError(
-                    f"there is a constraint for '{name}', which names {known.count(name)} "
-                    f"variables; they are {', '.join(known)}"
+                    f"there is a constraint for '{name}', which is no variable; "
+                    f"they are {', '.join(known)}"
                 )
-        inner = self.problem.inner
-        self.outer_sets = {name: s for name, s in self.sets.items() if name not in inner}
-        self.inner_sets = {name: s for name, s in self.sets.items() if name in inner}
+        outer = self.problem.outer
+        self.outer_sets = {name: s for name, s in self.sets.items() if name in outer}
+        self.inner_sets = {name: s for name, s in self.sets.items() if name not in outer}
         for name, s in self.outer_sets.items():
             if not s.fixed:
                 raise ConfigurationError(

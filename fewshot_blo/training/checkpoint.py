@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.networks.parts import of_encoder
+from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.shapes import size

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import OuterVariables
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.outer_variables import OuterVariables
 
 
 def make_optimizer(

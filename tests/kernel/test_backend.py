@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.unroll import UnrollState
-from fewshot_blo.kernel import Choice, InnerSteps, Sample, for_tasks
+from fewshot_blo.kernel import SGD, Choice, InnerSteps, Sample, for_tasks
 from fewshot_blo.kernel import backend as module
 from fewshot_blo.kernel.forward import TaskForward
 from fewshot_blo.problems import Initialization, SharedEncoder
@@ -49,11 +49,11 @@ def test_falls_back_to_the_loop_and_says_why(network: nn.Module, reason: str) ->
     with pytest.warns(UserWarning, match=f"{name} cannot be batched over tasks.*{reason}"):
         problem.prepare(batch)
     assert problem.backend == "loop"
-    together = Unroll(InnerSteps(2)).hypergradient(
+    together = Unroll(InnerSteps(2, SGD())).hypergradient(
         problem.bind(batch, "support").bilevel, UnrollState()
     )
     alone = [
-        Unroll(InnerSteps(2)).hypergradient(
+        Unroll(InnerSteps(2, SGD())).hypergradient(
             problem.bind(batch[t : t + 1], "support").bilevel, UnrollState()
         )
         for t in range(3)
@@ -119,7 +119,7 @@ def test_a_layer_that_the_encoder_does_not_use() -> None:
         problem, batch = SharedEncoder(encoder), make_batch()
         problem.prepare(batch)
         bound = problem.bind(batch, "support")
-        step = Unroll(InnerSteps(2)).hypergradient(bound.bilevel, UnrollState())
+        step = Unroll(InnerSteps(2, SGD())).hypergradient(bound.bilevel, UnrollState())
         found.append(dict(bound.pullback(step.gradient)))
     spare, alone = found
     assert not any(spare.pop(f"classifier.{name}").any() for name in ("weight", "bias"))
@@ -131,4 +131,4 @@ def test_a_layer_that_an_initialization_does_not_use_is_named() -> None:
     problem.prepare(make_batch())
     bound = problem.bind(make_batch(), "support")
     with pytest.raises(StructuralZeroError, match=r"'classifier\.weight'.*freeze it"):
-        Unroll(InnerSteps(2)).hypergradient(bound.bilevel, UnrollState())
+        Unroll(InnerSteps(2, SGD())).hypergradient(bound.bilevel, UnrollState())

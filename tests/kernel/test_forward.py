@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import OuterStep, combine
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
 from fewshot_blo.kernel import SGD, Adam, Backend, InnerSteps, TaskForward, adapt, for_tasks
 from fewshot_blo.kernel.layers import fold, uniform_from_key
 from fewshot_blo.problems import Initialization, SharedEncoder
@@ -37,9 +38,9 @@ def chunked(
 @pytest.mark.parametrize(
     "strategy",
     [
-        Unroll(InnerSteps(3)),
-        Unroll(InnerSteps(3), recompute=True),
-        Implicit(InnerSteps(3)),
+        Unroll(InnerSteps(3, SGD())),
+        Unroll(InnerSteps(3, SGD()), recompute=True),
+        Implicit(InnerSteps(3, SGD()), ConjugateGradient(5)),
         Penalty(InnerSteps(3, Adam(1e-2, eps=1e-3)), rho=1e-2),
     ],
 )
@@ -63,8 +64,8 @@ def test_dropout_does_not_depend_on_chunks_or_backend(strategy: Strategy, shared
 
 def test_recomputed_dropout_equals_kept_dropout() -> None:
     problem = Initialization(dropout_network(), backend="batched")
-    kept = chunked(problem, Unroll(InnerSteps(5)), 3, KEYS)
-    again = chunked(problem, Unroll(InnerSteps(5), recompute=True), 3, KEYS)
+    kept = chunked(problem, Unroll(InnerSteps(5, SGD())), 3, KEYS)
+    again = chunked(problem, Unroll(InnerSteps(5, SGD()), recompute=True), 3, KEYS)
     assert_same(again.gradient, kept.gradient, 1e-14)
 
 
@@ -161,7 +162,11 @@ class Attends(nn.Module):
 @pytest.mark.parametrize("backend", ["loop", "batched"])
 @pytest.mark.parametrize(
     "strategy",
-    [Unroll(InnerSteps(3)), Unroll(InnerSteps(3), recompute=True), Implicit(InnerSteps(3))],
+    [
+        Unroll(InnerSteps(3, SGD())),
+        Unroll(InnerSteps(3, SGD()), recompute=True),
+        Implicit(InnerSteps(3, SGD()), ConjugateGradient(5)),
+    ],
 )
 def test_fused_attention_has_second_derivatives(strategy: Strategy, backend: Backend) -> None:
     def step(*, written_out: bool, backend: Backend) -> OuterStep:

@@ -112,9 +112,9 @@ INNER = InnerSteps(3, Momentum(0.2))
 def test_strategies(changes: dict[str, Any], expected: Strategy) -> None:
     inner = {"inner__steps": 3, "inner__rule": "momentum", "inner__step_size": 0.2}
     settings = {f"strategy__{name}": value for name, value in changes.items()}
-    assert today(**inner, **settings).strategy == expected
+    assert today(**inner, **settings).strategy == expected.for_training()
     few = {"strategy": changes, "inner": {"steps": 3, "rule": "momentum", "step_size": 0.2}}
-    assert config_from(few).strategy == expected
+    assert config_from(few).strategy == expected.for_training()
 
 
 def test_adaptation() -> None:
@@ -312,7 +312,14 @@ def older_state(strategy: Strategy, state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "strategy", [Unroll(), Penalty(), ValueFunction(lam=2.0, lam_growth=1.0), BOME(), Implicit()]
+    "strategy",
+    [
+        Unroll(),
+        Penalty().for_training(),
+        ValueFunction(lam=2.0, lam_growth=1.0),
+        BOME(),
+        Implicit(),
+    ],
 )
 def test_states_of_strategies(strategy: Strategy) -> None:
     state = strategy.init()
@@ -366,7 +373,10 @@ def as_older(path: Path, images: Path, strategy: Strategy) -> None:
     torch.save(data, path)
 
 
-STRATEGIES: list[Strategy] = [Penalty(InnerSteps(2, SGD(0.1))), Unroll(InnerSteps(2, SGD(0.1)))]
+STRATEGIES: list[Strategy] = [
+    Penalty(InnerSteps(2, SGD(0.1))).for_training(),
+    Unroll(InnerSteps(2, SGD(0.1))),
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__)
@@ -393,7 +403,7 @@ def test_a_run_of_an_earlier_version_with_other_settings_is_refused(
     splits = config.data.load()
     train_from_config(config, splits, tmp_path, resume=False, tested=False)
     as_older(tmp_path / LAST, images, STRATEGIES[0])
-    other = replace(config, strategy=Penalty(InnerSteps(3, SGD(0.1))))
+    other = replace(config, strategy=Penalty(InnerSteps(3, SGD(0.1))).for_training())
     with pytest.raises(CheckpointError, match=r"strategy\.inner\.steps was 2 and is 3; ") as error:
         train_from_config(other, splits, tmp_path, resume=True, tested=False)
     assert "\n" not in str(error.value)

@@ -231,7 +231,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1, "patience": 2}, "it needs validate"),
         ({"steps": 1, "resume": True}, "name the folder"),
-        ({"steps": 1, "constraints": {"w": Box(0)}}, "'w', which names 0 variables; they are u, v"),
+        ({"steps": 1, "constraints": {"w": Box(0)}}, "'w', which is no variable; they are u, v"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             solve(quadratic(), strategy, ADAM, **settings)

@@ -52,7 +52,7 @@ def problem() -> PlainProblem:
         (Implicit(InnerSteps(4, SGD(0.1)), OneStep(0.1)), (6, 1)),
         # Over v and u at once, at the end.
         (Penalty(InnerSteps(4, SGD(0.01)), rho=1.0), (2 * 4 + 2, 4 + 1)),
-        (ValueFunction(InnerSteps(4, SGD(0.1)), 4), (3 * 4 + 3, 0)),
+        (ValueFunction(InnerSteps(4, SGD(0.1)), 4, lam=1.0), (3 * 4 + 3, 0)),
         (BOME(InnerSteps(4, SGD(0.1)), 3), (4 * 4 + 3 + 2 + 3, 0)),
         (SOBA(), (2, 1)),  # Both products in one pass.
         (SABA(), (2, 1)),

@@ -64,7 +64,7 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:
-    penalty = {**SETTINGS, "strategy": {"name": "Penalty", "inner": INNER}}
+    penalty = {**SETTINGS, "strategy": {"name": "Penalty", "inner": INNER, "rho": 0.01}}
     rows = {"descent": SETTINGS, "penalty": penalty}
     path.write_text(yaml.safe_dump({"study": "halves", "rows": rows, **changes}))
     return path

@@ -51,7 +51,7 @@ STRATEGIES: dict[str, tuple[Strategy, int, float]] = {
 def gap_after(study: SampledQuadratics, strategy: Strategy, steps: int, rate: float) -> float:
     """Of the gap at the start."""
     optimizer: Any = partial(torch.optim.SGD, lr=rate)
-    found = solve(study.problem(), strategy, optimizer, steps=steps, progress=False)
+    found = solve(study.problem(), strategy, optimizer, steps=steps, start="warm", progress=False)
     gap = study.measure(found.outer, found.inner)[""][GAP]
     return gap / study.baselines()["u = 0"][GAP]
 

@@ -30,7 +30,7 @@ def make_checkpoint() -> Checkpoint:
         outer=problem.outer,
         buffers=dict(problem.network.named_buffers()),
         optimizer=torch.optim.Adam(list(problem.outer.values())).state_dict(),
-        strategy=replace(Penalty().init(), inner=inner, multipliers=inner).plain(),
+        strategy=replace(Penalty().for_training().init(), inner=inner, multipliers=inner).plain(),
         settled={"backend": "loop", "chunk": 2},
         best={"step": 5, "accuracy": 0.5},
         random_state=random_state(),
@@ -56,7 +56,7 @@ def test_everything_comes_back(path: Path) -> None:
         assert_identical(getattr(loaded, name), getattr(saved, name))
     assert_identical(loaded.outer, {name: p.detach() for name, p in saved.outer.items()})
     assert_identical(loaded.strategy, saved.strategy)
-    state = Penalty().init().restored(loaded.strategy)
+    state = Penalty().for_training().init().restored(loaded.strategy)
     assert_identical(state.plain(), saved.strategy)
 
 
@@ -76,7 +76,7 @@ def test_adam_counts_its_steps_on_the_host(path: Path) -> None:
         assert resumed.state[leaf]["step"].device.type == "cpu"
         assert float(resumed.state[leaf]["step"]) == 1
         assert resumed.state[leaf]["exp_avg"].device.type == "meta"
-    state = Penalty().init().restored(loaded.strategy, "meta")
+    state = Penalty().for_training().init().restored(loaded.strategy, "meta")
     parts = [loaded.outer, loaded.buffers, state.inner, state.schedules]
     assert {p.device.type for part in parts for p in part.values()} == {"meta"}
 
