@@ -11,6 +11,9 @@ from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
 from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 
+_ROUNDING = 1e-12
+"""Squared norm of a gradient of G, relative to that of F, that counts as zero."""
+
 
 @dataclass(frozen=True)
 class BOME(Strategy[State]):
@@ -76,6 +79,7 @@ class BOME(Strategy[State]):
         v = {name: p.detach().requires_grad_() for name, p in v.items()}
         f_v = inner_gradients(problem.outer_loss(v).sum(), v)
         q_v = inner_gradients(problem.inner_loss(v).sum(), v)
-        squared = task_dot(q_v, q_v)
+        # At a minimiser of G its gradient is rounding error, which must not decide λ.
+        squared = task_dot(q_v, q_v) + _ROUNDING * task_dot(f_v, f_v)
         ratio = task_dot(f_v, q_v) / squared.where(squared > 0, 1)
         return (self.eta - ratio).clamp(min=0)

@@ -19,7 +19,7 @@ from fewshot_blo.solving.constraints import Constraint
 INNER_DISTANCE, CONVERGED_DISTANCE = 1e-2, 3e-4
 """Relative distance of v to a minimiser from which on there is a doubt, and for convergence."""
 
-DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 1e-2
+DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 5e-3
 """Relative difference of a hypergradient from that of implicit differentiation, likewise."""
 
 _NEGATIVE = 1e-3
