@@ -19,7 +19,6 @@ ROOMS = (
     "records",
     "tasks",
     "bilevel",
-    "outer_variables",
     "kernel",
     "hypergrad",
     "heads",

@@ -13,7 +13,7 @@ from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.penalty import PenaltyStep
 from fewshot_blo.hypergrad.strategy import outer_step
 from fewshot_blo.kernel import InnerSteps
-from fewshot_blo.outer_variables import OuterVariables
+from fewshot_blo.kernel.outer_variables import OuterVariables
 
 
 def losses(v: TaskParams) -> Tensor:

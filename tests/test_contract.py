@@ -60,8 +60,8 @@ from fewshot_blo.kernel import (
     Momentum,
     StepwiseBatchNorm,
 )
+from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.networks import Conv4, Norm, classifier
-from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.outer_variables import OuterVariables
+from fewshot_blo.kernel.outer_variables import OuterVariables
 
 RuleState = dict[str, TaskParams]
 

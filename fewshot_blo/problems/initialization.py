@@ -24,10 +24,10 @@ from fewshot_blo.kernel import (
 )
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.first_batch import FirstBatch
+from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.networks.parts import ENCODER, HEAD, of_encoder, part_prefix
-from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FewShotProblem,

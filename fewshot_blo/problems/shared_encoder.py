@@ -19,10 +19,10 @@ from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import BackendChoice, Choice, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.first_batch import FirstBatch
+from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.parts import centred
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views, with_own_views
-from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes

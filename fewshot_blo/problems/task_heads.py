@@ -8,7 +8,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, SupportSet, has_class_axis
-from fewshot_blo.outer_variables import OuterVariables
+from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.problems.few_shot import real_rows
 from fewshot_blo.tasks import TaskBatch
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.networks.parts import of_encoder
-from fewshot_blo.outer_variables import OuterVariables
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.shapes import size

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.outer_variables import OuterVariables
+from fewshot_blo.kernel.outer_variables import OuterVariables
 
 
 def make_optimizer(
