@@ -27,12 +27,13 @@ class Passes(NamedTuple):
 
 
 def count_passes(problem: PlainProblem, strategy: Strategy) -> Passes:
-    """Counts what one hypergradient takes.
+    """Counts what one hypergradient takes, without what its unset settings are chosen by.
 
     Args:
         problem: the problem; the hypergradient is computed at its initial variables.
         strategy: how the hypergradient is computed.
     """
+    strategy = strategy.settled(problem.at(0))
     first = next(iter(problem.inner))  # A pass goes through all parameters or none.
     gradients = products = 0
 

@@ -28,7 +28,7 @@ from fewshot_blo.records.tables import write_table
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.solving.falling import falling
-from fewshot_blo.studies.products import count_passes
+from fewshot_blo.studies.products import Passes, count_passes
 from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS, draw_progress
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 from fewshot_blo.studies.table import study_table
@@ -48,6 +48,8 @@ class RowSettings:
         restart_every: outer steps between cold starts of a partial start; 0 for none.
         keep: weight of the last inner solution in a partial start, in [0, 1].
         steps: number of outer steps.
+        passes: gradients and Hessian products that the outer steps may take altogether, in place of
+            ``steps``; 0 for no such budget. Rows with the same one are compared at the same cost.
         optimizer: outer optimizer.
         learning_rate: learning rate of the outer optimizer.
         decay: exponent of its decay: it is divided by ``(t + 1)^decay`` at outer step t.
@@ -61,11 +63,24 @@ class RowSettings:
     restart_every: int = 0
     keep: float = 1.0
     steps: int = 500
+    passes: int = 0
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 0.1
     decay: float = 0.0
     every: int = 20
     patience: int = 0
+
+    def steps_of(self, passes: Passes) -> int:
+        """Number of outer steps for the budget, from the passes that one takes.
+
+        Raises:
+            ConfigurationError: if the budget is below that of one step.
+        """
+        if self.passes < sum(passes):
+            raise ConfigurationError(
+                f"passes is {self.passes}, and one outer step takes {sum(passes)}: name more"
+            )
+        return self.passes // sum(passes)
 
 
 def run_study(
@@ -159,7 +174,8 @@ def _solved(
     study: Study, settings: RowSettings, place: Path, progress: bool
 ) -> Mapping[str, Figures]:
     say = partial(print, flush=True) if progress else logger.info
-    say(f"{place}: {settings.steps} outer steps")
+    budget = f"{settings.passes} passes" if settings.passes else f"{settings.steps} outer steps"
+    say(f"{place}: {budget}")
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", NotSolvedWarning)
         try:
@@ -196,7 +212,13 @@ def solve_row(
         settings: settings of the row.
         place: folder of the row.
         progress: show progress; False is silent.
+
+    Raises:
+        ConfigurationError: if the budget of passes is below that of one outer step.
     """
+    steps = settings.steps
+    if settings.passes:
+        steps = settings.steps_of(count_passes(study.problem(), settings.strategy))
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "sgd": torch.optim.SGD,
@@ -207,7 +229,7 @@ def solve_row(
         study.problem(),
         settings.strategy,
         falling(partial(optimizers[settings.optimizer], lr=settings.learning_rate), settings.decay),
-        steps=settings.steps,
+        steps=steps,
         start=partly if settings.start == "partial" else settings.start,
         constraints=study.constraints(),
         validate=study.held_out(),

@@ -98,6 +98,28 @@ def test_from_a_recipe_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "f" / "picture.png").read_text() == "descent penalty"
 
 
+def test_a_budget_of_passes_gives_the_number_of_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step of the first row takes 4 gradients and 3 products, as its line says."""
+    rows = {
+        "descent": {**SETTINGS, "passes": 30},
+        "implicit": {**SETTINGS, "passes": 30, "strategy": {"name": "Implicit", "inner": INNER}},
+    }
+    recipe = write_recipe(tmp_path / "r.yaml", rows=rows)
+    assert cli.main(["study", str(recipe), f"--folder={tmp_path / 'f'}"]) == 0
+    with (tmp_path / "f" / "table.csv").open(encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if row["outer steps"]]
+    assert len(found) == 2
+    for row in found:
+        one = float(row["gradients a step"]) + float(row["Hessian products a step"])
+        assert float(row["outer steps"]) == 30 // one
+    recipe = write_recipe(tmp_path / "s.yaml", rows={"few": {**SETTINGS, "passes": 6}})
+    capsys.readouterr()
+    assert cli.main(["study", str(recipe), f"--folder={tmp_path / 'g'}"]) != 0
+    assert "passes is 6, and one outer step takes 7: name more" in capsys.readouterr().err
+
+
 def test_without_progress_nothing_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
