@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
-from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, solved_inner
+from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, scales_of, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.linear_solve import MINRES
 from fewshot_blo.hypergrad.strategy import both_gradients, inner_gradients, outer_gradients
@@ -92,6 +92,7 @@ def certify(
     constraints: Mapping[str, Constraint],
     gradient: Params | None = None,
     *,
+    exact: bool = False,
     products: int = 100,
 ) -> Certificate:
     """Measures at the problem's u and one v, with at most ``2 products`` and 30 Hessian products.
@@ -101,12 +102,13 @@ def certify(
         inner: v, ``[1, ...]``.
         constraints: sets of outer variables, by name.
         gradient: the strategy's hypergradient at the same u, to compare.
+        exact: whether with constraints it is that of implicit differentiation itself.
         products: largest number of Hessian products of each of the two linear systems.
     """
     at = {name: p.detach() for name, p in inner.items()}
     v = {name: p.clone().requires_grad_() for name, p in at.items()}
     if problem.constraints is not None:
-        return _constrained(problem, at, constraints, gradient)
+        return _constrained(problem, at, constraints, gradient, exact=exact)
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
@@ -138,15 +140,22 @@ def _constrained(
     inner: TaskParams,
     sets: Mapping[str, Constraint],
     gradient: Params | None,
+    *,
+    exact: bool,
 ) -> Certificate:
     """By solving the inner problem from v: the distance to its solution, and what is violated."""
     assert problem.constraints is not None
-    solved = solved_inner(problem, inner, LAST_SMOOTHING)
-    v = {name: p.clone().requires_grad_() for name, p in inner.items()}
-    with torch.enable_grad():
-        f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
-    through = solved.derivative(f_v, problem.outer)
-    exact = {name: _sum(f_u[name], through[name], leaf) for name, leaf in problem.outer.items()}
+    scales = scales_of(problem, inner)
+    solved = solved_inner(problem, inner, LAST_SMOOTHING, scales=scales, optimistic=False)
+    if exact and gradient is not None:
+        through, disagreement = gradient, math.nan
+    else:
+        v = {name: p.clone().requires_grad_() for name, p in inner.items()}
+        with torch.enable_grad():
+            f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
+        of_v = solved.derivative(f_v, problem.outer)
+        through = {name: _sum(f_u[name], of_v[name], leaf) for name, leaf in problem.outer.items()}
+        disagreement = math.nan if gradient is None else _relative(through, gradient, f_u)
     with torch.no_grad():
         gap = problem.inner_loss(inner) - problem.inner_loss(solved.params)
         equal, least = (
@@ -160,9 +169,9 @@ def _constrained(
         inner_residual=float(violation),
         inner_distance=float(lacking.sqrt() + violation),
         inner_gap=float(gap),
-        inner_curvature=0.0,
-        stationarity=projected_norm(problem.outer, exact, sets),
-        disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
+        inner_curvature=min(solved.point.curvature, 0.0),
+        stationarity=projected_norm(problem.outer, through, sets),
+        disagreement=disagreement,
     )
 
 

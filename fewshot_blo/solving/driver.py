@@ -20,7 +20,6 @@ from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import SpectralDescent
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
 from fewshot_blo.solving.saved import FILE
@@ -131,11 +130,10 @@ def solve(
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
     tolerance = _TOLERANCE if tolerance is None and steps is None else tolerance
-    variables = list(problem.outer.values())
     run = SolveRun(
         problem,
         strategy,
-        SpectralDescent(variables) if optimizer is None else optimizer(variables),
+        optimizer,
         dict(constraints or {}),
         Plan(most, start, validate, observe, patience, every, tolerance, seconds),
         place,

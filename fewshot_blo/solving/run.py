@@ -22,7 +22,8 @@ from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import SpectralDescent
+from fewshot_blo.solving.chosen import chosen_optimizer
+from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
@@ -31,6 +32,8 @@ from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 
 Validate = Callable[[Params, Mapping[str, Tensor]], float]
 """``(u, v)`` to a held-out loss; lower is better."""
+
+MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
 """``(u, v)`` to figures by name."""
@@ -62,7 +65,7 @@ class SolveRun:
 
     problem: PlainProblem
     strategy: Strategy
-    optimizer: torch.optim.Optimizer
+    make_optimizer: MakeOptimizer | None
     sets: Mapping[str, Constraint]
     plan: Plan
     folder: Path | None
@@ -95,18 +98,20 @@ class SolveRun:
                 )
         self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
+        self.out_of_time = False
         self._project()
+        self.optimizer = self._optimizer()
 
     @property
     def finished(self) -> bool:
         """Whether it has converged, or steps, time or patience are spent."""
         waited = 0 < self.plan.patience <= self.records_since_best
-        return self.converged or self.step >= self.plan.steps or waited or self._late
+        return self.converged or self.step >= self.plan.steps or waited or self.out_of_time
 
-    @property
-    def _late(self) -> bool:
-        limit = self.plan.seconds
-        return limit is not None and self.step > 0 and time.monotonic() - self.began > limit
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.make_optimizer is not None:
+            return self.make_optimizer(list(self.problem.outer.values()))
+        return chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
 
     def _bilevel(self) -> Bilevel:
         """The problem of the next outer step, with the multipliers of the outer constraints."""
@@ -123,7 +128,7 @@ class SolveRun:
             parts.append("inner steps until the inner problem is solved")
         if inner.rule is None:
             parts.append("inner step sizes from measured curvature")
-        if type(self.optimizer) is SpectralDescent:
+        if isinstance(self.optimizer, Backtracking):
             parts.append("outer step sizes from measured curvature")
         return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
@@ -140,6 +145,8 @@ class SolveRun:
         return Taken(f"outer loss {record['loss/outer']:.4g}")
 
     def _step(self) -> OuterStep:
+        limit = self.plan.seconds
+        self.out_of_time = limit is not None and time.monotonic() - self.began > limit
         bilevel = self._bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
@@ -153,11 +160,12 @@ class SolveRun:
             return self._step()
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
+        self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
         self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         taken = True
-        if isinstance(self.optimizer, SpectralDescent):
+        if isinstance(self.optimizer, Backtracking):
             loss = None if self.problem.sampled else float(step.outer_loss)
             taken = self.optimizer.step(loss=loss)
         else:
@@ -173,33 +181,47 @@ class SolveRun:
     def _take_back(self) -> bool:
         """Halves the last outer step if its length was chosen; returns whether it did."""
         optimizer = self.optimizer
-        if not (isinstance(optimizer, SpectralDescent) and optimizer.can_take_back):
+        if not (isinstance(optimizer, Backtracking) and optimizer.can_take_back):
             return False
         optimizer.take_back()
         return True
 
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
         """Measures u and its v where a record is due, and where steps were short for a while."""
-        maybe = self.watch.short >= SHORT_STEPS
-        last = self.step + 1 >= self.plan.steps or self.plan.seconds is not None
-        if not (maybe or last or (self.step + 1) % self.plan.every == 0):
-            return
-        products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
-        self.certificate = certify(
-            bilevel, step.inner, self.outer_sets, step.gradient, products=products
-        )
-        if self.plan.tolerance is None and not last:  # Convergence is not watched.
-            self.limits.update(self.problem, unstacked(step.inner))
+        optimizer = self.optimizer
+        stalled = isinstance(optimizer, Backtracking) and optimizer.stalled
+        finer = self.strategy.refined(self.state) if bilevel.constraints else None
+        maybe = stalled or self.watch.short >= (SHORT_STEPS if finer is None else 1)
+        last = self.step + 1 >= self.plan.steps or self.out_of_time
+        if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
+            self.certificate = certify(
+                bilevel,
+                step.inner,
+                self.outer_sets,
+                step.gradient,
+                exact=bilevel.constraints is not None and self.strategy.bears == "all",
+                products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
+            )
+            if self.plan.tolerance is None and not last:  # Convergence is not watched.
+                self.limits.update(self.problem, unstacked(step.inner))
         if maybe:
-            self.watch.short = 0
-            met = self.limits.update(self.problem, unstacked(step.inner))
-            finer = self.strategy.refined(self.state) if bilevel.constraints else None
-            self.state = finer or self.state
-            if (finer or not met) and isinstance(self.optimizer, SpectralDescent):
-                self.optimizer.restart()
-            doubts = self.certificate.doubts(strict=True)
-            near = self.watch.distance <= _NEAR
-            self.converged = met and not finer and not doubts and near
+            self._refine(finer, step)
+
+    def _refine(self, finer: Any, step: OuterStep) -> None:
+        """Goes on with better multipliers and less smoothing, or ends."""
+        self.watch.short = 0
+        met = self.limits.update(self.problem, unstacked(step.inner))
+        self.state = finer or self.state
+        if (finer or not met) and isinstance(self.optimizer, Backtracking):
+            self.optimizer.restart()
+        near = self.watch.distance <= _NEAR
+        self.converged = bool(
+            met
+            and not finer
+            and near
+            and self.certificate
+            and not self.certificate.doubts(strict=True)
+        )
 
     @torch.no_grad()
     def _project(self) -> None:
