@@ -13,7 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.interior_point import solve_constrained
 from fewshot_blo.hypergrad.kkt import Constrained, KKTPoint, adjoint
 
-FIRST_SMOOTHING, LAST_SMOOTHING = 1e-1, 1e-8
+FIRST_SMOOTHING, LAST_SMOOTHING = 1e-1, 1e-10
 """Complementarity at the start of a run, and at its end."""
 
 _OPTIMISTIC = 0.1

@@ -78,7 +78,7 @@ def _newton(
     while True:
         parts = _Linear.at(problem, at)
         r = parts.residuals(at, t)
-        error = _error(r, at)
+        error = _error(r, at, t)
         enough = min(max(1e-3 * least, 1e-10), 1e-9)  # As exact as line searches need it.
         done = (error <= enough and t <= least) or not math.isfinite(error)
         if done or number >= most or stalls >= stalls_allowed:
@@ -98,9 +98,14 @@ def _newton(
     return KKTPoint(x, y, z, t, error, number, parts.curvature(s, z))
 
 
-def _error(r: Parts, at: Parts) -> float:
-    """The largest residual, that of the slope relative to large multipliers."""
+def _error(r: Parts, at: Parts, t: float) -> float:
+    """The largest residual, that of the slope relative to large multipliers.
+
+    Where s and z are both of the size of the root of t, their errors are that of their product
+    over this root: it has to be smaller than t itself by far.
+    """
     slope, *others = r
+    others = [*others, others[-1] * min(1.0, 1e-4 / t)] if t else others
     size = max((float(a.abs().max()) for a in at[2:] if len(a)), default=0.0)
     largest = max((float(part.abs().max()) for part in others if len(part)), default=0.0)
     return max(float(slope.abs().max()) / max(1.0, 1e-3 * size), largest)

@@ -161,11 +161,17 @@ class SolveRun:
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
-        self._certify(bilevel, step)
+        changed = self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         taken = True
         if isinstance(self.optimizer, Backtracking):
+            if changed or self.converged:  # Another loss has to be seen here before a step.
+                self.optimizer.restart()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.step += 1
+                self.state = strategy.advance(self.state, step)
+                return step
             loss = None if self.problem.sampled else float(step.outer_loss)
             taken = self.optimizer.step(loss=loss)
         else:
@@ -186,8 +192,12 @@ class SolveRun:
         optimizer.take_back()
         return True
 
-    def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
-        """Measures u and its v where a record is due, and where steps were short for a while."""
+    def _certify(self, bilevel: Bilevel, step: OuterStep) -> bool:
+        """Measures u and its v where a record is due, and where steps were short for a while.
+
+        Returns:
+            Whether F is another function from here on: with other multipliers, or less smoothed.
+        """
         optimizer = self.optimizer
         stalled = isinstance(optimizer, Backtracking) and optimizer.stalled
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
@@ -204,24 +214,17 @@ class SolveRun:
             )
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
                 self.limits.update(self.problem, unstacked(step.inner))
-        if maybe:
-            self._refine(finer, step)
+        return maybe and self._refine(finer, step)
 
-    def _refine(self, finer: Any, step: OuterStep) -> None:
+    def _refine(self, finer: Any, step: OuterStep) -> bool:
         """Goes on with better multipliers and less smoothing, or ends."""
         self.watch.short = 0
         met = self.limits.update(self.problem, unstacked(step.inner))
         self.state = finer or self.state
-        if (finer or not met) and isinstance(self.optimizer, Backtracking):
-            self.optimizer.restart()
+        doubts = self.certificate is None or self.certificate.doubts(strict=True)
         near = self.watch.distance <= _NEAR
-        self.converged = bool(
-            met
-            and not finer
-            and near
-            and self.certificate
-            and not self.certificate.doubts(strict=True)
-        )
+        self.converged = met and not finer and near and not doubts
+        return bool(finer or not met)
 
     @torch.no_grad()
     def _project(self) -> None:
