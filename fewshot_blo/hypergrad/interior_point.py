@@ -73,16 +73,23 @@ def solve_constrained(
 def _newton(
     problem: Constrained, at: Parts, t: float, least: float, most: int, stalls_allowed: int
 ) -> KKTPoint:
-    """Newton steps while they help."""
+    """Newton steps while they help, and one after they have converged.
+
+    The last one makes the solution as smooth a function of the outer variables as rounding allows,
+    where solutions are nearly not unique, too.
+    """
     number = stalls = 0
+    polished = False
     while True:
         parts = _Linear.at(problem, at)
         r = parts.residuals(at, t)
         error = _error(r, at, t)
         enough = min(max(1e-3 * least, 1e-10), 1e-9)  # As exact as line searches need it.
-        done = (error <= enough and t <= least) or not math.isfinite(error)
-        if done or number >= most or stalls >= stalls_allowed:
+        close = error <= enough and t <= least
+        over = not math.isfinite(error) or number >= most or stalls >= stalls_allowed
+        if over or (close and polished):
             break
+        polished = close
         if t > least and error <= 10 * t:
             t = max(least, min(0.2 * t, t**1.5))
             r = parts.residuals(at, t)

@@ -34,9 +34,9 @@ class Backtracking(torch.optim.Optimizer):
         raise NotImplementedError
 
     @property
-    def stalled(self) -> bool:
-        """Whether no step lowers the loss any more."""
-        return False
+    def stalls(self) -> int:
+        """How many steps in a row have been taken back as none of their lengths helped."""
+        return 0
 
     def take_back(self) -> None:
         """Shortens the last step."""

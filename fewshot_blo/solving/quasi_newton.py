@@ -18,7 +18,11 @@ MOST_VARIABLES = 200
 """Entries of u up to which a dense matrix is used."""
 
 _DECREASE, _DAMPING = 1e-4, 0.2
-_MOST_HALVINGS = 30
+_ROUNDING, _FLATTER = 1e-8, 0.9
+"""Relative difference of losses that may be rounding, and the share of the slope left then."""
+
+_SHORTEST = 1e-9
+"""Length of a step relative to ``1 + |u|`` below which it is in vain."""
 
 Functions = Callable[[Tensor], Tensor]
 
@@ -47,19 +51,19 @@ class QuasiNewton(Backtracking):
         inequalities: Functions,
         first: float = 1e-2,
     ) -> None:
-        own: dict[str, Any] = {"halvings": 0, "loss": None, "slope": 0.0, "vain": 0, "shortest": 0}
+        own: dict[str, Any] = {"length": 1.0, "loss": None, "slope": 0.0, "vain": 0}
         super().__init__(params, {"first": first, **own})
         self._sets = (equalities, inequalities)
 
     @property
-    def stalled(self) -> bool:
-        """Whether steps were in vain twice in a row."""
-        return bool(self._group["vain"] >= 2)
+    def stalls(self) -> int:
+        """How many steps in a row have been taken back as none of their lengths helped."""
+        return int(self._group["vain"])
 
     @property
     def can_take_back(self) -> bool:
-        """Whether there is a step to take back, and it was not shortened too often."""
-        return self._group["loss"] is not None and self._group["halvings"] < _MOST_HALVINGS
+        """Whether there is a step to take back."""
+        return self._group["loss"] is not None
 
     @property
     def _group(self) -> dict[str, Any]:
@@ -94,33 +98,46 @@ class QuasiNewton(Backtracking):
         g = torch.cat([x.double().reshape(-1) for x in gradients])
         assert loss is not None
         if group["loss"] is not None:
-            rounding = 1e-10 * (1 + abs(group["loss"]))
-            short = 0.5 ** group["halvings"]
-            if not loss <= group["loss"] + _DECREASE * short * group["slope"] + rounding:
-                self.take_back()
+            after = float(g @ own["direction"])
+            if not self._is_low_enough(loss, after):
+                self._shorten(after)
                 return False
             self._learn(u - own["point"], g - own["gradient"])
             group["vain"] = 0
         else:
             own.setdefault("matrix", self._first_matrix(u, g))
         d = self._direction(u, g)
-        group["loss"], group["slope"], group["halvings"] = loss, float(g @ d), 0
+        group["loss"], group["slope"], group["length"] = loss, float(g @ d), 1.0
         own["point"], own["gradient"], own["direction"] = u, g, d
         self._move_to(u + d)
         return True
 
-    @torch.no_grad()
+    def _is_low_enough(self, loss: float, after: float) -> bool:
+        """By the decrease, or by the slope where losses differ by no more than rounding."""
+        group = self._group
+        if loss <= group["loss"] + _DECREASE * group["length"] * group["slope"]:
+            return True
+        equal = loss <= group["loss"] + _ROUNDING * (1 + abs(group["loss"]))
+        return equal and abs(after) <= _FLATTER * abs(group["slope"])
+
     def take_back(self) -> None:
-        """Shortens the last step to half, or takes it back where that was in vain."""
+        """Halves the last step, or takes it back where shorter ones were in vain."""
+        self._shorten(None)
+
+    @torch.no_grad()
+    def _shorten(self, after: float | None) -> None:
+        """By the slopes at both ends, if known, to between a tenth and half of the length."""
         group, own = self._group, self._own
-        group["halvings"] += 1
-        length = 0.5 ** group["halvings"]
-        size = float(own["direction"].norm()) * length
-        if size > 1e-10 * (1 + float(own["point"].norm())) and self.can_take_back:
-            self._move_to(own["point"] + length * own["direction"])
+        share = 0.5
+        if after is not None and after > 0:
+            share = min(max(-group["slope"] / (after - group["slope"]), 0.1), 0.5)
+        group["length"] *= share
+        size = float(own["direction"].norm()) * group["length"]
+        if size > _SHORTEST * (1 + float(own["point"].norm())):
+            self._move_to(own["point"] + group["length"] * own["direction"])
             return
         self._move_to(own["point"])
-        group["loss"], group["vain"], group["halvings"] = None, group["vain"] + 1, 0
+        group["loss"], group["vain"] = None, group["vain"] + 1
         own.pop("matrix")
 
     def restart(self) -> None:

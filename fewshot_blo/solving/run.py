@@ -199,9 +199,9 @@ class SolveRun:
             Whether F is another function from here on: with other multipliers, or less smoothed.
         """
         optimizer = self.optimizer
-        stalled = isinstance(optimizer, Backtracking) and optimizer.stalled
+        stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
-        maybe = stalled or self.watch.short >= (SHORT_STEPS if finer is None else 1)
+        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (SHORT_STEPS if finer is None else 1)
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             self.certificate = certify(
