@@ -153,38 +153,57 @@ class _Linear:
         return self.slope, self.e - self.softness * y, self.c + s - self.softness * z, s * z - t
 
     def step(self, at: Parts, r: Parts) -> Parts:
-        """The Newton step, reduced to x and y.
+        """The Newton step, for x, z and y at once: reduced to x small curvatures would be lost.
 
-        ``ds = -r_c - C dx + δ dz`` and ``s dz + z ds = -r_s``, so that
-        ``dz = (z (r_c + C dx) - r_s) / (s + δ z)``.
+        ``C dx - (s + δ z)/z dz = r_s/z - r_c`` follows from ``z ds = -r_s - s dz``.
         """
         _, s, y, z = at
         slope, r_e, r_c, r_s = r
-        below = s + self.softness * z
-        matrix = self.h + self.c_x.T @ ((z / below)[:, None] * self.c_x)
-        right = -slope - self.c_x.T @ ((z * r_c - r_s) / below)
-        matrix = matrix + _shift(matrix) * torch.eye(len(right), dtype=right.dtype)
-        if len(y):
-            corner = -max(self.softness, 1e-10) * torch.eye(len(y), dtype=right.dtype)
-            whole = torch.cat(
-                [torch.cat([matrix, self.e_x.T], 1), torch.cat([self.e_x, corner], 1)]
-            )
-            solution = solved(whole, torch.cat([right, -r_e]))
-            dx, dy = solution[: len(right)], solution[len(right) :]
-        else:
-            dx, dy = solved(matrix, right), y
-        dz = (z * (r_c + self.c_x @ dx) - r_s) / below
-        return dx, -r_c - self.c_x @ dx + self.softness * dz, dy, dz
+        n, k, m = len(slope), len(z), len(y)
+        h = self.h + self._shift(s, z) * torch.eye(n, dtype=slope.dtype)
+        below = (s + self.softness * z) / z
+        corner = torch.full_like(y, -max(self.softness, 1e-12))
+        whole = slope.new_zeros(n + k + m, n + k + m)
+        whole[:n, :n] = h
+        whole[n : n + k, :n], whole[:n, n : n + k] = self.c_x, self.c_x.T
+        whole[n + k :, :n], whole[:n, n + k :] = self.e_x, self.e_x.T
+        whole[n:, n:] = torch.diag(torch.cat([-below, corner]))
+        right = torch.cat([-slope, r_s / z - r_c, -r_e])
+        dx, dz, dy = torch.split(solved(whole, right), [n, k, m])
+        # The one of two forms that does not cancel.
+        small = (-r_s - s * dz) / z
+        ds = torch.where(z > s, small, -r_c - self.c_x @ dx + self.softness * dz)
+        return dx, ds, dy, dz
+
+    def _shift(self, s: Tensor, z: Tensor) -> float:
+        """What makes the matrix of x positive definite with the barrier, if it is not."""
+        values = _eigenvalues(self.h)
+        largest = float(values.abs().max())
+        if float(values.min()) >= -1e-12 * largest:
+            return 0.0
+        values = _eigenvalues(self.h + self._barrier(s, z))
+        floor = 1e-10 * largest
+        return max(0.0, 2 * floor - float(values.min())) if float(values.min()) < floor else 0.0
+
+    def _barrier(self, s: Tensor, z: Tensor) -> Tensor:
+        weight = z / (s + self.softness * z)
+        equal = 1e6 * self.h.abs().max() * self.e_x.T @ self.e_x
+        found: Tensor = self.c_x.T @ (weight[:, None] * self.c_x) + equal
+        return found
 
     def curvature(self, s: Tensor, z: Tensor) -> float:
         """Smallest eigenvalue with the barrier's and the equalities', over the largest of H."""
-        weight = z / (s + self.softness * z)
-        matrix = self.h + self.c_x.T @ (weight[:, None] * self.c_x)
-        if not bool(matrix.isfinite().all()):
-            return 0.0
-        matrix = matrix + 1e6 * self.h.abs().max() * self.e_x.T @ self.e_x
         largest = float(self.h.abs().max())
-        return float(torch.linalg.eigvalsh(matrix).min()) / largest if largest > 0 else 0.0
+        if not largest > 0:
+            return 0.0
+        return float(_eigenvalues(self.h + self._barrier(s, z)).min()) / largest
+
+
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    """Of a symmetric matrix; ones where an entry is not finite."""
+    finite = bool(matrix.isfinite().all())
+    found: Tensor = torch.linalg.eigvalsh(matrix) if finite else torch.ones_like(matrix[0])
+    return found
 
 
 def _jacobian(values: Tensor, x: Tensor) -> Tensor:
@@ -197,15 +216,6 @@ def _jacobian(values: Tensor, x: Tensor) -> Tensor:
             for value in values.unbind()
         ]
     return torch.stack([row for (row,) in rows]) if rows else x.new_zeros(0, len(x))
-
-
-def _shift(matrix: Tensor) -> float:
-    """What makes a symmetric matrix positive definite, if it is not."""
-    if not bool(matrix.isfinite().all()):
-        return 0.0
-    values = torch.linalg.eigvalsh(matrix)
-    floor = 1e-12 * max(1.0, float(values.abs().max()))
-    return max(0.0, 2 * floor - float(values.min())) if float(values.min()) < floor else 0.0
 
 
 def _to_boundary(a: Tensor, da: Tensor) -> float:
