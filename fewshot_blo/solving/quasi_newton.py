@@ -166,20 +166,18 @@ class QuasiNewton(Backtracking):
         """At most as long as ``1 + |u|``."""
         b = self._own["matrix"]
         equal, least = self._sets
-        scale = max(float(g.abs().max()), 1e-300)
-        zero = torch.zeros_like(u)
-        if len(equal(u)) or len(least(u)):
+        d = torch.linalg.solve(b, -g)
+        if len(equal(u)) or bool((least(u + d) > 0).any()):
+            scale = max(float(g.abs().max()), 1e-300)
             quadratic = Constrained(
                 lambda x: (g @ x + 0.5 * x @ b @ x) / scale,
                 lambda x: equal(u + x),
                 lambda x: least(u + x),
             )
             try:
-                d = solve_constrained(quadratic, zero, 1e-10).x
+                d = solve_constrained(quadratic, torch.zeros_like(u), 1e-10).x
             except DivergenceError:
-                d = -g / b.diagonal().max()
-        else:
-            d = torch.linalg.solve(b, -g)
+                d = -g / b.trace()
         longest = 1 + float(u.norm())
         size = float(d.norm())
         return d * min(1.0, longest / size) if math.isfinite(size) and size > 0 else -g / b.trace()

@@ -26,6 +26,7 @@ from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
+from fewshot_blo.solving.quasi_newton import QuasiNewton
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import Start, starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
@@ -40,6 +41,9 @@ Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
 
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
+
+_FUTILE = 3
+"""Looks at a point with the least smoothing after which exact steps will not clear its doubts."""
 
 _NEAR = 1e-4
 """Relative distance of u to a stationary point at which a run has converged."""
@@ -99,6 +103,7 @@ class SolveRun:
         self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
         self.out_of_time = False
+        self.futile = 0
         self._project()
         self.optimizer = self._optimizer()
 
@@ -106,7 +111,8 @@ class SolveRun:
     def finished(self) -> bool:
         """Whether it has converged, or steps, time or patience are spent."""
         waited = 0 < self.plan.patience <= self.records_since_best
-        return self.converged or self.step >= self.plan.steps or waited or self.out_of_time
+        ended = self.converged or self.futile >= _FUTILE or self.out_of_time
+        return ended or self.step >= self.plan.steps or waited
 
     def _optimizer(self) -> torch.optim.Optimizer:
         if self.make_optimizer is not None:
@@ -210,6 +216,7 @@ class SolveRun:
                 self.outer_sets,
                 step.gradient,
                 exact=bilevel.constraints is not None and self.strategy.bears == "all",
+                elsewhere=maybe and not finer,
                 products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
             )
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
@@ -224,6 +231,8 @@ class SolveRun:
         doubts = self.certificate is None or self.certificate.doubts(strict=True)
         near = self.watch.distance <= _NEAR
         self.converged = met and not finer and near and not doubts
+        if isinstance(self.optimizer, QuasiNewton) and met and not finer:
+            self.futile += 1
         return bool(finer or not met)
 
     @torch.no_grad()
