@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad.interior_point import solve_constrained
-from fewshot_blo.hypergrad.kkt import Constrained
+from fewshot_blo.hypergrad.kkt import Constrained, solved
 from fewshot_blo.solving.descent import Backtracking
 
 MOST_VARIABLES = 200
@@ -166,7 +166,7 @@ class QuasiNewton(Backtracking):
         """At most as long as ``1 + |u|``."""
         b = self._own["matrix"]
         equal, least = self._sets
-        d = torch.linalg.solve(b, -g)
+        d = solved(b, -g)
         if len(equal(u)) or bool((least(u + d) > 0).any()):
             scale = max(float(g.abs().max()), 1e-300)
             quadratic = Constrained(

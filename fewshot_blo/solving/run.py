@@ -24,6 +24,7 @@ from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.descent import Backtracking
+from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.quasi_newton import QuasiNewton
@@ -276,6 +277,37 @@ class SolveRun:
     def found(self) -> tuple[Params, Params]:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
+
+    @property
+    def outer_loss(self) -> float:
+        """F at the last outer step."""
+        return float(self.history[-1]["loss/outer"])
+
+    def lower_start(self) -> Params | None:
+        """Outer variables with a lower outer loss than those of the solution, if it is known."""
+        if not isinstance(self.optimizer, QuasiNewton):
+            return None
+        inner, sets = unstacked(self.state.inner), (self.outer_sets, self.inner_sets)
+        return lower_elsewhere(self.problem, inner, sets, self.limits)
+
+    @torch.no_grad()
+    def move_to(self, outer: Params) -> None:
+        """Puts the outer variables there."""
+        for name, leaf in self.problem.outer.items():
+            leaf.copy_(outer[name])
+
+    def restarted(self, outer: Params) -> SolveRun:
+        """A new run of the same problem from other outer variables, in the time that is left."""
+        seconds = self.plan.seconds
+        if seconds is not None:
+            seconds = max(0.0, seconds - (time.monotonic() - self.began))
+        self.move_to(outer)
+        plan = replace(self.plan, seconds=seconds)
+        again = SolveRun(
+            self.problem, self.strategy, self.make_optimizer, self.sets, plan, self.folder
+        )
+        again.start()
+        return again
 
     def start(self) -> None:
         """Begins anew, with the weights of the strategy chosen that are unset."""
