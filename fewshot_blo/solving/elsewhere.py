@@ -20,7 +20,7 @@ PROBES = 24
 """Random outer variables that are looked at."""
 
 _SPREAD = (0.3, 1.0, 3.0, 10.0)
-"""Standard deviations of them, relative to ``1 + |u|``, in turn."""
+"""Standard deviations of them, relative to ``1 + |(u, v)|``, in turn."""
 
 _SMOOTHING = 1e-5
 _LOWER = 1e-3
@@ -47,7 +47,8 @@ def lower_elsewhere(
     outer_sets, inner_sets = sets
     weight = 10 * (1 + max((float(x.abs().max()) for x in limits.multipliers.values()), default=0))
     here = {name: p.detach().clone() for name, p in problem.outer.items()}
-    size = 1 + math.sqrt(sum(float(p.double().square().sum()) for p in here.values()))
+    known = [*here.values(), *inner.values()]
+    size = 1 + math.sqrt(sum(float(p.double().square().sum()) for p in known))
     generator = torch.Generator().manual_seed(0)
 
     def move_to(u: Params) -> None:
