@@ -27,6 +27,7 @@ def attempt(published: PublishedProblem) -> tuple[str, Solution | None, float]:
     """How it ended, what was found, and seconds."""
     problem, sets = as_problem(published)
     begin = time.process_time()
+    solution: Solution | None
     try:
         ended, solution = "solved", solve(problem, constraints=sets, progress=False)
     except (NotSolvedError, DivergenceError) as error:

@@ -18,6 +18,9 @@ FIRST_SMOOTHING, LAST_SMOOTHING = 1e-1, 1e-10
 
 _OPTIMISTIC = 0.1
 
+_LEAST_SOFTNESS = 1e-6
+"""Violation of a constraint over its multiplier, of G divided by its scale, in the end."""
+
 _LARGE = 10.0
 """Multipliers, of G divided by its scale, from which on constraints count as violated."""
 
@@ -109,12 +112,13 @@ def solved_inner(
     scales: Scales,
     multipliers: Mapping[str, Tensor] | None = None,
     optimistic: bool = True,
+    softness: float | None = None,
 ) -> SolvedInner:
     """Solves the inner problem with its constraints.
 
     Its solution is smooth in the outer variables for a positive ``smoothing`` t, at which
-    complementarity is left, and constraints may be violated by t times their multipliers, so that
-    there is a solution for all outer variables. Where it is not unique it is the one that suits
+    complementarity is left, and constraints may be violated by ``max(t, 1e-6)`` times their
+    multipliers, so that there is a solution for all outer variables. Where it is not unique it is the one that suits
     the outer loss: ``G + 0.1 t^(1/2) F`` is minimised, both divided by their scales.
 
     Args:
@@ -125,6 +129,7 @@ def solved_inner(
         multipliers: ``y`` and ``z``, ``[1, ...]``, of the solution for outer variables nearby
             where start is from; empty or None for none.
         optimistic: whether F decides between solutions.
+        softness: of constraints, in place of ``max(t, 1e-6)``.
 
     Raises:
         ConfigurationError: if there are several tasks, or too many variables for dense matrices.
@@ -154,7 +159,7 @@ def solved_inner(
         objective,
         lambda x: constraints.equalities(named(x))[0],
         lambda x: constraints.inequalities(named(x))[0],
-        softness=smoothing,
+        softness=max(smoothing, _LEAST_SOFTNESS) if softness is None else softness,
     )
     known = (multipliers["y"][0], multipliers["z"][0]) if multipliers else None
     x = torch.cat([p.detach().reshape(-1) for p in start.values()])

@@ -112,7 +112,7 @@ def certify(
     constraints: Mapping[str, Constraint],
     gradient: Params | None = None,
     *,
-    exact: bool = False,
+    is_exact: bool = False,
     elsewhere: bool = False,
     products: int = 100,
 ) -> Certificate:
@@ -123,14 +123,16 @@ def certify(
         inner: v, ``[1, ...]``.
         constraints: sets of outer variables, by name.
         gradient: the strategy's hypergradient at the same u, to compare.
-        exact: whether with constraints it is that of implicit differentiation itself.
+        is_exact: whether with constraints it is that of implicit differentiation itself.
         elsewhere: whether an inner problem with constraints is solved from other starts, too.
         products: largest number of Hessian products of each of the two linear systems.
     """
     at = {name: p.detach() for name, p in inner.items()}
     v = {name: p.clone().requires_grad_() for name, p in at.items()}
     if problem.constraints is not None:
-        return _constrained(problem, at, constraints, gradient, exact=exact, elsewhere=elsewhere)
+        return _constrained(
+            problem, at, constraints, gradient, is_exact=is_exact, elsewhere=elsewhere
+        )
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
@@ -163,14 +165,16 @@ def _constrained(
     sets: Mapping[str, Constraint],
     gradient: Params | None,
     *,
-    exact: bool,
+    is_exact: bool,
     elsewhere: bool,
 ) -> Certificate:
     """By solving the inner problem from v: the distance to its solution, and what is violated."""
     assert problem.constraints is not None
     scales = scales_of(problem, inner)
-    solved = solved_inner(problem, inner, LAST_SMOOTHING, scales=scales, optimistic=False)
-    if exact and gradient is not None:
+    solved = solved_inner(
+        problem, inner, LAST_SMOOTHING, scales=scales, optimistic=False, softness=LAST_SMOOTHING
+    )
+    if is_exact and gradient is not None:
         through, disagreement = gradient, math.nan
     else:
         v = {name: p.clone().requires_grad_() for name, p in inner.items()}
@@ -204,9 +208,7 @@ def _lower_by(problem: Bilevel, inner: TaskParams, scales: Scales) -> float:
     for spread in _SPREAD:
         start = {
             name: p
-            + spread
-            * size
-            * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+            + spread * size * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
             for name, p in inner.items()
         }
         try:

@@ -118,7 +118,7 @@ class QuasiNewton(Backtracking):
         if loss <= group["loss"] + _DECREASE * group["length"] * group["slope"]:
             return True
         equal = loss <= group["loss"] + _ROUNDING * (1 + abs(group["loss"]))
-        return equal and abs(after) <= _FLATTER * abs(group["slope"])
+        return bool(equal) and abs(after) <= _FLATTER * abs(group["slope"])
 
     def take_back(self) -> None:
         """Halves the last step, or takes it back where shorter ones were in vain."""

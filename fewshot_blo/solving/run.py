@@ -21,8 +21,8 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
-from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.chosen import chosen_optimizer
+from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.limits import OuterLimits
@@ -208,7 +208,9 @@ class SolveRun:
         optimizer = self.optimizer
         stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
-        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (SHORT_STEPS if finer is None else 1)
+        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (
+            SHORT_STEPS if finer is None else 1
+        )
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             self.certificate = certify(
@@ -216,7 +218,7 @@ class SolveRun:
                 step.inner,
                 self.outer_sets,
                 step.gradient,
-                exact=bilevel.constraints is not None and self.strategy.bears == "all",
+                is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
                 elsewhere=maybe and not finer,
                 products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
             )

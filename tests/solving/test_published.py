@@ -46,11 +46,10 @@ def test_hypergradient_by_finite_differences(name: str, smoothing: float) -> Non
     published = PUBLISHED[name]
     problem, sets = as_problem(published)
     inner_sets = {n: s for n, s in sets.items() if n == "v"}
-    number = dict(dtype=torch.float64)
     state = ImplicitState(
-        smoothing=torch.tensor(smoothing, **number),
-        inner_scale=torch.tensor(1.5, **number),
-        outer_scale=torch.tensor(2.5, **number),
+        smoothing=torch.tensor(smoothing, dtype=torch.float64),
+        inner_scale=torch.tensor(1.5, dtype=torch.float64),
+        outer_scale=torch.tensor(2.5, dtype=torch.float64),
     )
     u = problem.outer["u"]
 
@@ -99,7 +98,7 @@ def test_no_v_is_feasible_for_any_u() -> None:
 def test_a_local_inner_minimiser_is_told() -> None:
     """Moral hazard: conditions of stationarity alone give a wrong solution, F = 0.01."""
     problem, sets = as_problem(PUBLISHED["Mirrlees1999"])
-    with pytest.raises(NotSolvedError, match="lower by 0.47 .* v is a local minimiser only"):
+    with pytest.raises(NotSolvedError, match=r"lower by 0.47 .* v is a local minimiser only"):
         solve(problem, constraints=sets, progress=False)
 
 
