@@ -118,8 +118,9 @@ def solved_inner(
 
     Its solution is smooth in the outer variables for a positive ``smoothing`` t, at which
     complementarity is left, and constraints may be violated by ``max(t, 1e-6)`` times their
-    multipliers, so that there is a solution for all outer variables. Where it is not unique it is the one that suits
-    the outer loss: ``G + 0.1 t^(1/2) F`` is minimised, both divided by their scales.
+    multipliers, so that there is a solution for all outer variables. Where it is not unique it is
+    the one that suits the outer loss: ``G + 0.1 t^(1/2) F`` is minimised, both divided by their
+    scales.
 
     Args:
         problem: of one task.

@@ -96,8 +96,8 @@ def solve(
     What is not named is chosen: settings of the strategy, the outer step size, and the number of
     outer steps, which then end by ``tolerance``. A solution is a local one; where the inner problem
     has constraints, u is small and there is no folder, 24 other u are looked at, and steps start
-    anew, at most twice, from one with a lower outer loss. An interrupt (Ctrl-C or SIGTERM) finishes the
-    step, saves and returns.
+    anew, at most twice, from one with a lower outer loss. An interrupt (Ctrl-C or SIGTERM) finishes
+    the step, saves and returns.
 
     Args:
         problem: its outer variables change in place.

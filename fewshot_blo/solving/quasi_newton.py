@@ -146,7 +146,8 @@ class QuasiNewton(Backtracking):
 
     def _first_matrix(self, u: Tensor, g: Tensor) -> Tensor:
         length = self._group["first"] * (1 + float(u.norm()))
-        return max(float(g.norm()), 1e-12) / length * torch.eye(len(u), dtype=u.dtype)
+        size = max(float(g.norm()), 1e-12) / length
+        return torch.full_like(u, float(size)).diag()
 
     def _learn(self, s: Tensor, y: Tensor) -> None:
         """Damped, so that B stays positive definite."""
