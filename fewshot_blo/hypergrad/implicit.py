@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.hypergrad.constrained import FIRST_SMOOTHING, LAST_SMOOTHING, solved_inner
+from fewshot_blo.hypergrad.constrained import (
+    FIRST_SMOOTHING,
+    LAST_SMOOTHING,
+    Scales,
+    scales_of,
+    solved_inner,
+)
 from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
     add_gradients,
@@ -26,15 +32,33 @@ _MOST_PRODUCTS = 500
 
 @dataclass(frozen=True, repr=False)
 class ImplicitState(State):
-    """How exactly constrained inner problems are solved.
+    """How exactly constrained inner problems are solved; without constraints nothing changes.
 
     Attributes:
         smoothing: complementarity that is left of inner constraints.
+        inner_scale, outer_scale: sizes of the losses' derivatives at the start; 0 before it.
+        multipliers: ``y`` and ``z`` of the inner constraints, ``[1, ...]``.
     """
 
-    smoothing: Tensor = field(
-        default_factory=lambda: torch.tensor(FIRST_SMOOTHING, dtype=torch.float64)
-    )
+    smoothing: Tensor = field(default_factory=lambda: _number(FIRST_SMOOTHING))
+    inner_scale: Tensor = field(default_factory=lambda: _number(0.0))
+    outer_scale: Tensor = field(default_factory=lambda: _number(0.0))
+    multipliers: TaskParams = field(default_factory=dict)
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@dataclass(frozen=True, repr=False)
+class ImplicitStep(OuterStep):
+    """With what the next inner problem with constraints starts from.
+
+    Attributes:
+        multipliers: ``y`` and ``z`` of the inner constraints, ``[1, ...]``; empty without.
+    """
+
+    multipliers: TaskParams = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,22 @@ class Implicit(Strategy[ImplicitState]):
         """With the most smoothing."""
         return ImplicitState()
 
+    @property
+    def step_kind(self) -> type[OuterStep]:
+        """With multipliers."""
+        return ImplicitStep
+
+    def advance(self, state: ImplicitState, step: ImplicitStep) -> ImplicitState:
+        """With its inner parameters, multipliers and scales."""
+        if not step.multipliers:
+            return replace(state, inner=step.inner)
+        scales = {n: step.figures[n].double().mean().cpu() for n in ("inner_scale", "outer_scale")}
+        return replace(state, inner=step.inner, multipliers=step.multipliers, **scales)
+
+    def coarseness(self, state: ImplicitState, problem: Bilevel) -> float:
+        """The smoothing of constraints."""
+        return 0.0 if problem.constraints is None else float(state.smoothing)
+
     def refined(self, state: ImplicitState) -> ImplicitState | None:
         """A tenth of the smoothing."""
         if float(state.smoothing) <= LAST_SMOOTHING * 1.01:
@@ -110,7 +150,7 @@ class Implicit(Strategy[ImplicitState]):
             method="Implicit",
             remedy=IN_NO_LOSS,
         )
-        return OuterStep(
+        return ImplicitStep(
             gradient,
             {name: p.detach() for name, p in inner.items()},
             outer_loss.detach(),
@@ -119,21 +159,33 @@ class Implicit(Strategy[ImplicitState]):
 
     def _with_constraints(self, problem: Bilevel, state: ImplicitState) -> OuterStep:
         """Solves and differentiates the optimality conditions, with dense matrices."""
-        inner = solved_inner(problem, inner_start(problem, state), float(state.smoothing))
+        start = inner_start(problem, state)
+        scales = Scales(float(state.inner_scale), float(state.outer_scale))
+        if not scales.inner:
+            scales = scales_of(problem, start)
+        warm = state.multipliers if state.inner else None
+        inner = solved_inner(
+            problem, start, float(state.smoothing), scales=scales, multipliers=warm
+        )
         v = {name: p.requires_grad_() for name, p in inner.params.items()}
         outer_loss = problem.outer_loss(v)
         f_v, f_u = both_gradients(outer_loss, v, problem.outer)
-        through_v = inner.derivative(f_v, problem.outer)
+        through_v = inner.derivative(f_v, problem.outer, excess=True)
         gradient = add_gradients(
             problem.outer, [f_u, through_v], method="Implicit", remedy=IN_NO_LOSS
         )
         with torch.no_grad():
             inner_loss = problem.inner_loss(v).detach()
-        steps = torch.full_like(inner_loss, inner.point.steps)
-        return OuterStep(
+        numbers = {
+            "newton_steps": inner.point.steps,
+            "inner_scale": scales.inner,
+            "outer_scale": scales.outer,
+        }
+        return ImplicitStep(
             gradient,
             {name: p.detach() for name, p in v.items()},
-            outer_loss.detach(),
+            outer_loss.detach() + inner.excess,
             inner_loss,
-            figures={"newton_steps": steps},
+            figures={n: torch.full_like(inner_loss, x) for n, x in numbers.items()},
+            multipliers={"y": inner.point.y[None], "z": inner.point.z[None]},
         )

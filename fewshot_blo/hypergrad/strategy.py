@@ -169,6 +169,10 @@ class Strategy(Generic[Own]):
         """The strategy with the usual settings of few-shot training where they are unset."""
         return self
 
+    def coarseness(self, state: Own, problem: Bilevel) -> float:
+        """How far the hypergradient is that of a smoothed problem, which ``refined`` lowers."""
+        return 0.0
+
     def refined(self, state: Own) -> Own | None:
         """The state for a closer approximation, once u has converged at this one; None if it is
         as close as it gets."""

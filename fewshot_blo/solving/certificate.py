@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
-from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, solved_inner
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, Scales, scales_of, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.hypergrad.linear_solve import MINRES
@@ -24,6 +25,16 @@ DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 5e-3
 
 _NEGATIVE = 1e-3
 """Share of the largest curvature from which on a negative one is no rounding."""
+
+
+_COARSE = 1e-8
+"""Smoothing at which it is solved from other starts."""
+
+_LOWER = 1e-5
+"""By how much G, relative to 1 + |G|, has to be lower at another point to be a doubt."""
+
+_SPREAD = (0.3, 1.0, 1.0, 3.0, 3.0, 10.0)
+"""Standard deviations of other starts of the inner problem, relative to ``1 + |v|``."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Certificate:
         disagreement: difference of the strategy's hypergradient from that of implicit
             differentiation, relative to the larger one's scale; NaN where there is none.
         sampled: whether all this is of one batch, which is no measure of the whole.
+        inner_elsewhere: with inner constraints, how much lower G is, relative to ``1 + |G|``, at
+            the lowest solution that was found from other starts; zero where none is lower.
     """
 
     inner_residual: float
@@ -53,6 +66,7 @@ class Certificate:
     stationarity: float
     disagreement: float
     sampled: bool = False
+    inner_elsewhere: float = 0.0
 
     def figures(self) -> dict[str, float]:
         """By the names that they have in records."""
@@ -82,6 +96,12 @@ class Certificate:
                 "(relative to 1 + |v|), so the outer loss is not that of a solved inner problem: "
                 "take more inner steps or a better step size, or leave both unset"
             )
+        if self.inner_elsewhere > _LOWER:
+            found.append(
+                f"the inner loss is lower by {self.inner_elsewhere:.2g} (relative to 1 + |G|) at "
+                "another point: v is a local minimiser only; start the inner problem elsewhere, or "
+                "give it constraints that leave one minimiser"
+            )
         if self.disagreement > disagreement:
             found.append(
                 f"the strategy's hypergradient differs by {100 * self.disagreement:.2g} % from "
@@ -97,6 +117,8 @@ def certify(
     constraints: Mapping[str, Constraint],
     gradient: Params | None = None,
     *,
+    is_exact: bool = False,
+    elsewhere: bool = False,
     products: int = 100,
 ) -> Certificate:
     """Measures at the problem's u and one v, with at most ``2 products`` and 30 Hessian products.
@@ -106,12 +128,16 @@ def certify(
         inner: v, ``[1, ...]``.
         constraints: sets of outer variables, by name.
         gradient: the strategy's hypergradient at the same u, to compare.
+        is_exact: whether with constraints it is that of implicit differentiation itself.
+        elsewhere: whether an inner problem with constraints is solved from other starts, too.
         products: largest number of Hessian products of each of the two linear systems.
     """
     at = {name: p.detach() for name, p in inner.items()}
     v = {name: p.clone().requires_grad_() for name, p in at.items()}
     if problem.constraints is not None:
-        return _constrained(problem, at, constraints, gradient)
+        return _constrained(
+            problem, at, constraints, gradient, is_exact=is_exact, elsewhere=elsewhere
+        )
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
@@ -143,32 +169,70 @@ def _constrained(
     inner: TaskParams,
     sets: Mapping[str, Constraint],
     gradient: Params | None,
+    *,
+    is_exact: bool,
+    elsewhere: bool,
 ) -> Certificate:
     """By solving the inner problem from v: the distance to its solution, and what is violated."""
     assert problem.constraints is not None
-    solved = solved_inner(problem, inner, LAST_SMOOTHING)
-    v = {name: p.clone().requires_grad_() for name, p in inner.items()}
-    with torch.enable_grad():
-        f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
-    through = solved.derivative(f_v, problem.outer)
-    exact = {name: _sum(f_u[name], through[name], leaf) for name, leaf in problem.outer.items()}
+    scales = scales_of(problem, inner)
+    solved = solved_inner(
+        problem, inner, LAST_SMOOTHING, scales=scales, optimistic=False, softness=LAST_SMOOTHING
+    )
+    if is_exact and gradient is not None:
+        through, disagreement = gradient, math.nan
+    else:
+        v = {name: p.clone().requires_grad_() for name, p in inner.items()}
+        with torch.enable_grad():
+            f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
+        of_v = solved.derivative(f_v, problem.outer)
+        through = {name: _sum(f_u[name], of_v[name], leaf) for name, leaf in problem.outer.items()}
+        disagreement = math.nan if gradient is None else _relative(through, gradient, f_u)
     with torch.no_grad():
         gap = problem.inner_loss(inner) - problem.inner_loss(solved.params)
-        equal, least = (
-            problem.constraints.equalities(inner),
-            problem.constraints.inequalities(inner),
-        )
-        violation = torch.cat([equal.abs(), least.clamp(min=0), equal.new_zeros(1, 1)], 1).max()
+        violation = _violation(problem, inner)
         # Solutions need not be unique: what counts is how much lower G could be.
         lacking = gap.clamp(min=0) / (1 + problem.inner_loss(inner).abs())
     return Certificate(
-        inner_residual=float(violation),
-        inner_distance=float(lacking.sqrt() + violation),
+        inner_residual=violation,
+        inner_distance=float(lacking.sqrt()) + violation,
         inner_gap=float(gap),
-        inner_curvature=0.0,
-        stationarity=projected_norm(problem.outer, exact, sets),
-        disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
+        inner_curvature=min(solved.point.curvature, 0.0),
+        stationarity=projected_norm(problem.outer, through, sets),
+        disagreement=disagreement,
+        inner_elsewhere=_lower_by(problem, inner, scales) if elsewhere else 0.0,
     )
+
+
+def _lower_by(problem: Bilevel, inner: TaskParams, scales: Scales) -> float:
+    """How much lower than at v G is at the best of the solutions from random starts."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        at_v = float(problem.inner_loss(inner))
+    size, best = 1 + math.sqrt(float(task_dot(inner, inner))), at_v
+    for spread in _SPREAD:
+        start = {
+            name: p
+            + spread * size * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+            for name, p in inner.items()
+        }
+        try:
+            found = solved_inner(problem, start, _COARSE, scales=scales, optimistic=False)
+        except DivergenceError:
+            continue
+        if _violation(problem, found.params) <= _COARSE * 1e2:
+            with torch.no_grad():
+                best = min(best, float(problem.inner_loss(found.params)))
+    return (at_v - best) / (1 + abs(at_v))
+
+
+def _violation(problem: Bilevel, inner: TaskParams) -> float:
+    """The largest one of an inner constraint."""
+    assert problem.constraints is not None
+    with torch.no_grad():
+        equal = problem.constraints.equalities(inner)
+        least = problem.constraints.inequalities(inner)
+    return float(torch.cat([equal.abs(), least.clamp(min=0), equal.new_zeros(1, 1)], 1).max())
 
 
 def projected_norm(outer: Params, gradient: Params, constraints: Mapping[str, Constraint]) -> float:

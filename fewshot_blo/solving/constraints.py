@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -53,6 +53,8 @@ class Box:
     Attributes:
         low: lower bound of each entry; minus infinity for none.
         high: upper bound; infinity for none. Bounds of an inner variable may be functions of u.
+        moves: whether it is one of those that bounds as functions of u give: where such a one is
+            empty, only a projection onto it is an error.
 
     Raises:
         ConfigurationError: if it is empty.
@@ -60,9 +62,10 @@ class Box:
 
     low: Bound = -math.inf
     high: Bound = math.inf
+    moves: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        if callable(self.low) or callable(self.high):
+        if self.moves or callable(self.low) or callable(self.high):
             return
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         if not bool((low <= high).all()):
@@ -74,17 +77,11 @@ class Box:
         return not (callable(self.low) or callable(self.high))
 
     def at(self, outer: Params) -> Box:
-        """The box with bounds for these outer variables.
-
-        Raises:
-            DivergenceError: if it is empty.
-        """
+        """The box with bounds for these outer variables."""
         if self.fixed:
             return self
         low, high = (b(outer) if callable(b) else b for b in (self.low, self.high))
-        if not bool((torch.as_tensor(low) <= torch.as_tensor(high)).all()):
-            raise DivergenceError(f"at these outer variables the box from {low} to {high} is empty")
-        return Box(low, high)
+        return Box(low, high, moves=True)
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both bounds in the shape of a variable."""
@@ -95,8 +92,15 @@ class Box:
         return low, high
 
     def project(self, x: Tensor) -> Tensor:
-        """Clips every entry."""
-        return x.clamp(*self.bounds(x))
+        """Clips every entry.
+
+        Raises:
+            DivergenceError: if bounds that depend on outer variables leave nothing between them.
+        """
+        low, high = self.bounds(x)
+        if self.moves and not bool((low <= high).all()):
+            raise DivergenceError(f"at these outer variables the box from {low} to {high} is empty")
+        return x.clamp(low, high)
 
     def equalities(self, x: Tensor) -> Tensor:
         """None."""

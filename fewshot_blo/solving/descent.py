@@ -16,7 +16,38 @@ _DECREASE = 1e-4
 _MOST_HALVINGS = 20
 
 
-class SpectralDescent(torch.optim.Optimizer):
+class Backtracking(torch.optim.Optimizer):
+    """An outer optimizer that looks at the variables after its step, and may shorten it."""
+
+    def step(self, closure: Any = None, *, loss: float | None = None) -> bool:  # type: ignore[override]
+        """Takes one step, or shortens the last one; returns whether it took one.
+
+        Args:
+            closure: not used.
+            loss: of the variables as they are; None for no backtracking.
+        """
+        raise NotImplementedError
+
+    @property
+    def can_take_back(self) -> bool:
+        """Whether there is a step to take back, and it was not shortened too often."""
+        raise NotImplementedError
+
+    @property
+    def stalls(self) -> int:
+        """How many steps in a row have been taken back as none of their lengths helped."""
+        return 0
+
+    def take_back(self) -> None:
+        """Shortens the last step."""
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """The loss is another function from here on."""
+        raise NotImplementedError
+
+
+class SpectralDescent(Backtracking):
     """Projected gradient descent with step sizes of Barzilai and Borwein, and backtracking.
 
     ``α_k = <s, s> / <s, y>`` for the last step s and the change y of the gradient over it; with

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
+from fewshot_blo.errors import ConfigurationError, DivergenceError, NotSolvedError, NotSolvedWarning
 from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import SpectralDescent
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
 from fewshot_blo.solving.saved import FILE
@@ -32,6 +31,9 @@ MOST_OUTER_STEPS = 2000
 """Largest number of outer steps where only convergence ends them."""
 
 _TOLERANCE = 1e-7
+
+_RESTARTS = 2
+"""From other outer variables, where they have a lower outer loss than the solution."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ def solve(
     """Takes outer steps, each with the hypergradient of a strategy.
 
     What is not named is chosen: settings of the strategy, the outer step size, and the number of
-    outer steps, which then end by ``tolerance``. An interrupt (Ctrl-C or SIGTERM) finishes the
-    step, saves and returns.
+    outer steps, which then end by ``tolerance``. A solution is a local one; where the inner problem
+    has constraints, u is small and there is no folder, 24 other u are looked at, and steps start
+    anew, at most twice, from one with a lower outer loss. An interrupt (Ctrl-C or SIGTERM) finishes
+    the step, saves and returns.
 
     Args:
         problem: its outer variables change in place.
@@ -134,20 +138,15 @@ def solve(
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
     tolerance = _TOLERANCE if tolerance is None and steps is None else tolerance
-    variables = list(problem.outer.values())
-    run = SolveRun(
-        problem,
-        strategy,
-        SpectralDescent(variables) if optimizer is None else optimizer(variables),
-        dict(constraints or {}),
-        Plan(most, start, validate, observe, patience, every, tolerance, seconds),
-        place,
-    )
+    plan = Plan(most, start, validate, observe, patience, every, tolerance, seconds)
+    run = SolveRun(problem, strategy, optimizer, dict(constraints or {}), plan, place)
     if resume:
         run.resume()
     else:
         run.start()
     interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
+    if run.converged and steps is None and place is None:
+        run = _improved(run, progress=progress)
     outer, inner = run.found()
     solution = Solution(
         outer,
@@ -163,6 +162,31 @@ def solve(
     if not (interrupted or run.converged):
         _say_doubts(run, solution, must_solve=steps is None)
     return solution
+
+
+def _improved(run: SolveRun, *, progress: bool) -> SolveRun:
+    """The run, or one from other outer variables that led to a lower outer loss.
+
+    Where the optimizer is the one for constraints of the inner problem, there may be several local
+    solutions.
+    """
+    for _ in range(_RESTARTS):
+        u = run.lower_start()
+        if u is None:
+            return run
+        here, _ = run.found()
+        again = run.restarted(u)
+        try:
+            interrupted = take_steps(
+                again, steps=again.plan.steps, folder=None, title="solving", progress=progress
+            )
+        except DivergenceError:
+            interrupted = True
+        if interrupted or not again.converged or again.outer_loss >= run.outer_loss:
+            run.move_to(here)
+            return run
+        run = again
+    return run
 
 
 def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:

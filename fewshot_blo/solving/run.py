@@ -21,10 +21,13 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
+from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint
-from fewshot_blo.solving.descent import SpectralDescent
+from fewshot_blo.solving.descent import Backtracking
+from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.problem import PlainProblem, unstacked
+from fewshot_blo.solving.quasi_newton import QuasiNewton
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import Start, starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
@@ -32,11 +35,16 @@ from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 Validate = Callable[[Params, Mapping[str, Tensor]], float]
 """``(u, v)`` to a held-out loss; lower is better."""
 
+MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+
 Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
 """``(u, v)`` to figures by name."""
 
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
+
+_FUTILE = 3
+"""Looks at a point with the least smoothing after which exact steps will not clear its doubts."""
 
 _NEAR = 1e-4
 """Relative distance of u to a stationary point at which a run has converged."""
@@ -62,7 +70,7 @@ class SolveRun:
 
     problem: PlainProblem
     strategy: Strategy
-    optimizer: torch.optim.Optimizer
+    make_optimizer: MakeOptimizer | None
     sets: Mapping[str, Constraint]
     plan: Plan
     folder: Path | None
@@ -96,18 +104,22 @@ class SolveRun:
                 )
         self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
+        self.out_of_time = False
+        self.futile = 0
         self._project()
+        self.optimizer = self._optimizer()
 
     @property
     def finished(self) -> bool:
         """Whether it has converged, or steps, time or patience are spent."""
         waited = 0 < self.plan.patience <= self.records_since_best
-        return self.converged or self.step >= self.plan.steps or waited or self._late
+        ended = self.converged or self.futile >= _FUTILE or self.out_of_time
+        return ended or self.step >= self.plan.steps or waited
 
-    @property
-    def _late(self) -> bool:
-        limit = self.plan.seconds
-        return limit is not None and self.step > 0 and time.monotonic() - self.began > limit
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.make_optimizer is not None:
+            return self.make_optimizer(list(self.problem.outer.values()))
+        return chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
 
     def _bilevel(self) -> Bilevel:
         """The problem of the next outer step, with the multipliers of the outer constraints."""
@@ -124,7 +136,7 @@ class SolveRun:
             parts.append("inner steps until the inner problem is solved")
         if inner.rule is None:
             parts.append("inner step sizes from measured curvature")
-        if type(self.optimizer) is SpectralDescent:
+        if isinstance(self.optimizer, Backtracking):
             parts.append("outer step sizes from measured curvature")
         return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
@@ -141,6 +153,8 @@ class SolveRun:
         return Taken(f"outer loss {record['loss/outer']:.4g}")
 
     def _step(self) -> OuterStep:
+        limit = self.plan.seconds
+        self.out_of_time = limit is not None and time.monotonic() - self.began > limit
         bilevel = self._bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
@@ -154,11 +168,18 @@ class SolveRun:
             return self._step()
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
-        self._certify(bilevel, step)
+        self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
+        changed = self._certify(bilevel, step)
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         taken = True
-        if isinstance(self.optimizer, SpectralDescent):
+        if isinstance(self.optimizer, Backtracking):
+            if changed or self.converged:  # Another loss has to be seen here before a step.
+                self.optimizer.restart()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.step += 1
+                self.state = strategy.advance(self.state, step)
+                return step
             taken = self.optimizer.step(loss=float(step.outer_loss))
         else:
             self.optimizer.step()
@@ -173,34 +194,52 @@ class SolveRun:
     def _take_back(self) -> bool:
         """Halves the last outer step if its length was chosen; returns whether it did."""
         optimizer = self.optimizer
-        if not (isinstance(optimizer, SpectralDescent) and optimizer.can_take_back):
+        if not (isinstance(optimizer, Backtracking) and optimizer.can_take_back):
             return False
         optimizer.take_back()
         return True
 
-    def _certify(self, bilevel: Bilevel, step: OuterStep) -> None:
-        """Measures u and its v where a record is due, and where steps were short for a while."""
-        maybe = self.watch.short >= SHORT_STEPS
-        last = self.step + 1 >= self.plan.steps or self.plan.seconds is not None
-        if not (maybe or last or (self.step + 1) % self.plan.every == 0):
-            return
-        products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
-        begun = time.monotonic()
-        measured = certify(bilevel, step.inner, self.outer_sets, step.gradient, products=products)
-        self.certificate = replace(measured, sampled=self.problem.sampled)
-        self.measuring += time.monotonic() - begun
-        if self.plan.tolerance is None and not last:  # Convergence is not watched.
-            self.limits.update(self.problem, unstacked(step.inner))
-        if maybe:
-            self.watch.short = 0
-            met = self.limits.update(self.problem, unstacked(step.inner))
-            finer = self.strategy.refined(self.state) if bilevel.constraints else None
-            self.state = finer or self.state
-            if (finer or not met) and isinstance(self.optimizer, SpectralDescent):
-                self.optimizer.restart()
-            doubts = self.certificate.doubts(strict=True)
-            near = self.watch.distance <= _NEAR
-            self.converged = met and not finer and not doubts and near
+    def _certify(self, bilevel: Bilevel, step: OuterStep) -> bool:
+        """Measures u and its v where a record is due, and where steps were short for a while.
+
+        Returns:
+            Whether F is another function from here on: with other multipliers, or less smoothed.
+        """
+        optimizer = self.optimizer
+        stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
+        finer = self.strategy.refined(self.state) if bilevel.constraints else None
+        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (
+            SHORT_STEPS if finer is None else 1
+        )
+        last = self.step + 1 >= self.plan.steps or self.out_of_time
+        if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
+            begun = time.monotonic()
+            measured = certify(
+                bilevel,
+                step.inner,
+                self.outer_sets,
+                step.gradient,
+                is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
+                elsewhere=maybe and not finer,
+                products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
+            )
+            self.certificate = replace(measured, sampled=self.problem.sampled)
+            self.measuring += time.monotonic() - begun
+            if self.plan.tolerance is None and not last:  # Convergence is not watched.
+                self.limits.update(self.problem, unstacked(step.inner))
+        return maybe and self._refine(finer, step)
+
+    def _refine(self, finer: Any, step: OuterStep) -> bool:
+        """Goes on with better multipliers and less smoothing, or ends."""
+        self.watch.short = 0
+        met = self.limits.update(self.problem, unstacked(step.inner))
+        self.state = finer or self.state
+        doubts = self.certificate is None or self.certificate.doubts(strict=True)
+        near = self.watch.distance <= _NEAR
+        self.converged = met and not finer and near and not doubts
+        if isinstance(self.optimizer, QuasiNewton) and met and not finer:
+            self.futile += 1
+        return bool(finer or not met)
 
     @torch.no_grad()
     def _project(self) -> None:
@@ -245,6 +284,37 @@ class SolveRun:
     def found(self) -> tuple[Params, Params]:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
+
+    @property
+    def outer_loss(self) -> float:
+        """F at the last outer step."""
+        return float(self.history[-1]["loss/outer"])
+
+    def lower_start(self) -> Params | None:
+        """Outer variables with a lower outer loss than those of the solution, if it is known."""
+        if not isinstance(self.optimizer, QuasiNewton):
+            return None
+        inner, sets = unstacked(self.state.inner), (self.outer_sets, self.inner_sets)
+        return lower_elsewhere(self.problem, inner, sets, self.limits)
+
+    @torch.no_grad()
+    def move_to(self, outer: Params) -> None:
+        """Puts the outer variables there."""
+        for name, leaf in self.problem.outer.items():
+            leaf.copy_(outer[name])
+
+    def restarted(self, outer: Params) -> SolveRun:
+        """A new run of the same problem from other outer variables, in the time that is left."""
+        seconds = self.plan.seconds
+        if seconds is not None:
+            seconds = max(0.0, seconds - (time.monotonic() - self.began))
+        self.move_to(outer)
+        plan = replace(self.plan, seconds=seconds)
+        again = SolveRun(
+            self.problem, self.strategy, self.make_optimizer, self.sets, plan, self.folder
+        )
+        again.start()
+        return again
 
     def start(self) -> None:
         """Begins anew, with the weights of the strategy chosen that are unset."""

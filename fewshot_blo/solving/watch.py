@@ -31,6 +31,7 @@ class Watch:
         point, gradient: u and the hypergradient there, of the last step; empty before.
         distance: estimated distance of u to a stationary point relative to ``1 + |u|``, by the
             curvature that the last step met.
+        coarseness: of the approximation at hand, a hundredth of which is a short step, too.
     """
 
     tolerance: float | None
@@ -39,6 +40,7 @@ class Watch:
     point: dict[str, Tensor] = field(default_factory=dict)
     gradient: dict[str, Tensor] = field(default_factory=dict)
     distance: float = math.inf
+    coarseness: float = 0.0
 
     def check(self, step: OuterStep, number: int, method: str) -> None:
         """Raises DivergenceError where a loss is not finite, or has grown beyond all bounds."""
@@ -87,7 +89,8 @@ class Watch:
                 "outer optimizer: lower its learning rate"
             )
         if self.tolerance is not None:
-            is_short = _distance(outer, self.point) <= self.tolerance * (1 + size)
+            limit = max(self.tolerance, 1e-2 * self.coarseness)
+            is_short = _distance(outer, self.point) <= limit * (1 + size)
             self.short = self.short + 1 if is_short else 0
 
     def plain(self) -> dict[str, Any]:

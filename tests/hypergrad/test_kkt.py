@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from fewshot_blo.errors import DivergenceError
-from fewshot_blo.hypergrad.kkt import Constrained, adjoint, solve_constrained
+from fewshot_blo.hypergrad.interior_point import solve_constrained
+from fewshot_blo.hypergrad.kkt import Constrained, adjoint
 
 N, K, M, U = 5, 6, 2, 3
 LEAST = 1e-9

@@ -271,7 +271,7 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
     u = torch.zeros(2, dtype=torch.float64, device="meta").requires_grad_()
     problem = PlainProblem({"u": u}, {"v": u.detach()}, lambda v, u: v["v"], lambda v, u: v["v"])
     strategy, plan = Penalty(InnerSteps(2, Adam(1e-2))), Plan(3, "warm", None, None, 0, 100)
-    resumed = SolveRun(problem, strategy, ADAM([u]), {}, plan, tmp_path)
+    resumed = SolveRun(problem, strategy, ADAM, {}, plan, tmp_path)
     resumed.resume()
     count = resumed.optimizer.state[u]["step"]
     assert count.device.type == "cpu"

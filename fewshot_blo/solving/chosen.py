@@ -1,0 +1,50 @@
+"""Which outer optimizer is used where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.descent import Backtracking, SpectralDescent
+from fewshot_blo.solving.problem import PlainProblem
+from fewshot_blo.solving.quasi_newton import MOST_VARIABLES, QuasiNewton
+
+
+def chosen_optimizer(
+    problem: PlainProblem, bilevel: Bilevel, strategy: Strategy, sets: Mapping[str, Constraint]
+) -> Backtracking:
+    """A quasi-Newton method for few variables with constraints below, else spectral descent.
+
+    With constraints of the inner problem, F as a function of u has sharp bends, and Implicit's
+    hypergradient is exact.
+
+    Args:
+        problem: whose outer variables are optimised.
+        bilevel: the problem of one outer step.
+        strategy: of the hypergradient.
+        sets: of outer variables, by name.
+    """
+    variables = list(problem.outer.values())
+    shapes = {name: p.shape for name, p in problem.outer.items()}
+    sizes = [p.numel() for p in variables]
+    exact = bilevel.constraints is not None and strategy.bears == "all" and not problem.sampled
+    if not exact or sum(sizes) > MOST_VARIABLES:
+        return SpectralDescent(variables)
+
+    def joined(flat: Tensor, which: str) -> Tensor:
+        parts = zip(shapes.items(), torch.split(flat, sizes), strict=True)
+        own = [
+            getattr(sets[name], which)(part.reshape(shape))
+            for (name, shape), part in parts
+            if name in sets
+        ]
+        return torch.cat([flat[:0], *own])
+
+    return QuasiNewton(
+        variables, lambda x: joined(x, "equalities"), lambda x: joined(x, "inequalities")
+    )
