@@ -20,8 +20,11 @@ from fewshot_blo.solving.constraints import Constraint
 INNER_DISTANCE, CONVERGED_DISTANCE = 1e-2, 3e-4
 """Relative distance of v to a minimiser from which on there is a doubt, and for convergence."""
 
-DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 5e-3
-"""Relative difference of a hypergradient from that of implicit differentiation, likewise."""
+DISAGREEMENT = 5e-2
+"""Relative difference of a hypergradient from that of implicit differentiation, for a doubt."""
+
+OUTER_DISTANCE = 3e-4
+"""Relative distance of u to where implicit differentiation has a stationary point, likewise."""
 
 _NEGATIVE = 1e-3
 """Share of the largest curvature from which on a negative one is no rounding."""
@@ -54,6 +57,8 @@ class Certificate:
             projection of u would cut it off without that part.
         disagreement: difference of the strategy's hypergradient from that of implicit
             differentiation, relative to the larger one's scale; NaN where there is none.
+        outer_distance: estimated distance of u to a point where ``stationarity`` is zero, relative
+            to ``1 + |u|``, by the curvature that the last outer step met; NaN where it met none.
         sampled: whether all this is of one batch, which is no measure of the whole.
         inner_elsewhere: with inner constraints, how much lower G is, relative to ``1 + |G|``, at
             the lowest solution that was found from other starts; zero where none is lower.
@@ -65,6 +70,7 @@ class Certificate:
     inner_curvature: float
     stationarity: float
     disagreement: float
+    outer_distance: float = math.nan
     sampled: bool = False
     inner_elsewhere: float = 0.0
 
@@ -80,7 +86,6 @@ class Certificate:
             strict: by the limits for convergence.
         """
         distance = CONVERGED_DISTANCE if strict else INNER_DISTANCE
-        disagreement = CONVERGED_DISAGREEMENT if strict else DISAGREEMENT
         found: list[str] = []
         if self.sampled:
             return found
@@ -102,11 +107,19 @@ class Certificate:
                 "another point: v is a local minimiser only; start the inner problem elsewhere, or "
                 "give it constraints that leave one minimiser"
             )
-        if self.disagreement > disagreement:
+        # At a solution both hypergradients vanish, and how they differ says nothing.
+        settled = self.outer_distance <= OUTER_DISTANCE
+        if self.disagreement > DISAGREEMENT and not settled:
             found.append(
                 f"the strategy's hypergradient differs by {100 * self.disagreement:.2g} % from "
                 "that of implicit differentiation: solve the inner problem more exactly, or use "
                 "Implicit"
+            )
+        elif strict and self.outer_distance > OUTER_DISTANCE:
+            found.append(
+                f"u is about {self.outer_distance:.2g} (relative to 1 + |u|) from where the "
+                "hypergradient of implicit differentiation vanishes: solve the inner problem more "
+                "exactly, or use Implicit"
             )
         return found
 

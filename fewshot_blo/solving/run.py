@@ -223,7 +223,11 @@ class SolveRun:
                 elsewhere=maybe and not finer,
                 products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
             )
-            self.certificate = replace(measured, sampled=self.problem.sampled)
+            self.certificate = replace(
+                measured,
+                sampled=self.problem.sampled,
+                outer_distance=measured.stationarity * self.watch.reach,
+            )
             self.measuring += time.monotonic() - begun
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
                 self.limits.update(self.problem, unstacked(step.inner))

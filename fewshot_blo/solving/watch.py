@@ -29,6 +29,8 @@ class Watch:
         first: losses of the first step, by name.
         short: consecutive short steps.
         point, gradient: u and the hypergradient there, of the last step; empty before.
+        reach: length of the last step, relative to ``1 + |u|``, over the change of the
+            hypergradient along it; NaN before.
         distance: estimated distance of u to a stationary point relative to ``1 + |u|``, by the
             curvature that the last step met.
         coarseness: of the approximation at hand, a hundredth of which is a short step, too.
@@ -39,6 +41,7 @@ class Watch:
     short: int = 0
     point: dict[str, Tensor] = field(default_factory=dict)
     gradient: dict[str, Tensor] = field(default_factory=dict)
+    reach: float = math.nan
     distance: float = math.inf
     coarseness: float = 0.0
 
@@ -71,7 +74,8 @@ class Watch:
         if self.point:
             moved, turned = _distance(point, self.point), _distance(new, self.gradient)
             if turned > 0:
-                self.distance = projected * moved / turned / (1 + _norm(point))
+                self.reach = moved / turned / (1 + _norm(point))
+                self.distance = projected * self.reach
         if projected == 0:
             self.distance = 0.0
         self.point, self.gradient = point, new
@@ -95,7 +99,7 @@ class Watch:
 
     def plain(self) -> dict[str, Any]:
         """For a checkpoint."""
-        kept = ("first", "short", "point", "gradient", "distance")
+        kept = ("first", "short", "point", "gradient", "reach", "distance")
         return {name: getattr(self, name) for name in kept}
 
     def restore(self, plain: Mapping[str, Any], device: torch.device) -> None:
