@@ -13,6 +13,7 @@ from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.logistic import LogisticRegularisation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
 from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
@@ -30,6 +31,7 @@ __all__ = [
     "Distillation",
     "Figures",
     "LearnedAugmentation",
+    "LogisticRegularisation",
     "MinNorm",
     "OnePoint",
     "Poisoning",

@@ -24,6 +24,7 @@ from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.logistic import LogisticRegularisation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
 from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
@@ -34,6 +35,7 @@ STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "spurious": Spurious,
     "sampled-quadratics": SampledQuadratics,
+    "logistic-regularisation": LogisticRegularisation,
     "denoising": Denoising,
     "cleaning": Cleaning,
     "poisoning": Poisoning,
