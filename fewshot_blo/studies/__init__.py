@@ -6,8 +6,10 @@ from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.meta_weight_net import MetaWeightNet
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.sources import SourceReweighting
 from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
@@ -32,11 +34,13 @@ __all__ = [
     "Figures",
     "LearnedAugmentation",
     "LogisticRegularisation",
+    "MetaWeightNet",
     "MinNorm",
     "OnePoint",
     "Poisoning",
     "RowSettings",
     "SampledQuadratics",
+    "SourceReweighting",
     "Spurious",
     "Study",
     "Synthetic",

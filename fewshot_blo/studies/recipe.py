@@ -18,8 +18,10 @@ from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.meta_weight_net import MetaWeightNet
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.sources import SourceReweighting
 from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
@@ -44,6 +46,8 @@ STUDIES: Mapping[str, type[Study]] = {
     "distillation": Distillation,
     "weight-decay": WeightDecay,
     "augmentation": LearnedAugmentation,
+    "meta-weight-net": MetaWeightNet,
+    "source-reweighting": SourceReweighting,
     "min-norm": MinNorm,
     "one-point": OnePoint,
     "anti-distillation": AntiDistillation,

@@ -31,7 +31,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class LogisticRegularisation(Study):
-    """``G = mean_i log(1 + exp(-y_i x_i'v)) + Σ_j exp(u_j) v_j² / 2``, ``F`` the same without decay.
+    """``G = mean_i log(1 + exp(-y_i x_i'v)) + Σ_j exp(u_j) v_j² / 2``, ``F`` without decay.
 
     The data are made: features with variance 1 and correlation ``correlation^|j - k|``, labels
     drawn from a logistic model whose weights are zero for most features. ``value gap`` is how far
@@ -152,8 +152,8 @@ class LogisticRegularisation(Study):
             v = v - np.linalg.solve(curvature, slope)
         else:
             raise ConfigurationError(
-                f"Newton's method has not solved the inner problem: |G_v| is {np.abs(slope).max()}; "
-                "raise least, the smallest decay"
+                "Newton's method has not solved the inner problem: |G_v| is "
+                f"{np.abs(slope).max()}; raise least, the smallest decay"
             )
         loss, f_v, _ = _logistic(validation, v)
         return loss, -decays * v * np.linalg.solve(curvature, f_v), v
@@ -192,7 +192,9 @@ class LogisticRegularisation(Study):
         def equal(decay: float) -> Tensor:
             return torch.full((self.features,), math.log(decay), dtype=torch.float64)
 
-        gaps = {decay: self._gap(equal(decay)) for decay in _GRID if self.least <= decay <= self.most}
+        gaps = {
+            decay: self._gap(equal(decay)) for decay in _GRID if self.least <= decay <= self.most
+        }
         best = min(gaps, key=lambda decay: gaps[decay])
         at = torch.from_numpy(self.optimum[1])
         return {
