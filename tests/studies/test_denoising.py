@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.solving.driver import solve
 from fewshot_blo.studies import Denoising
 from fewshot_blo.studies.images.classifiers import accuracy
-from fewshot_blo.studies.images.denoising import AUC, KEPT, TEST, WRONG
+from fewshot_blo.studies.images.denoising import AUC, F1, KEPT, TEST, WRONG
 from fewshot_blo.studies.images.digits import batches
 
 
@@ -39,6 +40,37 @@ def test_wrong_labels_lose_their_weight(strategy: Strategy, digits_root: Path) -
     found = denoising.measure(solution.outer, solution.inner)
     assert found[""][AUC] > 0.9  # Of chance: 0.5.
     assert found[" + retrain"][WRONG] < 20
+
+
+def test_losses_of_hyper_cleaning_are_those_of_the_definition(digits_root: Path) -> None:
+    """``mean_i σ(u_i) CE_i`` of one hidden layer of sigmoid units, in NumPy."""
+    cleaning = study(digits_root, network="sigmoid", hidden=7, normalised=False, l2=0.0)
+    problem = cleaning.problem()
+    rng = np.random.default_rng(0)
+    shapes = [p.shape for p in problem.inner.values()]
+    v = [rng.normal(size=shape) for shape in shapes]
+    u = rng.normal(size=300)
+    x = cleaning._digits.parts[0].x.flatten(1).double().numpy()
+    logits = 1 / (1 + np.exp(-(x @ v[0].T + v[1]))) @ v[2].T + v[3]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(300), cleaning.labels.numpy()]
+    expected = (losses / (1 + np.exp(-u))).mean()
+    inner = {n: torch.tensor(p, dtype=torch.float32) for n, p in zip(problem.inner, v, strict=True)}
+    outer = {"logit": torch.tensor(u, dtype=torch.float32)}
+    found = problem.inner_loss(inner, outer, torch.arange(300))  # type: ignore[call-arg]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_f1_score_of_kept_images(digits_root: Path) -> None:
+    """Precision and recall counted by hand; right labels are the positive ones."""
+    cleaning = study(digits_root)
+    weights = torch.randn(300, generator=torch.Generator().manual_seed(0))
+    kept, right = weights > 0, ~cleaning.wrong
+    both = int((kept & right).sum())
+    precision, recall = both / int(kept.sum()), both / int(right.sum())
+    found = cleaning.measure({"logit": weights}, cleaning.problem().inner)[""][F1]
+    assert found == pytest.approx(100 * 2 * precision * recall / (precision + recall))
+    assert cleaning._f1(right) == 100
+    assert cleaning._f1(torch.zeros(300).bool()) == 0
 
 
 def test_labels_are_wrong_as_often_as_told(digits_root: Path) -> None:
