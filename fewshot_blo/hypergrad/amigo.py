@@ -57,6 +57,11 @@ class AmIGO(Strategy[DualState]):
         check_decay("AmIGO", self.decay)
 
     @property
+    def follows(self) -> bool:
+        """v and q take a few steps from where they were."""
+        return True
+
+    @property
     def step_kind(self) -> type[DualStep]:
         """With the dual."""
         return DualStep

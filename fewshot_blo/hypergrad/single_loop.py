@@ -103,6 +103,11 @@ class SingleStep(Strategy[Own]):
         """One step from anew is no solution of anything."""
         return True
 
+    @property
+    def follows(self) -> bool:
+        """v and q take a few steps from where they were."""
+        return True
+
     def moved(
         self, problem: Bilevel, state: DualState, v: TaskParams, g_v: TaskParams
     ) -> TaskParams:

@@ -55,6 +55,11 @@ class StocBiO(Strategy[CountedState]):
         Neumann(self.dual_steps, self.dual_step_size)
         check_decay("StocBiO", self.decay)
 
+    @property
+    def follows(self) -> bool:
+        """v takes a few steps from where it was."""
+        return True
+
     def init(self) -> CountedState:
         """No step taken."""
         return CountedState()

@@ -133,6 +133,14 @@ class Strategy(Generic[Own]):
         return False
 
     @property
+    def follows(self) -> bool:
+        """Whether inner problems or linear systems are not solved in an outer step but followed.
+
+        The outer learning rate is then one of the method's step sizes, which must fit each other.
+        """
+        return False
+
+    @property
     def step_kind(self) -> type[OuterStep]:
         """The class that ``hypergradient`` returns."""
         return OuterStep

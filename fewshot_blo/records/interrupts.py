@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupts(say: Callable[[str], None]) -> Iterator[threading.Event]:
+def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets; a second signal raises ``KeyboardInterrupt``.
 
     Outside of the main thread, where Python cannot handle signals, the event is never set.
 
     Args:
         say: called with a line that the current step will be finished.
+        saves: whether the run is saved then, to say so.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -27,7 +28,8 @@ def interrupts(say: Callable[[str], None]) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        say(f"{signal.Signals(number).name}: finishing this step, then saving")
+        then = "saving" if saves else "returning; without a folder nothing is saved"
+        say(f"{signal.Signals(number).name}: finishing this step, then {then}")
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

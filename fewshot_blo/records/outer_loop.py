@@ -69,7 +69,7 @@ def take_steps(
     """
     writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
     shown = Progress(title, steps, "step", start=run.step, shown=progress)
-    with interrupts(shown.say) as stop, writing as log, shown:
+    with interrupts(shown.say, saves=folder is not None) as stop, writing as log, shown:
         taken = run.begin(log)
         while True:
             if taken.line:

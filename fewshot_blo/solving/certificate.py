@@ -43,6 +43,7 @@ class Certificate:
             projection of u would cut it off without that part.
         disagreement: difference of the strategy's hypergradient from that of implicit
             differentiation, relative to the larger one's scale; NaN where there is none.
+        sampled: whether all this is of one batch, which is no measure of the whole.
     """
 
     inner_residual: float
@@ -51,20 +52,24 @@ class Certificate:
     inner_curvature: float
     stationarity: float
     disagreement: float
+    sampled: bool = False
 
     def figures(self) -> dict[str, float]:
         """By the names that they have in records."""
-        return {f"certificate/{name}": value for name, value in vars(self).items()}
+        measured = {name: value for name, value in vars(self).items() if name != "sampled"}
+        return {f"certificate/{name}": value for name, value in measured.items()}
 
     def doubts(self, *, strict: bool = False) -> list[str]:
-        """Sentences on what is not as a solution has it, each with a remedy.
+        """Sentences on what is not as a solution has it, each with a remedy; none of one batch.
 
         Args:
             strict: by the limits for convergence.
         """
         distance = CONVERGED_DISTANCE if strict else INNER_DISTANCE
         disagreement = CONVERGED_DISAGREEMENT if strict else DISAGREEMENT
-        found = []
+        found: list[str] = []
+        if self.sampled:
+            return found
         if self.inner_curvature < -_NEGATIVE:
             found.append(
                 f"the inner loss has negative curvature ({self.inner_curvature:.2g} of the "

@@ -99,8 +99,9 @@ def solve(
         problem: its outer variables change in place.
         strategy: how to compute hypergradients; by default Implicit.
         optimizer: makes the outer optimizer, as ``partial(torch.optim.Adam, lr=0.1)`` does; by
-            default gradient descent with step sizes from the curvature that it meets.
-        steps: outer steps; by default until the problem is solved, and at most 2000.
+            default gradient descent with step sizes from the curvature that it meets. Must be
+            named for mini-batches and for strategies that take few steps over v (SOBA, AmIGO).
+        steps: outer steps; by default until the problem is solved, and at most 2000. Likewise.
         tolerance: length of an outer step relative to ``1 + |u|``, three of which in a row end the
             run where the certificate has no doubts; by default 1e-7 without ``steps``, and none
             with them.
@@ -127,6 +128,7 @@ def solve(
     strategy = Implicit() if strategy is None else strategy
     _check(steps, every, patience, validate, folder, resume=resume)
     check_start(strategy, start)
+    _check_named(problem, strategy, steps, optimizer, patience)
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
@@ -177,6 +179,31 @@ def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
         )
     if doubts:
         warnings.warn(f"{method}: {'; '.join(doubts)}", NotSolvedWarning, stacklevel=3)
+
+
+def _check_named(
+    problem: PlainProblem,
+    strategy: Strategy,
+    steps: int | None,
+    optimizer: object,
+    patience: int,
+) -> None:
+    """What cannot be chosen must be named."""
+    if strategy.follows:
+        why = f"{type(strategy).__name__} takes few steps over v and its dual in an outer step"
+    elif problem.sampled:
+        why = "the losses are of mini-batches"
+    else:
+        return
+    example = "falling(partial(torch.optim.SGD, lr=0.1), 0.5)"
+    if optimizer is None:
+        raise ConfigurationError(
+            f"{why}, so that no outer learning rate is chosen: name an optimizer, such as {example}"
+        )
+    if steps is None and not patience:
+        raise ConfigurationError(
+            f"{why}, so that convergence is not measured: name steps, or patience with validate"
+        )
 
 
 def _check(

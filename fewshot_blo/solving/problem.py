@@ -55,8 +55,8 @@ class PlainProblem:
             the names and shapes of ``inner``. Without, at ``inner`` in every step.
 
     Raises:
-        ConfigurationError: if there are no variables, an outer one is not a floating-point leaf
-            tensor, or a loss has both batches and blocks, or no block.
+        ConfigurationError: if there are no variables, one is not a floating-point tensor or an
+            outer one no leaf, or a loss has both batches and blocks, or no block.
     """
 
     outer: Params
@@ -77,11 +77,12 @@ class PlainProblem:
     def __post_init__(self) -> None:
         _check_blocks("inner", self.inner_batches, self.inner_blocks)
         _check_blocks("outer", self.outer_batches, self.outer_blocks)
+        _check_tensors("outer", self.outer)
+        _check_tensors("inner", self.inner)
         for name, leaf in self.outer.items():
-            if not (leaf.is_leaf and leaf.is_floating_point()):
+            if not leaf.is_leaf:
                 raise ConfigurationError(
-                    f"outer variable '{name}' must be a floating-point leaf tensor: pass "
-                    "tensor.detach()"
+                    f"outer variable '{name}' is computed from other tensors: pass tensor.detach()"
                 )
             leaf.requires_grad_()
         self.at(0)  # Raises an error for what is missing.
@@ -164,8 +165,28 @@ class PlainProblem:
     @property
     def sampled(self) -> bool:
         """Whether a loss is of another part of the data in every outer step."""
-        parts = (self.inner_batches, self.outer_batches, self.inner_blocks, self.outer_blocks)
-        return any(part is not None for part in parts)
+        blocks = (self.inner_blocks, self.outer_blocks)
+        batches = (self.inner_batches, self.outer_batches)
+        return any(part is not None for part in batches) or any(len(b or ()) > 1 for b in blocks)
+
+
+def _check_tensors(level: str, variables: object) -> None:
+    if not isinstance(variables, Mapping):
+        raise ConfigurationError(
+            f"{level} is a {type(variables).__name__}: pass variables by name, such as "
+            f"{{'{'u' if level == 'outer' else 'v'}': tensor}}"
+        )
+    for name, value in variables.items():
+        if not isinstance(value, Tensor):
+            raise ConfigurationError(
+                f"{level} variable '{name}' is a {type(value).__name__}: pass a floating-point "
+                f"tensor, such as torch.as_tensor(value, dtype=torch.get_default_dtype())"
+            )
+        if not value.is_floating_point():
+            raise ConfigurationError(
+                f"{level} variable '{name}' is of {value.dtype}: pass a floating-point tensor, "
+                "such as tensor.float()"
+            )
 
 
 def _joined(

@@ -74,6 +74,7 @@ class SolveRun:
     certificate: Certificate | None = None
     converged: bool = False
     state: Any = None
+    measuring: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -135,7 +136,7 @@ class SolveRun:
         record = self._record(step)
         self.history.append(record)
         if log is not None:
-            log.write({**record, "seconds": log.seconds()})
+            log.write({**record, "seconds": log.seconds() - self.measuring})
         self.save_last()
         return Taken(f"outer loss {record['loss/outer']:.4g}")
 
@@ -158,8 +159,7 @@ class SolveRun:
             leaf.grad = step.gradient[name].clone()
         taken = True
         if isinstance(self.optimizer, SpectralDescent):
-            loss = None if self.problem.sampled else float(step.outer_loss)
-            taken = self.optimizer.step(loss=loss)
+            taken = self.optimizer.step(loss=float(step.outer_loss))
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,9 +185,10 @@ class SolveRun:
         if not (maybe or last or (self.step + 1) % self.plan.every == 0):
             return
         products = _PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS
-        self.certificate = certify(
-            bilevel, step.inner, self.outer_sets, step.gradient, products=products
-        )
+        begun = time.monotonic()
+        measured = certify(bilevel, step.inner, self.outer_sets, step.gradient, products=products)
+        self.certificate = replace(measured, sampled=self.problem.sampled)
+        self.measuring += time.monotonic() - begun
         if self.plan.tolerance is None and not last:  # Convergence is not watched.
             self.limits.update(self.problem, unstacked(step.inner))
         if maybe:
@@ -221,11 +222,13 @@ class SolveRun:
             record |= self.certificate.figures()
         record |= self.limits.figures(self.problem, unstacked(step.inner))
         outer, inner = self._variables()
+        begun = time.monotonic()
         if self.plan.observe is not None:
             record |= self.plan.observe(outer, inner)
         if self.plan.validate is not None:
             record["loss/held_out"] = float(self.plan.validate(outer, inner))
             self._compare(record["loss/held_out"], outer, inner)
+        self.measuring += time.monotonic() - begun
         return record
 
     def _compare(self, loss: float, outer: Params, inner: Params) -> None:

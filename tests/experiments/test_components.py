@@ -111,15 +111,16 @@ def test_no_default_goes_from_one_strategy_into_another() -> None:
     assert usual == Unroll(InnerSteps(5, SGD(0.5)))
     assert config_from({"strategy": "Unroll"}).strategy == usual
     assert config_from({"strategy": "Penalty"}).strategy == Penalty().for_training()
-    assert config_from({"strategy": "Implicit"}).strategy == Implicit()
+    assert config_from({"strategy": "Implicit"}).strategy == Implicit().for_training()
     few = config_from({"strategy": {"name": "Penalty", "inner": {"steps": 3}}}).strategy
     assert few == Penalty(InnerSteps(3)).for_training()
     solved = config_from({"strategy": {"name": "Implicit", "solve": "Neumann"}}).strategy
-    assert solved == Implicit(solve=Neumann())
+    assert solved == Implicit(solve=Neumann()).for_training()
     damped = config_from({"strategy": {"name": "Implicit", "solve": {"damping": 0.5}}}).strategy
-    usual_solver = Implicit().solve
+    usual_solver = Implicit().for_training().solve
     assert isinstance(usual_solver, ConjugateGradient)
-    assert damped == Implicit(solve=ConjugateGradient(usual_solver.steps, 0.5))
+    own = Implicit(solve=ConjugateGradient(usual_solver.steps, 0.5))
+    assert damped == own.for_training()
 
 
 def test_nothing_chosen_is_the_default() -> None:

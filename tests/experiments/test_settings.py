@@ -78,7 +78,7 @@ def test_settings_round_trip_through_yaml(tmp_path: Path, parsed: Any) -> None:
     sections = ("encoder", "problem", "strategy", "adaptation", "train", "device", "seed")
     for section in sections:
         assert first[section] == config.plain()[section]
-    assert config_from(first).strategy == Penalty(rho=3.0)
+    assert config_from(first).strategy == Penalty(rho=3.0).for_training()
     assert config_from(first).episodes.shot == (1, 2)
     file.write_text(yaml.safe_dump(first, sort_keys=False))
     assert parsed(f"--config={file}") == first

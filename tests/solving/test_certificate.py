@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import (
+    ConfigurationError,
     DivergenceError,
     NotSolvedError,
     NotSolvedWarning,
@@ -17,9 +19,13 @@ from fewshot_blo.errors import (
 )
 from fewshot_blo.hypergrad import (
     BOME,
+    SABA,
+    SOBA,
+    AmIGO,
     Implicit,
     Penalty,
     Reptile,
+    StocBiO,
     Strategy,
     Unroll,
     ValueFunction,
@@ -193,3 +199,44 @@ def test_singular_inner_problem() -> None:
     solution = solve(problem, progress=False)
     half = a @ torch.full((4,), 0.5, dtype=torch.float64)
     torch.testing.assert_close(a @ solution.outer["u"], half, atol=1e-3, rtol=0)
+
+
+SLOW = partial(torch.optim.SGD, lr=0.05)
+
+
+@pytest.mark.parametrize("strategy", [SOBA(), SABA(), AmIGO(), StocBiO()])
+def test_step_sizes_that_must_fit_each_other_are_named(strategy: Strategy) -> None:
+    """At c = 10 SOBA once ended 1.2 from the solution and called itself converged."""
+    with pytest.raises(ConfigurationError, match="name an optimizer"):
+        solve(scalar(10.0), strategy, steps=5, progress=False)
+    with pytest.raises(ConfigurationError, match="convergence is not measured: name steps"):
+        solve(scalar(10.0), strategy, SLOW, progress=False)
+    solution = solve(scalar(10.0), strategy, SLOW, steps=400, progress=False)
+    assert abs(float(solution.outer["u"]) - SOLUTION) < 1e-4
+
+
+def sampled(blocks: int) -> PlainProblem:
+    """The same with the mean of c over blocks as before; u = v at the minimum of each."""
+    return replace(
+        scalar(1.0),
+        inner_loss=lambda v, u, c: c / 2 * (v["v"] - u["u"]).square(),
+        inner_blocks=[0.5, 1.5][:blocks],
+    )
+
+
+def test_mini_batches_name_what_no_batch_can_tell() -> None:
+    with pytest.raises(ConfigurationError, match=r"mini-batches, .* name an optimizer, such as"):
+        solve(sampled(2), steps=5, progress=False)
+    with pytest.raises(ConfigurationError, match=r"mini-batches, .* name steps, or patience"):
+        solve(sampled(2), optimizer=SLOW, progress=False)
+    assert solve(sampled(1), progress=False).converged  # One block is all of the data.
+
+
+def test_one_batch_is_no_certificate_of_the_whole() -> None:
+    """v is far from the minimiser of every batch after one step, and nothing is said of it."""
+    short = Implicit(InnerSteps(1, SGD(0.01)))
+    solution = solve(sampled(2), short, SLOW, steps=2, progress=False)
+    assert solution.certificate is not None
+    assert solution.certificate.sampled
+    assert solution.certificate.doubts() == []
+    assert replace(solution.certificate, sampled=False).doubts(strict=True)

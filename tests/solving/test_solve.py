@@ -247,8 +247,6 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         solve(other, strategy, ADAM, steps=1, folder=tmp_path, resume=True)
     with pytest.raises(ConfigurationError, match=r"outer_loss has shape \[3\]"):
         solve(other, strategy, ADAM, steps=1)
-    with pytest.raises(ConfigurationError, match="must be a floating-point leaf tensor"):
-        PlainProblem({"u": torch.ones(2).long()}, {}, max, max)
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
@@ -281,3 +279,39 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
     tensors = [*resumed.state.inner.values(), *resumed.state.multipliers.values()]
     tensors += [*resumed.best["outer"].values(), resumed.optimizer.state[u]["exp_avg"]]
     assert {p.device.type for p in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "message"),
+    [
+        ({"u": 0.5}, {"v": torch.ones(2)}, "outer variable 'u' is a float: pass a floating-point"),
+        ({"u": torch.ones(2)}, {"v": [1.0]}, "inner variable 'v' is a list: pass a floating-point"),
+        ([1.0], {"v": torch.ones(2)}, r"outer is a list: pass variables by name, .*'u': tensor"),
+        ({"u": torch.ones(2)}, torch.ones(2), r"inner is a Tensor: .*'v': tensor"),
+        ({"u": torch.ones(2).long()}, {"v": torch.ones(2)}, r"'u' is of torch.int64: .*float\(\)"),
+        ({"u": torch.ones(2)}, {"v": torch.ones(2).bool()}, r"'v' is of torch.bool: .*float\(\)"),
+        (
+            {"u": torch.ones(2, requires_grad=True) * 2},
+            {"v": torch.ones(2)},
+            r"'u' is computed from other tensors: pass tensor.detach\(\)",
+        ),
+    ],
+)
+def test_what_is_no_variable_is_named(outer: Any, inner: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PlainProblem(outer, inner, lambda v, u: v["v"].sum(), lambda v, u: v["v"].sum())
+
+
+def test_an_interrupt_without_a_folder_does_not_promise_a_save(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def observe(u: Params, v: Mapping[str, Tensor]) -> Mapping[str, float]:
+        del u, v
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    strategy = Implicit(InnerSteps(1, SGD(0.1)))
+    solution = solve(quadratic(), strategy, ADAM, steps=5, every=1, observe=observe)
+    assert solution.interrupted
+    said = "SIGTERM: finishing this step, then returning; without a folder nothing is saved"
+    assert said in capsys.readouterr().out
