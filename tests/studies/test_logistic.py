@@ -80,7 +80,6 @@ def test_optimum_is_the_least_value() -> None:
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["conjugate gradients", "SABA, blocks"])
-@pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")  # It is of one block.
 def test_strategies_come_near_the_least_value(blocks: bool) -> None:
     exact: Strategy = Implicit(InnerSteps(10, SGD(0.8)), ConjugateGradient(4))
     strategy = SABA(InnerSteps(1, SGD(0.3)), 0.3) if blocks else exact

@@ -109,7 +109,7 @@ def test_noisy_sources_lose_their_weight(digits_root: Path) -> None:
     found = solve(study.problem(), strategy, optimizer, steps=60, progress=False)
     figures = study.measure(found.outer, found.inner)
     assert figures[""][AUC] == 1
-    assert figures[""][RANKS] < -0.7
+    assert figures[""][RANKS] < -0.6
     assert TEST in figures[" + retrain"]
 
 
