@@ -12,7 +12,8 @@ from fewshot_blo.studies.pictures import COLOURS
 GRADIENTS, PRODUCTS = "gradients a step", "Hessian products a step"
 _SHORT = 300.0
 """Largest ratio of values on an axis with labels within decades."""
-_OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
+_OF_EVERY_RECORD = ("step", "seconds")
+_PARTS_OF_RECORDS = ("loss/", "hypergradient/", "certificate/")
 
 
 def draw_progress(
@@ -40,7 +41,7 @@ def draw_progress(
         axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
-        own = (key for record in log for key in record if key not in _OF_EVERY_RECORD)
+        own = (key for record in log for key in record if _observed(key))
         followed = next(own, followed)
         values = [record[followed] for record in log]
         # A row that was not counted has an empty line, for the same colours on both sides.
@@ -63,6 +64,11 @@ def draw_progress(
             _label(axes.yaxis, ys)
     figure.legend(loc="outside right center")
     save_figure(figure, path)
+
+
+def _observed(key: str) -> bool:
+    """Whether a figure of a record is one that the study observes."""
+    return key not in _OF_EVERY_RECORD and not key.startswith(_PARTS_OF_RECORDS)
 
 
 def _label(axis: Any, values: Sequence[float]) -> None:

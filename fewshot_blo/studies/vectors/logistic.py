@@ -23,6 +23,7 @@ from fewshot_blo.studies.blocks import slices
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
 
 GAP, INNER, RANKED = "value gap", "|v - v*(u)|²", "useless features ranked last %"
+DECAY = "decay"
 _GRID = tuple(10.0**power for power in range(-6, 1))
 _MOST_NEWTON_STEPS, _SOLVED = 50, 1e-12
 
@@ -198,9 +199,9 @@ class LogisticRegularisation(Study):
         best = min(gaps, key=lambda decay: gaps[decay])
         at = torch.from_numpy(self.optimum[1])
         return {
-            f"start, decay {self.decay:g}": {GAP: self._gap(equal(self.decay))},
-            f"least decay, {self.least:g}": {GAP: self._gap(equal(self.least))},
-            f"best decay of a grid, {best:g}": {GAP: gaps[best]},
+            "start": {GAP: self._gap(equal(self.decay)), DECAY: self.decay},
+            "least decay": {GAP: self._gap(equal(self.least)), DECAY: self.least},
+            "best decay of a grid": {GAP: gaps[best], DECAY: best},
             "optimum": {GAP: 0.0, RANKED: self._ranked(at)},
         }
 
