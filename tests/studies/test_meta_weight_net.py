@@ -24,7 +24,7 @@ class Double(MetaWeightNet):
     """On random images in float64."""
 
     @property
-    def _digits(self) -> Digits:  # type: ignore[override]
+    def _digits(self) -> Digits:
         generator = torch.Generator().manual_seed(0)
 
         def part(count: int) -> Labelled:
@@ -34,11 +34,11 @@ class Double(MetaWeightNet):
         return Digits([part(sum(self.counts)), part(20)], part(10))
 
     @property
-    def _model(self) -> nn.Module:  # type: ignore[override]
+    def _model(self) -> nn.Module:
         return make_network("perceptron", self.seed, hidden=self.hidden).double()
 
     @property
-    def _weighting(self) -> nn.Module:  # type: ignore[override]
+    def _weighting(self) -> nn.Module:
         generator = torch.Generator().manual_seed(1)
         network = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1), nn.Sigmoid()).double()
         for p in network.parameters():

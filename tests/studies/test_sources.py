@@ -27,7 +27,7 @@ class Double(SourceReweighting):
     """On few random images in float64."""
 
     @property
-    def _digits(self) -> Digits:  # type: ignore[override]
+    def _digits(self) -> Digits:
         generator = torch.Generator().manual_seed(0)
 
         def part(count: int) -> Labelled:
@@ -37,7 +37,7 @@ class Double(SourceReweighting):
         return Digits([part(self.sources * self.images), part(self.validation)], part(10))
 
     @property
-    def _model(self) -> nn.Module:  # type: ignore[override]
+    def _model(self) -> nn.Module:
         return make_network("linear", self.seed).double()
 
 
