@@ -181,11 +181,12 @@ class SourceReweighting(Study):
         return float(roc_auc_score((self.noise == 0).numpy(), weights.detach().numpy()))
 
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
-        """Draws the weights of the sources over their noise; dots at 0 are the clean ones."""
+        """Draws the weights of the sources in the order of their noise; the first half is clean."""
+        places = [float(place) for place in range(self.sources)]
         share = {name: u["logit"].softmax(0) * self.sources for name, u in solutions.items()}
-        lines = {name: (self.noise.tolist(), weights.tolist()) for name, weights in share.items()}
-        label = "weight, 1 if all are equal"
-        curves(lines, "noise of a source", label, path, xscale="linear", yscale="linear")
+        lines = {name: (places, weights.tolist()) for name, weights in share.items()}
+        label = "source, in the order of noise"
+        curves(lines, label, "weight, 1 if all are equal", path, xscale="linear")
 
 
 def rank_correlation(weights: Tensor, noise: Tensor) -> float:
