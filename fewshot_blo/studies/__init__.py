@@ -6,13 +6,16 @@ from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.meta_weight_net import MetaWeightNet
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.sources import SourceReweighting
 from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.recipe import STUDIES, read_study
 from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.logistic import LogisticRegularisation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
 from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
@@ -30,11 +33,14 @@ __all__ = [
     "Distillation",
     "Figures",
     "LearnedAugmentation",
+    "LogisticRegularisation",
+    "MetaWeightNet",
     "MinNorm",
     "OnePoint",
     "Poisoning",
     "RowSettings",
     "SampledQuadratics",
+    "SourceReweighting",
     "Spurious",
     "Study",
     "Synthetic",

@@ -10,7 +10,10 @@ from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.studies.pictures import COLOURS
 
 GRADIENTS, PRODUCTS = "gradients a step", "Hessian products a step"
-_OF_EVERY_RECORD = ("step", "seconds", "loss/outer", "loss/inner", "hypergradient/norm")
+_SHORT = 300.0
+"""Largest ratio of values on an axis with labels within decades."""
+_OF_EVERY_RECORD = ("step", "seconds")
+_PARTS_OF_RECORDS = ("loss/", "hypergradient/", "certificate/")
 
 
 def draw_progress(
@@ -38,7 +41,7 @@ def draw_progress(
         axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
     for name, log in logs.items():
-        own = (key for record in log for key in record if key not in _OF_EVERY_RECORD)
+        own = (key for record in log for key in record if _observed(key))
         followed = next(own, followed)
         values = [record[followed] for record in log]
         # A row that was not counted has an empty line, for the same colours on both sides.
@@ -53,7 +56,27 @@ def draw_progress(
         points = [point for line in axes.lines for point in line.get_xydata()]
         if points:
             axes.set_xscale("log")
-        if points and min(y for _, y in points) > 0:
+            _label(axes.xaxis, [x for x, _ in points])
+        ys = [y for _, y in points]
+        # Within a decade, a linear axis has readable ticks.
+        if points and 0 < 10 * min(ys) < max(ys):
             axes.set_yscale("log")
+            _label(axes.yaxis, ys)
     figure.legend(loc="outside right center")
     save_figure(figure, path)
+
+
+def _observed(key: str) -> bool:
+    """Whether a figure of a record is one that the study observes."""
+    return key not in _OF_EVERY_RECORD and not key.startswith(_PARTS_OF_RECORDS)
+
+
+def _label(axis: Any, values: Sequence[float]) -> None:
+    """Labels a logarithmic axis so that labels do not overlap, at 1, 2 and 5 where it is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) < _SHORT * min(positive):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -18,12 +18,15 @@ from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
 from fewshot_blo.studies.images.distillation import Distillation
+from fewshot_blo.studies.images.meta_weight_net import MetaWeightNet
 from fewshot_blo.studies.images.poisoning import Poisoning, TargetedPoisoning
 from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
+from fewshot_blo.studies.images.sources import SourceReweighting
 from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.studies.study import Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
+from fewshot_blo.studies.vectors.logistic import LogisticRegularisation
 from fewshot_blo.studies.vectors.min_norm import MinNorm
 from fewshot_blo.studies.vectors.one_point import OnePoint
 from fewshot_blo.studies.vectors.sampled_quadratics import SampledQuadratics
@@ -34,6 +37,7 @@ STUDIES: Mapping[str, type[Study]] = {
     "synthetic": Synthetic,
     "spurious": Spurious,
     "sampled-quadratics": SampledQuadratics,
+    "logistic-regularisation": LogisticRegularisation,
     "denoising": Denoising,
     "cleaning": Cleaning,
     "poisoning": Poisoning,
@@ -42,6 +46,8 @@ STUDIES: Mapping[str, type[Study]] = {
     "distillation": Distillation,
     "weight-decay": WeightDecay,
     "augmentation": LearnedAugmentation,
+    "meta-weight-net": MetaWeightNet,
+    "source-reweighting": SourceReweighting,
     "min-norm": MinNorm,
     "one-point": OnePoint,
     "anti-distillation": AntiDistillation,

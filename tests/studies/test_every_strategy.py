@@ -32,10 +32,13 @@ from fewshot_blo.studies import (
     Denoising,
     Distillation,
     LearnedAugmentation,
+    LogisticRegularisation,
+    MetaWeightNet,
     MinNorm,
     OnePoint,
     Poisoning,
     SampledQuadratics,
+    SourceReweighting,
     Spurious,
     Study,
     Synthetic,
@@ -64,7 +67,9 @@ DIGITS: dict[type[Study], dict[str, Any]] = {
     Denoising: {"train": 60, "validation": 40},
     Distillation: {"train": 60, "validation": 40, "batch": 20, "hidden": 8},
     LearnedAugmentation: {"train": 40, "validation": 40, "batch": 10, "hidden": 8},
+    MetaWeightNet: {"most": 20, "imbalance": 5.0, "balanced": 3, "batch": 20, "updates": 5},
     Poisoning: {"train": 60, "validation": 40},
+    SourceReweighting: {"sources": 4, "images": 20, "validation": 40},
     TargetedPoisoning: {"train": 60, "validation": 40},
     WeightDecay: {"train": 60, "validation": 40, "stopping": 40},
 }
@@ -75,6 +80,7 @@ WITHOUT_FILES: tuple[Study, ...] = (
     AntiDistillation(),
     Spurious(),
     SampledQuadratics(samples=64, inner=8, outer=3, batch=16),
+    LogisticRegularisation(train=64, validation=48, features=4, useful=2, batch=16, decay=0.1),
 )
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-NetworkName = Literal["linear", "perceptron", "convolutional"]
+NetworkName = Literal["linear", "perceptron", "sigmoid", "convolutional"]
 
 
 def make_network(
@@ -20,8 +20,9 @@ def make_network(
     """A network from images ``[B, 1, 28, 28]`` to logits ``[B, 10]``.
 
     Args:
-        name: architecture: "linear" is softmax regression, "perceptron" has one hidden layer,
-            "convolutional" two convolutions of stride 2 and one hidden layer.
+        name: architecture: "linear" is softmax regression, "perceptron" and "sigmoid" have one
+            hidden layer of ReLU or sigmoid units, "convolutional" two convolutions of stride 2 and
+            one hidden layer.
         seed: seed of the initial weights; those of softmax regression are zero.
         hidden: units of the hidden layer.
         bias: whether softmax regression has a bias.
@@ -33,10 +34,9 @@ def make_network(
             for p in layer.parameters():
                 nn.init.zeros_(p)
             return nn.Sequential(nn.Flatten(), layer)
-        if name == "perceptron":
-            return nn.Sequential(
-                nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)
-            )
+        if name in ("perceptron", "sigmoid"):
+            unit = nn.ReLU() if name == "perceptron" else nn.Sigmoid()
+            return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), unit, nn.Linear(hidden, 10))
         return nn.Sequential(
             nn.Conv2d(1, 16, 3, stride=2, padding=1),
             nn.ReLU(),

@@ -46,9 +46,7 @@ def read_digits(root: str, sizes: Sequence[int], seed: int) -> Digits:
         ConfigurationError: if the parts are empty or need too many images, or root is empty.
         DataError: if the folder does not hold MNIST.
     """
-    if not root:
-        raise ConfigurationError("root is empty: this study needs the folder of MNIST, so set root")
-    train, test = mnist.load(root)
+    train, test = _read(root)
     if min(sizes) < 1 or sum(sizes) > len(train):
         raise ConfigurationError(
             f"the parts have {', '.join(map(str, sizes))} images: each must have at least 1, and "
@@ -58,6 +56,42 @@ def read_digits(root: str, sizes: Sequence[int], seed: int) -> Digits:
     parts = torch.split(order[: sum(sizes)], list(sizes))
     every = torch.arange(len(test))
     return Digits([_labelled(train, rows) for rows in parts], _labelled(test, every))
+
+
+def read_long_tail(root: str, counts: Sequence[Sequence[int]], seed: int) -> Digits:
+    """Reads MNIST and draws parts with given numbers of images of each digit.
+
+    Args:
+        root: folder of MNIST.
+        counts: of each part, the number of images of each of the ten digits.
+        seed: seed of the draw.
+
+    Raises:
+        ConfigurationError: if there are too few images of a digit, or root is empty.
+        DataError: if the folder does not hold MNIST.
+    """
+    train, test = _read(root)
+    parts: list[list[Tensor]] = [[] for _ in counts]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    for digit, wanted in enumerate(zip(*counts, strict=True)):
+        rows = order[train.labels[order] == digit]
+        if sum(wanted) > len(rows):
+            raise ConfigurationError(
+                f"the parts need {sum(wanted)} images of the digit {digit}: there are {len(rows)}"
+            )
+        drawn = torch.split(rows[: sum(wanted)], list(wanted))
+        for part, own in zip(parts, drawn, strict=True):
+            part.append(own)
+    every = torch.arange(len(test))
+    return Digits([_labelled(train, torch.cat(rows)) for rows in parts], _labelled(test, every))
+
+
+def _read(root: str) -> tuple[ClassDataset, ClassDataset]:
+    """Training and test images."""
+    if not root:
+        raise ConfigurationError("root is empty: this study needs the folder of MNIST, so set root")
+    train, test = mnist.load(root)
+    return train, test
 
 
 def _labelled(dataset: ClassDataset, rows: Tensor) -> Labelled:
