@@ -1,0 +1,79 @@
+"""How far u is from a stationary point, by two exact hypergradients a little apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.hypergrad import Implicit
+from fewshot_blo.solving.constraints import Constraint
+
+_LENGTH = 1e-3
+"""Of the step to the second one, relative to ``1 + |u|``."""
+
+_ROUNDING = 0.6
+"""Exponent of the machine's precision, of a fall of F relative to ``1 + |F|`` that is rounding."""
+
+
+def distance_ahead(
+    problem: Bilevel, inner: TaskParams, constraints: Mapping[str, Constraint]
+) -> float:
+    """The distance relative to ``1 + |u|`` along the projected negative hypergradient.
+
+    Implicit differentiation gives the slope of F at u and at a point a short step further, and the
+    distance is where the line through both is zero: infinite where F falls faster there. Steps of
+    an optimizer cannot tell this where it has made them short. The variables are as before in the
+    end.
+
+    Args:
+        problem: of one task, without constraints of the inner problem.
+        inner: v, ``[1, ...]``.
+        constraints: sets of outer variables, by name.
+    """
+    exact = Implicit()
+    here = {name: p.detach().clone() for name, p in problem.outer.items()}
+    size = 1 + _norm(here)
+    try:
+        first = exact.hypergradient(problem, replace(exact.init(), inner=inner))
+        ahead = _projected_step(here, first.gradient, _LENGTH * size, constraints)
+        _move(problem.outer, ahead)
+        second = exact.hypergradient(problem, replace(exact.init(), inner=first.inner))
+    except DivergenceError:
+        return math.inf
+    finally:
+        _move(problem.outer, here)
+    moved = {name: p - here[name] for name, p in ahead.items()}
+    slope, later = _dot(first.gradient, moved), _dot(second.gradient, moved)
+    loss = float(first.outer_loss.detach().mean())
+    rounding = torch.finfo(first.outer_loss.dtype).eps ** _ROUNDING * (1 + abs(loss))
+    if not slope < -rounding:
+        return 0.0 if math.isfinite(slope) else math.inf
+    return math.inf if not later > slope else -slope / (later - slope) * _norm(moved) / size
+
+
+def _projected_step(
+    u: Params, gradient: Params, length: float, constraints: Mapping[str, Constraint]
+) -> dict[str, torch.Tensor]:
+    norm = _norm(gradient)
+    step = length / norm if norm > 0 else 0.0
+    ahead = {name: p - step * gradient[name].detach() for name, p in u.items()}
+    return {n: constraints[n].project(p) if n in constraints else p for n, p in ahead.items()}
+
+
+@torch.no_grad()
+def _move(outer: Params, to: Params) -> None:
+    for name, leaf in outer.items():
+        leaf.copy_(to[name])
+
+
+def _dot(a: Params, b: Params) -> float:
+    return sum(float((x.detach().double() * b[name].double()).sum()) for name, x in a.items())
+
+
+def _norm(tensors: Params) -> float:
+    return math.sqrt(_dot(tensors, tensors))
