@@ -219,7 +219,7 @@ class SolveRun:
                 self.outer_sets,
                 step.gradient,
                 is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
-                elsewhere=maybe and not finer,
+                elsewhere=maybe and not finer and isinstance(optimizer, QuasiNewton),
                 products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
             )
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
