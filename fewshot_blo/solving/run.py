@@ -179,9 +179,8 @@ class SolveRun:
         optimizer = self.optimizer
         stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
-        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (
-            SHORT_STEPS if finer is None else 1
-        )
+        short_steps, most_stalls = (SHORT_STEPS, 2) if finer is None else (1, 1)
+        maybe = stalls >= most_stalls or self.watch.short >= short_steps
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             self.certificate = certify(
