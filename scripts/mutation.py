@@ -63,6 +63,7 @@ TESTS: dict[str, list[str]] = {
     "fewshot_blo/hypergrad/curvature.py": [HYPERGRAD + "curvature.py", HYPERGRAD + "chosen.py"],
     "fewshot_blo/hypergrad/gradients.py": ["tests/hypergrad"],
     "fewshot_blo/hypergrad/implicit.py": [HYPERGRAD + "strategy.py", HYPERGRAD + "implicit.py"],
+    "fewshot_blo/hypergrad/interior_point.py": [HYPERGRAD + "kkt.py"],
     "fewshot_blo/hypergrad/kkt.py": [HYPERGRAD + "kkt.py"],
     "fewshot_blo/hypergrad/linear_solve.py": [
         HYPERGRAD + "linear_solve.py",

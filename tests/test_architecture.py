@@ -43,6 +43,7 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.hypergrad.constrained",
     "fewshot_blo.hypergrad.curvature",
     "fewshot_blo.hypergrad.gradients",
+    "fewshot_blo.hypergrad.interior_point",
     "fewshot_blo.hypergrad.kkt",
     "fewshot_blo.hypergrad.linear_solve",
     "fewshot_blo.hypergrad.minres",

@@ -10,6 +10,7 @@ from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
 from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
+from fewshot_blo.kernel.rules import by_task
 
 _ROUNDING = 1e-12
 """Squared norm of a gradient of G, relative to that of F, that counts as zero."""
@@ -79,7 +80,19 @@ class BOME(Strategy[State]):
         v = {name: p.detach().requires_grad_() for name, p in v.items()}
         f_v = inner_gradients(problem.outer_loss(v).sum(), v)
         q_v = inner_gradients(problem.inner_loss(v).sum(), v)
+        f_v, q_v = _free(problem, v, f_v), _free(problem, v, q_v)
         # At a minimiser of G its gradient is rounding error, which must not decide λ.
         squared = task_dot(q_v, q_v) + _ROUNDING * task_dot(f_v, f_v)
         ratio = task_dot(f_v, q_v) / squared.where(squared > 0, 1)
         return (self.eta - ratio).clamp(min=0)
+
+
+def _free(problem: Bilevel, v: TaskParams, gradient: TaskParams) -> TaskParams:
+    """Without what the projection would cut off of a short step: v cannot move there."""
+    if problem.project is None:
+        return gradient
+    v = {name: p.detach() for name, p in v.items()}
+    size = task_dot(gradient, gradient).sqrt()
+    h = 1e-6 * (1 + task_dot(v, v).sqrt()) / size.where(size > 0, 1)
+    at = problem.project({name: p - by_task(h, p) * gradient[name] for name, p in v.items()})
+    return {name: (p - at[name]) / by_task(h, p) for name, p in v.items()}

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError, DivergenceError, NotSolvedError, NotSolvedWarning
+from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
 from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.plan import Observe, Plan, Validate
 from fewshot_blo.solving.problem import PlainProblem
-from fewshot_blo.solving.run import Observe, Plan, SolveRun, Validate
+from fewshot_blo.solving.restarts import improved
+from fewshot_blo.solving.run import SolveRun
 from fewshot_blo.solving.saved import FILE
 from fewshot_blo.solving.starts import Partial, Start
 
@@ -31,9 +33,6 @@ MOST_OUTER_STEPS = 2000
 """Largest number of outer steps where only convergence ends them."""
 
 _TOLERANCE = 1e-7
-
-_RESTARTS = 2
-"""From other outer variables, where they have a lower outer loss than the solution."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def solve(
         run.start()
     interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
     if run.converged and steps is None and place is None:
-        run = _improved(run, progress=progress)
+        run = improved(run, progress=progress)
     outer, inner = run.found()
     solution = Solution(
         outer,
@@ -162,31 +161,6 @@ def solve(
     if not (interrupted or run.converged):
         _say_doubts(run, solution, must_solve=steps is None)
     return solution
-
-
-def _improved(run: SolveRun, *, progress: bool) -> SolveRun:
-    """The run, or one from other outer variables that led to a lower outer loss.
-
-    Where the optimizer is the one for constraints of the inner problem, there may be several local
-    solutions.
-    """
-    for _ in range(_RESTARTS):
-        u = run.lower_start()
-        if u is None:
-            return run
-        here, _ = run.found()
-        again = run.restarted(u)
-        try:
-            interrupted = take_steps(
-                again, steps=again.plan.steps, folder=None, title="solving", progress=progress
-            )
-        except DivergenceError:
-            interrupted = True
-        if interrupted or not again.converged or again.outer_loss >= run.outer_loss:
-            run.move_to(here)
-            return run
-        run = again
-    return run
 
 
 def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:

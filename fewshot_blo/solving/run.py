@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,13 @@ from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import Backtracking
-from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.limits import OuterLimits
+from fewshot_blo.solving.plan import MakeOptimizer, Plan
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.quasi_newton import QuasiNewton
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
-from fewshot_blo.solving.starts import Start, starting_point
+from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
-
-Validate = Callable[[Params, Mapping[str, Tensor]], float]
-"""``(u, v)`` to a held-out loss; lower is better."""
-
-MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
-
-Observe = Callable[[Params, Mapping[str, Tensor]], Mapping[str, float]]
-"""``(u, v)`` to figures by name."""
 
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
@@ -48,20 +40,6 @@ _FUTILE = 3
 
 _NEAR = 1e-4
 """Relative distance of u to a stationary point at which a run has converged."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How far a run goes, and what is measured on the way; arguments as of ``solve``."""
-
-    steps: int
-    start: Start
-    validate: Validate | None
-    observe: Observe | None
-    patience: int
-    every: int
-    tolerance: float | None = None
-    seconds: float | None = None
 
 
 @dataclass
@@ -107,7 +85,11 @@ class SolveRun:
         self.out_of_time = False
         self.futile = 0
         self._project()
-        self.optimizer = self._optimizer()
+        self.optimizer = (
+            chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
+            if self.make_optimizer is None
+            else self.make_optimizer(list(self.problem.outer.values()))
+        )
 
     @property
     def finished(self) -> bool:
@@ -115,11 +97,6 @@ class SolveRun:
         waited = 0 < self.plan.patience <= self.records_since_best
         ended = self.converged or self.futile >= _FUTILE or self.out_of_time
         return ended or self.step >= self.plan.steps or waited
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        if self.make_optimizer is not None:
-            return self.make_optimizer(list(self.problem.outer.values()))
-        return chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
 
     def _bilevel(self) -> Bilevel:
         """The problem of the next outer step, with the multipliers of the outer constraints."""
@@ -163,8 +140,10 @@ class SolveRun:
             step = strategy.hypergradient(bilevel, state)
             self.watch.check(step, self.step + 1, type(strategy).__name__)
         except DivergenceError:
-            if not self._take_back():
+            optimizer = self.optimizer
+            if not (isinstance(optimizer, Backtracking) and optimizer.can_take_back):
                 raise
+            optimizer.take_back()
             return self._step()
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
@@ -191,14 +170,6 @@ class SolveRun:
             self.watch.after(self.problem.outer, self.step)
         return step
 
-    def _take_back(self) -> bool:
-        """Halves the last outer step if its length was chosen; returns whether it did."""
-        optimizer = self.optimizer
-        if not (isinstance(optimizer, Backtracking) and optimizer.can_take_back):
-            return False
-        optimizer.take_back()
-        return True
-
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> bool:
         """Measures u and its v where a record is due, and where steps were short for a while.
 
@@ -208,9 +179,8 @@ class SolveRun:
         optimizer = self.optimizer
         stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
-        maybe = stalls >= (2 if finer is None else 1) or self.watch.short >= (
-            SHORT_STEPS if finer is None else 1
-        )
+        short_steps, most_stalls = (SHORT_STEPS, 2) if finer is None else (1, 1)
+        maybe = stalls >= most_stalls or self.watch.short >= short_steps
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             begun = time.monotonic()
@@ -220,7 +190,7 @@ class SolveRun:
                 self.outer_sets,
                 step.gradient,
                 is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
-                elsewhere=maybe and not finer,
+                elsewhere=maybe and not finer and isinstance(optimizer, QuasiNewton),
                 products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
             )
             self.certificate = replace(
@@ -288,37 +258,6 @@ class SolveRun:
     def found(self) -> tuple[Params, Params]:
         """The best variables where a held-out loss tells, else the last."""
         return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
-
-    @property
-    def outer_loss(self) -> float:
-        """F at the last outer step."""
-        return float(self.history[-1]["loss/outer"])
-
-    def lower_start(self) -> Params | None:
-        """Outer variables with a lower outer loss than those of the solution, if it is known."""
-        if not isinstance(self.optimizer, QuasiNewton):
-            return None
-        inner, sets = unstacked(self.state.inner), (self.outer_sets, self.inner_sets)
-        return lower_elsewhere(self.problem, inner, sets, self.limits)
-
-    @torch.no_grad()
-    def move_to(self, outer: Params) -> None:
-        """Puts the outer variables there."""
-        for name, leaf in self.problem.outer.items():
-            leaf.copy_(outer[name])
-
-    def restarted(self, outer: Params) -> SolveRun:
-        """A new run of the same problem from other outer variables, in the time that is left."""
-        seconds = self.plan.seconds
-        if seconds is not None:
-            seconds = max(0.0, seconds - (time.monotonic() - self.began))
-        self.move_to(outer)
-        plan = replace(self.plan, seconds=seconds)
-        again = SolveRun(
-            self.problem, self.strategy, self.make_optimizer, self.sets, plan, self.folder
-        )
-        again.start()
-        return again
 
     def start(self) -> None:
         """Begins anew, with the weights of the strategy chosen that are unset."""

@@ -24,8 +24,9 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.solving.constraints import Box, Constraint, Simplex
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
+from fewshot_blo.solving.plan import Plan
 from fewshot_blo.solving.problem import AFTER, PlainProblem
-from fewshot_blo.solving.run import Plan, SolveRun
+from fewshot_blo.solving.run import SolveRun
 
 # Runs here are too short to solve their problems, which is told.
 pytestmark = pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")

@@ -1,0 +1,70 @@
+"""Runs from other outer variables where a local solution was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.records.outer_loop import take_steps
+from fewshot_blo.solving.elsewhere import lower_elsewhere
+from fewshot_blo.solving.problem import unstacked
+from fewshot_blo.solving.quasi_newton import QuasiNewton
+from fewshot_blo.solving.run import SolveRun
+
+_RESTARTS = 2
+"""From other outer variables, where they have a lower outer loss than the solution."""
+
+
+def improved(run: SolveRun, *, progress: bool) -> SolveRun:
+    """The run, or one from other outer variables that led to a lower outer loss.
+
+    Where the optimizer is the one for constraints of the inner problem, there may be several local
+    solutions.
+    """
+    if not isinstance(run.optimizer, QuasiNewton):
+        return run
+    for _ in range(_RESTARTS):
+        sets = (run.outer_sets, run.inner_sets)
+        u = lower_elsewhere(run.problem, unstacked(run.state.inner), sets, run.limits)
+        if u is None:
+            return run
+        here, _ = run.found()
+        again = _restarted(run, u)
+        try:
+            interrupted = take_steps(
+                again, steps=again.plan.steps, folder=None, title="solving", progress=progress
+            )
+        except DivergenceError:
+            interrupted = True
+        if interrupted or not again.converged or _outer_loss(again) >= _outer_loss(run):
+            _move_to(run, here)
+            return run
+        run = again
+    return run
+
+
+def _restarted(run: SolveRun, outer: Params) -> SolveRun:
+    """A new run of the same problem from other outer variables, in the time that is left."""
+    seconds = run.plan.seconds
+    if seconds is not None:
+        seconds = max(0.0, seconds - (time.monotonic() - run.began))
+    _move_to(run, outer)
+    plan = replace(run.plan, seconds=seconds)
+    again = SolveRun(run.problem, run.strategy, run.make_optimizer, run.sets, plan, None)
+    again.start()
+    return again
+
+
+def _outer_loss(run: SolveRun) -> float:
+    """F at the last outer step."""
+    return float(run.history[-1]["loss/outer"])
+
+
+@torch.no_grad()
+def _move_to(run: SolveRun, outer: Params) -> None:
+    for name, leaf in run.problem.outer.items():
+        leaf.copy_(outer[name])
