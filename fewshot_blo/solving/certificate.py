@@ -20,8 +20,8 @@ from fewshot_blo.solving.constraints import Constraint
 INNER_DISTANCE, CONVERGED_DISTANCE = 1e-2, 3e-4
 """Relative distance of v to a minimiser from which on there is a doubt, and for convergence."""
 
-DISAGREEMENT = 5e-2
-"""Relative difference of a hypergradient from that of implicit differentiation, for a doubt."""
+DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 5e-3
+"""Relative difference of a hypergradient from that of implicit differentiation, likewise."""
 
 OUTER_DISTANCE = 3e-4
 """Relative distance of u to where implicit differentiation has a stationary point, likewise."""
@@ -57,8 +57,8 @@ class Certificate:
             projection of u would cut it off without that part.
         disagreement: difference of the strategy's hypergradient from that of implicit
             differentiation, relative to the larger one's scale; NaN where there is none.
-        outer_distance: estimated distance of u to a point where ``stationarity`` is zero, relative
-            to ``1 + |u|``, by the curvature that the last outer step met; NaN where it met none.
+        outer_distance: distance of u to a point where ``stationarity`` is zero, relative to
+            ``1 + |u|``, by a second exact hypergradient; NaN where it was not measured.
         sampled: whether all this is of one batch, which is no measure of the whole.
         inner_elsewhere: with inner constraints, how much lower G is, relative to ``1 + |G|``, at
             the lowest solution that was found from other starts; zero where none is lower.
@@ -109,7 +109,9 @@ class Certificate:
             )
         # At a solution both hypergradients vanish, and how they differ says nothing.
         settled = self.outer_distance <= OUTER_DISTANCE
-        if self.disagreement > DISAGREEMENT and not settled:
+        tight = strict and math.isnan(self.outer_distance)
+        limit = CONVERGED_DISAGREEMENT if tight else DISAGREEMENT
+        if self.disagreement > limit and not settled:
             found.append(
                 f"the strategy's hypergradient differs by {100 * self.disagreement:.2g} % from "
                 "that of implicit differentiation: solve the inner problem more exactly, or use "

@@ -17,7 +17,13 @@ _MOST_HALVINGS = 20
 
 
 class Backtracking(torch.optim.Optimizer):
-    """An outer optimizer that looks at the variables after its step, and may shorten it."""
+    """An outer optimizer that looks at the variables after its step, and may shorten it.
+
+    Attributes:
+        for_bends: whether it is for an F that has sharp bends as a function of u.
+    """
+
+    for_bends = False
 
     def step(self, closure: Any = None, *, loss: float | None = None) -> bool:  # type: ignore[override]
         """Takes one step, or shortens the last one; returns whether it took one.

@@ -44,6 +44,8 @@ class QuasiNewton(Backtracking):
     Source: Nocedal & Wright, "Numerical Optimization", chapter 18.
     """
 
+    for_bends = True
+
     def __init__(
         self,
         params: list[Tensor],

@@ -12,7 +12,6 @@ from fewshot_blo.errors import DivergenceError
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.problem import unstacked
-from fewshot_blo.solving.quasi_newton import QuasiNewton
 from fewshot_blo.solving.run import SolveRun
 
 _RESTARTS = 2
@@ -22,10 +21,9 @@ _RESTARTS = 2
 def improved(run: SolveRun, *, progress: bool) -> SolveRun:
     """The run, or one from other outer variables that led to a lower outer loss.
 
-    Where the optimizer is the one for constraints of the inner problem, there may be several local
-    solutions.
+    Without bends of F as a function of u it stays as it is.
     """
-    if not isinstance(run.optimizer, QuasiNewton):
+    if not run.has_bends:
         return run
     for _ in range(_RESTARTS):
         sets = (run.outer_sets, run.inner_sets)

@@ -25,9 +25,9 @@ from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
+from fewshot_blo.solving.look_ahead import distance_ahead
 from fewshot_blo.solving.plan import MakeOptimizer, Plan
 from fewshot_blo.solving.problem import PlainProblem, unstacked
-from fewshot_blo.solving.quasi_newton import QuasiNewton
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
@@ -35,8 +35,9 @@ from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
 
-_FUTILE = 3
-"""Looks at a point with the least smoothing after which exact steps will not clear its doubts."""
+_MOST_LOOKS, _LOOKS_OF_BENDS = 12, 4
+"""Looks at points where steps were short after which further ones will not clear their doubts, and
+as how many one counts where hypergradients are exact but F has bends."""
 
 _NEAR = 1e-4
 """Relative distance of u to a stationary point at which a run has converged."""
@@ -85,17 +86,20 @@ class SolveRun:
         self.out_of_time = False
         self.futile = 0
         self._project()
-        self.optimizer = (
-            chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
-            if self.make_optimizer is None
-            else self.make_optimizer(list(self.problem.outer.values()))
-        )
+        self.chosen_optimizer: Backtracking | None = None
+        if self.make_optimizer is None:
+            self.chosen_optimizer = chosen_optimizer(
+                self.problem, self._bilevel(), self.strategy, self.outer_sets
+            )
+            self.optimizer: torch.optim.Optimizer = self.chosen_optimizer
+        else:
+            self.optimizer = self.make_optimizer(list(self.problem.outer.values()))
 
     @property
     def finished(self) -> bool:
         """Whether it has converged, or steps, time or patience are spent."""
         waited = 0 < self.plan.patience <= self.records_since_best
-        ended = self.converged or self.futile >= _FUTILE or self.out_of_time
+        ended = self.converged or self.futile >= _MOST_LOOKS or self.out_of_time
         return ended or self.step >= self.plan.steps or waited
 
     def _bilevel(self) -> Bilevel:
@@ -113,7 +117,7 @@ class SolveRun:
             parts.append("inner steps until the inner problem is solved")
         if inner.rule is None:
             parts.append("inner step sizes from measured curvature")
-        if isinstance(self.optimizer, Backtracking):
+        if self.chosen_optimizer is not None:
             parts.append("outer step sizes from measured curvature")
         return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
@@ -140,8 +144,8 @@ class SolveRun:
             step = strategy.hypergradient(bilevel, state)
             self.watch.check(step, self.step + 1, type(strategy).__name__)
         except DivergenceError:
-            optimizer = self.optimizer
-            if not (isinstance(optimizer, Backtracking) and optimizer.can_take_back):
+            optimizer = self.chosen_optimizer
+            if optimizer is None or not optimizer.can_take_back:
                 raise
             optimizer.take_back()
             return self._step()
@@ -152,14 +156,14 @@ class SolveRun:
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         taken = True
-        if isinstance(self.optimizer, Backtracking):
+        if self.chosen_optimizer is not None:
             if changed or self.converged:  # Another loss has to be seen here before a step.
-                self.optimizer.restart()
+                self.chosen_optimizer.restart()
                 self.optimizer.zero_grad(set_to_none=True)
                 self.step += 1
                 self.state = strategy.advance(self.state, step)
                 return step
-            taken = self.optimizer.step(loss=float(step.outer_loss))
+            taken = self.chosen_optimizer.step(loss=float(step.outer_loss))
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -171,49 +175,64 @@ class SolveRun:
         return step
 
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> bool:
-        """Measures u and its v where a record is due, and where steps were short for a while.
+        """Measures u and its v where a record is due, and where u seems to have converged.
 
         Returns:
             Whether F is another function from here on: with other multipliers, or less smoothed.
         """
-        optimizer = self.optimizer
-        stalls = optimizer.stalls if isinstance(optimizer, Backtracking) else 0
+        stalls = 0 if self.chosen_optimizer is None else self.chosen_optimizer.stalls
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
-        short_steps, most_stalls = (SHORT_STEPS, 2) if finer is None else (1, 1)
-        maybe = stalls >= most_stalls or self.watch.short >= short_steps
+        looks, most_stalls = (SHORT_STEPS, 2) if finer is None else (1, 1)
+        maybe = stalls >= most_stalls or max(self.watch.short, self.watch.near) >= looks
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             begun = time.monotonic()
-            measured = certify(
-                bilevel,
-                step.inner,
-                self.outer_sets,
-                step.gradient,
-                is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
-                elsewhere=maybe and not finer and isinstance(optimizer, QuasiNewton),
-                products=_PRODUCTS_AT_THE_END if maybe or last else _PRODUCTS,
-            )
-            self.certificate = replace(
-                measured,
-                sampled=self.problem.sampled,
-                outer_distance=measured.stationarity * self.watch.reach,
-            )
+            self.certificate = self._measured(bilevel, step, ends=maybe and not finer, last=last)
             self.measuring += time.monotonic() - begun
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
                 self.limits.update(self.problem, unstacked(step.inner))
         return maybe and self._refine(finer, step)
 
+    def _measured(
+        self, bilevel: Bilevel, step: OuterStep, *, ends: bool, last: bool
+    ) -> Certificate:
+        measured = certify(
+            bilevel,
+            step.inner,
+            self.outer_sets,
+            step.gradient,
+            is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
+            elsewhere=ends and self.has_bends,
+            products=_PRODUCTS_AT_THE_END if ends or last else _PRODUCTS,
+        )
+        measured = replace(measured, sampled=self.problem.sampled)
+        if bilevel.constraints is None and (ends or (last and measured.doubts())):
+            ahead = distance_ahead(bilevel, step.inner, self.outer_sets)
+            measured = replace(measured, outer_distance=ahead)
+        return measured
+
+    @property
+    def has_bends(self) -> bool:
+        """Whether F may have sharp bends as a function of u, and several local solutions."""
+        return self.chosen_optimizer is not None and self.chosen_optimizer.for_bends
+
     def _refine(self, finer: Any, step: OuterStep) -> bool:
         """Goes on with better multipliers and less smoothing, or ends."""
-        self.watch.short = 0
+        self.watch.short = self.watch.near = 0
         met = self.limits.update(self.problem, unstacked(step.inner))
         self.state = finer or self.state
-        doubts = self.certificate is None or self.certificate.doubts(strict=True)
-        near = self.watch.distance <= _NEAR
-        self.converged = met and not finer and near and not doubts
-        if isinstance(self.optimizer, QuasiNewton) and met and not finer:
-            self.futile += 1
-        return bool(finer or not met)
+        if finer or not met:
+            return True
+        assert self.certificate is not None
+        doubts = self.certificate.doubts(strict=True)
+        # Without inner constraints the certificate measures how near it is.
+        near = not math.isnan(self.certificate.outer_distance) or self.watch.distance <= _NEAR
+        self.converged = near and not doubts
+        if not self.converged:  # Steps of another length may show a way down.
+            self.futile += _LOOKS_OF_BENDS if self.has_bends else 1
+            if self.chosen_optimizer is not None and not self.has_bends:
+                self.chosen_optimizer.restart()
+        return False
 
     @torch.no_grad()
     def _project(self) -> None:

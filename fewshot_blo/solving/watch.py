@@ -29,8 +29,7 @@ class Watch:
         first: losses of the first step, by name.
         short: consecutive short steps.
         point, gradient: u and the hypergradient there, of the last step; empty before.
-        reach: length of the last step, relative to ``1 + |u|``, over the change of the
-            hypergradient along it; NaN before.
+        near: consecutive steps at a ``distance`` below the tolerance.
         distance: estimated distance of u to a stationary point relative to ``1 + |u|``, by the
             curvature that the last step met.
         coarseness: of the approximation at hand, a hundredth of which is a short step, too.
@@ -41,7 +40,7 @@ class Watch:
     short: int = 0
     point: dict[str, Tensor] = field(default_factory=dict)
     gradient: dict[str, Tensor] = field(default_factory=dict)
-    reach: float = math.nan
+    near: int = 0
     distance: float = math.inf
     coarseness: float = 0.0
 
@@ -74,10 +73,11 @@ class Watch:
         if self.point:
             moved, turned = _distance(point, self.point), _distance(new, self.gradient)
             if turned > 0:
-                self.reach = moved / turned / (1 + _norm(point))
-                self.distance = projected * self.reach
+                self.distance = projected * moved / turned / (1 + _norm(point))
         if projected == 0:
             self.distance = 0.0
+        if self.tolerance is not None:
+            self.near = self.near + 1 if self.distance <= self.tolerance else 0
         self.point, self.gradient = point, new
 
     def after(self, outer: Params, number: int) -> None:
@@ -99,7 +99,7 @@ class Watch:
 
     def plain(self) -> dict[str, Any]:
         """For a checkpoint."""
-        kept = ("first", "short", "point", "gradient", "reach", "distance")
+        kept = ("first", "short", "point", "gradient", "near", "distance")
         return {name: getattr(self, name) for name in kept}
 
     def restore(self, plain: Mapping[str, Any], device: torch.device) -> None:
