@@ -55,6 +55,11 @@ class BOME(Strategy[State]):
         """First order."""
         return "first"
 
+    @property
+    def is_derivative(self) -> bool:
+        """It falls by steps on F and q together."""
+        return False
+
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Descends on F while q falls, and differentiates at the last v."""
 

@@ -54,6 +54,11 @@ class Reptile(Strategy[State]):
         """The start alone."""
         return ("start",)
 
+    @property
+    def is_derivative(self) -> bool:
+        """It is a displacement."""
+        return False
+
     def hypergradient(self, problem: Bilevel, state: State) -> OuterStep:
         """Adapts without a graph and compares the end with the start.
 

@@ -133,6 +133,14 @@ class Strategy(Generic[Own]):
         return False
 
     @property
+    def is_derivative(self) -> bool:
+        """Whether hypergradients approximate the derivative of the outer loss that is beside them.
+
+        A line search along them then finds a lower one.
+        """
+        return True
+
+    @property
     def follows(self) -> bool:
         """Whether inner problems or linear systems are not solved in an outer step but followed.
 

@@ -171,6 +171,11 @@ class Unroll(Strategy[UnrollState]):
         """The state before the first outer step."""
         return UnrollState()
 
+    @property
+    def is_derivative(self) -> bool:
+        """Where it goes through all steps."""
+        return not self.first_order and self.truncate is None
+
     def hypergradient(self, problem: Bilevel, state: UnrollState) -> OuterStep:
         """Adapts with a graph and differentiates through it."""
         if self.first_order_steps:

@@ -18,10 +18,10 @@ from fewshot_blo.solving.quasi_newton import MOST_VARIABLES, QuasiNewton
 def chosen_optimizer(
     problem: PlainProblem, bilevel: Bilevel, strategy: Strategy, sets: Mapping[str, Constraint]
 ) -> Backtracking:
-    """A quasi-Newton method for few variables with constraints below, else spectral descent.
+    """A quasi-Newton method for few variables, else spectral descent.
 
-    With constraints of the inner problem, F as a function of u has sharp bends, and Implicit's
-    hypergradient is exact.
+    The former needs hypergradients that are derivatives of the outer loss beside them. With
+    constraints of the inner problem, F as a function of u has sharp bends.
 
     Args:
         problem: whose outer variables are optimised.
@@ -32,9 +32,9 @@ def chosen_optimizer(
     variables = list(problem.outer.values())
     shapes = {name: p.shape for name, p in problem.outer.items()}
     sizes = [p.numel() for p in variables]
-    exact = bilevel.constraints is not None and strategy.bears == "all" and not problem.sampled
-    if not exact or sum(sizes) > MOST_VARIABLES:
+    if not strategy.is_derivative or sum(sizes) > MOST_VARIABLES:
         return SpectralDescent(variables)
+    bends = bilevel.constraints is not None and strategy.bears == "all"
 
     def joined(flat: Tensor, which: str) -> Tensor:
         parts = zip(shapes.items(), torch.split(flat, sizes), strict=True)
@@ -46,5 +46,8 @@ def chosen_optimizer(
         return torch.cat([flat[:0], *own])
 
     return QuasiNewton(
-        variables, lambda x: joined(x, "equalities"), lambda x: joined(x, "inequalities")
+        variables,
+        lambda x: joined(x, "equalities"),
+        lambda x: joined(x, "inequalities"),
+        for_bends=bends,
     )

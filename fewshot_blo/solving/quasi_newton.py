@@ -44,18 +44,18 @@ class QuasiNewton(Backtracking):
     Source: Nocedal & Wright, "Numerical Optimization", chapter 18.
     """
 
-    for_bends = True
-
     def __init__(
         self,
         params: list[Tensor],
         equalities: Functions,
         inequalities: Functions,
         first: float = 1e-2,
+        *,
+        for_bends: bool,
     ) -> None:
         own: dict[str, Any] = {"length": 1.0, "loss": None, "slope": 0.0, "vain": 0}
         super().__init__(params, {"first": first, **own})
-        self._sets = (equalities, inequalities)
+        self._sets, self.for_bends = (equalities, inequalities), for_bends
 
     @property
     def stalls(self) -> int:
