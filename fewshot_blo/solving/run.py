@@ -20,7 +20,8 @@ from fewshot_blo.hypergrad.strategy import check_constraints
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
-from fewshot_blo.solving.certificate import Certificate, certify, projected_norm
+from fewshot_blo.solving.certificate import Certificate
+from fewshot_blo.solving.certify import certify, projected_norm
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import Backtracking

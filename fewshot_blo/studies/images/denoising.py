@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -133,6 +134,10 @@ class Denoising(Study):
         if not self.pretraining:
             return initial(self._model)
         return self._by_mini_batches(*self._images(slice(None)), self.l2, self.pretraining)
+
+    def observe(self) -> Observe:
+        """How badly the weights tell wrong labels from right ones."""
+        return lambda outer, inner: {"1 - AUC of the weights": 1 - self._auc(outer["logit"])}
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
         """Test accuracy, AUC of the weights, and shares of kept images and of wrong labels."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.solving.constraints import Box, Constraint
-from fewshot_blo.solving.driver import Validate
+from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -134,6 +134,17 @@ class Distillation(Study):
     def held_out(self) -> Validate:
         """The error on the validation images in %."""
         return lambda _, v: 100 - accuracy(self._model, v, *self._digits.parts[1])
+
+    def observe(self) -> Observe:
+        """The error on the validation images after training on the synthetic ones alone."""
+
+        def retrained(outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, float]:
+            del inner
+            v = self._fitted(Labelled(outer["images"], self.labels), self._start(1))
+            right = accuracy(self._model, v, *self._digits.parts[1])
+            return {"validation error, retrained, %": 100 - right}
+
+        return retrained
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
         """Test accuracy of v as found, and of networks trained on the synthetic images."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.solving.constraints import Box, Constraint
+from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     accuracy,
@@ -103,6 +104,16 @@ class Poisoning(Study):
 
     def _outer_loss(self, v: Params) -> Tensor:
         return -cross_entropy(self._model, v, *self._digits.parts[1])
+
+    def observe(self) -> Observe:
+        """F after retraining: v as found may have been trained on F."""
+
+        def retrained(outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, float]:
+            del inner
+            poison = Labelled(outer["images"], self.poison.y)
+            return {"outer loss, retrained": self._after_retraining(poison)[OUTER_LOSS]}
+
+        return retrained
 
     def measure(self, outer: Params, inner: Mapping[str, Tensor]) -> Mapping[str, Figures]:
         """Accuracy on the test images, and F."""
