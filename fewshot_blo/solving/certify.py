@@ -20,8 +20,8 @@ from fewshot_blo.solving.constraints import Constraint
 _COARSE = 1e-8
 """Smoothing at which an inner problem is solved from other starts."""
 
-_EQUAL = 1e-6
-"""Difference of G, relative to 1 + |G|, that counts as none."""
+_EQUAL, _FEASIBLE = 1e-6, 1e-5
+"""Difference of G, relative to 1 + |G|, and violation of a constraint that count as none."""
 
 _SPREAD = (0.3, 1.0, 1.0, 3.0, 3.0, 10.0)
 """Standard deviations of other starts of the inner problem, relative to ``1 + |v|``."""
@@ -141,10 +141,10 @@ def _elsewhere(problem: Bilevel, inner: TaskParams, scales: Scales) -> tuple[flo
             )
         except DivergenceError:
             continue
-        if _violation(problem, found.params) <= _COARSE * 1e2:
+        if _violation(problem, found.params) <= _FEASIBLE:
             g, f = _losses(problem, found.params)
             g_best = min(g_best, g)
-            if g <= g_at + _EQUAL * (1 + abs(g_at)):
+            if abs(g - g_at) <= _EQUAL * (1 + abs(g_at)):
                 f_best = min(f_best, f)
     return (g_at - g_best) / (1 + abs(g_at)), (f_at - f_best) / (1 + abs(f_at))
 

@@ -40,9 +40,11 @@ def distance_ahead(
     size = 1 + _norm(here)
     try:
         first = exact.hypergradient(problem, replace(exact.init(), inner=inner))
+        first.check_finite("Implicit")
         ahead = _projected_step(here, first.gradient, _LENGTH * size, constraints)
         _move(problem.outer, ahead)
         second = exact.hypergradient(problem, replace(exact.init(), inner=first.inner))
+        second.check_finite("Implicit")
     except DivergenceError:
         return math.inf
     finally:
@@ -51,8 +53,8 @@ def distance_ahead(
     slope, later = _dot(first.gradient, moved), _dot(second.gradient, moved)
     loss = float(first.outer_loss.detach().mean())
     rounding = torch.finfo(first.outer_loss.dtype).eps ** _ROUNDING * (1 + abs(loss))
-    if not slope < -rounding:
-        return 0.0 if math.isfinite(slope) else math.inf
+    if slope >= -rounding:
+        return 0.0
     return math.inf if not later > slope else -slope / (later - slope) * _norm(moved) / size
 
 
