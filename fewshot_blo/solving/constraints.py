@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -212,3 +212,26 @@ class Simplex:
                 f"the smallest entry is {float(x.min())}: a softmax gives positive ones alone"
             )
         return x.log()
+
+
+def by_level(
+    sets: Mapping[str, Constraint], outer: Params, inner: Params
+) -> tuple[dict[str, Constraint], dict[str, Constraint]]:
+    """Sets of outer and of inner variables; a name of both levels is that of the outer one.
+
+    Raises:
+        ConfigurationError: if one is of no variable, or one of an outer variable moves.
+    """
+    for name, own in sets.items():
+        if name not in outer and name not in inner:
+            raise ConfigurationError(
+                f"there is a constraint for '{name}', which is no variable; "
+                f"they are {', '.join([*outer, *inner])}"
+            )
+        if name in outer and not own.fixed:
+            raise ConfigurationError(
+                f"a bound of the outer variable '{name}' is a function of outer variables: "
+                "make it an outer inequality"
+            )
+    of_outer = {name: own for name, own in sets.items() if name in outer}
+    return of_outer, {name: own for name, own in sets.items() if name not in outer}

@@ -14,27 +14,24 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params
-from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.hypergrad.strategy import check_constraints
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate
-from fewshot_blo.solving.certify import certify, projected_norm
+from fewshot_blo.solving.certify import projected_norm
 from fewshot_blo.solving.chosen import chosen_optimizer
-from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.constraints import Constraint, by_level
 from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
-from fewshot_blo.solving.look_ahead import distance_ahead
+from fewshot_blo.solving.measured import measured
 from fewshot_blo.solving.plan import MakeOptimizer, Plan
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
-
-_PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
-"""Hessian products of each measurement of a record, and of the last one."""
 
 _MOST_LOOKS, _LOOKS_OF_BENDS = 12, 4
 """Looks at points where steps were short after which further ones will not clear their doubts, and
@@ -66,22 +63,9 @@ class SolveRun:
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        known = [*self.problem.outer, *self.problem.inner]
-        for name in self.sets:
-            if name not in known:
-                raise ConfigurationError(
-                    f"there is a constraint for '{name}', which is no variable; "
-                    f"they are {', '.join(known)}"
-                )
-        outer = self.problem.outer
-        self.outer_sets = {name: s for name, s in self.sets.items() if name in outer}
-        self.inner_sets = {name: s for name, s in self.sets.items() if name not in outer}
-        for name, s in self.outer_sets.items():
-            if not s.fixed:
-                raise ConfigurationError(
-                    f"a bound of the outer variable '{name}' is a function of outer variables: "
-                    "make it an outer inequality"
-                )
+        self.outer_sets, self.inner_sets = by_level(
+            self.sets, self.problem.outer, self.problem.inner
+        )
         self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
         self.out_of_time = False
@@ -188,29 +172,20 @@ class SolveRun:
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             begun = time.monotonic()
-            self.certificate = self._measured(bilevel, step, ends=maybe and not finer, last=last)
+            self.certificate = measured(
+                bilevel,
+                step,
+                self.outer_sets,
+                self.strategy,
+                sampled=self.problem.sampled,
+                last=last,
+                ends=maybe and not finer,
+                bends=self.has_bends,
+            )
             self.measuring += time.monotonic() - begun
             if self.plan.tolerance is None and not last:  # Convergence is not watched.
                 self.limits.update(self.problem, unstacked(step.inner))
         return maybe and self._refine(finer, step)
-
-    def _measured(
-        self, bilevel: Bilevel, step: OuterStep, *, ends: bool, last: bool
-    ) -> Certificate:
-        measured = certify(
-            bilevel,
-            step.inner,
-            self.outer_sets,
-            step.gradient,
-            is_exact=bilevel.constraints is not None and self.strategy.bears == "all",
-            elsewhere=ends and self.has_bends,
-            products=_PRODUCTS_AT_THE_END if ends or last else _PRODUCTS,
-        )
-        measured = replace(measured, sampled=self.problem.sampled)
-        if bilevel.constraints is None and (ends or (last and measured.doubts())):
-            ahead = distance_ahead(bilevel, step.inner, self.outer_sets)
-            measured = replace(measured, outer_distance=ahead)
-        return measured
 
     @property
     def has_bends(self) -> bool:

@@ -1,0 +1,56 @@
+"""The certificate of an outer step of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.solving.certificate import Certificate
+from fewshot_blo.solving.certify import certify
+from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.look_ahead import distance_ahead
+
+_PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
+"""Hessian products of each measurement of a record, and of the last one."""
+
+
+def measured(
+    problem: Bilevel,
+    step: OuterStep,
+    constraints: Mapping[str, Constraint],
+    strategy: Strategy,
+    *,
+    sampled: bool,
+    last: bool,
+    ends: bool,
+    bends: bool,
+) -> Certificate:
+    """Measures where the step was computed.
+
+    Args:
+        problem: of the step.
+        step: with v and the hypergradient there.
+        constraints: sets of outer variables, by name.
+        strategy: of the hypergradient.
+        sampled: whether losses are of one batch.
+        last: whether no further step is taken.
+        ends: whether u seems to have converged.
+        bends: whether F may have several local solutions.
+    """
+    constrained = problem.constraints is not None
+    found = certify(
+        problem,
+        step.inner,
+        constraints,
+        step.gradient,
+        is_exact=constrained and strategy.bears == "all",
+        elsewhere=ends and bends,
+        products=_PRODUCTS_AT_THE_END if ends or last else _PRODUCTS,
+    )
+    found = replace(found, sampled=sampled)
+    if not constrained and (ends or (last and found.doubts())):
+        ahead = distance_ahead(problem, step.inner, constraints)
+        found = replace(found, outer_distance=ahead)
+    return found
