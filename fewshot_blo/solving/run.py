@@ -34,8 +34,7 @@ from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 
 _MOST_LOOKS, _LOOKS_OF_BENDS = 12, 4
-"""Looks at points where steps were short after which further ones will not clear their doubts, and
-as how many one counts where hypergradients are exact but F has bends."""
+"""Doubted looks that end a run, and as how many one counts where F has bends."""
 
 _NEAR = 1e-4
 """Relative distance of u to a stationary point at which a run has converged."""
@@ -71,12 +70,11 @@ class SolveRun:
         self.out_of_time = False
         self.futile = 0
         self._project()
+        self.optimizer: torch.optim.Optimizer
         self.chosen_optimizer: Backtracking | None = None
         if self.make_optimizer is None:
-            self.chosen_optimizer = chosen_optimizer(
-                self.problem, self._bilevel(), self.strategy, self.outer_sets
-            )
-            self.optimizer: torch.optim.Optimizer = self.chosen_optimizer
+            chosen = chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
+            self.chosen_optimizer = self.optimizer = chosen
         else:
             self.optimizer = self.make_optimizer(list(self.problem.outer.values()))
 
@@ -138,19 +136,18 @@ class SolveRun:
         self.watch.before(self.problem.outer, step.gradient, projected)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
         changed = self._certify(bilevel, step)
+        if self.chosen_optimizer is not None and (changed or self.converged):
+            self.chosen_optimizer.restart()  # Another loss has to be seen here before a step.
+            self.step += 1
+            self.state = strategy.advance(self.state, step)
+            return step
         for name, leaf in self.problem.outer.items():
             leaf.grad = step.gradient[name].clone()
         taken = True
-        if self.chosen_optimizer is not None:
-            if changed or self.converged:  # Another loss has to be seen here before a step.
-                self.chosen_optimizer.restart()
-                self.optimizer.zero_grad(set_to_none=True)
-                self.step += 1
-                self.state = strategy.advance(self.state, step)
-                return step
-            taken = self.chosen_optimizer.step(loss=float(step.outer_loss))
-        else:
+        if self.chosen_optimizer is None:
             self.optimizer.step()
+        else:
+            taken = self.chosen_optimizer.step(loss=float(step.outer_loss))
         self.optimizer.zero_grad(set_to_none=True)
         self._project()
         self.step += 1
@@ -229,8 +226,7 @@ class SolveRun:
         if self.certificate is not None:
             record |= self.certificate.figures()
         record |= self.limits.figures(self.problem, unstacked(step.inner))
-        outer, inner = self._variables()
-        begun = time.monotonic()
+        (outer, inner), begun = self._variables(), time.monotonic()
         if self.plan.observe is not None:
             record |= self.plan.observe(outer, inner)
         if self.plan.validate is not None:
