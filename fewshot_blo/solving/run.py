@@ -165,7 +165,8 @@ class SolveRun:
         stalls = 0 if self.chosen_optimizer is None else self.chosen_optimizer.stalls
         finer = self.strategy.refined(self.state) if bilevel.constraints else None
         looks, most_stalls = (SHORT_STEPS, 2) if finer is None else (1, 1)
-        maybe = stalls >= most_stalls or max(self.watch.short, self.watch.near) >= looks
+        near = 0 if self.has_bends else self.watch.near  # Curvature jumps at bends.
+        maybe = stalls >= most_stalls or max(self.watch.short, near) >= looks
         last = self.step + 1 >= self.plan.steps or self.out_of_time
         if (maybe and not finer) or last or (self.step + 1) % self.plan.every == 0:
             begun = time.monotonic()
@@ -198,7 +199,6 @@ class SolveRun:
             return True
         assert self.certificate is not None
         doubts = self.certificate.doubts(strict=True)
-        # Without inner constraints the certificate measures how near it is.
         near = not math.isnan(self.certificate.outer_distance) or self.watch.distance <= _NEAR
         self.converged = near and not doubts
         if not self.converged:  # Steps of another length may show a way down.
