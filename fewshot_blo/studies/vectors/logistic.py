@@ -144,7 +144,7 @@ class LogisticRegularisation(Study):
         ``∇h = -exp(u) v* q`` with ``G_vv q = F_v``, by the implicit function theorem.
         """
         train, validation = self._arrays
-        decays, v = np.exp(u), np.zeros(self.features)
+        decays, v, slope = np.exp(u), np.zeros(self.features), np.full(self.features, np.inf)
         for _ in range(_MOST_NEWTON_STEPS):
             loss, slope, curvature = _logistic(train, v)
             slope, curvature = slope + decays * v, curvature + np.diag(decays)
