@@ -32,7 +32,7 @@ __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve
 MOST_OUTER_STEPS = 2000
 """Largest number of outer steps where only convergence ends them."""
 
-_TOLERANCE = 1e-7
+_TOLERANCE, _FLOAT32_TOLERANCE = 1e-7, 1e-5
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def solve(
             named for mini-batches and for strategies that take few steps over v (SOBA, AmIGO).
         steps: outer steps; by default until the problem is solved, and at most 2000. Likewise.
         tolerance: length of an outer step relative to ``1 + |u|``, three of which in a row end the
-            run where the certificate has no doubts; by default 1e-7 without ``steps``, and none
-            with them.
+            run where the certificate has no doubts; by default, without ``steps``, 1e-7 in float64
+            and 1e-5 in float32, and none with them.
         seconds: after which no further outer step begins; None for no limit.
         start: of each inner problem; by default warm, and cold for strategies that differentiate
             the start. Multipliers of the penalty method go on in any case.
@@ -136,7 +136,9 @@ def solve(
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
-    tolerance = _TOLERANCE if tolerance is None and steps is None else tolerance
+    if tolerance is None and steps is None:
+        double = all(p.dtype == torch.float64 for p in problem.outer.values())
+        tolerance = _TOLERANCE if double else _FLOAT32_TOLERANCE
     plan = Plan(most, start, validate, observe, patience, every, tolerance, seconds)
     run = SolveRun(problem, strategy, optimizer, dict(constraints or {}), plan, place)
     if resume:
