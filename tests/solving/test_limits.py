@@ -96,7 +96,7 @@ def test_a_box_of_inner_variables(strategy: Strategy) -> None:
     )
     box = Box(low=torch.tensor([-1.0, 2.0]), high=torch.tensor([3.0, 4.0]))
     try:
-        solution = solve(problem, strategy, constraints={"v": box}, progress=False)
+        solution = solve(problem, strategy, constraints={"v": box}, seconds=10, progress=False)
     except NotSolvedError:
         assert type(strategy) in (BOME, ValueFunction)  # Then they say so.
         return
