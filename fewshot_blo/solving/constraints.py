@@ -233,5 +233,21 @@ def by_level(
                 f"a bound of the outer variable '{name}' is a function of outer variables: "
                 "make it an outer inequality"
             )
+        _check_fits(name, own, {**inner, **outer}[name])
     of_outer = {name: own for name, own in sets.items() if name in outer}
     return of_outer, {name: own for name, own in sets.items() if name not in outer}
+
+
+def _check_fits(name: str, constraint: Constraint, value: Tensor) -> None:
+    if not constraint.fixed:
+        return
+    try:
+        with torch.no_grad():
+            fits = constraint.project(value).shape == value.shape
+    except (RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise ConfigurationError(
+            f"the constraint of '{name}' does not fit its shape {list(value.shape)}: bounds must "
+            "be numbers or tensors that broadcast to it, and a simplex needs a last axis"
+        )

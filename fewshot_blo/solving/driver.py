@@ -41,7 +41,8 @@ class Solution:
 
     Attributes:
         outer: u by name, copies: those with the lowest held-out loss where there is one, else last.
-        inner: v by name, that belong to them.
+        inner: v by name: those that the held-out loss was measured with; without one, and where u
+            has not converged, those at the outer variables before the last step.
         history: records of this call with step, loss/outer, loss/inner, hypergradient/norm, the
             figures of a certificate, what was observed and, where it was measured, loss/held_out.
         step: outer steps taken.
@@ -113,8 +114,9 @@ def solve(
             the start. Multipliers of the penalty method go on in any case.
         constraints: sets that variables, outer or inner ones, stay in, by name; a name that both
             levels have is that of the outer one.
-        validate: a held-out loss, which tells the best variables.
-        observe: further figures of each record, which decide nothing.
+        validate: a held-out loss, which tells the best variables; like the losses of a record, at
+            those that the step was taken from.
+        observe: further figures of each record, which decide nothing; likewise.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
         every: outer steps between records, held-out losses and saves.
         folder: for ``last.pt``, a log and curves; none by default.
@@ -133,6 +135,9 @@ def solve(
     _check(steps, every, patience, validate, folder, resume=resume)
     check_start(strategy, start)
     _check_named(problem, strategy, steps, optimizer, patience)
+    for name, limit in (("seconds", seconds), ("tolerance", tolerance)):
+        if limit is not None and not limit > 0:
+            raise ConfigurationError(f"{name} is {limit}: it must be positive")
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
@@ -170,6 +175,8 @@ def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
     method = type(run.strategy).__name__
     doubts = [] if run.certificate is None else run.certificate.doubts(strict=must_solve)
     if must_solve and not run.best:
+        if run.out_of_time:
+            doubts = [*doubts, f"the {run.plan.seconds} seconds are over"]
         doubts = doubts or [
             f"outer steps go on: u is about {run.watch.distance:.2g} from a stationary point "
             "(relative to 1 + |u|); name steps for more of them, or another strategy"
@@ -204,6 +211,11 @@ def _check_named(
     if steps is None and not patience:
         raise ConfigurationError(
             f"{why}, so that convergence is not measured: name steps, or patience with validate"
+        )
+    if problem.inner_sampled and (strategy.inner.rule is None or strategy.inner.steps is None):
+        raise ConfigurationError(
+            "the inner loss is of mini-batches, of which no curvature is measured: name the steps "
+            "and the rule of the strategy's inner problem, such as InnerSteps(10, SGD(0.1))"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
@@ -28,9 +29,13 @@ class OuterLimits:
     ``c ≤ 0``: the slack variables s of ``c + s² = 0`` are solved for. Where outer steps have become
     short, ``λ ← λ + γ h``, ``μ ← max(μ + γ c, 0)``, and γ grows if the violation has not fallen.
 
+    Each entry of h and c is divided by the norm of its gradient over u and v at the start, so that
+    the units of a constraint do not matter.
+
     Attributes:
-        equal: λ, ``[m]``.
-        least: μ, ``[k]``.
+        equal: λ, ``[m]``, of the divided h.
+        least: μ, ``[k]``, of the divided c.
+        sizes: by which h and c are divided, ``[m]`` and ``[k]``.
         weight: γ.
         scale: 1 plus the largest entry of h and c at the start.
         violation: at the last update.
@@ -41,30 +46,40 @@ class OuterLimits:
 
     equal: Tensor
     least: Tensor
+    sizes: tuple[Tensor, Tensor]
     weight: float = _WEIGHT
     scale: float = 1.0
     violation: float = float("inf")
 
     @classmethod
-    @torch.no_grad()
     def of(cls, problem: PlainProblem) -> OuterLimits:
         """Multipliers of zero.
 
         Raises:
             ConfigurationError: if a constraint is not a vector.
         """
-        values = [
-            _value(limit, problem.inner, problem.outer)
-            for limit in (problem.outer_equalities, problem.outer_inequalities)
-        ]
-        scale = 1 + max((float(x.abs().max()) for x in values if x.numel()), default=0.0)
-        return cls(torch.zeros_like(values[0]), torch.zeros_like(values[1]), scale=scale)
+        limits = (problem.outer_equalities, problem.outer_inequalities)
+        sizes = _sizes(limits[0], problem), _sizes(limits[1], problem)
+        none = torch.zeros_like(sizes[0]), torch.zeros_like(sizes[1])
+        made = cls(*none, sizes)
+        with torch.no_grad():
+            start = torch.cat(made._divided(problem, problem.inner, problem.outer))
+        made.scale = 1 + (float(start.abs().max()) if start.numel() else 0.0)
+        return made
+
+    def _divided(
+        self, problem: PlainProblem, v: Mapping[str, Tensor], u: Params
+    ) -> tuple[Tensor, Tensor]:
+        """h and c."""
+        h, c = _value(problem.outer_equalities, v, u), _value(problem.outer_inequalities, v, u)
+        return h / self.sizes[0], c / self.sizes[1]
 
     @property
     def multipliers(self) -> dict[str, Tensor]:
         """By the names of the constraints; empty without."""
         named = {"outer_equalities": self.equal, "outer_inequalities": self.least}
-        return {name: value.clone() for name, value in named.items() if value.numel()}
+        pairs = zip(named.items(), self.sizes, strict=True)
+        return {name: value / size for (name, value), size in pairs if value.numel()}
 
     @property
     def absent(self) -> bool:
@@ -78,8 +93,8 @@ class OuterLimits:
         equal, least, weight = self.equal, self.least, self.weight
 
         def outer_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
-            h = _value(problem.outer_equalities, v, u)
-            pushed = (least + weight * _value(problem.outer_inequalities, v, u)).clamp(min=0)
+            h, c = self._divided(problem, v, u)
+            pushed = (least + weight * c).clamp(min=0)
             inequalities = (pushed.square() - least.square()).sum() / (2 * weight)
             return (
                 problem.outer_loss(v, u, *batch)
@@ -100,8 +115,7 @@ class OuterLimits:
         """
         if self.absent:
             return True
-        h = _value(problem.outer_equalities, inner, problem.outer)
-        c = _value(problem.outer_inequalities, inner, problem.outer)
+        h, c = self._divided(problem, inner, problem.outer)
         violation, slack = self._violation(h, c)
         self.equal = self.equal + self.weight * h
         self.least = (self.least + self.weight * c).clamp(min=0)
@@ -122,8 +136,7 @@ class OuterLimits:
         """The violation, and γ, for a record; empty without constraints."""
         if self.absent:
             return {}
-        h = _value(problem.outer_equalities, inner, problem.outer)
-        c = _value(problem.outer_inequalities, inner, problem.outer)
+        h, c = self._divided(problem, inner, problem.outer)
         return {"outer/violation": self._violation(h, c)[0], "outer/penalty_weight": self.weight}
 
     def plain(self) -> dict[str, Any]:
@@ -133,7 +146,7 @@ class OuterLimits:
     def restore(self, plain: Mapping[str, Any], device: torch.device) -> None:
         """Takes up what ``plain`` returned."""
         for name, value in plain.items():
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+            setattr(self, name, tree_map_only(Tensor, lambda x: x.to(device), value))
 
 
 def _value(limit: Limit | None, v: Mapping[str, Tensor], u: Params) -> Tensor:
@@ -145,3 +158,19 @@ def _value(limit: Limit | None, v: Mapping[str, Tensor], u: Params) -> Tensor:
             f"a constraint has shape {list(value.shape)}: it must return a vector, [1] for one"
         )
     return value
+
+
+def _sizes(limit: Limit | None, problem: PlainProblem) -> Tensor:
+    """The norm of each entry's gradient over u and v at the start; 1 where it is zero."""
+    leaves = {name: p.detach().requires_grad_() for name, p in problem.inner.items()}
+    known = [*leaves.values(), *problem.outer.values()]
+    with torch.enable_grad():
+        value = _value(limit, leaves, problem.outer)
+    if not value.requires_grad:
+        return torch.ones_like(value)
+    norms = []
+    for entry in value:
+        slopes = torch.autograd.grad(entry, known, retain_graph=True, materialize_grads=True)
+        norms.append(torch.cat([x.reshape(-1) for x in slopes]).norm())
+    sizes = torch.stack(norms).detach()
+    return torch.where(sizes > 0, sizes, 1)

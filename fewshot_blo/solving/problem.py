@@ -163,6 +163,11 @@ class PlainProblem:
         return [] if self.outer_batches is None else [self.outer_batches(step)]
 
     @property
+    def inner_sampled(self) -> bool:
+        """Whether G is of another part of the data in every inner step."""
+        return self.inner_batches is not None or len(self.inner_blocks or ()) > 1
+
+    @property
     def sampled(self) -> bool:
         """Whether a loss is of another part of the data in every outer step."""
         blocks = (self.inner_blocks, self.outer_blocks)
@@ -205,7 +210,12 @@ def unstacked(v: TaskParams) -> dict[str, Tensor]:
     return {name: p[0] for name, p in v.items()}
 
 
-def _scalar(name: str, value: Tensor) -> Tensor:
+def _scalar(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ConfigurationError(
+            f"{name} returns a {type(value).__name__}: it must return a scalar tensor, without "
+            ".item() or float()"
+        )
     if value.ndim:
         raise ConfigurationError(
             f"{name} has shape {list(value.shape)}: it must return a scalar; take its mean"
@@ -229,3 +239,8 @@ def _block(
     if blocks is not None:
         return Block(shuffled(len(blocks), step, level, seed, number), len(blocks))
     return Block() if batches is None else None
+
+
+def copies(variables: Params) -> dict[str, Tensor]:
+    """Variables as they are now."""
+    return {name: p.detach().clone() for name, p in variables.items()}

@@ -28,7 +28,7 @@ from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.measured import measured
 from fewshot_blo.solving.plan import MakeOptimizer, Plan
-from fewshot_blo.solving.problem import PlainProblem, unstacked
+from fewshot_blo.solving.problem import PlainProblem, copies, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
@@ -67,8 +67,8 @@ class SolveRun:
         )
         self.limits = OuterLimits.of(self.problem)
         self.watch = Watch(self.plan.tolerance)
-        self.out_of_time = False
-        self.futile = 0
+        self.out_of_time, self.futile = False, 0
+        self.seen: tuple[Params, Mapping[str, Tensor]] = ({}, {})
         self._project()
         self.optimizer: torch.optim.Optimizer
         self.chosen_optimizer: Backtracking | None = None
@@ -132,6 +132,7 @@ class SolveRun:
                 raise
             optimizer.take_back()
             return self._step()
+        self.seen = copies(self.problem.outer), unstacked(step.inner)
         projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.before(self.problem.outer, step.gradient, projected)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
@@ -214,7 +215,7 @@ class SolveRun:
             leaf.copy_(constraint.project(leaf))
 
     def _record(self, step: OuterStep) -> dict[str, float]:
-        """Losses of the step, and what is measured of the variables that it led to."""
+        """Losses of the step, and what is measured of the variables that it was taken from."""
         squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
         record = {
             "step": self.step,
@@ -226,7 +227,7 @@ class SolveRun:
         if self.certificate is not None:
             record |= self.certificate.figures()
         record |= self.limits.figures(self.problem, unstacked(step.inner))
-        (outer, inner), begun = self._variables(), time.monotonic()
+        (outer, inner), begun = self.seen, time.monotonic()
         if self.plan.observe is not None:
             record |= self.plan.observe(outer, inner)
         if self.plan.validate is not None:
@@ -242,13 +243,11 @@ class SolveRun:
             self.records_since_best = 0
             self.best = {"loss": loss, "outer": outer, "inner": inner}
 
-    def _variables(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        outer = {name: p.detach().clone() for name, p in self.problem.outer.items()}
-        return outer, unstacked(self.state.inner)
-
     def found(self) -> tuple[Params, Params]:
         """The best variables where a held-out loss tells, else the last."""
-        return (self.best["outer"], self.best["inner"]) if self.best else self._variables()
+        if self.best:
+            return self.best["outer"], self.best["inner"]
+        return copies(self.problem.outer), unstacked(self.state.inner)
 
     def start(self) -> None:
         """Begins anew, with the weights of the strategy chosen that are unset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import (
     ConfigurationError,
     DivergenceError,
@@ -176,8 +178,8 @@ def test_a_held_out_loss_of_nan_is_never_the_best() -> None:
 
 
 def test_stopping_by_time() -> None:
-    with pytest.raises(NotSolvedError, match="not solved after 1 outer step") as error:
-        solve(several(), seconds=0.0, progress=False)
+    with pytest.raises(NotSolvedError, match=r"after 1 outer step.* seconds are over") as error:
+        solve(several(), seconds=1e-9, progress=False)
     assert error.value.solution.step == 1
 
 
@@ -240,3 +242,31 @@ def test_one_batch_is_no_certificate_of_the_whole() -> None:
     assert solution.certificate.sampled
     assert solution.certificate.doubts() == []
     assert replace(solution.certificate, sampled=False).doubts(strict=True)
+
+
+@pytest.mark.parametrize("settings", [{"seconds": 0.0}, {"seconds": -1.0}, {"tolerance": math.nan}])
+def test_limits_are_positive(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="it must be positive"):
+        solve(several(), progress=False, **settings)  # type: ignore[arg-type]
+
+
+def test_inner_steps_on_mini_batches_are_named() -> None:
+    """Measured curvature is that of one batch: steps on others once ended far away silently."""
+    with pytest.raises(ConfigurationError, match="of which no curvature is measured: name the"):
+        solve(sampled(2), Implicit(), SLOW, steps=5, progress=False)
+
+
+def test_the_best_variables_belong_to_each_other() -> None:
+    """v minimises G for the u that is returned with it, and has the held-out loss that is told."""
+
+    def held_out(u: Params, v: Mapping[str, Tensor]) -> float:
+        return float((v["v"] - 0.5).square() + 0 * u["u"])
+
+    adam = partial(torch.optim.Adam, lr=0.1)
+    solution = solve(
+        scalar(1.0), Implicit(), adam, steps=40, validate=held_out, every=1, progress=False
+    )
+    u, v = solution.outer["u"], solution.inner["v"]
+    assert float((u - v).abs()) < 1e-8
+    lowest = min(record["loss/held_out"] for record in solution.history)
+    assert held_out(solution.outer, solution.inner) == pytest.approx(lowest)

@@ -163,3 +163,22 @@ def test_problems_from_papers(name: str) -> None:
     solution = solve(problem, constraints=sets, progress=False)
     value = float(published.outer_loss(solution.inner["v"], solution.outer["u"]))
     assert value == pytest.approx(published.value, rel=1e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-2, 1.0, 1e6])
+@pytest.mark.parametrize("kind", ["outer_equalities", "outer_inequalities"])
+def test_units_of_a_constraint_do_not_matter(unit: float, kind: str) -> None:
+    """min |u - (1, 2)|² with u_1 + u_2 = 1, or at most 1: u = (0, 1), and the multiplier is 2."""
+    wanted = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    limits: dict[str, Any] = {kind: lambda v, u: unit * (u["u"].sum() - 1)[None]}
+    problem = PlainProblem(
+        {"u": torch.zeros(2, dtype=torch.float64)},
+        {"v": torch.zeros(2, dtype=torch.float64)},
+        lambda v, u: (v["v"] - u["u"]).square().sum(),
+        lambda v, u: (v["v"] - wanted).square().sum(),
+        **limits,
+    )
+    solution = solve(problem, progress=False)
+    expected = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(solution.outer["u"].detach(), expected, atol=1e-4, rtol=0)
+    assert float(solution.multipliers[kind]) * unit == pytest.approx(2.0, rel=1e-3)
