@@ -14,6 +14,9 @@ DISAGREEMENT, CONVERGED_DISAGREEMENT = 5e-2, 5e-3
 OUTER_DISTANCE = 3e-4
 """Relative distance of u to where implicit differentiation has a stationary point, likewise."""
 
+_UNDETERMINED = 1e-2
+"""Share of a gradient along flat directions that is no rounding."""
+
 _NEGATIVE = 1e-3
 """Share of the largest curvature from which on a negative one is no rounding."""
 
@@ -39,6 +42,8 @@ class Certificate:
             projection of u would cut it off without that part.
         disagreement: difference of the strategy's hypergradient from that of implicit
             differentiation, relative to the larger one's scale; NaN where there is none.
+        undetermined: share of the gradient of F over v along directions in which G is flat; zero
+            where it was not measured.
         outer_distance: distance of u to a point where ``stationarity`` is zero, relative to
             ``1 + |u|``, by a second exact hypergradient; NaN where it was not measured.
         sampled: whether all this is of one batch, which is no measure of the whole.
@@ -54,6 +59,7 @@ class Certificate:
     stationarity: float
     disagreement: float
     outer_distance: float = math.nan
+    undetermined: float = 0.0
     sampled: bool = False
     inner_elsewhere: float = 0.0
     outer_elsewhere: float = 0.0
@@ -62,6 +68,17 @@ class Certificate:
         """By the names that they have in records."""
         measured = {name: value for name, value in vars(self).items() if name != "sampled"}
         return {f"certificate/{name}": value for name, value in measured.items()}
+
+    def ambiguities(self) -> list[str]:
+        """Sentences on what a solution leaves open, though it is one."""
+        if self.sampled or self.undetermined <= _UNDETERMINED:
+            return []
+        return [
+            f"{100 * self.undetermined:.3g} % of the gradient of F over v are along directions in "
+            "which G is flat, so that v is one of several minimisers, or the Hessian of G is "
+            "singular there and says nothing of how v depends on u: add a proximal or l2 term to "
+            "the inner loss"
+        ]
 
     def doubts(self, *, strict: bool = False) -> list[str]:
         """Sentences on what is not as a solution has it, each with a remedy; none of one batch.

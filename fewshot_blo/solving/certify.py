@@ -13,7 +13,7 @@ from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, Scales, scales_of, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
-from fewshot_blo.hypergrad.linear_solve import MINRES
+from fewshot_blo.hypergrad.linear_solve import MINRES, MatVec
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
 
@@ -22,6 +22,9 @@ _COARSE = 1e-8
 
 _EQUAL, _FEASIBLE = 1e-6, 1e-5
 """Difference of G, relative to 1 + |G|, and violation of a constraint that count as none."""
+
+_TINY, _FLAT = 1e-6, 1e-4
+"""Norm of F_v below which it is nothing, and curvature relative to the largest that is none."""
 
 _SPREAD = (0.3, 1.0, 1.0, 3.0, 3.0, 10.0)
 """Standard deviations of other starts of the inner problem, relative to ``1 + |v|``."""
@@ -66,6 +69,7 @@ def certify(
         values = ritz_values(product, v, min(30, products))[0]
         solver = MINRES(products, tolerance=1e-8)
         to_minimum, q = solver(product, residual), solver(product, f_v)
+        undetermined = _flat_share(product, f_v, q, float(values.abs().max()))
         of_g = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
     exact = {name: _sum(f_u[name], of_g[name], leaf) for name, leaf in problem.outer.items()}
     distance = task_dot(to_minimum, to_minimum).sqrt() / (1 + task_dot(at, at).sqrt())
@@ -77,7 +81,20 @@ def certify(
         inner_curvature=float(values.min() / largest) if largest > 0 else 0.0,
         stationarity=projected_norm(problem.outer, exact, constraints),
         disagreement=math.nan if gradient is None else _relative(exact, gradient, f_u),
+        undetermined=undetermined,
     )
+
+
+def _flat_share(product: MatVec, slope: TaskParams, q: TaskParams, largest: float) -> float:
+    """The share of F_v that is left of ``G_vv q`` and in the null space of ``G_vv``."""
+    applied = product(q)
+    left = {name: slope[name] - x for name, x in applied.items()}
+    size, rest = float(task_dot(slope, slope)), float(task_dot(left, left))
+    if not (rest > 0 and size > _TINY**2):
+        return 0.0
+    bent = product(left)
+    is_flat = math.sqrt(float(task_dot(bent, bent))) <= _FLAT * largest * math.sqrt(rest)
+    return math.sqrt(rest / size) if is_flat else 0.0
 
 
 def _constrained(

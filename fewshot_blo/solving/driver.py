@@ -167,6 +167,9 @@ def solve(
     )
     if not (interrupted or run.converged):
         _say_doubts(run, solution, must_solve=steps is None)
+    elif run.converged and run.certificate is not None:
+        for sentence in run.certificate.ambiguities():
+            warnings.warn(sentence, NotSolvedWarning, stacklevel=2)
     return solution
 
 
@@ -174,6 +177,8 @@ def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
     """An error where a solution was asked for; a warning where v is not what it should be."""
     method = type(run.strategy).__name__
     doubts = [] if run.certificate is None else run.certificate.doubts(strict=must_solve)
+    if method == Implicit.__name__:
+        doubts = [doubt.removesuffix(", or use Implicit") for doubt in doubts]
     if must_solve and not run.best:
         if run.out_of_time:
             doubts = [*doubts, f"the {run.plan.seconds} seconds are over"]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import NotSolvedWarning
 from fewshot_blo.hypergrad import BOME, Implicit, Reptile, Unroll
 from fewshot_blo.solving.certify import certify
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Box
+from fewshot_blo.solving.driver import solve
 from fewshot_blo.solving.look_ahead import distance_ahead
 from fewshot_blo.solving.problem import PlainProblem
 
@@ -114,3 +118,28 @@ def test_quasi_newton_steps_need_derivatives_of_the_loss() -> None:
     ]
     assert [type(optimizer).__name__ for optimizer in exact] == ["QuasiNewton"] * 2
     assert not any(optimizer.for_bends for optimizer in exact)
+
+
+@pytest.mark.parametrize("power", [2, 4])
+def test_flat_directions_of_the_inner_loss_are_told(power: int) -> None:
+    """With (v - u)⁴ implicit differentiation sees nothing, and u stays where it starts."""
+    given = problem([0.0], bowl)
+    flat = replace(given, inner_loss=lambda v, u: (v["v"] - u["u"]).pow(power).sum())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        solution = solve(flat, progress=False)
+    assert solution.converged
+    assert [str(w.message).startswith("100 % of the gradient of F over v") for w in told] == (
+        [] if power == 2 else [True]
+    )
+
+
+def test_parameters_that_the_inner_loss_does_not_have_are_told() -> None:
+    given = problem([0.0], bowl)
+    both = replace(
+        given,
+        inner={**given.inner, "w": torch.zeros(1, dtype=torch.float64)},
+        outer_loss=lambda v, u: bowl(v, u) + (v["w"] - 1).square().sum(),
+    )
+    with pytest.warns(NotSolvedWarning, match="along directions in which G is flat"):
+        solve(both, progress=False)
