@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad.constrained import scales_of, solved_inner
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.limits import OuterLimits
+from fewshot_blo.solving.points import copies, move, norm, projected
 from fewshot_blo.solving.problem import PlainProblem, unstacked
 
 PROBES = 24
@@ -46,15 +46,9 @@ def lower_elsewhere(
     """
     outer_sets, inner_sets = sets
     weight = 10 * (1 + max((float(x.abs().max()) for x in limits.multipliers.values()), default=0))
-    here = {name: p.detach().clone() for name, p in problem.outer.items()}
-    known = [*here.values(), *inner.values()]
-    size = 1 + math.sqrt(sum(float(p.double().square().sum()) for p in known))
+    here = copies(problem.outer)
+    size = 1 + math.hypot(norm(here), norm(inner))
     generator = torch.Generator().manual_seed(0)
-
-    def move_to(u: Params) -> None:
-        with torch.no_grad():
-            for name, leaf in problem.outer.items():
-                leaf.copy_(u[name])
 
     def value() -> float:
         bilevel = problem.at(0, inner_sets)
@@ -77,8 +71,8 @@ def lower_elsewhere(
                 + spread * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
                 for name, p in here.items()
             }
-            u = {n: outer_sets[n].project(p) if n in outer_sets else p for n, p in u.items()}
-            move_to(u)
+            u = projected(u, outer_sets)
+            move(problem.outer, u)
             try:
                 loss = value()
             except DivergenceError:
@@ -86,5 +80,5 @@ def lower_elsewhere(
             if loss < lowest:
                 lowest, best = loss, u
     finally:
-        move_to(here)
+        move(problem.outer, here)
     return best

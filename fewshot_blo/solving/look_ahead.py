@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import torch
 
-from fewshot_blo.bilevel import Bilevel, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Implicit
 from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.points import copies, inner_product, move, norm, projected
 
 _LENGTH = 1e-3
 """Of the step to the second one, relative to ``1 + |u|``."""
@@ -36,46 +37,26 @@ def distance_ahead(
         constraints: sets of outer variables, by name.
     """
     exact = Implicit()
-    here = {name: p.detach().clone() for name, p in problem.outer.items()}
-    size = 1 + _norm(here)
+    here = copies(problem.outer)
+    size = 1 + norm(here)
     try:
         first = exact.hypergradient(problem, replace(exact.init(), inner=inner))
         first.check_finite("Implicit")
-        ahead = _projected_step(here, first.gradient, _LENGTH * size, constraints)
-        _move(problem.outer, ahead)
+        slope_size = norm(first.gradient)
+        length = _LENGTH * size / slope_size if slope_size > 0 else 0.0
+        downhill = {name: p - length * first.gradient[name].detach() for name, p in here.items()}
+        ahead = projected(downhill, constraints)
+        move(problem.outer, ahead)
         second = exact.hypergradient(problem, replace(exact.init(), inner=first.inner))
         second.check_finite("Implicit")
     except DivergenceError:
         return math.inf
     finally:
-        _move(problem.outer, here)
+        move(problem.outer, here)
     moved = {name: p - here[name] for name, p in ahead.items()}
-    slope, later = _dot(first.gradient, moved), _dot(second.gradient, moved)
+    slope, later = inner_product(first.gradient, moved), inner_product(second.gradient, moved)
     loss = float(first.outer_loss.detach().mean())
     rounding = torch.finfo(first.outer_loss.dtype).eps ** _ROUNDING * (1 + abs(loss))
     if slope >= -rounding:
         return 0.0
-    return math.inf if not later > slope else -slope / (later - slope) * _norm(moved) / size
-
-
-def _projected_step(
-    u: Params, gradient: Params, length: float, constraints: Mapping[str, Constraint]
-) -> dict[str, torch.Tensor]:
-    norm = _norm(gradient)
-    step = length / norm if norm > 0 else 0.0
-    ahead = {name: p - step * gradient[name].detach() for name, p in u.items()}
-    return {n: constraints[n].project(p) if n in constraints else p for n, p in ahead.items()}
-
-
-@torch.no_grad()
-def _move(outer: Params, to: Params) -> None:
-    for name, leaf in outer.items():
-        leaf.copy_(to[name])
-
-
-def _dot(a: Params, b: Params) -> float:
-    return sum(float((x.detach().double() * b[name].double()).sum()) for name, x in a.items())
-
-
-def _norm(tensors: Params) -> float:
-    return math.sqrt(_dot(tensors, tensors))
+    return math.inf if not later > slope else -slope / (later - slope) * norm(moved) / size

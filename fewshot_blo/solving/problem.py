@@ -239,8 +239,3 @@ def _block(
     if blocks is not None:
         return Block(shuffled(len(blocks), step, level, seed, number), len(blocks))
     return Block() if batches is None else None
-
-
-def copies(variables: Params) -> dict[str, Tensor]:
-    """Variables as they are now."""
-    return {name: p.detach().clone() for name, p in variables.items()}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import torch
-
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.solving.elsewhere import lower_elsewhere
+from fewshot_blo.solving.points import move
 from fewshot_blo.solving.problem import unstacked
 from fewshot_blo.solving.run import SolveRun
 
@@ -39,7 +38,7 @@ def improved(run: SolveRun, *, progress: bool) -> SolveRun:
         except DivergenceError:
             interrupted = True
         if interrupted or not again.converged or _outer_loss(again) >= _outer_loss(run):
-            _move_to(run, here)
+            move(run.problem.outer, here)
             return run
         run = again
     return run
@@ -50,7 +49,7 @@ def _restarted(run: SolveRun, outer: Params) -> SolveRun:
     seconds = run.plan.seconds
     if seconds is not None:
         seconds = max(0.0, seconds - (time.monotonic() - run.began))
-    _move_to(run, outer)
+    move(run.problem.outer, outer)
     plan = replace(run.plan, seconds=seconds)
     again = SolveRun(run.problem, run.strategy, run.make_optimizer, run.sets, plan, None)
     again.start()
@@ -60,9 +59,3 @@ def _restarted(run: SolveRun, outer: Params) -> SolveRun:
 def _outer_loss(run: SolveRun) -> float:
     """F at the last outer step."""
     return float(run.history[-1]["loss/outer"])
-
-
-@torch.no_grad()
-def _move_to(run: SolveRun, outer: Params) -> None:
-    for name, leaf in run.problem.outer.items():
-        leaf.copy_(outer[name])

@@ -28,7 +28,8 @@ from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
 from fewshot_blo.solving.measured import measured
 from fewshot_blo.solving.plan import MakeOptimizer, Plan
-from fewshot_blo.solving.problem import PlainProblem, copies, unstacked
+from fewshot_blo.solving.points import copies, move, projected
+from fewshot_blo.solving.problem import PlainProblem, unstacked
 from fewshot_blo.solving.saved import read_run, start_folder, write_run
 from fewshot_blo.solving.starts import starting_point
 from fewshot_blo.solving.watch import SHORT_STEPS, Watch
@@ -133,8 +134,8 @@ class SolveRun:
             optimizer.take_back()
             return self._step()
         self.seen = copies(self.problem.outer), unstacked(step.inner)
-        projected = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
-        self.watch.before(self.problem.outer, step.gradient, projected)
+        downhill = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
+        self.watch.before(self.problem.outer, step.gradient, downhill)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
         changed = self._certify(bilevel, step)
         if self.chosen_optimizer is not None and (changed or self.converged):
@@ -208,11 +209,9 @@ class SolveRun:
                 self.chosen_optimizer.restart()
         return False
 
-    @torch.no_grad()
     def _project(self) -> None:
-        for name, constraint in self.outer_sets.items():
-            leaf = self.problem.outer[name]
-            leaf.copy_(constraint.project(leaf))
+        if self.outer_sets:
+            move(self.problem.outer, projected(self.problem.outer, self.outer_sets))
 
     def _record(self, step: OuterStep) -> dict[str, float]:
         """Losses of the step, and what is measured of the variables that it was taken from."""
@@ -266,9 +265,7 @@ class SolveRun:
         outer = self.problem.outer
         device = next(iter(outer.values())).device
         with read_run(self.folder, outer) as saved:
-            with torch.no_grad():
-                for name, p in saved["outer"].items():
-                    outer[name].copy_(p)
+            move(outer, saved["outer"])
             # It moves its state to where the variables are, and counts steps on the host.
             self.optimizer.load_state_dict(saved["optimizer"])
             self.chosen = saved.get("chosen", {})

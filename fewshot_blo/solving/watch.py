@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import OuterStep, Params
 from fewshot_blo.errors import DivergenceError
+from fewshot_blo.solving.points import copies, distance, norm
 
 _BEYOND = 1e10
 """Growth of a loss, relative to the first one, that is divergence."""
@@ -68,12 +69,11 @@ class Watch:
             gradient: the hypergradient.
             projected: its norm without what constraints cut off.
         """
-        point = {name: p.detach().clone() for name, p in outer.items()}
-        new = {name: g.detach().clone() for name, g in gradient.items()}
+        point, new = copies(outer), copies(gradient)
         if self.point:
-            moved, turned = _distance(point, self.point), _distance(new, self.gradient)
+            moved, turned = distance(point, self.point), distance(new, self.gradient)
             if turned > 0:
-                self.distance = projected * moved / turned / (1 + _norm(point))
+                self.distance = projected * moved / turned / (1 + norm(point))
         if projected == 0:
             self.distance = 0.0
         if self.tolerance is not None:
@@ -86,7 +86,7 @@ class Watch:
         Raises:
             DivergenceError: if it is not finite.
         """
-        size = _norm(outer)
+        size = norm(outer)
         if not math.isfinite(size):
             raise DivergenceError(
                 f"outer step {number}: the outer variables are not finite after a step of the "
@@ -94,7 +94,7 @@ class Watch:
             )
         if self.tolerance is not None:
             limit = max(self.tolerance, 1e-2 * self.coarseness)
-            is_short = _distance(outer, self.point) <= limit * (1 + size)
+            is_short = distance(outer, self.point) <= limit * (1 + size)
             self.short = self.short + 1 if is_short else 0
 
     def plain(self) -> dict[str, Any]:
@@ -108,11 +108,3 @@ class Watch:
             setattr(self, name, value)
         self.point = {name: p.to(device) for name, p in self.point.items()}
         self.gradient = {name: p.to(device) for name, p in self.gradient.items()}
-
-
-def _norm(tensors: Params) -> float:
-    return math.sqrt(sum(float(x.detach().double().square().sum()) for x in tensors.values()))
-
-
-def _distance(a: Params, b: Params) -> float:
-    return _norm({name: x.detach() - b[name] for name, x in a.items()})
