@@ -8,16 +8,14 @@ Seconds are those of the processor, on one core.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from pathlib import Path
 
-import torch
+from published_table import print_table
 
 from fewshot_blo.errors import DivergenceError, NotSolvedError
 from fewshot_blo.solving import Solution, solve
-from fewshot_blo.studies.published import GROUPS, PublishedProblem, as_problem
+from fewshot_blo.studies.published import PublishedProblem, as_problem
 
 HEAD = ["problem", "kind", "inner convex", "ended", "F", "F*", "error", "steps", "seconds"]
 CLOSE = 1e-2
@@ -57,26 +55,17 @@ def row(group: str, published: PublishedProblem) -> tuple[list[str], bool]:
 
 
 def main() -> None:
-    """Prints a row as soon as it is known, and the number that was solved."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problem", nargs="*", help="names, all by default")
-    parser.add_argument("--output", type=Path, help="file for the table")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
-    print("\n".join(lines))
+    """Prints the table, and the number that was solved."""
     solved = []
-    for group, problems in GROUPS.items():
-        for published in problems:
-            if arguments.problem is None or published.name in arguments.problem:
-                cells, good = row(group, published)
-                lines.append("| " + " | ".join(cells) + " |")
-                print(lines[-1], flush=True)
-                if published.convex_inner:
-                    solved.append(good)
+
+    def counted(group: str, published: PublishedProblem) -> list[str]:
+        cells, good = row(group, published)
+        if published.convex_inner:
+            solved.append(good)
+        return cells
+
+    print_table(__doc__.splitlines()[0], HEAD, counted)
     print(f"\n{sum(solved)} of {len(solved)} with a convex inner problem are solved to {CLOSE:g}.")
-    if arguments.output is not None:
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,20 @@ best, where G may be larger by 1e-9. Takes about ten minutes on one core.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import inf
-from pathlib import Path
 
 import numpy as np
 import torch
 from published_oracle import Answer, Array, inner_minimum, optimistic, tensor
+from published_table import print_table
 from scipy.optimize import Bounds, minimize
 
-from fewshot_blo.studies.published import GROUPS, PublishedProblem
+from fewshot_blo.studies.published import PublishedProblem
 
 GRID = {1: 101, 2: 25}
 FINE = {1: 7, 2: 5}
@@ -153,23 +152,5 @@ HEAD = ["problem", "group", "sizes", "convex", "F", "published", "search's F", "
 HEAD += ["better by", "seconds"]
 
 
-def main() -> None:
-    """Prints a row as soon as it is known."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problem", nargs="*", help="names, all by default")
-    parser.add_argument("--output", type=Path, help="file for the table")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
-    print("\n".join(lines))
-    for group, problems in GROUPS.items():
-        for problem in problems:
-            if arguments.problem is None or problem.name in arguments.problem:
-                lines.append("| " + " | ".join(row(group, problem)) + " |")
-                print(lines[-1], flush=True)
-    if arguments.output is not None:
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__.splitlines()[0], HEAD, row)
