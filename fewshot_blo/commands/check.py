@@ -63,7 +63,7 @@ def run(config: Config, request: CheckRequest) -> int:
     config = with_classes(config, splits)
     config = replace(config, episodes=replace(config.episodes, tasks=request.check_tasks))
     _, strategy = config.strategy.phases[-1]
-    norm, rule = config.train.norm, strategy.inner.update_rule
+    norm, rule = config.train.norm, strategy.inner.update_rule(plain=False)
     make = _maker(config, image, request.checkpoint)
     config64 = replace(config, dtype="float64")
     batch = build_sampler(config64, splits.train, training=True).batch(0)

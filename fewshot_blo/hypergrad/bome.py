@@ -10,7 +10,7 @@ from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
 from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, check_not_negative, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
-from fewshot_blo.kernel.rules import by_task
+from fewshot_blo.kernel.rules import AdGD, by_task
 
 _ROUNDING = 1e-12
 """Squared norm of a gradient of G, relative to that of F, that counts as zero."""
@@ -74,11 +74,15 @@ class BOME(Strategy[State]):
         return value_gap_step(problem, v, z, self._multiplier(problem, v), method="BOME")
 
     def _to_v(self, start: TaskParams) -> InnerSteps:
-        """Steps over v: λ and the gap divide by its error, so that of z has to be far smaller."""
-        ends_at = self.inner.ends_at(next(iter(start.values())).dtype)
-        if self.inner.steps is not None or self.inner.tolerance is not None or ends_at is None:
-            return self.inner
-        return replace(self.inner, tolerance=ends_at**0.5)
+        """Steps over v: λ and the gap divide by its error, so that of z has to be far smaller.
+
+        What they follow is the gradient of no function, as λ moves with v.
+        """
+        inner = self.inner if self.inner.rule is not None else replace(self.inner, rule=AdGD())
+        ends_at = inner.ends_at(next(iter(start.values())).dtype)
+        if inner.steps is not None or inner.tolerance is not None or ends_at is None:
+            return inner
+        return replace(inner, tolerance=ends_at**0.5)
 
     def _multiplier(self, problem: Bilevel, v: TaskParams) -> Tensor:
         """λ at v, ``[T]``."""

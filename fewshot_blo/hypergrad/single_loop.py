@@ -104,7 +104,7 @@ class SingleStep(Strategy[Own]):
         self, problem: Bilevel, state: DualState, v: TaskParams, g_v: TaskParams
     ) -> TaskParams:
         """v after one step along ``G_v``, of the length of this outer step."""
-        rule = scaled_steps(self.inner, fallen(state, self.decay)).update_rule
+        rule = scaled_steps(self.inner, fallen(state, self.decay)).update_rule(plain=False)
         return rule.update(g_v, rule.init(v, problem.outer), v, 0)[0]
 
     def moved_dual(

@@ -102,7 +102,10 @@ def adapt(
     Returns:
         The adapted parameters, ``[T, ...]``.
     """
-    steps, rule = inner.most, inner.update_rule
+    steps = inner.most
+    rule = inner.update_rule(plain=derivatives == "none" and project is None)
+    dtype = next(iter(params.values())).dtype
+    solved = _Solved(inner.ends_at(dtype) if derivatives == "none" else None)
     exact_from = steps if derivatives != "second" else steps - _exact(steps, second_order_steps)
 
     def step(number: int, current: TaskParams, state: RuleState) -> tuple[TaskParams, RuleState]:
@@ -112,13 +115,14 @@ def adapt(
             for name, p in current.items()
         }
         with torch.enable_grad(), at_step(number):
+            losses = loss(current)
             gradients = torch.autograd.grad(
-                loss(current).sum(),
+                losses.sum(),
                 list(current.values()),
                 create_graph=graph and number >= exact_from,
                 materialize_grads=True,
             )
-        named = dict(zip(current, gradients, strict=True))
+        named = solved.marked(losses, dict(zip(current, gradients, strict=True)))
         new, state = rule.update(named, state, current, number)
         return (new if project is None else project(new)), state
 
@@ -128,8 +132,6 @@ def adapt(
         current = {name: p.view_as(p) if graph else p.detach() for name, p in params.items()}
         state = rule.init(current, outer or {})
         last = exact_from if recompute else steps
-        dtype = next(iter(params.values())).dtype
-        solved = _Solved(None if graph else inner.ends_at(dtype))
         for number in range(last):
             before = current
             current, state = step(number, current, state)
@@ -146,12 +148,22 @@ def adapt(
 
 
 class _Solved:
-    """Which tasks are solved: those whose step was short. They stay where they are."""
+    """Which tasks are solved: those whose step was short. They stay where they are.
+
+    So do those that are lost, as their parameters are not finite.
+    """
 
     def __init__(self, tolerance: float | None) -> None:
         self.tolerance = tolerance
         self.tasks: Tensor | None = None
         self.all_are = False
+
+    def marked(self, losses: Tensor, gradients: TaskParams) -> TaskParams:
+        """The gradients, NaN where the loss is not finite: those of ``log`` are, for example."""
+        if self.tolerance is None:
+            return gradients
+        finite = losses.detach().isfinite()
+        return {n: torch.where(by_task(finite, g), g, torch.nan) for n, g in gradients.items()}
 
     def kept(self, number: int, before: TaskParams, after: TaskParams) -> TaskParams:
         """The parameters after a step, those of solved tasks as before it."""
@@ -162,7 +174,8 @@ class _Solved:
             after = {n: torch.where(by_task(solved, p), before[n], p) for n, p in after.items()}
         step = {name: p - before[name] for name, p in after.items()}
         scale = 1 + task_dot(after, after).sqrt()
-        self.tasks = task_dot(step, step).sqrt() <= self.tolerance * scale
+        length = task_dot(step, step).sqrt()
+        self.tasks = (length <= self.tolerance * scale) | ~length.isfinite()
         # On a GPU this is a host sync, so it waits for some steps.
         if self.tasks.device.type == "cpu" or number % _STEPS_BETWEEN_SYNCS == 0:
             self.all_are = bool(self.tasks.all())

@@ -8,6 +8,7 @@ import torch
 from typing_extensions import Self
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.kernel.lbfgs import LBFGS
 from fewshot_blo.kernel.rules import AdGD, UpdateRule
 
 MOST_STEPS = 2000
@@ -24,8 +25,8 @@ class InnerSteps:
     Attributes:
         steps: largest number of inner steps, 0 to leave the inner problem where it starts; where
             unset, steps are taken to the tolerance.
-        rule: update rule of the inner parameters; where unset, gradient descent with step sizes
-            from measured curvature (AdGD).
+        rule: update rule of the inner parameters; where unset, L-BFGS, and gradient descent with
+            step sizes from measured curvature (AdGD) with projections and derivatives.
         tolerance: length of a step, relative to 1 plus the norm of the inner parameters, at which
             a task is solved and stops; where unset, 1e-9 in float64 and 2e-6 in float32 if the
             number of steps is unset too, and otherwise all steps are taken.
@@ -49,10 +50,15 @@ class InnerSteps:
         """Largest number of steps."""
         return MOST_STEPS if self.steps is None else self.steps
 
-    @property
-    def update_rule(self) -> UpdateRule:
-        """The rule, chosen where it is unset."""
-        return AdGD() if self.rule is None else self.rule
+    def update_rule(self, *, plain: bool) -> UpdateRule:
+        """The rule, chosen where it is unset.
+
+        Args:
+            plain: whether steps have neither derivatives nor a projection.
+        """
+        if self.rule is not None:
+            return self.rule
+        return LBFGS() if plain else AdGD()
 
     def ends_at(self, dtype: torch.dtype) -> float | None:
         """The relative length of a step at which a task stops; None where all steps are taken."""

@@ -21,6 +21,9 @@ _NEGATIVE = 1e-3
 """Share of the largest curvature from which on a negative one is no rounding."""
 
 
+_INFEASIBLE = 1e-3
+"""Violation of an inner constraint from which on there may be no feasible v."""
+
 _LOWER, _LOWER_OUTER = 1e-5, 1e-2
 """By how much G and F, relative to one plus their size, have to be lower elsewhere for a doubt."""
 
@@ -50,6 +53,8 @@ class Certificate:
         inner_elsewhere: with inner constraints, how much lower G is, relative to ``1 + |G|``, at
             the lowest solution that was found from other starts; zero where none is lower.
         outer_elsewhere: likewise, how much lower F is, relative to ``1 + |F|``, at one of equal G.
+        inner_violation: of the worst inner constraint; zero without.
+        failure: why nothing could be measured; empty where it was.
     """
 
     inner_residual: float
@@ -63,10 +68,12 @@ class Certificate:
     sampled: bool = False
     inner_elsewhere: float = 0.0
     outer_elsewhere: float = 0.0
+    inner_violation: float = 0.0
+    failure: str = ""
 
     def figures(self) -> dict[str, float]:
         """By the names that they have in records."""
-        measured = {name: value for name, value in vars(self).items() if name != "sampled"}
+        measured = {n: x for n, x in vars(self).items() if n not in ("sampled", "failure")}
         return {f"certificate/{name}": value for name, value in measured.items()}
 
     def ambiguities(self) -> list[str]:
@@ -90,13 +97,20 @@ class Certificate:
         found: list[str] = []
         if self.sampled:
             return found
+        if self.failure:
+            return [self.failure]
         if self.inner_curvature < -_NEGATIVE:
             found.append(
                 f"the inner loss has negative curvature ({self.inner_curvature:.2g} of the "
                 "largest): v is not a minimiser; start the inner problem elsewhere, or add a "
                 "proximal or l2 term to the inner loss"
             )
-        if not self.inner_distance <= distance:
+        if self.inner_violation > _INFEASIBLE:
+            found.append(
+                f"an inner constraint is violated by {self.inner_violation:.2g}: there may be no "
+                "feasible v for these outer variables"
+            )
+        elif not self.inner_distance <= distance:
             found.append(
                 f"v is about {self.inner_distance:.2g} from a minimiser of the inner loss "
                 "(relative to 1 + |v|), so the outer loss is not that of a solved inner problem: "
@@ -124,6 +138,11 @@ class Certificate:
                 "that of implicit differentiation: solve the inner problem more exactly, or use "
                 "Implicit"
             )
+        elif strict and math.isinf(self.outer_distance):
+            found += self.ambiguities() or [
+                "the outer loss falls ever faster along the way down from u: u is a maximum or a "
+                "saddle point, or there is no minimum; start elsewhere, or set constraints"
+            ]
         elif strict and self.outer_distance > OUTER_DISTANCE:
             found.append(
                 f"u is about {self.outer_distance:.2g} (relative to 1 + |u|) from where the "

@@ -136,6 +136,7 @@ def _constrained(
         disagreement=disagreement,
         inner_elsewhere=elsewhere_g,
         outer_elsewhere=elsewhere_f,
+        inner_violation=violation,
     )
 
 

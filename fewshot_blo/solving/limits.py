@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.solving.problem import Limit, PlainProblem
 
 _MET = 1e-6
 """Violation, relative to 1 plus the largest entry at the start, that counts as none."""
+
+_MOST_WEIGHT, _INFEASIBLE = 1e7, 1e-3
+"""γ at which a violation, relative as above, says that the constraints cannot be met."""
 
 _WEIGHT, _GROWTH, _ENOUGH = 10.0, 4.0, 0.25
 """γ at the start, its factor, and the share of the violation that has to be left without it."""
@@ -112,6 +115,9 @@ class OuterLimits:
         Args:
             problem: with its outer variables as they are.
             inner: v.
+
+        Raises:
+            DivergenceError: if the constraints seem to have no feasible point.
         """
         if self.absent:
             return True
@@ -122,6 +128,12 @@ class OuterLimits:
         if violation > max(_ENOUGH * self.violation, _MET * self.scale):
             self.weight *= _GROWTH
         self.violation = violation
+        if self.weight > _MOST_WEIGHT and violation > _INFEASIBLE * self.scale:
+            raise DivergenceError(
+                f"outer constraints are violated by {violation:.2g} (each divided by the norm of "
+                f"its gradient), though a penalty of weight {self.weight:.2g} is on them: there "
+                "may be no feasible (u, v), or none near the start"
+            )
         return max(violation, slack) <= _MET * self.scale
 
     def _violation(self, h: Tensor, c: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from fewshot_blo.bilevel import Bilevel, TaskParams
+from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Implicit
 from fewshot_blo.solving.constraints import Constraint
@@ -16,6 +16,9 @@ from fewshot_blo.solving.points import copies, inner_product, move, norm, projec
 
 _LENGTH = 1e-3
 """Of the step to the second one, relative to ``1 + |u|``."""
+
+_PROBES, _PROBE = 4, 1e-2
+"""Random directions that are looked at where there is no slope, and how far, likewise."""
 
 _ROUNDING = 0.6
 """Exponent of the machine's precision, of a fall of F relative to ``1 + |F|`` that is rounding."""
@@ -27,28 +30,25 @@ def distance_ahead(
     """The distance relative to ``1 + |u|`` along the projected negative hypergradient.
 
     Implicit differentiation gives the slope of F at u and at a point a short step further, and the
-    distance is where the line through both is zero: infinite where F falls faster there. Steps of
-    an optimizer cannot tell this where it has made them short. The variables are as before in the
-    end.
+    distance is where the line through both is zero: infinite where F falls faster there, and where
+    it is flat at u and lower a short way off in one of a few random directions. Steps of an
+    optimizer cannot tell this where it has made them short. The variables are as before in the end.
 
     Args:
         problem: of one task, without constraints of the inner problem.
         inner: v, ``[1, ...]``.
         constraints: sets of outer variables, by name.
     """
-    exact = Implicit()
     here = copies(problem.outer)
     size = 1 + norm(here)
     try:
-        first = exact.hypergradient(problem, replace(exact.init(), inner=inner))
-        first.check_finite("Implicit")
+        first = _exact(problem, inner)
         slope_size = norm(first.gradient)
         length = _LENGTH * size / slope_size if slope_size > 0 else 0.0
         downhill = {name: p - length * first.gradient[name].detach() for name, p in here.items()}
         ahead = projected(downhill, constraints)
         move(problem.outer, ahead)
-        second = exact.hypergradient(problem, replace(exact.init(), inner=first.inner))
-        second.check_finite("Implicit")
+        second = _exact(problem, first.inner)
     except DivergenceError:
         return math.inf
     finally:
@@ -58,5 +58,41 @@ def distance_ahead(
     loss = float(first.outer_loss.detach().mean())
     rounding = torch.finfo(first.outer_loss.dtype).eps ** _ROUNDING * (1 + abs(loss))
     if slope >= -rounding:
-        return 0.0
+        return math.inf if _falls_nearby(problem, first, constraints, rounding) else 0.0
     return math.inf if not later > slope else -slope / (later - slope) * norm(moved) / size
+
+
+def _exact(problem: Bilevel, inner: TaskParams) -> OuterStep:
+    """With the hypergradient of implicit differentiation."""
+    method = Implicit()
+    step = method.hypergradient(problem, replace(method.init(), inner=inner))
+    step.check_finite("Implicit")
+    return step
+
+
+def _falls_nearby(
+    problem: Bilevel, step: OuterStep, constraints: Mapping[str, Constraint], rounding: float
+) -> bool:
+    """Whether F is lower a short way off in a random direction, as at a maximum or a saddle point.
+
+    By the slopes at both ends. The variables are as before in the end.
+    """
+    here = copies(problem.outer)
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for _ in range(_PROBES):
+            drawn = {n: torch.randn(p.shape, generator=generator).to(p) for n, p in here.items()}
+            length = _PROBE * (1 + norm(here)) / norm(drawn)
+            at = projected({n: p + length * drawn[n] for n, p in here.items()}, constraints)
+            move(problem.outer, at)
+            moved = {name: p - here[name] for name, p in at.items()}
+            try:
+                there = _exact(problem, step.inner)
+            except DivergenceError:
+                continue
+            slopes = inner_product(step.gradient, moved) + inner_product(there.gradient, moved)
+            if slopes / 2 < -rounding:
+                return True
+    finally:
+        move(problem.outer, here)
+    return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.certify import certify
@@ -40,15 +42,19 @@ def measured(
         bends: whether F may have several local solutions.
     """
     constrained = problem.constraints is not None
-    found = certify(
-        problem,
-        step.inner,
-        constraints,
-        step.gradient,
-        is_exact=constrained and strategy.bears == "all",
-        elsewhere=ends and bends,
-        products=_PRODUCTS_AT_THE_END if ends or last else _PRODUCTS,
-    )
+    try:
+        found = certify(
+            problem,
+            step.inner,
+            constraints,
+            step.gradient,
+            is_exact=constrained and strategy.bears == "all",
+            elsewhere=ends and bends,
+            products=_PRODUCTS_AT_THE_END if ends or last else _PRODUCTS,
+        )
+    except DivergenceError as error:
+        nothing = math.nan
+        return Certificate(nothing, nothing, nothing, nothing, nothing, nothing, failure=str(error))
     found = replace(found, sampled=sampled)
     if not constrained and (ends or (last and found.doubts())):
         ahead = distance_ahead(problem, step.inner, constraints)

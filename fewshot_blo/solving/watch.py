@@ -17,6 +17,12 @@ from fewshot_blo.solving.points import copies, distance, norm
 _BEYOND = 1e10
 """Growth of a loss, relative to the first one, that is divergence."""
 
+_UNBOUNDED = (
+    "the inner loss is not finite where steps to its minimiser led, though their size was chosen "
+    "by its curvature: it has no minimum (it falls without bound), or is not finite near its start "
+    "for these outer variables; add an l2 term, or set constraints of u or v"
+)
+
 SHORT_STEPS = 3
 """Consecutive short steps at which convergence is worth a measurement."""
 
@@ -45,12 +51,21 @@ class Watch:
     distance: float = math.inf
     coarseness: float = 0.0
 
-    def check(self, step: OuterStep, number: int, method: str) -> None:
-        """Raises DivergenceError where a loss is not finite, or has grown beyond all bounds."""
+    def check(self, step: OuterStep, number: int, method: str, *, chosen: bool) -> None:
+        """Raises DivergenceError where a loss is not finite, or has grown beyond all bounds.
+
+        Args:
+            step: the step.
+            number: its number, from 1.
+            method: the strategy's name.
+            chosen: whether number and size of the inner steps were left open.
+        """
         try:
             step.check_finite(method)
         except DivergenceError as error:
-            raise DivergenceError(f"outer step {number}: {error}") from error
+            losses = torch.cat([step.outer_loss, step.inner_loss])
+            why = _UNBOUNDED if chosen and not losses.isfinite().all() else str(error)
+            raise DivergenceError(f"outer step {number}: {why}") from error
         for name, loss in (("outer", step.outer_loss), ("inner", step.inner_loss)):
             size = float(loss.detach().abs().max())
             first = self.first.setdefault(name, size)

@@ -1,0 +1,138 @@
+"""The update rule of inner problems that are solved to a tolerance: L-BFGS, by gradients alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.kernel.rules import RuleState
+
+_OVERSHOT = 0.5
+"""Slope at the end of a step, relative to that at its start, from which on it was too long."""
+
+_LONGEST, _GROWTH = 10.0, 10.0
+"""Of a step relative to ``1 + |v|``, and to the last one where no curvature was met."""
+
+_FEW = 100
+"""Entries of v up to which as many steps are kept as this: H is then nearly that of BFGS."""
+
+_CURVED = 1e-12
+"""Cosine of the angle between a step and the change of gradient below which there is none."""
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Quasi-Newton steps ``v ← v - H g``, H from the last steps and changes of the gradient.
+
+    Each task has its own H, all products of which are batched. A step that has gone too far, by
+    the slope at its end, is shortened from where it began; losses are not looked at, so that steps
+    are exact down to the rounding of gradients. Computed in float64. It has no derivatives, and
+    projections do not suit it.
+
+    Attributes:
+        first: length of the first step, relative to ``1 + |v|``.
+        memory: number of last steps that are kept for more than 100 entries.
+
+    Source: Nocedal, "Updating Quasi-Newton Matrices with Limited Storage" (Math. Comp., 1980), in
+    the form of Byrd, Nocedal & Schnabel, "Representations of Quasi-Newton Matrices" (1994),
+    theorem 2.2.
+    """
+
+    first: float = 1e-4
+    memory: int = 20
+
+    def init(self, params: TaskParams, outer: Params) -> RuleState:
+        """No step was taken."""
+        del params, outer
+        return {}
+
+    @torch.no_grad()
+    def update(
+        self, gradients: TaskParams, state: RuleState, params: TaskParams, step: int
+    ) -> tuple[TaskParams, RuleState]:
+        """One step, or for tasks whose last one went too far a shorter one in its place."""
+        del step
+        v, g = _flat(params), _flat(gradients)
+        if not state:
+            tasks, entries = v.shape
+            empty = v.new_zeros(tasks, _FEW if entries <= _FEW else self.memory, entries)
+            length = self.first * (1 + v.norm(dim=1))
+            return self._from(params, v, g, _along(g, length), {"steps": empty, "turns": empty})
+        last = state["last"]
+        d = last["direction"]
+        slope, before = (g * d).sum(1), (last["gradient"] * d).sum(1)
+        too_far = ~(slope <= -_OVERSHOT * before)
+        history = self._learned(state["history"], v - last["point"], g - last["gradient"], too_far)
+        new = _bounded(self._direction(history, g, v - last["point"]), v)
+        share = (before / (before - slope)).nan_to_num(0.1).clamp(0.1, 0.7)
+        point = torch.where(too_far[:, None], last["point"], v)
+        gradient = torch.where(too_far[:, None], last["gradient"], g)
+        direction = torch.where(too_far[:, None], share[:, None] * d, new)
+        return self._from(params, point, gradient, direction, history)
+
+    @staticmethod
+    def _from(
+        params: TaskParams, point: Tensor, gradient: Tensor, direction: Tensor, history: TaskParams
+    ) -> tuple[TaskParams, RuleState]:
+        """The parameters at the end of a step, and the state."""
+        last = {"point": point, "gradient": gradient, "direction": direction}
+        return _like(point + direction, params), {"last": last, "history": dict(history)}
+
+    @staticmethod
+    def _learned(history: TaskParams, s: Tensor, y: Tensor, too_far: Tensor) -> dict[str, Tensor]:
+        """With the last step, and without all steps where the loss was not convex along it."""
+        curved = (s * y).sum(1) > _CURVED * s.norm(dim=1) * y.norm(dim=1)
+        new = {}
+        for name, last in (("steps", s), ("turns", y)):
+            old = history[name]
+            joined = torch.cat([old[:, 1:], last[:, None]], 1)
+            joined = torch.where(curved[:, None, None], joined, 0)
+            new[name] = torch.where(too_far[:, None, None], old, joined)
+        return new
+
+    @staticmethod
+    def _direction(history: TaskParams, g: Tensor, s: Tensor) -> Tensor:
+        """``-H g``, or along -g and longer than the last step s where nothing is known of H.
+
+        With the steps S, the turns Y and ``R = triu(S Y')``, D the diagonal of R, theorem 2.2 has
+        ``H = γ + S R^-T (D + γ Y'Y) R^-1 S' - γ S R^-T Y' - γ Y R^-1 S'``.
+        """
+        steps, turns = history["steps"], history["turns"]
+        inner = steps @ turns.mT
+        d = inner.diagonal(dim1=1, dim2=2)
+        known = d[:, -1] > 0
+        r = inner.triu() + torch.diag_embed((d == 0).to(d))
+        bent = turns @ turns.mT
+        gamma = (d[:, -1] / torch.where(known, bent[:, -1, -1], 1))[:, None]
+        a, b = (m @ g[..., None] for m in (steps, turns))
+        w = torch.linalg.solve_triangular(r, a, upper=True)
+        p = d[..., None] * w + gamma[..., None] * (bent @ w - b)
+        z = torch.linalg.solve_triangular(r.mT, p, upper=False)
+        new = -gamma * g - (steps.mT @ z)[..., 0] + gamma * (turns.mT @ w)[..., 0]
+        falls = known & ((new * g).sum(1) < 0)
+        return torch.where(falls[:, None], new, _along(g, _GROWTH * s.norm(dim=1)))
+
+
+def _along(g: Tensor, length: Tensor) -> Tensor:
+    """Downhill."""
+    size = g.norm(dim=1)
+    return -g * (length / torch.where(size > 0, size, 1))[:, None]
+
+
+def _bounded(direction: Tensor, v: Tensor) -> Tensor:
+    longest, size = _LONGEST * (1 + v.norm(dim=1)), direction.norm(dim=1)
+    share: Tensor = longest / torch.maximum(size, longest)
+    return direction * share[:, None]
+
+
+def _flat(params: TaskParams) -> Tensor:
+    """All parameters of a task in a row, ``[T, n]``, float64."""
+    return torch.cat([p.detach().double().reshape(len(p), -1) for p in params.values()], 1)
+
+
+def _like(flat: Tensor, params: TaskParams) -> dict[str, Tensor]:
+    parts = torch.split(flat, [p[0].numel() for p in params.values()], 1)
+    return {n: x.reshape(p.shape).to(p) for (n, p), x in zip(params.items(), parts, strict=True)}
