@@ -41,6 +41,9 @@ class FiniteDifference(Strategy[State]):
     The error of a product is of two parts, of the order of ``length²`` (none where G is quadratic
     in v) and of rounding over ``length``. Where ``G_vv`` is well conditioned, hypergradients have
     an error of about 1e-10 in float64 and 1e-4 in float32; it grows with the condition number.
+    G_v must be smooth over that distance. With ReLU or max-pooling between the inner parameters
+    and G it has jumps: with all weights of a Conv4 as inner parameters, hypergradients in float32
+    were wrong by more than their own size, and those of a head on it right to 2e-5.
 
     ``OneStep(α)`` with one inner step of size α is DARTS: the derivative through that one step.
     It takes α for the inverse of ``G_vv`` and is biased unless that is so. DARTS takes the
