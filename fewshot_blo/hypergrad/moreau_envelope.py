@@ -42,10 +42,8 @@ class MoreauEnvelope(Strategy[MoreauState]):
     """A step of v, one of θ, ``du = F_u(v) + c_k [G_u(v) - G_u(θ)]``; only first derivatives.
 
     G is replaced by the constraint ``G(v) - min over θ of [G(θ) + |θ - v|²/2γ] ≤ 0``, with weight
-    c_k. In outer step k, counted from 0, with ``c_k = c (k + 1)^p``::
-
-        v ← v - α [F_v(v)/c_k + G_v(v) - (v - θ)/γ]
-        θ ← θ - η [G_v(θ) + (θ - v)/γ]
+    ``c_k = c (k + 1)^p`` in outer step k, counted from 0. The steps are
+    ``v ← v - α [F_v(v)/c_k + G_v(v) - (v - θ)/γ]`` and ``θ ← θ - η [G_v(θ) + (θ - v)/γ]``.
 
     Where all settles, the errors of v and du fall as ``1/c_k``. The minimum over θ needs no convex
     G, only a γ small enough that ``G + |θ - v|²/2γ`` is convex in θ; v then ends at a stationary
@@ -66,8 +64,8 @@ class MoreauEnvelope(Strategy[MoreauState]):
         ConfigurationError: if a setting is outside of its range.
 
     Source: Liu, Liu, Yao, Zeng & Zhang, "MEHA" (ICML 2024, arXiv 2405.09927), algorithm 1 for a
-    smooth G without constraints. Its published code for PyTorch moves v before u and has θ start
-    at zero; θ starts at v here. Steps of v are not projected.
+    smooth G without constraints. The authors' PyTorch code differs from the paper: it multiplies F
+    by c_k and has θ start at zero, where θ starts at v here. Steps of v are not projected.
     """
 
     inner: InnerSteps = InnerSteps(1, SGD())
