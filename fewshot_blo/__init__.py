@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.hypergrad import SABA as SABA
     from fewshot_blo.hypergrad import SOBA as SOBA
     from fewshot_blo.hypergrad import AmIGO as AmIGO
+    from fewshot_blo.hypergrad import FiniteDifference as FiniteDifference
     from fewshot_blo.hypergrad import Implicit as Implicit
+    from fewshot_blo.hypergrad import MoreauEnvelope as MoreauEnvelope
     from fewshot_blo.hypergrad import Penalty as Penalty
     from fewshot_blo.hypergrad import Reptile as Reptile
     from fewshot_blo.hypergrad import StocBiO as StocBiO
@@ -72,7 +74,10 @@ _HOMES = {
         "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
         "MaxMarginHead RelationHead RidgeHead TailHead"
     ),
-    "hypergrad": ("AmIGO BOME Implicit Penalty Reptile SABA SOBA StocBiO Unroll ValueFunction"),
+    "hypergrad": (
+        "AmIGO BOME FiniteDifference Implicit MoreauEnvelope Penalty Reptile SABA SOBA StocBiO "
+        "Unroll ValueFunction"
+    ),
     "hypergrad.linear_solve": "ConjugateGradient MINRES Neumann Nystrom OneStep",
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",

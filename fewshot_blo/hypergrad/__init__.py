@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fewshot_blo.hypergrad.amigo import AmIGO
 from fewshot_blo.hypergrad.bome import BOME
+from fewshot_blo.hypergrad.finite_difference import FiniteDifference
 from fewshot_blo.hypergrad.implicit import Implicit
+from fewshot_blo.hypergrad.moreau_envelope import MoreauEnvelope
 from fewshot_blo.hypergrad.penalty import Penalty
 from fewshot_blo.hypergrad.reptile import Reptile
 from fewshot_blo.hypergrad.saba import SABA
@@ -17,9 +19,11 @@ from fewshot_blo.hypergrad.value_function import ValueFunction
 STRATEGIES = (
     Unroll,
     Implicit,
+    FiniteDifference,
     Penalty,
     ValueFunction,
     BOME,
+    MoreauEnvelope,
     SOBA,
     SABA,
     AmIGO,
@@ -34,7 +38,9 @@ __all__ = [
     "SOBA",
     "STRATEGIES",
     "AmIGO",
+    "FiniteDifference",
     "Implicit",
+    "MoreauEnvelope",
     "Penalty",
     "Reptile",
     "State",

@@ -66,6 +66,15 @@ def check_decay(method: str, decay: float) -> None:
         )
 
 
+def check_one_step(method: str, inner: InnerSteps) -> None:
+    """Raises ConfigurationError if there is another number of inner steps than one."""
+    if inner.steps != 1:
+        raise ConfigurationError(
+            f"{method}: inner.steps is {inner.steps}: it takes one inner step per outer step; use "
+            "AmIGO for several"
+        )
+
+
 @dataclass(frozen=True)
 class SingleStep(Strategy[Own]):
     """A strategy that takes one step over v, and one over q, in an outer step.
@@ -82,11 +91,7 @@ class SingleStep(Strategy[Own]):
 
     def __post_init__(self) -> None:
         method = type(self).__name__
-        if self.inner.steps != 1:
-            raise ConfigurationError(
-                f"{method}: inner.steps is {self.inner.steps}: it takes one inner step per outer "
-                "step; use AmIGO for several"
-            )
+        check_one_step(method, self.inner)
         check_not_negative(method, dual_step_size=self.dual_step_size)
         check_decay(method, self.decay)
 

@@ -22,7 +22,7 @@ class TrainSettings:
         momentum: momentum of the outer optimizer sgd.
         weight_decay: weight decay of the outer optimizer; decoupled for adam (AdamW).
         schedule: learning rate schedule; cosine decays to zero over the steps.
-        clip: largest norm of the hypergradient, to which larger ones are clipped; 0 for no limit.
+        clip: norm to which a longer hypergradient is shortened; 0 for no limit.
         norm: norm mode of the query set in training and validation.
         start: start of the inner problems: cold resets them for each batch, warm continues from
             the inner parameters of the previous batch.

@@ -133,8 +133,8 @@ def test_nothing_chosen_is_the_default() -> None:
     ("settings", "said"),
     [
         ({"strategy": "Penalti"}, "strategy is 'Penalti': there is no such strategy "
-         "(did you mean Penalty?); use one of Unroll, Implicit, Penalty, ValueFunction, BOME, "
-         "SOBA, SABA, AmIGO, StocBiO, Reptile"),
+         "(did you mean Penalty?); use one of Unroll, Implicit, FiniteDifference, Penalty, "
+         "ValueFunction, BOME, MoreauEnvelope, SOBA, SABA, AmIGO, StocBiO, Reptile"),
         ({"problem": {"head": "ridge"}}, "problem.head is 'ridge': there is no such head (did you "
          "mean Ridge?); use one of Linear, Cosine, "),
         ({"data": "imagenet"}, "data is 'imagenet': there is no such data set"),

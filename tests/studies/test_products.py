@@ -12,7 +12,9 @@ from fewshot_blo.hypergrad import (
     SABA,
     SOBA,
     AmIGO,
+    FiniteDifference,
     Implicit,
+    MoreauEnvelope,
     Penalty,
     StocBiO,
     Strategy,
@@ -54,6 +56,9 @@ def problem() -> PlainProblem:
         (Penalty(InnerSteps(4, SGD(0.01)), rho=1.0), (2 * 4 + 2, 4 + 1)),
         (ValueFunction(InnerSteps(4, SGD(0.1)), 4, lam=1.0), (3 * 4 + 3, 0)),
         (BOME(InnerSteps(4, SGD(0.1)), 3), (4 * 4 + 3 + 2 + 3, 0)),
+        # Two a product and two for G_uv q.
+        (FiniteDifference(InnerSteps(4, SGD(0.1)), ConjugateGradient(2)), (5 + 2 * 2 + 2, 0)),
+        (MoreauEnvelope(), (2 + 1 + 3, 0)),  # v, θ and du.
         (SOBA(), (2, 1)),  # Both products in one pass.
         (SABA(), (2, 1)),
         (AmIGO(InnerSteps(4, SGD(0.1)), 3), (6, 3 + 1)),
