@@ -13,6 +13,9 @@ from fewshot_blo.kernel.rules import RuleState
 _OVERSHOT = 0.5
 """Slope at the end of a step, relative to that at its start, from which on it was too long."""
 
+_VAIN = 1e-4
+"""Share of a step that is left after so many shortenings that its direction is given up."""
+
 _LONGEST, _GROWTH = 10.0, 10.0
 """Of a step relative to ``1 + |v|``, and to the last one where no curvature was met."""
 
@@ -60,7 +63,8 @@ class LBFGS:
             tasks, entries = v.shape
             empty = v.new_zeros(tasks, _FEW if entries <= _FEW else self.memory, entries)
             length = self.first * (1 + v.norm(dim=1))
-            return self._from(params, v, g, _along(g, length), {"steps": empty, "turns": empty})
+            history = {"steps": empty, "turns": empty}
+            return self._from(params, v, g, _along(g, length), history, length[:, None])
         last = state["last"]
         d = last["direction"]
         slope, before = (g * d).sum(1), (last["gradient"] * d).sum(1)
@@ -70,15 +74,30 @@ class LBFGS:
         share = (before / (before - slope)).nan_to_num(0.1).clamp(0.1, 0.7)
         point = torch.where(too_far[:, None], last["point"], v)
         gradient = torch.where(too_far[:, None], last["gradient"], g)
-        direction = torch.where(too_far[:, None], share[:, None] * d, new)
-        return self._from(params, point, gradient, direction, history)
+        shorter = share[:, None] * d
+        length = shorter.norm(dim=1)
+        # No way down along -H g, as at a kink of the loss: once more along -g, from a new H.
+        known = history["steps"][:, -1].any(1)
+        in_vain = (too_far & known & (length < _VAIN * last["whole"][:, 0]))[:, None]
+        history = {name: torch.where(in_vain[..., None], 0, x) for name, x in history.items()}
+        shorter = torch.where(in_vain, _along(gradient, length), shorter)
+        direction = torch.where(too_far[:, None], shorter, new)
+        whole = torch.where(
+            too_far[:, None] & ~in_vain, last["whole"], direction.norm(dim=1)[:, None]
+        )
+        return self._from(params, point, gradient, direction, history, whole)
 
     @staticmethod
     def _from(
-        params: TaskParams, point: Tensor, gradient: Tensor, direction: Tensor, history: TaskParams
+        params: TaskParams,
+        point: Tensor,
+        gradient: Tensor,
+        direction: Tensor,
+        history: TaskParams,
+        whole: Tensor,
     ) -> tuple[TaskParams, RuleState]:
-        """The parameters at the end of a step, and the state."""
-        last = {"point": point, "gradient": gradient, "direction": direction}
+        """The parameters at the end of a step, and the state; ``whole`` is its length at first."""
+        last = {"point": point, "gradient": gradient, "direction": direction, "whole": whole}
         return _like(point + direction, params), {"last": last, "history": dict(history)}
 
     @staticmethod

@@ -203,7 +203,7 @@ def _check_named(
 ) -> None:
     """What cannot be chosen must be named."""
     if strategy.follows:
-        why = f"{type(strategy).__name__} takes few steps over v and its dual in an outer step"
+        why = f"{type(strategy).__name__} takes few steps over v in an outer step"
     elif problem.sampled:
         why = "the losses are of mini-batches"
     else:

@@ -160,3 +160,18 @@ def test_a_loss_without_a_minimum_ends() -> None:
         visit=lambda number, v: taken.append(number),
     )
     assert len(taken) < 500
+
+
+def test_a_direction_that_a_kink_blocks_is_given_up() -> None:
+    """``5 |v_1 + v_2 - 1|`` and a bowl of condition 100, least on the line."""
+    h = torch.tensor([1.0, 100.0], dtype=DOUBLE)
+    centre = torch.tensor([3.0, 1.0], dtype=DOUBLE)
+
+    def loss(v: TaskParams) -> Tensor:
+        bowl = 0.5 * (h * (v["v"] - centre).square()).sum(1)
+        return 5 * (v["v"].sum(1) - 1).abs() + bowl
+
+    found = adapt(loss, {"v": torch.tensor([[-4.0, 2.0]], dtype=DOUBLE)}, InnerSteps())["v"][0]
+    multiplier = float((centre.sum() - 1) / (1 / h).sum())
+    assert abs(multiplier) < 5
+    torch.testing.assert_close(found, centre - multiplier / h, atol=1e-2, rtol=0)
