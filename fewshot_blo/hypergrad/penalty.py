@@ -21,12 +21,13 @@ from fewshot_blo.hypergrad.strategy import State, Strategy, check_not_negative, 
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
 from fewshot_blo.kernel.rules import Scaled
 
-_WEIGHT = 10.0
-"""Of the penalty relative to F."""
+_WEIGHT, _WEIGHT_OF_STEPS = 100.0, 10.0
+"""Of the penalty relative to F along the mean curvature, so that multipliers settle in few rounds;
+and for steps of a given rule, which a stiffer objective soon makes diverge."""
 
 _MOST_ROUNDS = 30
-_DONE = 1e-6
-"""Change of the multipliers, relative to them, at which they are settled."""
+_DONE, _STALLED = 1e-6, 0.9
+"""Change of the multipliers, relative to them and to the last change, at which they are settled."""
 
 _LAM_DECAY = 0.98
 
@@ -142,18 +143,20 @@ class Penalty(Strategy[PenaltyState]):
         return 1.0 if self.epsilon_decay is None else self.epsilon_decay
 
     def settled(self, problem: Bilevel) -> Penalty:
-        """With ``ρ = 10 L_F / (L μ)``, and λ, where they are unset.
+        """With ``ρ = 100 L_F / (L μ)``, and λ, where they are unset.
 
         L_F is the largest curvature of F, L and μ the largest and the smallest positive one of G.
-        The penalty then outweighs F along the mean curvature, and multipliers do the rest.
+        The penalty then outweighs F along the mean curvature, and multipliers do the rest. It is a
+        tenth of that where the rule of the inner steps is given, as it was not chosen to suit ρ.
         """
         if self.rho is not None:
             return self
         found = balance(problem)
+        weight = _WEIGHT if self.inner.rule is None else _WEIGHT_OF_STEPS
         unguarded = self.lam is not None or bool(found.convex.all())
         return replace(
             self,
-            rho=_WEIGHT * float(found.product.max()),
+            rho=weight * float(found.product.max()),
             lam=(self.lam or 0.0) if unguarded else float(found.largest.max()),
         )
 
@@ -199,11 +202,14 @@ class Penalty(Strategy[PenaltyState]):
             return penalised(problem.outer_loss(v), g_v) + lam * g
 
         inner = adapt(lower_objective, start, self._steps(rho), outer=problem.outer)
+        before = torch.full_like(problem.inner_loss(inner), torch.inf)
         for _ in range(self._most_rounds - 1):
             g_v = self._inner_gradient(problem, inner)
             missing = task_dot(g_v, g_v).sqrt() * rho
-            if self.rounds is None and bool((missing <= _DONE * task_dot(nu, nu).sqrt()).all()):
+            done = missing <= _DONE * task_dot(nu, nu).sqrt()
+            if self.rounds is None and bool((done | (missing > _STALLED * before)).all()):
                 break
+            before = missing
             nu = {name: m + rho.to(m.dtype) * g_v[name] for name, m in nu.items()}
             inner = adapt(
                 lower_objective,

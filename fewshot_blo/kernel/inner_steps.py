@@ -14,7 +14,7 @@ from fewshot_blo.kernel.rules import AdGD, UpdateRule
 MOST_STEPS = 2000
 """Largest number of inner steps where only a tolerance ends them."""
 
-_TOLERANCE = {torch.float64: 1e-9}
+_TOLERANCE = {torch.float64: 1e-11}
 _FLOAT32_TOLERANCE = 2e-6
 
 
@@ -28,7 +28,7 @@ class InnerSteps:
         rule: update rule of the inner parameters; where unset, L-BFGS, and gradient descent with
             step sizes from measured curvature (AdGD) with projections and derivatives.
         tolerance: length of a step, relative to 1 plus the norm of the inner parameters, at which
-            a task is solved and stops; where unset, 1e-9 in float64 and 2e-6 in float32 if the
+            a task is solved and stops; where unset, 1e-11 in float64 and 2e-6 in float32 if the
             number of steps is unset too, and otherwise all steps are taken.
 
     Raises:

@@ -100,9 +100,9 @@ class SolveRun:
         if inner.steps is None:
             parts.append("inner steps until the inner problem is solved")
         if inner.rule is None:
-            parts.append("inner step sizes from measured curvature")
+            parts.append("inner steps by measured curvature")
         if self.chosen_optimizer is not None:
-            parts.append("outer step sizes from measured curvature")
+            parts.append("outer steps by measured curvature")
         return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
 
     def take(self, log: RunLog | None) -> Taken:

@@ -61,8 +61,8 @@ def test_weights_scale_with_the_problem() -> None:
         return rho
 
     assert settled(10.0) == pytest.approx(settled(1.0) / 100)
-    # 10 L_F / (L mu): the slope of F over its scale is larger than its curvature here.
-    assert settled(1.0) == pytest.approx(10 * 2 * 2**0.5 / (4 * 1))
+    # 100 L_F / (L mu): the slope of F over its scale is larger than its curvature here.
+    assert settled(1.0) == pytest.approx(100 * 2 * 2**0.5 / (4 * 1))
 
 
 def test_explicit_settings_are_obeyed() -> None:
