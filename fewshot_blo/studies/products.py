@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Params
+from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.solving.problem import PlainProblem
 
@@ -33,8 +32,19 @@ def count_passes(problem: PlainProblem, strategy: Strategy) -> Passes:
         problem: the problem; the hypergradient is computed at its initial variables.
         strategy: how the hypergradient is computed.
     """
-    strategy = strategy.settled(problem.at(0))
-    first = next(iter(problem.inner))  # A pass goes through all parameters or none.
+    start = problem.at(0)
+    return passes_of_step(start, strategy.settled(start))
+
+
+def passes_of_step(problem: Bilevel, strategy: Strategy) -> Passes:
+    """Counts what the first hypergradient of T tasks takes; a pass goes over all of them at once.
+
+    Args:
+        problem: the tasks, such as ``bind`` of a few-shot problem returns them; the graphs of their
+            initial parameters are freed.
+        strategy: how the hypergradient is computed, with its settings set.
+    """
+    first = next(iter(problem.inner_init))  # A pass goes through all parameters or none.
     gradients = products = 0
 
     def count_gradient() -> None:
@@ -49,17 +59,17 @@ def count_passes(problem: PlainProblem, strategy: Strategy) -> Passes:
         if gradient.requires_grad:
             gradient.register_hook(count)
 
-    def inner_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
+    def inner_loss(v: TaskParams) -> Tensor:
         count_gradient()
         seen = v[first].view_as(v[first])
         if seen.requires_grad:
             seen.register_hook(watch)
-        return problem.inner_loss({**v, first: seen}, u, *batch)
+        return problem.inner_loss({**v, first: seen})
 
-    def outer_loss(v: Mapping[str, Tensor], u: Params, *batch: Any) -> Tensor:
+    def outer_loss(v: TaskParams) -> Tensor:
         count_gradient()
-        return problem.outer_loss(v, u, *batch)
+        return problem.outer_loss(v)
 
     counted = replace(problem, inner_loss=inner_loss, outer_loss=outer_loss)
-    strategy.hypergradient(counted.at(0), strategy.init())
+    strategy.hypergradient(counted, strategy.init())
     return Passes(gradients, products)

@@ -20,6 +20,8 @@ def draw_progress(
     records: Sequence[Mapping[str, Any]],
     logs: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
+    *,
+    seconds: str = "seconds",
 ) -> None:
     """Draws the study's observed figure, or the outer loss, over passes and seconds.
 
@@ -29,7 +31,7 @@ def draw_progress(
         records: lines of the table, with the number of gradients and products per outer step.
         logs: log records of each row.
         path: file of the figure.
-
+        seconds: label of the axis of seconds.
     """
     passes = {
         record["method"]: record.get(GRADIENTS, 0.0) + record.get(PRODUCTS, 0.0)
@@ -50,7 +52,7 @@ def draw_progress(
         by_passes.plot(xs, values[: len(xs)])
         by_seconds.plot([record["seconds"] for record in log], values, label=name)
     by_passes.set(xlabel="gradients and Hessian products", ylabel=followed)
-    by_seconds.set(xlabel="seconds")
+    by_seconds.set(xlabel=seconds)
     for axes in (by_passes, by_seconds):
         axes.grid(alpha=0.3)
         points = [point for line in axes.lines for point in line.get_xydata()]

@@ -123,7 +123,7 @@ def run_study(
                 first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
         for name, row in figures.items():
             found.setdefault(name, []).append(row)
-    records = [{"method": name, **_over_seeds(many)} for name, many in found.items()]
+    records = [{"method": name, **over_seeds(many)} for name, many in found.items()]
     text = study_table(records, seeds=len(seeds))
     write_table(folder, text, records)
     if progress:
@@ -242,7 +242,8 @@ def solve_row(
     )
 
 
-def _over_seeds(many: Sequence[Figures]) -> dict[str, float]:
+def over_seeds(many: Sequence[Figures]) -> dict[str, float]:
+    """The mean of each figure, and with several its standard deviation under ``NAME sd``."""
     names = list(dict.fromkeys(name for row in many for name in row))
     record: dict[str, float] = {}
     for name in names:

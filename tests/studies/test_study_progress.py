@@ -28,7 +28,7 @@ def drawn(
         for step, value in zip(steps, values, strict=True)
     ]
     records: list[dict[str, Any]] = [{"method": "own", GRADIENTS: 2.0, PRODUCTS: 1.0}]
-    draw_progress(records, {"own": log}, path / "progress.png")
+    draw_progress(records, {"own": log}, path / "progress.png", seconds="CPU seconds")
     kept[0].canvas.draw()
     return kept[0]
 
@@ -46,6 +46,7 @@ def test_the_observed_figure_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     left = figure.axes[0]
     assert left.get_ylabel() == "test error %"
     assert left.lines[0].get_xdata().tolist() == [1500, 6000, 38400]  # type: ignore[union-attr]
+    assert figure.axes[1].get_xlabel() == "CPU seconds"
 
 
 def test_labels_of_short_axes_do_not_overlap(
