@@ -114,25 +114,34 @@ class LBFGS:
 
     @staticmethod
     def _direction(history: TaskParams, g: Tensor, s: Tensor) -> Tensor:
-        """``-H g``, or along -g and longer than the last step s where nothing is known of H.
-
-        With the steps S, the turns Y and ``R = triu(S Y')``, D the diagonal of R, theorem 2.2 has
-        ``H = γ + S R^-T (D + γ Y'Y) R^-1 S' - γ S R^-T Y' - γ Y R^-1 S'``.
-        """
-        steps, turns = history["steps"], history["turns"]
-        inner = steps @ turns.mT
-        d = inner.diagonal(dim1=1, dim2=2)
-        known = d[:, -1] > 0
-        r = inner.triu() + torch.diag_embed((d == 0).to(d))
-        bent = turns @ turns.mT
-        gamma = (d[:, -1] / torch.where(known, bent[:, -1, -1], 1))[:, None]
-        a, b = (m @ g[..., None] for m in (steps, turns))
-        w = torch.linalg.solve_triangular(r, a, upper=True)
-        p = d[..., None] * w + gamma[..., None] * (bent @ w - b)
-        z = torch.linalg.solve_triangular(r.mT, p, upper=False)
-        new = -gamma * g - (steps.mT @ z)[..., 0] + gamma * (turns.mT @ w)[..., 0]
-        falls = known & ((new * g).sum(1) < 0)
+        """``-H g``, or along -g and longer than the last step s where nothing is known of H."""
+        new, falls = quasi_newton_step(history["steps"], history["turns"], g)
         return torch.where(falls[:, None], new, _along(g, _GROWTH * s.norm(dim=1)))
+
+
+def quasi_newton_step(steps: Tensor, turns: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """``-H g``, ``[T, n]``, and whether it leads downhill, ``[T]``; not where H is unknown.
+
+    With the steps S, the turns Y and ``R = triu(S'Y)``, D the diagonal of R, theorem 2.2 has
+    ``H = γ + S R^-T (D + γ Y'Y) R^-1 S' - γ S R^-T Y' - γ Y R^-1 S'``.
+
+    Args:
+        steps: S, the last one last, ``[T, m, n]``; zero where there are fewer than m.
+        turns: Y, the changes of the gradient over them, likewise.
+        g: gradients, ``[T, n]``.
+    """
+    inner = steps @ turns.mT
+    d = inner.diagonal(dim1=1, dim2=2)
+    known = d[:, -1] > 0
+    r = inner.triu() + torch.diag_embed((d == 0).to(d))
+    bent = turns @ turns.mT
+    gamma = (d[:, -1] / torch.where(known, bent[:, -1, -1], 1))[:, None]
+    a, b = (m @ g[..., None] for m in (steps, turns))
+    w = torch.linalg.solve_triangular(r, a, upper=True)
+    p = d[..., None] * w + gamma[..., None] * (bent @ w - b)
+    z = torch.linalg.solve_triangular(r.mT, p, upper=False)
+    new = -gamma * g - (steps.mT @ z)[..., 0] + gamma * (turns.mT @ w)[..., 0]
+    return new, known & ((new * g).sum(1) < 0)
 
 
 def _along(g: Tensor, length: Tensor) -> Tensor:

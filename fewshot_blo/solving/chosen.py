@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel
 from fewshot_blo.hypergrad import Strategy
+from fewshot_blo.solving import limited_memory
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.descent import Backtracking, SpectralDescent
+from fewshot_blo.solving.limited_memory import LimitedMemory
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.quasi_newton import MOST_VARIABLES, QuasiNewton
 
@@ -18,9 +20,9 @@ from fewshot_blo.solving.quasi_newton import MOST_VARIABLES, QuasiNewton
 def chosen_optimizer(
     problem: PlainProblem, bilevel: Bilevel, strategy: Strategy, sets: Mapping[str, Constraint]
 ) -> Backtracking:
-    """A quasi-Newton method for few variables, else spectral descent.
+    """BFGS for few variables, L-BFGS for more that are in no sets, else spectral descent.
 
-    The former needs hypergradients that are derivatives of the outer loss beside them. With
+    The former two need hypergradients that are derivatives of the outer loss beside them. With
     constraints of the inner problem, F as a function of u has sharp bends.
 
     Args:
@@ -32,8 +34,11 @@ def chosen_optimizer(
     variables = list(problem.outer.values())
     shapes = {name: p.shape for name, p in problem.outer.items()}
     sizes = [p.numel() for p in variables]
-    if not strategy.is_derivative or sum(sizes) > MOST_VARIABLES:
+    if not strategy.is_derivative:
         return SpectralDescent(variables)
+    if sum(sizes) > MOST_VARIABLES:
+        few = sum(sizes) <= limited_memory.MOST_VARIABLES and not sets
+        return LimitedMemory(variables) if few else SpectralDescent(variables)
     bends = bilevel.constraints is not None and strategy.bears == "all"
 
     def joined(flat: Tensor, which: str) -> Tensor:

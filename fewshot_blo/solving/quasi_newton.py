@@ -57,6 +57,13 @@ class QuasiNewton(Backtracking):
         super().__init__(params, {"first": first, **own})
         self._sets, self.for_bends = (equalities, inequalities), for_bends
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up a state, in float64; PyTorch's own method gives it the type of the variables."""
+        super().load_state_dict(state_dict)
+        (first, *_) = self._group["params"]
+        saved: dict[str, Tensor] = next(iter(state_dict["state"].values()), {})
+        self.state[first] = {name: x.to(first.device) for name, x in saved.items()}
+
     @property
     def stalls(self) -> int:
         """How many steps in a row have been taken back as none of their lengths helped."""
@@ -107,7 +114,7 @@ class QuasiNewton(Backtracking):
             self._learn(u - own["point"], g - own["gradient"])
             group["vain"] = 0
         else:
-            own.setdefault("matrix", self._first_matrix(u, g))
+            self._begin(u, g)
         d = self._direction(u, g)
         group["loss"], group["slope"], group["length"] = loss, float(g @ d), 1.0
         own["point"], own["gradient"], own["direction"] = u, g, d
@@ -140,16 +147,21 @@ class QuasiNewton(Backtracking):
             return
         self._move_to(own["point"])
         group["loss"], group["vain"] = None, group["vain"] + 1
-        own.pop("matrix")
+        self._forget()
 
     def restart(self) -> None:
         """The loss is another function from here on."""
         self._group["loss"], self._group["vain"] = None, 0
 
-    def _first_matrix(self, u: Tensor, g: Tensor) -> Tensor:
+    def _begin(self, u: Tensor, g: Tensor) -> None:
+        """A first B, where there is none."""
         length = self._group["first"] * (1 + float(u.norm()))
         size = max(float(g.norm()), 1e-12) / length
-        return torch.full_like(u, float(size)).diag()
+        self._own.setdefault("matrix", torch.full_like(u, float(size)).diag())
+
+    def _forget(self) -> None:
+        """No B."""
+        self._own.pop("matrix")
 
     def _learn(self, s: Tensor, y: Tensor) -> None:
         """Damped, so that B stays positive definite."""

@@ -46,6 +46,15 @@ def test_an_inner_loss_of_condition_1e5() -> None:
     torch.testing.assert_close(solution.outer["u"], torch.ones(6, dtype=DOUBLE), atol=1e-5, rtol=0)
 
 
+def test_many_outer_variables_of_condition_1e3() -> None:
+    curvatures = torch.logspace(-2, 1, 250, dtype=DOUBLE)
+    target = torch.linspace(-1, 1, 250, dtype=DOUBLE)
+    given = followed(near, lambda v, u: curvatures @ (v["v"] - target).square(), n=250)
+    solution = solve(given, progress=False)
+    torch.testing.assert_close(solution.outer["u"], target, atol=1e-4, rtol=0)
+    assert solution.step < 600
+
+
 def test_six_decays_of_a_logistic_regression_against_scipy() -> None:
     """Features of scales from 0.1 to 10. SciPy differentiates nothing here."""
     generator = torch.Generator().manual_seed(1)
@@ -137,7 +146,7 @@ def test_inner_constraints_that_cannot_be_met_are_told() -> None:
 @pytest.mark.parametrize(
     "strategy", [Implicit(), Penalty(), Unroll(), ValueFunction()], ids=lambda x: type(x).__name__
 )
-@pytest.mark.parametrize("where", ["free", "box", "constraint"])
+@pytest.mark.parametrize("where", ["free", "box", "constraint", "float32", "many"])
 @pytest.mark.filterwarnings("ignore::fewshot_blo.errors.NotSolvedWarning")  # They are short.
 def test_runs_with_nothing_named_resume_bit_for_bit(
     strategy: Strategy, where: str, tmp_path: Path
@@ -146,14 +155,19 @@ def test_runs_with_nothing_named_resume_bit_for_bit(
         pytest.skip("the penalty method refuses sets of inner variables")
     sets = {"v": Box(-3.0, 0.75)} if where == "box" else {}
     limits: dict[str, Any] = {}
+    dtype = torch.float32 if where == "float32" else DOUBLE
     if where == "constraint":
         limits = {"outer_inequalities": lambda v, u: v["v"][:1] - 0.5}
 
     def taken(steps: int, **settings: Any) -> Solution:
-        curvatures = torch.tensor([1.0, 20.0], dtype=DOUBLE)
-        given = followed(
+        n = 201 if where == "many" else 2  # Then outer steps have limited memory.
+        curvatures = torch.linspace(1.0, 20.0, n, dtype=dtype)
+        zero = torch.zeros(n, dtype=dtype)
+        given = PlainProblem(
+            {"u": zero.clone()},
+            {"v": zero.clone()},
             lambda v, u: curvatures @ (v["v"] - u["u"]).square(),
-            lambda v, u: (v["v"] - 1).square().sum() + u["u"].square().sum() / 10,
+            lambda v, u: (v["v"] - 1).square().sum() + u["u"].pow(4).sum() / 10,
             **limits,
         )
         return solve(
