@@ -22,9 +22,10 @@ from fewshot_blo.hypergrad.gradients import (
     inner_gradients,
     outer_gradients,
 )
-from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, LinearSolver
+from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver, chosen_solver
+from fewshot_blo.hypergrad.newton import solved_or_adapted
 from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, inner_start
-from fewshot_blo.kernel import SGD, InnerSteps, adapt
+from fewshot_blo.kernel import SGD, InnerSteps
 
 _MOST_PRODUCTS = 500
 """Hessian products of the linear solver where it is unset; it stops by its tolerance before."""
@@ -72,8 +73,8 @@ class Implicit(Strategy[ImplicitState]):
 
     Attributes:
         inner: inner steps.
-        solve: linear solver for q; where unset, MINRES to a relative residual of 1e-8, which may
-            be used on singular and indefinite ``G_vv``.
+        solve: linear solver for q; where unset, Dense for at most 100 parameters, and else MINRES
+            to a relative residual of 1e-8. Both may be used on singular and indefinite ``G_vv``.
 
     Source: Rajeswaran et al., "iMAML" (arXiv 1909.04630), equation 6 and algorithm 2; Neumann:
     Lorraine et al. (arXiv 1911.02590); one step: Luketina et al. (arXiv 1511.06727). As in iMAML's
@@ -125,13 +126,7 @@ class Implicit(Strategy[ImplicitState]):
         """Adapts without a graph, solves for q and differentiates once."""
         if problem.constraints is not None:
             return self._with_constraints(problem, state)
-        inner = adapt(
-            problem.inner_loss,
-            inner_start(problem, state),
-            self.inner,
-            outer=problem.outer,
-            project=problem.project,
-        )
+        inner = solved_or_adapted(problem, inner_start(problem, state), self.inner)
         inner = {name: p.requires_grad_() for name, p in inner.items()}
         outer_loss = problem.outer_loss(inner)
         f_v, f_u = both_gradients(outer_loss, inner, problem.outer)
@@ -141,7 +136,7 @@ class Implicit(Strategy[ImplicitState]):
         def hessian_product(v: TaskParams) -> TaskParams:
             return inner_gradients(task_dot(g_v, v).sum(), inner)
 
-        solve = MINRES(_MOST_PRODUCTS, tolerance=1e-8) if self.solve is None else self.solve
+        solve = chosen_solver(f_v, _MOST_PRODUCTS) if self.solve is None else self.solve
         q = solve(hessian_product, f_v)
         minus_g_uv_q = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
         gradient = add_gradients(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from fewshot_blo.bilevel import TaskParams, task_dot
+from fewshot_blo.hypergrad.dense import FEW, Dense
 from fewshot_blo.hypergrad.minres import MINRES
 from fewshot_blo.hypergrad.nystrom import Nystrom
 from fewshot_blo.hypergrad.systems import (
@@ -25,11 +26,13 @@ __all__ = [
     "MINRES",
     "SOLVERS",
     "ConjugateGradient",
+    "Dense",
     "LinearSolver",
     "MatVec",
     "Neumann",
     "Nystrom",
     "OneStep",
+    "chosen_solver",
 ]
 
 
@@ -131,5 +134,18 @@ class OneStep:
         return {name: self.step_size * v for name, v in b.items()}
 
 
-SOLVERS = (ConjugateGradient, MINRES, Nystrom, Neumann, OneStep)
+def chosen_solver(b: TaskParams, products: int, *, tolerance: float = 1e-8) -> LinearSolver:
+    """Dense for at most 100 parameters of a task, else MINRES to a relative residual.
+
+    Args:
+        b: a right-hand side, ``[T, ...]``.
+        products: Hessian products that MINRES takes at most.
+        tolerance: relative residual.
+    """
+    if sum(x[0].numel() for x in b.values()) <= FEW:
+        return Dense()
+    return MINRES(products, tolerance=tolerance)
+
+
+SOLVERS = (ConjugateGradient, MINRES, Dense, Nystrom, Neumann, OneStep)
 """All of them: what the command line and recipes know."""

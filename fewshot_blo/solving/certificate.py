@@ -21,6 +21,12 @@ _NEGATIVE = 1e-3
 """Share of the largest curvature from which on a negative one is no rounding."""
 
 
+_STEPS = "take more inner steps or a better step size, or leave both unset"
+_HARD = (
+    "the inner loss may be ill-conditioned, have a kink near v, or no minimum; scale the variables "
+    "alike, compute in float64, or add an l2 term"
+)
+
 _INFEASIBLE = 1e-3
 """Violation of an inner constraint from which on there may be no feasible v."""
 
@@ -87,11 +93,12 @@ class Certificate:
             "the inner loss"
         ]
 
-    def doubts(self, *, strict: bool = False) -> list[str]:
+    def doubts(self, *, strict: bool = False, chosen: bool = False) -> list[str]:
         """Sentences on what is not as a solution has it, each with a remedy; none of one batch.
 
         Args:
             strict: by the limits for convergence.
+            chosen: whether number and size of the inner steps were left open.
         """
         distance = CONVERGED_DISTANCE if strict else INNER_DISTANCE
         found: list[str] = []
@@ -114,7 +121,7 @@ class Certificate:
             found.append(
                 f"v is about {self.inner_distance:.2g} from a minimiser of the inner loss "
                 "(relative to 1 + |v|), so the outer loss is not that of a solved inner problem: "
-                "take more inner steps or a better step size, or leave both unset"
+                + (_HARD if chosen else _STEPS)
             )
         if self.inner_elsewhere > _LOWER:
             found.append(

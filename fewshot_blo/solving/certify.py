@@ -13,9 +13,10 @@ from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, Scales, scales_of, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
 from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
-from fewshot_blo.hypergrad.linear_solve import MINRES, MatVec
+from fewshot_blo.hypergrad.linear_solve import MatVec, chosen_solver
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.points import distance, norm, projected
 
 _COARSE = 1e-8
 """Smoothing at which an inner problem is solved from other starts."""
@@ -67,16 +68,16 @@ def certify(
 
         residual = {name: g.detach() for name, g in g_v.items()}
         values = ritz_values(product, v, min(30, products))[0]
-        solver = MINRES(products, tolerance=1e-8)
+        solver = chosen_solver(f_v, products)
         to_minimum, q = solver(product, residual), solver(product, f_v)
         undetermined = _flat_share(product, f_v, q, float(values.abs().max()))
         of_g = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
     exact = {name: _sum(f_u[name], of_g[name], leaf) for name, leaf in problem.outer.items()}
-    distance = task_dot(to_minimum, to_minimum).sqrt() / (1 + task_dot(at, at).sqrt())
+    away = task_dot(to_minimum, to_minimum).sqrt() / (1 + task_dot(at, at).sqrt())
     largest = values.abs().max()
     return Certificate(
         inner_residual=float(task_dot(residual, residual).sqrt()),
-        inner_distance=float(distance),
+        inner_distance=float(away),
         inner_gap=0.5 * float(task_dot(residual, to_minimum)),
         inner_curvature=float(values.min() / largest) if largest > 0 else 0.0,
         stationarity=projected_norm(problem.outer, exact, constraints),
@@ -192,6 +193,16 @@ def projected_norm(outer: Params, gradient: Params, constraints: Mapping[str, Co
             g = (u - constraints[name].project(u - h * g)) / h
         total += float(g.square().sum())
     return math.sqrt(total)
+
+
+def reach(outer: Params, gradient: Params, constraints: Mapping[str, Constraint]) -> float:
+    """How far u moves in a projected step of length ``1 + |u|``, relative to it; infinite without
+    constraints."""
+    size, slope = 1 + norm(outer), norm(gradient)
+    if not constraints or slope == 0:
+        return math.inf
+    ahead = {n: p.detach() - size / slope * gradient[n].detach() for n, p in outer.items()}
+    return distance(projected(ahead, constraints), outer) / size
 
 
 def _sum(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:

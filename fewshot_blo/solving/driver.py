@@ -176,7 +176,9 @@ def solve(
 def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
     """An error where a solution was asked for; a warning where v is not what it should be."""
     method = type(run.strategy).__name__
-    doubts = [] if run.certificate is None else run.certificate.doubts(strict=must_solve)
+    inner, found = run.strategy.inner, run.certificate
+    chosen = inner.rule is None and inner.steps is None
+    doubts = [] if found is None else found.doubts(strict=must_solve, chosen=chosen)
     if method == Implicit.__name__:
         doubts = [doubt.removesuffix(", or use Implicit") for doubt in doubts]
     if must_solve and not run.best:

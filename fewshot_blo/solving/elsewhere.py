@@ -20,7 +20,7 @@ PROBES = 24
 """Random outer variables that are looked at."""
 
 _SPREAD = (0.3, 1.0, 3.0, 10.0)
-"""Standard deviations of them, relative to ``1 + |(u, v)|``, in turn."""
+"""Standard deviations of them, each relative to ``1 + |(u, v)|`` and to ``1 + |u|``, in turn."""
 
 _SMOOTHING = 1e-5
 _LOWER = 1e-3
@@ -47,7 +47,7 @@ def lower_elsewhere(
     outer_sets, inner_sets = sets
     weight = 10 * (1 + max((float(x.abs().max()) for x in limits.multipliers.values()), default=0))
     here = copies(problem.outer)
-    size = 1 + math.hypot(norm(here), norm(inner))
+    sizes = 1 + math.hypot(norm(here), norm(inner)), 1 + norm(here)
     generator = torch.Generator().manual_seed(0)
 
     def value() -> float:
@@ -65,7 +65,7 @@ def lower_elsewhere(
         lowest = value()
         lowest, best = lowest - _LOWER * (1 + abs(lowest)), None
         for number in range(PROBES):
-            spread = _SPREAD[number % len(_SPREAD)] * size
+            spread = _SPREAD[number // 2 % len(_SPREAD)] * sizes[number % 2]
             u = {
                 name: p
                 + spread * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)

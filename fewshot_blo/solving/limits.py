@@ -20,6 +20,9 @@ _MET = 1e-6
 _MOST_WEIGHT, _INFEASIBLE = 1e7, 1e-3
 """γ at which a violation, relative as above, says that the constraints cannot be met."""
 
+_LOST, _HEAVIER = 1e2, 10.0
+"""A violation, relative as above, at which u has run away, and the factor of γ then."""
+
 _WEIGHT, _GROWTH, _ENOUGH = 10.0, 4.0, 0.25
 """γ at the start, its factor, and the share of the violation that has to be left without it."""
 
@@ -135,6 +138,22 @@ class OuterLimits:
                 "may be no feasible (u, v), or none near the start"
             )
         return max(violation, slack) <= _MET * self.scale
+
+    @torch.no_grad()
+    def lost(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> bool:
+        """Whether u has run away from the constraints, where F falls faster than γ holds it.
+
+        γ is then ten times as large, and the multipliers are zero again.
+        """
+        if self.absent or self.weight > _MOST_WEIGHT:
+            return False
+        violation, _ = self._violation(*self._divided(problem, inner, problem.outer))
+        if not violation > _LOST * self.scale:
+            return False
+        self.weight *= _HEAVIER
+        self.equal, self.least = torch.zeros_like(self.equal), torch.zeros_like(self.least)
+        self.violation = float("inf")
+        return True
 
     def _violation(self, h: Tensor, c: Tensor) -> tuple[float, float]:
         """The largest violation; and the largest slack of a constraint with a multiplier."""

@@ -42,13 +42,13 @@ def distance_ahead(
     here = copies(problem.outer)
     size = 1 + norm(here)
     try:
-        first = _exact(problem, inner)
+        first = exact_step(problem, inner)
         slope_size = norm(first.gradient)
         length = _LENGTH * size / slope_size if slope_size > 0 else 0.0
         downhill = {name: p - length * first.gradient[name].detach() for name, p in here.items()}
         ahead = projected(downhill, constraints)
         move(problem.outer, ahead)
-        second = _exact(problem, first.inner)
+        second = exact_step(problem, first.inner)
     except DivergenceError:
         return math.inf
     finally:
@@ -62,8 +62,12 @@ def distance_ahead(
     return math.inf if not later > slope else -slope / (later - slope) * norm(moved) / size
 
 
-def _exact(problem: Bilevel, inner: TaskParams) -> OuterStep:
-    """With the hypergradient of implicit differentiation."""
+def exact_step(problem: Bilevel, inner: TaskParams) -> OuterStep:
+    """With the hypergradient of implicit differentiation, at the problem's u, solved from v.
+
+    Raises:
+        DivergenceError: if a loss or the hypergradient is not finite.
+    """
     method = Implicit()
     step = method.hypergradient(problem, replace(method.init(), inner=inner))
     step.check_finite("Implicit")
@@ -87,7 +91,7 @@ def _falls_nearby(
             move(problem.outer, at)
             moved = {name: p - here[name] for name, p in at.items()}
             try:
-                there = _exact(problem, step.inner)
+                there = exact_step(problem, step.inner)
             except DivergenceError:
                 continue
             slopes = inner_product(step.gradient, moved) + inner_product(there.gradient, moved)

@@ -138,7 +138,7 @@ class QuasiNewton(Backtracking):
         """By the slopes at both ends, if known, to between a tenth and half of the length."""
         group, own = self._group, self._own
         share = 0.5
-        if after is not None and after > 0:
+        if after is not None and after > 0 > group["slope"]:
             share = min(max(-group["slope"] / (after - group["slope"]), 0.1), 0.5)
         group["length"] *= share
         size = float(own["direction"].norm()) * group["length"]

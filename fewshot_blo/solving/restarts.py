@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from torch import Tensor
+
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.records.outer_loop import take_steps
+from fewshot_blo.solving.concave import MOST_VARIABLES, lower_along_concave
 from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.points import move
 from fewshot_blo.solving.problem import unstacked
@@ -18,15 +21,9 @@ _RESTARTS = 2
 
 
 def improved(run: SolveRun, *, progress: bool) -> SolveRun:
-    """The run, or one from other outer variables that led to a lower outer loss.
-
-    Without bends of F as a function of u it stays as it is.
-    """
-    if not run.has_bends:
-        return run
+    """The run, or one from other outer variables that led to a lower outer loss."""
     for _ in range(_RESTARTS):
-        sets = (run.outer_sets, run.inner_sets)
-        u = lower_elsewhere(run.problem, unstacked(run.state.inner), sets, run.limits)
+        u = _lower(run)
         if u is None:
             return run
         here, _ = run.found()
@@ -42,6 +39,18 @@ def improved(run: SolveRun, *, progress: bool) -> SolveRun:
             return run
         run = again
     return run
+
+
+def _lower(run: SolveRun) -> dict[str, Tensor] | None:
+    """Outer variables with a lower outer loss: anywhere where F has bends, else downhill."""
+    if run.has_bends:
+        sets = (run.outer_sets, run.inner_sets)
+        return lower_elsewhere(run.problem, unstacked(run.state.inner), sets, run.limits)
+    bilevel = run.bilevel()
+    few = sum(p.numel() for p in run.problem.outer.values()) <= MOST_VARIABLES
+    if bilevel.constraints is not None or run.problem.sampled or not few:
+        return None
+    return lower_along_concave(bilevel, run.state.inner, run.outer_sets)
 
 
 def _restarted(run: SolveRun, outer: Params) -> SolveRun:

@@ -21,7 +21,7 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate
-from fewshot_blo.solving.certify import projected_norm
+from fewshot_blo.solving.certify import projected_norm, reach
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint, by_level
 from fewshot_blo.solving.descent import Backtracking
@@ -71,10 +71,11 @@ class SolveRun:
         self.out_of_time, self.futile = False, 0
         self.seen: tuple[Params, Mapping[str, Tensor]] = ({}, {})
         self._project()
+        self.origin = copies(self.problem.outer)
         self.optimizer: torch.optim.Optimizer
         self.chosen_optimizer: Backtracking | None = None
         if self.make_optimizer is None:
-            chosen = chosen_optimizer(self.problem, self._bilevel(), self.strategy, self.outer_sets)
+            chosen = chosen_optimizer(self.problem, self.bilevel(), self.strategy, self.outer_sets)
             self.chosen_optimizer = self.optimizer = chosen
         else:
             self.optimizer = self.make_optimizer(list(self.problem.outer.values()))
@@ -86,7 +87,7 @@ class SolveRun:
         ended = self.converged or self.futile >= _MOST_LOOKS or self.out_of_time
         return ended or self.step >= self.plan.steps or waited
 
-    def _bilevel(self) -> Bilevel:
+    def bilevel(self) -> Bilevel:
         """The problem of the next outer step, with the multipliers of the outer constraints."""
         bilevel = self.limits.added_to(self.problem).at(self.step, self.inner_sets)
         check_constraints(self.strategy, bilevel)
@@ -120,7 +121,7 @@ class SolveRun:
     def _step(self) -> OuterStep:
         limit = self.plan.seconds
         self.out_of_time = limit is not None and time.monotonic() - self.began > limit
-        bilevel = self._bilevel()
+        bilevel = self.bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
         state = replace(self.state, inner=start)
@@ -135,8 +136,14 @@ class SolveRun:
             optimizer.take_back()
             return self._step()
         self.seen = copies(self.problem.outer), unstacked(step.inner)
+        if self.chosen_optimizer and self.limits.lost(self.problem, unstacked(step.inner)):
+            move(self.problem.outer, self.origin)
+            self.chosen_optimizer.restart()
+            self.step, self.state = self.step + 1, self.strategy.init()
+            return step
         downhill = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
-        self.watch.before(self.problem.outer, step.gradient, downhill)
+        far = reach(self.problem.outer, step.gradient, self.outer_sets)
+        self.watch.before(self.problem.outer, step.gradient, downhill, far)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
         changed = self._certify(bilevel, step)
         if self.chosen_optimizer is not None and (changed or self.converged):
@@ -253,7 +260,7 @@ class SolveRun:
         """Begins anew, with the weights of the strategy chosen that are unset."""
         if self.folder is not None:
             start_folder(self.folder)
-        settled = self.strategy.settled(self._bilevel())
+        settled = self.strategy.settled(self.bilevel())
         for item in fields(settled):  # type: ignore[arg-type]
             value = getattr(settled, item.name)
             if value != getattr(self.strategy, item.name):

@@ -23,6 +23,12 @@ _UNBOUNDED = (
     "for these outer variables; add an l2 term, or set constraints of u or v"
 )
 
+_FALLS = (
+    "there is no minimum on the way of u, or outer constraints do not keep it from there; start "
+    "elsewhere, or set constraints"
+)
+_LONG_STEPS = "lower the inner step size or the learning rate, or leave both unset"
+
 SHORT_STEPS = 3
 """Consecutive short steps at which convergence is worth a measurement."""
 
@@ -72,25 +78,25 @@ class Watch:
             if size > _BEYOND * max(1.0, first):
                 raise DivergenceError(
                     f"outer step {number}: {method}: the {name} loss is {size:.3g} and was "
-                    f"{first:.3g} at the first step: lower the inner step size or the learning "
-                    "rate, or leave both unset"
+                    f"{first:.3g} at the first step: {_FALLS if chosen else _LONG_STEPS}"
                 )
 
-    def before(self, outer: Params, gradient: Params, projected: float) -> None:
+    def before(self, outer: Params, gradient: Params, projected: float, reach: float) -> None:
         """Takes in u and its hypergradient, before the step from there.
 
         Args:
             outer: u.
             gradient: the hypergradient.
             projected: its norm without what constraints cut off.
+            reach: how far u can go along the negative hypergradient, relative to ``1 + |u|``.
         """
         point, new = copies(outer), copies(gradient)
         if self.point:
             moved, turned = distance(point, self.point), distance(new, self.gradient)
             if turned > 0:
                 self.distance = projected * moved / turned / (1 + norm(point))
-        if projected == 0:
-            self.distance = 0.0
+        # Where F has no curvature, as at a corner of the sets, they alone tell the distance.
+        self.distance = 0.0 if projected == 0 else min(self.distance, reach)
         if self.tolerance is not None:
             self.near = self.near + 1 if self.distance <= self.tolerance else 0
         self.point, self.gradient = point, new

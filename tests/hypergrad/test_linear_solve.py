@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.linear_solve import (
     MINRES,
     ConjugateGradient,
+    Dense,
     LinearSolver,
     MatVec,
     Neumann,
@@ -297,7 +299,7 @@ def test_nystrom_is_the_inverse_of_its_approximation() -> None:
     assert not torch.equal(q, join(Nystrom(3, 0.2, seed=5)(system.product, cut(system.b))))
 
 
-@pytest.mark.parametrize("solver", [MINRES(3), Nystrom(3, 0.1)])
+@pytest.mark.parametrize("solver", [MINRES(3), Nystrom(3, 0.1), Dense()])
 def test_nan_of_one_task_is_its_own(solver: LinearSolver) -> None:
     system = System(0, 2, 4)
     system.h[0, 0, 0] = torch.nan
@@ -316,3 +318,36 @@ def test_nystrom_needs_a_column_and_damping(settings: dict[str, float]) -> None:
 def test_needs_a_step(solver: type[ConjugateGradient | MINRES | Neumann]) -> None:
     with pytest.raises(ConfigurationError, match="steps is 0: a linear solver needs at least 1"):
         solver(steps=0)
+
+
+@given(system=systems, damping=st.sampled_from([0.0, 0.5, 10.0]))
+def test_dense_solves_systems(system: System, damping: float) -> None:
+    found = join(Dense(damping)(system.product, cut(system.b)))
+    exact = torch.linalg.solve(system.damped(damping), system.b)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_dense_solves_systems_of_condition_1e12() -> None:
+    system = System(0, 2, 6, condition=1.0)
+    values = torch.logspace(-12, 0, 6, dtype=torch.float64)
+    system.h = torch.diag(values).expand(2, 6, 6)
+    found = join(Dense()(system.product, cut(system.b)))
+    torch.testing.assert_close(found, system.b / values, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dense_leaves_out_the_null_space(seed: int) -> None:
+    """Indefinite of rank 3, against NumPy's pseudo-inverse."""
+    system = System(seed, 2, 5)
+    values = torch.tensor([-2.0, 0.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+    axes = torch.linalg.qr(system.h)[0]
+    system.h = axes * values @ axes.mT
+    found = join(Dense()(system.product, cut(system.b)))
+    inverse = np.linalg.pinv(system.h.numpy(), rcond=1e-10)
+    exact = np.einsum("tij,tj->ti", inverse, system.b.numpy())
+    np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_dense_is_for_few_parameters() -> None:
+    with pytest.raises(ConfigurationError, match=r"2001 parameters, .* use MINRES"):
+        Dense()(lambda v: v, {"v": torch.zeros(1, 2001)})

@@ -181,3 +181,69 @@ def test_runs_with_nothing_named_resume_bit_for_bit(
         for key, value in getattr(whole, name).items():
             assert torch.equal(value, getattr(rest, name)[key])
     assert rest.history == whole.history[-len(rest.history) :]
+
+
+def test_a_plateau_that_hides_the_way_down_is_left() -> None:
+    """Ridge regression whose second feature has the scale s: at u = 0 the slope of F is s² there.
+
+    F is zero at ``u_1 = ln(3/7)`` and where u_2 is far below ln s².
+    """
+    scale = torch.tensor([1.0, 1e-4], dtype=DOUBLE)
+    target = torch.tensor([0.7, 1.0], dtype=DOUBLE)
+    zero = torch.zeros(2, dtype=DOUBLE)
+    given = PlainProblem(
+        {"u": zero.clone()},
+        {"v": zero.clone()},
+        lambda v, u: (scale * v["v"] - 1).square().sum() + u["u"].exp() @ v["v"].square(),
+        lambda v, u: (scale * v["v"] - target).square().sum(),
+    )
+    solution = solve(given, constraints={"u": Box(-30.0, 5.0)}, progress=False)
+    assert float(solution.history[-1]["loss/outer"]) < 1e-8
+    assert float(solution.outer["u"][0]) == pytest.approx(np.log(3 / 7), abs=1e-5)
+
+
+@pytest.mark.parametrize("high", [1.0, 1e3])
+def test_a_corner_of_the_sets_where_the_loss_is_linear(high: float) -> None:
+    """F is -u_1 - 2 u_2 plus nothing that is curved."""
+    given = followed(near, lambda v, u: -v["v"][0] - 2 * v["v"][1])
+    solution = solve(given, constraints={"u": Box(0.0, high)}, progress=False)
+    torch.testing.assert_close(solution.outer["u"], torch.full((2,), high, dtype=DOUBLE))
+
+
+def test_a_start_at_a_corner_that_is_the_solution() -> None:
+    given = followed(near, lambda v, u: v["v"].sum())
+    solution = solve(given, constraints={"u": Box(0.0, 1.0)}, progress=False)
+    torch.testing.assert_close(solution.outer["u"], torch.zeros(2, dtype=DOUBLE), atol=1e-8, rtol=0)
+
+
+def test_an_outer_loss_that_falls_faster_than_the_first_penalty_holds_it() -> None:
+    """-50 |v|² under ``|u|² <= 4``: γ starts at 10, and the constraint bends F by less than 50."""
+    given = followed(
+        near,
+        lambda v, u: -50 * v["v"].square().sum() - v["v"][0],
+        outer_inequalities=lambda v, u: (u["u"].square().sum() - 4)[None],
+    )
+    solution = solve(given, progress=False)
+    expected = torch.tensor([2.0, 0.0], dtype=DOUBLE)
+    torch.testing.assert_close(solution.outer["u"], expected, atol=1e-3, rtol=0)
+
+
+def test_inner_problems_of_few_parameters_are_solved_to_rounding() -> None:
+    """By Newton's method, where gradient steps leave what their tolerance allows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, generator=generator, dtype=DOUBLE) * torch.logspace(-3, 1, 5).double()
+    y = torch.randn(40, generator=generator, dtype=DOUBLE).sign()
+    given = PlainProblem(
+        {"u": torch.tensor(-3.0, dtype=DOUBLE)},
+        {"v": torch.zeros(5, dtype=DOUBLE)},
+        lambda v, u: (
+            torch.nn.functional.softplus(-y[:20] * (x[:20] @ v["v"])).mean()
+            + u["u"].exp() * v["v"].square().sum()
+        ),
+        lambda v, u: torch.nn.functional.softplus(-y[20:] * (x[20:] @ v["v"])).mean(),
+    )
+    bilevel = given.at(0)
+    step = Implicit().hypergradient(bilevel, Implicit().init())
+    leaves = {"v": step.inner["v"].requires_grad_()}
+    (slope,) = torch.autograd.grad(bilevel.inner_loss(leaves).sum(), list(leaves.values()))
+    assert float(slope.abs().max()) < 1e-13

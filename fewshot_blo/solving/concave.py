@@ -1,0 +1,94 @@
+"""Whether F falls along directions in which it is concave at a solution, as on a plateau."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.solving.constraints import Constraint
+from fewshot_blo.solving.look_ahead import exact_step
+from fewshot_blo.solving.points import copies, move, norm, projected
+
+MOST_VARIABLES = 50
+"""Entries of u up to which all second derivatives of F are measured."""
+
+_LENGTH, _LENGTHS = 1e-3, (1.0, 3.0, 10.0)
+"""Of steps to measure the second derivatives, and of those downhill, relative to ``1 + |u|``."""
+
+_CONCAVE, _MOST = 1e-10, 10
+"""Negative curvature, relative to the largest, that counts, and the most directions of it."""
+
+_LOWER = 1e-4
+"""By how much F, relative to ``1 + |F|``, has to be lower."""
+
+
+def lower_along_concave(
+    problem: Bilevel, inner: TaskParams, sets: Mapping[str, Constraint]
+) -> dict[str, Tensor] | None:
+    """Outer variables with a lower F along directions of negative curvature; None if none is found.
+
+    Where a gradient is zero to rounding, as on a plateau, curvature may still tell the way down.
+    The outer variables are as before in the end.
+
+    Args:
+        problem: of one task, without constraints of the inner problem, with u at the solution.
+        inner: v of the solution, ``[1, ...]``.
+        sets: of outer variables, by name.
+    """
+    here = copies(problem.outer)
+    try:
+        first = exact_step(problem, inner)
+        best, lowest, limit = here, _loss(first), _LOWER * (1 + abs(_loss(first)))
+        for direction in _concave_directions(problem, first, here):
+            start = best
+            for length in (sign * x for x in _LENGTHS for sign in (1, -1)):
+                size = length * (1 + norm(here))
+                u = projected({n: p + size * direction[n] for n, p in start.items()}, sets)
+                move(problem.outer, u)
+                try:
+                    loss = _loss(exact_step(problem, first.inner))
+                except DivergenceError:
+                    continue
+                if loss < lowest - limit:
+                    best, lowest = u, loss
+        return None if best is here else best
+    except DivergenceError:
+        return None
+    finally:
+        move(problem.outer, here)
+
+
+def _loss(step: OuterStep) -> float:
+    return float(step.outer_loss.detach().mean())
+
+
+def _concave_directions(
+    problem: Bilevel, first: OuterStep, here: Params
+) -> list[dict[str, Tensor]]:
+    """Unit vectors, of the most negative curvature first."""
+
+    def flat(parts: Params) -> Tensor:
+        return torch.cat([p.detach().double().reshape(-1) for p in parts.values()])
+
+    def named(x: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(x, [p.numel() for p in here.values()])
+        return {
+            n: part.reshape(p.shape).to(p) for (n, p), part in zip(here.items(), parts, strict=True)
+        }
+
+    u, slope = flat(here), flat(first.gradient)
+    rows = []
+    for i, x in enumerate(u.tolist()):
+        moved = u.clone()
+        moved[i] += _LENGTH * (1 + abs(x))
+        move(problem.outer, named(moved))
+        turned = flat(exact_step(problem, first.inner).gradient) - slope
+        rows.append(turned / (_LENGTH * (1 + abs(x))))
+    matrix = torch.stack(rows)
+    values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+    concave = values < -_CONCAVE * values.abs().max()
+    return [named(axis) for axis in axes.T[concave][:_MOST]]
