@@ -22,8 +22,8 @@ def solved_or_adapted(problem: Bilevel, start: TaskParams, inner: InnerSteps) ->
     """Inner parameters after the inner steps, ``[T, ...]``, detached.
 
     Where number, rule and tolerance of the steps are open and tasks have at most 100 parameters,
-    Newton steps are tried first. They are kept if each halves the gradient of every task, leads
-    downhill by a solution of its linear system, and the last is as short as inner steps are in the end.
+    Newton steps are tried first. They are kept if each solves its linear system, leads downhill and
+    halves the gradient, for every task, and the last is as short as inner steps are in the end.
 
     Args:
         problem: the inner problems.
