@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.hypergrad import ValueFunction as ValueFunction
     from fewshot_blo.hypergrad.linear_solve import MINRES as MINRES
     from fewshot_blo.hypergrad.linear_solve import ConjugateGradient as ConjugateGradient
+    from fewshot_blo.hypergrad.linear_solve import Dense as Dense
     from fewshot_blo.hypergrad.linear_solve import Neumann as Neumann
     from fewshot_blo.hypergrad.linear_solve import Nystrom as Nystrom
     from fewshot_blo.hypergrad.linear_solve import OneStep as OneStep
@@ -78,7 +79,7 @@ _HOMES = {
         "AmIGO BOME FiniteDifference Implicit MoreauEnvelope Penalty Reptile SABA SOBA StocBiO "
         "Unroll ValueFunction"
     ),
-    "hypergrad.linear_solve": "ConjugateGradient MINRES Neumann Nystrom OneStep",
+    "hypergrad.linear_solve": "ConjugateGradient Dense MINRES Neumann Nystrom OneStep",
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
     "networks": "Conv4 ResNet12 WideResNet classifier",
