@@ -21,7 +21,6 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate
-from fewshot_blo.solving.certify import projected_norm, reach
 from fewshot_blo.solving.chosen import chosen_optimizer
 from fewshot_blo.solving.constraints import Constraint, by_level
 from fewshot_blo.solving.descent import Backtracking
@@ -141,9 +140,7 @@ class SolveRun:
             self.chosen_optimizer.restart()
             self.step, self.state = self.step + 1, self.strategy.init()
             return step
-        downhill = projected_norm(self.problem.outer, step.gradient, self.outer_sets)
-        far = reach(self.problem.outer, step.gradient, self.outer_sets)
-        self.watch.before(self.problem.outer, step.gradient, downhill, far)
+        self.watch.before(self.problem.outer, step.gradient, self.outer_sets)
         self.watch.coarseness = self.strategy.coarseness(self.state, bilevel)
         changed = self._certify(bilevel, step)
         if self.chosen_optimizer is not None and (changed or self.converged):

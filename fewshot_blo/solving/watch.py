@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import OuterStep, Params
 from fewshot_blo.errors import DivergenceError
+from fewshot_blo.solving.certify import projected_norm, reach
+from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.points import copies, distance, norm
 
 _BEYOND = 1e10
@@ -81,22 +83,22 @@ class Watch:
                     f"{first:.3g} at the first step: {_FALLS if chosen else _LONG_STEPS}"
                 )
 
-    def before(self, outer: Params, gradient: Params, projected: float, reach: float) -> None:
+    def before(self, outer: Params, gradient: Params, sets: Mapping[str, Constraint]) -> None:
         """Takes in u and its hypergradient, before the step from there.
 
         Args:
             outer: u.
             gradient: the hypergradient.
-            projected: its norm without what constraints cut off.
-            reach: how far u can go along the negative hypergradient, relative to ``1 + |u|``.
+            sets: of outer variables, by name.
         """
         point, new = copies(outer), copies(gradient)
+        slope = projected_norm(outer, gradient, sets)
         if self.point:
             moved, turned = distance(point, self.point), distance(new, self.gradient)
             if turned > 0:
-                self.distance = projected * moved / turned / (1 + norm(point))
+                self.distance = slope * moved / turned / (1 + norm(point))
         # Where F has no curvature, as at a corner of the sets, they alone tell the distance.
-        self.distance = 0.0 if projected == 0 else min(self.distance, reach)
+        self.distance = 0.0 if slope == 0 else min(self.distance, reach(outer, gradient, sets))
         if self.tolerance is not None:
             self.near = self.near + 1 if self.distance <= self.tolerance else 0
         self.point, self.gradient = point, new
