@@ -73,11 +73,11 @@ class SolveRun:
         self.origin = copies(self.problem.outer)
         self.optimizer: torch.optim.Optimizer
         self.chosen_optimizer: Backtracking | None = None
-        if self.make_optimizer is None:
-            chosen = chosen_optimizer(self.problem, self.bilevel(), self.strategy, self.outer_sets)
-            self.chosen_optimizer = self.optimizer = chosen
-        else:
+        if self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(list(self.problem.outer.values()))
+            return
+        chosen = chosen_optimizer(self.problem, self.bilevel(), self.strategy, self.outer_sets)
+        self.chosen_optimizer = self.optimizer = chosen
 
     @property
     def finished(self) -> bool:
@@ -215,8 +215,7 @@ class SolveRun:
         return False
 
     def _project(self) -> None:
-        if self.outer_sets:
-            move(self.problem.outer, projected(self.problem.outer, self.outer_sets))
+        move(self.problem.outer, projected(self.problem.outer, self.outer_sets))
 
     def _record(self, step: OuterStep) -> dict[str, float]:
         """Losses of the step, and what is measured of the variables that it was taken from."""
