@@ -1,0 +1,113 @@
+"""Finds images that are nearly the same: copies with noise, cropped a little, frames of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SIDE, _SHIFT, _BLUR = 32, 3, 9
+_COARSE_SIDE, _COARSE_SHIFT, _COARSE_BLUR, _COARSE = 16, 1, 5, 0.5
+_LOWEST, _HIGHEST = 0.7, 0.98
+_SPREADS = 10
+_SAMPLE, _ROWS, _PAIRS = 2000, 512, 4096
+
+
+def near_duplicates(images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Groups images of one class that are nearly the same.
+
+    Two images are nearly the same if their details correlate: grey, 32 x 32 pixels, without their
+    local means over 9 x 9 pixels, at the best of all shifts by up to 3 pixels, or mirrored. On
+    photographs the limit is 0.7. It is higher, up to 0.98, where images of different classes are
+    alike, such as digits: ten of their spreads above their median, in Fisher's transformation
+    (the spread of a normal distribution with their median and their 90 % quantile).
+
+    Args:
+        images: uint8 images ``[M, C, S, S]``.
+        labels: labels in ``0..N-1``, ``[M]``.
+
+    Returns:
+        Group of each image, ``[M]``: the row of its first image; and the pairs of rows of
+        different classes that are nearly the same, the first row below the second.
+    """
+    details = _details(images, _SIDE, _BLUR)
+    mirrored = details.flip(3)
+    limit = _limit(details, mirrored, labels)
+    groups = torch.arange(len(images))
+    across = []
+    for pairs in _candidates(images):
+        close = pairs[_similarities(details, mirrored, pairs) >= limit]
+        for first, second in close.tolist():
+            if labels[first] != labels[second]:
+                across.append((first, second))
+            elif groups[first] != groups[second]:
+                low, high = sorted((int(groups[first]), int(groups[second])))
+                groups[groups == high] = low
+    return groups, across
+
+
+def _details(images: Tensor, side: int, blur: int) -> Tensor:
+    """Grey images ``[M, 1, side, side]`` without their local means."""
+    parts = []
+    for part in images.split(_ROWS):
+        grey = F.interpolate(part.float().mean(1, keepdim=True), (side, side), mode="area")
+        padded = F.pad(grey, (blur // 2,) * 4, mode="replicate")
+        parts.append(grey - F.avg_pool2d(padded, blur, 1))
+    return torch.cat(parts)
+
+
+def _windows(details: Tensor, shift: int) -> Iterator[Tensor]:
+    """Standardised windows ``[M, D]`` at each shift."""
+    side = details.shape[-1] - 2 * shift
+    for row, column in product(range(2 * shift + 1), repeat=2):
+        yield _unit(details[..., row : row + side, column : column + side])
+
+
+def _unit(x: Tensor) -> Tensor:
+    x = x.flatten(1)
+    return F.normalize(x - x.mean(1, keepdim=True), eps=1e-3)
+
+
+def _centre(details: Tensor, shift: int) -> Tensor:
+    return _unit(details[..., shift:-shift, shift:-shift])
+
+
+def _candidates(images: Tensor) -> Iterator[Tensor]:
+    """Pairs of rows ``[P, 2]`` that are alike at half of the resolution, first below second."""
+    details = _details(images, _COARSE_SIDE, _COARSE_BLUR)
+    shifted = list(_windows(details, _COARSE_SHIFT))
+    shifted += list(_windows(details.flip(3), _COARSE_SHIFT))
+    for start in range(0, len(images), _ROWS):
+        centre = _centre(details[start : start + _ROWS], _COARSE_SHIFT)
+        best = centre @ shifted[0][start:].T
+        for windows in shifted[1:]:
+            torch.maximum(best, centre @ windows[start:].T, out=best)
+        pairs = (best.triu(1) >= _COARSE).nonzero() + start
+        yield from pairs.split(_PAIRS)
+
+
+def _similarities(details: Tensor, mirrored: Tensor, pairs: Tensor) -> Tensor:
+    """The correlation of each pair at its best shift, ``[P]``."""
+    first, second = pairs.T
+    centre = _centre(details[first], _SHIFT)
+    best = torch.full((len(pairs),), -1.0)
+    for other in (details[second], mirrored[second]):
+        for windows in _windows(other, _SHIFT):
+            torch.maximum(best, (centre * windows).sum(1), out=best)
+    return best
+
+
+def _limit(details: Tensor, mirrored: Tensor, labels: Tensor) -> float:
+    """Smallest correlation of images that are nearly the same."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randint(len(labels), (_SAMPLE, 2), generator=generator)
+    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    if not len(pairs):
+        return _LOWEST
+    usual = _similarities(details, mirrored, pairs).clamp(-_HIGHEST, _HIGHEST).atanh()
+    middle, upper = usual.quantile(torch.tensor([0.5, 0.9]))
+    limit = (middle + _SPREADS * (upper - middle) / 1.2816).tanh()
+    return float(limit.clamp(_LOWEST, _HIGHEST))
