@@ -33,13 +33,12 @@ def near_duplicates(images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[
         Group of each image, ``[M]``: the row of its first image; and the pairs of rows of
         different classes that are nearly the same, the first row below the second.
     """
-    details = _details(images, _SIDE, _BLUR)
-    mirrored = details.flip(3)
-    limit = _limit(details, mirrored, labels)
+    correlations = _Correlations(_details(images, _SIDE, _BLUR))
+    limit = _limit(correlations, labels)
     groups = torch.arange(len(images))
     across = []
     for pairs in _candidates(images):
-        close = pairs[_similarities(details, mirrored, pairs) >= limit]
+        close = pairs[correlations(pairs) >= limit]
         for first, second in close.tolist():
             if labels[first] != labels[second]:
                 across.append((first, second))
@@ -71,43 +70,64 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x - x.mean(1, keepdim=True), eps=1e-3)
 
 
-def _centre(details: Tensor, shift: int) -> Tensor:
-    return _unit(details[..., shift:-shift, shift:-shift])
-
-
 def _candidates(images: Tensor) -> Iterator[Tensor]:
     """Pairs of rows ``[P, 2]`` that are alike at half of the resolution, first below second."""
     details = _details(images, _COARSE_SIDE, _COARSE_BLUR)
     shifted = list(_windows(details, _COARSE_SHIFT))
+    middle = shifted[len(shifted) // 2]
     shifted += list(_windows(details.flip(3), _COARSE_SHIFT))
     for start in range(0, len(images), _ROWS):
-        centre = _centre(details[start : start + _ROWS], _COARSE_SHIFT)
+        centre = middle[start : start + _ROWS]
         best = centre @ shifted[0][start:].T
         for windows in shifted[1:]:
             torch.maximum(best, centre @ windows[start:].T, out=best)
         pairs = (best.triu(1) >= _COARSE).nonzero() + start
-        yield from pairs.split(_PAIRS)
+        if len(pairs):  # Of no pair there is no Fourier transform.
+            yield from pairs.split(_PAIRS)
 
 
-def _similarities(details: Tensor, mirrored: Tensor, pairs: Tensor) -> Tensor:
-    """The correlation of each pair at its best shift, ``[P]``."""
-    first, second = pairs.T
-    centre = _centre(details[first], _SHIFT)
-    best = torch.full((len(pairs),), -1.0)
-    for other in (details[second], mirrored[second]):
-        for windows in _windows(other, _SHIFT):
-            torch.maximum(best, (centre * windows).sum(1), out=best)
-    return best
+class _Correlations:
+    """Correlations of pairs of images, each at its best shift.
+
+    The centre of one image slides over the other one. A product of Fourier transforms gives all
+    shifts at once: centre and shifts just fit into an image, so that nothing wraps around.
+
+    Args:
+        details: images without their local means, ``[M, 1, S, S]``.
+    """
+
+    def __init__(self, details: Tensor) -> None:
+        window = _SIDE - 2 * _SHIFT
+        centre = _unit(details[..., _SHIFT:-_SHIFT, _SHIFT:-_SHIFT]).unflatten(1, (window, -1))
+        self.centre = torch.fft.rfft2(F.pad(centre, (0, 2 * _SHIFT) * 2)).conj()
+        self.others = []
+        for image in (details, details.flip(3)):
+            mean = F.avg_pool2d(image, window, 1)
+            squares = F.avg_pool2d(image**2, window, 1) - mean**2
+            # At least 1 and not 0, so that blank images correlate with none.
+            norm = (squares * window**2).clamp(min=1).sqrt().squeeze(1)
+            self.others.append((torch.fft.rfft2(image.squeeze(1)), norm))
+
+    def __call__(self, pairs: Tensor) -> Tensor:
+        """Of pairs of rows ``[P, 2]``, the second one as it is or mirrored, ``[P]``."""
+        first, second = pairs.T
+        shifts = 2 * _SHIFT + 1
+        found = [
+            torch.fft.irfft2(self.centre[first] * spectrum[second])[:, :shifts, :shifts]
+            / norm[second]
+            for spectrum, norm in self.others
+        ]
+        return torch.stack(found).amax((0, 2, 3))
 
 
-def _limit(details: Tensor, mirrored: Tensor, labels: Tensor) -> float:
+def _limit(correlations: _Correlations, labels: Tensor) -> float:
     """Smallest correlation of images that are nearly the same."""
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randint(len(labels), (_SAMPLE, 2), generator=generator)
     pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
     if not len(pairs):
         return _LOWEST
-    usual = _similarities(details, mirrored, pairs).clamp(-_HIGHEST, _HIGHEST).atanh()
+    usual = correlations(pairs).clamp(-_HIGHEST, _HIGHEST).atanh()
     middle, upper = usual.quantile(torch.tensor([0.5, 0.9]))
     limit = (middle + _SPREADS * (upper - middle) / 1.2816).tanh()
     return float(limit.clamp(_LOWEST, _HIGHEST))

@@ -108,7 +108,7 @@ def _lower_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
     image.load()
     if raw not in _OTHER_BYTE or not origin or np.asarray(image).max() >= 16:
         return None
-    with Image.open(origin, formats=(image.format,)) as again:
+    with Image.open(origin, formats=(str(image.format),)) as again:
         again.tile = [_with_raw(tile, _OTHER_BYTE[raw]) for tile in again.tile]
         again.load()
         return np.asarray(again)

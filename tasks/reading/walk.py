@@ -151,8 +151,7 @@ def _listed(folder: Path, found: Walk) -> Iterator[Path]:
 def _take(path: Path, found: Walk) -> None:
     """Adds a file, or counts why it is passed over."""
     if not path.is_file():
-        # Not Path.exists, which raises for a link to itself before Python 3.12.
-        broken = path.is_symlink() and not os.path.exists(path)
+        broken = path.is_symlink() and not os.access(path, os.F_OK)
         found.passed_over[BROKEN if broken else SPECIAL] += 1
     elif is_image(path):
         found.files.append(path)

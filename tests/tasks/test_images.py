@@ -104,7 +104,7 @@ def test_a_file_is_closed_and_named(tmp_path: Path) -> None:
         b"",
         b"\x89PNG\r\n\x1a\n",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
-        stored(Image.new("F", (4, 4), 0.5), "TIFF").getvalue(),
+        stored(Image.new("F", (4, 4), 5.5), "TIFF").getvalue(),
         stored(Image.new("I", (4, 4), -5), "TIFF").getvalue(),
     ],
     ids=["empty", "header only", "PostScript", "floating point", "32-bit"],
