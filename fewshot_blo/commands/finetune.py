@@ -12,7 +12,7 @@ from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, save_classifier
-from fewshot_blo.finetune.images import decode_labelled
+from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import write_report
 from fewshot_blo.tasks.reading.layouts import labelled_files
 

@@ -16,7 +16,8 @@ from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
 from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
-from fewshot_blo.finetune.images import LabelledImages, as_pixels, read_labelled
+from fewshot_blo.finetune.images import LabelledImages, as_pixels
+from fewshot_blo.finetune.labelled_folder import read_labelled
 from fewshot_blo.finetune.near_duplicates import near_duplicates
 
 with installed_by("fewshot_blo[sklearn]"):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 _SIDE, _SHIFT, _BLUR = 32, 3, 9
 _COARSE_SIDE, _COARSE_SHIFT, _COARSE_BLUR, _COARSE = 16, 1, 5, 0.5
+_ZOOM = 0.9
 _LOWEST, _HIGHEST = 0.7, 0.98
-_SPREADS = 10
+_SPREADS, _SURE = 10, 2 / 3
 _SAMPLE, _ROWS, _PAIRS = 2000, 512, 4096
 
 
@@ -20,10 +21,11 @@ def near_duplicates(images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[
     """Groups images of one class that are nearly the same.
 
     Two images are nearly the same if their details correlate: grey, 32 x 32 pixels, without their
-    local means over 9 x 9 pixels, at the best of all shifts by up to 3 pixels, or mirrored. On
-    photographs the limit is 0.7. It is higher, up to 0.98, where images of different classes are
-    alike, such as digits: ten of their spreads above their median, in Fisher's transformation
-    (the spread of a normal distribution with their median and their 90 % quantile).
+    local means over 9 x 9 pixels, at the best of all shifts by up to 3 pixels, one of them mirrored
+    or enlarged by a ninth or not. On photographs the limit is 0.7. It is higher, up to 0.98, where
+    images of different classes are alike, such as digits: ten of their spreads above their median,
+    in Fisher's transformation (the spread of a normal distribution with their median and their
+    90 % quantile). Pairs of two classes are many and need two thirds of what is left to 1 more.
 
     Args:
         images: uint8 images ``[M, C, S, S]``.
@@ -33,16 +35,17 @@ def near_duplicates(images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[
         Group of each image, ``[M]``: the row of its first image; and the pairs of rows of
         different classes that are nearly the same, the first row below the second.
     """
-    correlations = _Correlations(_details(images, _SIDE, _BLUR))
+    correlations = _Correlations(images)
     limit = _limit(correlations, labels)
     groups = torch.arange(len(images))
-    across = []
+    across: list[tuple[int, int]] = []
     for pairs in _candidates(images):
-        close = pairs[correlations(pairs) >= limit]
-        for first, second in close.tolist():
-            if labels[first] != labels[second]:
-                across.append((first, second))
-            elif groups[first] != groups[second]:
+        found = correlations(pairs)
+        same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+        surely = pairs[~same & (found >= limit + (1 - limit) * _SURE)]
+        across += [(first, second) for first, second in surely.tolist()]
+        for first, second in pairs[same & (found >= limit)].tolist():
+            if groups[first] != groups[second]:
                 low, high = sorted((int(groups[first]), int(groups[second])))
                 groups[groups == high] = low
     return groups, across
@@ -93,15 +96,19 @@ class _Correlations:
     shifts at once: centre and shifts just fit into an image, so that nothing wraps around.
 
     Args:
-        details: images without their local means, ``[M, 1, S, S]``.
+        images: uint8 images ``[M, C, S, S]``.
     """
 
-    def __init__(self, details: Tensor) -> None:
+    def __init__(self, images: Tensor) -> None:
+        details = _details(images, _SIDE, _BLUR)
+        edge = round(images.shape[-1] * (1 - _ZOOM) / 2)
+        kept = slice(edge, images.shape[-1] - edge)
+        enlarged = _details(images[..., kept, kept], _SIDE, _BLUR)
         window = _SIDE - 2 * _SHIFT
         centre = _unit(details[..., _SHIFT:-_SHIFT, _SHIFT:-_SHIFT]).unflatten(1, (window, -1))
         self.centre = torch.fft.rfft2(F.pad(centre, (0, 2 * _SHIFT) * 2)).conj()
         self.others = []
-        for image in (details, details.flip(3)):
+        for image in (details, details.flip(3), enlarged, enlarged.flip(3)):
             mean = F.avg_pool2d(image, window, 1)
             squares = F.avg_pool2d(image**2, window, 1) - mean**2
             # At least 1 and not 0, so that blank images correlate with none.
@@ -109,8 +116,11 @@ class _Correlations:
             self.others.append((torch.fft.rfft2(image.squeeze(1)), norm))
 
     def __call__(self, pairs: Tensor) -> Tensor:
-        """Of pairs of rows ``[P, 2]``, the second one as it is or mirrored, ``[P]``."""
-        first, second = pairs.T
+        """Of pairs of rows ``[P, 2]``, one as it is, mirrored, enlarged or both, ``[P]``."""
+        # Either of the two may be the enlarged one.
+        return torch.maximum(self._one_way(*pairs.T), self._one_way(*pairs.flip(1).T))
+
+    def _one_way(self, first: Tensor, second: Tensor) -> Tensor:
         shifts = 2 * _SHIFT + 1
         found = [
             torch.fft.irfft2(self.centre[first] * spectrum[second])[:, :shifts, :shifts]

@@ -145,10 +145,23 @@ def _pairs(classes: dict[str, list[Path]]) -> Pairs:
 
 
 def _by_names(found: Walk, pattern: NamePattern) -> LabelledFiles:
-    labels = [(file, pattern.label(file.relative_to(found.root))) for file in found.files]
-    pairs = tuple(sorted((pair for pair in labels if pair[1]), key=lambda pair: pair[1]))
-    found.passed_over["images whose name does not fit the pattern"] += len(labels) - len(pairs)
-    return LabelledFiles(pairs, (), tuple(found.notes()))
+    below = [(file, file.relative_to(found.root)) for file in found.files]
+    sets = {inner.parts[0].lower() for _, inner in below if len(inner.parts) > 1}
+    pairs: dict[bool, list[tuple[Path, str]]] = {True: [], False: []}
+    for file, inner in below:
+        label = pattern.label(inner)
+        apart = bool(sets & _TRAIN) and inner.parts[0].lower() in _HELD_OUT
+        if label:
+            pairs[not apart].append((file, label))
+        else:
+            found.passed_over["images whose name does not fit the pattern"] += 1
+    if not pairs[True]:
+        raise DataError(
+            f"no name of the {counted(len(below), 'image')} in {found.root} fits the pattern: name "
+            f"them as {pattern.text}, or change the pattern"
+        )
+    train = tuple(sorted(pairs[True], key=lambda pair: pair[1]))
+    return _checked(train, tuple(pairs[False]), found.notes())
 
 
 def _tables(root: Path) -> list[Path]:

@@ -38,6 +38,7 @@ class NamePattern:
                 f"pattern is '{pattern}': it must have {{label}} once, as in {{label}}_* or "
                 "{label}_{number}.jpg"
             )
+        self.text = pattern
         split = re.split(r"(\{label\}|\{number\}|\*\*|\*|\?)", composed(pattern))
         self._whole = "/" in pattern
         self._expression = re.compile(
