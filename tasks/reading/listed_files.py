@@ -20,7 +20,7 @@ class Finder:
     """Finds files by the names that tables give them.
 
     A name is a path relative to the table or to a folder, or the name of one file below the folder,
-    with or without its suffix.
+    in any case, with or without its suffix.
 
     Args:
         base: folder of the table.
@@ -42,7 +42,7 @@ class Finder:
             for folder in (self.base, *([self.found.root] if self.found else [])):
                 if _is_file(folder / spelling):
                     return folder / spelling
-        files = self._index().get(composed(name.replace("\\", "/").rsplit("/", 1)[-1]), [])
+        files = self._index().get(_plain(name.replace("\\", "/").rsplit("/", 1)[-1]), [])
         if len(files) > 1:
             raise DataError(
                 f"'{name}' may be {files[0]} or {files[1]}: write its path relative to {self.base}"
@@ -54,9 +54,13 @@ class Finder:
             self.found = self.found or walk(self.base)
             self._by_name = defaultdict(list)
             for file in self.found.files:
-                for name in {composed(file.name), composed(file.stem)}:
+                for name in {_plain(file.name), _plain(file.stem)}:
                     self._by_name[name].append(file)
         return self._by_name
+
+
+def _plain(name: str) -> str:
+    return composed(name).casefold()
 
 
 def _is_file(path: Path) -> bool:

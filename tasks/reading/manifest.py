@@ -26,7 +26,7 @@ _LABELS = (
     *("category", "categories", "target", "species", "breed", "y", "tag"),
     *("labelid", "classid", "categoryid"),
 )
-_SPLITS = ("split", "set", "subset", "partition", "fold")
+_SPLITS = ("split", "set", "subset", "partition")
 _ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")  # The last one reads anything.
 _SEPARATORS = (",", ";", "\t", "|")
 

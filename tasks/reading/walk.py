@@ -19,10 +19,12 @@ _JUNK = frozenset(
 )
 
 HIDDEN = "hidden"
-BROKEN = "broken links (fetch the files that they point to)"
-CIRCULAR = "links to folders that are read anyway"
-SPECIAL = "neither files nor folders"
-CLOSED = "folders that may not be read (allow reading them)"
+BROKEN = "broken links (fetch what they point to)"
+CIRCULAR = "links to folders that are read already"
+SPECIAL = "special files"
+CLOSED = "folders without permission to read (allow it)"
+
+_SINGULAR = {f"{noun}s": noun for noun in ("file", "folder", "image", "link", "row")}
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Walk:
 
     def below(self, folder: Path) -> list[Path]:
         """The files in ``folder`` and its subfolders."""
+        if folder == self.root:
+            return self.files
         return [file for file in self.files if file.is_relative_to(folder)]
 
     def notes(self) -> list[str]:
@@ -82,9 +86,20 @@ def composed(name: str) -> str:
 def sentence(passed_over: Mapping[str, int]) -> str:
     """What was passed over by kind, most frequent first; empty if nothing was."""
     kinds = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
-    listed = ", ".join(f"{number} {kind}" for kind, number in kinds if number)
+    listed = ", ".join(f"{number} {_named(kind, number)}" for kind, number in kinds if number)
     total = sum(passed_over.values())
     return f"{counted(total, 'entry', 'entries')} passed over: {listed}" if listed else ""
+
+
+def _named(kind: str, number: int) -> str:
+    """The kind, in the singular for one: it has one noun in the plural, or none."""
+    if number > 1:
+        return kind
+    words = kind.split(" ")
+    place = next((n for n, word in enumerate(words) if word in _SINGULAR), None)
+    if place is not None:
+        words[place] = _SINGULAR[words[place]]
+    return " ".join(words)
 
 
 def counted(number: int, one: str, many: str = "") -> str:
