@@ -61,9 +61,10 @@ def decode_labelled(
     left_out += again
     names = tuple(dict.fromkeys(name for _, name in train))
     if len(names) < least:
+        number = counted(len(names), "class has", "classes have")
         raise DataError(
-            f"there are {counted(len(names), 'class', 'classes')} with images that can be decoded: "
-            f"there must be at least {least}; add images of another class"
+            f"{number} images that can be decoded: there must be at least {least}; add images of "
+            "another class"
         )
     apart = [pair for pair in apart if pair[1] in names]
     images, labels = _stacked([*train, *apart], pixels, names)

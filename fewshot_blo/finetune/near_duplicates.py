@@ -13,7 +13,7 @@ _SIDE, _SHIFT, _BLUR = 32, 3, 9
 _COARSE_SIDE, _COARSE_SHIFT, _COARSE_BLUR, _COARSE = 16, 1, 5, 0.5
 _ZOOM = 0.9
 _LOWEST, _HIGHEST = 0.7, 0.98
-_SPREADS, _SURE = 10, 2 / 3
+_SPREADS, _SURE = 12, 2 / 3
 _SAMPLE, _ROWS, _PAIRS = 2000, 512, 4096
 
 
@@ -23,9 +23,9 @@ def near_duplicates(images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[
     Two images are nearly the same if their details correlate: grey, 32 x 32 pixels, without their
     local means over 9 x 9 pixels, at the best of all shifts by up to 3 pixels, one of them mirrored
     or enlarged by a ninth or not. On photographs the limit is 0.7. It is higher, up to 0.98, where
-    images of different classes are alike, such as digits: ten of their spreads above their median,
-    in Fisher's transformation (the spread of a normal distribution with their median and their
-    90 % quantile). Pairs of two classes are many and need two thirds of what is left to 1 more.
+    images of different classes are alike, such as digits: twelve of their spreads above their
+    median, in Fisher's transformation (the spread of a normal distribution with their median and
+    third quartile). Pairs of two classes are many and need two thirds of what is left to 1 more.
 
     Args:
         images: uint8 images ``[M, C, S, S]``.
@@ -138,6 +138,7 @@ def _limit(correlations: _Correlations, labels: Tensor) -> float:
     if not len(pairs):
         return _LOWEST
     usual = correlations(pairs).clamp(-_HIGHEST, _HIGHEST).atanh()
-    middle, upper = usual.quantile(torch.tensor([0.5, 0.9]))
-    limit = (middle + _SPREADS * (upper - middle) / 1.2816).tanh()
+    # Not a higher quantile: some pairs of a few images may be copies in two classes.
+    middle, upper = usual.quantile(torch.tensor([0.5, 0.75]))
+    limit = (middle + _SPREADS * (upper - middle) / 0.6745).tanh()
     return float(limit.clamp(_LOWEST, _HIGHEST))

@@ -59,6 +59,11 @@ def labelled_files(source: Path, *, pattern: str = "") -> LabelledFiles:
         DataError: if ``source`` does not exist or says no classes, or says two of one image.
     """
     if source.is_file() and not pattern:
+        if source.suffix.lower() not in {*SUFFIXES, ".txt"}:
+            raise DataError(
+                f"{source} holds no table of images and classes: name a file that ends in .csv or "
+                ".tsv, or a folder"
+            )
         return _listed([source], None)
     if not source.is_dir():
         raise DataError(
@@ -229,6 +234,6 @@ def _no_classes(root: Path, classes: dict[str, list[Path]], found: Walk) -> str:
         return f"the images of {root} are in {' and '.join(full)}, not in class folders: {_REMEDY}"
     number = counted(len(full), "class subfolder")
     return (
-        f"{root} has {number} with images and {len(found.files)} images{over}; at least 2 are "
-        f"needed: {_REMEDY}"
+        f"{root} has {number} with images and {counted(len(found.files), 'image')}{over}; at "
+        f"least 2 are needed: {_REMEDY}"
     )
