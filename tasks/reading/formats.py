@@ -32,11 +32,13 @@ def suffixes() -> dict[str, str]:
     with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
-    return {
+    known = {
         suffix: name
         for suffix, name in Image.registered_extensions().items()
         if name in Image.OPEN and name not in _NOT_READ
     }
+    # Pillow opens the pictures of stereo cameras as JPEG.
+    return {**known, ".mpo": "JPEG"}
 
 
 def suffix_of(name: str) -> str:
@@ -45,7 +47,7 @@ def suffix_of(name: str) -> str:
     Such as in ``IMG.0001`` and ``St. Bernard 3``.
     """
     suffix = Path(name).suffix.lower()
-    return suffix if re.fullmatch(r"\.[^\W\d_][\w~+-]*", suffix) else ""
+    return suffix if re.fullmatch(r"\.\w*[^\W\d_][\w~+-]*", suffix) else ""
 
 
 def remedy(suffix: str) -> str:

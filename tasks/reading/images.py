@@ -72,7 +72,8 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
         source: path, content of a file, open file, Pillow image, array ``[H, W]`` or ``[H, W, C]``
             or tensor ``[H, W]`` or ``[C, H, W]``, where C is 1 (grey), 3 (RGB) or 4 (RGBA).
         color: RGB, else grey.
-        name: name of the image in errors; its path by default.
+        name: name of the image in errors, whose suffix is another format to try; its path by
+            default.
 
     Raises:
         DataError: if the image cannot be decoded, or is too large to be decoded safely.
@@ -88,8 +89,7 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
             if isinstance(source, np.ndarray | Tensor):
                 return eight_bit(as_image(source), color)
             stream = BytesIO(source) if isinstance(source, bytes) else source
-            formats = readable(str(source) if isinstance(source, str | Path) else "")
-            with Image.open(stream, formats=formats) as image:
+            with Image.open(stream, formats=readable(name)) as image:
                 return eight_bit(image, color)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
