@@ -248,10 +248,10 @@ def test_folders_of_all_commands_are_walked_alike(
     assert "8 images of 2 classes (groß 緑 3, red 5)" in printed
     classifier = str(output / "classifier.pt")
     assert cli.main(["predict", classifier, str(tmp_path / "new"), own]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == said
-    assert printed[1] == f"1 link out of {tmp_path / 'new'} followed"
-    assert len(printed) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said
+    assert lines[1] == f"1 link out of {tmp_path / 'new'} followed"
+    assert len(lines) == 4
     assert cli.main(["predict", classifier, f"--add_class={tmp_path / 'new' / 'white'}", own]) == 0
     printed = capsys.readouterr().out
     assert said in printed
