@@ -111,17 +111,24 @@ def _are_sets(classes: dict[str, list[Path]]) -> bool:
 
 def _is_divided(root: Path, classes: dict[str, list[Path]], found: Walk) -> bool:
     """Whether the folders are a training set of class folders, and sets of held-out images."""
-    train = [name for name in with_images(classes) if name.lower() in _TRAIN]
-    if len(train) != 1 or not _are_sets(classes):
+    inner = {
+        name: with_images(by_class(found, root / name)).keys()
+        for name in with_images(classes)
+        if name.lower() in _TRAIN | _HELD_OUT
+    }
+    train = [name for name in inner if name.lower() in _TRAIN]
+    if len(train) != 1 or len(inner[train[0]]) < 2:
         return False
-    return len(with_images(by_class(found, root / train[0]))) > 1
+    # Beside them may be a folder of images without classes; but train may be a class of vehicles.
+    alike = any(inner[name] & inner[train[0]] for name in inner if name != train[0])
+    return alike or _are_sets(classes)
 
 
 def _divided(root: Path, sets: dict[str, list[Path]], found: Walk) -> LabelledFiles:
     pairs: dict[bool, Pairs] = {True: (), False: ()}
     notes = []
     for name in with_images(sets):
-        classes = by_class(found, root / name)
+        classes = by_class(found, root / name) if name.lower() in _TRAIN | _HELD_OUT else {}
         own = _pairs(classes)
         found.passed_over[f"images of {name} in no class folder"] += len(sets[name]) - len(own)
         pairs[name.lower() in _TRAIN] += own

@@ -60,6 +60,14 @@ def test_sets_are_kept_apart(train: str, val: str, test: str, tmp_path: Path) ->
     )
 
 
+def test_images_without_classes_beside_the_sets_are_passed_over(tmp_path: Path) -> None:
+    images(tmp_path, "train/a/0.png", "train/b/1.png", "test/a/2.png", "unlabeled/3.png")
+    files = labelled_files(tmp_path)
+    assert shown(files, tmp_path) == {"train/a/0.png": "a", "train/b/1.png": "b"}
+    assert shown(files, tmp_path, held_out=True) == {"test/a/2.png": "a"}
+    assert files.notes[0] == "1 entry passed over: 1 image of unlabeled in no class folder"
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     images(tmp_path, "train/0.png", "train/steam/1.png", "train/diesel/2.png", "car/3.png")
     assert set(shown(labelled_files(tmp_path), tmp_path).values()) == {"car", "train"}

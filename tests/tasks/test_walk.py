@@ -18,7 +18,7 @@ from fewshot_blo.tasks.reading.walk import walk
 
 def image(path: Path, file_format: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (200, 40, 120)).save(path, file_format)
+    Image.new("RGB", (16, 16), (200, 40, 120)).save(path, file_format)
     return path
 
 
