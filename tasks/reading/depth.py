@@ -92,7 +92,7 @@ def _stated_depth(image: Image.Image) -> int:
     highest = max(highest) if isinstance(highest, tuple) else highest
     bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))
     # Pillow scales a PGM of another maximum to 16 bits.
-    scaled = any(tile[0] in ("ppm", "ppm_plain") for tile in getattr(image, "tile", ()))
+    scaled = any(tile[0] in ("ppm", "ppm_plain") for tile in (getattr(image, "tile", None) or ()))
     return 16 if scaled else int(highest).bit_length() or (bits if bits < 16 else 0)
 
 
@@ -101,7 +101,7 @@ def _lower_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
 
     Loads the image. If it is loaded already, its lower bytes are lost.
     """
-    tiles = getattr(image, "tile", ())
+    tiles = getattr(image, "tile", None) or ()
     raw = tiles[0][3] if tiles else None
     raw = raw[0] if isinstance(raw, tuple) else raw
     origin = getattr(image, "filename", "") or getattr(image, "fp", None)
