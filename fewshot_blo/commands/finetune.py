@@ -23,7 +23,7 @@ class FineTuneRequest:
 
     Attributes:
         data: folder with one subfolder of images a class, or with such folders in train and in val
-            or test; or a CSV file with the columns file and label, or the folder of one.
+            or test, or with a CSV file of the columns file and label, or that file.
         pattern: where names of files say the class, as in {label}_* or {label}_{number}.jpg.
         backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function.
         weights: file of weights to use instead of the library's own.
