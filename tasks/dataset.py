@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class ClassDataset:
             )
         if (counts == 0).any():
             empty = self.class_names[int((counts == 0).nonzero()[0])]
-            raise DataError(f"class '{empty}' has no images: remove it or add images to it")
+            raise DataError(f"class '{empty}' has no images: add images, or leave its name out")
 
     def __repr__(self) -> str:
         return f"ClassDataset({self.describe()})"
@@ -180,6 +180,10 @@ def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Ten
 class Splits:
     """Meta-training, meta-validation and meta-test classes of one data set, pairwise disjoint.
 
+    Attributes:
+        train, validation, test: the classes.
+        notes: sentences on what was passed over when they were read.
+
     Raises:
         DataError: if a class name occurs in two splits.
     """
@@ -187,6 +191,7 @@ class Splits:
     train: ClassDataset
     validation: ClassDataset
     test: ClassDataset
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}

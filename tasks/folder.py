@@ -13,8 +13,9 @@ import torch
 
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.reading.image_folders import class_folders, class_images, composed
+from fewshot_blo.tasks.reading.image_folders import class_images
 from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.walk import composed
 
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
 
@@ -30,8 +31,9 @@ def load(
 ) -> Splits:
     """The images of ``root/<class>/``, cropped to a square, ``[M, C, size, size]``.
 
-    Hidden files, files without an image suffix and links that leave ``root`` are skipped. Class
-    names are the folder names, normalized to Unicode NFC.
+    They may be in further subfolders. Links are followed. Hidden files, files that are no images
+    and folders without images are passed over; the splits' notes say how many. Class names are the
+    folder names, normalized to Unicode NFC.
 
     Args:
         root: folder with one subfolder per class.
@@ -45,21 +47,25 @@ def load(
         color: RGB images, else grey.
 
     Raises:
-        DataError: if there are fewer than 3 classes, a class has no images, an image cannot be
-            decoded, or the fractions or the file do not give three splits.
+        DataError: if there are fewer than 3 classes with images, an image cannot be decoded, or the
+            fractions or the file do not give three splits.
     """
     root = Path(root)
     check_size(size)
-    folders = class_folders(root)
-    if len(folders) < 3:
+    classes, notes = class_images(root)
+    if len(classes) < 3:
         raise DataError(
-            f"{root} has {len(folders)} class subfolders: at least 3 are needed, one each for "
-            "train, validation and test"
+            f"{root} has {len(classes)} class subfolders with images: at least 3 are needed, one "
+            f"each for train, validation and test{_in_brackets(notes)}"
         )
-    names = list(folders)
+    names = list(classes)
     parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
-    files = [{name: class_images(folders[name], root) for name in part} for part in parts]
-    return Splits(*(_read(part, size, color) for part in files))
+    files = [{name: classes[name] for name in part} for part in parts]
+    return Splits(*(_read(part, size, color) for part in files), notes=tuple(notes))
+
+
+def _in_brackets(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _by_fractions(
@@ -85,9 +91,9 @@ def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
         if split not in _SPLITS:
             raise DataError(f"{where}: split is '{split}': it must be train, validation or test")
         if name not in names:
-            raise DataError(f"{where}: class '{name}' has no folder: correct or remove the line")
+            raise DataError(f"{where}: class '{name}' has no folder with images: correct the line")
         if name in chosen:
-            raise DataError(f"{where}: class '{name}' is listed twice: remove one of the lines")
+            raise DataError(f"{where}: class '{name}' is listed twice: list it once")
         chosen[name] = _SPLITS[split]
     parts = [[name for name in names if chosen.get(name) == part] for part in range(3)]
     for split, part in zip(("train", "validation", "test"), parts, strict=True):

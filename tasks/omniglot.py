@@ -179,7 +179,7 @@ def _check(source: Path, name: str, characters: Sequence[str]) -> None:
     if surplus:
         raise DataError(
             f"{source} holds {len(surplus)} characters that are not in Omniglot's {name}, the "
-            f"first is {surplus[0]}: remove them"
+            f"first is {surplus[0]}: put them elsewhere"
         )
     for character in expected:
         if counts[character] != IMAGES_PER_CHARACTER:

@@ -11,9 +11,10 @@ from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Source, fit, read_labelled, save_classifier
+from fewshot_blo.finetune import Source, fit, save_classifier
+from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import write_report
-from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading.layouts import labelled_files
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class FineTuneRequest:
     """What to fine-tune on what.
 
     Attributes:
-        data: folder with one subfolder of images a class.
+        data: folder with one subfolder of images a class, or with such folders in train and in val
+            or test, or with a CSV file of the columns file and label, or that file.
+        pattern: where names of files say the class, as in {label}_* or {label}_{number}.jpg.
         backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function.
         weights: file of weights to use instead of the library's own.
         size: height and width of the images in pixels; 0 for that of the network's training.
@@ -35,6 +38,7 @@ class FineTuneRequest:
     """
 
     data: str = ""
+    pattern: str = ""
     backbone: str = "torchvision:mobilenet_v3_small"
     weights: str = ""
     size: int = 0
@@ -55,18 +59,15 @@ OPTIONS = Options((FineTuneRequest,), positional="data")
 
 def run(request: FineTuneRequest) -> int:
     """Runs it; returns the exit status."""
-    if not Path(request.data).is_dir():  # Before a network is downloaded.
-        raise DataError(
-            f"{request.data} is not a folder: name one with a subfolder of images a class"
-        )
     start = time.perf_counter()
+    files = labelled_files(Path(request.data), pattern=request.pattern)  # Before a download.
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     size = backbone.preprocess.settings.size
     if size is None:
         raise ConfigurationError(f"{request.backbone} says no image size: set size")
-    data = read_labelled(Path(request.data), size, skip_unreadable=request.skip_unreadable)
-    for sentence in data.left_out:
+    data = decode_labelled(files, size, skip_unreadable=request.skip_unreadable)
+    for sentence in (*data.notes, *data.left_out):
         print(sentence)
     counts = ", ".join(
         f"{name} {count}"

@@ -8,7 +8,7 @@ from fewshot_blo.tasks.dataset import Splits
 
 
 def load(data: DataSet) -> Splits:
-    """Reads the images.
+    """Reads the images, and prints what was passed over.
 
     Raises:
         ConfigurationError: if the folder of the files is not named, with the option for it.
@@ -18,4 +18,7 @@ def load(data: DataSet) -> Splits:
         raise ConfigurationError(
             f"{data.title} needs the folder of its files: name it with --data.root"
         )
-    return data.load()
+    splits = data.load()
+    for sentence in splits.notes:
+        print(sentence, flush=True)
+    return splits

@@ -14,11 +14,12 @@ import torch
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
+from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.tables import comma_separated
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.image_folders import SUFFIXES
 from fewshot_blo.tasks.reading.images import read_image
+from fewshot_blo.tasks.reading.walk import walk
 
 NONE = "none of these"
 
@@ -97,20 +98,21 @@ def predictions(classifier: Classifier, files: Sequence[Path]) -> list[dict[str,
 
 
 def _files(path: Path) -> list[Path]:
+    """The images of a folder, or the file; prints what is passed over."""
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-    return files
+    found = walk(path)
+    if not found.files:
+        said = "".join(f" ({sentence})" for sentence in found.notes())
+        raise DataError(f"{path} holds no images{said}: name another folder")
+    for sentence in found.notes():
+        print(sentence)
+    return found.files
 
 
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
-    images = [
-        torch.from_numpy(read_image(path, size=classifier.size, color=True))
-        for path in _files(folder)
-    ]
-    classifier.add_class(folder.resolve().name, torch.stack(images))
+    images = as_pixels(_files(folder), classifier.size)
+    classifier.add_class(folder.resolve().name, images)
     save_classifier(classifier, file)
     print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
 

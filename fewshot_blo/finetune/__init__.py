@@ -5,7 +5,8 @@ from __future__ import annotations
 from fewshot_blo.finetune.classifier import Classifier, Predictions, Source
 from fewshot_blo.finetune.files import load_classifier, save_classifier
 from fewshot_blo.finetune.fit import fit
-from fewshot_blo.finetune.images import LabelledImages, read_labelled
+from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.finetune.labelled_folder import read_labelled
 from fewshot_blo.finetune.selection import Selection
 
 __all__ = [

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from torch import nn
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
 from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
-from fewshot_blo.finetune.images import LabelledImages
-from fewshot_blo.tasks.reading.images import read_image, square
+from fewshot_blo.finetune.images import LabelledImages, as_pixels
+from fewshot_blo.finetune.labelled_folder import read_labelled
+from fewshot_blo.finetune.near_duplicates import near_duplicates
 
 with installed_by("fewshot_blo[sklearn]"):
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -31,9 +32,12 @@ _validated: Callable[..., Any] = validate_data
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Few-shot image classifier: ``FewShotClassifier().fit(images, labels).predict(images)``.
 
-    Images are file paths, Pillow images, or arrays ``[M, H, W, C]`` or ``[M, H, W]`` of uint8 or of
-    floating-point numbers in [0, 1]. Without a backbone X is an array of features ``[M, D]``, such
-    as the output of earlier steps in a Pipeline, and only heads are fitted.
+    Images are a list or array of file paths, Pillow images, contents of files, arrays ``[H, W]`` or
+    ``[H, W, C]`` or tensors ``[C, H, W]``, or an array ``[M, H, W, C]`` or ``[M, H, W]``, of
+    integers (``depth.narrow`` says of how many bits) or of floating-point numbers in [0, 1]. X may
+    also be the path of a folder; ``fit`` then reads the classes from it as ``read_labelled`` does,
+    without y. Without a backbone X is an array of features ``[M, D]``, such as the output of
+    earlier steps in a Pipeline, and only heads are fitted.
 
     Args:
         backbone: torchvision:NAME, timm:NAME, hf:NAME or module:function; None for features.
@@ -65,36 +69,31 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.adapts: Adapts | Literal["auto"] = adapts
         self.views: Views | Literal["auto"] = views
 
-    def fit(self, X: Any, y: ArrayLike) -> FewShotClassifier:
+    def fit(self, X: Any, y: ArrayLike | None = None) -> FewShotClassifier:
         """Selects the way to fine-tune by cross-validation, then fine-tunes on all images.
 
+        Images of a class that are nearly the same are held out together.
+
+        Args:
+            X: the images, or the path of a folder of them.
+            y: their labels, ``[M]``; None for a folder that says the classes.
+
         Raises:
-            ValueError: if X and y have different lengths, y has one class, or X holds no images.
+            ValueError: if X and y have different lengths, y has one class or is None for images
+                without a folder, or X holds no images.
             ConfigurationError: if the backbone has no default image size and ``size`` is None.
         """
-        if self.backbone is None:
-            X, y = _validated(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}: it must have at least 2")
-        order = np.argsort(labels, kind="stable")
         source = Source(self.backbone or "features")
         if self.backbone is None:
-            network, images = _standardising(X), _as_maps(X)
+            X, y = _validated(self, X, y, dtype=np.float64)
+            data = self._labelled(_as_maps(X), y)
+            network = _standardising(X)
         else:
             network = source.load(weights=self.weights, size=self.size)
             size = network.preprocess.settings.size
             if size is None:
                 raise ConfigurationError(f"{self.backbone} has no default image size: set size")
-            images = _images(X, size)
-        if len(images) != len(labels):
-            raise ValueError(
-                f"X has {len(images)} images and y {len(labels)} labels: the numbers must be equal"
-            )
-        names = tuple(map(str, range(len(self.classes_))))
-        target = torch.from_numpy(labels[order].astype(np.int64))
-        data = LabelledImages(images[torch.from_numpy(order)], target, names, ())
+            data = self._of_folder(X, size) if y is None else self._labelled(X, y, size)
         adapts = "head" if self.backbone is None else self.adapts
         views = "one" if self.backbone is None else self.views
         self.model_, selection = fit(
@@ -103,13 +102,43 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.accuracy_ = selection.accuracy
         return self
 
+    def _labelled(self, X: Any, y: Any, size: int = 0) -> LabelledImages:
+        """Images to decode to this size, or features where it is 0, with their labels."""
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class, {self.classes_[0]!r}: it must have at least 2")
+        images = as_pixels(X, size) if size else X
+        if len(images) != len(labels):
+            raise ValueError(
+                f"X has {len(images)} images and y {len(labels)} labels: the numbers must be equal"
+            )
+        order = torch.from_numpy(np.argsort(labels, kind="stable"))
+        images, target = images[order], torch.from_numpy(labels.astype(np.int64))[order]
+        names = tuple(map(str, range(len(self.classes_))))
+        groups = near_duplicates(images, target)[0] if size else torch.arange(len(images))
+        return LabelledImages(images, target, names, (), groups=groups)
+
+    def _of_folder(self, X: Any, size: int) -> LabelledImages:
+        """The images of a folder, whose classes are its own; warns of what is passed over."""
+        if not isinstance(X, str | Path):
+            raise ValueError(
+                f"y is None and X a {type(X).__name__}: give the labels, or the path of a folder "
+                "with a subfolder of images a class"
+            )
+        data = read_labelled(X, size)
+        self.classes_ = np.array(data.class_names)
+        if data.notes or data.left_out:
+            warnings.warn("\n".join((*data.notes, *data.left_out)), stacklevel=3)
+        return data
+
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Calibrated probabilities ``[M, N]``."""
         check_is_fitted(self)
         if self.backbone is None:
             images = _as_maps(_validated(self, X, dtype=np.float64, reset=False))
         else:
-            images = _images(X, self.model_.size)
+            images = as_pixels(X, self.model_.size)
         found = self.model_.predict(images).probabilities.double()
         probabilities: NDArray[np.float64] = (found / found.sum(1, keepdim=True)).numpy()
         return probabilities
@@ -138,41 +167,3 @@ def _standardising(x: NDArray[np.float64]) -> Backbone:
 def _as_maps(x: NDArray[np.float64]) -> torch.Tensor:
     """Features ``[M, D]`` as images with one pixel, ``[M, D, 1, 1]``."""
     return torch.tensor(x)[..., None, None]
-
-
-def _is_images(X: Any) -> bool:
-    if isinstance(X, np.ndarray) and X.dtype != object:
-        return X.ndim > 2
-    if not isinstance(X, Sequence | np.ndarray) or len(X) == 0:
-        return False
-    return isinstance(X[0], str | Path | Image.Image | np.ndarray)
-
-
-def _images(X: Any, size: int) -> torch.Tensor:
-    """Images as uint8, ``[M, 3, size, size]``."""
-    if not _is_images(X):
-        raise ValueError(
-            "X holds no images: it must hold file paths, Pillow images or arrays [M, H, W, C]"
-        )
-    pictures = []
-    for item in X:
-        if isinstance(item, str | Path):
-            pixels = read_image(Path(item), size=size, color=True)
-        else:
-            image = item if isinstance(item, Image.Image) else Image.fromarray(_bytes(item))
-            pixels = square(image.convert("RGB"), size=size)
-        pictures.append(torch.from_numpy(pixels))
-    return torch.stack(pictures)
-
-
-def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    array = np.asarray(array)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.dtype == np.uint8:
-        return array
-    if array.size == 0 or array.min() < 0 or array.max() > 1:
-        raise ValueError(
-            f"images of type {array.dtype} must have values in [0, 1]; for 0 to 255 use uint8"
-        )
-    return (array * 255).round().astype(np.uint8)

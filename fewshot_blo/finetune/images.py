@@ -1,21 +1,18 @@
-"""``LabelledImages``, the images to fine-tune on, and reading them from a folder."""
+"""``LabelledImages``, the images to fine-tune on, and decoding of images given in any way."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.shapes import kind
-from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.image_folders import class_folders, class_images
-from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.images import read_image
+from fewshot_blo.tasks.reading.several import several
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,14 @@ class LabelledImages:
         class_names: N names.
         files: file names of the M images; may be empty if no report is written.
         left_out: one sentence per image that was left out, with the reason.
+        groups: group of each image, ``[M]``; images of one group, such as frames of a video, are
+            nearly the same and are to be held out together. Each image is its own group by default.
+        held_out: images of the same classes that were set apart and are not trained on; None if
+            there are none.
+        notes: sentences on what was passed over, near-duplicates and doubtful images.
+
+    Raises:
+        ConfigurationError: if there is not one group per image.
     """
 
     images: Tensor
@@ -36,6 +41,18 @@ class LabelledImages:
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    groups: Tensor = field(default_factory=lambda: torch.arange(0))
+    held_out: LabelledImages | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.groups):
+            object.__setattr__(self, "groups", torch.arange(len(self.labels)))
+        if self.groups.shape != self.labels.shape:
+            raise ConfigurationError(
+                f"groups have shape {list(self.groups.shape)} and labels {list(self.labels.shape)}:"
+                " there must be one group per image"
+            )
 
     def __repr__(self) -> str:
         return (
@@ -49,79 +66,23 @@ class LabelledImages:
         return torch.bincount(self.labels, minlength=len(self.class_names))
 
 
-def read_labelled(
-    root: Path | str, size: int, *, skip_unreadable: bool = False, least: int = 2
-) -> LabelledImages:
-    """Reads the images in ``root/<class>/``, resized and cropped to a square.
-
-    Duplicates within a class are read once.
+def as_pixels(images: Any, size: int) -> Tensor:
+    """Images given in any usual way, as uint8 ``[M, 3, size, size]``.
 
     Args:
-        root: folder with one subfolder per class.
-        size: height and width of the images in pixels.
-        skip_unreadable: leave out images that cannot be decoded.
-        least: smallest number of classes.
+        images: several images: uint8 tensors ``[M, 3, size, size]``, which are taken as they are,
+            or a sequence or array of paths, contents of files, Pillow images, arrays ``[H, W]`` or
+            ``[H, W, C]`` or tensors ``[C, H, W]``, as ``open_image`` decodes them.
+        size: height and width in pixels.
 
     Raises:
-        DataError: if there are fewer classes than ``least``, a class has no image, an image cannot
-            be decoded (unless they are skipped), or one image is in two classes.
+        DataError: if it is one image or no images, or one cannot be decoded.
     """
-    root = Path(root)
-    check_size(size)
-    folders = class_folders(root)
-    if len(folders) < least:
-        raise DataError(
-            f"{root} has {len(folders)} class subfolders: it must have at least {least}, one "
-            "subfolder of images per class"
-        )
-    paths = [(path, name) for name in folders for path in class_images(folders[name], root)]
-    pixels, left_out = _decoded([path for path, _ in paths], size, skip_unreadable)
-    names = tuple(folders)
-    taken: dict[str, tuple[Path, str]] = {}
-    rows: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    files: list[str] = []
-    for path, name in paths:
-        if path not in pixels:
-            continue
-        digest = hashlib.sha256(pixels[path].tobytes()).hexdigest()
-        if digest in taken:
-            first, owner = taken[digest]
-            if owner != name:
-                raise DataError(
-                    f"{first} and {path} are the same image in two classes, '{owner}' and '{name}':"
-                    " remove the wrong one"
-                )
-            left_out.append(f"{path} is the same image as {first}")
-            continue
-        taken[digest] = path, name
-        rows.append(pixels[path])
-        labels.append(names.index(name))
-        files.append(str(path))
-    counts = np.bincount(labels, minlength=len(names))
-    if not counts.all():
-        raise DataError(
-            f"class '{names[int(counts.argmin())]}' has no image that can be decoded: add one, or "
-            "remove its folder"
-        )
-    images = torch.from_numpy(np.stack(rows))
-    return LabelledImages(images, torch.tensor(labels), names, tuple(files), tuple(left_out))
+    if isinstance(images, Tensor) and _are_ready(images, size):
+        return images
+    rows = [read_image(image, size=size, color=True) for image in several(images)]
+    return torch.from_numpy(np.stack(rows))
 
 
-def _decoded(
-    paths: Sequence[Path], size: int, skip: bool
-) -> tuple[dict[Path, NDArray[np.uint8]], list[str]]:
-    """Pixels by path, and a sentence for each image that could not be decoded."""
-    pixels, failures = {}, []
-    for path in paths:
-        try:
-            pixels[path] = read_image(path, size=size, color=True)
-        except DataError as error:
-            failures.append(str(error))
-    if failures and not skip:
-        listed = "\n  ".join(failures[:20])
-        raise DataError(
-            f"{len(failures)} of {len(paths)} images cannot be read:\n  {listed}\n"
-            "remove them, or leave them out with skip_unreadable"
-        )
-    return pixels, [f"{failure} (left out)" for failure in failures]
+def _are_ready(images: Tensor, size: int) -> bool:
+    return images.dtype == torch.uint8 and images.shape == (len(images), 3, size, size)

@@ -16,7 +16,7 @@ from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
 from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
-from fewshot_blo.tasks.reading.image_folders import class_folders, class_images
+from fewshot_blo.tasks.reading.image_folders import class_images
 from fewshot_blo.tasks.reading.images import check_size, read_image
 
 
@@ -101,7 +101,7 @@ class Published:
             belongs = f"it belongs to {owner[0]}" if owner else "it is in none of its splits"
             raise DataError(
                 f"class {foreign[0]} is not among the {len(expected)} {split} classes of "
-                f"{self.name} ({belongs}; {len(foreign)} such classes): remove it"
+                f"{self.name} ({belongs}; {len(foreign)} such classes): put it elsewhere"
             )
         missing = sorted(set(expected) - names)
         if missing and not partial:
@@ -181,10 +181,9 @@ def folder_source(folder: Path) -> Source:
     """A source of the images in ``folder/<class>/``, as module ``image_folders`` finds them.
 
     Raises:
-        DataError: if the folder is missing, or a class folder has no images.
+        DataError: if the folder is missing.
     """
-    folders = class_folders(folder)
-    return file_source({name: class_images(path, folder) for name, path in folders.items()})
+    return file_source(class_images(folder)[0])
 
 
 def _is_synset(name: str) -> bool:

@@ -1,19 +1,24 @@
-"""Decoding of an image file, of any supported format, to uint8 pixels of a given size."""
+"""Decoding of an image, given in any of the usual ways, to uint8 pixels of a given size."""
 
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.arrays import as_image
+from fewshot_blo.tasks.reading.depth import eight_bit
+from fewshot_blo.tasks.reading.formats import readable, remedy, suffix_of
 
-# Pillow reads more formats, but some start other programs (EPS).
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+Source: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor"
+"""Path, content of a file, open file, Pillow image, array ``[H, W, C]`` or tensor ``[C, H, W]``."""
 
 
 def check_size(size: int) -> None:
@@ -23,7 +28,7 @@ def check_size(size: int) -> None:
 
 
 def read_image(
-    source: Path | BinaryIO, *, size: int, color: bool, crop: bool = True, name: str | None = None
+    source: Source, *, size: int, color: bool, crop: bool = True, name: str | None = None
 ) -> NDArray[np.uint8]:
     """Reads an image as ``[C, size, size]``: C is 3 (RGB) with ``color``, else 1 (grey).
 
@@ -31,7 +36,7 @@ def read_image(
     image is stretched to a square.
 
     Args:
-        source: path or open file.
+        source: the image, as in ``open_image``.
         size: height and width in pixels.
         color: RGB, else grey.
         crop: crop to a square before resizing, else stretch.
@@ -55,48 +60,59 @@ def square(image: Image.Image, *, size: int, crop: bool = True) -> NDArray[np.ui
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def open_image(source: Path | BinaryIO, *, color: bool, name: str | None = None) -> Image.Image:
+def open_image(source: Source, *, color: bool, name: str | None = None) -> Image.Image:
     """Decodes an image to 8 bits per channel, RGB with ``color``, else grey.
 
-    EXIF orientation is applied, transparent pixels are composited on white, 16-bit images keep
-    their upper byte, and of an animation the first frame is taken.
+    EXIF orientation is applied, transparent pixels are composited on white, and of an animation
+    the first frame is taken. Images of 16 bits keep the upper 8 of the bits that are in use: those
+    that the file states, else the first of 8, 12 and 16 that hold all values. Floating-point
+    values must be in [0, 1]. An array or tensor is decoded as a file with its values is.
 
     Args:
-        source: path or open file.
+        source: path, content of a file, open file, Pillow image, array ``[H, W]`` or ``[H, W, C]``
+            or tensor ``[H, W]`` or ``[C, H, W]``, where C is 1 (grey), 3 (RGB) or 4 (RGBA).
         color: RGB, else grey.
-        name: name of the image in errors; its path by default.
+        name: name of the image in errors, whose suffix is another format to try; its path by
+            default.
 
     Raises:
         DataError: if the image cannot be decoded, or is too large to be decoded safely.
     """
-    name = str(source) if name is None else name
+    name = _name(source) if name is None else name
     with warnings.catch_warnings():
         # Ignore odd metadata in an image that decodes, but refuse decompression bombs.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(source, formats=FORMATS) as image:
-                return _eight_bit(ImageOps.exif_transpose(image), color)
+            if isinstance(source, Image.Image):
+                return eight_bit(source, color)
+            if isinstance(source, np.ndarray | Tensor):
+                return eight_bit(as_image(source), color)
+            stream = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(stream, formats=readable(name)) as image:
+                return eight_bit(image, color)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
         except Exception as error:  # Pillow's decoders raise errors of any kind on corrupt files
             raise DataError(
                 f"image {name} cannot be decoded ({type(error).__name__}: {error}): "
-                "remove it or download it again"
+                f"{_remedy(source)}"
             ) from error
 
 
-def _eight_bit(image: Image.Image, color: bool) -> Image.Image:
-    """Converts an image to mode RGB or L, from any mode that has a defined range."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit values have no defined range")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point values have no defined range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB" if color else "L")
+def _name(source: Source) -> str:
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "")) or f"of mode {source.mode}"
+    if isinstance(source, np.ndarray | Tensor):
+        return f"of shape {tuple(source.shape)}"
+    return f"of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def _remedy(source: Source) -> str:
+    if isinstance(source, Image.Image | np.ndarray | Tensor):
+        return "give its pixels as uint8"
+    if isinstance(source, str | Path):
+        if str(source).startswith(("http:/", "https:/")):
+            return "download it first, for addresses are not read"
+        return remedy(suffix_of(str(source))) or "save it anew or leave it out"
+    return "give the content of an image file"

@@ -193,14 +193,20 @@ def test_from_a_folder_to_labels(
         (["finetune"], "name the folder of them", 2),
         (["export", "c.pt"], "name a classifier, and the file to write", 2),
         (["finetune", "nowhere", "--backbone=small_networks:network"], "is not a folder", 1),
-        (["finetune", ".", "--backbone=small_networks:unsized"], "says no image size", 1),
-        (["finetune", ".", "--backbone=nothing"], "use torchvision:NAME", 1),
+        (["finetune", "FOLDER", "--backbone=small_networks:unsized"], "says no image size", 1),
+        (["finetune", "FOLDER", "--backbone=nothing"], "use torchvision:NAME", 1),
+        (["finetune", "FOLDER", "--pattern=x"], "it must have {label} once", 1),
     ],
 )
 def test_bad_requests(
-    words: list[str], match: str, code: int, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    match: str,
+    code: int,
+    make_folder: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(words) == code
+    root = str(make_folder(1, 1))
+    assert cli.main([root if word == "FOLDER" else word for word in words]) == code
     assert match in capsys.readouterr().err
 
 
@@ -214,3 +220,66 @@ def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("text")
     with pytest.raises(CheckpointError, match="cannot be read as a classifier"):
         load_classifier(tmp_path / "text.pt")
+
+
+def test_folders_of_all_commands_are_walked_alike(
+    make_folder: Callable[..., Path],
+    small_networks: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, output, own = make_folder(3, 3), tmp_path / "out", f"--own={small_networks}"
+    said = "2 entries passed over: 1 .txt, 1 hidden"
+    for folder in (root / "red", tmp_path / "new" / "white"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for junk in ("._x.png", "Thumbs.db", "notes.txt", ".secret.png"):
+            (folder / junk).touch()
+        (folder / "named.png").mkdir()
+        picture(0, 70).save(folder / "named.png" / "inside.jfif", "JPEG")
+        (folder / ".ipynb_checkpoints").mkdir()
+        picture(0, 71).save(folder / ".ipynb_checkpoints" / "x.png")
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        picture(0, 72).save(tmp_path / "blobs" / "0a1b", "PNG")
+        (folder / "linked.png").symlink_to(tmp_path / "blobs" / "0a1b")
+    words = ["finetune", str(root), f"--backbone={small_networks}", f"--output={output}"]
+    assert cli.main([*words, "--adapts=head"]) == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "8 images of 2 classes (groß 緑 3, red 5)" in printed
+    classifier = str(output / "classifier.pt")
+    assert cli.main(["predict", classifier, str(tmp_path / "new"), own]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said
+    assert lines[1] == f"1 link out of {tmp_path / 'new'} followed"
+    assert len(lines) == 4
+    assert cli.main(["predict", classifier, f"--add_class={tmp_path / 'new' / 'white'}", own]) == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "class 'white' learned from 2 images" in printed
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.txt").touch()
+    assert cli.main(["predict", classifier, str(tmp_path / "none"), own]) == 1
+    assert "holds no images (1 entry passed over: 1 .txt)" in capsys.readouterr().err
+    for number in range(3):
+        picture(2, number).save(tmp_path / "blobs" / f"{number}.png")
+    for name, folder in (("a", root / "red"), ("b", root / "groß 緑"), ("c", tmp_path / "blobs")):
+        (tmp_path / "links" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "links" / name).symlink_to(folder)
+    assert cli.main(["data", "--data=Folder", f"--data.root={tmp_path / 'links'}"]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_tables_and_names_of_files(
+    small_networks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for colour, number in ((c, n) for c in range(2) for n in range(3)):
+        picture(colour, number).save(tmp_path / f"{'rg'[colour]}_{number}.png")
+    rest = [f"--backbone={small_networks}", f"--output={tmp_path / 'out'}", "--adapts=head"]
+    assert cli.main(["finetune", str(tmp_path), "--pattern={label}_{number}", *rest]) == 0
+    assert "6 images of 2 classes (g 3, r 3)" in capsys.readouterr().out
+    rows = "".join(f"{'rg'[c]}_{n};{'rg'[c]}ot\n" for c in range(2) for n in range(3))
+    (tmp_path / "labels.csv").write_text("Bild;x\n", encoding="utf-8")
+    (tmp_path / "table.csv").write_text("File Name;Class\n" + rows, encoding="utf-16")
+    for data in (tmp_path, tmp_path / "table.csv"):
+        assert cli.main(["finetune", str(data), *rest]) == 0
+        assert "6 images of 2 classes (got 3, rot 3)" in capsys.readouterr().out

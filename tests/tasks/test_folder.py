@@ -125,13 +125,15 @@ def test_hidden_files_other_files_and_nested_folders_are_passed_over(root: Path)
     for name in ("notes.txt", "._0.png", "Thumbs.db"):
         (root / "ant" / name).write_bytes(b"no image")
     (root / "ant" / "more.png").mkdir()
-    assert sum(len(part) for _, part in load(root, size=2)) == 10
+    splits = load(root, size=2)
+    assert sum(len(part) for _, part in splits) == 10
+    assert splits.notes == ("2 entries passed over: 2 .txt",)
 
 
-def test_links_that_leave_the_folder_are_not_followed(root: Path, tmp_path: Path) -> None:
-    outside = make(tmp_path / "outside", {"secret": 1})
-    (root / "secret").symlink_to(outside / "secret")
-    (root / "ant" / "9.png").symlink_to(outside / "secret" / "0.png")
+def test_links_are_followed_and_said(root: Path, tmp_path: Path) -> None:
+    outside = make(tmp_path / "outside", {"fly": 1})
+    (root / "fly").symlink_to(outside / "fly")
+    (root / "ant" / "9.png").symlink_to(outside / "fly" / "0.png")
     (root / "bee" / "9.png").symlink_to(root / "bee" / "0.png")
     (root / "ant" / "loop.png").symlink_to("loop.png")
     splits = load(root, size=2)
@@ -140,7 +142,11 @@ def test_links_that_leave_the_folder_are_not_followed(root: Path, tmp_path: Path
         for _, part in splits
         for name, count in zip(part.class_names, part.counts.tolist(), strict=True)
     }
-    assert counts == {"ant": 2, "bee": 4, "cat": 1, "dog": 2, "eel": 2}
+    assert counts == {"ant": 3, "bee": 4, "cat": 1, "dog": 2, "eel": 2, "fly": 1}
+    assert splits.notes == (
+        "1 entry passed over: 1 broken link (fetch what they point to)",
+        f"2 links out of {root} followed",
+    )
 
 
 def test_a_folder_reached_through_a_link_is_read(root: Path, tmp_path: Path) -> None:
@@ -148,9 +154,12 @@ def test_a_folder_reached_through_a_link_is_read(root: Path, tmp_path: Path) -> 
     assert sum(len(part) for _, part in load(tmp_path / "link", size=2)) == 10
 
 
-def empty_class(root: Path) -> None:
+def test_a_folder_without_images_is_passed_over(root: Path) -> None:
     (root / "ant" / "0.png").unlink()
     (root / "ant" / "1.png").unlink()
+    splits = load(root, size=2)
+    assert "ant" not in splits.joined().class_names
+    assert splits.notes == ("1 folder without images passed over: 'ant'",)
 
 
 def truncated_image(root: Path) -> None:
@@ -172,10 +181,9 @@ def two_classes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (empty_class, "ant has no images"),
         (truncated_image, r"ant/1\.png cannot be decoded"),
         (text_as_image, r"ant/1\.png cannot be decoded"),
-        (two_classes, "has 2 class subfolders: at least 3"),
+        (two_classes, "has 2 class subfolders with images: at least 3"),
     ],
 )
 def test_a_damaged_folder_is_refused(
