@@ -91,9 +91,7 @@ def _best(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
     return _search(logits[None], torch.zeros_like(logits)[None], labels, weights)[0]
 
 
-def _search(
-    logits: Tensor, shift: Tensor, labels: Tensor, weights: Tensor
-) -> tuple[float, float]:
+def _search(logits: Tensor, shift: Tensor, labels: Tensor, weights: Tensor) -> tuple[float, float]:
     """Temperature of the lowest loss, and this loss: a logarithmic grid that is refined twice."""
     low, high = math.log(1e-2), math.log(1e3)
     best, value = 0.0, math.inf
