@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegressionCV, RidgeClassifierCV
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
@@ -56,6 +56,7 @@ COUNTS = {
     "1, 30, 30, 5, 5": (1, 30, 30, 5, 5),
     "2, 20, 20": (2, 20, 20),
 }
+DATA = ("mobilenet-cifarfs", "conv4-cifarfs", "mobilenet-tiny-imagenet")
 VIEWS: tuple[Views, ...] = ("one", "mirrored", "crops")
 STRANGERS, PER_CLASS = 5, 50
 
@@ -99,14 +100,15 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="Conv4 of a SimpleShot run")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--only", nargs="+", default=list(COUNTS), choices=list(COUNTS))
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--cache", type=Path, default=Path("runs/own_images"))
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Of solvers that stop at their limit of steps.
     rows: list[dict[str, Any]] = []
-    for name, load in sources(arguments).items():
-        features = cached(arguments.cache / f"{name}.pt", load)
+    for name in arguments.data:
+        features = cached(arguments.cache / f"{name}.pt", sources(arguments)[name])
         for setting in arguments.only:
             rows += measure(name, setting, features, arguments.draws)
             if arguments.output:
@@ -120,11 +122,12 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[], Features]]:
     mobile = load_backbone("torchvision:mobilenet_v3_small", weights=arguments.weights)
     small = mobile.preprocessed(size=128, interpolation="bicubic")
     conv4 = Backbone(simple_shot(arguments.checkpoint))
-    return {
-        "mobilenet-cifarfs": lambda: embedded(small, cifar(arguments.root)),
-        "conv4-cifarfs": lambda: embedded(conv4, cifar(arguments.root)),
-        "mobilenet-tiny-imagenet": lambda: embedded(mobile, tiny(arguments.root)),
-    }
+    loads = (
+        lambda: embedded(small, cifar(arguments.root)),
+        lambda: embedded(conv4, cifar(arguments.root)),
+        lambda: embedded(mobile, tiny(arguments.root)),
+    )
+    return dict(zip(DATA, loads, strict=True))
 
 
 def cached(path: Path, load: Callable[[], Features]) -> Features:
@@ -283,14 +286,13 @@ def cosines(x: Tensor, labels: Tensor, new: Tensor, *, centred: bool) -> Tensor:
 def baselines(draw: Draw) -> dict[str, float]:
     """Accuracy of the baselines."""
     x, new, labels = draw.train["one"], draw.new["one"], draw.labels
-    unit, unit_new, y = F.normalize(x).numpy(), F.normalize(new).numpy(), labels.numpy()
+    unit, unit_new = (F.normalize(z).double().numpy() for z in (x, new))
+    y = labels.numpy()
     least = int(torch.bincount(labels).min())
     cs = [1.0, 10.0, 100.0, 1000.0]
 
     def logistic(weights: str | None) -> Any:
         if least < 2:
-            from sklearn.linear_model import LogisticRegression
-
             return LogisticRegression(C=10.0, class_weight=weights, max_iter=1000)
         return LogisticRegressionCV(
             Cs=cs, cv=min(least, 5), class_weight=weights, scoring="neg_log_loss", max_iter=1000

@@ -38,9 +38,12 @@ class Scores:
         """
         if not self.images:
             return torch.ones_like(new)
+        return ((self.below(new) * self.images + 1) / (self.images + 1)).to(new)
+
+    def below(self, new: Tensor) -> Tensor:
+        """Weight of the held-out images whose score is at most that of each new image."""
         total = torch.cat([self.weights.new_zeros(1), self.weights.cumsum(0)])
-        below = total[torch.searchsorted(self.values, new.contiguous(), right=True)]
-        return ((below * self.images + 1) / (self.images + 1)).to(new)
+        return total[torch.searchsorted(self.values, new.contiguous(), right=True)]
 
 
 def _nothing() -> Scores:
@@ -128,7 +131,8 @@ def known_images(held_out: HeldOut) -> Known:
     scores = _sorted(evidence[known], weights, images)
     truth = _sorted(chances, weights, images)
     limit = _threshold(scores)
-    flagged = float(weights @ (scores.p_values(evidence[known]) < limit).double())
+    # A held-out image is among those to which it is compared.
+    flagged = float(weights @ (scores.below(evidence[known]) < limit).double())
     if known.all():
         return Known(scores, truth, flagged)
     # Every class counts alike among the strangers too.

@@ -146,7 +146,9 @@ def questions(parts: Sequence[Play], labels: Tensor, groups: Tensor) -> Question
 
     everything = torch.arange(len(labels))
     rows = torch.cat([everything[:0], *(play.asked for play in parts)])
-    kept = [count(play.kept).expand(number, ways) for play, number in zip(parts, numbers)]
+    kept = [
+        count(play.kept).expand(number, ways) for play, number in zip(parts, numbers, strict=True)
+    ]
     return Questions(
         rows,
         labels[rows],

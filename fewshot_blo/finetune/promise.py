@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fewshot_blo.finetune.cross_validation import HeldOut
@@ -26,12 +25,12 @@ class ClassAccuracy:
 
     Attributes:
         accuracy: None if it was not measured.
-        deviation: standard deviation of its estimate; of no class where it is None.
+        answers: number of independent answers that the estimate is worth.
         count: number of images of the class that were classified without them in training.
     """
 
     accuracy: float | None
-    deviation: float
+    answers: float
     count: int
 
 
@@ -62,8 +61,9 @@ class Promise:
         share, measured = self.accuracy, [c for c in self.classes if c.accuracy is not None]
         if share is None:
             return None
-        variance = sum(c.deviation**2 for c in measured) / len(measured) ** 2
-        smooth = min(max(share, 0.01), 0.99)
+        total = sum(c.answers for c in measured)
+        smooth = (share * total + 0.5) / (total + 1)
+        variance = sum(_variance(c, smooth) for c in measured) / len(measured) ** 2
         return wilson(share, smooth * (1 - smooth) / variance)
 
     @property
@@ -77,10 +77,10 @@ class Promise:
             return "accuracy not measured, because no class has two images: add images"
         low, high = self.interval
         where = "on the test images" if self.test else "to expect on new images"
-        kind = "test" if self.test else "held-out"
+        images = f"{self.count} {'test' if self.test else 'held-out'} images"
         return (
             f"accuracy {where} {100 * self.accuracy:.1f} % if all classes are equally frequent "
-            f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %, from {self.count} {kind} images)"
+            f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %, from {images})"
         )
 
     def unmeasured(self, names: Sequence[str]) -> str:
@@ -99,10 +99,13 @@ class Promise:
                 "that were reduced to as few images stands for it"
             )
         if unknown and len(unknown) < len(names):
+            reason = (
+                "has test images"
+                if self.test
+                else "has a second image to hold out, or a larger class to stand for it"
+            )
             sentences.append(
-                f"the accuracy does not include {_listed(unknown)}: no image could be "
-                f"{'tested' if self.test else 'held out, and no class is large enough to stand for'}"
-                f"{'' if self.test else ' it'}"
+                f"the accuracy does not include {_listed(unknown)}, of which none {reason}"
             )
         return "; ".join(sentences)
 
@@ -134,7 +137,7 @@ def promise(held_out: HeldOut) -> Promise:
             expected += groups / total * _raised(float(right[own].mean()), gain)
         if reduced.any():
             expected += strength / total * float(right[reduced].mean())
-        found.append(ClassAccuracy(expected, _SPREAD * _deviation(expected, total), images))
+        found.append(ClassAccuracy(expected, total / _SPREAD**2, images))
     return Promise(tuple(found))
 
 
@@ -150,15 +153,15 @@ def measured(right: Tensor, labels: Tensor, ways: int) -> Promise:
     for number in range(ways):
         own = right[labels == number].double()
         share = float(own.mean()) if len(own) else None
-        deviation = 0.0 if share is None else _deviation(share, len(own))
-        found.append(ClassAccuracy(share, deviation, len(own)))
+        found.append(ClassAccuracy(share, float(len(own)), len(own)))
     return Promise(tuple(found), test=True)
 
 
-def _deviation(share: float, count: float) -> float:
-    """Standard deviation of a proportion among so many, which is not 0 for proportions 0 and 1."""
-    smooth = (share * count + 0.5) / (count + 1)
-    return math.sqrt(smooth * (1 - smooth) / count)
+def _variance(found: ClassAccuracy, typical: float) -> float:
+    """Variance of the estimate, at an accuracy that is drawn to the typical one."""
+    assert found.accuracy is not None
+    share = (found.accuracy * found.answers + 2 * typical) / (found.answers + 2)
+    return share * (1 - share) / found.answers
 
 
 def _raised(share: float, gain: float) -> float:
