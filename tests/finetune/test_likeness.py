@@ -16,7 +16,9 @@ def clusters(count: int, generator: torch.Generator, strange: bool = False) -> T
     """Pictures of four classes, or of four others, as features in 40 dimensions."""
     centres = 3 * torch.eye(40)[4 * strange : 4 * strange + 4]
     labels = torch.arange(4).repeat_interleave(count)
-    return (centres[labels] + 0.5 * torch.randn(4 * count, 40, generator=generator))[..., None, None]
+    return (centres[labels] + 0.5 * torch.randn(4 * count, 40, generator=generator))[
+        ..., None, None
+    ]
 
 
 @pytest.mark.parametrize("count", [6, 40])

@@ -113,10 +113,11 @@ def test_answers_are_those_of_a_fit_on_the_play_alone(
     parts = plays(data.labels, groups, repeats=1)
     asked = questions(parts, data.labels, groups)
     together = hold_out(candidate, problem, features, data.labels, parts, asked)
-    for play in (parts[0], parts[-4], parts[-1]):
+    for place in (0, len(parts) - 4, len(parts) - 1):
+        play = parts[place]
         one = questions([play], data.labels, groups)
         alone = hold_out(candidate, problem, features, data.labels, [play], one)
-        start = sum(len(p.asked) for p in parts[: parts.index(play)])
+        start = sum(len(earlier.asked) for earlier in parts[:place])
         own = together.answers[start : start + len(play.asked)]
         torch.testing.assert_close(own, alone.answers, rtol=1e-4, atol=1e-4)
         if play.absent >= 0:

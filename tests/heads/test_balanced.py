@@ -34,7 +34,7 @@ def test_average_of_prototypes_and_weighted_ridge_regressions(width: int) -> Non
         centred = logits - logits.mean(1, keepdims=True)
         expected += logits / np.sqrt(np.average((centred**2).mean(1), weights=weights)) / 3
     found = head.logits(params, x, {})[0].numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
 
 
 def test_tasks_with_padding_and_without_a_class_are_those_alone() -> None:
