@@ -105,8 +105,8 @@ def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known]:
     if content["format"] == 1:
         return Scale(content["temperature"]), image, Known()
     known = dict(content["known"])
-    scores = {name: Scores(**known.pop(name)) for name in ("evidence", "truth")}
-    return Scale(**content["scale"]), image, Known(**scores, **known)
+    evidence, truth = (Scores(**known.pop(name)) for name in ("evidence", "truth"))
+    return Scale(**content["scale"]), image, Known(evidence, truth, **known)
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:

@@ -14,6 +14,8 @@ from fewshot_blo.finetune.plays import prior_strength
 _LEARNING = 0.6
 """Gain of the log-odds of a correct answer when the number of training images grows e-fold. Between
 0.3 and 0.8 for two networks on CIFAR-FS and Tiny-ImageNet, from 1 to 10 images a class."""
+_DRAWN = 2.0
+"""Number of images that the mean accuracy of all classes is worth for one of them."""
 _SPREAD = 1.25
 """Standard deviation of promised minus true accuracy, divided by that of independent answers: the
 training sets of the folds overlap, and the true accuracy is that of one training set."""
@@ -113,14 +115,17 @@ class Promise:
 def promise(held_out: HeldOut) -> Promise:
     """What the answers of the selected candidate promise.
 
-    The folds train on fewer images than the classifier will. Their log-odds of a correct answer are
-    therefore raised by 0.6 times the logarithm of the ratio of the numbers.
+    The accuracy of a class is drawn to that of larger classes reduced to its size or, if there are
+    none, as by two images, to the mean of all classes. The folds train on fewer images than the
+    classifier will: the log-odds of a correct answer are therefore raised by 0.6 times the
+    logarithm of the ratio of the numbers.
 
     Args:
         held_out: answers of the selected candidate.
     """
     asked = held_out.asked
     right = (held_out.scaled.argmax(1) == asked.labels).double()
+    mean = float(asked.weights @ right)
     found = []
     for number, count in enumerate(asked.counts.tolist()):
         own, reduced = asked.about(number)
@@ -128,16 +133,17 @@ def promise(held_out: HeldOut) -> Promise:
         if not own.any() and not reduced.any():
             found.append(ClassAccuracy(None, 0.0, 0))
             continue
-        strength = prior_strength(count) if reduced.any() else 0.0
-        groups = float(count if own.any() else 0)
-        total = groups + strength
-        expected = 0.0
+        answers = count if own.any() else 0
+        # Worth of what the accuracy is drawn to, which is only information if it is measured.
+        strength = prior_strength(count) if reduced.any() else _DRAWN
+        total = answers + strength
+        expected = strength / total * (float(right[reduced].mean()) if reduced.any() else mean)
         if own.any():
+            expected += answers / total * float(right[own].mean())
             gain = _LEARNING * math.log(count / float(asked.kept[own, number].double().mean()))
-            expected += groups / total * _raised(float(right[own].mean()), gain)
-        if reduced.any():
-            expected += strength / total * float(right[reduced].mean())
-        found.append(ClassAccuracy(expected, total / _SPREAD**2, images))
+            expected = _raised(expected, gain * (answers / total if reduced.any() else 1))
+        worth = total if reduced.any() else answers
+        found.append(ClassAccuracy(expected, worth / _SPREAD**2, images))
     return Promise(tuple(found))
 
 
