@@ -289,18 +289,18 @@ def baselines(draw: Draw) -> dict[str, float]:
     unit, unit_new = (F.normalize(z).double().numpy() for z in (x, new))
     y = labels.numpy()
     least = int(torch.bincount(labels).min())
-    cs = [1.0, 10.0, 100.0, 1000.0]
-
-    def logistic(weights: str | None) -> Any:
-        if least < 2:
-            return LogisticRegression(C=10.0, class_weight=weights, max_iter=1000)
-        return LogisticRegressionCV(
-            Cs=cs, cv=min(least, 5), class_weight=weights, scoring="neg_log_loss", max_iter=1000
+    if least < 2:
+        logistic: Any = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    else:
+        logistic = LogisticRegressionCV(
+            Cs=[1.0, 10.0, 100.0],
+            cv=min(least, 4),
+            class_weight="balanced",
+            scoring="neg_log_loss",
+            max_iter=300,
         )
-
     models = {
-        "logistic regression": logistic(None),
-        "logistic regression, balanced": logistic("balanced"),
+        "logistic regression, balanced": logistic,
         "linear SVM, balanced": LinearSVC(C=1.0, class_weight="balanced"),
         "ridge, balanced": RidgeClassifierCV([0.03, 0.1, 0.3, 1.0, 3.0], class_weight="balanced"),
     }

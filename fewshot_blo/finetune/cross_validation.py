@@ -52,19 +52,26 @@ class HeldOut:
         """Logits after scaling, ``[A, N]``: their softmax is the probabilities."""
         return self.scale.apply(self.answers, self.asked.kept)
 
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether each answer is correct, as 0 or 1, ``[A]``; 0 for strangers."""
+        return (self.scaled.argmax(1) == self.asked.labels).double()
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """Log-loss of each answer, ``[A]``; 0 for strangers."""
+        found = F.cross_entropy(self.scaled.double(), self.asked.labels, reduction="none")
+        return found.masked_fill(self.asked.strange, 0.0)
+
     @property
     def accuracy(self) -> float:
         """Share of correct answers, where every class counts alike."""
-        return float(self.asked.weights @ (self.scaled.argmax(1) == self.asked.labels).double())
+        return float(self.asked.weights @ self.correct)
 
     @property
     def loss(self) -> float:
         """Log-loss of the answers, where every class counts alike."""
-        known = ~self.asked.strange
-        losses = F.cross_entropy(
-            self.scaled[known].double(), self.asked.labels[known], reduction="none"
-        )
-        return float(self.asked.weights[known] @ losses)
+        return float(self.asked.weights @ self.losses)
 
     @property
     def labels(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -77,7 +78,7 @@ class Known:
     def is_known(self, p: Tensor) -> Tensor:
         """Whether images with these p-values are of known classes; all are if nothing is detected.
 
-        A p-value below 5 % is flagged, also the lowest possible one where there are few images.
+        An image is flagged if less than 5 % of the held-out images have as little evidence.
 
         Args:
             p: p-values of their evidence.
@@ -132,21 +133,24 @@ def known_images(held_out: HeldOut) -> Known:
     truth = _sorted(chances, weights, images)
     limit = _threshold(scores)
     # A held-out image is among those to which it is compared.
-    flagged = float(weights @ (scores.below(evidence[known]) < limit).double())
+    flagged = float(weights @ (scores.below(evidence[known]) <= LEVEL).double())
     if known.all():
         return Known(scores, truth, flagged)
     # Every class counts alike among the strangers too.
     share = 1 / torch.bincount(asked.absent[~known])[asked.absent[~known]].double()
     share = share / share.sum()
-    p = scores.p_values(evidence[~known])
-    found = float(share @ (p < limit).double())
-    differences = evidence[known].unsqueeze(1) - evidence[~known]
+    # The evidence of strangers lacks one of N exchangeable terms.
+    ways = scaled.shape[1]
+    strange = evidence[~known] + math.log(ways / (ways - 1))
+    found = float(share @ (scores.p_values(strange) < limit).double())
+    differences = evidence[known].unsqueeze(1) - strange
     above = (differences > 0).double() + 0.5 * (differences == 0).double()
     return Known(scores, truth, flagged, found, float(weights @ above @ share))
 
 
 def _threshold(scores: Scores) -> float:
-    return max(LEVEL, 1.5 / (scores.images + 1))
+    """The p-value at which 5 % of the held-out images lie below."""
+    return (LEVEL * scores.images + 1) / (scores.images + 1)
 
 
 def _sorted(values: Tensor, weights: Tensor, images: int) -> Scores:

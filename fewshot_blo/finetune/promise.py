@@ -112,7 +112,7 @@ class Promise:
         return "; ".join(sentences)
 
 
-def promise(held_out: HeldOut) -> Promise:
+def promise(held_out: HeldOut, optimism: float = 0.0) -> Promise:
     """What the answers of the selected candidate promise.
 
     The accuracy of a class is drawn to that of larger classes reduced to its size or, if there are
@@ -122,9 +122,9 @@ def promise(held_out: HeldOut) -> Promise:
 
     Args:
         held_out: answers of the selected candidate.
+        optimism: what to subtract, because the candidate was selected by these answers.
     """
-    asked = held_out.asked
-    right = (held_out.scaled.argmax(1) == asked.labels).double()
+    asked, right = held_out.asked, held_out.correct
     mean = float(asked.weights @ right)
     found = []
     for number, count in enumerate(asked.counts.tolist()):
@@ -143,6 +143,7 @@ def promise(held_out: HeldOut) -> Promise:
             gain = _LEARNING * math.log(count / float(asked.kept[own, number].double().mean()))
             expected = _raised(expected, gain * (answers / total if reduced.any() else 1))
         worth = total if reduced.any() else answers
+        expected = max(expected - optimism, 0.0)
         found.append(ClassAccuracy(expected, worth / _SPREAD**2, images))
     return Promise(tuple(found))
 

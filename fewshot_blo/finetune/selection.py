@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from fewshot_blo.finetune.cross_validation import HeldOut
 from fewshot_blo.finetune.likeness import Known, known_images
 from fewshot_blo.finetune.promise import Promise, promise
+
+_HALVES = 200
 
 
 @dataclass(frozen=True)
@@ -75,4 +79,29 @@ def select(held_out: Sequence[HeldOut]) -> Selection:
             "where every class counts alike"
         )
     best = held_out[chosen]
-    return Selection(held_out, chosen, promise(best), known_images(best), reason)
+    promised = promise(best, _optimism(held_out))
+    return Selection(held_out, chosen, promised, known_images(best), reason)
+
+
+def _optimism(held_out: Sequence[HeldOut]) -> float:
+    """By how much the held-out accuracy of the selected candidate exceeds its own, on average.
+
+    The selection is repeated on random halves of the images, and the other half says how accurate
+    the selected candidate is. Twice as many images reduce the difference by a factor of √2.
+    """
+    if len(held_out) == 1:
+        return 0.0
+    asked = held_out[0].asked
+    weights = asked.weights
+    generator = torch.Generator().manual_seed(0)
+    # Each split and its mirror image, so that halves of unequal difficulty cancel.
+    split = torch.rand(_HALVES // 2, len(asked.classes), generator=generator)
+    inside = (split < split.median(1, keepdim=True).values)[:, asked.rows]
+    halves = torch.cat([inside, ~inside]).double() * weights
+    others = weights - halves
+    losses = torch.stack([h.losses for h in held_out]) @ halves.T
+    right = torch.stack([h.correct for h in held_out])
+    chosen = losses.argmin(0)
+    here, there = ((right[chosen] * part).sum(1) / part.sum(1) for part in (halves, others))
+    gap = float((here - there).nanmean())
+    return max(gap, 0.0) / 2**0.5

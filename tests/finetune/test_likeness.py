@@ -36,7 +36,8 @@ def test_strangers_are_found_at_the_stated_rates(count: int) -> None:
     assert known.auroc > 0.95
     new = classifier.predict(clusters(100, generator))
     others = classifier.predict(clusters(100, generator, strange=True))
-    assert float((~new.known).double().mean()) < 0.12
+    # A quantile of 24 held-out images is far less precise than one of 160.
+    assert float((~new.known).double().mean()) < (0.25 if count == 6 else 0.12)
     assert float((~others.known).double().mean()) > (0.5 if count == 6 else 0.9)
     truth = torch.arange(4).repeat_interleave(100)
     sets = known.sets(new.probabilities, 0.9)

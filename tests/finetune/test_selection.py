@@ -183,6 +183,18 @@ def test_the_choice_is_that_of_the_lowest_balanced_log_loss() -> None:
     assert good[0].accuracy == pytest.approx(0.9)
 
 
+def test_of_many_coins_the_best_is_not_believed() -> None:
+    torch.manual_seed(0)
+    promised, looks = [], []
+    for _ in range(40):
+        coins = [held_out(str(n), (torch.rand(30) < 0.5).tolist()) for n in range(10)]
+        chosen = select(coins)
+        promised.append(promise(chosen.best, 0.0).accuracy or 0)
+        looks.append(chosen.accuracy or 0)
+    assert sum(promised) / 40 > 0.6
+    assert sum(looks) / 40 == pytest.approx(0.5, abs=0.06)
+
+
 def test_the_promise_of_one_accuracy() -> None:
     chosen = select([held_out("a", [True] * 16 + [False] * 4)])
     assert chosen.count == 20
