@@ -1,4 +1,4 @@
-"""``Classifier``: predicts calibrated probabilities and can learn new classes."""
+"""``Classifier``: predicts probabilities and can learn new classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import embed
+from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
-from fewshot_blo.finetune.likeness import is_known, p_values
+from fewshot_blo.finetune.likeness import Known
 from fewshot_blo.heads.head import SupportSet, has_class_axis, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import adapt
@@ -58,11 +59,11 @@ class Predictions:
     """Predictions for M images.
 
     Attributes:
-        probabilities: calibrated probabilities of the N classes, ``[M, N]``.
+        probabilities: probabilities of the N classes, ``[M, N]``.
         likeness: conformal p-value of each image: the share of held-out training images that are
-            at most as similar to their nearest class as this one, ``[M]``.
+            at most as similar to the classes as this one, ``[M]``.
         known: whether the p-value is high enough for one of the classes, ``[M]``; False means none
-            of them.
+            of them. Always True where strangers cannot be told from images of the classes.
     """
 
     probabilities: Tensor
@@ -88,8 +89,11 @@ class Classifier:
         class_names: N names.
         features: inputs of the head for the training images, ``[M, D]``.
         labels: labels of the training images, ``[M]``.
-        temperature: divisor of the logits.
+        scale: temperature of the logits, and the correction for the sizes of classes, which the
+            biases in ``params`` contain already.
         image: shape of one image, ``[C, S, S]``.
+        known: what held-out images of known classes look like; nothing by default, and then no
+            image is flagged as none of the classes.
     """
 
     def __init__(
@@ -101,8 +105,9 @@ class Classifier:
         class_names: Sequence[str],
         features: Tensor,
         labels: Tensor,
-        temperature: float,
+        scale: Scale,
         image: torch.Size,
+        known: Known = Known(),
     ) -> None:
         self.backbone, self.source, self.candidate = backbone, source, candidate
         self.image = image
@@ -110,7 +115,7 @@ class Classifier:
         self.params = {name: p.detach() for name, p in params.items()}
         self.class_names = tuple(class_names)
         self.features, self.labels = features, labels
-        self.temperature = temperature
+        self.scale, self.known = scale, known
 
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
@@ -121,6 +126,11 @@ class Classifier:
         )
 
     @property
+    def temperature(self) -> float:
+        """Divisor of the logits."""
+        return self.scale.temperature
+
+    @property
     def size(self) -> int:
         """S, height and width of the images in pixels."""
         return self.image[-1]
@@ -129,10 +139,9 @@ class Classifier:
     def predict(self, images: Tensor) -> Predictions:
         """Predictions for images, uint8 ``[M, C, S, S]``."""
         features = embed(self.problem.network, images)
-        logits = self.logits(features)
-        p = p_values(self.pretrained(features), self.pretrained(self.features), self.labels)
-        known = is_known(p, len(self.labels))
-        return Predictions((logits / self.temperature).softmax(1), p, known)
+        scaled = self.logits(features) / self.temperature
+        p = self.known.evidence.p_values(scaled.logsumexp(1))
+        return Predictions(scaled.softmax(1), p, self.known.is_known(p))
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits ``[M, N]`` of the head's inputs, ``[M, D]``."""
@@ -178,7 +187,8 @@ class Classifier:
             return task_cross_entropy(logits, support.labels, support.classes)
 
         own = adapt(loss, own, self.candidate.head_steps)
-        self.params = joined(own)
+        counts = torch.bincount(labels, minlength=new + 1)
+        self.params = _corrected(joined(own), self.scale.biases(counts)[new:], new)
         self.features, self.labels = features, labels
         self.class_names = (*self.class_names, name)
 
@@ -193,7 +203,10 @@ def fit_classifier(
     source: Source,
     data: LabelledImages,
     features: Tensor,
-    temperature: float,
+    scale: Scale,
+    known: Known = Known(),
+    *,
+    counts: Tensor | None = None,
 ) -> Classifier:
     """Fine-tunes on all images.
 
@@ -203,7 +216,10 @@ def fit_classifier(
         source: arguments from which the backbone is built again.
         data: the M labelled images.
         features: outputs of the network of the candidate's problem for the images, ``[M, D]``.
-        temperature: divisor of the logits, fitted on held-out logits.
+        scale: temperature and correction for the sizes of classes, fitted on held-out logits.
+        known: what held-out images of known classes look like.
+        counts: number of images of each class, ``[N]``, where near-duplicates count once; by
+            default all count.
     """
     problem = candidate.problem(backbone, data.images.shape[1:])
     bilevel = whole_task(problem, features, data.labels, len(data.class_names))
@@ -211,9 +227,22 @@ def fit_classifier(
         params = adapt(bilevel.inner_loss, bilevel.inner_init, candidate.inner, outer=bilevel.outer)
     names = data.class_names
     image = data.images.shape[1:]
+    params = _corrected(params, scale.biases(data.counts if counts is None else counts), 0)
     return Classifier(
-        backbone, source, candidate, params, names, features, data.labels, temperature, image
+        backbone, source, candidate, params, names, features, data.labels, scale, image, known
     )
+
+
+def _corrected(params: TaskParams, biases: Tensor, first: int) -> dict[str, Tensor]:
+    """Parameters with corrections added to the biases from the first class on.
+
+    Heads without biases, which older files have, are not corrected.
+    """
+    if "head.bias" not in params:
+        return dict(params)
+    bias = params["head.bias"].clone()
+    bias[:, first:] += biases.to(bias)
+    return {**params, "head.bias": bias}
 
 
 def whole_task(problem: SharedEncoder, features: Tensor, labels: Tensor, ways: int) -> Bilevel:

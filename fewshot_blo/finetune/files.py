@@ -12,12 +12,14 @@ import torch
 from fewshot_blo.backbones import Preprocessing
 from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import Classifier, Source
+from fewshot_blo.finetune.likeness import Known, Scores
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_classifier(classifier: Classifier, path: Path | str) -> None:
@@ -32,8 +34,9 @@ def save_classifier(classifier: Classifier, path: Path | str) -> None:
         "class_names": list(classifier.class_names),
         "features": classifier.features,
         "labels": classifier.labels,
-        "temperature": classifier.temperature,
+        "scale": asdict(classifier.scale),
         "image": list(classifier.image),
+        "known": asdict(classifier.known),
     }
     write_tensors(content, Path(path), "classifier")
 
@@ -68,8 +71,7 @@ def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
             content["class_names"],
             content["features"],
             content["labels"],
-            content["temperature"],
-            torch.Size(content["image"]),
+            *_judgement(content),
         )
     except CheckpointError:  # A subclass of RuntimeError, with its own message.
         raise
@@ -97,6 +99,16 @@ def _candidate(plain: Mapping[str, Any]) -> Candidate:
     return Candidate(**rest, inner=InnerSteps(steps, _RULES[rule](step_size)))
 
 
+def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known]:
+    """Scale, shape of an image, and held-out scores, which files of format 1 lack."""
+    image = torch.Size(content["image"])
+    if content["format"] == 1:
+        return Scale(content["temperature"]), image, Known()
+    known = dict(content["known"])
+    evidence, truth = (Scores(**known.pop(name)) for name in ("evidence", "truth"))
+    return Scale(**content["scale"]), image, Known(evidence, truth, **known)
+
+
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
     values = {**settings, "mean": tuple(settings["mean"]), "std": tuple(settings["std"])}
     return Preprocessing(**values)
@@ -104,8 +116,8 @@ def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
 
 def _read(path: Path) -> Mapping[str, Any]:
     content = read_tensors(path, "classifier")
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+    if not isinstance(content, Mapping) or content.get("format") not in (1, _FORMAT):
         raise CheckpointError(
-            f"{path} is not a classifier of format {_FORMAT}: use a file that finetune wrote"
+            f"{path} is not a classifier of format 1 or {_FORMAT}: use a file that finetune wrote"
         )
     return content

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.evaluation.evaluate import embed
-from fewshot_blo.finetune.candidates import PROTOTYPES, candidates
+from fewshot_blo.finetune.candidates import BALANCED, Candidate, candidates
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
-from fewshot_blo.finetune.cross_validation import HeldOut, folds, hold_out, temperature
+from fewshot_blo.finetune.cross_validation import hold_out
 from fewshot_blo.finetune.images import LabelledImages
+from fewshot_blo.finetune.plays import plays, questions
+from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.selection import Selection, select
 from fewshot_blo.records.progress import Progress
+
+_REPEATS, _MANY = 4, 200
+"""Repetitions of the folds, of heads alone and up to so many images; otherwise there is one."""
 
 
 def fit(
@@ -23,6 +30,8 @@ def fit(
     *,
     adapts: Adapts | Literal["auto"] = "auto",
     views: Views | Literal["auto"] = "auto",
+    groups: Tensor | None = None,
+    test: LabelledImages | None = None,
     progress: bool = True,
 ) -> tuple[Classifier, Selection]:
     """Selects a way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -33,6 +42,10 @@ def fit(
         source: arguments from which the backbone is built again.
         adapts: parameters that adapt; "auto" selects them by cross-validation.
         views: views of each image; "auto" selects them by cross-validation.
+        groups: group of each image, ``[M]``; images of one group, as near-duplicates, are held out
+            together and count as one. By default every image is its own group.
+        test: images of the same classes that are not in ``data``, on which the accuracy is measured
+            instead of by cross-validation.
         progress: print the result of each candidate and show a progress bar, or lines if there is
             no terminal; False is silent.
 
@@ -42,23 +55,44 @@ def fit(
     Raises:
         ConfigurationError: if ``adapts`` is unknown.
     """
-    parts = folds(data.labels)
-    tried: list[HeldOut] = []
-    options = candidates(adapts, views, images=len(data.labels)) if parts else (PROTOTYPES,)
+    groups = torch.arange(len(data.labels)) if groups is None else groups
+    options = candidates(adapts, views, images=len(data.labels), classes=len(data.class_names))
+    quick = all(option.adapts == "head" for option in options) and len(data.labels) <= _MANY
+    parts = plays(data.labels, groups, repeats=_REPEATS if quick else 1)
+    asked = questions(parts, data.labels, groups)
+    options = options if parts else (BALANCED,)
     embedded: dict[tuple[object, ...], Tensor] = {}
+
+    def features(candidate: Candidate) -> Tensor:
+        if candidate.frozen not in embedded:
+            network = candidate.problem(backbone, data.images.shape[1:]).network
+            embedded[candidate.frozen] = embed(network, data.images, progress=progress)
+        return embedded[candidate.frozen]
+
+    tried = []
     with Progress("fine-tuning", len(options), "candidate", shown=progress) as bar:
         for candidate in options:
             problem = candidate.problem(backbone, data.images.shape[1:])
-            if candidate.frozen not in embedded:
-                embedded[candidate.frozen] = embed(problem.network, data.images, progress=progress)
-            result = hold_out(candidate, problem, embedded[candidate.frozen], data, parts)
+            result = hold_out(candidate, problem, features(candidate), data.labels, parts, asked)
             tried.append(result)
             bar.advance()
             if parts:
                 bar.say(result.describe())
     selection = select(tried)
-    best = selection.held_out[selection.chosen]
-    scale = temperature(best.logits[best.known], best.labels[best.known])
-    features = embedded[best.candidate.frozen]
-    classifier = fit_classifier(best.candidate, backbone, source, data, features, scale)
-    return classifier, selection
+    best = selection.best
+    classifier = fit_classifier(
+        best.candidate,
+        backbone,
+        source,
+        data,
+        features(best.candidate),
+        best.scale,
+        selection.known,
+        counts=asked.counts,
+    )
+    if test is None:
+        return classifier, selection
+    right = classifier.predict(test.images).probabilities.argmax(1) == test.labels
+    return classifier, replace(
+        selection, promise=measured(right, test.labels, len(data.class_names))
+    )

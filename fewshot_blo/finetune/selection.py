@@ -1,4 +1,4 @@
-"""Selects a candidate by cross-validation, and estimates the accuracy corrected for selection."""
+"""Selects a candidate by cross-validation."""
 
 from __future__ import annotations
 
@@ -6,100 +6,102 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from fewshot_blo.finetune.cross_validation import HeldOut, wilson
+from fewshot_blo.finetune.cross_validation import HeldOut
+from fewshot_blo.finetune.likeness import Known, known_images
+from fewshot_blo.finetune.promise import Promise, promise
 
-_SAMPLES = 1000
+_HALVES = 200
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected candidate and its expected accuracy.
+    """The selected candidate, its expected accuracy and its power against strangers.
 
     Attributes:
-        held_out: held-out predictions of all candidates.
+        held_out: held-out answers of all candidates.
         chosen: index of the selected candidate.
-        accuracy: expected accuracy, corrected for the selection; None if no image could be held
-            out.
-        count: number of images that were held out.
+        promise: accuracy to expect on new images.
+        known: what held-out images of known classes look like, and how many strangers are found.
         reason: why the candidate was selected, as a sentence without its full stop.
     """
 
     held_out: tuple[HeldOut, ...]
     chosen: int
-    accuracy: float | None
-    count: int
+    promise: Promise
+    known: Known
     reason: str
 
     def __repr__(self) -> str:
-        name = self.held_out[self.chosen].candidate.name
+        name = self.best.candidate.name
         return f"Selection('{name}' of {len(self.held_out)} candidates, {self.describe()})"
 
     @property
+    def best(self) -> HeldOut:
+        """Held-out answers of the selected candidate."""
+        return self.held_out[self.chosen]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Expected accuracy, where every class counts alike; None if nothing could be held out."""
+        return self.promise.accuracy
+
+    @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the accuracy."""
-        return None if self.accuracy is None else wilson(self.accuracy, self.count)
+        """95 % interval of the accuracy."""
+        return self.promise.interval
+
+    @property
+    def count(self) -> int:
+        """Number of images that were held out."""
+        return self.promise.count
 
     def describe(self) -> str:
         """The expected accuracy, as a sentence without its full stop."""
-        if self.accuracy is None or self.interval is None:
-            return "accuracy not measured, because no class has two images: add images"
-        low, high = self.interval
-        return (
-            f"accuracy on held-out images {100 * self.accuracy:.1f} % (95 % interval "
-            f"{100 * low:.0f} to {100 * high:.0f} %, {self.count} images, corrected for the "
-            "selection among candidates)"
-        )
+        return self.promise.describe()
 
 
 def select(held_out: Sequence[HeldOut]) -> Selection:
-    """Selects the candidate with most correct held-out images; ties by the lowest log-loss.
+    """Selects the candidate with the lowest log-loss, where every class counts alike.
 
-    The cross-validated accuracy of the best of several candidates is biased upwards. The selection
-    is therefore repeated on bootstrap samples, and the accuracy is that on the images outside of
-    each sample.
-
-    Source: Tsamardinos, Greasidou & Borboudakis, "Bootstrapping the out-of-sample predictions for
-    efficient and accurate cross-validation" (Machine Learning, 2018), the BBC-CV estimate.
+    The log-loss of a few answers tells candidates apart better than the number of correct ones.
     """
     held_out = tuple(held_out)
-    known = held_out[0].known
-    count = int(known.sum())
-    if not count:
+    if not len(held_out[0].answers):
         reason = "the simplest candidate, because no class has two images to compare candidates on"
-        return Selection(held_out, 0, None, 0, reason)
-    right = torch.stack([h.right[known] for h in held_out]).double()
-    loss = torch.stack([h.log_loss()[known] for h in held_out]).double()
-    chosen = int(_score(right.sum(1), loss.sum(1)).argmax())
-    best, name = int(right[chosen].sum()), held_out[chosen].candidate.name
-    reason = f"'{name}' classifies {best} of {count} held-out images correctly"
-    equals = int((right.sum(1) == best).sum()) - 1
-    if equals:
-        reason += f", as {equals} other{'s' if equals > 1 else ''} do{'' if equals > 1 else 'es'}"
-        reason += ", and has the lowest log-loss of them"
-    return Selection(held_out, chosen, _estimate(right, loss), count, reason)
+        chosen = 0
+    else:
+        losses = [h.loss for h in held_out]
+        chosen = min(range(len(losses)), key=losses.__getitem__)
+        best = held_out[chosen]
+        reason = (
+            f"'{best.candidate.name}' has the lowest log-loss on held-out images, {best.loss:.3f}, "
+            "where every class counts alike"
+        )
+    best = held_out[chosen]
+    promised = promise(best, _optimism(held_out))
+    return Selection(held_out, chosen, promised, known_images(best), reason)
 
 
-def _estimate(right: Tensor, loss: Tensor) -> float:
-    """Mean accuracy on images outside of a bootstrap sample of the candidate it selects.
+def _optimism(held_out: Sequence[HeldOut]) -> float:
+    """By how much the held-out accuracy of the selected candidate exceeds its own, on average.
 
-    Args:
-        right: whether each candidate classifies each image correctly, ``[candidates, images]``.
-        loss: log-loss of each candidate and image, ``[candidates, images]``.
+    The selection is repeated on random halves of the images, and the other half says how accurate
+    the selected candidate is. Twice as many images reduce the difference by a factor of √2.
     """
-    count = right.shape[1]
-    if len(right) == 1:
-        return float(right.mean())
-    drawn = torch.randint(count, (_SAMPLES, count), generator=torch.Generator().manual_seed(0))
-    times = torch.zeros(_SAMPLES, count, dtype=right.dtype)
-    times.scatter_add_(1, drawn, torch.ones_like(times))
-    chosen = _score(right @ times.T, loss @ times.T).argmax(0)
-    outside = (times == 0).to(right.dtype)
-    return float((right[chosen] * outside).sum() / outside.sum())
-
-
-def _score(right: Tensor, loss: Tensor) -> Tensor:
-    """A score that orders candidates by ``right`` and ties by ``loss``, which adds less than 1."""
-    spread = (loss - loss.amin(0)) / (loss.amax(0) - loss.amin(0) + 1)
-    return right - 0.5 * spread
+    if len(held_out) == 1:
+        return 0.0
+    asked = held_out[0].asked
+    weights = asked.weights
+    generator = torch.Generator().manual_seed(0)
+    # Each split and its mirror image, so that halves of unequal difficulty cancel.
+    split = torch.rand(_HALVES // 2, len(asked.classes), generator=generator)
+    inside = (split < split.median(1, keepdim=True).values)[:, asked.rows]
+    halves = torch.cat([inside, ~inside]).double() * weights
+    others = weights - halves
+    losses = torch.stack([h.losses for h in held_out]) @ halves.T
+    right = torch.stack([h.correct for h in held_out])
+    chosen = losses.argmin(0)
+    here, there = ((right[chosen] * part).sum(1) / part.sum(1) for part in (halves, others))
+    gap = float((here - there).nanmean())
+    return max(gap, 0.0) / 2**0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewshot_blo.heads.balanced import BalancedHead
 from fewshot_blo.heads.full_context import FullContextHead
 from fewshot_blo.heads.head import Head
 from fewshot_blo.heads.label_propagation import LabelPropagationHead
@@ -22,10 +23,12 @@ HEADS = (
     RelationHead,
     LabelPropagationHead,
 )
-"""Heads that recipes can name; a ``TailHead`` is split from a network instead."""
+"""Heads that recipes can name; a ``TailHead`` is split from a network instead, and a
+``BalancedHead`` is for classes of unequal size."""
 
 __all__ = [
     "HEADS",
+    "BalancedHead",
     "CosineHead",
     "FullContextHead",
     "Head",

@@ -14,6 +14,7 @@ from torch import nn
 
 from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune import Classifier, LabelledImages, Source
+from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import fit_classifier
 
@@ -36,7 +37,7 @@ def fit_one(small_networks: str) -> Callable[[Candidate, LabelledImages, float],
     def make(candidate: Candidate, data: LabelledImages, temperature: float) -> Classifier:
         network = candidate.problem(backbone, data.images.shape[1:]).network
         features = embed(network, data.images)
-        return fit_classifier(candidate, backbone, source, data, features, temperature)
+        return fit_classifier(candidate, backbone, source, data, features, Scale(temperature))
 
     return make
 

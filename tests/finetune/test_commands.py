@@ -24,11 +24,12 @@ from fewshot_blo.finetune import (
     read_labelled,
     save_classifier,
 )
-from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.candidates import BALANCED, Candidate
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 
 Fit = Callable[[Candidate, LabelledImages, float], Classifier]
 
+PROTOTYPES = Candidate("prototypes", head="cosine")
 HEAD = Candidate("head", inner=InnerSteps(20, SGD(2.0)))
 RIDGE = Candidate("ridge", head="ridge")
 TAIL = Candidate("tail", adapts="last_blocks", inner=InnerSteps(5, Adam(1e-3)))
@@ -41,7 +42,7 @@ def data(make_folder: Callable[..., Path]) -> LabelledImages:
     return read_labelled(make_folder(5, 4, 5), 16)
 
 
-@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW, CROPS])
+@pytest.mark.parametrize("candidate", [BALANCED, PROTOTYPES, HEAD, RIDGE, TAIL, LOW, CROPS])
 def test_one_file_holds_everything(
     candidate: Candidate,
     data: LabelledImages,
@@ -59,7 +60,7 @@ def test_one_file_holds_everything(
     assert (before.probabilities.argmax(1) == data.labels).double().mean() > 0.9
 
 
-@pytest.mark.parametrize("candidate", [PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
+@pytest.mark.parametrize("candidate", [BALANCED, PROTOTYPES, HEAD, RIDGE, TAIL, LOW])
 def test_a_new_class_leaves_the_others_as_they_are(
     candidate: Candidate, make_folder: Callable[..., Path], fit_one: Fit
 ) -> None:
@@ -86,7 +87,7 @@ def test_fit_tries_the_candidates_and_says_so(
     classifier, selection = fit(data, source.load(), source, adapts="head")
     said = capsys.readouterr().out.splitlines()
     assert len(said) == len(selection.held_out)
-    assert all(line.endswith("held-out images correct") for line in said)
+    assert all("% of held-out images correct, classes counting alike" in line for line in said)
     assert classifier.candidate == selection.held_out[selection.chosen].candidate
     assert classifier.temperature > 0
     name = classifier.candidate.name
@@ -96,7 +97,7 @@ def test_fit_tries_the_candidates_and_says_so(
     assert f"{small_networks}, fine-tuned by '{name}' on {len(data.labels)} images [3, 16, 16]" in (
         repr(classifier)
     )
-    assert repr(selection).startswith(f"Selection('{name}' of {len(said)} candidates, accuracy on ")
+    assert repr(selection).startswith(f"Selection('{name}' of {len(said)} candidates, accuracy to ")
     assert repr(selection.held_out[0]) == f"HeldOut({said[0]})"
 
 
@@ -144,7 +145,7 @@ def test_from_a_folder_to_labels(
     assert cli.main([*words, "--adapts=head"]) == 0
     printed = capsys.readouterr().out
     assert "15 images of 3 classes (blue & <b> 5, groß 緑 5, red 5)" in printed
-    assert "accuracy on held-out images" in printed
+    assert "accuracy to expect on new images" in printed
 
     page = Tags()
     page.feed((output / "report.html").read_text(encoding="utf-8"))
@@ -210,9 +211,25 @@ def test_bad_requests(
     assert match in capsys.readouterr().err
 
 
+def test_files_of_the_first_format_load_without_detection(
+    data: LabelledImages, fit_one: Fit, small_networks: str, tmp_path: Path
+) -> None:
+    classifier = fit_one(PROTOTYPES, data, 0.5)
+    save_classifier(classifier, tmp_path / "c.pt")
+    content = torch.load(tmp_path / "c.pt")
+    assert content["format"] == 2
+    del content["known"]
+    content.update(format=1, temperature=content.pop("scale")["temperature"])
+    torch.save(content, tmp_path / "old.pt")
+    old = load_classifier(tmp_path / "old.pt", own=small_networks)
+    assert not old.known.detects
+    expected = classifier.predict(data.images).probabilities
+    torch.testing.assert_close(old.predict(data.images).probabilities, expected)
+
+
 def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="not a classifier of format 1"):
+    with pytest.raises(CheckpointError, match="not a classifier of format 1 or 2"):
         load_classifier(tmp_path / "other.pt")
     torch.save({"format": 1, "source": {"name": "timm:resnet18"}}, tmp_path / "part.pt")
     with pytest.raises(CheckpointError, match=r"not a complete classifier \('preprocessing'\)"):

@@ -15,12 +15,14 @@ from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
 from fewshot_blo.finetune import export as export_module
-from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.candidates import BALANCED, Candidate
 from fewshot_blo.finetune.export import export, to_module
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 
+PROTOTYPES = Candidate("prototypes", head="cosine")
 CANDIDATES = [
     PROTOTYPES,
+    BALANCED,
     Candidate("ridge", head="ridge"),
     Candidate("head", inner=InnerSteps(5, SGD(1.0))),
     Candidate("tail", adapts="last_blocks", inner=InnerSteps(3, Adam(1e-2))),
@@ -65,7 +67,7 @@ def test_files(
     if suffix == ".onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
-    classifier = make_classifier(CANDIDATES[4])
+    classifier = make_classifier(CANDIDATES[5])
     save_classifier(classifier, tmp_path / "c.pt")
     words = ["export", str(tmp_path / "c.pt"), str(tmp_path / f"m{suffix}")]
     assert cli.main([*words, f"--own={small_networks}"]) == 0

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled
-from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.calibration import Scale
+from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.cross_validation import HeldOut
+from fewshot_blo.finetune.plays import Play, questions
 from fewshot_blo.finetune.report import write_report
 from fewshot_blo.finetune.selection import Selection, select
 
+PROTOTYPES = Candidate("prototypes", head="cosine")
 HOSTILE = (
     "<script>alert('class')</script>",
     "\" onerror='alert(1)' \"",
@@ -63,8 +66,10 @@ def selection(data: LabelledImages, known: int = 6) -> Selection:
     """The image in row 1 is taken for class 2, and the others are right."""
     logits = torch.nn.functional.one_hot(data.labels, 3) * 3.0
     logits[1] = torch.tensor([0.0, 0.0, 4.0])
-    logits[known:] = torch.nan
-    return select([HeldOut(Candidate("<i>cosine</i>"), logits, data.labels)])
+    rows = torch.arange(6)
+    parts = [Play(rows[rows != row], rows[rows == row]) for row in rows[:known]]
+    asked = questions(parts, data.labels, rows)
+    return select([HeldOut(Candidate("<i>cosine</i>"), logits[:known], asked, Scale())])
 
 
 def page(path: Path, classifier: Classifier, data: LabelledImages, chosen: Selection) -> Page:
