@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fewshot_blo.finetune.classifier import Classifier
@@ -58,14 +59,13 @@ def compare(
     """
     model = runpy.run_path(str(script))["Model"](specification)
     color = classifier.image[0] == 3
+    pixels = [read_image(path, size=classifier.size, color=color) for path in pictures]
+    expected = classifier.predict(torch.from_numpy(np.stack(pixels)))
     differences, other = [], []
-    for path in pictures:
-        pixels = torch.from_numpy(read_image(path, size=classifier.size, color=color))
-        expected = classifier.predict(pixels[None])
-        probabilities = expected.probabilities[0]
-        label = classifier.class_names[int(probabilities.argmax())]
-        if not expected.known[0]:
-            label = NONE
+    for row, path in enumerate(pictures):
+        probabilities = expected.probabilities[row]
+        most_likely = classifier.class_names[int(probabilities.argmax())]
+        label = most_likely if expected.known[row] else NONE
         found = model.predict(path)
         if found["label"] != label:
             other.append(f"{path}: {found['label']}, not {label}")

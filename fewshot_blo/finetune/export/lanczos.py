@@ -32,13 +32,18 @@ class SquareLanczos(nn.Module):
     Source: Pillow, src/libImaging/Resample.c.
     """
 
+    pi: Tensor
+
     def __init__(self, size: int, *, columns_first: bool) -> None:
         super().__init__()
+        # A buffer, for the ONNX exporter rounds numbers in the code to float32.
+        pi = torch.tensor(math.pi, dtype=torch.float64)
+        self.register_buffer("pi", pi, persistent=False)
         self.size, self.columns_first = size, columns_first
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Values 0 to 255 in float64, ``[B, C, S, S]``, of uint8 pictures ``[B, H, W, C]``."""
-        height, width = (_number(n) for n in pixels.shape[1:3])
+        height, width = (torch.full((), n, dtype=torch.float64) for n in pixels.shape[1:3])
         side = torch.minimum(height, width)
         inputs = (
             pixels.permute(0, 3, 1, 2).double(),
@@ -65,10 +70,20 @@ class SquareLanczos(nn.Module):
         first = (centres - _LOBES * stretch + 0.5).floor()
         end = (centres + _LOBES * stretch + 0.5).floor()
         inside = (places >= first[:, None]) & (places < end[:, None])
-        weights = _lanczos((places - centres[:, None] + 0.5) / stretch) * inside
+        weights = self._lanczos((places - centres[:, None] + 0.5) / stretch) * inside
         weights = weights / weights.sum(1, keepdim=True)
         whole = weights * 2**_BITS
-        return (whole.abs() + 0.5).floor() * whole.sign() / 2**_BITS  # Halves away from zero.
+        nearest: Tensor = (whole.abs() + 0.5).floor() * whole.sign()  # Halves away from zero.
+        return nearest / 2**_BITS
+
+    def _lanczos(self, x: Tensor) -> Tensor:
+        """``sinc(x) sinc(x / 3)`` within three lobes, and zero outside."""
+        return torch.where(x.abs() < _LOBES, self._sinc(x) * self._sinc(x / _LOBES), 0.0)
+
+    def _sinc(self, x: Tensor) -> Tensor:
+        # Not torch.sinc, which ONNX lacks.
+        angle = self.pi * torch.where(x == 0, 1.0, x)
+        return torch.where(x == 0, 1.0, angle.sin() / angle)
 
 
 def as_pillow(size: int) -> SquareLanczos:
@@ -80,7 +95,7 @@ def as_pillow(size: int) -> SquareLanczos:
     pixels = np.random.default_rng(0).integers(0, 256, (90, 10, 3), dtype=np.uint8)
     expected = torch.from_numpy(square(Image.fromarray(pixels), size=20))
     found = SquareLanczos(20, columns_first=True)(torch.from_numpy(pixels)[None])[0]
-    return SquareLanczos(size, columns_first=bool((found == expected).all()))
+    return SquareLanczos(size, columns_first=torch.equal(found, expected.double()))
 
 
 def _rows_first(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -93,19 +108,3 @@ def _columns_first(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def _rounded(x: Tensor) -> Tensor:
     return (x + 0.5).floor().clamp(0, 255)
-
-
-def _lanczos(x: Tensor) -> Tensor:
-    """``sinc(x) sinc(x / 3)`` within three lobes, and zero outside."""
-    return torch.where(x.abs() < _LOBES, _sinc(x) * _sinc(x / _LOBES), 0.0)
-
-
-def _sinc(x: Tensor) -> Tensor:
-    # Not torch.sinc, which ONNX lacks.
-    angle = _number(math.pi) * torch.where(x == 0, 1.0, x)
-    return torch.where(x == 0, 1.0, angle.sin() / angle)
-
-
-def _number(value: float) -> Tensor:
-    """A float64 scalar: the ONNX exporter rounds a Python number to float32."""
-    return torch.full((), value, dtype=torch.float64)

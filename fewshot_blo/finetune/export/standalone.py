@@ -85,7 +85,7 @@ def decode(picture: Any, formats: Sequence[str], mode: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(picture, formats=formats) as file:
+        with Image.open(picture, formats=tuple(formats)) as file:
             image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

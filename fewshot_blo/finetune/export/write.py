@@ -70,7 +70,10 @@ def export(
     _check_processor(path, files)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = {path.name: writers[path.suffix](module, _example(classifier, resizing)), **files}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of the exporters' own use of PyTorch.
+            model = writers[path.suffix](module, _example(classifier, resizing))
+        files = {path.name: model, **files}
         for file, content in files.items():
             (folder / file).write_bytes(content)
         (folder / "pictures").mkdir()
@@ -136,9 +139,7 @@ def _exported(module: Deployed, images: Tensor) -> torch.export.ExportedProgram:
     axes = {0: batch}
     if module.resize is not None:
         axes |= {n: torch.export.Dim(a, min=1) for n, a in ((1, "height"), (2, "width"))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of the exporter's own use of PyTorch.
-        return torch.export.export(module, (images,), dynamic_shapes={"images": axes})
+    return torch.export.export(module, (images,), dynamic_shapes={"images": axes})
 
 
 def _pt2(module: Deployed, images: Tensor) -> bytes:
@@ -152,15 +153,12 @@ def _onnx(module: Deployed, images: Tensor) -> bytes:
     with installed_by("fewshot_blo[onnx]"):
         importlib.import_module("onnxscript")
         importlib.import_module("onnxruntime")
-    program = _exported(module, images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = torch.onnx.export(
-            program,
-            input_names=["images"],
-            output_names=list(module(images)),
-            verbose=False,  # It prints its progress otherwise.
-        )
+    found = torch.onnx.export(
+        _exported(module, images),
+        input_names=["images"],
+        output_names=list(module(images)),
+        verbose=False,  # It prints its progress otherwise.
+    )
     assert found is not None
     content: bytes = found.model_proto.SerializeToString()
     return content
