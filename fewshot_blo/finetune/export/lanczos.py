@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fewshot_blo.tasks.reading.images import square
 
 _LOBES = 3
-_BITS = 22
-"""Pillow rounds its weights to multiples of 2^-22."""
+_UNIT = 2.0**-22
+"""Pillow rounds its weights to multiples of it."""
 
 
 class SquareLanczos(nn.Module):
@@ -72,9 +72,9 @@ class SquareLanczos(nn.Module):
         inside = (places >= first[:, None]) & (places < end[:, None])
         weights = self._lanczos((places - centres[:, None] + 0.5) / stretch) * inside
         weights = weights / weights.sum(1, keepdim=True)
-        whole = weights * 2**_BITS
-        nearest: Tensor = (whole.abs() + 0.5).floor() * whole.sign()  # Halves away from zero.
-        return nearest / 2**_BITS
+        whole = weights / _UNIT
+        nearest = (whole.abs() + 0.5).floor() * whole.sign()  # Halves away from zero.
+        return nearest * _UNIT
 
     def _lanczos(self, x: Tensor) -> Tensor:
         """``sinc(x) sinc(x / 3)`` within three lobes, and zero outside."""
