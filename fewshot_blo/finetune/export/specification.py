@@ -42,9 +42,9 @@ def specification(classifier: Classifier, module: Deployed, file: str) -> dict[s
 def image_processor(classifier: Classifier) -> dict[str, Any]:
     """Settings of a Hugging Face image processor for a model that does not resize.
 
-    Hugging Face resizes the whole image and then crops it to whole pixels, so that images that are
-    not square may be shifted by part of a pixel. It neither turns images as EXIF says nor puts
-    white under transparency.
+    It is exact on square images. Of others Hugging Face resizes the whole image to whole pixels and
+    then crops it to whole pixels, which is near the classifier's crop but not equal to it. It
+    neither turns images as EXIF says nor puts white under transparency.
     """
     size = classifier.size
     return {
