@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,10 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import load_classifier
 from fewshot_blo.finetune.export import export
+from fewshot_blo.finetune.export.module import Resizing
+from fewshot_blo.finetune.export.write import written
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading.image_folders import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,16 @@ class ExportRequest:
     Attributes:
         files: the file that finetune wrote, and NAME.onnx, or NAME.pt2 for torch.export.
         own: module:function of the backbone, where it is your own.
+        resizing: where pictures are cropped and resized; inside the model, which then takes uint8
+            pictures of any size, or outside, before it.
+        pictures: image file or folder of them, on which the model is compared with the classifier
+            besides pictures of its own.
     """
 
     files: Sequence[Path] = ()
     own: str = ""
+    resizing: Resizing = "inside"
+    pictures: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.files) != 2:
@@ -36,8 +46,23 @@ OPTIONS = Options((ExportRequest,), positional="files")
 
 def run(request: ExportRequest) -> int:
     """Runs it; returns the exit status."""
-    classifier, output = request.files
-    difference = export(load_classifier(classifier, own=request.own), output)
-    names = f"{output} and {output.with_suffix('.json').name}"
-    print(f"{names} written; probabilities differ from the classifier's by {difference:.1e}")
+    file, output = request.files
+    pictures = list(_pictures(request.pictures)) if request.pictures else []
+    classifier = load_classifier(file, own=request.own)
+    agreement = export(classifier, output, resizing=request.resizing, pictures=pictures)
+    *names, last = map(str, written(output, request.resizing))
+    print(f"{', '.join(names)} and {last} written")
+    print(agreement.describe())
+    for sentence in agreement.other_labels:
+        print(f"  {sentence}")
     return 0
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+    yield from found

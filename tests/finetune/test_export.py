@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
-from fewshot_blo.finetune import export as export_module
-from fewshot_blo.finetune.candidates import BALANCED, Candidate
-from fewshot_blo.finetune.export import export, to_module
+from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.export import Deployed, export, to_module, write
+from fewshot_blo.finetune.export.agreement import compare
+from fewshot_blo.finetune.export.pictures import write_pictures
+from fewshot_blo.finetune.export.standalone import Model, decode
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
+from fewshot_blo.tasks.reading.images import FORMATS, open_image, read_image
 
-PROTOTYPES = Candidate("prototypes", head="cosine")
 CANDIDATES = [
     PROTOTYPES,
-    BALANCED,
     Candidate("ridge", head="ridge"),
     Candidate("head", inner=InnerSteps(5, SGD(1.0))),
     Candidate("tail", adapts="last_blocks", inner=InnerSteps(3, Adam(1e-2))),
@@ -35,6 +40,8 @@ CANDIDATES = [
     Candidate("roots, tail", adapts="last_blocks", power=0.5, inner=InnerSteps(3, SGD(1e-2))),
     Candidate("all", adapts="all", inner=InnerSteps(3, Adam(1e-2))),
 ]
+TAIL = CANDIDATES[4]
+SUFFIXES = [".onnx", ".pt2"]
 
 
 @pytest.fixture
@@ -46,35 +53,138 @@ def make_classifier(
     return lambda candidate: fit_one(candidate, data, 0.7)
 
 
+def skip_without(suffix: str) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+
+
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
 def test_plain_modules(
     candidate: Candidate, make_classifier: Callable[[Candidate], Classifier]
 ) -> None:
     classifier = make_classifier(candidate)
+    images = torch.cat(
+        [
+            torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8),
+            torch.full((1, 3, 16, 16), 255, dtype=torch.uint8),
+        ]
+    )
+    expected = classifier.predict(images)
+    found = to_module(classifier)(images / 255)
+    torch.testing.assert_close(found["probabilities"], expected.probabilities)
+    torch.testing.assert_close(found["likeness"], expected.likeness)
+    assert found["known"].tolist() == expected.known.tolist()
+
+
+def test_the_classifier_is_left_as_it_was(
+    make_classifier: Callable[[Candidate], Classifier],
+) -> None:
+    classifier = make_classifier(TAIL)
     images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-    expected = classifier.predict(images).probabilities
-    torch.testing.assert_close(to_module(classifier)(images / 255), expected)
+    before = classifier.predict(images).probabilities
+    for parameter in to_module(classifier, resizing="inside").parameters():
+        parameter.zero_()
+    assert torch.equal(classifier.predict(images).probabilities, before)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_strangers_are_of_none_of_the_classes(
+    make_classifier: Callable[[Candidate], Classifier], make_folder: Callable[..., Path]
+) -> None:
+    classifier = make_classifier(PROTOTYPES)
+    module = to_module(classifier)
+    assert module.rejection is not None
+    features = module.network.trunk(torch.rand(500, 3, 16, 16))
+    stranger = -classifier.features.mean(0, keepdim=True)
+    likeness, known = module.rejection(torch.cat([stranger, classifier.features, features]))
+    assert not known[0]
+    assert known[1:10].all()
+    # The threshold of the specification says the same.
+    assert torch.equal(known, likeness >= module.rejection.threshold)
+
+
+def test_without_a_detector(
+    make_folder: Callable[..., Path],
+    fit_one: Callable[[Candidate, LabelledImages, float], Classifier],
+    tmp_path: Path,
+) -> None:
+    data = read_labelled(make_folder(1, 1, 1), 16)
+    agreement = export(fit_one(PROTOTYPES, data, 1.0), tmp_path / "m.pt2")
+    assert agreement.other_labels == ()
+    content = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert content["rejection"] is None
+    assert list(content["outputs"]) == ["probabilities"]
+    found = Model(tmp_path / "m.json").predict(tmp_path / "images" / "red" / "0.png")
+    assert found["known"]
+    assert found["likeness"] is None
+
+
+@pytest.mark.parametrize("color", [True, False])
+def test_the_script_decodes_as_the_classifier_does(color: bool, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path)
+    modes = set()
+    for path in pictures:
+        with Image.open(path) as image:
+            modes.add(image.mode)
+        expected = np.asarray(open_image(path, color=color))
+        found = np.asarray(decode(path, FORMATS, "RGB" if color else "L"))
+        np.testing.assert_array_equal(found, expected, err_msg=path.name)
+    assert modes >= {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"}
+
+
+@pytest.mark.parametrize("resizing", ["inside", "outside"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files(
     suffix: str,
+    resizing: str,
     small_networks: str,
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
-    classifier = make_classifier(CANDIDATES[5])
+    skip_without(suffix)
+    classifier = make_classifier(TAIL)
     save_classifier(classifier, tmp_path / "c.pt")
-    words = ["export", str(tmp_path / "c.pt"), str(tmp_path / f"m{suffix}")]
-    assert cli.main([*words, f"--own={small_networks}"]) == 0
-    assert "probabilities differ" in capsys.readouterr().out
-    description = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
-    assert description["classes"] == list(classifier.class_names)
-    assert description["image"] == [3, 16, 16]
+    capfd.readouterr()
+    output = tmp_path / "deep" / f"m{suffix}"
+    words = ["export", str(tmp_path / "c.pt"), str(output), f"--resizing={resizing}"]
+    words += [f"--own={small_networks}", f"--pictures={tmp_path / 'images'}"]
+    assert cli.main(words) == 0
+    out, err = capfd.readouterr()
+    first, second = out.splitlines()
+    assert err == ""
+    assert first.startswith(f"{output}, ")
+    assert first.endswith("written")
+    # 26 of its own and 9 training images.
+    assert second.startswith("35 of 35 pictures have the classifier's label; the largest")
+    names = {f"m{suffix}", "m.json", "m_predict.py"}
+    names |= {"preprocessor_config.json"} if resizing == "outside" else set()
+    assert {path.name for path in output.parent.iterdir()} == names
+    content = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    assert content["classes"] == list(classifier.class_names)
+    assert content["image"] == [3, 16, 16]
+    assert content["temperature"]["value"] == 0.7
+    assert content["resizing"]["inside_the_model"] == (resizing == "inside")
+
+
+def test_the_script_needs_nothing_of_this_package(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    skip_without(".onnx")
+    classifier = make_classifier(PROTOTYPES)
+    export(classifier, tmp_path / "m.onnx")
+    picture = tmp_path / "images" / "red" / "0.png"
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "assert not {'torch', 'fewshot_blo'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-I", "-c", program, str(tmp_path / "m_predict.py"), str(picture)]
+    found = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=True)
+    expected = classifier.predict(
+        torch.from_numpy(read_image(picture, size=16, color=True))[None]
+    ).probabilities
+    assert found.stdout == f"{picture}: red ({100 * float(expected.max()):.1f} %)\n"
 
 
 @pytest.mark.parametrize("library", ["onnxscript", "onnxruntime"])
@@ -91,28 +201,88 @@ def test_onnx_without_its_packages(
         export(make_classifier(CANDIDATES[0]), tmp_path / "m.onnx")
 
 
-def test_a_file_that_says_something_else_is_removed(
+def test_a_file_that_says_something_else_is_not_written(
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def wrong(module: torch.nn.Module, images: torch.Tensor, path: Path) -> torch.Tensor:
-        path.write_bytes(b"wrong")
-        return torch.zeros(3, 3)
+    classifier = make_classifier(PROTOTYPES)
+    writer: Any = write._pt2
 
-    monkeypatch.setattr(export_module, "_pt2", wrong)
-    with pytest.raises(CheckpointError, match=r"probabilities of .* differ from"):
-        export(make_classifier(PROTOTYPES), tmp_path / "m.pt2")
-    assert not (tmp_path / "m.pt2").exists()
+    def wrong(module: Deployed, images: torch.Tensor) -> bytes:
+        module.weight *= 2
+        found: bytes = writer(module, images)
+        return found
+
+    monkeypatch.setattr(write, "_pt2", wrong)
+    (tmp_path / "m.pt2").write_bytes(b"an earlier one")
+    with pytest.raises(CheckpointError, match=r"probabilities of m.pt2 differ from"):
+        export(classifier, tmp_path / "m.pt2")
+    assert (tmp_path / "m.pt2").read_bytes() == b"an earlier one"
+    assert not (tmp_path / "m.json").exists()
 
 
-def test_other_names(
+def test_other_labels_are_named(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    classifier = make_classifier(PROTOTYPES)
+    export(classifier, tmp_path / "m.pt2")
+    file = tmp_path / "m.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["classes"][0] = "another"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    pictures = sorted((tmp_path / "images").glob("*/*.png"))
+    found = compare(classifier, tmp_path / "m_predict.py", file, pictures)
+    first = classifier.class_names[0]
+    assert len(found.other_labels) == 3
+    assert all(line.endswith(f": another, not {first}") for line in found.other_labels)
+    assert "6 of 9 pictures have the classifier's label" in repr(found)
+    assert found.difference < 1e-5
+
+
+def test_another_model_s_preprocessor_is_kept(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    classifier = make_classifier(PROTOTYPES)
+    export(classifier, tmp_path / "m.pt2", resizing="outside")
+    export(classifier, tmp_path / "n.pt2", resizing="outside")  # It is the same.
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="is there already, for another model"):
+        export(classifier, tmp_path / "m.pt2", resizing="outside")
+    assert (tmp_path / "preprocessor_config.json").read_text() == "{}"
+
+
+def test_features_are_no_pictures(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    classifier = make_classifier(PROTOTYPES)
+    classifier.image = torch.Size([12, 1, 1])
+    with pytest.raises(ConfigurationError, match=r"arrays \[12, 1, 1\], not square pictures"):
+        export(classifier, tmp_path / "m.pt2")
+    with pytest.raises(ConfigurationError, match="cannot be resized"):
+        to_module(classifier, resizing="inside")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["m.txt"], "must end in .onnx or .pt2"),
+        (["m.pt2", "--pictures=empty"], "empty holds no images"),
+        (["m.pt2", "--pictures=no.png"], "no.png cannot be decoded"),
+    ],
+)
+def test_wrong_words(
+    words: list[str],
+    message: str,
     small_networks: str,
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save_classifier(make_classifier(PROTOTYPES), tmp_path / "c.pt")
-    words = ["export", str(tmp_path / "c.pt"), str(tmp_path / "m.txt")]
-    assert cli.main([*words, f"--own={small_networks}"]) == 1
-    assert "must end in .onnx or .pt2" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    save_classifier(make_classifier(PROTOTYPES), Path("c.pt"))
+    assert cli.main(["export", "c.pt", *words, f"--own={small_networks}"]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path(words[0]).exists()
