@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_blo.commands.options import Options
+from fewshot_blo.commands.predict import image_files
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import load_classifier
 from fewshot_blo.finetune.export import export
 from fewshot_blo.finetune.export.module import Resizing
 from fewshot_blo.finetune.export.write import written
-from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.image_folders import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ OPTIONS = Options((ExportRequest,), positional="files")
 def run(request: ExportRequest) -> int:
     """Runs it; returns the exit status."""
     file, output = request.files
-    pictures = list(_pictures(request.pictures)) if request.pictures else []
+    pictures = image_files(request.pictures) if request.pictures else []
     classifier = load_classifier(file, own=request.own)
     agreement = export(classifier, output, resizing=request.resizing, pictures=pictures)
     *names, last = map(str, written(output, request.resizing))
@@ -56,13 +55,3 @@ def run(request: ExportRequest) -> int:
     for sentence in agreement.other_labels:
         print(f"  {sentence}")
     return 0
-
-
-def _pictures(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-    yield from found

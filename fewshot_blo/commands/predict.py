@@ -59,7 +59,7 @@ def run(request: PredictRequest) -> int:
     classifier = load_classifier(file, own=request.own)
     if request.add_class:
         _add_class(classifier, request.add_class, file)
-    files = [found for path in images for found in _files(path)]
+    files = [found for path in images for found in image_files(path)]
     records = predictions(classifier, files) if files else []
     for record in records:
         print(_line(record))
@@ -97,7 +97,7 @@ def predictions(classifier: Classifier, files: Sequence[Path]) -> list[dict[str,
     return [records[file] for file in files]
 
 
-def _files(path: Path) -> list[Path]:
+def image_files(path: Path) -> list[Path]:
     """The images of a folder, or the file; prints what is passed over."""
     if not path.is_dir():
         return [path]
@@ -111,7 +111,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
-    images = as_pixels(_files(folder), classifier.size)
+    images = as_pixels(image_files(folder), classifier.size)
     classifier.add_class(folder.resolve().name, images)
     save_classifier(classifier, file)
     print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")

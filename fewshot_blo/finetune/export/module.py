@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_blo.backbones import choose_parameters, split_network
+from fewshot_blo.backbones import choose_parameters
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune.classifier import Classifier
 from fewshot_blo.finetune.export.lanczos import as_pillow
@@ -19,20 +19,6 @@ from fewshot_blo.finetune.export.rejection import Rejection, rejection
 Resizing = Literal["inside", "outside"]
 """Where pictures are cropped and resized: inside the exported model, which then takes uint8
 pictures of any size, or outside, by the program that uses it."""
-
-
-class Network(nn.Module):
-    """A fine-tuned network, with the pretrained one where the fine-tuned layers begin.
-
-    Args:
-        trunk: layers that have not adapted.
-        adapted: the layers after them, adapted.
-        pretrained: the same layers as they were.
-    """
-
-    def __init__(self, trunk: nn.Module, adapted: nn.Module, pretrained: nn.Module) -> None:
-        super().__init__()
-        self.trunk, self.adapted, self.pretrained = trunk, adapted, pretrained
 
 
 class Deployed(nn.Module):
@@ -55,7 +41,7 @@ class Deployed(nn.Module):
     def __init__(
         self,
         resize: nn.Module | None,
-        network: Network,
+        network: nn.Module,
         weight: Tensor,
         bias: Tensor,
         rejection: Rejection | None,
@@ -74,11 +60,11 @@ class Deployed(nn.Module):
         """
         if self.resize is not None:
             images = self.resize(images).to(self.weight.dtype) / 255
-        x = self.network.trunk(images)
-        features = F.normalize(self.network.adapted(x))
-        found = {"probabilities": F.linear(features, self.weight, self.bias).softmax(1)}
+        features = F.normalize(self.network(images))
+        logits = F.linear(features, self.weight, self.bias)
+        found = {"probabilities": logits.softmax(1)}
         if self.rejection is not None:
-            found["likeness"], found["known"] = self.rejection(self.network.pretrained(x))
+            found["likeness"], found["known"] = self.rejection(logits)
         return found
 
 
@@ -123,20 +109,17 @@ def _resize(classifier: Classifier) -> nn.Module:
     return as_pillow(classifier.size)
 
 
-def _network(classifier: Classifier, layers: Mapping[str, Tensor]) -> Network:
+def _network(classifier: Classifier, layers: Mapping[str, Tensor]) -> nn.Module:
     """The network with its adapted layers, whose parameters are ``[1, ...]`` each."""
     candidate = classifier.candidate
-    whole, names = choose_parameters(
+    network, names = choose_parameters(
         candidate.seeing(classifier.backbone),
         candidate.adapts,
         blocks=candidate.blocks,
         rank=candidate.rank,
     )
-    if not names:
-        return Network(copy.deepcopy(whole).eval(), nn.Identity(), nn.Identity())
-    split = split_network(whole, names, classifier.image)
-    adapted = copy.deepcopy(split.tail)
-    parameters = dict(adapted.named_parameters())
-    for name in split.adapted:
-        parameters[name].copy_(layers[name][0])
-    return Network(split.trunk, adapted, split.tail)
+    network = copy.deepcopy(network).eval()
+    parameters = dict(network.named_parameters())
+    for name, own in zip(names, layers.values(), strict=True):
+        parameters[name].copy_(own[0])
+    return network

@@ -3,65 +3,49 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.finetune.classifier import Classifier
-from fewshot_blo.finetune.likeness import held_out_scores, is_known
 
 
 class Rejection(nn.Module):
-    """Conformal p-values of features of the pretrained network, as in ``likeness.p_values``.
-
-    All that depends on the training images alone is computed once.
+    """Conformal p-values of the evidence of images, as ``likeness.Scores`` computes them.
 
     Args:
-        features: features of the training images, ``[M, D]``.
-        labels: labels of the training images, ``[M]``.
-        held_out: scores of the held-out training images, ``[H]``.
-
-    Attributes:
+        values: evidence of held-out images of known classes, ascending, ``[A]``.
+        p_values: p-values of an image with more evidence than none, one, ... all of them,
+            ``[A + 1]``.
         threshold: smallest p-value of a known image.
     """
 
-    origins: Tensor
-    images: Tensor
-    means: Tensor
-    held_out: Tensor
+    values: Tensor
+    p_values: Tensor
 
-    def __init__(self, features: Tensor, labels: Tensor, held_out: Tensor) -> None:
+    def __init__(self, values: Tensor, p_values: Tensor, threshold: float) -> None:
         super().__init__()
-        origins = torch.stack([torch.zeros_like(features[0]), features.mean(0)])
-        centred = F.normalize(features - origins[:, None], dim=-1)
-        sums = features.new_zeros(2, int(labels.max()) + 1, features.shape[1])
-        means = F.normalize(sums.index_add(1, labels, centred), dim=-1)
-        self.register_buffer("origins", origins)
-        self.register_buffer("images", centred[0])
-        self.register_buffer("means", means)
-        self.register_buffer("held_out", held_out)
-        attainable = torch.arange(1, len(held_out) + 2) / (len(held_out) + 1)
-        self.threshold = float(attainable[is_known(attainable, len(labels))].min())
+        self.register_buffer("values", values)
+        self.register_buffer("p_values", p_values)
+        self.threshold = threshold
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """P-values ``[B]``, and whether images are of one of the classes ``[B]``.
 
         Args:
-            features: features of images, ``[B, D]``.
+            logits: divided by the temperature, ``[B, N]``.
         """
-        nearest = (F.normalize(features) @ self.images.T).amax(1)
-        centred = F.normalize(features - self.origins[:, None], dim=-1)
-        scores = nearest + (centred @ self.means.transpose(1, 2)).amax(2).sum(0)
-        below = (self.held_out <= scores[:, None]).sum(1)
-        p = (below + 1) / (len(self.held_out) + 1)
-        # Halfway to the next lower p-value: independent of rounding.
-        return p, p > self.threshold - 0.5 / (len(self.held_out) + 1)
+        below = (self.values <= logits.logsumexp(1, keepdim=True)).sum(1)
+        p = self.p_values[below]
+        return p, p >= self.threshold
 
 
 @torch.no_grad()
 def rejection(classifier: Classifier) -> Rejection | None:
     """The classifier's detector as a module; None if it has none that could reject an image."""
-    features = classifier.pretrained(classifier.features)
-    held_out = held_out_scores(features, classifier.labels)
-    if not len(held_out):  # Each class has one image: every p-value is 1.
+    known = classifier.known
+    if not known.detects:
         return None
-    return Rejection(features, classifier.labels, held_out)
+    values = known.evidence.values
+    lowest = values.new_full((1,), -torch.inf)
+    p = known.evidence.p_values(torch.cat([lowest, values]))
+    accepted = p[known.is_known(p)]
+    return Rejection(values, p, float(accepted.min()))

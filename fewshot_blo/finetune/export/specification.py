@@ -9,7 +9,7 @@ from PIL import Image
 from fewshot_blo.finetune.classifier import Classifier
 from fewshot_blo.finetune.export.module import Deployed
 from fewshot_blo.finetune.export.standalone import NONE
-from fewshot_blo.tasks.reading.images import FORMATS
+from fewshot_blo.tasks.reading.formats import BY_CONTENT, suffixes
 
 
 def specification(classifier: Classifier, module: Deployed, file: str) -> dict[str, Any]:
@@ -82,11 +82,13 @@ def _input(classifier: Classifier, inside: bool) -> dict[str, Any]:
 def _decoding(classifier: Classifier) -> dict[str, Any]:
     return {
         "mode": "RGB" if classifier.image[0] == 3 else "L",
-        "formats": list(FORMATS),
+        "formats": list(dict.fromkeys([*BY_CONTENT, *sorted(suffixes().values())])),
         "steps": [
             "of an animation, take the first frame",
+            "of integers of more than 8 bits, keep the upper 8 of the bits in use: those that the "
+            "file states, else the first of 8, 12 and 16 that hold all values of the image",
+            "multiply floating-point values, which must be in [0, 1], by 255, and round",
             "turn and mirror the image as its EXIF orientation says",
-            "of 16-bit values, keep the upper byte: value >> 8",
             "composite transparent pixels, also those of a palette, on white (255, 255, 255)",
             "convert to the mode as Pillow's Image.convert does; embedded ICC profiles are not "
             "applied",

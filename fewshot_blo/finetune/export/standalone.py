@@ -13,12 +13,15 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from fewshot_blo.tasks.reading.depth import eight_bit
 
 NONE = "none of these"
 
@@ -82,18 +85,15 @@ class Model:
 
 def decode(picture: Any, formats: Sequence[str], mode: str) -> Image.Image:
     """An image of 8 bits a channel, in mode RGB or L, that is the right way up."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(picture, formats=tuple(formats)) as file:
-            image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert(mode)
+        readable = tuple(name for name in formats if name in Image.OPEN)
+        with Image.open(picture, formats=readable) as file:
+            return eight_bit(file, mode == "RGB")
 
 
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ from fewshot_blo.finetune.export.module import Deployed, Resizing, takes_picture
 from fewshot_blo.finetune.export.pictures import write_pictures
 from fewshot_blo.finetune.export.specification import image_processor, specification
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.tasks.reading import depth
 
 TOLERANCE = 1e-3
 PROCESSOR = "preprocessor_config.json"
@@ -108,11 +110,19 @@ def _script(path: Path) -> str:
 def _descriptions(classifier: Classifier, module: Deployed, path: Path) -> dict[str, bytes]:
     files = {
         path.with_suffix(".json").name: _json(specification(classifier, module, path.name)),
-        _script(path): Path(standalone.__file__).read_bytes(),
+        _script(path): _source().encode(),
     }
     if module.resize is None:
         files[PROCESSOR] = _json(image_processor(classifier))
     return files
+
+
+def _source() -> str:
+    """The script's source, with that of the decoder of images in the place of its import."""
+    own, decoder = inspect.getsource(standalone), inspect.getsource(depth)
+    imported = f"from {depth.__name__} import eight_bit\n"
+    assert imported in own
+    return own.replace(imported, decoder.partition("from __future__ import annotations\n")[2])
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
