@@ -18,7 +18,7 @@ from PIL import Image
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
-from fewshot_blo.finetune.candidates import PROTOTYPES, Candidate
+from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.export import Deployed, export, to_module, write
 from fewshot_blo.finetune.export.agreement import compare
 from fewshot_blo.finetune.export.pictures import write_pictures
@@ -28,7 +28,9 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.tasks.reading.formats import BY_CONTENT
 from fewshot_blo.tasks.reading.images import open_image, read_image
 
+PROTOTYPES = Candidate("prototypes", head="cosine")
 CANDIDATES = [
+    Candidate("balanced", head="balanced"),
     PROTOTYPES,
     Candidate("ridge", head="ridge"),
     Candidate("head", inner=InnerSteps(5, SGD(1.0))),
@@ -42,7 +44,7 @@ CANDIDATES = [
     Candidate("roots, tail", adapts="last_blocks", power=0.5, inner=InnerSteps(3, SGD(1e-2))),
     Candidate("all", adapts="all", inner=InnerSteps(3, Adam(1e-2))),
 ]
-TAIL = CANDIDATES[4]
+TAIL = CANDIDATES[5]
 SUFFIXES = [".onnx", ".pt2"]
 
 
@@ -55,7 +57,7 @@ def make_classifier(
 
     def make(candidate: Candidate) -> Classifier:
         classifier = fit_one(candidate, data, 0.7)
-        evidence = (classifier.logits(classifier.features) / 0.7).logsumexp(1).sort().values
+        evidence = (classifier.logits(classifier.features) / 0.7).logsumexp(1).sort().values - 0.01
         weights = torch.full((9,), 1 / 9, dtype=torch.float64)
         classifier.known = Known(Scores(evidence, weights, 9), found=0.5)
         return classifier
