@@ -46,7 +46,7 @@ HELD_OUT_OUTRATA = (
         published_value=-7.56,
         inner_bounds=fixed(at_least(0, 2)),
         inner_inequalities=_outrata,
-        remarks="The published value is beaten by 0.018 with the same active constraint.",
+        remarks="The published value is larger than the minimum by 0.018.",
     ),
     PublishedProblem(
         name="Outrata1990Ex1c",
