@@ -1,6 +1,6 @@
 """Solves the published problems with settings that ``solve`` chooses.
 
-    python benchmarks/published.py [--problem NAME ...] [--output TABLE.md]
+    python benchmarks/published.py [--held-out] [--problem NAME ...] [--output TABLE.md]
 
 Error is the difference of F to the optimum, relative to 1 or to the optimum if that is larger.
 Seconds are those of the processor, on one core.

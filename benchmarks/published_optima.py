@@ -1,6 +1,6 @@
 """Looks for u better than the stated solutions of the published problems, with SciPy alone.
 
-    python benchmarks/published_optima.py [--problem NAME ...] [--output TABLE.md]
+    python benchmarks/published_optima.py [--held-out] [--problem NAME ...] [--output TABLE.md]
 
 With one or two outer variables, a grid over the outer bounds (where there are none, around the
 stated solution) that is refined about its best points and the stated solution; with more, SLSQP on

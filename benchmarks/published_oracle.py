@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import qr
 from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from fewshot_blo.studies.published import PublishedProblem
+from fewshot_blo.studies.published.problem import Function
 
 Array = NDArray[np.float64]
 FEASIBLE = 1e-6
@@ -134,8 +136,17 @@ def feasible_set(problem: PublishedProblem, u: Tensor) -> list[Constraint]:
     if problem.inner_inequalities is not None:
         found.append(constraint("ineq", problem.inner_inequalities, u))
     if problem.inner_equalities is not None:
-        found.append(constraint("eq", problem.inner_equalities, u))
+        found.append(constraint("eq", independent(problem, problem.inner_equalities, u), u))
     return found
+
+
+def independent(problem: PublishedProblem, equalities: Function, u: Tensor) -> Function:
+    """Without those that follow from the others, with which SLSQP goes astray; all are affine."""
+    jacobian = gradient_of_v(equalities, u)(problem.solution.v.numpy())
+    triangle, order = qr(jacobian.T, mode="r", pivoting=True)
+    sizes = np.abs(np.diagonal(triangle))
+    kept = sorted(order[: int((sizes > 1e-9 * sizes[0]).sum())])
+    return lambda v, u: equalities(v, u)[kept]
 
 
 def least(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fewshot_blo.studies.published import GROUPS, PublishedProblem
+from fewshot_blo.studies.published import GROUPS, HELD_OUT_GROUPS, PublishedProblem
 
 
 def print_table(
@@ -23,12 +23,13 @@ def print_table(
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--problem", nargs="*", help="names, all by default")
+    parser.add_argument("--held-out", action="store_true", help="the held-out problems instead")
     parser.add_argument("--output", type=Path, help="file for the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     print("\n".join(lines))
-    for group, problems in GROUPS.items():
+    for group, problems in (HELD_OUT_GROUPS if arguments.held_out else GROUPS).items():
         for problem in problems:
             if arguments.problem is None or problem.name in arguments.problem:
                 lines.append("| " + " | ".join(row(group, problem)) + " |")

@@ -85,6 +85,8 @@ TESTS: dict[str, list[str]] = {
     "fewshot_blo/hypergrad/single_loop.py": [HYPERGRAD + "single_loop.py"],
     "fewshot_blo/hypergrad/soba.py": [HYPERGRAD + "single_loop.py"],
     "fewshot_blo/hypergrad/stocbio.py": [HYPERGRAD + "single_loop.py"],
+    "fewshot_blo/hypergrad/dense.py": [HYPERGRAD + "linear_solve.py"],
+    "fewshot_blo/hypergrad/newton.py": [HYPERGRAD + "newton.py"],
     "fewshot_blo/hypergrad/minres.py": [HYPERGRAD + "linear_solve.py"],
     "fewshot_blo/hypergrad/nystrom.py": [HYPERGRAD + "linear_solve.py"],
     "fewshot_blo/hypergrad/systems.py": [HYPERGRAD + "linear_solve.py"],

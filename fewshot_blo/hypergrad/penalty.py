@@ -202,12 +202,14 @@ class Penalty(Strategy[PenaltyState]):
             return penalised(problem.outer_loss(v), g_v) + lam * g
 
         inner = adapt(lower_objective, start, self._steps(rho), outer=problem.outer)
-        before = torch.full_like(problem.inner_loss(inner), torch.inf)
+        before = torch.full_like(rho, torch.inf)
         for _ in range(self._most_rounds - 1):
             g_v = self._inner_gradient(problem, inner)
             missing = task_dot(g_v, g_v).sqrt() * rho
             done = missing <= _DONE * task_dot(nu, nu).sqrt()
-            if self.rounds is None and bool((done | (missing > _STALLED * before)).all()):
+            if self.rounds is None and bool(
+                (done | (missing > _STALLED * before.to(missing))).all()
+            ):
                 break
             before = missing
             nu = {name: m + rho.to(m.dtype) * g_v[name] for name, m in nu.items()}

@@ -66,12 +66,11 @@ def lower_elsewhere(
         lowest, best = lowest - _LOWER * (1 + abs(lowest)), None
         for number in range(PROBES):
             spread = _SPREAD[number // 2 % len(_SPREAD)] * sizes[number % 2]
-            u = {
-                name: p
-                + spread * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+            moves = {
+                name: spread * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
                 for name, p in here.items()
             }
-            u = projected(u, outer_sets)
+            u = projected(_into(outer_sets, here, moves), outer_sets)
             move(problem.outer, u)
             try:
                 loss = value()
@@ -82,3 +81,12 @@ def lower_elsewhere(
     finally:
         move(problem.outer, here)
     return best
+
+
+def _into(
+    sets: Mapping[str, Constraint], here: Mapping[str, Tensor], moves: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The moved variables; where a set cuts a move off, as at its border, with the opposite one."""
+    there = {name: p + moves[name] for name, p in here.items()}
+    kept = projected(there, sets)
+    return {n: torch.where(kept[n] == there[n], there[n], p - moves[n]) for n, p in here.items()}

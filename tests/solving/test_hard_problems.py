@@ -226,24 +226,3 @@ def test_an_outer_loss_that_falls_faster_than_the_first_penalty_holds_it() -> No
     solution = solve(given, progress=False)
     expected = torch.tensor([2.0, 0.0], dtype=DOUBLE)
     torch.testing.assert_close(solution.outer["u"], expected, atol=1e-3, rtol=0)
-
-
-def test_inner_problems_of_few_parameters_are_solved_to_rounding() -> None:
-    """By Newton's method, where gradient steps leave what their tolerance allows."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 5, generator=generator, dtype=DOUBLE) * torch.logspace(-3, 1, 5).double()
-    y = torch.randn(40, generator=generator, dtype=DOUBLE).sign()
-    given = PlainProblem(
-        {"u": torch.tensor(-3.0, dtype=DOUBLE)},
-        {"v": torch.zeros(5, dtype=DOUBLE)},
-        lambda v, u: (
-            torch.nn.functional.softplus(-y[:20] * (x[:20] @ v["v"])).mean()
-            + u["u"].exp() * v["v"].square().sum()
-        ),
-        lambda v, u: torch.nn.functional.softplus(-y[20:] * (x[20:] @ v["v"])).mean(),
-    )
-    bilevel = given.at(0)
-    step = Implicit().hypergradient(bilevel, Implicit().init())
-    leaves = {"v": step.inner["v"].requires_grad_()}
-    (slope,) = torch.autograd.grad(bilevel.inner_loss(leaves).sum(), list(leaves.values()))
-    assert float(slope.abs().max()) < 1e-13

@@ -10,7 +10,7 @@ from fewshot_blo.hypergrad import Implicit
 from fewshot_blo.hypergrad.implicit import ImplicitState
 from fewshot_blo.solving import PlainProblem, solve
 from fewshot_blo.solving.constraints import Box
-from fewshot_blo.studies.published import PUBLISHED, as_problem
+from fewshot_blo.studies.published import HELD_OUT, PUBLISHED, as_problem
 
 FAST = [
     "Yezza1996Ex41",  # Bounds that move with u.
@@ -19,12 +19,14 @@ FAST = [
     "CalamaiVicente1994b",  # u at the border of those for which v can be feasible.
     "Outrata1990Ex2e",  # An inner constraint that becomes active on the way.
     "Dempe1992b",  # A nonlinear inner constraint; u on its bound.
+    "BenAyedBlair1990a",  # Held out: u starts and ends at a vertex of its box.
+    "DempeEtal2012",  # Held out: v jumps between start and solution.
 ]
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_solution_and_certificate(name: str) -> None:
-    published = PUBLISHED[name]
+    published = {**PUBLISHED, **HELD_OUT}[name]
     problem, sets = as_problem(published)
     solution = solve(problem, constraints=sets, progress=False)
     value = float(published.outer_loss(solution.inner["v"], solution.outer["u"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +15,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_blo.studies.published import GROUPS, PUBLISHED, PublishedProblem
+from fewshot_blo.studies.published import (
+    GROUPS,
+    HELD_OUT,
+    HELD_OUT_GROUPS,
+    PUBLISHED,
+    PublishedProblem,
+)
 from fewshot_blo.studies.published.problem import Function
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # The value printed in the source is not that of the problem as it is stated here.
-DISPUTED = {"FalkLiu1995", "NetworkDesignP2"}
-every_problem = pytest.mark.parametrize("problem", PUBLISHED.values(), ids=PUBLISHED.keys())
+DISPUTED = {
+    "FalkLiu1995",
+    "NetworkDesignP2",
+    "DempeDutta2012Ex31",
+    "DempeLohse2011Ex31a",
+    "Outrata1990Ex1b",
+    "Outrata1990Ex1e",
+    "WanWangLv2011",
+}
+# One feasible v without multipliers: a violation of e moves SLSQP's v by the root of e.
+ONE_POINT = {"DempeDutta2012Ex24", "DempeDutta2012Ex31"}
+# The feasible set is convex, although an inequality is not.
+CONVEX_TOGETHER = {"LamparielloSagratella2017Ex23"}
+BOTH = {**PUBLISHED, **HELD_OUT}
+every_problem = pytest.mark.parametrize("problem", BOTH.values(), ids=BOTH.keys())
 every_convex_problem = pytest.mark.parametrize(
     "problem",
-    [problem for problem in PUBLISHED.values() if problem.convex_inner],
-    ids=[name for name, problem in PUBLISHED.items() if problem.convex_inner],
+    [problem for problem in BOTH.values() if problem.convex_inner],
+    ids=[name for name, problem in BOTH.items() if problem.convex_inner],
 )
 
 
@@ -58,6 +78,8 @@ def anywhere(problem: PublishedProblem, u: Tensor) -> Tensor:
 
 def test_there_are_enough_of_every_kind() -> None:
     assert len(PUBLISHED) == sum(len(group) for group in GROUPS.values()) >= 45
+    assert len(HELD_OUT) == sum(len(group) for group in HELD_OUT_GROUPS.values())
+    assert not set(PUBLISHED) & set(HELD_OUT)
     assert sum(problem.convex_inner for problem in PUBLISHED.values()) >= 40
     kinds = {
         "outer_bounds": 30,
@@ -123,7 +145,8 @@ def test_solution_is_feasible_and_has_the_stated_value(
 def test_no_v_has_a_lower_inner_loss(problem: PublishedProblem, oracle: ModuleType) -> None:
     u, v = problem.solution
     found = oracle.inner_minimum(problem, u, 3 if problem.convex_inner else 12)
-    assert found.value == pytest.approx(float(problem.inner_loss(v, u)), rel=1e-6, abs=1e-6)
+    close = 1e-5 if problem.name in ONE_POINT else 1e-6
+    assert found.value == pytest.approx(float(problem.inner_loss(v, u)), rel=close, abs=close)
 
 
 @every_problem
@@ -146,7 +169,7 @@ def test_published_value_agrees_or_is_disputed(problem: PublishedProblem) -> Non
 def test_inner_problem_is_convex(problem: PublishedProblem) -> None:
     functions = [problem.inner_loss]
     inequalities = problem.inner_inequalities
-    if inequalities is not None:
+    if inequalities is not None and problem.name not in CONVEX_TOGETHER:
         count = len(inequalities(*reversed(problem.start)))
         functions += [partial(entry, inequalities, i) for i in range(count)]
     for u in allowed(problem, 5):
@@ -154,6 +177,17 @@ def test_inner_problem_is_convex(problem: PublishedProblem) -> None:
         for function in functions:
             hessian = torch.autograd.functional.hessian(lambda v, f=function, u=u: f(v, u), v)
             assert torch.linalg.eigvalsh(hessian).min() >= -1e-9 * (1 + hessian.abs().max())
+
+
+@pytest.mark.parametrize("name", CONVEX_TOGETHER)
+def test_middle_of_two_feasible_v_is_feasible(name: str, oracle: ModuleType) -> None:
+    problem = BOTH[name]
+    u = problem.solution.u
+    drawn = [anywhere(problem, u) for _ in range(100)]
+    kept = [v for v in drawn if oracle.inner_excess(problem, v, u) == 0]
+    assert len(kept) >= 20
+    for one, other in pairwise(kept):
+        assert oracle.inner_excess(problem, (one + other) / 2, u) == 0
 
 
 @every_convex_problem
