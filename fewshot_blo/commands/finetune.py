@@ -83,10 +83,17 @@ def run(request: FineTuneRequest) -> int:
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())
+    for sentence in (
+        selection.promise.unmeasured(data.class_names),
+        selection.known.describe(),
+    ):
+        if sentence:
+            print(sentence)
     output = request.output
     file = output / "classifier.pt"
     save_classifier(classifier, file)
     write_report(output / "report.html", data, classifier, selection)
     seconds = time.perf_counter() - start
     print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")
+    print(f"next: fewshot-blo predict {file} IMAGES..., or fewshot-blo export {file} model.onnx")
     return 0

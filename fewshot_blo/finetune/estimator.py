@@ -133,7 +133,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return data
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Calibrated probabilities ``[M, N]``."""
+        """Probabilities ``[M, N]``, calibrated on held-out images where classes have several."""
         check_is_fitted(self)
         if self.backbone is None:
             images = _as_maps(_validated(self, X, dtype=np.float64, reset=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
@@ -43,9 +42,9 @@ def fit(
         adapts: parameters that adapt; "auto" selects them by cross-validation.
         views: views of each image; "auto" selects them by cross-validation.
         groups: group of each image, ``[M]``; images of one group, as near-duplicates, are held out
-            together and count as one. By default every image is its own group.
+            together and count as one. By default those of ``data``.
         test: images of the same classes that are not in ``data``, on which the accuracy is measured
-            instead of by cross-validation.
+            instead of by cross-validation. By default those that ``data`` holds out, if any.
         progress: print the result of each candidate and show a progress bar, or lines if there is
             no terminal; False is silent.
 
@@ -55,7 +54,8 @@ def fit(
     Raises:
         ConfigurationError: if ``adapts`` is unknown.
     """
-    groups = torch.arange(len(data.labels)) if groups is None else groups
+    groups = data.groups if groups is None else groups
+    test = data.held_out if test is None else test
     options = candidates(adapts, views, images=len(data.labels), classes=len(data.class_names))
     quick = all(option.adapts == "head" for option in options) and len(data.labels) <= _MANY
     parts = plays(data.labels, groups, repeats=_REPEATS if quick else 1)

@@ -126,7 +126,7 @@ def _network(classifier: Classifier) -> dict[str, Any]:
 
 
 def _outputs(module: Deployed) -> dict[str, str]:
-    found = {"probabilities": "float, [batch, classes]: calibrated, in the order of classes"}
+    found = {"probabilities": "float, [batch, classes], in the order of classes"}
     if module.rejection is not None:
         found["likeness"] = "float, [batch]: p-value of being of one of the classes"
         found["known"] = "bool, [batch]: whether it is high enough; false: " + NONE
