@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewshot_blo import heads, hypergrad
 from fewshot_blo.evaluation.evaluate import adapted
 from fewshot_blo.heads import (
+    BalancedHead,
     CosineHead,
     FullContextHead,
     Head,
@@ -75,6 +76,7 @@ HEADS: dict[str, Callable[[], Head]] = {
     "linear": LinearHead,
     "cosine": CosineHead,
     "ridge": RidgeHead,
+    "balanced": BalancedHead,
     "max margin": lambda: MaxMarginHead(iterations=3),
     "propagation": LabelPropagationHead,
     "matching": MatchingHead,
