@@ -214,6 +214,17 @@ def task_dot(a: TaskParams, b: TaskParams) -> Tensor:
     return sum_tensors([(a[name] * b[name]).reshape(len(a[name]), -1).sum(1) for name in a])
 
 
+def task_flat(params: TaskParams) -> Tensor:
+    """All parameters of a task in a row, ``[T, n]``."""
+    return torch.cat([p.reshape(len(p), -1) for p in params.values()], 1)
+
+
+def task_like(flat: Tensor, like: TaskParams) -> dict[str, Tensor]:
+    """``[T, n]`` as parameters ``[T, ...]`` of the names, shapes and type of others."""
+    parts = torch.split(flat, [p[0].numel() for p in like.values()], 1)
+    return {n: x.reshape(p.shape).to(p) for (n, p), x in zip(like.items(), parts, strict=True)}
+
+
 def _concatenate(parts: Sequence[Any]) -> Any:
     """Concatenates tensors, or mappings of tensors, along the task axis."""
     if isinstance(parts[0], Tensor):

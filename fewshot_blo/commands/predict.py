@@ -14,14 +14,13 @@ import torch
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
+from fewshot_blo.finetune.export.standalone import NONE
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.tables import comma_separated
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.reading.images import read_image
 from fewshot_blo.tasks.reading.walk import walk
-
-NONE = "none of these"
 
 
 @dataclass(frozen=True)

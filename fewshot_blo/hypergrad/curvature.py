@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import TaskLoss, TaskParams, task_dot
-from fewshot_blo.hypergrad.gradients import inner_gradients
+from fewshot_blo.bilevel import TaskLoss, TaskParams, task_flat, task_like
+from fewshot_blo.hypergrad.gradients import hessian_products, inner_gradients
 from fewshot_blo.hypergrad.linear_solve import MatVec
 
 PRODUCTS = 30
@@ -23,12 +23,7 @@ def hessian_product(loss: TaskLoss, params: TaskParams) -> MatVec:
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         gradient = inner_gradients(loss(leaves).sum(), leaves, create_graph=True)
-
-    def product(v: TaskParams) -> TaskParams:
-        with torch.enable_grad():
-            return inner_gradients(task_dot(gradient, v).sum(), leaves)
-
-    return product
+    return hessian_products(gradient, leaves)
 
 
 @torch.no_grad()
@@ -44,19 +39,13 @@ def ritz_values(matvec: MatVec, like: TaskParams, products: int = PRODUCTS) -> T
         like: parameters ``[T, ...]``, for shapes, type and device.
         products: largest number of products.
     """
-    names = list(like)
-    shapes = [like[name].shape for name in names]
-    tasks = shapes[0][0]
-    sizes = [like[name][0].numel() for name in names]
+    first = next(iter(like.values()))
+    tasks, dimension = task_flat(like).shape
 
     def apply(q: Tensor) -> Tensor:
-        parts = torch.split(q, sizes, 1)
-        named = {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        result = matvec(named)
-        return torch.cat([result[name].reshape(tasks, -1) for name in names], 1)
+        result = matvec(task_like(q, like))
+        return task_flat({name: result[name] for name in like})
 
-    first = next(iter(like.values()))
-    dimension = sum(sizes)
     drawn = torch.randn(1, dimension, generator=torch.Generator().manual_seed(0))
     q = drawn.to(first).expand(tasks, -1)
     q = q / q.norm(dim=1, keepdim=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import TaskParams
+from fewshot_blo.bilevel import TaskParams, task_flat, task_like
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.systems import MatVec
 
@@ -37,7 +37,7 @@ class Dense:
         Raises:
             ConfigurationError: if a task has more than 2000 parameters.
         """
-        flat = torch.cat([x.reshape(len(x), -1) for x in b.values()], 1)
+        flat = task_flat(b)
         h = _matrix(matvec, b, flat).double()
         n = flat.shape[1]
         # A decomposition of NaN raises: q is NaN instead, which is noticed.
@@ -48,7 +48,7 @@ class Dense:
         kept = values.abs() > n * torch.finfo(flat.dtype).eps * largest
         inverse = torch.where(kept, 1 / torch.where(kept, values, 1), 0)
         q = axes @ (inverse[..., None] * (axes.mT @ flat.double()[..., None]))
-        return _like(torch.where(finite[..., 0], q[..., 0], torch.nan), b)
+        return task_like(torch.where(finite[..., 0], q[..., 0], torch.nan), b)
 
 
 def _matrix(matvec: MatVec, like: TaskParams, flat: Tensor) -> Tensor:
@@ -61,11 +61,6 @@ def _matrix(matvec: MatVec, like: TaskParams, flat: Tensor) -> Tensor:
         )
     columns = []
     for unit in torch.eye(n).to(flat):
-        product = matvec(_like(unit.expand_as(flat), like))
-        columns.append(torch.cat([product[name].reshape(len(flat), -1) for name in like], 1))
+        product = matvec(task_like(unit.expand_as(flat), like))
+        columns.append(task_flat({name: product[name] for name in like}))
     return torch.stack(columns, 2).detach()
-
-
-def _like(flat: Tensor, like: TaskParams) -> dict[str, Tensor]:
-    parts = torch.split(flat, [x[0].numel() for x in like.values()], 1)
-    return {n: p.reshape(x.shape).to(x) for (n, x), p in zip(like.items(), parts, strict=True)}

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, sum_tensors, task_dot
 from fewshot_blo.errors import StructuralZeroError
+from fewshot_blo.hypergrad.systems import MatVec
 
 IN_NO_LOSS = "add a proximal term (Initialization: prox > 0), make it part of a loss, or use Unroll"
 """Remedy for an outer variable in neither loss, for strategies that differentiate the losses."""
@@ -37,6 +38,16 @@ def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = F
         materialize_grads=True,
     )
     return dict(zip(inner, gradients, strict=True))
+
+
+def hessian_products(g_v: TaskParams, inner: TaskParams) -> MatVec:
+    """Products with the Hessian of every task's loss, whose gradient ``g_v`` has a graph."""
+
+    def product(x: TaskParams) -> TaskParams:
+        with torch.enable_grad():
+            return inner_gradients(task_dot(g_v, x).sum(), inner)
+
+    return product
 
 
 def both_gradients(

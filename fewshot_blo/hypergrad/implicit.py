@@ -19,6 +19,7 @@ from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
     add_gradients,
     both_gradients,
+    hessian_products,
     inner_gradients,
     outer_gradients,
 )
@@ -132,12 +133,8 @@ class Implicit(Strategy[ImplicitState]):
         f_v, f_u = both_gradients(outer_loss, inner, problem.outer)
         inner_loss = problem.inner_loss(inner)
         g_v = inner_gradients(inner_loss.sum(), inner, create_graph=True)
-
-        def hessian_product(v: TaskParams) -> TaskParams:
-            return inner_gradients(task_dot(g_v, v).sum(), inner)
-
         solve = chosen_solver(f_v, _MOST_PRODUCTS) if self.solve is None else self.solve
-        q = solve(hessian_product, f_v)
+        q = solve(hessian_products(g_v, inner), f_v)
         minus_g_uv_q = outer_gradients(-task_dot(g_v, q).mean(), problem.outer)
         gradient = add_gradients(
             problem.outer,

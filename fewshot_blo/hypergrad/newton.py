@@ -6,8 +6,7 @@ import torch
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.hypergrad.dense import FEW, Dense
-from fewshot_blo.hypergrad.gradients import inner_gradients
-from fewshot_blo.hypergrad.systems import MatVec
+from fewshot_blo.hypergrad.gradients import hessian_products, inner_gradients
 from fewshot_blo.kernel import InnerSteps, adapt
 
 _MOST_STEPS = 10
@@ -53,7 +52,7 @@ def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> TaskParam
         size = task_dot(g, g).sqrt()
         if not bool((losses.isfinite() & (size <= _SLOW * before.to(size))).all()):
             return None
-        product = _products(g_v, v)
+        product = hessian_products(g_v, v)
         step = Dense()(product, g)
         left = {name: x - g[name] for name, x in product(step).items()}
         solved = task_dot(left, left).sqrt() <= _UNSOLVED * size
@@ -64,13 +63,3 @@ def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> TaskParam
         if bool((length <= tolerance * (1 + task_dot(v, v).sqrt())).all()):
             return v
     return None
-
-
-def _products(g_v: TaskParams, v: TaskParams) -> MatVec:
-    """With the Hessian of the inner loss, whose gradient ``g_v`` has a graph."""
-
-    def product(x: TaskParams) -> TaskParams:
-        with torch.enable_grad():
-            return inner_gradients(task_dot(g_v, x).sum(), v)
-
-    return product

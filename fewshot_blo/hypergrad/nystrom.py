@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import TaskParams
+from fewshot_blo.bilevel import TaskParams, task_flat, task_like
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.systems import MatVec
 
@@ -43,10 +43,10 @@ class Nystrom:
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves with the approximation."""
-        flat = _flat(b)
+        flat = task_flat(b)
         chosen = self._columns(b)
         units = (torch.zeros_like(flat).scatter(1, index[:, None], 1) for index in chosen.T)
-        columns = torch.stack([_flat(matvec(_like(unit, b))) for unit in units], 2)
+        columns = torch.stack([task_flat(matvec(task_like(unit, b))) for unit in units], 2)
         rows = columns.gather(1, chosen[:, :, None].expand(-1, -1, chosen.shape[1]))
         small = self.damping * rows + columns.mT @ columns
         # Where small is singular its null space is that of C, and may be left out.
@@ -55,11 +55,11 @@ class Nystrom:
         floor = values.shape[1] * torch.finfo(small.dtype).eps * values.amax(1, keepdim=True)
         inverse = torch.where(values > floor, 1 / values.where(values > floor, 1), 0)
         within = vectors @ (inverse[:, :, None] * (vectors.mT @ (columns.mT @ flat[:, :, None])))
-        return _like((flat - (columns @ within)[:, :, 0]) / self.damping, b)
+        return task_like((flat - (columns @ within)[:, :, 0]) / self.damping, b)
 
     def _columns(self, b: TaskParams) -> Tensor:
         """Indices of k parameters of each task, ``[T, k]``."""
-        flat = _flat(b)
+        flat = task_flat(b)
         # A hash of the place in its tensor, which padded classes behind it do not change.
         places = [
             torch.arange(p[0].numel(), device=flat.device) + number * 1_000_003
@@ -68,15 +68,3 @@ class Nystrom:
         hashed = ((torch.cat(places) + self.seed) * 2_654_435_761) % 2**32
         score = hashed / 2**32 + (flat != 0)
         return score.topk(min(self.rank, flat.shape[1]), 1).indices
-
-
-def _flat(x: TaskParams) -> Tensor:
-    """All parameters of a task in a row, ``[T, D]``."""
-    return torch.cat([p.reshape(len(p), -1) for p in x.values()], 1)
-
-
-def _like(flat: Tensor, like: TaskParams) -> TaskParams:
-    """``[T, D]`` as named parameters ``[T, ...]``."""
-    sizes = [p[0].numel() for p in like.values()]
-    parts = torch.split(flat, sizes, 1)
-    return {n: x.reshape(p.shape) for (n, p), x in zip(like.items(), parts, strict=True)}

@@ -46,6 +46,11 @@ class InnerSteps:
             raise ConfigurationError(f"tolerance is {self.tolerance}: it must be positive")
 
     @property
+    def left_open(self) -> bool:
+        """Whether number and size of the steps are chosen."""
+        return self.steps is None and self.rule is None
+
+    @property
     def most(self) -> int:
         """Largest number of steps."""
         return MOST_STEPS if self.steps is None else self.steps

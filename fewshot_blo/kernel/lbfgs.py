@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.bilevel import Params, TaskParams, task_flat, task_like
 from fewshot_blo.kernel.rules import RuleState
 
 _OVERSHOT = 0.5
@@ -58,7 +58,7 @@ class LBFGS:
     ) -> tuple[TaskParams, RuleState]:
         """One step, or for tasks whose last one went too far a shorter one in its place."""
         del step
-        v, g = _flat(params), _flat(gradients)
+        v, g = task_flat(params).double(), task_flat(gradients).double()
         if not state:
             tasks, entries = v.shape
             empty = v.new_zeros(tasks, _FEW if entries <= _FEW else self.memory, entries)
@@ -98,7 +98,7 @@ class LBFGS:
     ) -> tuple[TaskParams, RuleState]:
         """The parameters at the end of a step, and the state; ``whole`` is its length at first."""
         last = {"point": point, "gradient": gradient, "direction": direction, "whole": whole}
-        return _like(point + direction, params), {"last": last, "history": dict(history)}
+        return task_like(point + direction, params), {"last": last, "history": dict(history)}
 
     @staticmethod
     def _learned(history: TaskParams, s: Tensor, y: Tensor, too_far: Tensor) -> dict[str, Tensor]:
@@ -154,13 +154,3 @@ def _bounded(direction: Tensor, v: Tensor) -> Tensor:
     longest, size = _LONGEST * (1 + v.norm(dim=1)), direction.norm(dim=1)
     share: Tensor = longest / torch.maximum(size, longest)
     return direction * share[:, None]
-
-
-def _flat(params: TaskParams) -> Tensor:
-    """All parameters of a task in a row, ``[T, n]``, float64."""
-    return torch.cat([p.detach().double().reshape(len(p), -1) for p in params.values()], 1)
-
-
-def _like(flat: Tensor, params: TaskParams) -> dict[str, Tensor]:
-    parts = torch.split(flat, [p[0].numel() for p in params.values()], 1)
-    return {n: x.reshape(p.shape).to(p) for (n, p), x in zip(params.items(), parts, strict=True)}

@@ -12,7 +12,12 @@ from fewshot_blo.bilevel import Bilevel, Params, TaskParams, task_dot
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad.constrained import LAST_SMOOTHING, Scales, scales_of, solved_inner
 from fewshot_blo.hypergrad.curvature import ritz_values
-from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
+from fewshot_blo.hypergrad.gradients import (
+    both_gradients,
+    hessian_products,
+    inner_gradients,
+    outer_gradients,
+)
 from fewshot_blo.hypergrad.linear_solve import MatVec, chosen_solver
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
@@ -61,11 +66,7 @@ def certify(
     with torch.enable_grad():
         f_v, f_u = both_gradients(problem.outer_loss(v), v, problem.outer)
         g_v = inner_gradients(problem.inner_loss(v).sum(), v, create_graph=True)
-
-        def product(x: TaskParams) -> TaskParams:
-            with torch.enable_grad():
-                return inner_gradients(task_dot(g_v, x).sum(), v)
-
+        product = hessian_products(g_v, v)
         residual = {name: g.detach() for name, g in g_v.items()}
         values = ritz_values(product, v, min(30, products))[0]
         solver = chosen_solver(f_v, products)

@@ -176,8 +176,7 @@ def solve(
 def _say_doubts(run: SolveRun, solution: Solution, *, must_solve: bool) -> None:
     """An error where a solution was asked for; a warning where v is not what it should be."""
     method = type(run.strategy).__name__
-    inner, found = run.strategy.inner, run.certificate
-    chosen = inner.rule is None and inner.steps is None
+    found, chosen = run.certificate, run.strategy.inner.left_open
     doubts = [] if found is None else found.doubts(strict=must_solve, chosen=chosen)
     if method == Implicit.__name__:
         doubts = [doubt.removesuffix(", or use Implicit") for doubt in doubts]

@@ -126,8 +126,8 @@ class SolveRun:
         state = replace(self.state, inner=start)
         try:
             step = strategy.hypergradient(bilevel, state)
-            chosen = strategy.inner.rule is None and strategy.inner.steps is None
-            self.watch.check(step, self.step + 1, type(strategy).__name__, chosen=chosen)
+            name, chosen = type(strategy).__name__, strategy.inner.left_open
+            self.watch.check(step, self.step + 1, name, chosen=chosen)
         except DivergenceError:
             optimizer = self.chosen_optimizer
             if optimizer is None or not optimizer.can_take_back:
