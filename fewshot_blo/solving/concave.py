@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params, TaskParams, task_flat, task_like
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.look_ahead import exact_step
 from fewshot_blo.solving.points import copies, move, norm, projected
+from fewshot_blo.solving.problem import unstacked
 
 MOST_VARIABLES = 50
 """Entries of u up to which all second derivatives of F are measured."""
@@ -72,13 +73,10 @@ def _concave_directions(
     """Unit vectors, of the most negative curvature first."""
 
     def flat(parts: Params) -> Tensor:
-        return torch.cat([p.detach().double().reshape(-1) for p in parts.values()])
+        return task_flat({name: p.detach()[None] for name, p in parts.items()})[0].double()
 
     def named(x: Tensor) -> dict[str, Tensor]:
-        parts = torch.split(x, [p.numel() for p in here.values()])
-        return {
-            n: part.reshape(p.shape).to(p) for (n, p), part in zip(here.items(), parts, strict=True)
-        }
+        return unstacked(task_like(x[None], {name: p[None] for name, p in here.items()}))
 
     u, slope = flat(here), flat(first.gradient)
     rows = []
