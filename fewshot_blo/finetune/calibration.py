@@ -52,9 +52,14 @@ def size_terms(counts: Tensor) -> Tensor:
     """``n_c^-1/2`` minus its mean over the classes that have images, ``[..., N]``; 0 for others."""
     present = (counts > 0).float()
     terms = present * counts.clamp(min=1).float().rsqrt()
-    return terms - present * terms.sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp(
-        min=1
-    )
+    return terms - present * size_level(counts).unsqueeze(-1)
+
+
+def size_level(counts: Tensor) -> Tensor:
+    """Mean of ``n_c^-1/2`` over the classes that have images, ``[...]``."""
+    present = (counts > 0).float()
+    terms = present * counts.clamp(min=1).float().rsqrt()
+    return terms.sum(-1) / present.sum(-1).clamp(min=1)
 
 
 def fit_scale(logits: Tensor, asked: Questions, temperature: float) -> Scale:
@@ -68,7 +73,7 @@ def fit_scale(logits: Tensor, asked: Questions, temperature: float) -> Scale:
     Source: Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), section 4.2,
     for the temperature.
     """
-    known = ~asked.strange
+    known = asked.judged
     if not known.any():
         return Scale(temperature, _OFFSET)
     own, labels = logits[known].double(), asked.labels[known]

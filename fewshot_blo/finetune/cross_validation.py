@@ -85,7 +85,7 @@ class HeldOut:
         Divided by the temperature they are those of the probabilities. They are the mean over the
         folds that hold out the image.
         """
-        own = (self.asked.sizes == 0) & ~self.asked.strange
+        own = self.asked.own
         rows, images = self.asked.rows[own], len(self.labels)
         total = self.answers.new_zeros(images, self.answers.shape[1])
         total.index_add_(0, rows, self.scaled[own] * self.scale.temperature)

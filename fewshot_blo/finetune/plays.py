@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _FOLDS = 10
+_HALVES = 4
+"""Partitions into halves."""
 _REDUCED = 10
 """Classes with fewer images are also played by larger classes reduced to as many images."""
 
@@ -25,12 +27,14 @@ class Play:
         size: number of images to which the class of the asked images was reduced; 0 if not reduced.
         absent: the class that has no image in the training set, to which the asked images belong,
             which are then strangers; -1 if there is none.
+        half: whether the training set is half of the images, which says what more images gain.
     """
 
     kept: Tensor
     asked: Tensor
     size: int = 0
     absent: int = -1
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Questions:
     Attributes:
         rows: the image of each question, ``[A]``.
         labels: its class, ``[A]``.
-        sizes, absent: those of its play, ``[A]``.
+        sizes, absent, half: those of its play, ``[A]``.
         kept: numbers of images of each class in the training set of its play, ``[A, N]``.
         counts: numbers of images of each class, ``[N]``. Images of one group count once.
         classes: class of each of the M images, ``[M]``.
@@ -50,6 +54,7 @@ class Questions:
     labels: Tensor
     sizes: Tensor
     absent: Tensor
+    half: Tensor
     kept: Tensor
     counts: Tensor
     classes: Tensor
@@ -59,6 +64,16 @@ class Questions:
         """Which questions are about strangers, ``[A]``."""
         return self.absent >= 0
 
+    @property
+    def judged(self) -> Tensor:
+        """Which questions say how good a candidate is: not about strangers, nor of halves."""
+        return ~self.strange & ~self.half
+
+    @property
+    def own(self) -> Tensor:
+        """Which of these are about images whose class was not reduced, ``[A]``."""
+        return self.judged & (self.sizes == 0)
+
     @cached_property
     def weights(self) -> Tensor:
         """Weight of each question, ``[A]``: every class counts alike.
@@ -66,7 +81,8 @@ class Questions:
         A class has the answers about its own images, and those about classes that were reduced to
         its size. The fewer images it has, the more weight have the latter, as if they were the
         prior of a Beta distribution with a strength of ``prior_strength`` images. Classes for which
-        there are no answers share the weight of all others. Questions about strangers have none.
+        there are no answers share the weight of all others. Other questions than the judged ones
+        have none.
         """
         found = torch.zeros(len(self.rows), dtype=torch.float64)
         for number, count in enumerate(self.counts.tolist()):
@@ -78,8 +94,7 @@ class Questions:
 
     def about(self, number: int) -> tuple[Tensor, Tensor]:
         """Questions about a class's own images, and those about classes reduced to its size."""
-        own = (self.labels == number) & (self.sizes == 0) & ~self.strange
-        return own, self.sizes == self.counts[number]
+        return (self.labels == number) & self.own, self.sizes == self.counts[number]
 
 
 def prior_strength(count: int) -> float:
@@ -106,6 +121,7 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
       size are reduced to it in turn. This is what the smaller class is judged by, in particular one
       whose only image is never held out.
     - Strangers: each class is left out as a whole, if there are at least three.
+    - Halves: as two folds, repeated four times.
 
     Args:
         labels: labels, ``[M]``.
@@ -124,6 +140,10 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
         for number in range(len(members)):
             other = labels != number
             found.append(Play(_rows(other), _rows(~other), absent=number))
+    if found:
+        for _ in range(_HALVES):
+            folds = _folds(labels, groups, members, rng, most=2)
+            found += [replace(play, half=True) for play in folds]
     return found
 
 
@@ -135,10 +155,10 @@ def questions(parts: Sequence[Play], labels: Tensor, groups: Tensor) -> Question
         labels, groups: as in ``plays``.
     """
     ways = int(labels.max()) + 1
-    numbers = [len(play.asked) for play in parts]
+    numbers = torch.tensor([len(play.asked) for play in parts], dtype=torch.int64)
 
     def repeated(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).repeat_interleave(torch.tensor(numbers))
+        return torch.tensor(values, dtype=torch.int64).repeat_interleave(numbers)
 
     def count(rows: Tensor) -> Tensor:
         pairs = torch.stack([labels[rows], groups[rows]], 1).unique(dim=0)
@@ -146,14 +166,13 @@ def questions(parts: Sequence[Play], labels: Tensor, groups: Tensor) -> Question
 
     everything = torch.arange(len(labels))
     rows = torch.cat([everything[:0], *(play.asked for play in parts)])
-    kept = [
-        count(play.kept).expand(number, ways) for play, number in zip(parts, numbers, strict=True)
-    ]
+    kept = [count(play.kept).expand(len(play.asked), ways) for play in parts]
     return Questions(
         rows,
         labels[rows],
-        repeated([play.size for play in parts]) if parts else rows,
-        repeated([play.absent for play in parts]) if parts else rows,
+        repeated([play.size for play in parts]),
+        repeated([play.absent for play in parts]),
+        repeated([play.half for play in parts]).bool(),
         torch.cat([torch.zeros(0, ways, dtype=torch.int64), *kept]),
         count(everything),
         labels,
@@ -166,11 +185,15 @@ def _groups_by_class(labels: Tensor, groups: Tensor) -> list[list[int]]:
 
 
 def _folds(
-    labels: Tensor, groups: Tensor, members: list[list[int]], rng: np.random.Generator
+    labels: Tensor,
+    groups: Tensor,
+    members: list[list[int]],
+    rng: np.random.Generator,
+    most: int = _FOLDS,
 ) -> list[Play]:
-    """Stratified folds of groups."""
+    """Stratified folds of groups, at most so many."""
     # Not scikit-learn's StratifiedKFold: it fails if all classes have fewer images than folds.
-    number = min(_FOLDS, max(map(len, members)))
+    number = min(most, max(map(len, members)))
     place = torch.full((len(labels),), -1)
     for label, own in enumerate(members):
         if len(own) < 2:

@@ -57,9 +57,9 @@ def make_classifier(
 
     def make(candidate: Candidate) -> Classifier:
         classifier = fit_one(candidate, data, 0.7)
-        evidence = (classifier.logits(classifier.features) / 0.7).logsumexp(1).sort().values - 0.01
-        weights = torch.full((9,), 1 / 9, dtype=torch.float64)
-        classifier.known = Known(Scores(evidence, weights, 9), found=0.5)
+        evidence = (classifier.logits(classifier.features) / 0.7).logsumexp(1).repeat(2)
+        weights = torch.full((18,), 1 / 18, dtype=torch.float64)
+        classifier.known = Known(Scores(evidence.sort().values - 0.01, weights, 18), found=0.5)
         return classifier
 
     return make

@@ -20,7 +20,8 @@ from fewshot_blo.finetune.calibration import Scale, fit_scale
 from fewshot_blo.finetune.candidates import BALANCED, HEADS, TAILS, Candidate, candidates
 from fewshot_blo.finetune.cross_validation import HeldOut, hold_out
 from fewshot_blo.finetune.plays import Play, plays, prior_strength, questions
-from fewshot_blo.finetune.promise import ClassAccuracy, Promise, measured, promise, wilson
+from fewshot_blo.finetune.promise import ClassAccuracy, Promise, measured, promise
+from fewshot_blo.finetune.proportion import wilson
 from fewshot_blo.finetune.selection import select
 
 PROTOTYPES = Candidate("prototypes", head="cosine")
@@ -35,7 +36,7 @@ def classes(*counts: int) -> Tensor:
 def test_folds_hold_every_image_out_once_and_leave_each_class_one(counts: tuple[int, ...]) -> None:
     labels = classes(*counts)
     found = plays(labels, torch.arange(len(labels)), repeats=2)
-    folds = [play for play in found if play.absent < 0 and not play.size]
+    folds = [play for play in found if play.absent < 0 and not play.size and not play.half]
     held = torch.cat([play.asked for play in folds]).sort().values
     able = [row for row, label in enumerate(labels.tolist()) if counts[label] > 1]
     assert held.tolist() == sorted(2 * able)
@@ -47,6 +48,11 @@ def test_folds_hold_every_image_out_once_and_leave_each_class_one(counts: tuple[
         # Stratified: no fold has more than its share of a class.
         asked = torch.bincount(labels[play.asked], minlength=3)
         assert (asked <= -(-torch.tensor(counts) // min(10, max(counts)))).all()
+    halves = torch.cat([play.asked for play in found if play.half]).sort().values
+    assert halves.tolist() == sorted(4 * able)
+    for play in (play for play in found if play.half):
+        asked = torch.bincount(labels[play.asked], minlength=3)
+        assert (asked <= -(-torch.tensor(counts) // 2)).all()
 
 
 def test_larger_classes_play_the_smaller_ones_and_each_class_plays_the_stranger() -> None:
@@ -75,7 +81,7 @@ def test_groups_are_never_separated_and_count_once() -> None:
         assert not set(groups[play.kept].tolist()) & set(groups[play.asked].tolist())
     asked = questions(found, labels, groups)
     assert asked.counts.tolist() == [3, 1, 8]
-    assert not ((asked.labels == 1) & ~asked.strange).any()
+    assert not ((asked.labels == 1) & asked.judged).any()
     assert (asked.kept <= asked.counts).all()
     assert asked.kept[asked.sizes == 1][:, :].amin().item() == 1
 
@@ -84,9 +90,10 @@ def test_every_class_weighs_alike() -> None:
     labels = classes(1, 30, 5)
     asked = questions(plays(labels, torch.arange(36), repeats=2), labels, torch.arange(36))
     assert float(asked.weights.sum()) == pytest.approx(1)
-    assert float(asked.weights[asked.strange].sum()) == 0
+    assert float(asked.weights[asked.strange | asked.half].sum()) == 0
+    assert asked.half.any()
     ones, fives = asked.sizes == 1, asked.sizes == 5
-    own = [(asked.labels == n) & (asked.sizes == 0) & ~asked.strange for n in range(3)]
+    own = [(asked.labels == n) & (asked.sizes == 0) & asked.judged for n in range(3)]
     assert float(asked.weights[ones].sum()) == pytest.approx(1 / 3)
     assert float(asked.weights[own[1]].sum()) == pytest.approx(1 / 3)
     share = 5 / (5 + prior_strength(5))
@@ -123,7 +130,8 @@ def test_answers_are_those_of_a_fit_on_the_play_alone(
         if play.absent >= 0:
             assert (own[:, play.absent] == -torch.inf).all()
     assert together.known.all()
-    mean = together.scaled[(asked.rows == 3) & (asked.sizes == 0) & ~asked.strange].mean(0)
+    others = (asked.sizes != 0) | asked.strange | asked.half
+    mean = together.scaled[(asked.rows == 3) & ~others].mean(0)
     torch.testing.assert_close(together.logits[3] / together.scale.temperature, mean)
 
 
@@ -136,7 +144,7 @@ def test_the_scale_against_a_fine_search() -> None:
     logits = torch.randn(len(asked.rows), 4) + 2 * F.one_hot(asked.labels, 4)
     logits[:, 0] -= 1
     found = fit_scale(logits, asked, 1.0)
-    own = ~asked.strange
+    own = ~asked.strange & ~asked.half
     counts = asked.kept[own].double().numpy()
     terms = counts**-0.5 - (counts**-0.5).mean(1, keepdims=True)
     weights, y = asked.weights[own].numpy(), asked.labels[own].numpy()
