@@ -39,6 +39,11 @@ class Answers:
         return self.probabilities.argmax(1)
 
     @cached_property
+    def other(self) -> Tensor:
+        """The most likely class apart from the labelled one, ``[M]``: if wrong, the predicted."""
+        return self.probabilities.scatter(1, self.labels.unsqueeze(1), -1.0).argmax(1)
+
+    @cached_property
     def own(self) -> Tensor:
         """Probability of the labelled class, ``[M]``."""
         return self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)

@@ -21,5 +21,5 @@ def _escaped(character: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital letter and a full stop; empty if it is."""
-    return text[:1].upper() + text[1:] + "." if text else ""
+    """The text with a capital letter and a full stop, and no line break before a per cent sign."""
+    return (text[:1].upper() + text[1:] + ".").replace(" %", "\u00a0%") if text else ""

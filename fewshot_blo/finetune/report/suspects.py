@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_blo.finetune.report.answers import Answers
 
-SURE, OWN, NEAREST = 0.5, 0.1, 5
+SURE, OWN, NEAREST = 0.7, 0.1, 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Suspect:
 def suspects(answers: Answers, features: Tensor, groups: Tensor) -> list[Suspect]:
     """Images whose label may be wrong, the lowest probability of the label first.
 
-    Without the image in training another class must have a probability of at least 0.5 and its own
+    Without the image in training another class must have a probability of at least 0.7 and its own
     at most 0.1; and of its 5 nearest images more must have the predicted class than any other, and
     at most one its own.
 
