@@ -116,4 +116,6 @@ def _origin(request: FineTuneRequest, file: Path) -> Origin:
         f"{platform.python_version()}"
     )
     command = ("fewshot-blo", "finetune", data, *changed)
-    return Origin(request.data, file, command, request.weights, versions)
+    return Origin(
+        str(Path(request.data).resolve()), file.resolve(), command, request.weights, versions
+    )
