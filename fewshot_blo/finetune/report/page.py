@@ -124,7 +124,7 @@ def _render(
         "promise": selection.promise,
         "origin": origin,
         "date": datetime.now().astimezone().isoformat(" ", "minutes"),
-        "command": shlex.join(origin.command),
+        "command": _quoted(origin.command),
         "next": _next(origin),
         "style": Markup(style),  # Of our own rules and numbers alone.
         "policy": _policy(style),
@@ -157,19 +157,24 @@ def _policy(style: str) -> str:
     )
 
 
-def _next(origin: Origin) -> list[tuple[str, str]]:
-    """What each of the next commands does, and the command."""
+def _quoted(words: Sequence[str]) -> list[str]:
+    """Words as a shell needs them."""
+    return [shlex.quote(word) for word in words]
+
+
+def _next(origin: Origin) -> list[tuple[str, list[str]]]:
+    """What each of the next commands does, and its words."""
     file, folder = str(origin.file), origin.file.parent
     labels, model = str(folder / "labels.csv"), str(folder / "model.onnx")
     return [
         (
             "Label images (replace IMAGES by files or folders)",
-            shlex.join(["fewshot-blo", "predict", file, "IMAGES", "--output", labels]),
+            _quoted(["fewshot-blo", "predict", file, "IMAGES", "--output", labels]),
         ),
-        ("Try it in a browser", shlex.join(["fewshot-blo", "serve", file])),
+        ("Try it in a browser", _quoted(["fewshot-blo", "serve", file])),
         (
             "Write it as a file that needs nothing of this package",
-            shlex.join(["fewshot-blo", "export", file, model]),
+            _quoted(["fewshot-blo", "export", file, model]),
         ),
     ]
 

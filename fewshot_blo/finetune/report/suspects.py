@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_blo.finetune.report.answers import Answers
 
-SURE, OWN, NEAREST = 0.7, 0.1, 5
+SURE, OWN, NEAREST, AGREEING = 0.7, 0.1, 5, 2
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def suspects(answers: Answers, features: Tensor, groups: Tensor) -> list[Suspect
     """Images whose label may be wrong, the lowest probability of the label first.
 
     Without the image in training another class must have a probability of at least 0.7 and its own
-    at most 0.1; and of its 5 nearest images more must have the predicted class than any other, and
-    at most one its own.
+    at most 0.1; and of its 5 nearest images more must have the predicted class than any other, at
+    least two, and at most one its own.
 
     Args:
         answers: held-out answers.
@@ -48,6 +48,7 @@ def suspects(answers: Answers, features: Tensor, groups: Tensor) -> list[Suspect
         nearest = similar.topk(min(NEAREST, int((groups != groups[row]).sum()))).indices
         votes = answers.labels[nearest].bincount(minlength=answers.probabilities.shape[1])
         agreeing = int(votes[answers.predicted[row]])
-        if agreeing == int(votes.max()) and int(votes[answers.labels[row]]) <= 1:
+        most = max(int(votes.max()), AGREEING)
+        if agreeing == most and int(votes[answers.labels[row]]) <= 1:
             found.append(Suspect(row, tuple(nearest.tolist()), agreeing))
     return found
