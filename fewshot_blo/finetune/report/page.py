@@ -137,7 +137,7 @@ def _render(
         "points": points,
         "dots": _dots(points.rows, importance(answers.wrong).tolist(), thumbnails),
         "marks": [mark(label) for label in range(len(data.class_names))],
-        "marks_repeat": len(data.class_names) > COLOURS * SHAPES,
+        "different": COLOURS * SHAPES,
         "most": MOST,
     }
     return templates.get_template("report.html").render(context)
