@@ -13,73 +13,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from report_pages import Page
+from small_reports import HOSTILE, ORIGIN, PROTOTYPES, SCALE, answered, images_of, written
 from torch import Tensor
 
 from fewshot_blo.finetune import Classifier, LabelledImages
-from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.cross_validation import HeldOut
-from fewshot_blo.finetune.plays import plays, questions
 from fewshot_blo.finetune.promise import measured
-from fewshot_blo.finetune.report import Origin, write_report
 from fewshot_blo.finetune.report.answers import Answers, answers_of
 from fewshot_blo.finetune.report.feature_map import feature_map, mark
 from fewshot_blo.finetune.report.names import shown
 from fewshot_blo.finetune.report.suspects import suspects
 from fewshot_blo.finetune.report.thumbnails import Thumbnails
-from fewshot_blo.finetune.selection import Selection, select
+from fewshot_blo.finetune.selection import select
 
 Fit = Callable[[Candidate, LabelledImages, float], Classifier]
-PROTOTYPES = Candidate("prototypes", head="cosine")
-HOSTILE = (
-    "<script>alert('class')</script>",
-    "\" onerror='alert(1)' \"",
-    "</title></style></svg><img src=x onerror=alert(1)>{{ 7 * 7 }}",
-    "two\nlines\x1b[31m \u202eback",
-    "African elephant",
-)
 TAGS = {"html", "head", "title", "style", "body", "main", "header", "nav", "a", "svg", "h1", "h2"}
 TAGS |= {"h3", "p", "b", "i", "small", "div", "span", "section", "bdi", "dl", "dt", "dd", "pre"}
 TAGS |= {"code", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "ul", "ol"}
 TAGS |= {"li"}
-SCALE = Scale(0.7, 1.3)
-ORIGIN = Origin(
-    "it's here/<data>",
-    Path("my runs/it's/classifier.pt"),
-    ("fewshot-blo", "finetune", "it's here/<data>", "--size=16"),
-    "weights & more.pth",
-    "fewshot_blo 1, PyTorch 2",
-)
-
-
-def images_of(*counts: int, names: tuple[str, ...] = HOSTILE, side: int = 16) -> LabelledImages:
-    """Noise; class c has ``counts[c]`` images."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    shape = (len(labels), 3, side, side)
-    pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    return LabelledImages(
-        pixels,
-        labels,
-        names[: len(counts)],
-        tuple(f"in/<b>{n}' \".png" for n in range(len(labels))),
-    )
-
-
-def answered(data: LabelledImages, seed: int = 1, repeats: int = 2) -> HeldOut:
-    """Random answers, of which about half are correct."""
-    asked = questions(
-        parts := plays(data.labels, data.groups, repeats=repeats), data.labels, data.groups
-    )
-    assert len(parts) or not len(asked.rows)
-    generator = torch.Generator().manual_seed(seed)
-    ways = len(data.class_names)
-    logits = torch.randn(len(asked.rows), ways, generator=generator)
-    logits += 0.8 * torch.nn.functional.one_hot(asked.labels, ways)
-    strange = asked.strange.nonzero().flatten()
-    logits[strange, asked.absent[strange]] = -torch.inf
-    return HeldOut(Candidate(f"<i>way {seed}</i>"), logits, asked, SCALE)
 
 
 def by_loop(held_out: HeldOut) -> dict[int, list[float]]:
@@ -107,14 +59,6 @@ def by_loop(held_out: HeldOut) -> dict[int, list[float]]:
             powers = [math.exp(value / number) for value in total]
             found[image] = [power / sum(powers) for power in powers]
     return found
-
-
-def written(
-    folder: Path, classifier: Classifier, data: LabelledImages, chosen: Selection
-) -> tuple[Page, str]:
-    write_report(folder / "report.html", data, classifier, chosen, ORIGIN)
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    return Page(text), text
 
 
 @pytest.fixture
@@ -356,7 +300,7 @@ def test_labels_to_check() -> None:
         def cosine(other: int, row: int = row) -> float:
             a, b = features[row].tolist(), features[other].tolist()
             dot = sum(x * y for x, y in zip(a, b, strict=True))
-            return dot / math.hypot(*a) / math.hypot(*b)
+            return float(dot / math.hypot(*a) / math.hypot(*b))
 
         others = [other for other in range(36) if groups[other] != groups[row]]
         nearest = sorted(others, key=lambda other: -cosine(other))[:5]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_html_report import HOSTILE, PROTOTYPES, answered, images_of, written
+from small_reports import HOSTILE, PROTOTYPES, answered, images_of, written
 
 from fewshot_blo.finetune import Classifier
 from fewshot_blo.finetune.selection import select
