@@ -19,7 +19,6 @@ from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.report.answers import MARGIN, Answers, answers_of
 from fewshot_blo.finetune.report.feature_map import (
     COLOURS,
-    MOST,
     SHAPES,
     feature_map,
     importance,
@@ -51,7 +50,7 @@ _LIMITS = {
 }
 """How many of each are shown; the report says how many more there are."""
 _MANY = 12
-"""Number of classes from which on the largest confusions are listed too."""
+"""Number of classes above which the largest confusions are listed too."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,6 @@ def _render(
         "dots": _dots(points.rows, importance(answers.wrong).tolist(), thumbnails),
         "marks": [mark(label) for label in range(len(data.class_names))],
         "different": COLOURS * SHAPES,
-        "most": MOST,
     }
     return templates.get_template("report.html").render(context)
 
