@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from fewshot_blo import __version__
 from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, save_classifier
 from fewshot_blo.finetune.labelled_folder import decode_labelled
-from fewshot_blo.finetune.report import write_report
+from fewshot_blo.finetune.report import Origin, write_report
 from fewshot_blo.tasks.reading.layouts import labelled_files
 
 
@@ -92,8 +96,26 @@ def run(request: FineTuneRequest) -> int:
     output = request.output
     file = output / "classifier.pt"
     save_classifier(classifier, file)
-    write_report(output / "report.html", data, classifier, selection)
+    write_report(output / "report.html", data, classifier, selection, _origin(request, file))
     seconds = time.perf_counter() - start
     print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")
     print(f"next: fewshot-blo predict {file} IMAGES..., or fewshot-blo export {file} model.onnx")
     return 0
+
+
+def _origin(request: FineTuneRequest, file: Path) -> Origin:
+    """What the report says about where the classifier comes from."""
+    changed = [
+        f"--{field.name}={getattr(request, field.name)}"
+        for field in fields(request)
+        if getattr(request, field.name) != field.default and field.name != "data"
+    ]
+    data = f"--data={request.data}" if request.data.startswith("-") else request.data
+    versions = (
+        f"fewshot_blo {__version__}, PyTorch {torch.__version__}, Python "
+        f"{platform.python_version()}"
+    )
+    command = ("fewshot-blo", "finetune", data, *changed)
+    return Origin(
+        str(Path(request.data).resolve()), file.resolve(), command, request.weights, versions
+    )

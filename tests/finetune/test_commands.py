@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_images import NAMES, picture
+from small_reports import Page
 
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -117,29 +118,6 @@ def test_one_image_a_class(make_folder: Callable[..., Path], small_networks: str
     assert predictions.known.all()
 
 
-class Tags(HTMLParser):
-    """Checks that tags close, and gathers text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in ("meta", "img", "br", "circle"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "circle":
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_from_a_folder_to_labels(
     make_folder: Callable[..., Path],
     small_networks: str,
@@ -153,11 +131,14 @@ def test_from_a_folder_to_labels(
     assert "15 images of 3 classes (blue & <b> 5, groß 緑 5, red 5)" in printed
     assert "accuracy to expect on new images" in printed
 
-    page = Tags()
-    page.feed((output / "report.html").read_text(encoding="utf-8"))
-    assert page.open == []
-    assert "blue & <b>" in page.text
-    assert "3 classes from 15 images" in page.text
+    page = Page((output / "report.html").read_text(encoding="utf-8"))
+    assert page.texts["h1"] == ["3 classes from 15 images"]
+    assert [row[:2] for row in page.cells["classes"][1:]] == [
+        [name, "5"] for name in ("blue & <b>", "groß 緑", "red")
+    ]
+    facts = [shlex.split(fact) for fact in page.texts["dd"] if fact.startswith("fewshot-blo fine")]
+    options = [f"--backbone={small_networks}", "--adapts=head", f"--output={output}"]
+    assert facts == [["fewshot-blo", "finetune", str(root), *options]]
 
     (tmp_path / "new").mkdir()
     for colour in range(3):
