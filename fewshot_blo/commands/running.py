@@ -75,6 +75,8 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
         with memory_limit(limit.memory_limit):
             status: int = module.run(*requests)
         return status
+    except BrokenPipeError:  # An OSError, but no error of the command's.
+        raise
     except _USER_ERRORS as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
@@ -85,6 +87,3 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
-from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.errors import installed_by
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages, as_pixels
@@ -90,9 +90,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network = _standardising(X)
         else:
             network = source.load(weights=self.weights, size=self.size)
-            size = network.preprocess.settings.size
-            if size is None:
-                raise ConfigurationError(f"{self.backbone} has no default image size: set size")
+            size = network.size
             data = self._of_folder(X, size) if y is None else self._labelled(X, y, size)
         adapts = "head" if self.backbone is None else self.adapts
         views = "one" if self.backbone is None else self.views
