@@ -46,6 +46,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         adapts: parameters that adapt; "auto" selects by cross-validation.
         views: views of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten)
             or mirrored_shifts (18); "auto" selects by cross-validation.
+        minutes: time to choose in; candidates that would not fit are left out with a warning that
+            names them. None for no limit.
 
     Attributes:
         classes_: the labels, ``[N]``.
@@ -62,12 +64,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         size: int | None = None,
         adapts: Adapts | Literal["auto"] = "auto",
         views: Views | Literal["auto"] = "auto",
+        minutes: float | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.size = size
         self.adapts: Adapts | Literal["auto"] = adapts
         self.views: Views | Literal["auto"] = views
+        self.minutes = minutes
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> FewShotClassifier:
         """Selects the way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -95,7 +99,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         adapts = "head" if self.backbone is None else self.adapts
         views = "one" if self.backbone is None else self.views
         self.model_, selection = fit(
-            data, network, source, adapts=adapts, views=views, progress=False
+            data,
+            network,
+            source,
+            adapts=adapts,
+            views=views,
+            minutes=self.minutes,
+            progress=False,
         )
         self.accuracy_ = selection.accuracy
         return self

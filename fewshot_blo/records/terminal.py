@@ -24,6 +24,11 @@ def shown(name: object) -> str:
     return "".join(_visible(letter) for letter in str(name))
 
 
+def shown_lines(text: object) -> str:
+    """As ``shown``, for a message whose line breaks are its own."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
 def _visible(letter: str) -> str:
     category = unicodedata.category(letter)
     if category in ("Cc", "Cs", "Zl", "Zp") or (category == "Cf" and letter not in _JOINERS):

@@ -24,7 +24,7 @@ def timm_module() -> Any:
 
 
 def positions(tensor: torch.Tensor, side: int) -> torch.Tensor:
-    """Position embeddings ``[1, 1 + G*G, D]``, with those of patches interpolated to side x side."""
+    """Position embeddings ``[1, 1 + G*G, D]``, those of patches interpolated."""
     first, rest = tensor[:, :1], tensor[:, 1:]
     old = round(rest.shape[1] ** 0.5)
     grid = rest.transpose(1, 2).unflatten(2, (old, old))
