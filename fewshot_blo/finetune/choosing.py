@@ -124,7 +124,7 @@ class Choosing:
             return 0.0
         # One step of one play; the plays are adapted in a batch, which is faster if anything.
         problem = candidate.problem(self.backbone, self.data.images.shape[1:])
-        once = replace(candidate.inner, steps=min(candidate.inner.steps, 1))
+        once = replace(candidate.inner, steps=1) if candidate.inner.most else candidate.inner
         features = self.features(candidate)
         start = time.perf_counter()
         with torch.no_grad():

@@ -59,7 +59,7 @@ def test_a_network_for_518_pixels_takes_224() -> None:
     timm_module()
     backbone = load_backbone("timm:vit_small_patch14_dinov2", pretrained=False, size=224)
     assert backbone.features(torch.Size((3, 40, 30))) == 384
-    assert backbone.body.pos_embed.shape == (1, 1 + 16 * 16, 384)  # type: ignore[union-attr]
+    assert backbone.body.pos_embed.shape == (1, 1 + 16 * 16, 384)
     message = "patches of 14 x 14 pixels, so that it must be a multiple of 14; use 126 or 140"
     with pytest.raises(ConfigurationError, match=f"size is 128: .*{re.escape(message)}"):
         load_backbone("timm:vit_small_patch14_dinov2", pretrained=False, size=128)
@@ -110,13 +110,13 @@ def test_a_size_that_is_no_square_is_told() -> None:
 
     @register_model
     def vit_tall_for_a_test(**settings: object) -> nn.Module:
-        cfg = {"input_size": (3, 64, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        cfg: Any = {"input_size": (3, 64, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
         cfg |= {"interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 10}
-        network = models.VisionTransformer(
+        network: Any = models.VisionTransformer(
             img_size=(64, 32), patch_size=16, embed_dim=32, depth=1, num_heads=2
         )
         network.pretrained_cfg = network.default_cfg = cfg
-        return network
+        return network  # type: ignore[no-any-return]
 
     name = "timm:vit_tall_for_a_test"
     with pytest.warns(UserWarning, match="trained on images of 64 x 32 pixels: .* to 32 x 32"):
