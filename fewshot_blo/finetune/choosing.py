@@ -51,7 +51,6 @@ class Choosing:
     minutes: float | None = None
     progress: bool = True
     _embedded: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
-    _began: float = field(default_factory=time.perf_counter)
     _view: float = 0.0
     """Seconds that one view of all images takes."""
     _head: float = 0.0
@@ -63,15 +62,15 @@ class Choosing:
         A candidate is left out if what it is expected to take, from the times measured so far, is
         more than is left. If progress is printed, Ctrl-C ends the choice among those tried.
         """
-        limit = math.inf if self.minutes is None else 60 * self.minutes
+        end = time.perf_counter() + (math.inf if self.minutes is None else 60 * self.minutes)
         tried: list[HeldOut] = []
         skipped = []
         with Progress("fine-tuning", len(options), "candidate", shown=self.progress) as bar:
             try:
                 for candidate in options:
-                    left = limit - (time.perf_counter() - self._began)
+                    left = end - time.perf_counter()
                     expected = self._expected(candidate, left) if tried else 0.0
-                    if tried and expected > left:
+                    if tried and time.perf_counter() + expected > end:
                         skipped.append(candidate.name)
                         continue
                     if tried:
@@ -114,14 +113,12 @@ class Choosing:
 
     def _expected(self, candidate: Candidate, left: float) -> float:
         """Seconds that a candidate takes, at most ``left`` of which are spent to find out."""
-        if candidate.frozen not in self._embedded:
-            embedding = self._view * COUNT[candidate.views]
-            if candidate.adapts == "head":
-                return embedding + self._head
-            if embedding > left:
-                return embedding
-        if not self.parts:
-            return 0.0
+        known = candidate.frozen in self._embedded
+        embedding = 0.0 if known else self._view * COUNT[candidate.views]
+        if candidate.adapts == "head":
+            return embedding + self._head
+        if embedding > left or not self.parts:
+            return embedding
         # One step of one play; the plays are adapted in a batch, which is faster if anything.
         problem = candidate.problem(self.backbone, self.data.images.shape[1:])
         once = replace(candidate.inner, steps=1) if candidate.inner.most else candidate.inner
