@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from fewshot_blo.backbones.backbone import Interpolation, Preprocessing
@@ -43,19 +43,20 @@ def load(
     if not timm.is_model(name):
         near = ", ".join(get_close_matches(name, timm.list_models(), 3, 0.0))
         raise ConfigurationError(f"timm has no network '{name}': the nearest names are {near}")
-    built = _arguments(timm, name, size)
-    if pretrained and weights is None:
-        network = _published(timm, name, built)
-    else:
-        network = timm.create_model(name, pretrained=False, **built)
+    load_published = pretrained and weights is None
+    network = _created(timm, name, load_published)
+    settings: dict[str, Any] = timm.data.resolve_model_data_config(network)
+    height, width = map(int, settings["input_size"][-2:])
+    side = size or _square(name, height, width)
+    resized, resizable = (height, width) != (side, side), hasattr(network, "set_input_size")
+    if resized and not resizable and "img_size" in inspect.signature(type(network)).parameters:
+        with _of_size(name, side, width):
+            network = _created(timm, name, load_published, img_size=side)
     whole = set(network.state_dict())
     network.reset_classifier(0)
     if weights is not None:
         load_weights(network, weights, dropped=whole - set(network.state_dict()))
-    settings: dict[str, Any] = timm.data.resolve_model_data_config(network)
-    height, width = map(int, settings["input_size"][-2:])
-    side = size or _square(name, height, width)
-    if (height, width) != (side, side) and hasattr(network, "set_input_size"):
+    if resized and resizable:
         _resize(name, network, side, width)
     mode = settings["interpolation"]
     interpolation: Interpolation = "bicubic" if mode == "bicubic" else "bilinear"
@@ -64,25 +65,29 @@ def load(
     )
 
 
-def _arguments(timm: ModuleType, name: str, size: int | None) -> dict[str, int]:
-    """Arguments of a network that has to be built for a size, because it cannot change it later."""
-    if size is None:
-        return {}
-    with torch.device("meta"):
-        kind = type(timm.create_model(name, pretrained=False))
-    fixed = "img_size" in inspect.signature(kind).parameters
-    return {"img_size": size} if fixed and not hasattr(kind, "set_input_size") else {}
+def _created(timm: ModuleType, name: str, load_published: bool, **built: int) -> Any:
+    if load_published:
+        return _published(timm, name, built)
+    return timm.create_model(name, pretrained=False, **built)
 
 
 def _resize(name: str, network: Any, size: int, native: int) -> None:
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     if patch is not None:
-        check_patches(f"timm:{name}", size, int(patch[0]))
+        check_patches(f"timm:{name}", size, patch if isinstance(patch, int) else int(patch[0]))
+    with _of_size(name, size, native), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of timm's own use of PyTorch.
+        network.set_input_size(img_size=(size, size))
+
+
+@contextmanager
+def _of_size(name: str, size: int, native: int) -> Iterator[None]:
+    """Inside, errors of timm say that there is no network of this size."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of timm's own use of PyTorch.
-            network.set_input_size(img_size=(size, size))
-    except (RuntimeError, ValueError, AssertionError) as error:
+        yield
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise cannot_take(f"timm:{name}", size, native, error) from error
 
 

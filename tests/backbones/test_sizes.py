@@ -63,6 +63,10 @@ def test_a_network_for_518_pixels_takes_224() -> None:
     message = "patches of 14 x 14 pixels, so that it must be a multiple of 14; use 126 or 140"
     with pytest.raises(ConfigurationError, match=f"size is 128: .*{re.escape(message)}"):
         load_backbone("timm:vit_small_patch14_dinov2", pretrained=False, size=128)
+    with pytest.raises(
+        ConfigurationError, match=r"timm:nest_tiny cannot be built for images of 10"
+    ):
+        load_backbone("timm:nest_tiny", pretrained=False, size=10)
     with pytest.raises(ConfigurationError, match=r"of 16 x 16 .* use 16$"):
         load_backbone("torchvision:vit_b_16", pretrained=False, size=10)
     with pytest.raises(ConfigurationError, match=r"cannot be built for images of 100 x 100 .*224$"):
@@ -87,11 +91,15 @@ def test_position_embeddings_of_torchvision(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "w.pt")
     loaded = load_backbone("torchvision:vit_b_16", weights=tmp_path / "w.pt", size=448)
     found = dict(loaded.body.named_parameters())["encoder.pos_embedding"].detach()
-    assert found.shape == (1, 1 + 28 * 28, 768)
-    # Bicubic, without alignment of corners: the mean over the grid is kept but for its border.
-    whole = network.encoder.pos_embedding.detach()[:, 1:]
-    assert not torch.equal(found[:, 1:].mean(1), whole.mean(1))
-    torch.testing.assert_close(found[:, 0], network.encoder.pos_embedding.detach()[:, 0])
+    given = network.encoder.pos_embedding.detach()
+    grid = given[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
+    # torchvision aligns the corners.
+    grid = nn.functional.interpolate(grid, (28, 28), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(found[:, 1:], grid.flatten(2).transpose(1, 2))
+    assert torch.equal(found[:, 0], given[:, 0])
+    torch.testing.assert_close(
+        dict(loaded.body.named_parameters())["conv_proj.weight"], network.conv_proj.weight
+    )
 
 
 def test_the_size_of_an_encoder_and_of_a_saved_classifier() -> None:
@@ -128,3 +136,24 @@ def test_a_size_that_is_no_square_is_told() -> None:
 def test_without_a_size() -> None:
     with pytest.raises(ConfigurationError, match="Conv2d has no default image size: set size to"):
         _ = Backbone(nn.Conv2d(3, 4, 3)).size
+
+
+def test_transformers_of_another_size(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    backbone = load_backbone(f"hf:{tmp_path}", size=48)
+    x = torch.rand(2, 3, 48, 48)
+    expected = model((x - 0.5) / 0.5, interpolate_pos_encoding=True).last_hidden_state.mean(1)
+    torch.testing.assert_close(backbone(x), expected)
+    with pytest.raises(ConfigurationError, match="multiple of 8; use 40 or 48"):
+        load_backbone(f"hf:{tmp_path}", size=44)
