@@ -37,10 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_anything()
     try:
         status = _run(first, words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # As in a program without a console.
+            sys.stdout.flush()
     except BrokenPipeError:
         give_up_output()
         return CLOSED_PIPE
+    except OSError as error:  # Of the output, such as a full disk: commands handle their own.
+        give_up_output()
+        print(f"fewshot-blo {first}: the output cannot be written ({error})", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"fewshot-blo {first}: interrupted", file=sys.stderr)
         return 130

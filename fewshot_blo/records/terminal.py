@@ -46,7 +46,7 @@ def print_anything() -> None:
 
 def give_up_output() -> None:
     """Sends what is still to be written to a closed output nowhere, so that Python ends quietly."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:

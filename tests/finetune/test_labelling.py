@@ -169,7 +169,7 @@ def test_the_file_is_there_when_printing_fails(
         patch.setattr(sys, "stdout", narrow)
         assert predict(f"--output={tmp_path / 'y.csv'}", "--coverage=0.01") == 1
     assert (tmp_path / "y.csv").is_file()
-    said = narrow.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    said = narrow.buffer.getvalue().decode("ascii")
     assert len(said.splitlines()) == 6
     assert "\x1b" not in said
 

@@ -74,6 +74,27 @@ def test_a_closed_output_ends_a_command_quietly() -> None:
     assert run(MAIN + late, reader=False) == (141, "", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_a_full_disk_is_told() -> None:
+    said = "cli._run = lambda first, words: print('x') or 0; sys.exit(cli.main(['data']))"
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-c", MAIN + said],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            check=False,
+        )
+    assert process.returncode == 1
+    assert process.stderr.startswith(b"fewshot-blo data: the output cannot be written ([Errno 28]")
+    assert process.stderr.count(b"\n") == 1
+
+
+def test_without_a_console() -> None:
+    said = "sys.stdout = None; cli._run = lambda first, words: 0; sys.exit(cli.main(['data']))"
+    assert run(MAIN + said) == (0, "", "")
+
+
 def test_what_an_encoding_lacks_is_escaped() -> None:
     said = "cli._run = lambda first, words: print('日本') or 0; sys.exit(cli.main(['data']))"
     assert run(MAIN + said, PYTHONIOENCODING="ascii") == (0, "\\u65e5\\u672c\n", "")
