@@ -45,7 +45,8 @@ class PredictRequest:
             raise ConfigurationError(f"coverage is {self.coverage}: it must be in (0, 1)")
         if not self.files:
             raise ConfigurationError("there is no classifier: name a file that finetune wrote")
-        if len(self.files) == 1 and not self.add_class:
+        labels = self.output or self.coverage is not None or not self.add_class
+        if len(self.files) == 1 and labels:
             raise ConfigurationError("there are no images to label: name files or folders")
 
 

@@ -202,6 +202,7 @@ def test_from_a_folder_to_labels(
             2,
         ),
         (["predict", "nowhere.pt"], "there are no images to label", 2),
+        (["predict", "c.pt", "--add_class=x", "--output=x.csv"], "there are no images", 2),
         (["predict"], "there is no classifier: name a file that finetune wrote", 2),
         (["finetune"], "name the folder of them", 2),
         (["export", "c.pt"], "name a classifier, and the file to write", 2),
