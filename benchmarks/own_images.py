@@ -59,6 +59,7 @@ COUNTS = {
 DATA = ("mobilenet-cifarfs", "conv4-cifarfs", "mobilenet-tiny-imagenet")
 VIEWS: tuple[Views, ...] = ("one", "mirrored", "crops")
 STRANGERS, PER_CLASS = 5, 50
+COVERAGES = (0.8, 0.9, 0.95)
 
 Features = dict[str, Tensor]
 """Features of each view, ``[classes, pictures, D]``."""
@@ -89,7 +90,7 @@ class Outcome:
     found: float
     auroc: float
     claimed: tuple[float, float] | None
-    sets: tuple[float, float]
+    sets: tuple[tuple[float, float], ...]
 
 
 def main() -> None:
@@ -121,10 +122,9 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[], Features]]:
     """Functions that embed the pictures, by name."""
     mobile = load_backbone("torchvision:mobilenet_v3_small", weights=arguments.weights)
     small = mobile.preprocessed(size=128, interpolation="bicubic")
-    conv4 = Backbone(simple_shot(arguments.checkpoint))
     loads = (
         lambda: embedded(small, cifar(arguments.root)),
-        lambda: embedded(conv4, cifar(arguments.root)),
+        lambda: embedded(Backbone(simple_shot(arguments.checkpoint)), cifar(arguments.root)),
         lambda: embedded(mobile, tiny(arguments.root)),
     )
     return dict(zip(DATA, loads, strict=True))
@@ -236,7 +236,7 @@ def outcome(draw: Draw, views: Sequence[str]) -> Outcome:
     right = label == draw.truth
     low, high = selection.interval or (0.0, 1.0)
     true = float(right.double().mean())
-    sets = selection.known.sets(found[0], 0.9)
+    sets = [selection.known.sets(found[0], coverage) for coverage in COVERAGES]
     return Outcome(
         view,
         selection.accuracy or float("nan"),
@@ -251,9 +251,12 @@ def outcome(draw: Draw, views: Sequence[str]) -> Outcome:
         (selection.known.flagged, selection.known.found or 0.0)
         if selection.known.detects
         else None,
-        (
-            float(sets.gather(1, draw.truth[:, None]).double().mean()),
-            float(sets.sum(1).double().mean()),
+        tuple(
+            (
+                float(inside.gather(1, draw.truth[:, None]).double().mean()),
+                float(inside.sum(1).double().mean()),
+            )
+            for inside in sets
         ),
     )
 
@@ -367,10 +370,16 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "false alarms": np.mean([o.false_alarms for o in outcomes if o.claimed] or [0.0]),
         "strangers found": np.mean([o.found for o in outcomes if o.claimed] or [0.0]),
         "claimed false alarms and strangers found": np.mean(claimed or [(0.0, 0.0)], 0).tolist(),
-        "coverage of 90 % sets": np.mean([o.sets[0] for o in outcomes]),
-        "size of 90 % sets": np.mean([o.sets[1] for o in outcomes]),
+        **sets_of(outcomes),
         "views": {view: sum(o.views == view for o in outcomes) for view in VIEWS},
     }
+
+
+def sets_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Coverage and number of classes of the prediction sets, by the coverage that was asked for."""
+    found = np.mean([o.sets for o in outcomes], 0).tolist()
+    pairs = zip(COVERAGES, found, strict=True)
+    return {f"coverage and size of {100 * asked:.0f} % sets": own for asked, own in pairs}
 
 
 def line(row: dict[str, Any]) -> str:

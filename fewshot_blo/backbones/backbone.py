@@ -148,6 +148,21 @@ class Backbone(nn.Module):
         features: Tensor = self.power(self.mean(views))
         return features
 
+    @property
+    def size(self) -> int:
+        """Height and width in pixels that images are resized to.
+
+        Raises:
+            ConfigurationError: if the network has no image size.
+        """
+        size = self.preprocess.settings.size
+        if size is None:
+            raise ConfigurationError(
+                f"{self.name} has no default image size: set size to the height and width in "
+                "pixels that images are to be resized to"
+            )
+        return size
+
     def with_views(self, views: Views) -> Backbone:
         """The same network with other views of an image."""
         return self._changed(views=views)

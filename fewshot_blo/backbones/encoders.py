@@ -31,7 +31,10 @@ def pretrained(
         CheckpointError, ConfigurationError: as ``load_backbone``.
     """
     backbone = load_backbone(
-        network, weights=(weights or None) if trained else None, pretrained=trained
+        network,
+        weights=(weights or None) if trained else None,
+        pretrained=trained,
+        size=size or None,
     )
     return _seeing(backbone, size, sharpen)
 

@@ -44,7 +44,8 @@ def load_backbone(
         weights: weight file to load instead of the library's own weights, or a checkpoint of a run
             that trained this network further.
         pretrained: load weights; otherwise they are random.
-        size: height and width in pixels that images are resized to; by default that of pretraining.
+        size: height and width in pixels that images are resized to, and for which a network with
+            position embeddings is built; by default that of pretraining.
         layer: name of a layer whose output replaces the network's last features.
         pool: pooling of maps or tokens: average, maximum, first (a class token), or flatten; by
             default that of a ``Backbone`` of your own, otherwise average.
@@ -62,11 +63,11 @@ def load_backbone(
     file = None if weights is None else Path(weights)
     trained = None if file is None else trained_weights(file)
     if file is None or trained is None:
-        made = _made(library, rest, file, pretrained)
+        made = _made(library, rest, file, pretrained, size)
         body = prepared(made.body)
     else:
         # A run's checkpoint has the names of the trained network, which was prepared.
-        made = _made(library, rest, None, False)
+        made = _made(library, rest, None, False, size)
         body = prepared(made.body)
         put_weights(body, trained, file)
     preprocessing = made.preprocess.settings
@@ -80,10 +81,12 @@ def load_backbone(
     )
 
 
-def _made(library: str, name: str, weights: Path | None, pretrained: bool) -> Backbone:
+def _made(
+    library: str, name: str, weights: Path | None, pretrained: bool, size: int | None
+) -> Backbone:
     """A library's network, or one from a user's function, which loads its own weights."""
     if load := _LOADERS.get(library):
-        return Backbone(*load(name, weights, pretrained))
+        return Backbone(*load(name, weights, pretrained, size))
     network = own_network(f"{library}:{name}", "torchvision:NAME, timm:NAME, hf:NAME")
     own = network if isinstance(network, Backbone) else Backbone(network)
     if weights is not None:

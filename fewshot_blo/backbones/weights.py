@@ -103,7 +103,8 @@ def put_weights(
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__}: {'; '.join(faults)} "
             f"({len(shapes)} shapes, {len(missing)} missing, {len(foreign)} unknown of "
-            f"{len(expected)}): it is the file of another network"
+            f"{len(expected)}): it is the file of another network, or of this one at "
+            "another image size"
         )
     network.load_state_dict({n: p for n, p in weights.items() if n in expected}, strict=False)
 

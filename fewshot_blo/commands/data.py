@@ -9,6 +9,7 @@ from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.settings import SLOTS, Config, EpisodeSettings
+from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DataSet, Glyphs
 from fewshot_blo.tasks.picture import episode_picture
@@ -49,5 +50,5 @@ def run(request: DataRequest) -> int:
         sampler = build_sampler(config, splits.train, training=True)
         names = splits.train.class_names
         episode_picture(sampler.batch(0), picture, class_names=names)
-        print(f"episodes drawn in {picture}")
+        print(f"episodes drawn in {shown(picture)}")
     return 0

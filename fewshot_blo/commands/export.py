@@ -13,6 +13,7 @@ from fewshot_blo.finetune import load_classifier
 from fewshot_blo.finetune.export import export
 from fewshot_blo.finetune.export.module import Resizing
 from fewshot_blo.finetune.export.write import written
+from fewshot_blo.records.terminal import shown
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ def run(request: ExportRequest) -> int:
     pictures = image_files(request.pictures) if request.pictures else []
     classifier = load_classifier(file, own=request.own)
     agreement = export(classifier, output, resizing=request.resizing, pictures=pictures)
-    *names, last = map(str, written(output, request.resizing))
+    *names, last = map(shown, written(output, request.resizing))
     print(f"{', '.join(names)} and {last} written")
     print(agreement.describe())
     for sentence in agreement.other_labels:
-        print(f"  {sentence}")
+        print(f"  {shown(sentence)}")
     return 0

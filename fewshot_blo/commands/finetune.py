@@ -16,8 +16,10 @@ from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, save_classifier
+from fewshot_blo.finetune.choosing import check_minutes
 from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import Origin, write_report
+from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.reading.layouts import labelled_files
 
 
@@ -37,6 +39,8 @@ class FineTuneRequest:
         adapts: parts of the network that adapt; auto tries several and lets held-out images choose.
         views: views of each image; one, mirrored (two), scales (three), shifts (nine), crops (ten),
             mirrored_shifts; auto lets held-out images choose.
+        minutes: time to choose the way to fine-tune in; ways that would not fit are left out, and
+            named; no limit by default.
         skip_unreadable: leave out images that cannot be decoded.
         output: folder of the classifier and the report.
     """
@@ -50,12 +54,14 @@ class FineTuneRequest:
     pool: Pool | None = None
     adapts: Adapts | Literal["auto"] = "auto"
     views: Views | Literal["auto"] = "auto"
+    minutes: float | None = None
     skip_unreadable: bool = False
     output: Path = Path("runs/finetune")
 
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigurationError("there are no images: name the folder of them")
+        check_minutes(self.minutes)
 
 
 OPTIONS = Options((FineTuneRequest,), positional="data")
@@ -67,14 +73,11 @@ def run(request: FineTuneRequest) -> int:
     files = labelled_files(Path(request.data), pattern=request.pattern)  # Before a download.
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
-    size = backbone.preprocess.settings.size
-    if size is None:
-        raise ConfigurationError(f"{request.backbone} says no image size: set size")
-    data = decode_labelled(files, size, skip_unreadable=request.skip_unreadable)
+    data = decode_labelled(files, backbone.size, skip_unreadable=request.skip_unreadable)
     for sentence in (*data.notes, *data.left_out):
-        print(sentence)
+        print(shown(sentence))
     counts = ", ".join(
-        f"{name} {count}"
+        f"{shown(name)} {count}"
         for name, count in zip(data.class_names, data.counts.tolist(), strict=True)
     )
     print(f"{len(data.labels)} images of {len(data.class_names)} classes ({counts})", flush=True)
@@ -84,6 +87,7 @@ def run(request: FineTuneRequest) -> int:
         source,
         adapts=request.adapts,
         views=request.views,
+        minutes=request.minutes,
     )
     print(f"chosen: {selection.reason}")
     print(selection.describe())
@@ -92,14 +96,18 @@ def run(request: FineTuneRequest) -> int:
         selection.known.describe(),
     ):
         if sentence:
-            print(sentence)
+            print(shown(sentence))
     output = request.output
     file = output / "classifier.pt"
     save_classifier(classifier, file)
     write_report(output / "report.html", data, classifier, selection, _origin(request, file))
     seconds = time.perf_counter() - start
-    print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")
-    print(f"next: fewshot-blo predict {file} IMAGES..., or fewshot-blo export {file} model.onnx")
+    report = shown(output / "report.html")
+    print(f"{shown(file)} and {report} written after {seconds:.0f} s")
+    print(
+        f"next: fewshot-blo predict {shown(file)} IMAGES..., or fewshot-blo export {shown(file)} "
+        "model.onnx"
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.tasks.dataset import Splits
 
@@ -20,5 +21,5 @@ def load(data: DataSet) -> Splits:
         )
     splits = data.load()
     for sentence in splits.notes:
-        print(sentence, flush=True)
+        print(shown(sentence), flush=True)
     return splits

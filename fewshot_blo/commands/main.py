@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot_blo import __version__
+from fewshot_blo.records.terminal import CLOSED_PIPE, give_up_output, print_anything
 
 COMMANDS = {
     "train": "Meta-train, validate on held-out classes, then evaluate the best checkpoint.",
@@ -29,10 +30,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 for an error, which is printed as one message, or a check that failed; 2 for wrong
-        arguments; 130 where the user interrupted.
+        arguments; 130 where the user interrupted; 141 where the reader of the output closed it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = words[0] if words else "--help"
+    print_anything()
+    try:
+        status = _run(first, words)
+        if sys.stdout is not None:  # As in a program without a console.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        give_up_output()
+        return CLOSED_PIPE
+    except OSError as error:  # Of the output, such as a full disk: commands handle their own.
+        give_up_output()
+        print(f"fewshot-blo {first}: the output cannot be written ({error})", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"fewshot-blo {first}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _run(first: str, words: Sequence[str]) -> int:
     if first in ("--help", "-h", "help"):
         print(_overview())
         return 0

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
-from fewshot_blo.finetune.export.standalone import NONE
 from fewshot_blo.finetune.images import as_pixels
+from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
 from fewshot_blo.records.files import atomic_write
-from fewshot_blo.records.tables import comma_separated
+from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.images import read_image
 from fewshot_blo.tasks.reading.walk import walk
 
 
@@ -30,21 +26,27 @@ class PredictRequest:
     Attributes:
         files: the file that finetune wrote, then image files, or folders of them.
         own: module:function of the backbone, where it is your own.
-        output: CSV or JSON file to write.
+        output: file to write: NAME.csv, NAME.tsv, NAME.json or NAME.jsonl.
+        coverage: probability, as 0.95, with which the set of classes that is then given for each
+            image contains the true one; none by default.
         add_class: folder of images of a new class, named as the folder is.
     """
 
     files: Sequence[Path] = ()
     own: str = ""
     output: Path | None = None
+    coverage: float | None = None
     add_class: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.output and self.output.suffix not in (".csv", ".json"):
-            raise ConfigurationError(f"output is {self.output}: its name must end in .csv or .json")
+        if self.output:
+            _check_output(self.output)
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise ConfigurationError(f"coverage is {self.coverage}: it must be in (0, 1)")
         if not self.files:
             raise ConfigurationError("there is no classifier: name a file that finetune wrote")
-        if len(self.files) == 1 and not self.add_class:
+        labels = self.output or self.coverage is not None or not self.add_class
+        if len(self.files) == 1 and labels:
             raise ConfigurationError("there are no images to label: name files or folders")
 
 
@@ -53,60 +55,101 @@ OPTIONS = Options((PredictRequest,), positional="files")
 
 def run(request: PredictRequest) -> int:
     """Runs it; returns the exit status: 1 if an image could not be read."""
-    output = request.output
     file, *images = request.files
     classifier = load_classifier(file, own=request.own)
     if request.add_class:
         _add_class(classifier, request.add_class, file)
-    files = [found for path in images for found in image_files(path)]
-    records = predictions(classifier, files) if files else []
-    for record in records:
-        print(_line(record))
-    if output:
-        text = _json(records) if output.suffix == ".json" else _csv(records)
-        with atomic_write(output) as written:
-            written.write(text.encode())
-    return 1 if any("error" in record for record in records) else 0
+    if not images:
+        return 0
+    found = [_found(path) for path in images]
+    files = [file for paths, _ in found for file in paths]
+    notes = [sentence for _, sentences in found for sentence in sentences]
+    if request.coverage is not None:
+        notes += _about_sets(classifier, request.coverage)
+    if request.output is None:
+        _print(notes)
+        labels = _labels(classifier, files, request)
+    else:
+        # An error of the folder comes before hours of work.
+        request.output.parent.mkdir(parents=True, exist_ok=True)
+        labels = _labels(classifier, files, request)
+        _write(request.output, labels, classifier)
+        # Only now: whoever reads the lines may close the pipe.
+        _print([*notes, *(label.line() for label in labels)])
+    return 1 if any(label.error for label in labels) else 0
 
 
-def predictions(classifier: Classifier, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """For each file its label, probability, how like known images it is, and all probabilities.
-
-    A file that is no readable image gets an error instead.
-    """
-    pixels: dict[Path, torch.Tensor] = {}
-    records: dict[Path, dict[str, Any]] = {}
-    for file in files:
+def _labels(classifier: Classifier, files: Sequence[Path], request: PredictRequest) -> list[Label]:
+    """Labels of files; without a file to write they are printed block by block."""
+    labels: list[Label] = []
+    output = request.output
+    with Progress("labelling", len(files), "image") as bar:
         try:
-            pixels[file] = torch.from_numpy(read_image(file, size=classifier.size, color=True))
-        except DataError as error:
-            records[file] = {"file": str(file), "error": str(error)}
-    if pixels:
-        found = classifier.predict(torch.stack(list(pixels.values())))
-        for row, file in enumerate(pixels):
-            probabilities = found.probabilities[row].tolist()
-            most_likely = int(np.argmax(probabilities))
-            records[file] = {
-                "file": str(file),
-                "label": classifier.class_names[most_likely] if found.known[row] else NONE,
-                "probability": probabilities[most_likely],
-                "likeness": float(found.likeness[row]),
-                "probabilities": dict(zip(classifier.class_names, probabilities, strict=True)),
-            }
-    return [records[file] for file in files]
+            for block in label_files(classifier, files, request.coverage):
+                labels += block
+                bar.advance(len(block))
+                for label in block if output is None else ():
+                    bar.say(label.line())
+        except KeyboardInterrupt:
+            lost = "" if output is None else f"; {shown(output)} is not written"
+            print(f"{len(labels)} of {len(files)} images labelled{lost}", file=sys.stderr)
+            raise
+    return labels
+
+
+def _write(output: Path, labels: Sequence[Label], classifier: Classifier) -> None:
+    content = written(labels, output.suffix.lower(), classifier.class_names)
+    with atomic_write(output) as file:
+        file.write(content)
+
+
+def _print(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(shown(sentence))
+
+
+def _check_output(output: Path) -> None:
+    endings = ", ".join(list(FORMATS)[:-1]) + f" or {list(FORMATS)[-1]}"
+    if output.is_dir():
+        raise ConfigurationError(
+            f"output is {output}, a folder: name a file in it whose name ends in {endings}"
+        )
+    if output.suffix.lower() not in FORMATS:
+        raise ConfigurationError(f"output is {output}: its name must end in {endings}")
+
+
+def _about_sets(classifier: Classifier, coverage: float) -> list[str]:
+    """A sentence if so few images were held out that every set holds all classes."""
+    images = classifier.known.truth.images
+    if not images:
+        raise ConfigurationError(
+            f"coverage is {coverage}: sets need held-out images, and the classifier has none; "
+            "leave coverage out, or fine-tune again with two images or more of a class"
+        )
+    if 1 / (images + 1) <= 1 - coverage:
+        return []
+    return [
+        f"every set holds all classes: {images} held-out images give sets of a coverage up to "
+        f"{images / (images + 1):.3g}"
+    ]
 
 
 def image_files(path: Path) -> list[Path]:
     """The images of a folder, or the file; prints what is passed over."""
+    files, notes = _found(path)
+    _print(notes)
+    return files
+
+
+def _found(path: Path) -> tuple[list[Path], list[str]]:
+    """The images of a folder, or the file, and sentences on what is passed over."""
     if not path.is_dir():
-        return [path]
+        return [path], []
     found = walk(path)
     if not found.files:
         said = "".join(f" ({sentence})" for sentence in found.notes())
         raise DataError(f"{path} holds no images{said}: name another folder")
-    for sentence in found.notes():
-        print(sentence)
-    return found.files
+    return found.files, found.notes()
 
 
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
@@ -114,26 +157,3 @@ def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
     classifier.add_class(folder.resolve().name, images)
     save_classifier(classifier, file)
     print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
-
-
-def _line(record: dict[str, Any]) -> str:
-    if "error" in record:
-        return f"{record['file']}: {record['error']}"
-    most_likely = max(record["probabilities"], key=record["probabilities"].get)
-    percent = f"{100 * record['probability']:.1f} %"
-    if record["label"] == NONE:
-        return f"{record['file']}: {NONE} (most likely {most_likely}, {percent})"
-    return f"{record['file']}: {record['label']} {percent}"
-
-
-def _json(records: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
-
-
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    return comma_separated(
-        [
-            {**{k: v for k, v in r.items() if k != "probabilities"}, **r.get("probabilities", {})}
-            for r in records
-        ]
-    )

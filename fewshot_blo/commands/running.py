@@ -20,6 +20,7 @@ from fewshot_blo.errors import (
 )
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.machine.memory import memory_limit
+from fewshot_blo.records.terminal import shown_lines
 from fewshot_blo.tasks import DataError
 
 _USER_ERRORS = (
@@ -65,7 +66,7 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
             )
             return 0
     except (ConfigurationError, DataError) as error:
-        print(f"{name}: {error}; see {name} --help", file=sys.stderr)
+        print(f"{name}: {shown_lines(error)}; see {name} --help", file=sys.stderr)
         return 2
     if limit.memory_limit is None:
         keep_freed_memory()
@@ -75,8 +76,10 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
         with memory_limit(limit.memory_limit):
             status: int = module.run(*requests)
         return status
+    except BrokenPipeError:  # An OSError, but no error of the command's.
+        raise
     except _USER_ERRORS as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {shown_lines(error)}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
@@ -85,6 +88,3 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130

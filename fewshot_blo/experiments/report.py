@@ -21,6 +21,7 @@ from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import ClassDataset, Splits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -137,8 +138,8 @@ def _print_tables(results: dict[str, list[Evaluation]]) -> None:
                 mean, half = paired_difference(reference, evaluation)
                 print(f"    {100 * mean:+.2f} ± {100 * half:.2f} minus {first}, same tasks")
         norm = evaluations[0].norm
-        print(f"  hardest classes ({norm}): {_hardest_classes(evaluations[0])}")
-        print(f"  most frequent confusions ({norm}): {_confused_classes(evaluations[0])}")
+        print(f"  hardest classes ({norm}): {shown(_hardest_classes(evaluations[0]))}")
+        print(f"  most frequent confusions ({norm}): {shown(_confused_classes(evaluations[0]))}")
         errors = (f"{100 * e.calibration_error:.1f} % ({e.norm})" for e in evaluations)
         print(f"  calibration error: {', '.join(errors)}")
 

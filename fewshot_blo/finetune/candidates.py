@@ -114,7 +114,7 @@ def candidates(
     images: int,
     classes: int,
 ) -> tuple[Candidate, ...]:
-    """The candidates to select from.
+    """The candidates to select from, the cheapest first.
 
     Args:
         adapts: parameters that adapt; "auto" tries heads and, with at least 20 images a class and
@@ -128,11 +128,13 @@ def candidates(
         ConfigurationError: if ``adapts`` is unknown.
     """
     few = images <= _FEW
-    of_kind = _of_kind(adapts, parts=few and images >= _PART * classes)
+    of_kind = _of_kind(adapts, tails=few and images >= _PART * classes)
     if views != "auto":
         return tuple(_seeing(candidate, views) for candidate in of_kind)
-    heads = [candidate for candidate in of_kind if candidate.adapts == "head"] if few else []
-    return of_kind + tuple(_seeing(candidate, more) for more in VIEWS for candidate in heads)
+    heads = [candidate for candidate in of_kind if candidate.adapts == "head"]
+    parts = [candidate for candidate in of_kind if candidate.adapts != "head"]
+    more = [_seeing(candidate, seen) for seen in VIEWS for candidate in heads if few]
+    return (*heads, *more, *parts)
 
 
 def _seeing(candidate: Candidate, views: Views) -> Candidate:
@@ -141,9 +143,9 @@ def _seeing(candidate: Candidate, views: Views) -> Candidate:
     return replace(candidate, name=f"{candidate.name}, {COUNT[views]} views", views=views)
 
 
-def _of_kind(adapts: Adapts | Literal["auto"], *, parts: bool) -> tuple[Candidate, ...]:
+def _of_kind(adapts: Adapts | Literal["auto"], *, tails: bool) -> tuple[Candidate, ...]:
     if adapts == "auto":
-        return HEADS + TAILS if parts else HEADS
+        return HEADS + TAILS if tails else HEADS
     if adapts == "head":
         return HEADS
     of_kind = tuple(candidate for candidate in TAILS if candidate.adapts == adapts)

@@ -48,6 +48,8 @@ class Source:
         Raises:
             CheckpointError, ConfigurationError: as ``load_backbone``.
         """
+        if preprocessing is not None:
+            settings.setdefault("size", preprocessing.size)
         backbone = load_backbone(self.name, layer=self.layer, pool=self.pool, **settings)
         if preprocessing is None:
             return backbone

@@ -14,6 +14,7 @@ from fewshot_blo.evaluation.evaluate import adapted
 from fewshot_blo.finetune.calibration import Scale, fit_scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.plays import Play, Questions
+from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.tasks import TaskBatch
@@ -125,14 +126,10 @@ def hold_out(
         parts: the plays.
         asked: their questions.
     """
-    on_features, ways = problem.on_features(), int(labels.max()) + 1
-    device = features.device
+    ways, device = int(labels.max()) + 1, features.device
 
     def answer(some: slice) -> Tensor:
-        batch = _as_tasks(features, labels, parts[some], ways)
-        answers = adapted(on_features, batch, "support", candidate.inner)()
-        pairs = zip(parts[some], answers, strict=True)
-        return torch.cat([own[: len(play.asked)].float().cpu() for play, own in pairs])
+        return adapt_to(problem, features, labels, parts[some], candidate.inner)
 
     logits = torch.zeros(0, ways)
     with torch.no_grad():
@@ -143,6 +140,25 @@ def hold_out(
     strange = asked.strange.nonzero().flatten()
     logits[strange, asked.absent[strange]] = -torch.inf
     return HeldOut(candidate, logits, asked, fit_scale(logits, asked, candidate.temperature))
+
+
+def adapt_to(
+    problem: SharedEncoder,
+    features: Tensor,
+    labels: Tensor,
+    parts: Sequence[Play],
+    inner: InnerSteps,
+) -> Tensor:
+    """Logits of the questions of some plays, ``[A, N]``; arguments as in ``hold_out``.
+
+    Args:
+        problem, features, labels, parts: as there.
+        inner: the inner steps.
+    """
+    batch = _as_tasks(features, labels, parts, int(labels.max()) + 1)
+    answers = adapted(problem.on_features(), batch, "support", inner)()
+    pairs = zip(parts, answers, strict=True)
+    return torch.cat([own[: len(play.asked)].float().cpu() for play, own in pairs])
 
 
 def _as_tasks(features: Tensor, labels: Tensor, parts: Sequence[Play], ways: int) -> TaskBatch:

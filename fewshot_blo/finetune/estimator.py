@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from fewshot_blo.backbones import Adapts, Backbone, Preprocessing, Views
-from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.errors import installed_by
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages, as_pixels
@@ -46,6 +46,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         adapts: parameters that adapt; "auto" selects by cross-validation.
         views: views of each image: one, mirrored (two), scales (three), shifts (nine), crops (ten)
             or mirrored_shifts (18); "auto" selects by cross-validation.
+        minutes: time to choose in; candidates that would not fit are left out with a warning that
+            names them. None for no limit.
 
     Attributes:
         classes_: the labels, ``[N]``.
@@ -62,12 +64,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         size: int | None = None,
         adapts: Adapts | Literal["auto"] = "auto",
         views: Views | Literal["auto"] = "auto",
+        minutes: float | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.size = size
         self.adapts: Adapts | Literal["auto"] = adapts
         self.views: Views | Literal["auto"] = views
+        self.minutes = minutes
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> FewShotClassifier:
         """Selects the way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -90,14 +94,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network = _standardising(X)
         else:
             network = source.load(weights=self.weights, size=self.size)
-            size = network.preprocess.settings.size
-            if size is None:
-                raise ConfigurationError(f"{self.backbone} has no default image size: set size")
+            size = network.size
             data = self._of_folder(X, size) if y is None else self._labelled(X, y, size)
         adapts = "head" if self.backbone is None else self.adapts
         views = "one" if self.backbone is None else self.views
         self.model_, selection = fit(
-            data, network, source, adapts=adapts, views=views, progress=False
+            data,
+            network,
+            source,
+            adapts=adapts,
+            views=views,
+            minutes=self.minutes,
+            progress=False,
         )
         self.accuracy_ = selection.accuracy
         return self

@@ -8,15 +8,13 @@ from typing import Literal
 from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
-from fewshot_blo.evaluation.evaluate import embed
-from fewshot_blo.finetune.candidates import BALANCED, Candidate, candidates
+from fewshot_blo.finetune.candidates import BALANCED, candidates
+from fewshot_blo.finetune.choosing import Choosing, check_minutes
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
-from fewshot_blo.finetune.cross_validation import hold_out
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.plays import plays, questions
 from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.selection import Selection, select
-from fewshot_blo.records.progress import Progress
 
 _REPEATS, _MANY = 4, 200
 """Repetitions of the folds, of heads alone and up to so many images; otherwise there is one."""
@@ -31,6 +29,7 @@ def fit(
     views: Views | Literal["auto"] = "auto",
     groups: Tensor | None = None,
     test: LabelledImages | None = None,
+    minutes: float | None = None,
     progress: bool = True,
 ) -> tuple[Classifier, Selection]:
     """Selects a way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -45,15 +44,19 @@ def fit(
             together and count as one. By default those of ``data``.
         test: images of the same classes that are not in ``data``, on which the accuracy is measured
             instead of by cross-validation. By default those that ``data`` holds out, if any.
-        progress: print the result of each candidate and show a progress bar, or lines if there is
-            no terminal; False is silent.
+        minutes: time to choose in. Candidates are tried from the cheapest on, and those that would
+            not fit are left out and named; the first one is always tried. None for no limit.
+        progress: print the result and time of each candidate and show a progress bar, or lines if
+            there is no terminal; Ctrl-C then ends the choice among the candidates tried so far.
+            False is silent.
 
     Returns:
         The classifier, and the selection with the accuracy to expect.
 
     Raises:
-        ConfigurationError: if ``adapts`` is unknown.
+        ConfigurationError: if ``adapts`` is unknown, or ``minutes`` is not positive.
     """
+    check_minutes(minutes)
     groups = data.groups if groups is None else groups
     test = data.held_out if test is None else test
     options = candidates(adapts, views, images=len(data.labels), classes=len(data.class_names))
@@ -61,31 +64,15 @@ def fit(
     parts = plays(data.labels, groups, repeats=_REPEATS if quick else 1)
     asked = questions(parts, data.labels, groups)
     options = options if parts else (BALANCED,)
-    embedded: dict[tuple[object, ...], Tensor] = {}
-
-    def features(candidate: Candidate) -> Tensor:
-        if candidate.frozen not in embedded:
-            network = candidate.problem(backbone, data.images.shape[1:]).network
-            embedded[candidate.frozen] = embed(network, data.images, progress=progress)
-        return embedded[candidate.frozen]
-
-    tried = []
-    with Progress("fine-tuning", len(options), "candidate", shown=progress) as bar:
-        for candidate in options:
-            problem = candidate.problem(backbone, data.images.shape[1:])
-            result = hold_out(candidate, problem, features(candidate), data.labels, parts, asked)
-            tried.append(result)
-            bar.advance()
-            if parts:
-                bar.say(result.describe())
-    selection = select(tried)
+    choosing = Choosing(data, backbone, parts, asked, minutes, progress)
+    selection = select(choosing.held_out(options))
     best = selection.best
     classifier = fit_classifier(
         best.candidate,
         backbone,
         source,
         data,
-        features(best.candidate),
+        choosing.features(best.candidate),
         best.scale,
         selection.known,
         counts=asked.counts,

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 _FOLDS = 10
-_HALVES = 4
-"""Partitions into halves."""
 _REDUCED = 10
 """Classes with fewer images are also played by larger classes reduced to as many images."""
 
@@ -121,12 +119,13 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
       size are reduced to it in turn. This is what the smaller class is judged by, in particular one
       whose only image is never held out.
     - Strangers: each class is left out as a whole, if there are at least three.
-    - Halves: as two folds, repeated four times.
+    - Halves: as two folds, repeated with other partitions.
 
     Args:
         labels: labels, ``[M]``.
         groups: group of each image, ``[M]``; images of one group are never separated.
-        repeats: number of partitions into folds, and of reductions per class of a size.
+        repeats: number of partitions into folds and into halves, and of reductions per class of a
+            size.
         seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
@@ -141,7 +140,7 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
             other = labels != number
             found.append(Play(_rows(other), _rows(~other), absent=number))
     if found:
-        for _ in range(_HALVES):
+        for _ in range(repeats):
             folds = _folds(labels, groups, members, rng, most=2)
             found += [replace(play, half=True) for play in folds]
     return found

@@ -14,6 +14,8 @@ from tabulate import tabulate
 
 from fewshot_blo.records.files import atomic_write
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def deviation(values: Sequence[float]) -> float:
     """Sample standard deviation; NaN for fewer than two values."""
@@ -37,13 +39,41 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def comma_separated(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, with a column for every name that occurs."""
+def comma_separated(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, separator: str = ","
+) -> str:
+    """Records as CSV.
+
+    A text that a spreadsheet would take for a formula, such as ``=1+1``, gets an apostrophe in
+    front. Numbers are left as they are.
+
+    Args:
+        records: rows, by column name.
+        columns: the columns; by default a column for every name that occurs.
+        separator: what separates cells.
+
+    Source: OWASP, "CSV Injection".
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for r in records for name in r)))
-    writer.writeheader()
-    writer.writerows(records)
+    names = list(columns) or list(dict.fromkeys(name for r in records for name in r))
+    writer = csv.writer(text, delimiter=separator)
+    writer.writerow(map(_inert, names))
+    writer.writerows([_inert(record.get(name, "")) for name in names] for record in records)
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_table(folder: Path, text: str, records: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_fit_tries_the_candidates_and_says_so(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == len(selection.held_out)
     assert all("% of held-out images correct, classes counting alike" in line for line in said)
+    assert all(re.search(r", \d+\.\d s$", line) for line in said)
     assert classifier.candidate == selection.held_out[selection.chosen].candidate
     assert classifier.temperature > 0
     name = classifier.candidate.name
@@ -105,7 +107,7 @@ def test_fit_tries_the_candidates_and_says_so(
         repr(classifier)
     )
     assert repr(selection).startswith(f"Selection('{name}' of {len(said)} candidates, accuracy to ")
-    assert repr(selection.held_out[0]) == f"HeldOut({said[0]})"
+    assert repr(selection.held_out[0]) == f"HeldOut({said[0].rpartition(', ')[0]})"
 
 
 def test_one_image_a_class(make_folder: Callable[..., Path], small_networks: str) -> None:
@@ -153,9 +155,9 @@ def test_from_a_folder_to_labels(
     with table.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     rows = [row for row in rows if not row["error"]]
-    assert [max(NAMES, key=lambda name: float(row[name])) for row in rows] == list(NAMES)
+    assert [max(NAMES, key=lambda name: float(row[f"p:{name}"])) for row in rows] == list(NAMES)
     assert {row["label"] for row in rows} <= {*NAMES, "none of these"}
-    assert float(rows[0]["red"]) == pytest.approx(float(rows[0]["probability"]))
+    assert float(rows[0]["p:red"]) == pytest.approx(float(rows[0]["probability"]))
     (tmp_path / "new" / "bad.png").unlink()
     assert cli.main([*words, f"--output={table.with_suffix('.json')}"]) == 0
     records = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
@@ -175,13 +177,22 @@ def test_from_a_folder_to_labels(
     ("words", "match", "code"),
     [
         (["predict", "nowhere.pt", "x.png"], "there is no classifier nowhere.pt", 1),
-        (["predict", "nowhere.pt", "x.png", "--output=x.txt"], "must end in .csv or .json", 2),
+        (
+            ["predict", "nowhere.pt", "x.png", "--output=x.txt"],
+            "must end in .csv, .tsv, .json or .jsonl",
+            2,
+        ),
         (["predict", "nowhere.pt"], "there are no images to label", 2),
+        (["predict", "c.pt", "--add_class=x", "--output=x.csv"], "there are no images", 2),
         (["predict"], "there is no classifier: name a file that finetune wrote", 2),
         (["finetune"], "name the folder of them", 2),
         (["export", "c.pt"], "name a classifier, and the file to write", 2),
         (["finetune", "nowhere", "--backbone=small_networks:network"], "is not a folder", 1),
-        (["finetune", "FOLDER", "--backbone=small_networks:unsized"], "says no image size", 1),
+        (
+            ["finetune", "FOLDER", "--backbone=small_networks:unsized"],
+            "has no default image size",
+            1,
+        ),
         (["finetune", "FOLDER", "--backbone=nothing"], "use torchvision:NAME", 1),
         (["finetune", "FOLDER", "--pattern=x"], "it must have {label} once", 1),
     ],

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import LabelledImages, estimator
 from fewshot_blo.finetune.estimator import FewShotClassifier
 
@@ -85,6 +86,13 @@ def test_checks_of_scikit_learn(estimator: Any, check: Callable[[Any], None]) ->
 def test_bad_input(images: Any, labels: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         FewShotClassifier(NETWORK).fit(images, labels)
+
+
+def test_a_network_without_an_image_size(arrays: tuple[Any, Any]) -> None:
+    with pytest.raises(
+        ConfigurationError, match="small_networks:unsized has no default image size"
+    ):
+        FewShotClassifier("small_networks:unsized").fit(*arrays)
 
 
 def test_of_one_image_alone_the_remedy_is_said(arrays: tuple[Any, Any]) -> None:

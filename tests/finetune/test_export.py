@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -186,8 +187,9 @@ def test_the_script_needs_nothing_of_this_package(
     export(classifier, tmp_path / "m.onnx")
     picture = tmp_path / "images" / "red" / "0.png"
     program = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "import runpy, sys\nsys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'fewshot_blo'} & set(sys.modules)"
     )
     words = [sys.executable, "-I", "-c", program, str(tmp_path / "m_predict.py"), str(picture)]
@@ -195,7 +197,109 @@ def test_the_script_needs_nothing_of_this_package(
     expected = classifier.predict(
         torch.from_numpy(read_image(picture, size=16, color=True))[None]
     ).probabilities
-    assert found.stdout == f"{picture}: red ({100 * float(expected.max()):.1f} %)\n"
+    assert found.stdout == f"{picture}: red {100 * float(expected.max()):.1f} %\n"
+
+
+def script(folder: Path, *words: str, **environment: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of the script in a folder."""
+    found = subprocess.run(
+        [sys.executable, str(folder / "m_predict.py"), *words],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={"PATH": "", **environment},
+    )
+    return found.returncode, found.stdout, found.stderr
+
+
+def test_the_script_shows_names_and_goes_on_after_a_bad_picture(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    skip_without(".onnx")
+    classifier = make_classifier(PROTOTYPES)
+    classifier.class_names = ("none of these", "\x1b[2J", "日本")
+    export(classifier, tmp_path / "m.onnx")
+    (tmp_path / "bad\n.png").write_text("no picture")
+    folders = sorted((tmp_path / "images").iterdir())
+    words = [str(tmp_path / "bad\n.png"), *(str(folder / "0.png") for folder in folders)]
+    status, out, err = script(tmp_path, *words, PYTHONIOENCODING="ascii")
+    assert status == 1
+    assert "bad\\n.png: cannot be read (cannot identify image file" in err
+    assert "Traceback" not in err
+    lines = [line.partition(".png: ")[2].rpartition(" ")[0] for line in out.splitlines()]
+    assert [line.rpartition(" ")[0] for line in lines] == [
+        "the class 'none of these'",
+        "\\x1b[2J",
+        "\\u65e5\\u672c",
+    ]
+    status, _, err = script(tmp_path, *words, "--coverage=1")
+    assert status == 2
+    assert "coverage is 1.0: it must be in (0, 1)" in err
+    status, _, err = script(tmp_path, *words, "--coverage=0.5")
+    assert "the model has no sets, because no images were held out" in err
+    assert script(tmp_path)[0] == 2
+
+
+def test_a_closed_output_ends_the_script_quietly(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    skip_without(".onnx")
+    export(make_classifier(PROTOTYPES), tmp_path / "m.onnx")
+    picture = str(tmp_path / "images" / "red" / "0.png")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "m_predict.py"), picture],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        assert process.communicate()[1] == b""
+    assert process.returncode == 141
+
+
+def test_sets_of_the_model_are_those_of_the_classifier(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    classifier = make_classifier(Candidate("ridge", head="ridge"))
+    chances = torch.tensor([0.05, 0.2, 0.2, 0.34, 0.34, 0.5, 0.9])
+    weights = torch.tensor([1.0, 2, 1, 1, 2, 1, 2]).double() / 10
+    classifier.known = Known(truth=Scores(chances, weights, 7))
+    export(classifier, tmp_path / "m.pt2")
+    model = Model(tmp_path / "m.json")
+    sizes = set()
+    for path in sorted((tmp_path / "images").glob("*/*.png")):
+        for coverage in (0.05, 0.5, 0.7, 0.8, 0.86, 0.9, 0.99):
+            found = model.predict(path, coverage)
+            probabilities = torch.tensor([found["probabilities"]])
+            inside = classifier.known.sets(probabilities, coverage)[0]
+            names = classifier.class_names
+            assert set(found["set"]) == {n for n, own in zip(names, inside, strict=True) if own}
+            assert found["set"][0] == found["most_likely"]
+            sizes.add(len(found["set"]))
+    assert sizes >= {1, 3}
+    assert "set" not in model.predict(path)
+
+
+def test_what_exporters_print_is_not_shown(
+    make_classifier: Callable[[Candidate], Classifier],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    writer: Any = write._pt2
+
+    def loud(module: Deployed, images: torch.Tensor) -> bytes:
+        print("Applied 3 of general pattern rewrite rules.")
+        logging.getLogger("torch.onnx").warning("a word")
+        found: bytes = writer(module, images)
+        return found
+
+    monkeypatch.setattr(write, "_pt2", loud)
+    level = logging.root.manager.disable
+    export(make_classifier(PROTOTYPES), tmp_path / "m.pt2")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == level
 
 
 @pytest.mark.parametrize("library", ["onnxscript", "onnxruntime"])

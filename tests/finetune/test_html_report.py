@@ -22,10 +22,10 @@ from fewshot_blo.finetune.cross_validation import HeldOut
 from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.report.answers import Answers, answers_of
 from fewshot_blo.finetune.report.feature_map import feature_map, mark
-from fewshot_blo.finetune.report.names import shown
 from fewshot_blo.finetune.report.suspects import suspects
 from fewshot_blo.finetune.report.thumbnails import Thumbnails
 from fewshot_blo.finetune.selection import select
+from fewshot_blo.records.terminal import shown
 
 Fit = Callable[[Candidate, LabelledImages, float], Classifier]
 TAGS = {"html", "head", "title", "style", "body", "main", "header", "nav", "a", "svg", "h1", "h2"}

@@ -49,7 +49,7 @@ def test_folds_hold_every_image_out_once_and_leave_each_class_one(counts: tuple[
         asked = torch.bincount(labels[play.asked], minlength=3)
         assert (asked <= -(-torch.tensor(counts) // min(10, max(counts)))).all()
     halves = torch.cat([play.asked for play in found if play.half]).sort().values
-    assert halves.tolist() == sorted(4 * able)
+    assert halves.tolist() == sorted(2 * able)
     for play in (play for play in found if play.half):
         asked = torch.bincount(labels[play.asked], minlength=3)
         assert (asked <= -(-torch.tensor(counts) // 2)).all()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
-from fewshot_blo.records.tables import markdown, write_table
+import pytest
+
+from fewshot_blo.records.tables import comma_separated, markdown, write_table
 
 
 def cells(line: str) -> list[str]:
@@ -38,3 +41,18 @@ def test_both_files(tmp_path: Path) -> None:
         first, second = csv.DictReader(file)
     assert first == {"method": "a, b", "accuracy": str(0.1 + 0.2), "steps": ""}
     assert second == {"method": 'c "d"', "accuracy": "", "steps": "3"}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-a", "@SUM(1)", "\tx", "\rx"])
+def test_a_spreadsheet_finds_no_formula(text: str) -> None:
+    table = comma_separated([{"name": text, text: 1}])
+    head, row = csv.reader(io.StringIO(table, newline=""))
+    assert head == ["name", f"'{text}"]
+    assert row == [f"'{text}", "1"]
+
+
+def test_numbers_and_other_texts_are_left_as_they_are() -> None:
+    records = [{"a": -1.5, "b": "-1.5", "c": "+1.20", "d": "a=b", "e": "", "f": None}]
+    rows = list(csv.reader(io.StringIO(comma_separated(records))))
+    assert rows[1] == ["-1.5", "-1.5", "+1.20", "a=b", "", ""]
+    assert comma_separated([], ["x", "y"], separator="\t") == "x\ty\r\n"

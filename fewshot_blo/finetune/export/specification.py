@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from PIL import Image
 
 from fewshot_blo.finetune.classifier import Classifier
@@ -36,6 +37,7 @@ def specification(classifier: Classifier, module: Deployed, file: str) -> dict[s
             "rule": "the logits are divided by it inside the model, before the softmax",
         },
         "rejection": _rejection(module),
+        "sets": _sets(classifier),
     }
 
 
@@ -140,4 +142,21 @@ def _rejection(module: Deployed) -> dict[str, Any] | None:
         "label": NONE,
         "threshold": module.rejection.threshold,
         "rule": "an image is of none of the classes if its likeness is below the threshold",
+    }
+
+
+def _sets(classifier: Classifier) -> dict[str, Any] | None:
+    """The p-value of a class by its probability: a step function, given where it rises."""
+    truth = classifier.known.truth
+    if not truth.images:
+        return None
+    values = truth.values.unique()
+    p = truth.p_values(torch.cat([values.new_full((1,), -torch.inf), values]))
+    return {
+        "probability": values.tolist(),
+        "p_value": p.tolist(),
+        "rule": "the p-value of a class is entry n of p_value, where n entries of probability are "
+        "at most its probability; the set of a coverage c holds the most likely class, and those "
+        "whose p-value is above 1 - c. It contains the true class with about probability c if all "
+        "classes are equally frequent",
     }

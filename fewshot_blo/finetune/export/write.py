@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import json
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from fewshot_blo.finetune.export.agreement import Agreement, compare
 from fewshot_blo.finetune.export.module import Deployed, Resizing, takes_pictures, to_module
 from fewshot_blo.finetune.export.pictures import write_pictures
 from fewshot_blo.finetune.export.specification import image_processor, specification
+from fewshot_blo.records import terminal
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.tasks.reading import depth
 
@@ -72,8 +76,7 @@ def export(
     _check_processor(path, files)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of the exporters' own use of PyTorch.
+        with _quiet():
             model = writers[path.suffix](module, _example(classifier, resizing))
         files = {path.name: model, **files}
         for file, content in files.items():
@@ -103,6 +106,19 @@ def written(path: Path, resizing: Resizing) -> list[Path]:
     return [path.with_name(n) for n in (*names, *([PROCESSOR] if resizing == "outside" else []))]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, what the exporters say about their own work is not printed."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
 def _script(path: Path) -> str:
     return f"{path.stem}_predict.py"
 
@@ -118,11 +134,14 @@ def _descriptions(classifier: Classifier, module: Deployed, path: Path) -> dict[
 
 
 def _source() -> str:
-    """The script's source, with that of the decoder of images in the place of its import."""
-    own, decoder = inspect.getsource(standalone), inspect.getsource(depth)
-    imported = f"from {depth.__name__} import eight_bit\n"
-    assert imported in own
-    return own.replace(imported, decoder.partition("from __future__ import annotations\n")[2])
+    """The script's source, with the source of what it imports of this package in its place."""
+    lines = inspect.getsource(standalone).splitlines(keepends=True)
+    for module in (terminal, depth):
+        start = f"from {module.__name__} import "
+        (place,) = (n for n, line in enumerate(lines) if line.startswith(start))
+        own = inspect.getsource(module)
+        lines[place] = own.partition("from __future__ import annotations\n")[2]
+    return "".join(lines)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
@@ -167,7 +186,7 @@ def _onnx(module: Deployed, images: Tensor) -> bytes:
         _exported(module, images),
         input_names=["images"],
         output_names=list(module(images)),
-        verbose=False,  # It prints its progress otherwise.
+        verbose=False,
     )
     assert found is not None
     content: bytes = found.model_proto.SerializeToString()

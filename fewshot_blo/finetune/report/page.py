@@ -24,7 +24,6 @@ from fewshot_blo.finetune.report.feature_map import (
     importance,
     mark,
 )
-from fewshot_blo.finetune.report.names import sentence, shown
 from fewshot_blo.finetune.report.suspects import NEAREST, OWN, SURE, suspects
 from fewshot_blo.finetune.report.tables import (
     candidate_rows,
@@ -36,6 +35,7 @@ from fewshot_blo.finetune.report.tables import (
 from fewshot_blo.finetune.report.thumbnails import LARGE, SMALL, Thumbnails
 from fewshot_blo.finetune.selection import Selection
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.terminal import shown
 
 _BYTES = 3_600_000
 """All thumbnails together: text included, the file stays under about 5 MB."""
@@ -214,3 +214,8 @@ def _dots(rows: Sequence[int], order: Sequence[int], thumbnails: Thumbnails) -> 
     """Thumbnails of the images on the map, by row; empty where no bytes are left."""
     drawn = set(rows)
     return {row: thumbnails(row, SMALL) for row in order if row in drawn}
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter and a full stop, and no line break before a per cent sign."""
+    return (text[:1].upper() + text[1:] + ".").replace(" %", "\u00a0%") if text else ""
