@@ -44,6 +44,7 @@ def by_loop(held_out: HeldOut) -> dict[int, list[float]]:
                 int(asked.rows[row]) != image
                 or int(asked.sizes[row])
                 or int(asked.absent[row]) >= 0
+                or bool(asked.half[row])
             ):
                 continue
             sizes = asked.kept[row].tolist()
@@ -250,7 +251,7 @@ def by_loop_of_folds(held_out: HeldOut) -> dict[int, int]:
     """Predicted class of each image of classes of one size, of which each is held out once."""
     asked, found = held_out.asked, {}
     for row in range(len(asked.rows)):
-        if int(asked.absent[row]) < 0:
+        if int(asked.absent[row]) < 0 and not asked.half[row]:
             sizes = asked.kept[row]
             scaled = held_out.answers[row] / SCALE.temperature
             terms = sizes.double().rsqrt()

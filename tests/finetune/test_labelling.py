@@ -27,7 +27,7 @@ Command = Callable[..., int]
 
 @pytest.fixture
 def classifier_file(small_networks: str, tmp_path: Path) -> Path:
-    """A classifier of two images a class, of classes of all these names, with a detector."""
+    """A classifier of two images a class, of classes of all these names, which flags nothing."""
     train = tmp_path / "train"
     for number, name in enumerate(NAMES):
         (train / name).mkdir(parents=True)
@@ -35,7 +35,9 @@ def classifier_file(small_networks: str, tmp_path: Path) -> Path:
             picture(number % 3, 10 * number + place).save(train / name / f"{place}.png")
     words = ["finetune", str(train), f"--backbone={small_networks}", "--adapts=head"]
     assert cli.main([*words, f"--output={tmp_path / 'out'}", "--views=one"]) == 0
-    return tmp_path / "out" / "classifier.pt"
+    file = tmp_path / "out" / "classifier.pt"
+    with_threshold(file, small_networks, -1e9)
+    return file
 
 
 @pytest.fixture
