@@ -223,7 +223,7 @@ def test_files_of_the_first_format_load_without_detection(
     classifier = fit_one(PROTOTYPES, data, 0.5)
     save_classifier(classifier, tmp_path / "c.pt")
     content = torch.load(tmp_path / "c.pt")
-    assert content["format"] == 2
+    assert content["format"] == 3
     del content["known"]
     content.update(format=1, temperature=content.pop("scale")["temperature"])
     torch.save(content, tmp_path / "old.pt")
@@ -235,7 +235,7 @@ def test_files_of_the_first_format_load_without_detection(
 
 def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="not a classifier of format 1 or 2"):
+    with pytest.raises(CheckpointError, match="not a classifier of format 1 to 3"):
         load_classifier(tmp_path / "other.pt")
     torch.save({"format": 1, "source": {"name": "timm:resnet18"}}, tmp_path / "part.pt")
     with pytest.raises(CheckpointError, match=r"not a complete classifier \('preprocessing'\)"):
