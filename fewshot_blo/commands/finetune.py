@@ -34,6 +34,8 @@ class FineTuneRequest:
         views: views of each image; one, mirrored (two), scales (three), shifts (nine), crops (ten),
             mirrored_shifts; auto lets held-out images choose.
         skip_unreadable: leave out images that cannot be decoded.
+        thumbnails: keep small pictures and file names of the images in the classifier, for people
+            who look at its answers; false keeps neither.
         output: folder of the classifier and the report.
     """
 
@@ -47,6 +49,7 @@ class FineTuneRequest:
     adapts: Adapts | Literal["auto"] = "auto"
     views: Views | Literal["auto"] = "auto"
     skip_unreadable: bool = False
+    thumbnails: bool = True
     output: Path = Path("runs/finetune")
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ def run(request: FineTuneRequest) -> int:
             print(sentence)
     output = request.output
     file = output / "classifier.pt"
-    save_classifier(classifier, file)
+    save_classifier(classifier, file, thumbnails=request.thumbnails)
     write_report(output / "report.html", data, classifier, selection)
     seconds = time.perf_counter() - start
     print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")

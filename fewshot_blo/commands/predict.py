@@ -13,8 +13,10 @@ import torch
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
+from fewshot_blo.finetune import Classifier, load_classifier
 from fewshot_blo.finetune.export.standalone import NONE
+from fewshot_blo.finetune.files import save_version
+from fewshot_blo.finetune.growing import add_class
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.tables import comma_separated
@@ -31,7 +33,8 @@ class PredictRequest:
         files: the file that finetune wrote, then image files, or folders of them.
         own: module:function of the backbone, where it is your own.
         output: CSV or JSON file to write.
-        add_class: folder of images of a new class, named as the folder is.
+        add_class: folder of images of a new class, named as the folder is; what is learned is
+            written to a new file beside the old one.
     """
 
     files: Sequence[Path] = ()
@@ -57,7 +60,7 @@ def run(request: PredictRequest) -> int:
     file, *images = request.files
     classifier = load_classifier(file, own=request.own)
     if request.add_class:
-        _add_class(classifier, request.add_class, file)
+        classifier = _add_class(classifier, request.add_class, file)
     files = [found for path in images for found in image_files(path)]
     records = predictions(classifier, files) if files else []
     for record in records:
@@ -109,11 +112,18 @@ def image_files(path: Path) -> list[Path]:
     return found.files
 
 
-def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
-    images = as_pixels(image_files(folder), classifier.size)
-    classifier.add_class(folder.resolve().name, images)
-    save_classifier(classifier, file)
-    print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
+def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
+    """The classifier with a class more, which is written beside the earlier file."""
+    found = image_files(folder)
+    growth = add_class(
+        classifier, folder.resolve().name, as_pixels(found, classifier.size), list(map(str, found))
+    )
+    for note in growth.notes:
+        print(note)
+    written = save_version(growth.classifier, file)
+    print(f"{growth.describe()}; {written} written, {file} is unchanged")
+    print(f"next: fewshot-blo predict {written} IMAGES..., or fewshot-blo serve {written}")
+    return growth.classifier
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -63,6 +64,23 @@ class Album:
         more = [thumbnail(image) if row < free else b"" for row, image in enumerate(images)]
         return Album(names, (*self.thumbnails, *more) if self.thumbnails else ())
 
+    def pictures(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The thumbnails and, behind them, other images in the same way.
+
+        Args:
+            images: other images, uint8 ``[K, C, S, S]``.
+
+        Returns:
+            Pixels ``[P + K, C, s, s]``, and the places of the P thumbnails in the album.
+        """
+        places = [place for place, content in enumerate(self.thumbnails) if content]
+        if not places:
+            return images[:0], torch.zeros(0, dtype=torch.int64)
+        files = [self.thumbnails[place] for place in places]
+        files += [thumbnail(image) for image in images]
+        pixels = np.stack([_pixels(content) for content in files])
+        return torch.from_numpy(pixels), torch.tensor(places)
+
     def plain(self) -> dict[str, Any]:
         """As plain data: the JPEG files behind each other in one tensor, and their lengths."""
         content = np.frombuffer(b"".join(self.thumbnails), np.uint8)
@@ -90,6 +108,12 @@ def thumbnail(image: Tensor) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
+
+
+def _pixels(content: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _names(files: Sequence[str], images: int) -> tuple[str, ...]:

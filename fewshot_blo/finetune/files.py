@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -82,23 +83,28 @@ def save_version(classifier: Classifier, path: Path) -> Path:
     Raises:
         CheckpointError: if the file cannot be written.
     """
-    while True:
-        target = next_version(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.open("x").close()  # Takes the name before another process does.
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the classifier {target}: {error}; choose another folder"
-            ) from error
-        try:
-            save_classifier(classifier, target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return target
+    target = _taken(path)
+    try:
+        save_classifier(classifier, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _taken(path: Path) -> Path:
+    """An empty file of the next version, which no other process has taken."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            target = next_version(path)
+            with contextlib.suppress(FileExistsError):
+                target.open("xb").close()
+                return target
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write a classifier beside {path}: {error}; choose another folder"
+        ) from error
 
 
 def load_classifier(path: Path | str, *, own: str = "") -> Classifier:

@@ -187,7 +187,10 @@ def test_from_a_folder_to_labels(
     assert cli.main(["predict", str(output / "classifier.pt"), f"--add_class={white}", own]) == 0
     assert cli.main(["predict", str(output / "classifier.pt"), str(white)]) == 1
     assert "would call the function small_networks:network" in capsys.readouterr().err
-    assert load_classifier(output / "classifier.pt", own=small_networks).class_names[-1] == "white"
+    assert (
+        load_classifier(output / "classifier-2.pt", own=small_networks).class_names[-1] == "white"
+    )
+    assert len(load_classifier(output / "classifier.pt", own=small_networks).class_names) == 3
 
 
 @pytest.mark.parametrize(
