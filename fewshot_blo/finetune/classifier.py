@@ -140,6 +140,7 @@ class Classifier:
         """Predictions for images, uint8 ``[M, C, S, S]``."""
         return self.judge(embed(self.problem.network, images))
 
+    @torch.no_grad()
     def judge(self, features: Tensor) -> Predictions:
         """Predictions for the head's inputs, ``[M, D]``."""
         scaled = self.logits(features) / self.temperature
