@@ -7,6 +7,7 @@ const at = (id) => document.getElementById(id);
 let cards = [];
 let state = null;
 let busy = false;
+let last = Promise.resolve();
 
 function say(text) {
   at("status").textContent = text;
@@ -22,14 +23,19 @@ function complain(text, kind = "error") {
   at("messages").append(line);
 }
 
-/** Runs work that asks the server, one at a time; buttons that would change something wait. */
-async function during(text, work) {
-  if (busy) return;
+/** Runs work that asks the server, one after the other; buttons that change something wait. */
+function during(text, work) {
+  last = last.then(() => run(text, work));
+  return last;
+}
+
+async function run(text, work) {
   busy = true;
   at("messages").replaceChildren();
   say(text);
   enable();
   try {
+    if (!state) describe(await server.classes());
     await work();
     say("");
   } catch (error) {
@@ -200,4 +206,4 @@ at("new-class").addEventListener("submit", (event) => {
   });
 });
 
-during("", async () => describe(await server.classes()));
+during("", async () => {});
