@@ -98,5 +98,8 @@ def run(request: FineTuneRequest) -> int:
     write_report(output / "report.html", data, classifier, selection)
     seconds = time.perf_counter() - start
     print(f"{file} and {output / 'report.html'} written after {seconds:.0f} s")
-    print(f"next: fewshot-blo predict {file} IMAGES..., or fewshot-blo export {file} model.onnx")
+    print(
+        f"next: fewshot-blo predict {file} IMAGES..., fewshot-blo serve {file}, or fewshot-blo "
+        f"export {file} model.onnx"
+    )
     return 0

@@ -123,7 +123,7 @@ def test_from_pictures_to_a_classifier_that_has_learned(page: Page, tmp_path: Pa
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
     near = cards.nth(0).locator(".near img")
     near.last.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.near img').complete")
+    expect(near.last).to_have_js_property("complete", True)
     assert near.evaluate_all(loaded)
 
     # A label is corrected with the keyboard alone.

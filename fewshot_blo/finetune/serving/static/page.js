@@ -23,7 +23,7 @@ function complain(text, kind = "error") {
   at("messages").append(line);
 }
 
-/** Runs work that asks the server, one after the other; buttons that change something wait. */
+/** Runs work that asks the server, one after the other, and says what it returns. */
 function during(text, work) {
   last = last.then(() => run(text, work));
   return last;
@@ -35,9 +35,8 @@ async function run(text, work) {
   say(text);
   enable();
   try {
-    if (!state) describe(await server.classes());
-    await work();
-    say("");
+    if (!state) await begin();
+    say((await work()) || "");
   } catch (error) {
     say("");
     complain(error.message);
@@ -74,6 +73,13 @@ function describe(found) {
     return option;
   }));
   enable();
+}
+
+async function begin() {
+  const found = await server.classes();
+  describe(found);
+  const [learned, ...notes] = found.said;
+  if (learned) log(learned, notes, found.file);
 }
 
 function log(learned, notes, file) {
@@ -134,6 +140,7 @@ async function learn(request) {
   if (changed) log(found.learned, found.notes, found.file);
   found.notes.forEach((note) => complain(`${note[0].toUpperCase()}${note.slice(1)}.`, "warning"));
   if (changed && cards.length) await label(cards);
+  return changed ? `${found.file} written: ${found.learned}.` : "Nothing new was learned.";
 }
 
 async function correct(card, name) {
@@ -179,6 +186,7 @@ at("undo").addEventListener("click", () =>
     describe(await server.undo());
     log(`back to this version; ${before} is kept`, [], state.file);
     if (cards.length) await label(cards);
+    return `Back to ${state.file}.`;
   }));
 
 at("new-pictures").addEventListener("change", (event) => {
@@ -200,9 +208,10 @@ at("new-class").addEventListener("submit", (event) => {
     const refused = files.map((file) => server.refusal(file, state.limits)).find(Boolean);
     const problem = refused || server.tooMany(files, state.limits);
     if (problem) throw new Error(problem);
-    await learn(server.addClass(name, files));
+    const said = await learn(server.addClass(name, files));
     event.target.reset();
     at("new-previews").replaceChildren();
+    return said;
   });
 });
 
