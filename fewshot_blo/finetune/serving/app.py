@@ -9,7 +9,7 @@ from typing import Any
 from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.finetune.growing import Growth
 from fewshot_blo.finetune.serving.answers import answers
-from fewshot_blo.finetune.serving.guard import Guard
+from fewshot_blo.finetune.serving.guard import Guard, is_loopback
 from fewshot_blo.finetune.serving.uploads import BODY_MIB, FILE_MIB, FILES, upload
 from fewshot_blo.finetune.serving.versions import Version, Versions
 from fewshot_blo.tasks import DataError
@@ -35,7 +35,7 @@ def application(versions: Versions, host: str = "127.0.0.1") -> Starlette:
         versions: the classifier, with what it learns.
         host: the host that it is served on; requests for others are refused.
     """
-    service = _Service(versions)
+    service = _Service(versions, show_folder=is_loopback(host))
     routes = [
         Route("/", service.page),
         Route("/predict", service.predict, methods=["POST"]),
@@ -61,8 +61,8 @@ def application(versions: Versions, host: str = "127.0.0.1") -> Starlette:
 class _Service:
     """The endpoints; what takes long runs in threads, one at a time."""
 
-    def __init__(self, versions: Versions) -> None:
-        self.versions = versions
+    def __init__(self, versions: Versions, show_folder: bool) -> None:
+        self.versions, self._show_folder = versions, show_folder
         self._computing = threading.Lock()
 
     async def page(self, request: Request) -> Response:
@@ -104,7 +104,7 @@ class _Service:
         """The file of the classifier."""
         file = self.versions.now.file
         if not file.is_file():
-            raise HTTPException(404, f"{file} was moved or removed while the server ran")
+            raise HTTPException(404, f"{file.name} was moved or removed while the server ran")
         return FileResponse(file, filename=file.name, headers=_NOT_STORED)
 
     async def thumbnail(self, request: Request) -> Response:
@@ -132,7 +132,7 @@ class _Service:
         counts = classifier.labels.bincount(minlength=len(classifier.class_names)).tolist()
         return {
             "file": version.file.name,
-            "folder": str(version.file.resolve().parent),
+            "folder": str(version.file.resolve().parent) if self._show_folder else None,
             "version": version.number,
             "can_undo": self.versions.can_undo,
             "said": list(version.said),

@@ -58,8 +58,8 @@ function describe(found) {
   const images = found.classes.reduce((sum, { images }) => sum + images, 0);
   document.title = found.file;
   at("file").textContent = found.file;
-  at("summary").textContent =
-    `${found.classes.length} classes from ${images} images, in ${found.folder}`;
+  const place = found.folder ? `, in ${found.folder}` : "";
+  at("summary").textContent = `${found.classes.length} classes from ${images} images${place}`;
   at("known").textContent = `${found.known[0].toUpperCase()}${found.known.slice(1)}.`;
   at("album").hidden = found.pictures;
   at("classes").replaceChildren(...found.classes.map(({ name, images }) => {
@@ -112,9 +112,10 @@ function remove(card) {
   count();
 }
 
-async function add(files) {
-  if (!files.length) return;
+async function add(files, folders = []) {
+  if (!files.length && !folders.length) return;
   await during("Labelling …", async () => {
+    folders.forEach((name) => complain(`${name} is a folder: open it and drop the pictures in it.`));
     const refused = files.map((file) => server.refusal(file, state.limits)).filter(Boolean);
     refused.forEach((text) => complain(text));
     const fresh = files
@@ -171,7 +172,11 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  add([...event.dataTransfer.files]);
+  const folders = [...event.dataTransfer.items]
+    .map((item) => item.webkitGetAsEntry?.())
+    .filter((entry) => entry?.isDirectory)
+    .map((entry) => entry.name);
+  add([...event.dataTransfer.files].filter((file) => !folders.includes(file.name)), folders);
 });
 
 at("clear").addEventListener("click", () => {
