@@ -76,9 +76,9 @@ def add_images(
 ) -> Growth:
     """Learns more images of a class, as where a person corrects labels; solves for all classes.
 
-    A training image is not learned twice: it moves if it is of another class. An image that is
-    nearly the same as one of its class is left out if it is predicted rightly. One that is still
-    predicted as another class afterwards counts twice, and then three times.
+    A training image of another class moves. One of this class, or an image that is nearly the same
+    as one of this class, is left out if it is predicted rightly. An image that is still predicted
+    as another class afterwards counts twice, and then three times.
 
     Args:
         classifier: the classifier, which is not changed.
@@ -113,50 +113,57 @@ class _Growing:
         self.labels = classifier.labels.clone()
         self.notes: list[str] = []
         self.new = distinct(classifier.pretrained(self.features))
-        self.moved = self._move()
+        self.moved, self.again = self._move()
 
     def new_class(self) -> Growth:
         """The classifier with the new class beside the others."""
         self._say_alike(leave_out=torch.zeros_like(self.new))
         grown = self._learned(self.new.nonzero().flatten())
         own = self.features[self.new]
-        alone = len(own) > 1 and not self.moved
+        alone = len(own) > 1 and not self.moved.any()
         held_out = hold_out_class(grown, len(own)) if alone else None
         if len(own):
             self.notes += doubts(self.classifier, own, self.name, held_out)
-        learned = len(own) + self.moved
+        learned = len(own) + int(self.moved.sum())
         return Growth(grown, self.name, learned, tuple(self.notes), held_out)
 
     def more_images(self) -> Growth:
         """The classifier with more images of a class."""
         right = self.classifier.judge(self.features).probabilities.argmax(1) == self.label
+        self._passed_over(int((self.again & right).sum()), "in")
         self._say_alike(leave_out=right)
-        rows = self.new.nonzero().flatten()
-        if not len(rows) and not self.moved:
+        asked = self.new | self.moved | (self.again & ~right)
+        if not asked.any():
             return Growth(self.classifier, self.name, 0, tuple(self.notes))
-        grown = self._learned(rows)
+        rows = self.new.nonzero().flatten()
+        grown, wrong = self._asked(rows, asked)
         for _ in range(_TIMES - 1):
-            wrong = self._wrong(grown)
-            if not len(wrong):
-                break
-            rows = torch.cat([rows, wrong])
-            grown = self._learned(rows)
-        wrong = self._wrong(grown)
+            if len(wrong):
+                rows = torch.cat([rows, wrong])
+                grown, wrong = self._asked(rows, asked)
         if len(wrong):
             self.notes.append(
                 f"{counted(len(wrong), 'image')} of '{self.name}' {_is(len(wrong))} still "
                 "predicted as another class: add more images like this"
             )
-        learned = int(self.new.sum()) + self.moved
-        return Growth(grown, self.name, learned, tuple(self.notes))
+        return Growth(grown, self.name, int(asked.sum()), tuple(self.notes))
 
-    def _move(self) -> int:
-        """Training images of other classes get the label; those of the class are passed over."""
+    def _asked(self, rows: Tensor, asked: Tensor) -> tuple[Classifier, Tensor]:
+        """What has learned these rows, and which of the images asked for it predicts wrongly."""
+        grown = self._learned(rows)
+        found = grown.judge(self.features).probabilities.argmax(1)
+        return grown, (asked & (found != self.label)).nonzero().flatten()
+
+    def _move(self) -> tuple[Tensor, Tensor]:
+        """Training images of other classes get the label.
+
+        Returns:
+            Which of the images are among these, and which are of the class already, ``[K]`` each.
+        """
         same = Neighbours(self.classifier).same(self.features) & self.new.unsqueeze(1)
         self.new &= ~same.any(1)
         again = same & (self.labels == self.label)
         moved = same & (self.labels != self.label)
-        self._passed_over(int(again.any(1).sum()), "in")
         for label in self.labels[moved.any(0)].unique().tolist():
             own = moved & (self.labels == label)
             left = int((self.labels == label).sum()) - int(own.any(0).sum())
@@ -170,7 +177,7 @@ class _Growing:
                 f"{counted(number, 'training image')} of '{other}' moved to '{self.name}'"
             )
         self.labels[moved.any(0)] = self.label
-        return int(moved.any(1).sum())
+        return moved.any(1), again.any(1)
 
     def _passed_over(self, number: int, how: str) -> None:
         if number:
@@ -207,14 +214,10 @@ class _Growing:
         features = torch.cat([old.features, self.features[rows]])
         labels = torch.cat([self.labels, torch.full((len(rows),), self.label)])
         album = old.album.plus(self.images[rows], [self.files[row] for row in rows.tolist()])
-        alone = self.label == len(old.class_names) and not self.moved
+        alone = self.label == len(old.class_names) and not self.moved.any()
         grown = copy.copy(old)
         grown.learn(features, labels, self.names, album, first=self.label if alone else 0)
         return grown
-
-    def _wrong(self, grown: Classifier) -> Tensor:
-        found = grown.judge(self.features).probabilities.argmax(1)
-        return ((found != self.label) & self.new).nonzero().flatten()
 
 
 def _is(number: int) -> str:

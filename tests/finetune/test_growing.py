@@ -115,8 +115,15 @@ def test_a_training_image_of_another_class_moves(data: LabelledImages, fit_one: 
     growth = add_images(classifier, second, data.images[rows[:1]])
     assert growth.learned == 1
     assert f"1 training image of '{first}' moved to '{second}'" in growth.notes
-    assert len(growth.classifier.labels) == len(data.labels)
-    assert int(growth.classifier.labels[rows[0]]) == 1
+    labels = growth.classifier.labels
+    assert (labels[rows[0]], (labels == 0).sum()) == (1, len(rows) - 1)
+    # It counts up to three times, for it is very unlike its new class.
+    assert len(labels) == len(data.labels) + 2
+    assert "1 image of" in growth.notes[-1]
+    assert "still predicted as another class" in growth.notes[-1]
+    # Said again, it counts more.
+    again = add_images(growth.classifier, second, data.images[rows[:1]])
+    assert (again.learned, len(again.classifier.labels) > len(labels)) == (1, True)
     new = add_class(classifier, "new", torch.cat([data.images[rows[:2]], pixels(0, 60)]))
     assert (new.classifier.labels == 3).sum() == 3
     assert new.classifier.predict(data.images).probabilities.shape == (15, 4)

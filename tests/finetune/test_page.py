@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 BROWSER = next((name for name in BROWSERS if Path(name).is_file()), "")
 OWN = "small_images:network"
+expect.set_options(timeout=20_000)
 pytestmark = pytest.mark.skipif(not BROWSER, reason=f"there is no browser {' or '.join(BROWSERS)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -323,6 +324,37 @@ def test_a_taken_port_is_told(
     assert cli.main(["serve", "x.pt", "--port=70000"]) == 2
     assert cli.main(["serve", "nowhere.pt"]) == 1
     assert "there is no classifier nowhere.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("", True)])
+def test_another_host_is_warned_of(
+    host: str,
+    warned: bool,
+    versions: Versions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    serve(versions, host or "0.0.0.0", 0)
+    said = capsys.readouterr().out
+    assert ("anyone who reaches 0.0.0.0 can use this classifier" in said) == warned
+    assert said.endswith("in a browser; Ctrl-C ends the server\nended\n")
+
+
+def test_what_the_extra_installs(
+    versions: Versions,
+    small_networks: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("fewshot_blo.finetune.serving.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    assert cli.main(["serve", str(versions.now.file)]) == 1
+    assert "is not installed: pip install 'fewshot_blo[serve]'" in capsys.readouterr().err
 
 
 def test_a_classifier_without_thumbnails(versions: Versions, tmp_path: Path) -> None:

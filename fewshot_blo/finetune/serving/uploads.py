@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from fewshot_blo.errors import installed_by
 from fewshot_blo.finetune.serving.answers import Picture
 
 with installed_by("fewshot_blo[serve]"):
+    importlib.import_module("python_multipart")  # Starlette misses it at the first form only.
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
     from starlette.formparsers import MultiPartException, MultiPartParser
