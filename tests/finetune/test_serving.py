@@ -326,7 +326,9 @@ def test_a_taken_port_is_told(
     assert "there is no classifier nowhere.pt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("", True)])
+@pytest.mark.parametrize(
+    ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("", True)]
+)
 def test_another_host_is_warned_of(
     host: str,
     warned: bool,
