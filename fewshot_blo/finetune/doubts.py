@@ -17,8 +17,8 @@ _MOST = 20
 _LIKE_KNOWN, _LIKE_OWN, _SURE = 0.85, 0.7, 0.95
 """Likeness to a known class above which images are taken for its own: in units of that within the
 class, and of that among themselves; for one image, its probability. On photographs of Tiny-ImageNet
-(``benchmarks/growing.py``) this warns of 56 % of the sets of 8 images of a known class and of 6 % of
-those of a new one; of 3 images, 66 % and 22 %; of one, 40 % and 15 %."""
+(``benchmarks/growing.py``) this warns of 56 % of the sets of 8 images of a known class and of 6 %
+of those of a new one; of 3 images, 66 % and 22 %; of one, 40 % and 15 %."""
 _UNLIKE, _SEVERAL = 0.5, 3
 """Likeness among images, in units of that within the known classes, below which they may belong to
 many classes. This warns of a third of the sets of images of five classes, and of 8 % of the sets of

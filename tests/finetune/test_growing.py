@@ -116,7 +116,7 @@ def test_a_training_image_of_another_class_moves(data: LabelledImages, fit_one: 
     assert growth.learned == 1
     assert f"1 training image of '{first}' moved to '{second}'" in growth.notes
     labels = growth.classifier.labels
-    assert (labels[rows[0]], (labels == 0).sum()) == (1, len(rows) - 1)
+    assert (int(labels[rows[0]]), int((labels == 0).sum())) == (1, len(rows) - 1)
     # It counts up to three times, for it is very unlike its new class.
     assert len(labels) == len(data.labels) + 2
     assert "1 image of" in growth.notes[-1]
