@@ -194,7 +194,10 @@ def test_torchvision_is_imported_when_used(path: Path) -> None:
             assert not any(within(name, "torchvision") for name in imported(statement))
 
 
-OPTIONAL = {"onnxruntime", "onnxscript", "scipy", "sklearn", "timm", "transformers"}
+OPTIONAL = {
+    *("onnxruntime", "onnxscript", "scipy", "sklearn", "timm", "transformers"),
+    *("starlette", "uvicorn"),
+}
 
 
 @every_module
@@ -214,7 +217,7 @@ def test_importing_a_package_is_light(package: str) -> None:
     program = (
         f"import sys, {package}\n"
         "heavy = {'torchvision', 'matplotlib', 'tensorboard', 'timm', 'jsonargparse', 'scipy', "
-        "'sklearn', 'jinja2'}\n"
+        "'sklearn', 'jinja2', 'starlette', 'uvicorn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

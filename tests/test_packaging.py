@@ -86,6 +86,7 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "onnx",
         "peers",
         "pyright",
+        "serve",
         "sklearn",
         "test",
     }

@@ -42,6 +42,8 @@ class FineTuneRequest:
         minutes: time to choose the way to fine-tune in; ways that would not fit are left out, and
             named; no limit by default.
         skip_unreadable: leave out images that cannot be decoded.
+        thumbnails: keep small pictures and file names of the images in the classifier, for people
+            who look at its answers; false keeps neither.
         output: folder of the classifier and the report.
     """
 
@@ -56,6 +58,7 @@ class FineTuneRequest:
     views: Views | Literal["auto"] = "auto"
     minutes: float | None = None
     skip_unreadable: bool = False
+    thumbnails: bool = True
     output: Path = Path("runs/finetune")
 
     def __post_init__(self) -> None:
@@ -99,14 +102,15 @@ def run(request: FineTuneRequest) -> int:
             print(shown(sentence))
     output = request.output
     file = output / "classifier.pt"
-    save_classifier(classifier, file)
+    save_classifier(classifier, file, thumbnails=request.thumbnails)
     write_report(output / "report.html", data, classifier, selection, _origin(request, file))
     seconds = time.perf_counter() - start
     report = shown(output / "report.html")
     print(f"{shown(file)} and {report} written after {seconds:.0f} s")
+    name = shown(file)
     print(
-        f"next: fewshot-blo predict {shown(file)} IMAGES..., or fewshot-blo export {shown(file)} "
-        "model.onnx"
+        f"next: fewshot-blo predict {name} IMAGES..., fewshot-blo serve {name}, or fewshot-blo "
+        f"export {name} model.onnx"
     )
     return 0
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "study": "Solve a bilevel problem beyond few-shot learning with several strategies.",
     "finetune": "Fine-tune a pretrained network on a folder with a few images a class.",
     "predict": "Label images with a classifier that finetune wrote, or teach it a class.",
+    "serve": "Open a page where pictures are labelled, labels corrected and classes added.",
     "export": "Write a classifier as a file that needs nothing of this package.",
     "check": "Compare the kernel with a plain loop over your own network, in float64.",
     "data": "Load a data set, say what is in it, and draw a picture of episodes.",

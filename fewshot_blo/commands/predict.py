@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Classifier, load_classifier, save_classifier
+from fewshot_blo.finetune import Classifier, load_classifier
+from fewshot_blo.finetune.files import save_version
+from fewshot_blo.finetune.growing import add_class
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
 from fewshot_blo.records.files import atomic_write
@@ -29,7 +31,8 @@ class PredictRequest:
         output: file to write: NAME.csv, NAME.tsv, NAME.json or NAME.jsonl.
         coverage: probability, as 0.95, with which the set of classes that is then given for each
             image contains the true one; none by default.
-        add_class: folder of images of a new class, named as the folder is.
+        add_class: folder of images of a new class, named as the folder is; what is learned is
+            written to a new file beside the old one.
     """
 
     files: Sequence[Path] = ()
@@ -58,7 +61,7 @@ def run(request: PredictRequest) -> int:
     file, *images = request.files
     classifier = load_classifier(file, own=request.own)
     if request.add_class:
-        _add_class(classifier, request.add_class, file)
+        classifier = _add_class(classifier, request.add_class, file)
     if not images:
         return 0
     found = [_found(path) for path in images]
@@ -152,8 +155,18 @@ def _found(path: Path) -> tuple[list[Path], list[str]]:
     return found.files, found.notes()
 
 
-def _add_class(classifier: Classifier, folder: Path, file: Path) -> None:
-    images = as_pixels(image_files(folder), classifier.size)
-    classifier.add_class(folder.resolve().name, images)
-    save_classifier(classifier, file)
-    print(f"class '{classifier.class_names[-1]}' learned from {len(images)} images; {file} written")
+def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
+    """The classifier with a class more, which is written beside the earlier file."""
+    found = image_files(folder)
+    growth = add_class(
+        classifier, folder.resolve().name, as_pixels(found, classifier.size), list(map(str, found))
+    )
+    _print(growth.notes)
+    version = save_version(growth.classifier, file)
+    _print(
+        [
+            f"{growth.describe()}; {version} written, {file} is unchanged",
+            f"next: fewshot-blo predict {version} IMAGES..., or fewshot-blo serve {version}",
+        ]
+    )
+    return growth.classifier

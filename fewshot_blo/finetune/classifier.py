@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,19 +11,17 @@ from torch import Tensor
 
 from fewshot_blo.backbones import Backbone, Preprocessing, load_backbone
 from fewshot_blo.backbones.backbone import Pool
-from fewshot_blo.bilevel import Bilevel, TaskParams
+from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import embed
+from fewshot_blo.finetune.album import Album
 from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.likeness import Known
-from fewshot_blo.heads.head import SupportSet, has_class_axis, normalize
-from fewshot_blo.heads.losses import task_cross_entropy
+from fewshot_blo.finetune.refit import corrected, inputs, whole_task, with_classes
 from fewshot_blo.kernel import adapt
-from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.records.shapes import kind
-from fewshot_blo.tasks import TaskBatch
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ class Classifier:
         image: shape of one image, ``[C, S, S]``.
         known: what held-out images of known classes look like; nothing by default, and then no
             image is flagged as none of the classes.
+        album: file names and thumbnails of the training images.
     """
 
     def __init__(
@@ -110,6 +109,7 @@ class Classifier:
         scale: Scale,
         image: torch.Size,
         known: Known = Known(),
+        album: Album = Album(),
     ) -> None:
         self.backbone, self.source, self.candidate = backbone, source, candidate
         self.image = image
@@ -117,7 +117,7 @@ class Classifier:
         self.params = {name: p.detach() for name, p in params.items()}
         self.class_names = tuple(class_names)
         self.features, self.labels = features, labels
-        self.scale, self.known = scale, known
+        self.scale, self.known, self.album = scale, known, album
 
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
@@ -140,31 +140,33 @@ class Classifier:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Predictions:
         """Predictions for images, uint8 ``[M, C, S, S]``."""
-        features = embed(self.problem.network, images)
+        return self.judge(embed(self.problem.network, images))
+
+    @torch.no_grad()
+    def judge(self, features: Tensor) -> Predictions:
+        """Predictions for the head's inputs, ``[M, D]``."""
         scaled = self.logits(features) / self.temperature
         p = self.known.evidence.p_values(scaled.logsumexp(1))
         return Predictions(scaled.softmax(1), p, self.known.is_known(p))
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits ``[M, N]`` of the head's inputs, ``[M, D]``."""
-        own = self._scaled(features[None])
+        own = inputs(self.problem, features[None])
         return self.problem.head.logits(self.params, own, self.problem.outer.head)[0]
 
     def pretrained(self, features: Tensor) -> Tensor:
         """Features of the pretrained network before adaptation, from the head's inputs."""
         return self.problem.head.unadapted(features)
 
-    @torch.no_grad()
-    def add_class(self, name: str, images: Tensor) -> None:
-        """Learns a new class from images, uint8 ``[K, C, S, S]``; other parameters do not change.
+    def add_class(self, name: str, images: Tensor, files: Sequence[str] = ()) -> None:
+        """Learns a new class from images; the parameters of the other classes do not change.
 
-        The weights of the new class start from the mean of its features and take the head's inner
-        steps, while those of the other classes are fixed. In ridge regression the classes are
-        independent, so that only the column of the new class is solved for.
+        ``finetune.growing`` does the same to a copy, and says what is doubtful.
 
         Args:
             name: name of the new class.
-            images: its images.
+            images: its images, uint8 ``[K, C, S, S]``.
+            files: their K file names; may be empty.
 
         Raises:
             ConfigurationError: if the name is taken.
@@ -174,29 +176,35 @@ class Classifier:
         new = len(self.class_names)
         features = torch.cat([self.features, embed(self.problem.network, images)])
         labels = torch.cat([self.labels, torch.full((len(images),), new)])
-        support = SupportSet(features[None], labels[None], torch.arange(new + 1)[None])
-        given = replace(support, features=self._scaled(support.features))
-        weights = self.problem.head.class_weights(self.params, given, self.problem.outer.head)
-        own = {n: p[:, new:] for n, p in weights.items()}
-        fixed = {n: p for n, p in self.params.items() if not has_class_axis(n)}
-        old = {n: p for n, p in self.params.items() if has_class_axis(n)}
+        names = (*self.class_names, name)
+        self.learn(features, labels, names, self.album.plus(images, files), first=new)
 
-        def joined(v: TaskParams) -> dict[str, Tensor]:
-            return {**fixed, **{n: torch.cat([old[n], v[n]], 1) for n in old}}
+    def learn(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        class_names: Sequence[str],
+        album: Album,
+        *,
+        first: int = 0,
+    ) -> None:
+        """Solves for the head again, on other training images.
 
-        def loss(v: TaskParams) -> Tensor:
-            logits = self.problem.head.logits(joined(v), given.features, self.problem.outer.head)
-            return task_cross_entropy(logits, support.labels, support.classes)
+        Args:
+            features: inputs of the head for all training images, ``[M, D]``.
+            labels: their labels, ``[M]``, with at least one image of each class.
+            class_names: N names.
+            album: file names and thumbnails.
+            first: the first class to solve for; those before it stay as they are.
+        """
+        self.params = self.solved(features, labels, first)
+        self.features, self.labels, self.album = features, labels, album
+        self.class_names = tuple(class_names)
 
-        own = adapt(loss, own, self.candidate.head_steps)
-        counts = torch.bincount(labels, minlength=new + 1)
-        self.params = _corrected(joined(own), self.scale.biases(counts)[new:], new)
-        self.features, self.labels = features, labels
-        self.class_names = (*self.class_names, name)
-
-    def _scaled(self, features: Tensor) -> Tensor:
-        """Features, normalised if the head expects it."""
-        return normalize(features) if self.problem.head.scaled else features
+    def solved(self, features: Tensor, labels: Tensor, first: int = 0) -> dict[str, Tensor]:
+        """Parameters with the classes from the first one on solved for, as ``learn`` does it."""
+        steps = self.candidate.head_steps
+        return with_classes(self.problem, self.params, features, labels, steps, self.scale, first)
 
 
 def fit_classifier(
@@ -229,33 +237,9 @@ def fit_classifier(
         params = adapt(bilevel.inner_loss, bilevel.inner_init, candidate.inner, outer=bilevel.outer)
     names = data.class_names
     image = data.images.shape[1:]
-    params = _corrected(params, scale.biases(data.counts if counts is None else counts), 0)
+    params = corrected(params, scale.biases(data.counts if counts is None else counts))
+    album = Album.of(data.images, data.files, data.labels)
+    labels = data.labels
     return Classifier(
-        backbone, source, candidate, params, names, features, data.labels, scale, image, known
+        backbone, source, candidate, params, names, features, labels, scale, image, known, album
     )
-
-
-def _corrected(params: TaskParams, biases: Tensor, first: int) -> dict[str, Tensor]:
-    """Parameters with corrections added to the biases from the first class on.
-
-    Heads without biases, which older files have, are not corrected.
-    """
-    if "head.bias" not in params:
-        return dict(params)
-    bias = params["head.bias"].clone()
-    bias[:, first:] += biases.to(bias)
-    return {**params, "head.bias": bias}
-
-
-def whole_task(problem: SharedEncoder, features: Tensor, labels: Tensor, ways: int) -> Bilevel:
-    """The inner problem of one task whose support set is all images, given by their features.
-
-    Args:
-        problem: the problem of a candidate.
-        features: features of the images, ``[M, D]``.
-        labels: labels of the images, ``[M]``.
-        ways: N, the number of classes.
-    """
-    x, y = features[None], labels[None]
-    batch = TaskBatch(x, y, x[:, :1], y[:, :1], torch.arange(ways)[None])
-    return problem.on_features().bind(batch, "support").bilevel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from fewshot_blo.backbones import Preprocessing
 from fewshot_blo.backbones.load import LIBRARIES
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.finetune.album import Album
 from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.classifier import Classifier, Source
@@ -19,11 +22,22 @@ from fewshot_blo.finetune.likeness import Known, Scores
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
-_FORMAT = 2
+_FORMAT = 3
+_VERSION = re.compile(r"(.+)-([0-9]{1,9})")
+_LATEST = 999
 
 
-def save_classifier(classifier: Classifier, path: Path | str) -> None:
-    """Writes a file with the whole classifier, including the backbone's weights."""
+def save_classifier(classifier: Classifier, path: Path | str, *, thumbnails: bool = True) -> None:
+    """Writes a file with the whole classifier, including the backbone's weights.
+
+    Args:
+        classifier: the classifier.
+        path: path of the file, which is replaced if it exists.
+        thumbnails: write small pictures and file names of the training images, if it has them.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
     content = {
         "format": _FORMAT,
         "source": asdict(classifier.source),
@@ -37,8 +51,60 @@ def save_classifier(classifier: Classifier, path: Path | str) -> None:
         "scale": asdict(classifier.scale),
         "image": list(classifier.image),
         "known": asdict(classifier.known),
+        "album": (classifier.album if thumbnails else Album()).plain(),
     }
     write_tensors(content, Path(path), "classifier")
+
+
+def next_version(path: Path) -> Path:
+    """The next free name: ``c-2.pt`` of ``c.pt``, ``c-3.pt`` of ``c-2.pt``, above all that exist.
+
+    A number up to 999 behind a hyphen is a version, one above, such as a year, is part of the name.
+    """
+    found = _VERSION.fullmatch(path.stem)
+    found = found if found and int(found[2]) <= _LATEST else None
+    stem = found[1] if found else path.stem
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    numbers = [1, *([int(found[2])] if found else [])]
+    for other in beside:
+        version = _VERSION.fullmatch(other.stem)
+        if version and version[1] == stem and other.suffix == path.suffix:
+            numbers.append(int(version[2]))
+    return path.with_name(f"{stem}-{max(numbers) + 1}{path.suffix}")
+
+
+def save_version(classifier: Classifier, path: Path) -> Path:
+    """Writes a classifier beside an earlier one and returns the new path; nothing is overwritten.
+
+    Args:
+        classifier: the classifier.
+        path: path of the earlier version.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    target = _taken(path)
+    try:
+        save_classifier(classifier, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _taken(path: Path) -> Path:
+    """An empty file of the next version, which no other process has taken."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            target = next_version(path)
+            with contextlib.suppress(FileExistsError):
+                target.open("xb").close()
+                return target
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write a classifier beside {path}: {error}; choose another folder"
+        ) from error
 
 
 def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
@@ -99,14 +165,15 @@ def _candidate(plain: Mapping[str, Any]) -> Candidate:
     return Candidate(**rest, inner=InnerSteps(steps, _RULES[rule](step_size)))
 
 
-def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known]:
-    """Scale, shape of an image, and held-out scores, which files of format 1 lack."""
+def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known, Album]:
+    """Scale, shape of an image, held-out scores and album; older files lack the last ones."""
     image = torch.Size(content["image"])
     if content["format"] == 1:
-        return Scale(content["temperature"]), image, Known()
+        return Scale(content["temperature"]), image, Known(), Album()
     known = dict(content["known"])
     evidence, truth = (Scores(**known.pop(name)) for name in ("evidence", "truth"))
-    return Scale(**content["scale"]), image, Known(evidence, truth, **known)
+    album = Album() if content["format"] == 2 else Album.from_plain(content["album"])
+    return Scale(**content["scale"]), image, Known(evidence, truth, **known), album
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
@@ -116,8 +183,8 @@ def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
 
 def _read(path: Path) -> Mapping[str, Any]:
     content = read_tensors(path, "classifier")
-    if not isinstance(content, Mapping) or content.get("format") not in (1, _FORMAT):
+    if not isinstance(content, Mapping) or content.get("format") not in range(1, _FORMAT + 1):
         raise CheckpointError(
-            f"{path} is not a classifier of format 1 or {_FORMAT}: use a file that finetune wrote"
+            f"{path} is not a classifier of format 1 to {_FORMAT}: use a file that finetune wrote"
         )
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -94,8 +95,9 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
         except Exception as error:  # Pillow's decoders raise errors of any kind on corrupt files
+            reason = re.sub(r"<_io\.BytesIO object at \w+>", repr(name), str(error))
             raise DataError(
-                f"image {name} cannot be decoded ({type(error).__name__}: {error}): "
+                f"image {name} cannot be decoded ({type(error).__name__}: {reason}): "
                 f"{_remedy(source)}"
             ) from error
 

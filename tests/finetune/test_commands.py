@@ -170,7 +170,10 @@ def test_from_a_folder_to_labels(
     assert cli.main(["predict", str(output / "classifier.pt"), f"--add_class={white}", own]) == 0
     assert cli.main(["predict", str(output / "classifier.pt"), str(white)]) == 1
     assert "would call the function small_networks:network" in capsys.readouterr().err
-    assert load_classifier(output / "classifier.pt", own=small_networks).class_names[-1] == "white"
+    assert (
+        load_classifier(output / "classifier-2.pt", own=small_networks).class_names[-1] == "white"
+    )
+    assert len(load_classifier(output / "classifier.pt", own=small_networks).class_names) == 3
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ def test_files_of_the_first_format_load_without_detection(
     classifier = fit_one(PROTOTYPES, data, 0.5)
     save_classifier(classifier, tmp_path / "c.pt")
     content = torch.load(tmp_path / "c.pt")
-    assert content["format"] == 2
+    assert content["format"] == 3
     del content["known"]
     content.update(format=1, temperature=content.pop("scale")["temperature"])
     torch.save(content, tmp_path / "old.pt")
@@ -227,7 +230,7 @@ def test_files_of_the_first_format_load_without_detection(
 
 def test_files_that_are_no_classifiers(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="not a classifier of format 1 or 2"):
+    with pytest.raises(CheckpointError, match="not a classifier of format 1 to 3"):
         load_classifier(tmp_path / "other.pt")
     torch.save({"format": 1, "source": {"name": "timm:resnet18"}}, tmp_path / "part.pt")
     with pytest.raises(CheckpointError, match=r"not a complete classifier \('preprocessing'\)"):
