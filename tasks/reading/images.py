@@ -95,7 +95,7 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
         except Exception as error:  # Pillow's decoders raise errors of any kind on corrupt files
-            reason = re.sub(r"<_io\.BytesIO object at \w+>", repr(name), str(error))
+            reason = re.sub(r"<_io\.BytesIO object at \w+>", lambda _: repr(name), str(error))
             raise DataError(
                 f"image {name} cannot be decoded ({type(error).__name__}: {reason}): "
                 f"{_remedy(source)}"
