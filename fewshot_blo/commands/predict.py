@@ -158,9 +158,8 @@ def _found(path: Path) -> tuple[list[Path], list[str]]:
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
     """The classifier with a class more, which is written beside the earlier file."""
     found = image_files(folder)
-    growth = add_class(
-        classifier, folder.resolve().name, as_pixels(found, classifier.size), list(map(str, found))
-    )
+    images = as_pixels(found, classifier.size, classifier.bits)
+    growth = add_class(classifier, folder.resolve().name, images, list(map(str, found)))
     _print(growth.notes)
     version = save_version(growth.classifier, file)
     _print(

@@ -95,6 +95,7 @@ class Classifier:
         known: what held-out images of known classes look like; nothing by default, and then no
             image is flagged as none of the classes.
         album: file names and thumbnails of the training images.
+        bits: bits in use, at least, of images of 16 bits whose files do not state them.
     """
 
     def __init__(
@@ -110,9 +111,10 @@ class Classifier:
         image: torch.Size,
         known: Known = Known(),
         album: Album = Album(),
+        bits: int = 0,
     ) -> None:
         self.backbone, self.source, self.candidate = backbone, source, candidate
-        self.image = image
+        self.image, self.bits = image, bits
         self.problem = candidate.problem(backbone, image)
         self.params = {name: p.detach() for name, p in params.items()}
         self.class_names = tuple(class_names)
@@ -240,6 +242,5 @@ def fit_classifier(
     params = corrected(params, scale.biases(data.counts if counts is None else counts))
     album = Album.of(data.images, data.files, data.labels)
     labels = data.labels
-    return Classifier(
-        backbone, source, candidate, params, names, features, labels, scale, image, known, album
-    )
+    task = (params, names, features, labels)
+    return Classifier(backbone, source, candidate, *task, scale, image, known, album, data.bits)

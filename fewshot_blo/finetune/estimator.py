@@ -19,6 +19,8 @@ from fewshot_blo.finetune.fit import fit
 from fewshot_blo.finetune.images import LabelledImages, as_pixels
 from fewshot_blo.finetune.labelled_folder import read_labelled
 from fewshot_blo.finetune.near_duplicates import near_duplicates
+from fewshot_blo.tasks.reading.images import common_bits
+from fewshot_blo.tasks.reading.several import several
 
 with installed_by("fewshot_blo[sklearn]"):
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -116,7 +118,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_[0]!r}: it must have at least 2")
-        images = as_pixels(X, size) if size else X
+        bits = common_bits(several(X))[0] if size else 0
+        images = as_pixels(X, size, bits) if size else X
         if len(images) != len(labels):
             raise ValueError(
                 f"X has {len(images)} images and y {len(labels)} labels: the numbers must be equal"
@@ -125,7 +128,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images, target = images[order], torch.from_numpy(labels.astype(np.int64))[order]
         names = tuple(map(str, range(len(self.classes_))))
         groups = near_duplicates(images, target)[0] if size else torch.arange(len(images))
-        return LabelledImages(images, target, names, (), groups=groups)
+        return LabelledImages(images, target, names, (), groups=groups, bits=bits)
 
     def _of_folder(self, X: Any, size: int) -> LabelledImages:
         """The images of a folder, whose classes are its own; warns of what is passed over."""
@@ -146,7 +149,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.backbone is None:
             images = _as_maps(_validated(self, X, dtype=np.float64, reset=False))
         else:
-            images = as_pixels(X, self.model_.size)
+            images = as_pixels(X, self.model_.size, self.model_.bits)
         found = self.model_.predict(images).probabilities.double()
         probabilities: NDArray[np.float64] = (found / found.sum(1, keepdim=True)).numpy()
         return probabilities

@@ -50,6 +50,7 @@ def save_classifier(classifier: Classifier, path: Path | str, *, thumbnails: boo
         "labels": classifier.labels,
         "scale": asdict(classifier.scale),
         "image": list(classifier.image),
+        "bits": classifier.bits,
         "known": asdict(classifier.known),
         "album": (classifier.album if thumbnails else Album()).plain(),
     }
@@ -165,15 +166,16 @@ def _candidate(plain: Mapping[str, Any]) -> Candidate:
     return Candidate(**rest, inner=InnerSteps(steps, _RULES[rule](step_size)))
 
 
-def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known, Album]:
-    """Scale, shape of an image, held-out scores and album; older files lack the last ones."""
+def _judgement(content: Mapping[str, Any]) -> tuple[Scale, torch.Size, Known, Album, int]:
+    """Scale, shape, held-out scores, album and bits; older files lack the last ones."""
     image = torch.Size(content["image"])
     if content["format"] == 1:
-        return Scale(content["temperature"]), image, Known(), Album()
-    known = dict(content["known"])
-    evidence, truth = (Scores(**known.pop(name)) for name in ("evidence", "truth"))
+        return Scale(content["temperature"]), image, Known(), Album(), 0
+    given = dict(content["known"])
+    evidence, truth = (Scores(**given.pop(name)) for name in ("evidence", "truth"))
     album = Album() if content["format"] == 2 else Album.from_plain(content["album"])
-    return Scale(**content["scale"]), image, Known(evidence, truth, **known), album
+    known = Known(evidence, truth, **given)
+    return Scale(**content["scale"]), image, known, album, content.get("bits", 0)
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:

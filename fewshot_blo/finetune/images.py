@@ -31,6 +31,7 @@ class LabelledImages:
         held_out: images of the same classes that were set apart and are not trained on; None if
             there are none.
         notes: sentences on what was passed over, near-duplicates and doubtful images.
+        bits: bits in use of images of 16 bits whose files do not state them; 0 if there are none.
 
     Raises:
         ConfigurationError: if there is not one group per image.
@@ -44,6 +45,7 @@ class LabelledImages:
     groups: Tensor = field(default_factory=lambda: torch.arange(0))
     held_out: LabelledImages | None = None
     notes: tuple[str, ...] = ()
+    bits: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.groups):
@@ -66,7 +68,7 @@ class LabelledImages:
         return torch.bincount(self.labels, minlength=len(self.class_names))
 
 
-def as_pixels(images: Any, size: int) -> Tensor:
+def as_pixels(images: Any, size: int, bits: int = 0) -> Tensor:
     """Images given in any usual way, as uint8 ``[M, 3, size, size]``.
 
     Args:
@@ -74,13 +76,14 @@ def as_pixels(images: Any, size: int) -> Tensor:
             or a sequence or array of paths, contents of files, Pillow images, arrays ``[H, W]`` or
             ``[H, W, C]`` or tensors ``[C, H, W]``, as ``open_image`` decodes them.
         size: height and width in pixels.
+        bits: as in ``open_image``.
 
     Raises:
         DataError: if it is one image or no images, or one cannot be decoded.
     """
     if isinstance(images, Tensor) and _are_ready(images, size):
         return images
-    rows = [read_image(image, size=size, color=True) for image in several(images)]
+    rows = [read_image(image, size=size, color=True, bits=bits) for image in several(images)]
     return torch.from_numpy(np.stack(rows))
 
 

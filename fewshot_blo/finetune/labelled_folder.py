@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.near_duplicates import near_duplicates
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.images import check_size, common_bits, read_image
 from fewshot_blo.tasks.reading.layouts import LabelledFiles, Pairs, labelled_files
 from fewshot_blo.tasks.reading.walk import counted
 
@@ -54,7 +54,8 @@ def decode_labelled(
 ) -> LabelledImages:
     """Decodes files whose classes are known; arguments and errors as in ``read_labelled``."""
     every = (*files.train, *files.held_out)
-    pixels, unreadable = _decoded([path for path, _ in every], size, skip_unreadable)
+    bits, dark = common_bits(path for path, _ in every)
+    pixels, unreadable = _decoded([path for path, _ in every], size, skip_unreadable, bits)
     taken: dict[str, tuple[Path, str]] = {}
     train, left_out = _distinct(files.train, pixels, taken)
     apart, again = _distinct(files.held_out, pixels, taken)
@@ -77,6 +78,7 @@ def decode_labelled(
     paths = [path for path, _ in train]
     notes = (
         *files.notes,
+        *_dark(dark, bits),
         *_lost(files.train, names),
         *_grouped(groups[: len(train)], paths),
         *_across(across, [*train, *apart]),
@@ -97,6 +99,7 @@ def decode_labelled(
         groups[: len(train)],
         held_out,
         notes,
+        bits,
     )
 
 
@@ -106,13 +109,13 @@ def _new(groups: Tensor, train: int) -> Tensor:
 
 
 def _decoded(
-    paths: Sequence[Path], size: int, skip: bool
+    paths: Sequence[Path], size: int, skip: bool, bits: int
 ) -> tuple[dict[Path, NDArray[np.uint8]], list[str]]:
     """Pixels by path, and a sentence for each image that could not be decoded."""
     pixels, failures = {}, []
     for path in paths:
         try:
-            pixels[path] = read_image(path, size=size, color=True)
+            pixels[path] = read_image(path, size=size, color=True, bits=bits)
         except DataError as error:
             failures.append(str(error))
     if failures and not skip:
@@ -168,6 +171,13 @@ def _lost(pairs: Pairs, names: Sequence[str]) -> list[str]:
     lost = [f"'{name}'" for name in dict.fromkeys(name for _, name in pairs) if name not in names]
     listed = f"{counted(len(lost), 'class', 'classes')} {', '.join(lost)}"
     return [f"{listed} passed over: no image can be decoded"] if lost else []
+
+
+def _dark(number: int, bits: int) -> list[str]:
+    if not number:
+        return []
+    images = counted(number, "image of 16 bits has", "images of 16 bits have")
+    return [f"{images} low values alone, and count as of {bits} bits, as the brightest one has"]
 
 
 def _grouped(groups: Tensor, paths: Sequence[Path]) -> list[str]:

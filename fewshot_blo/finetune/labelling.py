@@ -113,7 +113,7 @@ def _block(classifier: Classifier, files: Sequence[Path], coverage: float | None
     labels: list[Label | int] = []
     for file in files:
         try:
-            pixels.append(read_image(file, size=classifier.size, color=True))
+            pixels.append(read_image(file, size=classifier.size, color=True, bits=classifier.bits))
             labels.append(len(pixels) - 1)
         except DataError as error:
             labels.append(Label(str(file), error=str(error)))

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fewshot_blo.tasks.reading.depth import from_unit, narrow
+from fewshot_blo.tasks.reading.depth import from_unit, highest_bits, narrow
 
 _CHANNELS = (1, 3, 4)
 
 
-def as_image(pixels: NDArray[Any] | Tensor) -> Image.Image:
+def as_image(pixels: NDArray[Any] | Tensor, bits: int = 0) -> Image.Image:
     """The pixels as an image of mode L, RGB or RGBA.
 
     Args:
@@ -23,13 +23,14 @@ def as_image(pixels: NDArray[Any] | Tensor) -> Image.Image:
             1 (grey), 3 (RGB) or 4 (RGBA). The other order is read where only that is possible.
             Integers are 0 to 255, or 0 to 65535 as ``depth.narrow`` says; floating-point numbers
             are in [0, 1]; True is white.
+        bits: bits in use, at least, of integers of more than 8 bits.
 
     Raises:
         ValueError: for another shape, type or range.
     """
     first = isinstance(pixels, Tensor)
     array = _as_array(pixels) if isinstance(pixels, Tensor) else pixels
-    return Image.fromarray(_as_bytes(_channels_last(array, first)))
+    return Image.fromarray(_as_bytes(_channels_last(array, first), bits))
 
 
 def _as_array(tensor: Tensor) -> NDArray[Any]:
@@ -55,15 +56,23 @@ def _channels_last(array: NDArray[Any], first: bool) -> NDArray[Any]:
     )
 
 
-def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+def _as_bytes(array: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     kind = array.dtype.kind
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
     if kind in "ui":
-        return np.ascontiguousarray(array if array.dtype == np.uint8 else narrow(array))
+        return np.ascontiguousarray(array if array.dtype == np.uint8 else narrow(array, bits))
     if kind == "f":
         return np.ascontiguousarray(from_unit(array))
     raise ValueError(f"values of type {array.dtype} are no pixels: they must be numbers")
+
+
+def array_bits(pixels: NDArray[Any] | Tensor) -> int:
+    """As ``depth.bits_in_use``: of integers of more than 8 bits, 0 for other values."""
+    array = _as_array(pixels) if isinstance(pixels, Tensor) else pixels
+    if array.dtype.kind not in "ui" or array.dtype == np.uint8 or not array.size:
+        return 0
+    return highest_bits(int(array.max()))
 
 
 def is_pixels(value: object) -> bool:

@@ -18,22 +18,23 @@ _OTHER_BYTE = {
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281
 
 
-def eight_bit(image: Image.Image, color: bool) -> Image.Image:
+def eight_bit(image: Image.Image, color: bool, bits: int = 0) -> Image.Image:
     """Converts an image to mode RGB or L, upright and on white.
 
     Args:
         image: an image of any mode, loaded or not.
         color: RGB, else grey.
+        bits: bits in use, at least, of integers of more than 8 bits whose file does not state them.
 
     Raises:
         ValueError: if its values have no defined range.
     """
-    depth, low = _stated_depth(image), _lower_bytes(image)
+    depth, low = _stated_depth(image) or bits, _lower_bytes(image)
     # Orientation is that of the file: the lower bytes have it too.
     orientation = image.getexif().get(0x0112, 1)
     if low is not None:
         high = np.asarray(image).astype(np.uint16)
-        image = Image.fromarray(narrow(high << 8 | low))
+        image = Image.fromarray(narrow(high << 8 | low, bits))
     elif image.mode.startswith("I"):
         image = Image.fromarray(narrow(np.asarray(image), depth))
     elif image.mode == "F":
@@ -46,6 +47,32 @@ def eight_bit(image: Image.Image, color: bool) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB" if color else "L")
+
+
+def bits_in_use(image: Image.Image) -> int:
+    """The first of 8, 12 and 16 bits that hold all values of an image of more than 8 bits.
+
+    0 for other images, and for those whose file states the bits.
+
+    Args:
+        image: an image of any mode, not loaded.
+    """
+    wide = image.mode.startswith("I") or _raw(image) in _OTHER_BYTE
+    if not wide or _stated_depth(image):
+        return 0
+    low = _lower_bytes(image)
+    values = np.asarray(image)
+    highest = int(values.max())
+    if low is not None:
+        highest = int((values.astype(np.uint16) << 8 | low).max())
+    elif not image.mode.startswith("I"):
+        return _DEPTHS[-1]
+    return highest_bits(highest)
+
+
+def highest_bits(highest: int) -> int:
+    """The first of 8, 12 and 16 bits that hold a value; 0 if none does."""
+    return next((bits for bits in _DEPTHS if highest < 1 << bits), 0)
 
 
 def narrow(values: NDArray[Any], depth: int = 0) -> NDArray[np.uint8]:
@@ -66,7 +93,7 @@ def narrow(values: NDArray[Any], depth: int = 0) -> NDArray[np.uint8]:
             "to 65535"
         )
     if highest >= 1 << depth:
-        depth = next(bits for bits in _DEPTHS if highest < 1 << bits)
+        depth = highest_bits(highest)
     return (values >> max(depth - 8, 0)).astype(np.uint8)
 
 
@@ -101,9 +128,7 @@ def _lower_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
 
     Loads the image. If it is loaded already, its lower bytes are lost.
     """
-    tiles = getattr(image, "tile", None) or ()
-    raw = tiles[0][3] if tiles else None
-    raw = raw[0] if isinstance(raw, tuple) else raw
+    raw = _raw(image)
     origin = getattr(image, "filename", "") or getattr(image, "fp", None)
     image.load()
     if raw not in _OTHER_BYTE or not origin or np.asarray(image).max() >= 16:
@@ -112,6 +137,13 @@ def _lower_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
         again.tile = [_with_raw(tile, _OTHER_BYTE[raw]) for tile in again.tile]
         again.load()
         return np.asarray(again)
+
+
+def _raw(image: Image.Image) -> Any:
+    """The raw mode of an image that is not loaded; None if it is loaded."""
+    tiles = getattr(image, "tile", None) or ()
+    raw = tiles[0][3] if tiles else None
+    return raw[0] if isinstance(raw, tuple) else raw
 
 
 def _with_raw(tile: Any, raw: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -14,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.reading.arrays import as_image
-from fewshot_blo.tasks.reading.depth import eight_bit
+from fewshot_blo.tasks.reading.arrays import array_bits, as_image
+from fewshot_blo.tasks.reading.depth import bits_in_use, eight_bit
 from fewshot_blo.tasks.reading.formats import readable, remedy, suffix_of
 
 Source: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor"
@@ -29,7 +31,13 @@ def check_size(size: int) -> None:
 
 
 def read_image(
-    source: Source, *, size: int, color: bool, crop: bool = True, name: str | None = None
+    source: Source,
+    *,
+    size: int,
+    color: bool,
+    crop: bool = True,
+    name: str | None = None,
+    bits: int = 0,
 ) -> NDArray[np.uint8]:
     """Reads an image as ``[C, size, size]``: C is 3 (RGB) with ``color``, else 1 (grey).
 
@@ -42,11 +50,12 @@ def read_image(
         color: RGB, else grey.
         crop: crop to a square before resizing, else stretch.
         name: name of the image in errors; its path by default.
+        bits: as in ``open_image``.
 
     Raises:
         DataError: as in ``open_image``.
     """
-    return square(open_image(source, color=color, name=name), size=size, crop=crop)
+    return square(open_image(source, color=color, name=name, bits=bits), size=size, crop=crop)
 
 
 def square(image: Image.Image, *, size: int, crop: bool = True) -> NDArray[np.uint8]:
@@ -61,7 +70,9 @@ def square(image: Image.Image, *, size: int, crop: bool = True) -> NDArray[np.ui
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def open_image(source: Source, *, color: bool, name: str | None = None) -> Image.Image:
+def open_image(
+    source: Source, *, color: bool, name: str | None = None, bits: int = 0
+) -> Image.Image:
     """Decodes an image to 8 bits per channel, RGB with ``color``, else grey.
 
     EXIF orientation is applied, transparent pixels are composited on white, and of an animation
@@ -75,6 +86,8 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
         color: RGB, else grey.
         name: name of the image in errors, whose suffix is another format to try; its path by
             default.
+        bits: bits in use, at least, of images of 16 bits whose file does not state them, such as
+            ``common_bits`` of all images of a data set.
 
     Raises:
         DataError: if the image cannot be decoded, or is too large to be decoded safely.
@@ -86,12 +99,12 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             if isinstance(source, Image.Image):
-                return eight_bit(source, color)
+                return eight_bit(source, color, bits)
             if isinstance(source, np.ndarray | Tensor):
-                return eight_bit(as_image(source), color)
+                return eight_bit(as_image(source, bits), color, bits)
             stream = BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(stream, formats=readable(name)) as image:
-                return eight_bit(image, color)
+                return eight_bit(image, color, bits)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
         except Exception as error:  # Pillow's decoders raise errors of any kind on corrupt files
@@ -100,6 +113,29 @@ def open_image(source: Source, *, color: bool, name: str | None = None) -> Image
                 f"image {name} cannot be decoded ({type(error).__name__}: {reason}): "
                 f"{_remedy(source)}"
             ) from error
+
+
+def common_bits(sources: Iterable[Source]) -> tuple[int, int]:
+    """Bits in use of several images of 16 bits whose files do not state them; 0 if there are none.
+
+    Images of one origin have one range of values, whatever their brightness: the brightest decides.
+    Also returns the number of images that would be read as of fewer bits by themselves.
+    """
+    found = [bits for source in sources if (bits := _bits(source))]
+    return max(found, default=0), sum(bits < max(found) for bits in found)
+
+
+def _bits(source: Source) -> int:
+    if isinstance(source, np.ndarray | Tensor):
+        return array_bits(source)
+    with warnings.catch_warnings(), suppress(Exception):  # Reading it will say what is wrong.
+        warnings.simplefilter("ignore")
+        if isinstance(source, Image.Image):
+            return bits_in_use(source.copy())
+        stream = BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(stream, formats=readable(_name(source))) as image:
+            return bits_in_use(image)
+    return 0
 
 
 def _name(source: Source) -> str:

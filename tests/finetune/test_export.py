@@ -139,7 +139,7 @@ def test_the_script_decodes_as_the_classifier_does(color: bool, tmp_path: Path) 
         with Image.open(path) as image:
             modes.add(image.mode)
         expected = np.asarray(open_image(path, color=color))
-        found = np.asarray(decode(path, BY_CONTENT, "RGB" if color else "L"))
+        found = np.asarray(decode(path, BY_CONTENT, "RGB" if color else "L", 0))
         np.testing.assert_array_equal(found, expected, err_msg=path.name)
     assert modes >= {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"}
 

@@ -59,7 +59,10 @@ def compare(
     """
     model = runpy.run_path(str(script))["Model"](specification)
     color = classifier.image[0] == 3
-    pixels = [read_image(path, size=classifier.size, color=color) for path in pictures]
+    pixels = [
+        read_image(path, size=classifier.size, color=color, bits=classifier.bits)
+        for path in pictures
+    ]
     expected = classifier.predict(torch.from_numpy(np.stack(pixels)))
     differences, other = [], []
     for row, path in enumerate(pictures):

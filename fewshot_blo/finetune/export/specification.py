@@ -85,10 +85,12 @@ def _decoding(classifier: Classifier) -> dict[str, Any]:
     return {
         "mode": "RGB" if classifier.image[0] == 3 else "L",
         "formats": list(dict.fromkeys([*BY_CONTENT, *sorted(suffixes().values())])),
+        "bits": classifier.bits,
         "steps": [
             "of an animation, take the first frame",
             "of integers of more than 8 bits, keep the upper 8 of the bits in use: those that the "
-            "file states, else the first of 8, 12 and 16 that hold all values of the image",
+            "file states, else the first of 8, 12 and 16 that hold all values of the image, and at "
+            "least as many as bits says",
             "multiply floating-point values, which must be in [0, 1], by 255, and round",
             "turn and mirror the image as its EXIF orientation says",
             "composite transparent pixels, also those of a palette, on white (255, 255, 255)",

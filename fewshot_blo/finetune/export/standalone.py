@@ -134,7 +134,7 @@ class Model:
     def inputs(self, picture: Any) -> NDArray[Any]:
         """What the model takes of one picture, without the axis of the batch."""
         decoding, resizing = self.specification["decoding"], self.specification["resizing"]
-        image = decode(picture, decoding["formats"], decoding["mode"])
+        image = decode(picture, decoding["formats"], decoding["mode"], decoding["bits"])
         if resizing["inside_the_model"]:
             pixels = np.asarray(image)
             return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -144,7 +144,7 @@ class Model:
         return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
 
-def decode(picture: Any, formats: Sequence[str], mode: str) -> Image.Image:
+def decode(picture: Any, formats: Sequence[str], mode: str, bits: int) -> Image.Image:
     """An image of 8 bits a channel, in mode RGB or L, that is the right way up."""
     with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -154,7 +154,7 @@ def decode(picture: Any, formats: Sequence[str], mode: str) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         readable = tuple(name for name in formats if name in Image.OPEN)
         with Image.open(picture, formats=readable) as file:
-            return eight_bit(file, mode == "RGB")
+            return eight_bit(file, mode == "RGB", bits)
 
 
 _UNREADABLE = (

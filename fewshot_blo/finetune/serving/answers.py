@@ -33,13 +33,13 @@ class Picture:
     content: bytes
 
 
-def decoded(pictures: Sequence[Picture], size: int) -> Tensor:
-    """Pixels ``[K, 3, size, size]``.
+def decoded(pictures: Sequence[Picture], classifier: Classifier) -> Tensor:
+    """Pixels ``[K, 3, S, S]`` for a classifier.
 
     Raises:
         DataError: if a picture cannot be decoded; all that cannot are named.
     """
-    pixels, errors = _decoded(pictures, size)
+    pixels, errors = _decoded(pictures, classifier)
     if errors:
         raise DataError("; ".join(errors.values()))
     return torch.from_numpy(np.stack(list(pixels.values())))
@@ -60,7 +60,7 @@ def answers(
         The record of ``Label``, nearest training images, and error; without an error it is None,
         with one all others are.
     """
-    pixels, errors = _decoded(pictures, classifier.size)
+    pixels, errors = _decoded(pictures, classifier)
     records = [
         {"file": picture.name, **dict.fromkeys(_FIELDS), "error": errors.get(row)}
         for row, picture in enumerate(pictures)
@@ -99,13 +99,19 @@ def _neighbour(classifier: Classifier, row: int, similarity: float, version: int
 
 
 def _decoded(
-    pictures: Sequence[Picture], size: int
+    pictures: Sequence[Picture], classifier: Classifier
 ) -> tuple[dict[int, np.ndarray[Any, np.dtype[np.uint8]]], dict[int, str]]:
     """Pixels by row, and errors of the rows that cannot be decoded."""
     pixels, errors = {}, {}
     for row, picture in enumerate(pictures):
         try:
-            pixels[row] = read_image(picture.content, size=size, color=True, name=picture.name)
+            pixels[row] = read_image(
+                picture.content,
+                size=classifier.size,
+                color=True,
+                name=picture.name,
+                bits=classifier.bits,
+            )
         except DataError as error:
             errors[row] = str(error)
     return pixels, errors

@@ -77,7 +77,7 @@ class Versions:
         """
         with self._lock:
             before = self.now.classifier
-            images = decoded(pictures, before.size)
+            images = decoded(pictures, before)
             growth = add_class(before, _checked(name), images, [p.name for p in pictures])
             return self._next(growth), growth
 
@@ -85,7 +85,7 @@ class Versions:
         """Learns more images of a class; errors as in ``add_class``."""
         with self._lock:
             before = self.now.classifier
-            images = decoded(pictures, before.size)
+            images = decoded(pictures, before)
             growth = add_images(before, name, images, [p.name for p in pictures])
             return self._next(growth), growth
 
