@@ -20,6 +20,8 @@ from fewshot_blo.errors import (
 )
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.machine.memory import memory_limit
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 from fewshot_blo.records.terminal import shown_lines
 from fewshot_blo.tasks import DataError
 
@@ -33,6 +35,7 @@ _USER_ERRORS = (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class MemoryLimit:
     """What every command takes.
@@ -41,7 +44,7 @@ class MemoryLimit:
         memory_limit: GiB that the process may hold; what is computed at a time is made to fit.
     """
 
-    memory_limit: float | None = None
+    memory_limit: Positive | None = None
 
 
 def options_of(command: str) -> Options:

@@ -1,0 +1,333 @@
+"""Reads values of settings by their annotations: the value, in its plain type, or what it must be.
+
+Numbers of NumPy and PyTorch become those of Python, so that settings are comparable and can be
+saved. ``True`` is no number, and 1 is no truth value.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import inspect
+import math
+import numbers
+import os
+import reprlib
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+from torch import Tensor
+from typing_extensions import get_protocol_members
+
+from fewshot_blo.records.ranges import LARGEST_FLOAT, LARGEST_INT, NotEmpty, Range
+
+Reader = Callable[[Any], Any]
+
+
+class Unfit(Exception):
+    """A value that does not fit; the message goes on from "it must be"."""
+
+
+def reader(annotation: Any) -> Reader:
+    """The function that reads values of a type, and raises ``Unfit`` for others."""
+    bare, marks = annotation, ()
+    if get_origin(annotation) is Annotated:
+        bare, *marks = get_args(annotation)  # type: ignore[assignment]
+    origin = get_origin(bare) or bare
+    if bare in _PLAIN:
+        return _PLAIN[bare](marks)
+    if origin is Literal:
+        return _literal(get_args(bare))
+    if origin in (Union, types.UnionType):
+        return _union(get_args(bare))
+    if origin is collections.abc.Callable:
+        return _called
+    if inspect.isclass(origin) and issubclass(origin, tuple) and get_args(bare):
+        return _tuple(get_args(bare), marks)
+    if inspect.isclass(origin) and issubclass(origin, collections.abc.Mapping):
+        return _mapping(get_args(bare), marks)
+    if origin in (list, collections.abc.Sequence, collections.abc.Collection):
+        return _sequence(get_args(bare), marks)
+    if inspect.isclass(origin) and origin is not object:
+        return _protocol(origin) if getattr(origin, "_is_protocol", False) else _instance(origin)
+    return lambda value: value
+
+
+def in_short(value: Any) -> str:
+    """A value for a message, on one line."""
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    if isinstance(value, Tensor):
+        shape = list(value.shape)
+        return f"a tensor of shape {shape}" if value.ndim else f"a tensor ({value.dtype})"
+    if isinstance(value, float | np.floating):
+        return str(float(value))
+    if (
+        isinstance(value, int) and abs(value) > 10**30
+    ):  # Python writes out no more than 4300 digits.
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, str | int | list | tuple | dict | Path | None):
+        return _short.repr(value)
+    return f"a {type(value).__name__}"
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def _number(value: Any) -> Any:
+    """The number in a scalar of NumPy or PyTorch; anything else as it is."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise Unfit("a number: no gradient reaches a setting, so give a tensor's item()")
+    if isinstance(value, np.generic) or (
+        isinstance(value, Tensor | np.ndarray) and value.ndim == 0
+    ):
+        try:
+            return value.item()
+        except RuntimeError:  # As of a tensor without data.
+            return value
+    return value
+
+
+def _bool(marks: Sequence[Any]) -> Reader:
+    def read(value: Any) -> bool:
+        found = _number(value)
+        if not isinstance(found, bool):
+            raise Unfit("true or false")
+        return found
+
+    return read
+
+
+def _int(marks: Sequence[Any]) -> Reader:
+    allowed = Range.of(marks)
+    words = "a whole number" + (f" {allowed.words}" if allowed.words else "")
+
+    def read(value: Any) -> int:
+        found = _number(value)
+        if isinstance(found, bool) or not isinstance(found, numbers.Integral):
+            raise Unfit(words)
+        if abs(found) > LARGEST_INT:
+            raise Unfit(f"at most {LARGEST_INT}" if found > 0 else f"at least {-LARGEST_INT}")
+        if not allowed.has(int(found)):
+            raise Unfit(allowed.words)
+        return int(found)
+
+    return read
+
+
+def _float(marks: Sequence[Any]) -> Reader:
+    allowed = Range.of(marks)
+    finite = "finite" if allowed.words == "" else f"finite and {allowed.words}"
+
+    def read(value: Any) -> float:
+        found = _number(value)
+        if isinstance(found, bool) or not isinstance(found, numbers.Real):
+            raise Unfit("a number" + (f" {allowed.words}" if allowed.words else ""))
+        try:
+            found = float(found)
+        except OverflowError:
+            found = math.inf if found > 0 else -math.inf
+        if math.isnan(found) or (math.isinf(found) and not allowed.infinite):
+            raise Unfit(finite)
+        if not allowed.has(found):
+            raise Unfit(allowed.words)
+        if not math.isinf(found) and abs(found) > LARGEST_FLOAT:
+            raise Unfit(f"at most {LARGEST_FLOAT:g} in size, the largest number of float32")
+        return found
+
+    return read
+
+
+def _str(marks: Sequence[Any]) -> Reader:
+    filled = any(isinstance(mark, NotEmpty) for mark in marks)
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str):
+            raise Unfit("text")
+        if "\0" in value:
+            raise Unfit("text without the character NUL")
+        if filled and not value:
+            raise Unfit("text of at least one character")
+        return str(value)
+
+    return read
+
+
+def _path(marks: Sequence[Any]) -> Reader:
+    def read(value: Any) -> Path:
+        if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+            raise Unfit("a path")
+        if "\0" in os.fspath(value):
+            raise Unfit("a path without the character NUL")
+        return Path(value)
+
+    return read
+
+
+def _none(marks: Sequence[Any]) -> Reader:
+    def read(value: Any) -> None:
+        if value is not None:
+            raise Unfit("None")
+
+    return read
+
+
+_PLAIN: dict[Any, Callable[[Sequence[Any]], Reader]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    Path: _path,
+    type(None): _none,
+}
+
+
+def _literal(choices: Sequence[Any]) -> Reader:
+    named = [str(choice) or "''" for choice in choices]
+
+    def read(value: Any) -> Any:
+        for choice in choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        close = difflib.get_close_matches(value.lower(), named, 1) if isinstance(value, str) else []
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise Unfit(f"{'one of ' if len(named) > 1 else ''}{', '.join(named)}{hint}")
+
+    return read
+
+
+def _union(members: Sequence[Any]) -> Reader:
+    # None goes last in messages, as in "a number, or None".
+    members = sorted(members, key=lambda member: member is type(None))
+    readers = [reader(member) for member in members]
+    optional = type(None) in members
+
+    def read(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        for member in members:  # A value that is of a type keeps it: a path is no text.
+            if inspect.isclass(member) and member not in _PLAIN and type(value) is member:
+                return value
+        wanted = []
+        for own in readers:
+            try:
+                return own(value)
+            except Unfit as unfit:
+                wanted.append(str(unfit))
+        if optional:
+            wanted = [*wanted[:-1], "None"]
+        raise Unfit(", or ".join(dict.fromkeys(wanted)))
+
+    return read
+
+
+def _called(value: Any) -> Any:
+    if not callable(value):
+        raise Unfit("a function")
+    return value
+
+
+def _entries(value: Any, own: Reader) -> Any:
+    """The value with its entries read, or itself where none changes."""
+    found = [own(x) for x in value]
+    same = all(new is old for new, old in zip(found, value, strict=True))
+    return value if same else found
+
+
+def _filled(value: Any, marks: Sequence[Any]) -> None:
+    if not len(value) and any(isinstance(mark, NotEmpty) for mark in marks):
+        raise Unfit("not empty")
+
+
+def _sequence(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
+    own = reader(inside[0]) if inside else lambda value: value
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str | bytes) or not isinstance(value, collections.abc.Collection):
+            raise Unfit("a list")
+        if isinstance(value, collections.abc.Mapping | Tensor | np.ndarray):
+            raise Unfit("a list")
+        _filled(value, marks)
+        try:
+            return _entries(value, own)
+        except Unfit as unfit:
+            raise Unfit(f"a list whose entries are {unfit}") from unfit
+
+    return read
+
+
+def _tuple(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
+    repeated = len(inside) == 2 and inside[1] is Ellipsis
+    readers = [reader(part) for part in inside if part is not Ellipsis]
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, tuple | list):
+            raise Unfit("a tuple" if repeated else f"a tuple of {len(inside)} values")
+        if not repeated and len(value) != len(inside):
+            raise Unfit(f"a tuple of {len(inside)} values")
+        _filled(value, marks)
+        own = readers * len(value) if repeated else readers
+        try:
+            return tuple(read(x) for read, x in zip(own, value, strict=True))
+        except Unfit as unfit:
+            raise Unfit(f"a tuple whose entries are {unfit}") from unfit
+
+    return read
+
+
+def _mapping(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
+    names, values = (reader(part) for part in inside) if inside else (reader(Any), reader(Any))
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, collections.abc.Mapping):
+            raise Unfit("a mapping")
+        _filled(value, marks)
+        try:
+            found = {names(name): values(x) for name, x in value.items()}
+        except Unfit as unfit:
+            raise Unfit(f"a mapping whose values are {unfit}") from unfit
+        same = all(value.get(name) is x for name, x in found.items())
+        return value if same else found
+
+    return read
+
+
+def _instance(kind: type[Any]) -> Reader:
+    def read(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        raise Unfit(f"a {kind.__name__}{_remedy(kind, value)}")
+
+    return read
+
+
+def _remedy(kind: type[Any], value: Any) -> str:
+    """How to write what was probably meant: ``InnerSteps(5)`` for 5."""
+    if inspect.isclass(value) and issubclass(value, kind):
+        return f": call the class, {value.__name__}()"
+    if not dataclasses.is_dataclass(kind) or kind.__init__ is object.__init__:
+        return ""
+    given = f"{value:g}" if isinstance(value, float | int) else "..."
+    try:
+        kind(value)
+    except Exception:  # Whatever a constructor makes of it: this is a hint.
+        given = "..."
+    return f": write {kind.__name__}({given})"
+
+
+def _protocol(kind: type[Any]) -> Reader:
+    members = sorted(get_protocol_members(kind))
+
+    def read(value: Any) -> Any:
+        if inspect.isclass(value):
+            raise Unfit(f"an object: call the class, {value.__name__}()")
+        if all(hasattr(value, member) for member in members):
+            return value
+        raise Unfit(f"a {kind.__name__}, an object with {', '.join(members)}")
+
+    return read
