@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_blo.records.checked import checked
 from fewshot_blo.tasks.batch import send
 from fewshot_blo.tasks.dataset import intensities
 from fewshot_blo.tasks.errors import DataError
@@ -18,6 +19,7 @@ from fewshot_blo.tasks.errors import DataError
 _FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
 
 
+@checked
 @dataclass(frozen=True)
 class Augmentation:
     """Random augmentation of training images; all transforms are off by default.
@@ -27,15 +29,15 @@ class Augmentation:
     ``ColorJitter``, but always in this order.
 
     Attributes:
-        flip: probability of a horizontal flip.
+        flip: Share
         quarter_turns: rotate by 0, 90, 180 or 270 degrees with equal probability; the class stays
             the same.
-        crop: zero padding in pixels at each side before a random crop to the original size.
-        rotation: largest rotation angle in degrees, in either direction.
-        brightness: strength b of the brightness change; its factor is uniform in [1 - b, 1 + b].
-        contrast: strength c of the contrast change; its factor, uniform in [1 - c, 1 + c], scales
+        crop: Annotated[int, AtLeast(0), AtMost(8192)]
+        rotation: Annotated[float, AtLeast(0), AtMost(180)]
+        brightness: Share
+        contrast: Share
             the distance to the image's mean grey.
-        saturation: strength s of the saturation change; its factor, uniform in [1 - s, 1 + s],
+        saturation: Share,
             scales the distance to each pixel's grey. Needs RGB images.
 
     Raises:
@@ -49,21 +51,6 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, highest in (
-            ("flip", 1),
-            ("rotation", 180),
-            ("brightness", 1),
-            ("contrast", 1),
-            ("saturation", 1),
-        ):
-            if not 0 <= getattr(self, name) <= highest:  # false for NaN, too
-                raise DataError(
-                    f"augmentation {name} is {getattr(self, name)}: it must be in [0, {highest}]"
-                )
-        if self.crop < 0:
-            raise DataError(f"augmentation crop is {self.crop}: it must be at least 0")
 
     @property
     def active(self) -> bool:

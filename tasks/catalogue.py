@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Pixels
 from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
 
@@ -23,6 +25,7 @@ __all__ = [
 # ``load`` imports its module lazily: some modules need further libraries.
 
 
+@checked
 @dataclass(frozen=True)
 class Glyphs(DataSet):
     """Over 1,000 printed letters of 15 scripts in grey, 20 pictures each, split by letter.
@@ -30,7 +33,7 @@ class Glyphs(DataSet):
     Rendered from the DejaVu and STIX fonts that matplotlib carries; needs no files.
 
     Attributes:
-        size: height and width of the images in pixels, at least 12.
+        size: Annotated[int, AtLeast(12), AtMost(8192)]
     """
 
     title = "Glyphs"
@@ -46,6 +49,7 @@ class Glyphs(DataSet):
         return 1
 
 
+@checked
 @dataclass(frozen=True)
 class Omniglot(DataSet):
     """1,623 handwritten characters of 50 alphabets in grey, 20 drawings each.
@@ -61,7 +65,7 @@ class Omniglot(DataSet):
         rotations: count each character as four classes, rotated by 0, 90, 180 and 270 degrees.
         mirrors: add the mirror image of each training class as a further class; validation and
             test never have them.
-        size: height and width of the images in pixels.
+        size: Pixels
         download: download the archives if they are missing.
     """
 
@@ -98,6 +102,7 @@ class Omniglot(DataSet):
         return "/".join(class_name.split("/")[:2])
 
 
+@checked
 @dataclass(frozen=True)
 class MiniImageNet(DataSet):
     """100 classes of ImageNet with 600 images each, in colour; split into 64, 16 and 20 classes.
@@ -108,7 +113,7 @@ class MiniImageNet(DataSet):
         root: folder that holds train, val and test with a folder of images for each class, or
             train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
             and -test.pkl; ~ is the home folder.
-        size: height and width of the images in pixels.
+        size: Pixels
         partial: accept missing classes and images.
     """
 
@@ -124,6 +129,7 @@ class MiniImageNet(DataSet):
         return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
+@checked
 @dataclass(frozen=True)
 class TieredImageNet(DataSet):
     """608 classes of ImageNet in colour; the splits (351, 97, 160) share no WordNet category.
@@ -134,7 +140,7 @@ class TieredImageNet(DataSet):
         root: folder that holds train, val and test with a folder of images for each class, or
             train_images_png.pkl, train_labels.pkl and the same for val and test; ~ is the home
             folder.
-        size: height and width of the images in pixels.
+        size: Pixels
         partial: accept missing classes and images.
     """
 
@@ -150,6 +156,7 @@ class TieredImageNet(DataSet):
         return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
+@checked
 @dataclass(frozen=True)
 class _CIFAR100Division(DataSet):
     """A split of the classes of CIFAR-100."""
@@ -157,7 +164,7 @@ class _CIFAR100Division(DataSet):
     class_lists: ClassVar[Literal["cifarfs", "fc100"]]
 
     root: str = ""
-    size: int = 32
+    size: Pixels = 32
     download: bool = False
 
     def load(self) -> Splits:
@@ -167,6 +174,7 @@ class _CIFAR100Division(DataSet):
         return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
 
 
+@checked
 @dataclass(frozen=True)
 class CIFARFS(_CIFAR100Division):
     """The 100 classes of CIFAR-100, 600 images each, in colour; split into 64, 16 and 20 classes.
@@ -184,6 +192,7 @@ class CIFARFS(_CIFAR100Division):
     class_lists = "cifarfs"
 
 
+@checked
 @dataclass(frozen=True)
 class FC100(_CIFAR100Division):
     """The 100 classes of CIFAR-100 in colour; the splits (60, 20, 20) share no superclass.
@@ -201,6 +210,7 @@ class FC100(_CIFAR100Division):
     class_lists = "fc100"
 
 
+@checked
 @dataclass(frozen=True)
 class Folder(DataSet):
     """Your own images: a folder with one subfolder for each class, split by class.
@@ -212,9 +222,9 @@ class Folder(DataSet):
         root: folder that holds a subfolder of images for each class; ~ is the home folder.
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
-        seed: seed of the random division.
+        seed: Natural
         color: read images in RGB; false for grey.
-        size: height and width of the images in pixels.
+        size: Pixels
     """
 
     title = "Folder"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
@@ -28,6 +29,7 @@ class TaskSource(Protocol):
         ...
 
 
+@checked
 class EpisodicSampler:
     """Draws N-way K-shot tasks with Q queries per class from a data set.
 
@@ -37,11 +39,11 @@ class EpisodicSampler:
 
     Args:
         dataset: classes to draw from; images are gathered on its device.
-        way: N, number of classes in a task, or an inclusive range to draw it from for each task.
-        shot: K, number of support images per class, or a range; equal for all classes of a task.
-        query: Q, number of query images per class, or a range; equal for all classes of a task.
-        tasks: T, number of tasks in a batch.
-        seed: seed of the tasks, at least 0.
+        way: Counting | tuple[Counting, Counting]
+        shot: Counting | tuple[Counting, Counting]
+        query: Counting | tuple[Counting, Counting]
+        tasks: Counting
+        seed: Natural
         device: device of the batches; the data set's device by default.
         dtype: floating-point dtype of the images, which are scaled to [0, 1].
         augment: random augmentation of each image, for training; it also depends only on
@@ -71,10 +73,6 @@ class EpisodicSampler:
             _range("shot", shot),
             _range("query", query),
         )
-        if tasks < 1:
-            raise DataError(f"tasks is {tasks}: it must be a positive integer")
-        if seed < 0:
-            raise DataError(f"seed is {seed}: it must be at least 0")
         if not dtype.is_floating_point:
             raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.tasks = tasks
@@ -233,6 +231,6 @@ class EpisodicSampler:
 
 def _range(name: str, size: int | Range) -> Range:
     low, high = (size, size) if isinstance(size, int) else size
-    if not 1 <= low <= high:
+    if low > high:
         raise DataError(f"{name} is {size}: it must be a positive integer or an ascending range")
     return low, high

@@ -12,21 +12,23 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.power import PowerTransform
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
+from fewshot_blo.records.checked import checked
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Pool = Literal["average", "maximum", "first", "flatten"]
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocessing:
     """Preprocessing of images, as in the training of a network.
 
     Attributes:
-        size: height and width in pixels that images are resized to; None keeps their size.
-        mean: mean of each channel of images with values in [0, 1], which is subtracted.
-        std: standard deviation of each channel, by which images are divided.
+        size: Pixels | None
+        mean: Annotated[tuple[float, ...], NotEmpty()]
+        std: Annotated[tuple[Positive, ...], NotEmpty()]
         interpolation: interpolation of the resizing.
-        sharpen: strength of an unsharp mask (with a 3x3 mean) before resizing, at least 0. An
+        sharpen: NonNegative
             enlarged small image lacks the detail of training images: 0.25 to 1 may help.
 
     Raises:
@@ -41,14 +43,9 @@ class Preprocessing:
     sharpen: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ConfigurationError(f"size is {self.size}: it must be at least 1 pixel")
-        if self.sharpen < 0:
-            raise ConfigurationError(f"sharpen is {self.sharpen}: it must be at least 0")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+        if len(self.mean) != len(self.std):
             raise ConfigurationError(
-                f"mean is {self.mean} and std is {self.std}: each must have one value per channel, "
-                "and standard deviations must be positive"
+                f"mean is {self.mean} and std is {self.std}: each must have one value per channel"
             )
 
 
@@ -102,6 +99,7 @@ class Pooling(nn.Module):
         return x.mean(1) if self.pool == "average" else x.amax(1)
 
 
+@checked
 class Backbone(nn.Module):
     """Preprocessing, a pretrained network without its classifier, and pooling.
 
@@ -111,7 +109,7 @@ class Backbone(nn.Module):
         name: name of the network, as in ``load_backbone``.
         pool: pooling of maps or tokens.
         views: views of every image, whose features are averaged.
-        power: exponent of the power transform of the features; 1 for none.
+        power: Positive
 
     Raises:
         ConfigurationError: if the power is not positive.

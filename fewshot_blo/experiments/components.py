@@ -113,7 +113,7 @@ def placed(place: str, settings: Iterable[str]) -> Iterator[None]:
     except ConfigurationError as error:
         if not place:
             raise
-        known = str(error).partition(" ")[0] in settings
+        known = str(error).partition(" ")[0].partition("[")[0] in settings
         raise ConfigurationError(f"{place}{'.' if known else ': '}{error}") from error
 
 

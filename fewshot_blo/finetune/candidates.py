@@ -14,6 +14,7 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks.views import COUNT
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
+from fewshot_blo.records.checked import checked
 
 _FEW = 500
 """Largest number of images with which slow candidates are tried too."""
@@ -22,6 +23,7 @@ _PART = 20
 better than heads, and take most of the time."""
 
 
+@checked
 @dataclass(frozen=True)
 class Candidate:
     """One way to fine-tune.
@@ -31,11 +33,11 @@ class Candidate:
         head: a linear head; or in closed form a class-balanced average of heads, cosine
             prototypes, or ridge regression.
         adapts: parameters that adapt together with the head.
-        blocks: number of last blocks that adapt; 0 for all.
-        rank: rank of low-rank updates.
+        blocks: Natural
+        rank: Counting
         inner: inner steps.
-        lam: regularisation of ridge regression.
-        power: exponent applied to the features.
+        lam: Positive
+        power: Positive
         views: views of an image, over which features are averaged.
     """
 

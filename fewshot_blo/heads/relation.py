@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Start
 from fewshot_blo.heads.linear import CrossEntropyHead
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Counting
+from fewshot_blo.records.ranges import Counting, Width
 
 
 @checked
@@ -39,8 +39,8 @@ class RelationHead(CrossEntropyHead):
     """
 
     channels: Counting | None = None
-    hidden: Annotated[int, AtLeast(1), AtMost(4096)] = 64
-    units: Annotated[int, AtLeast(1), AtMost(4096)] = 8
+    hidden: Width = 64
+    units: Width = 8
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
     prox: ClassVar[float] = 0.0

@@ -25,6 +25,7 @@ from fewshot_blo.kernel import (
 from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.stacked.merged import MergedForward
+from fewshot_blo.records.checked import checked
 
 _TAIL = "tail."
 
@@ -33,6 +34,7 @@ TailBackend = Backend | Literal["merged"]
 layers on the images of all tasks at once, if it treats every image independently."""
 
 
+@checked
 class TailHead(Head):
     """``head(tail(x))``, where the head's parameters and some of the tail's adapt to each task.
 
@@ -48,7 +50,7 @@ class TailHead(Head):
             it is copied. Batch norms use running statistics. Parameters that neither require a
             gradient nor adapt are constant.
         adapted: names of the tail's parameters that adapt.
-        features: E, number of the tail's features.
+        features: Counting
         head: classifier on the tail's features; linear by default.
         unit: divide features by their length instead of √E.
         backend: how the tail runs for the tasks of a batch; "auto" chooses at the first batch, and

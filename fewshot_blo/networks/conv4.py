@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost
+from fewshot_blo.records.ranges import AtLeast, AtMost, Width
 
 
 @checked
@@ -37,8 +37,8 @@ class Conv4(nn.Module):
     def __init__(
         self,
         *,
-        channels: Annotated[int, AtLeast(1), AtMost(4096)] = 1,
-        hidden: Annotated[int, AtLeast(1), AtMost(4096)] = 64,
+        channels: Width = 1,
+        hidden: Width = 64,
         norm: Norm = "batch",
         steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
         pools: Annotated[int, AtLeast(0), AtMost(4)] = 4,

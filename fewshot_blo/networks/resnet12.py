@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Decay, Natural
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Decay, Natural, Width
 
-Width = Annotated[int, AtLeast(1), AtMost(4096)]
 Widths = tuple[Width, Width, Width, Width]
 
 WIDE: Widths = (64, 160, 320, 640)
@@ -47,7 +46,7 @@ class ResNet12(nn.Module):
     def __init__(
         self,
         *,
-        channels: Annotated[int, AtLeast(1), AtMost(4096)] = 3,
+        channels: Width = 3,
         widths: Widths = WIDE,
         norm: Norm = "batch",
         drop_block: Natural = 0,

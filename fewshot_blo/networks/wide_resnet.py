@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Decay
+from fewshot_blo.records.ranges import AtLeast, AtMost, Decay, Width
 
 
 @checked
@@ -39,7 +39,7 @@ class WideResNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: Annotated[int, AtLeast(1), AtMost(4096)] = 3,
+        channels: Width = 3,
         depth: Annotated[int, AtLeast(10), AtMost(1000)] = 28,
         widen: Annotated[int, AtLeast(1), AtMost(64)] = 10,
         norm: Norm = "batch",

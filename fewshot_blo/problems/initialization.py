@@ -37,12 +37,14 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
 _HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
+@checked
 class Initialization(FewShotProblem):
     """Learns initial parameters of a network, from which a few inner steps solve a task.
 
@@ -60,16 +62,16 @@ class Initialization(FewShotProblem):
     Args:
         network: network from images to logits, any module; it is copied. Frozen parameters
             (``requires_grad`` false) do not change.
-        prox: weight of the proximal term, at least 0.
+        prox: NonNegative
         adapted: which parameters adapt to a task: "all"; "head" (ANIL) or "body" (BOIL) of a
             ``classifier``; "no_norms", all but those of norm layers (MAML++); or a prefix, or
             prefixes, of parameter names. The others are outer variables shared by all tasks.
         start: initial head: "learned" like the other parameters, or "prototypes", which needs a
             ``classifier``: a network of an ``encoder`` and a linear ``head`` that adapts.
-        step_size: initial value of learned inner step sizes, for the rule ``LearnedSGD``: one for
+        step_size: NonNegative | None
             each adapted parameter tensor. None if step sizes are not learned.
         entry_steps: learn a step size for each entry of the parameters, as in Meta-SGD.
-        own_steps: number of inner steps with learned step sizes of their own, as in MAML++; needs
+        own_steps: Annotated[int, AtLeast(0), AtMost(1000)]
             ``per_step`` of the rule. 0 shares the step sizes between all steps.
         backend: how the network's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
@@ -96,12 +98,6 @@ class Initialization(FewShotProblem):
         precision: Precision = "float32",
         prove: bool = True,
     ) -> None:
-        if prox < 0:
-            raise ConfigurationError(f"prox is {prox}: it must be at least 0")
-        if own_steps < 0:
-            raise ConfigurationError(f"own_steps is {own_steps}: it must be at least 0")
-        if start not in ("learned", "prototypes"):
-            raise ConfigurationError(f"start is {start}: it must be learned or prototypes")
         self.original, self.network = network, for_tasks(network)
         self._choice = FirstBatch(prove)
         self.prox = prox

@@ -16,8 +16,10 @@ from fewshot_blo.kernel import BackendChoice
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 from fewshot_blo.problems.task_heads import TaskHeads
+from fewshot_blo.records.checked import checked
 
 
+@checked
 class Pretraining(SharedEncoder):
     """Learns an encoder by classifying all training classes, as in supervised training.
 
@@ -35,17 +37,17 @@ class Pretraining(SharedEncoder):
     Args:
         encoder: network from images to features, as in ``SharedEncoder``.
         head: head of the tasks in validation and test; the classifier has the same type.
-        classes: number of training classes; 0 takes it from the data, where that is known.
-        features: D, number of the encoder's features.
-        way: N, number of classes in a task, needed for a learned start of the head.
-        prox: weight of the head's proximal term; the head's default if not given.
+        classes: Natural
+        features: Counting
+        way: Counting | None
+        prox: NonNegative | None
         start: initial parameters of the head; the head's default if not given.
         unit: normalize features to unit length.
         centre: subtract the mean feature of the training images, outside of training.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
         precision: number format of the encoder's matrix products and convolutions.
-        slices: number of images encoded at a time, as in ``SharedEncoder``; 0 for all.
+        slices: Natural
         prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:

@@ -28,10 +28,12 @@ from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, 
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
+@checked
 class SharedEncoder(FewShotProblem):
     """Learns an encoder shared by all tasks, on whose features each task trains its own head.
 
@@ -55,7 +57,7 @@ class SharedEncoder(FewShotProblem):
     Args:
         encoder: network from images to features ``[B, D]``, any module; it is copied.
         head: classifier of each task, whose weights are inner parameters; linear by default.
-        prox: weight of the proximal term, at least 0; with start "zeros" it is l2 regularization.
+        prox: NonNegative | None
             The head's default if not given.
         start: initial parameters of the head: "prototypes", "zeros", "closed_form" or "learned";
             the head's default if not given.
@@ -63,14 +65,14 @@ class SharedEncoder(FewShotProblem):
         unit: normalize features to unit length instead of dividing them by ``sqrt(D)``.
         centre: subtract the mean feature of the training images, outside of training; it needs
             ``features``.
-        way: N, number of classes in a task, needed for a learned start.
-        features: D, number of the encoder's features, needed for a learned start, a centre and
+        way: Counting | None
+        features: Counting | None
             some heads.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
         precision: number format of the encoder's matrix products and convolutions; the head's are
             in the parameters' dtype.
-        slices: number of images encoded at a time, with activation checkpointing, so that memory
+        slices: Natural
             does not grow with the number of images; 0 for all. Needs an encoder without batch
             statistics, such as a pretrained one.
         prove: compare the kernel with ``encoder`` itself at the first batch.

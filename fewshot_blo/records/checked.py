@@ -61,7 +61,10 @@ def _read(name: str, readers: Mapping[str, Reader], value: Any) -> Any:
     try:
         return read(value)
     except Unfit as unfit:
-        raise ConfigurationError(f"{name} is {in_short(value)}: it must be {unfit}") from None
+        place, found = unfit.inside or ("", value)
+        raise ConfigurationError(
+            f"{name}{place} is {in_short(found)}: it must be {unfit}"
+        ) from None
 
 
 def _annotations(kind: Callable[..., Any]) -> dict[str, Any]:

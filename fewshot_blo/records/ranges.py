@@ -116,4 +116,6 @@ Decay = Annotated[float, AtLeast(0), Below(1)]
 """A number in [0, 1)."""
 Pixels = Annotated[int, AtLeast(1), AtMost(8192)]
 """Height and width of images."""
+Width = Annotated[int, AtLeast(1), AtMost(4096)]
+"""Number of channels or units of a layer: its weights have to fit into memory."""
 Named = Annotated[str, NotEmpty()]

@@ -6,16 +6,16 @@ saved. ``True`` is no number, and 1 is no truth value.
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import difflib
 import inspect
+import itertools
 import math
 import numbers
 import os
 import reprlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,7 +29,20 @@ Reader = Callable[[Any], Any]
 
 
 class Unfit(Exception):
-    """A value that does not fit; the message goes on from "it must be"."""
+    """A value that does not fit; the message goes on from "it must be".
+
+    Attributes:
+        inside: the entry of a list or mapping that does not fit, and its place, as ``[0]``.
+    """
+
+    def __init__(self, words: str, inside: tuple[str, Any] | None = None) -> None:
+        super().__init__(words)
+        self.inside = inside
+
+    def within(self, place: object, value: Any) -> Unfit:
+        """The same, of an entry."""
+        further, found = self.inside or ("", value)
+        return Unfit(str(self), (f"[{_short.repr(place)}]{further}", found))
 
 
 def reader(annotation: Any) -> Reader:
@@ -44,13 +57,13 @@ def reader(annotation: Any) -> Reader:
         return _literal(get_args(bare))
     if origin in (Union, types.UnionType):
         return _union(get_args(bare))
-    if origin is collections.abc.Callable:
+    if origin is Callable:
         return _called
     if inspect.isclass(origin) and issubclass(origin, tuple) and get_args(bare):
         return _tuple(get_args(bare), marks)
-    if inspect.isclass(origin) and issubclass(origin, collections.abc.Mapping):
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
         return _mapping(get_args(bare), marks)
-    if origin in (list, collections.abc.Sequence, collections.abc.Collection):
+    if origin in (list, Sequence, Collection):
         return _sequence(get_args(bare), marks)
     if inspect.isclass(origin) and origin is not object:
         return _protocol(origin) if getattr(origin, "_is_protocol", False) else _instance(origin)
@@ -72,11 +85,15 @@ def in_short(value: Any) -> str:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, str | int | list | tuple | dict | Path | None):
         return _short.repr(value)
-    return f"a {type(value).__name__}"
+    return _a(type(value).__name__)
 
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[:1] in "AEIOaeio" else f"a {noun}"
 
 
 def _number(value: Any) -> Any:
@@ -105,7 +122,7 @@ def _bool(marks: Sequence[Any]) -> Reader:
 
 def _int(marks: Sequence[Any]) -> Reader:
     allowed = Range.of(marks)
-    words = "a whole number" + (f" {allowed.words}" if allowed.words else "")
+    words = "a whole number" + (f" ({allowed.words})" if allowed.words else "")
 
     def read(value: Any) -> int:
         found = _number(value)
@@ -127,7 +144,7 @@ def _float(marks: Sequence[Any]) -> Reader:
     def read(value: Any) -> float:
         found = _number(value)
         if isinstance(found, bool) or not isinstance(found, numbers.Real):
-            raise Unfit("a number" + (f" {allowed.words}" if allowed.words else ""))
+            raise Unfit("a number" + (f" ({allowed.words})" if allowed.words else ""))
         try:
             found = float(found)
         except OverflowError:
@@ -232,31 +249,32 @@ def _called(value: Any) -> Any:
     return value
 
 
-def _entries(value: Any, own: Reader) -> Any:
-    """The value with its entries read, or itself where none changes."""
-    found = [own(x) for x in value]
-    same = all(new is old for new, old in zip(found, value, strict=True))
-    return value if same else found
+def _entries(value: Collection[Any], readers: Iterable[Reader]) -> list[Any]:
+    found = []
+    for place, (x, read) in enumerate(zip(value, readers, strict=False)):
+        try:
+            found.append(read(x))
+        except Unfit as unfit:
+            raise unfit.within(place, x) from None
+    return found
 
 
-def _filled(value: Any, marks: Sequence[Any]) -> None:
+def _filled(value: Collection[Any], marks: Sequence[Any]) -> None:
     if not len(value) and any(isinstance(mark, NotEmpty) for mark in marks):
         raise Unfit("not empty")
 
 
 def _sequence(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
-    own = reader(inside[0]) if inside else lambda value: value
+    own = reader(inside[0]) if inside else reader(Any)
 
     def read(value: Any) -> Any:
-        if isinstance(value, str | bytes) or not isinstance(value, collections.abc.Collection):
-            raise Unfit("a list")
-        if isinstance(value, collections.abc.Mapping | Tensor | np.ndarray):
+        listed = isinstance(value, Collection)
+        if not listed or isinstance(value, str | bytes | Mapping | Tensor | np.ndarray):
             raise Unfit("a list")
         _filled(value, marks)
-        try:
-            return _entries(value, own)
-        except Unfit as unfit:
-            raise Unfit(f"a list whose entries are {unfit}") from unfit
+        found = _entries(value, itertools.repeat(own))
+        same = all(new is old for new, old in zip(found, value, strict=True))
+        return value if same else found
 
     return read
 
@@ -271,26 +289,24 @@ def _tuple(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
         if not repeated and len(value) != len(inside):
             raise Unfit(f"a tuple of {len(inside)} values")
         _filled(value, marks)
-        own = readers * len(value) if repeated else readers
-        try:
-            return tuple(read(x) for read, x in zip(own, value, strict=True))
-        except Unfit as unfit:
-            raise Unfit(f"a tuple whose entries are {unfit}") from unfit
+        return tuple(_entries(value, itertools.cycle(readers) if repeated else readers))
 
     return read
 
 
 def _mapping(inside: Sequence[Any], marks: Sequence[Any]) -> Reader:
-    names, values = (reader(part) for part in inside) if inside else (reader(Any), reader(Any))
+    names, values = (reader(part) for part in inside or (Any, Any))
 
     def read(value: Any) -> Any:
-        if not isinstance(value, collections.abc.Mapping):
+        if not isinstance(value, Mapping):
             raise Unfit("a mapping")
         _filled(value, marks)
-        try:
-            found = {names(name): values(x) for name, x in value.items()}
-        except Unfit as unfit:
-            raise Unfit(f"a mapping whose values are {unfit}") from unfit
+        found = {}
+        for name, x in value.items():
+            try:
+                found[names(name)] = values(x)
+            except Unfit as unfit:
+                raise unfit.within(name, x) from None
         same = all(value.get(name) is x for name, x in found.items())
         return value if same else found
 
@@ -301,7 +317,7 @@ def _instance(kind: type[Any]) -> Reader:
     def read(value: Any) -> Any:
         if isinstance(value, kind):
             return value
-        raise Unfit(f"a {kind.__name__}{_remedy(kind, value)}")
+        raise Unfit(f"{_a(kind.__name__)}{_remedy(kind, value)}")
 
     return read
 
@@ -328,6 +344,6 @@ def _protocol(kind: type[Any]) -> Reader:
             raise Unfit(f"an object: call the class, {value.__name__}()")
         if all(hasattr(value, member) for member in members):
             return value
-        raise Unfit(f"a {kind.__name__}, an object with {', '.join(members)}")
+        raise Unfit(f"{_a(kind.__name__)}, an object with {', '.join(members)}")
 
     return read

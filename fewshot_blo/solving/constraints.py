@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import OrInfinite
 
 
 class Constraint(Protocol):
@@ -42,10 +44,11 @@ class Constraint(Protocol):
         ...
 
 
-Bound = float | Tensor | Callable[[Params], Tensor]
+Bound = Annotated[float, OrInfinite()] | Tensor | Callable[[Params], Tensor]
 """A number, a tensor that broadcasts against the variable, or a function of the outer variables."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Box:
     """``low ≤ x ≤ high`` for every entry.
@@ -146,12 +149,13 @@ def _inverse_softplus(y: Tensor) -> Tensor:
     return y + torch.log(-torch.expm1(-y))
 
 
+@checked
 @dataclass(frozen=True)
 class Simplex:
     """``x ≥ 0`` with a given sum along an axis.
 
     Attributes:
-        total: the sum, positive.
+        total: Positive
         dim: the axis.
 
     Raises:
@@ -160,10 +164,6 @@ class Simplex:
 
     total: float = 1.0
     dim: int = -1
-
-    def __post_init__(self) -> None:
-        if not self.total > 0:
-            raise ConfigurationError(f"the simplex of sum {self.total} is empty or a point")
 
     def project(self, x: Tensor) -> Tensor:
         """``max(x - θ, 0)`` with the one θ that gives the sum.

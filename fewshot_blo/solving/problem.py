@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Block, InnerConstraints, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import draw, inner_step
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.blocks import INNER, OUTER, shuffled
 from fewshot_blo.solving.constraints import Constraint
@@ -29,6 +30,7 @@ AFTER = -1
 """Number of the inner step in requests for a batch after the last inner step."""
 
 
+@checked
 @dataclass(frozen=True)
 class PlainProblem:
     """``min over u of F(v*, u)`` subject to ``v* ≈ argmin over v of G(v, u)``.
@@ -50,7 +52,7 @@ class PlainProblem:
             are, in an order drawn anew for every k above. Strategies that keep a gradient of each
             batch (SABA) need to know which one they see.
         outer_blocks: the same for F, in place of ``outer_batches``.
-        seed: of the order of blocks.
+        seed: Natural
         inner_starts: where the inner problem starts in outer step s, a pure function of s, with
             the names and shapes of ``inner``. Without, at ``inner`` in every step.
 

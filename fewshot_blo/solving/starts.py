@@ -8,16 +8,17 @@ from typing import Literal
 import torch
 
 from fewshot_blo.bilevel import TaskParams
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Partial:
     """Between cold and warm: the inner problem starts near where the last one ended.
 
     Attributes:
-        every: outer steps between cold starts; 0 for none.
-        keep: weight of the last inner parameters in the start; the rest is the problem's own start.
+        every: Natural
+        keep: Share
 
     Raises:
         ConfigurationError: if a setting is outside its range.
@@ -25,13 +26,6 @@ class Partial:
 
     every: int = 0
     keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not 0 <= self.keep <= 1:
-            raise ConfigurationError(
-                f"Partial: every is {self.every} and must be at least 0, keep is {self.keep} and "
-                "must be in [0, 1]"
-            )
 
 
 Start = Literal["cold", "warm"] | Partial

@@ -21,6 +21,7 @@ from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
 
+@checked
 @dataclass(frozen=True)
 class RowSettings:
     """A strategy and the settings of the outer optimisation.
@@ -45,16 +47,16 @@ class RowSettings:
     Attributes:
         strategy: how the hypergradient is computed.
         start: start of each inner problem: cold, warm or partial.
-        restart_every: outer steps between cold starts of a partial start; 0 for none.
-        keep: weight of the last inner solution in a partial start, in [0, 1].
-        steps: number of outer steps.
-        passes: gradients and Hessian products that the outer steps may take altogether, in place of
+        restart_every: Natural
+        keep: Share
+        steps: Counting
+        passes: Natural
             ``steps``; 0 for no such budget. Rows with the same one are compared at the same cost.
         optimizer: outer optimizer.
-        learning_rate: learning rate of the outer optimizer.
-        decay: exponent of its decay: it is divided by ``(t + 1)^decay`` at outer step t.
-        every: outer steps between records.
-        patience: records without a new lowest held-out loss after which the run stops; 0 for no
+        learning_rate: NonNegative
+        decay: NonNegative
+        every: Counting
+        patience: Natural
             early stopping.
     """
 

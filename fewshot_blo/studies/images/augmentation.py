@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -80,6 +81,7 @@ def _doubled(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2.0)
 
 
+@checked
 @dataclass(frozen=True)
 class LearnedAugmentation(Study):
     """``G = CE(v; A_u(x, z), y) + l2/2 |v|²`` on training, ``F = CE(v)`` on validation images.
@@ -89,15 +91,15 @@ class LearnedAugmentation(Study):
     from scratch, with a new transformation of the training images in every step.
 
     Attributes:
-        train: number of training images.
-        validation: number of validation images.
+        train: Counting
+        validation: Counting
         network: architecture of the classifier.
-        hidden: units of the classifier's hidden layer.
-        channels: channels of the augmenting network; 4 give about 4,000 outer variables.
-        l2: weight of the l2 regularisation of the classifier.
-        batch: training images per inner step; 0 for all.
-        validation_batch: validation images per outer step; 0 for all.
-        epochs: epochs of retraining and of the baselines, over the training images.
+        hidden: Width
+        channels: Width
+        l2: NonNegative
+        batch: Counting
+        validation_batch: Natural
+        epochs: Counting
 
     Source: the data-augmentation network of Vicol et al. (arXiv 2212.14032), table 3; its
     architecture and sizes are our own.

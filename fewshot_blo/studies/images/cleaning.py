@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -25,6 +25,7 @@ TEST, VALIDATION = "test error %", "validation error %"
 RIGHT, WRONG = "mean weight, right labels", "mean weight, wrong labels"
 
 
+@checked
 @dataclass(frozen=True)
 class Cleaning(Study):
     """``G = mean_i σ(u_i) CE_i(v) + reg |v|²``, ``F`` the mean CE of clean images.
@@ -33,11 +34,11 @@ class Cleaning(Study):
     training images. Retraining minimises G of all images for the u that was found.
 
     Attributes:
-        train: images, whose labels are partly replaced.
-        validation: clean images.
-        noise: probability that a label is replaced by one of the ten at random.
-        reg: of the weights, without the factor 1/2.
-        batch: images in a block of either level; the last ones may have one less. 0 for all.
+        train: Counting
+        validation: Counting
+        noise: Annotated[float, Above(0), AtMost(1)]
+        reg: NonNegative
+        batch: Counting
         logit: u at the start.
 
     Source: the data cleaning of Dagréou et al. (arXiv 2201.13409) with the sizes, noise, scaling,
@@ -50,10 +51,6 @@ class Cleaning(Study):
     reg: float = 0.2
     batch: int = 64
     logit: float = -2.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.noise <= 1:
-            raise ConfigurationError(f"noise is {self.noise}: it must be in (0, 1]")
 
     @cached_property
     def _digits(self) -> Digits:

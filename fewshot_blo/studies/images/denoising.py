@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.errors import installed_by
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
@@ -37,6 +38,7 @@ KEPT, WRONG = "kept %", "wrong among kept %"
 _L2_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
+@checked
 @dataclass(frozen=True)
 class Denoising(Study):
     """``G = Σ_i σ(u_i) CE_i(v) / Σ_i σ(u_i) + l2/2 |v|²``, ``F`` the mean CE of clean images.
@@ -46,17 +48,17 @@ class Denoising(Study):
     of the kept images, ``σ(u_i) > 1/2``, as a prediction of the right labels.
 
     Attributes:
-        train: number of training images, some of whose labels are wrong.
-        validation: number of clean images.
-        noise: share of the training images with a random wrong label, between 0 and 1.
+        train: Counting
+        validation: Counting
+        noise: Annotated[float, Above(0), Below(1)]
         network: architecture of the classifier.
-        hidden: units of the classifier's hidden layer.
+        hidden: Width
         normalised: divide by the sum of the weights; otherwise by the number of images.
-        l2: weight of the l2 regularisation of the classifier.
-        batch: images per mini-batch at both levels; 0 for all.
-        pretraining: mini-batches of all images, including clean ones, on which v is trained before
+        l2: NonNegative
+        batch: Natural
+        pretraining: Natural
             the first outer step, for runs in which each image is in few outer steps.
-        updates: mini-batches of 200 images for retraining and the baselines, if the network is not
+        updates: Counting
             linear. The number does not depend on how many images are kept.
 
     Source: Mehra & Hamm (arXiv 1911.03432), data denoising; unlike in its code, the mean of the
@@ -78,8 +80,6 @@ class Denoising(Study):
     updates: int = 600
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise < 1:
-            raise ConfigurationError(f"noise is {self.noise}: it must be in (0, 1)")
         with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.
             importlib.import_module("sklearn.metrics")
 

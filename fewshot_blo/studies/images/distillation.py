@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -34,6 +35,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 TEST, SPREAD = "test accuracy %", "± over initial weights"
 
 
+@checked
 @dataclass(frozen=True)
 class Distillation(Study):
     """``G`` the mean CE of synthetic images + l2/2 |v|², ``F`` the mean CE of real ones.
@@ -46,17 +48,17 @@ class Distillation(Study):
     the images may fit these initial weights only; with fresh ones they must suit any.
 
     Attributes:
-        per_class: synthetic images per digit.
-        train: number of real images for the outer loss.
-        validation: number of real images that select the best outer step.
+        per_class: Annotated[int, AtLeast(1), AtMost(1000)]
+        train: Counting
+        validation: Counting
         network: architecture of the classifier.
-        hidden: units of the classifier's hidden layer.
-        l2: weight of the l2 regularisation of the classifier.
-        batch: real images per mini-batch; 0 for all.
+        hidden: Width
+        l2: NonNegative
+        batch: Counting
         cold: start of inner problems that are not warm: "fixed" for the same initial weights in all
             outer steps, "fresh" for new ones in each.
-        retrainings: number of initial weights for retraining; figures are means over them.
-        retraining_steps: steps of retraining on all synthetic images, with a cosine schedule.
+        retrainings: Counting
+        retraining_steps: Counting
 
     Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
     """
@@ -73,11 +75,6 @@ class Distillation(Study):
     retraining_steps: int = 500
 
     def __post_init__(self) -> None:
-        if min(self.per_class, self.retrainings, self.retraining_steps) < 1:
-            raise ConfigurationError(
-                f"per_class is {self.per_class}, retrainings is {self.retrainings} and "
-                f"retraining_steps is {self.retraining_steps}: they must be at least 1"
-            )
         if self.network == "linear" and self.cold == "fresh":
             raise ConfigurationError(
                 "cold is fresh and network is linear, whose initial weights are always zero: "

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     cross_entropy,
@@ -32,6 +33,7 @@ BALANCED, RARE = "balanced test accuracy %", "of the three rarest digits %"
 RATIO = "weight at loss 3 over loss 0.1"
 
 
+@checked
 @dataclass(frozen=True)
 class MetaWeightNet(Study):
     """``G = Σ_i V_u(L_i) L_i / Σ_i V_u(L_i) + l2/2 |v|²``, ``F`` the mean CE of balanced images.
@@ -41,15 +43,15 @@ class MetaWeightNet(Study):
     through the weights as well. Retraining starts from scratch with V as found.
 
     Attributes:
-        most: training images of the digit 0.
-        imbalance: times as many as of the digit 9, at least 1.
-        balanced: images of each digit in F.
+        most: Counting
+        imbalance: Annotated[float, AtLeast(1)]
+        balanced: Counting
         network: architecture of the classifier.
-        hidden: units of the classifier's hidden layer.
-        weighting: hidden units of V.
-        l2: weight of the l2 regularisation of the classifier.
-        batch: training images per inner step; 0 for all.
-        updates: mini-batches of retraining and of the baselines.
+        hidden: Width
+        weighting: Width
+        l2: NonNegative
+        batch: Counting
+        updates: Counting
 
     Source: Shu et al., "Meta-Weight-Net" (arXiv 1902.07379), and the authors' code for class
     imbalance, whose weights sum to 1 in a batch; digits and a perceptron for CIFAR and a ResNet.

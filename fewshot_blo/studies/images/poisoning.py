@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -33,6 +34,7 @@ TEST, OUTER_LOSS = "test accuracy %", "outer loss"
 _SHOWN = 12
 
 
+@checked
 @dataclass(frozen=True)
 class Poisoning(Study):
     """``G`` the mean CE of clean and poison images ``+ l2/2 |v|²``, ``F`` minus that of clean ones.
@@ -44,10 +46,10 @@ class Poisoning(Study):
     starts at zero weights, on clean and poison images, and converges to the minimum.
 
     Attributes:
-        train: number of clean training images.
-        validation: number of clean validation images.
-        share: number of poison images divided by that of clean training images.
-        l2: weight of the l2 regularisation.
+        train: Counting
+        validation: Counting
+        share: Share
+        l2: NonNegative
 
     Source: Mehra & Hamm (arXiv 1911.03432), untargeted poisoning; its code tests on 8000 images.
     """
@@ -155,6 +157,7 @@ class Poisoning(Study):
         images(pictures, [str(int(label)) for label in self.poison.y[shown]], path)
 
 
+@checked
 @dataclass(frozen=True)
 class TargetedPoisoning(Poisoning):
     """``F`` is the mean CE of one digit's validation images with the label of another digit.
@@ -164,11 +167,11 @@ class TargetedPoisoning(Poisoning):
 
     Attributes:
         train: number of clean training images.
-        validation: number of clean validation images; F uses those of one digit.
+        validation: Counting
         share: number of poison images divided by that of clean training images.
         l2: weight of the l2 regularisation.
-        victim: digit that is to be misclassified.
-        mistaken: digit that it is to be classified as.
+        victim: Annotated[int, AtLeast(0), AtMost(9)]
+        mistaken: Annotated[int, AtLeast(0), AtMost(9)]
 
     Source: Mehra & Hamm (arXiv 1911.03432), targeted poisoning.
     """

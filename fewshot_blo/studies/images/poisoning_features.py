@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import load_backbone
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import decay, fit_to_the_end
@@ -34,6 +35,7 @@ class _Part(NamedTuple):
     sides: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class CleanLabelPoisoning(Study):
     """One poison image per target, on features r of a pretrained network.
@@ -51,13 +53,13 @@ class CleanLabelPoisoning(Study):
     Attributes:
         network: pretrained network, as in ``load_backbone``.
         weights: weight file to use instead of the library's weights.
-        size: height and width in pixels to which images are resized.
+        size: Pixels
         classes: names of two classes of CIFAR-100.
-        train: training images of each class; the others are test images.
-        targets: number of targets, half of them of each class.
-        l2: weight of the l2 regularisation.
-        collision: weight of the distance of features.
-        closeness: weight of the distance of pixels.
+        train: Counting
+        targets: Annotated[int, AtLeast(2)]
+        l2: NonNegative
+        collision: NonNegative
+        closeness: NonNegative
 
     Source: Mehra & Hamm (arXiv 1911.03432), clean-label poisoning, there with dogs and fish and
     InceptionV3; features alone: Shafahi et al., "Poison Frogs!" (arXiv 1804.00792).

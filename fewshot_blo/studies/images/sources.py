@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtMost
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     accuracy,
@@ -31,6 +34,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 TEST, AUC, RANKS = "test accuracy %", "AUC of clean sources", "rank correlation with noise"
 
 
+@checked
 @dataclass(frozen=True)
 class SourceReweighting(Study):
     """``G = Σ_s softmax(u)_s mean_{i in s} CE_i(v) + l2/2 |v|²``, ``F`` the mean CE on clean ones.
@@ -40,12 +44,12 @@ class SourceReweighting(Study):
     minimises G for the u that was found.
 
     Attributes:
-        sources: number of sources, even.
-        images: training images of each source.
-        validation: clean images of F.
+        sources: Annotated[int, AtLeast(2), AtMost(1000)]
+        images: Counting
+        validation: Counting
         least_noise, most_noise: of the noisy sources, in (0, 1].
-        l2: weight of the l2 regularisation.
-        batch: images per mini-batch at both levels; 0 for all.
+        l2: NonNegative
+        batch: Natural
 
     Source: weights of data sources as in ScaleBiO (ACL 2025), which learns them for language
     models; data and noise are our own.
@@ -54,8 +58,8 @@ class SourceReweighting(Study):
     sources: int = 20
     images: int = 250
     validation: int = 500
-    least_noise: float = 0.1
-    most_noise: float = 0.9
+    least_noise: Annotated[float, Above(0), AtMost(1)] = 0.1
+    most_noise: Annotated[float, Above(0), AtMost(1)] = 0.9
     l2: float = 1e-3
     batch: int = 0
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -33,6 +34,7 @@ ON_ALL = " + retrain on all images"
 _GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightDecay(Study):
     """``G = CE_train(v) + Σ_i exp(u_i) v_i² / 2``, ``F = CE_validation(v)``.
@@ -42,14 +44,14 @@ class WeightDecay(Study):
     images, and on all three sets, as in a final training run.
 
     Attributes:
-        train: number of training images; few, so that decay matters.
-        validation: number of validation images.
-        stopping: number of images for early stopping.
+        train: Counting
+        validation: Counting
+        stopping: Counting
         network: architecture of the classifier.
-        hidden: units of the perceptron's hidden layer; 128 give about 100,000 parameters.
-        decay: initial decay of every parameter.
-        least: smallest decay.
-        most: largest decay; the step size of SGD inner steps must be below 2 / most.
+        hidden: Width
+        decay: Positive
+        least: Positive
+        most: Positive
 
     Source: per-parameter decays as in Lorraine et al. (arXiv 1911.02590).
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -36,6 +37,7 @@ def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
     return unit
 
 
+@checked
 @dataclass(frozen=True)
 class AntiDistillation(QuadraticStudy):
     """``G = |Φ w - u|² / 2N``, ``F = |Φ_o w - y|² / 2R`` with N learned targets u, R < N originals.
@@ -45,14 +47,14 @@ class AntiDistillation(QuadraticStudy):
     below ``1 / (α K)``, so that the solution has larger low frequencies instead of high ones.
 
     Attributes:
-        originals: R, number of originals, at random positions in [0, 1) with standard normal
+        originals: Annotated[int, AtLeast(1), AtMost(10_000)]
             targets.
-        learned: N, number of learned targets; odd.
-        frequencies: largest frequency of the features.
-        decay: exponent by which features of higher frequencies are scaled down.
-        low: largest frequency that counts as low.
-        terms: numbers of terms K of the closed forms in the table.
-        step_size: step size α of the closed forms, which must be that of the rows' inner steps and
+        learned: Annotated[int, AtLeast(1), AtMost(10_000)]
+        frequencies: Annotated[int, AtLeast(1), AtMost(10_000)]
+        decay: NonNegative
+        low: Natural
+        terms: Annotated[tuple[Counting, ...], NotEmpty()]
+        step_size: Positive
             solvers.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -30,6 +31,7 @@ _MOST_NEWTON_STEPS, _SOLVED = 50, 1e-12
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
+@checked
 @dataclass(frozen=True)
 class LogisticRegularisation(Study):
     """``G = mean_i log(1 + exp(-y_i x_i'v)) + Σ_j exp(u_j) v_j² / 2``, ``F`` without decay.
@@ -41,15 +43,15 @@ class LogisticRegularisation(Study):
     they share no code with the strategies.
 
     Attributes:
-        train: samples of G; by default as many as ijcnn1 has.
-        validation: samples of F.
-        features: of a sample.
-        useful: features with a weight other than zero.
-        correlation: of neighbouring features, in [0, 1).
-        decay: of every feature at the start.
-        least: smallest decay.
-        most: largest decay; curvatures of G are below ``features / 4 + most``.
-        batch: samples in a block of either level; 0 for all.
+        train: Annotated[int, AtLeast(1), AtMost(10_000_000)]
+        validation: Annotated[int, AtLeast(1), AtMost(10_000_000)]
+        features: Annotated[int, AtLeast(1), AtMost(10_000)]
+        useful: Counting
+        correlation: Annotated[float, Above(-1), Below(1)]
+        decay: Positive
+        least: Positive
+        most: Positive
+        batch: Natural
 
     Source: the problem of the ijcnn1 set in benchopt/benchmark_bilevel (Dagréou et al., arXiv
     2201.13409), on data of our own.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -19,6 +20,7 @@ DISTANCE, OUTER, INNER = "|u - min-norm u|", "outer loss", "inner loss"
 MOVED, ASIDE = "|w - w0|", "|w - retrained w|"
 
 
+@checked
 @dataclass(frozen=True)
 class MinNorm(QuadraticStudy):
     """Random :class:`Quadratics` with minimal outer loss zero, in float64.
@@ -28,11 +30,11 @@ class MinNorm(QuadraticStudy):
     next, ends at the same point as descent from w_0.
 
     Attributes:
-        inner_unknowns: W, number of inner parameters.
-        inner_equations: P, number of inner equations.
-        outer_unknowns: U, number of outer variables.
-        outer_equations: R, number of outer equations.
-        smallest: smallest singular value of A; the largest is 1.
+        inner_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)]
+        inner_equations: Counting
+        outer_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)]
+        outer_equations: Counting
+        smallest: Positive
         aligned: whether the rows of C are combinations of those of A, so that F depends only on
             directions of w that G determines, and ``F_w`` is in the range of the singular ``H``.
 

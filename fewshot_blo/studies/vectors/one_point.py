@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -19,6 +20,7 @@ from fewshot_blo.studies.vectors.anti_distillation import fourier_features
 OUTER, REMEMBERED, SIZE = "outer loss", "remembered %", "|w|"
 
 
+@checked
 @dataclass(frozen=True)
 class OnePoint(Study):
     """``G = (φ(x) w - y)² / 2`` of one learned example (x, y), ``F`` the mean over many given ones.
@@ -28,9 +30,9 @@ class OnePoint(Study):
     retains a part of all earlier examples (x, y).
 
     Attributes:
-        given: number of examples in F, on a regular grid.
-        frequencies: largest frequency of the features.
-        waves: largest frequency of the target function in F.
+        given: Annotated[int, AtLeast(1), AtMost(10_000)]
+        frequencies: Annotated[int, AtLeast(1), AtMost(10_000)]
+        waves: Counting
         begin: initial x, in [0, 1]; the initial y is zero.
 
     Source: Vicol et al. (arXiv 2212.14032), the toy problem in their figures; this one is our own.

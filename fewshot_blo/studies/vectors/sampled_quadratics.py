@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -57,6 +58,7 @@ class Quadratic:
         return self.a.T @ self.b / len(self.a)
 
 
+@checked
 @dataclass(frozen=True)
 class SampledQuadratics(Study):
     """G and F are means of random quadratics of rank one, G with curvatures from ``mu`` to 1.
@@ -65,12 +67,12 @@ class SampledQuadratics(Study):
     far h is above its minimum.
 
     Attributes:
-        samples: of each level.
-        inner: entries of v.
-        outer: entries of u.
-        mu: smallest curvature of either loss over v and u, before sampling.
-        coupling: largest singular value of the second derivative over u and v.
-        batch: samples in a block of either level; 0 for all.
+        samples: Annotated[int, AtLeast(1), AtMost(1_000_000)]
+        inner: Annotated[int, AtLeast(1), AtMost(2000)]
+        outer: Annotated[int, AtLeast(1), AtMost(2000)]
+        mu: Positive
+        coupling: Positive
+        batch: Natural
 
     Source: the quadratics of benchopt/benchmark_bilevel, whose u has one direction without
     curvature in either loss; here it has none, so that the minimum is one point.
