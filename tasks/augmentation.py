@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Share
 from fewshot_blo.tasks.batch import send
 from fewshot_blo.tasks.dataset import intensities
 from fewshot_blo.tasks.errors import DataError
@@ -29,28 +31,28 @@ class Augmentation:
     ``ColorJitter``, but always in this order.
 
     Attributes:
-        flip: Share
+        flip: probability of a horizontal flip.
         quarter_turns: rotate by 0, 90, 180 or 270 degrees with equal probability; the class stays
             the same.
-        crop: Annotated[int, AtLeast(0), AtMost(8192)]
-        rotation: Annotated[float, AtLeast(0), AtMost(180)]
-        brightness: Share
-        contrast: Share
+        crop: zero padding in pixels at each side before a random crop to the original size.
+        rotation: largest rotation angle in degrees, in either direction.
+        brightness: strength b of the brightness change; its factor is uniform in [1 - b, 1 + b].
+        contrast: strength c of the contrast change; its factor, uniform in [1 - c, 1 + c], scales
             the distance to the image's mean grey.
-        saturation: Share,
+        saturation: strength s of the saturation change; its factor, uniform in [1 - s, 1 + s],
             scales the distance to each pixel's grey. Needs RGB images.
 
     Raises:
         DataError: if a setting is out of range.
     """
 
-    flip: float = 0.0
+    flip: Share = 0.0
     quarter_turns: bool = False
-    crop: int = 0
-    rotation: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    crop: Annotated[int, AtLeast(0), AtMost(8192)] = 0
+    rotation: Annotated[float, AtLeast(0), AtMost(180)] = 0.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
 
     @property
     def active(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.figure import inline_image
-from fewshot_blo.records.readers import in_short
+from fewshot_blo.records.scalars import in_short
 from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.episode_figure import draw_episodes
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Pixels
+from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Pixels
 from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
 
@@ -33,11 +33,11 @@ class Glyphs(DataSet):
     Rendered from the DejaVu and STIX fonts that matplotlib carries; needs no files.
 
     Attributes:
-        size: Annotated[int, AtLeast(12), AtMost(8192)]
+        size: height and width of the images in pixels, at least 12.
     """
 
     title = "Glyphs"
-    size: int = 28
+    size: Annotated[int, AtLeast(12), AtMost(8192)] = 28
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import glyphs
@@ -65,7 +65,7 @@ class Omniglot(DataSet):
         rotations: count each character as four classes, rotated by 0, 90, 180 and 270 degrees.
         mirrors: add the mirror image of each training class as a further class; validation and
             test never have them.
-        size: Pixels
+        size: height and width of the images in pixels.
         download: download the archives if they are missing.
     """
 
@@ -74,7 +74,7 @@ class Omniglot(DataSet):
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True
     mirrors: bool = False
-    size: int = 28
+    size: Pixels = 28
     download: bool = False
 
     def load(self) -> Splits:
@@ -113,14 +113,14 @@ class MiniImageNet(DataSet):
         root: folder that holds train, val and test with a folder of images for each class, or
             train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
             and -test.pkl; ~ is the home folder.
-        size: Pixels
+        size: height and width of the images in pixels.
         partial: accept missing classes and images.
     """
 
     title = "miniImageNet"
     class_lists = "miniimagenet"
     root: str = ""
-    size: int = 84
+    size: Pixels = 84
     partial: bool = False
 
     def load(self) -> Splits:
@@ -140,14 +140,14 @@ class TieredImageNet(DataSet):
         root: folder that holds train, val and test with a folder of images for each class, or
             train_images_png.pkl, train_labels.pkl and the same for val and test; ~ is the home
             folder.
-        size: Pixels
+        size: height and width of the images in pixels.
         partial: accept missing classes and images.
     """
 
     title = "tieredImageNet"
     class_lists = "tieredimagenet"
     root: str = ""
-    size: int = 84
+    size: Pixels = 84
     partial: bool = False
 
     def load(self) -> Splits:
@@ -222,17 +222,17 @@ class Folder(DataSet):
         root: folder that holds a subfolder of images for each class; ~ is the home folder.
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
-        seed: Natural
+        seed: seed of the random division.
         color: read images in RGB; false for grey.
-        size: Pixels
+        size: height and width of the images in pixels.
     """
 
     title = "Folder"
     root: str = ""
     csv: str = ""
-    seed: int = 0
+    seed: Natural = 0
     color: bool = True
-    size: int = 84
+    size: Pixels = 84
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import folder

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
@@ -39,11 +40,11 @@ class EpisodicSampler:
 
     Args:
         dataset: classes to draw from; images are gathered on its device.
-        way: Counting | tuple[Counting, Counting]
-        shot: Counting | tuple[Counting, Counting]
-        query: Counting | tuple[Counting, Counting]
-        tasks: Counting
-        seed: Natural
+        way: N, number of classes in a task, or an inclusive range to draw it from for each task.
+        shot: K, number of support images per class, or a range; equal for all classes of a task.
+        query: Q, number of query images per class, or a range; equal for all classes of a task.
+        tasks: T, number of tasks in a batch.
+        seed: seed of the tasks, at least 0.
         device: device of the batches; the data set's device by default.
         dtype: floating-point dtype of the images, which are scaled to [0, 1].
         augment: random augmentation of each image, for training; it also depends only on
@@ -58,11 +59,11 @@ class EpisodicSampler:
         self,
         dataset: ClassDataset,
         *,
-        way: int | Range,
-        shot: int | Range,
-        query: int | Range,
-        tasks: int,
-        seed: int = 0,
+        way: Counting | tuple[Counting, Counting],
+        shot: Counting | tuple[Counting, Counting],
+        query: Counting | tuple[Counting, Counting],
+        tasks: Counting,
+        seed: Natural = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         augment: Augmentation | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.power import PowerTransform
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import NonNegative, NotEmpty, Pixels, Positive
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Pool = Literal["average", "maximum", "first", "flatten"]
@@ -24,11 +25,11 @@ class Preprocessing:
     """Preprocessing of images, as in the training of a network.
 
     Attributes:
-        size: Pixels | None
-        mean: Annotated[tuple[float, ...], NotEmpty()]
-        std: Annotated[tuple[Positive, ...], NotEmpty()]
+        size: height and width in pixels that images are resized to; None keeps their size.
+        mean: mean of each channel of images with values in [0, 1], which is subtracted.
+        std: standard deviation of each channel, by which images are divided.
         interpolation: interpolation of the resizing.
-        sharpen: NonNegative
+        sharpen: strength of an unsharp mask (with a 3x3 mean) before resizing, at least 0. An
             enlarged small image lacks the detail of training images: 0.25 to 1 may help.
 
     Raises:
@@ -36,11 +37,11 @@ class Preprocessing:
             one value per channel with positive std.
     """
 
-    size: int | None = None
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    size: Pixels | None = None
+    mean: Annotated[tuple[float, ...], NotEmpty()] = (0.0, 0.0, 0.0)
+    std: Annotated[tuple[Positive, ...], NotEmpty()] = (1.0, 1.0, 1.0)
     interpolation: Interpolation = "bilinear"
-    sharpen: float = 0.0
+    sharpen: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -109,7 +110,7 @@ class Backbone(nn.Module):
         name: name of the network, as in ``load_backbone``.
         pool: pooling of maps or tokens.
         views: views of every image, whose features are averaged.
-        power: Positive
+        power: exponent of the power transform of the features; 1 for none.
 
     Raises:
         ConfigurationError: if the power is not positive.
@@ -123,7 +124,7 @@ class Backbone(nn.Module):
         name: str = "",
         pool: Pool = "average",
         views: Views = "one",
-        power: float = 1.0,
+        power: Positive = 1.0,
     ) -> None:
         super().__init__()
         self.name = name or type(body).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from fewshot_blo.networks import ENCODERS, Conv4
 from fewshot_blo.problems import PROBLEMS, FewShotProblem, SharedEncoder
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
-from fewshot_blo.records.ranges import Counting, Natural
+from fewshot_blo.records.ranges import AtLeast, Counting, Natural
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DATA_SETS, DataSet, Glyphs
 from fewshot_blo.training.settings import TrainSettings
@@ -96,7 +96,7 @@ class EpisodeSettings:
     validation_shot: Natural = 0
     validation_query: Counting = 15
     tasks: Counting = 16
-    seed: Natural = 0
+    seed: Annotated[int, AtLeast(-1)] = 0  # One below that of an evaluation.
 
 
 @checked

@@ -15,6 +15,7 @@ from fewshot_blo.networks.views import COUNT
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, Positive
 
 _FEW = 500
 """Largest number of images with which slow candidates are tried too."""
@@ -33,22 +34,22 @@ class Candidate:
         head: a linear head; or in closed form a class-balanced average of heads, cosine
             prototypes, or ridge regression.
         adapts: parameters that adapt together with the head.
-        blocks: Natural
-        rank: Counting
+        blocks: number of last blocks that adapt; 0 for all.
+        rank: rank of low-rank updates.
         inner: inner steps.
-        lam: Positive
-        power: Positive
+        lam: regularisation of ridge regression.
+        power: exponent applied to the features.
         views: views of an image, over which features are averaged.
     """
 
     name: str
     head: Literal["balanced", "cosine", "linear", "ridge"] = "linear"
     adapts: Adapts = "head"
-    blocks: int = 0
-    rank: int = 4
+    blocks: Natural = 0
+    rank: Counting = 4
     inner: InnerSteps = InnerSteps(0, SGD())
-    lam: float = 0.1
-    power: float = 1.0
+    lam: Positive = 0.1
+    power: Positive = 1.0
     views: Views = "one"
 
     @property

@@ -26,6 +26,7 @@ from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.stacked.merged import MergedForward
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting
 
 _TAIL = "tail."
 
@@ -50,7 +51,7 @@ class TailHead(Head):
             it is copied. Batch norms use running statistics. Parameters that neither require a
             gradient nor adapt are constant.
         adapted: names of the tail's parameters that adapt.
-        features: Counting
+        features: E, number of the tail's features.
         head: classifier on the tail's features; linear by default.
         unit: divide features by their length instead of √E.
         backend: how the tail runs for the tasks of a batch; "auto" chooses at the first batch, and
@@ -71,7 +72,7 @@ class TailHead(Head):
         tail: nn.Module,
         adapted: Collection[str],
         *,
-        features: int,
+        features: Counting,
         head: Head | None = None,
         unit: bool = False,
         backend: TailBackend | Literal["auto"] = "auto",

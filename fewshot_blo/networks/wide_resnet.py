@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
         self,
         *,
         channels: Width = 3,
-        depth: Annotated[int, AtLeast(10), AtMost(1000)] = 28,
+        depth: Annotated[int, AtMost(1000)] = 28,
         widen: Annotated[int, AtLeast(1), AtMost(64)] = 10,
         norm: Norm = "batch",
         drop_rate: Decay = 0.0,

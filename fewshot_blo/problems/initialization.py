@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ from fewshot_blo.problems.few_shot import (
     task_keys,
 )
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, NonNegative
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
@@ -62,16 +63,16 @@ class Initialization(FewShotProblem):
     Args:
         network: network from images to logits, any module; it is copied. Frozen parameters
             (``requires_grad`` false) do not change.
-        prox: NonNegative
+        prox: weight of the proximal term, at least 0.
         adapted: which parameters adapt to a task: "all"; "head" (ANIL) or "body" (BOIL) of a
             ``classifier``; "no_norms", all but those of norm layers (MAML++); or a prefix, or
             prefixes, of parameter names. The others are outer variables shared by all tasks.
         start: initial head: "learned" like the other parameters, or "prototypes", which needs a
             ``classifier``: a network of an ``encoder`` and a linear ``head`` that adapts.
-        step_size: NonNegative | None
+        step_size: initial value of learned inner step sizes, for the rule ``LearnedSGD``: one for
             each adapted parameter tensor. None if step sizes are not learned.
         entry_steps: learn a step size for each entry of the parameters, as in Meta-SGD.
-        own_steps: Annotated[int, AtLeast(0), AtMost(1000)]
+        own_steps: number of inner steps with learned step sizes of their own, as in MAML++; needs
             ``per_step`` of the rule. 0 shares the step sizes between all steps.
         backend: how the network's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
@@ -88,12 +89,12 @@ class Initialization(FewShotProblem):
         self,
         network: nn.Module,
         *,
-        prox: float = 0.0,
+        prox: NonNegative = 0.0,
         adapted: str | Sequence[str] = "all",
         start: Start = "learned",
-        step_size: float | None = None,
+        step_size: NonNegative | None = None,
         entry_steps: bool = False,
-        own_steps: int = 0,
+        own_steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
         prove: bool = True,

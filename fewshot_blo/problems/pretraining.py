@@ -17,6 +17,7 @@ from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 from fewshot_blo.problems.task_heads import TaskHeads
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative
 
 
 @checked
@@ -37,17 +38,17 @@ class Pretraining(SharedEncoder):
     Args:
         encoder: network from images to features, as in ``SharedEncoder``.
         head: head of the tasks in validation and test; the classifier has the same type.
-        classes: Natural
-        features: Counting
-        way: Counting | None
-        prox: NonNegative | None
+        classes: number of training classes; 0 takes it from the data, where that is known.
+        features: D, number of the encoder's features.
+        way: N, number of classes in a task, needed for a learned start of the head.
+        prox: weight of the head's proximal term; the head's default if not given.
         start: initial parameters of the head; the head's default if not given.
         unit: normalize features to unit length.
         centre: subtract the mean feature of the training images, outside of training.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
         precision: number format of the encoder's matrix products and convolutions.
-        slices: Natural
+        slices: number of images encoded at a time, as in ``SharedEncoder``; 0 for all.
         prove: compare the kernel with ``encoder`` itself at the first batch.
 
     Raises:
@@ -60,16 +61,16 @@ class Pretraining(SharedEncoder):
         encoder: nn.Module,
         head: Head = LinearHead(),
         *,
-        classes: int = 0,
-        features: int,
-        way: int | None = None,
-        prox: float | None = None,
+        classes: Natural = 0,
+        features: Counting,
+        way: Counting | None = None,
+        prox: NonNegative | None = None,
         start: Start | None = None,
         unit: bool = False,
         centre: bool = False,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
-        slices: int = 0,
+        slices: Natural = 0,
         prove: bool = True,
     ) -> None:
         if classes < 1:

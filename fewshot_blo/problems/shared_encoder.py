@@ -29,6 +29,7 @@ from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
@@ -57,7 +58,7 @@ class SharedEncoder(FewShotProblem):
     Args:
         encoder: network from images to features ``[B, D]``, any module; it is copied.
         head: classifier of each task, whose weights are inner parameters; linear by default.
-        prox: NonNegative | None
+        prox: weight of the proximal term, at least 0; with start "zeros" it is l2 regularization.
             The head's default if not given.
         start: initial parameters of the head: "prototypes", "zeros", "closed_form" or "learned";
             the head's default if not given.
@@ -65,14 +66,14 @@ class SharedEncoder(FewShotProblem):
         unit: normalize features to unit length instead of dividing them by ``sqrt(D)``.
         centre: subtract the mean feature of the training images, outside of training; it needs
             ``features``.
-        way: Counting | None
-        features: Counting | None
+        way: N, number of classes in a task, needed for a learned start.
+        features: D, number of the encoder's features, needed for a learned start, a centre and
             some heads.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
         precision: number format of the encoder's matrix products and convolutions; the head's are
             in the parameters' dtype.
-        slices: Natural
+        slices: number of images encoded at a time, with activation checkpointing, so that memory
             does not grow with the number of images; 0 for all. Needs an encoder without batch
             statistics, such as a pretrained one.
         prove: compare the kernel with ``encoder`` itself at the first batch.
@@ -87,16 +88,16 @@ class SharedEncoder(FewShotProblem):
         encoder: nn.Module,
         head: Head = LinearHead(),
         *,
-        prox: float | None = None,
+        prox: NonNegative | None = None,
         start: Start | None = None,
         learn_prox: bool = False,
         unit: bool = False,
         centre: bool = False,
-        way: int | None = None,
-        features: int | None = None,
+        way: Counting | None = None,
+        features: Counting | None = None,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
-        slices: int = 0,
+        slices: Natural = 0,
         prove: bool = True,
     ) -> None:
         if centre:

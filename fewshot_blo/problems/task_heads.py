@@ -78,7 +78,7 @@ def check_head(head: Head, start: Start, prox: float, *, learn_prox: bool, unit:
     """Raises ``ConfigurationError`` if a head does not support these settings."""
     if learn_prox and prox == 0:
         raise ConfigurationError(
-            "prox is 0 and learn_prox is true: its logarithm is learned, so it must be positive"
+            "prox is 0: it must be above 0 with learn_prox, because its logarithm is learned"
         )
     if unit and not head.scaled:
         raise ConfigurationError(

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.ranges import Range
-from fewshot_blo.records.readers import Reader, Unfit, in_short, reader
+from fewshot_blo.records.readers import reader
+from fewshot_blo.records.scalars import Reader, Unfit, in_short
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -30,7 +31,8 @@ def checked(kind: T) -> T:
         # Not an assignment, which type checkers take for a change of the signature.
         type.__setattr__(kind, "__init__", _checking(kind.__init__, kind))
         return kind
-    return _checking(kind, kind)
+    function: T = _checking(kind, kind)
+    return function
 
 
 def ranges(kind: Callable[..., Any]) -> dict[str, str]:

@@ -1,8 +1,4 @@
-"""Reads values of settings by their annotations: the value, in its plain type, or what it must be.
-
-Numbers of NumPy and PyTorch become those of Python, so that settings are comparable and can be
-saved. ``True`` is no number, and 1 is no truth value.
-"""
+"""Reads values of settings by their annotations: unions, lists, mappings, objects."""
 
 from __future__ import annotations
 
@@ -10,39 +6,16 @@ import dataclasses
 import difflib
 import inspect
 import itertools
-import math
-import numbers
-import os
-import reprlib
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 from torch import Tensor
 from typing_extensions import get_protocol_members
 
-from fewshot_blo.records.ranges import LARGEST_FLOAT, LARGEST_INT, NotEmpty, Range
-
-Reader = Callable[[Any], Any]
-
-
-class Unfit(Exception):
-    """A value that does not fit; the message goes on from "it must be".
-
-    Attributes:
-        inside: the entry of a list or mapping that does not fit, and its place, as ``[0]``.
-    """
-
-    def __init__(self, words: str, inside: tuple[str, Any] | None = None) -> None:
-        super().__init__(words)
-        self.inside = inside
-
-    def within(self, place: object, value: Any) -> Unfit:
-        """The same, of an entry."""
-        further, found = self.inside or ("", value)
-        return Unfit(str(self), (f"[{_short.repr(place)}]{further}", found))
+from fewshot_blo.records.ranges import NotEmpty
+from fewshot_blo.records.scalars import PLAIN, Reader, Unfit, with_article
 
 
 def reader(annotation: Any) -> Reader:
@@ -51,8 +24,10 @@ def reader(annotation: Any) -> Reader:
     if get_origin(annotation) is Annotated:
         bare, *marks = get_args(annotation)  # type: ignore[assignment]
     origin = get_origin(bare) or bare
-    if bare in _PLAIN:
-        return _PLAIN[bare](marks)
+    if bare is Any:
+        return _anything
+    if bare in PLAIN:
+        return PLAIN[bare](marks)
     if origin is Literal:
         return _literal(get_args(bare))
     if origin in (Union, types.UnionType):
@@ -67,141 +42,11 @@ def reader(annotation: Any) -> Reader:
         return _sequence(get_args(bare), marks)
     if inspect.isclass(origin) and origin is not object:
         return _protocol(origin) if getattr(origin, "_is_protocol", False) else _instance(origin)
-    return lambda value: value
+    return _anything
 
 
-def in_short(value: Any) -> str:
-    """A value for a message, on one line."""
-    if inspect.isclass(value):
-        return f"the class {value.__name__}"
-    if isinstance(value, Tensor):
-        shape = list(value.shape)
-        return f"a tensor of shape {shape}" if value.ndim else f"a tensor ({value.dtype})"
-    if isinstance(value, float | np.floating):
-        return str(float(value))
-    if (
-        isinstance(value, int) and abs(value) > 10**30
-    ):  # Python writes out no more than 4300 digits.
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, str | int | list | tuple | dict | Path | None):
-        return _short.repr(value)
-    return _a(type(value).__name__)
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
-
-
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[:1] in "AEIOaeio" else f"a {noun}"
-
-
-def _number(value: Any) -> Any:
-    """The number in a scalar of NumPy or PyTorch; anything else as it is."""
-    if isinstance(value, Tensor) and value.requires_grad:
-        raise Unfit("a number: no gradient reaches a setting, so give a tensor's item()")
-    if isinstance(value, np.generic) or (
-        isinstance(value, Tensor | np.ndarray) and value.ndim == 0
-    ):
-        try:
-            return value.item()
-        except RuntimeError:  # As of a tensor without data.
-            return value
+def _anything(value: Any) -> Any:
     return value
-
-
-def _bool(marks: Sequence[Any]) -> Reader:
-    def read(value: Any) -> bool:
-        found = _number(value)
-        if not isinstance(found, bool):
-            raise Unfit("true or false")
-        return found
-
-    return read
-
-
-def _int(marks: Sequence[Any]) -> Reader:
-    allowed = Range.of(marks)
-    words = "a whole number" + (f" ({allowed.words})" if allowed.words else "")
-
-    def read(value: Any) -> int:
-        found = _number(value)
-        if isinstance(found, bool) or not isinstance(found, numbers.Integral):
-            raise Unfit(words)
-        if abs(found) > LARGEST_INT:
-            raise Unfit(f"at most {LARGEST_INT}" if found > 0 else f"at least {-LARGEST_INT}")
-        if not allowed.has(int(found)):
-            raise Unfit(allowed.words)
-        return int(found)
-
-    return read
-
-
-def _float(marks: Sequence[Any]) -> Reader:
-    allowed = Range.of(marks)
-    finite = "finite" if allowed.words == "" else f"finite and {allowed.words}"
-
-    def read(value: Any) -> float:
-        found = _number(value)
-        if isinstance(found, bool) or not isinstance(found, numbers.Real):
-            raise Unfit("a number" + (f" ({allowed.words})" if allowed.words else ""))
-        try:
-            found = float(found)
-        except OverflowError:
-            found = math.inf if found > 0 else -math.inf
-        if math.isnan(found) or (math.isinf(found) and not allowed.infinite):
-            raise Unfit(finite)
-        if not allowed.has(found):
-            raise Unfit(allowed.words)
-        if not math.isinf(found) and abs(found) > LARGEST_FLOAT:
-            raise Unfit(f"at most {LARGEST_FLOAT:g} in size, the largest number of float32")
-        return found
-
-    return read
-
-
-def _str(marks: Sequence[Any]) -> Reader:
-    filled = any(isinstance(mark, NotEmpty) for mark in marks)
-
-    def read(value: Any) -> str:
-        if not isinstance(value, str):
-            raise Unfit("text")
-        if "\0" in value:
-            raise Unfit("text without the character NUL")
-        if filled and not value:
-            raise Unfit("text of at least one character")
-        return str(value)
-
-    return read
-
-
-def _path(marks: Sequence[Any]) -> Reader:
-    def read(value: Any) -> Path:
-        if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-            raise Unfit("a path")
-        if "\0" in os.fspath(value):
-            raise Unfit("a path without the character NUL")
-        return Path(value)
-
-    return read
-
-
-def _none(marks: Sequence[Any]) -> Reader:
-    def read(value: Any) -> None:
-        if value is not None:
-            raise Unfit("None")
-
-    return read
-
-
-_PLAIN: dict[Any, Callable[[Sequence[Any]], Reader]] = {
-    bool: _bool,
-    int: _int,
-    float: _float,
-    str: _str,
-    Path: _path,
-    type(None): _none,
-}
 
 
 def _literal(choices: Sequence[Any]) -> Reader:
@@ -228,7 +73,7 @@ def _union(members: Sequence[Any]) -> Reader:
         if value is None and optional:
             return None
         for member in members:  # A value that is of a type keeps it: a path is no text.
-            if inspect.isclass(member) and member not in _PLAIN and type(value) is member:
+            if inspect.isclass(member) and member not in PLAIN and type(value) is member:
                 return value
         wanted = []
         for own in readers:
@@ -317,12 +162,12 @@ def _instance(kind: type[Any]) -> Reader:
     def read(value: Any) -> Any:
         if isinstance(value, kind):
             return value
-        raise Unfit(f"{_a(kind.__name__)}{_remedy(kind, value)}")
+        raise Unfit(f"{with_article(kind.__name__)}{_remedy(kind, value)}")
 
     return read
 
 
-def _remedy(kind: type[Any], value: Any) -> str:
+def _remedy(kind: Any, value: Any) -> str:
     """How to write what was probably meant: ``InnerSteps(5)`` for 5."""
     if inspect.isclass(value) and issubclass(value, kind):
         return f": call the class, {value.__name__}()"
@@ -344,6 +189,6 @@ def _protocol(kind: type[Any]) -> Reader:
             raise Unfit(f"an object: call the class, {value.__name__}()")
         if all(hasattr(value, member) for member in members):
             return value
-        raise Unfit(f"{_a(kind.__name__)}, an object with {', '.join(members)}")
+        raise Unfit(f"{with_article(kind.__name__)}, an object with {', '.join(members)}")
 
     return read

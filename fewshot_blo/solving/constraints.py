@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import OrInfinite
+from fewshot_blo.records.ranges import OrInfinite, Positive
 
 
 class Constraint(Protocol):
@@ -155,14 +155,14 @@ class Simplex:
     """``x ≥ 0`` with a given sum along an axis.
 
     Attributes:
-        total: Positive
+        total: the sum, positive.
         dim: the axis.
 
     Raises:
         ConfigurationError: if the sum is not positive.
     """
 
-    total: float = 1.0
+    total: Positive = 1.0
     dim: int = -1
 
     def project(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, Share
 
 
 @checked
@@ -17,15 +18,15 @@ class Partial:
     """Between cold and warm: the inner problem starts near where the last one ended.
 
     Attributes:
-        every: Natural
-        keep: Share
+        every: outer steps between cold starts; 0 for none.
+        keep: weight of the last inner parameters in the start; the rest is the problem's own start.
 
     Raises:
         ConfigurationError: if a setting is outside its range.
     """
 
-    every: int = 0
-    keep: float = 1.0
+    every: Natural = 0
+    keep: Share = 1.0
 
 
 Start = Literal["cold", "warm"] | Partial

@@ -25,6 +25,7 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Share
 from fewshot_blo.records.tables import write_table
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
@@ -47,30 +48,30 @@ class RowSettings:
     Attributes:
         strategy: how the hypergradient is computed.
         start: start of each inner problem: cold, warm or partial.
-        restart_every: Natural
-        keep: Share
-        steps: Counting
-        passes: Natural
+        restart_every: outer steps between cold starts of a partial start; 0 for none.
+        keep: weight of the last inner solution in a partial start, in [0, 1].
+        steps: number of outer steps.
+        passes: gradients and Hessian products that the outer steps may take altogether, in place of
             ``steps``; 0 for no such budget. Rows with the same one are compared at the same cost.
         optimizer: outer optimizer.
-        learning_rate: NonNegative
-        decay: NonNegative
-        every: Counting
-        patience: Natural
+        learning_rate: learning rate of the outer optimizer.
+        decay: exponent of its decay: it is divided by ``(t + 1)^decay`` at outer step t.
+        every: outer steps between records.
+        patience: records without a new lowest held-out loss after which the run stops; 0 for no
             early stopping.
     """
 
     strategy: Strategy = Unroll(InnerSteps(5, SGD(0.5)))
     start: Literal["cold", "warm", "partial"] = "warm"
-    restart_every: int = 0
-    keep: float = 1.0
-    steps: int = 500
-    passes: int = 0
+    restart_every: Natural = 0
+    keep: Share = 1.0
+    steps: Counting = 500
+    passes: Natural = 0
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 0.1
-    decay: float = 0.0
-    every: int = 20
-    patience: int = 0
+    learning_rate: NonNegative = 0.1
+    decay: NonNegative = 0.0
+    every: Counting = 20
+    patience: Natural = 0
 
     def steps_of(self, passes: Passes) -> int:
         """Number of outer steps for the budget, from the passes that one takes.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -29,11 +30,11 @@ class Study(ABC):
 
     Attributes:
         root: folder of the data set; empty if the study has none.
-        seed: Natural
+        seed: seed of data splits, noise and initial weights.
     """
 
     root: str = ""
-    seed: int = 0
+    seed: Natural = 0
 
     @abstractmethod
     def problem(self) -> PlainProblem:

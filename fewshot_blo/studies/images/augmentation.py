@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -91,29 +92,29 @@ class LearnedAugmentation(Study):
     from scratch, with a new transformation of the training images in every step.
 
     Attributes:
-        train: Counting
-        validation: Counting
+        train: number of training images.
+        validation: number of validation images.
         network: architecture of the classifier.
-        hidden: Width
-        channels: Width
-        l2: NonNegative
-        batch: Counting
-        validation_batch: Natural
-        epochs: Counting
+        hidden: units of the classifier's hidden layer.
+        channels: channels of the augmenting network; 4 give about 4,000 outer variables.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: training images per inner step; 0 for all.
+        validation_batch: validation images per outer step; 0 for all.
+        epochs: epochs of retraining and of the baselines, over the training images.
 
     Source: the data-augmentation network of Vicol et al. (arXiv 2212.14032), table 3; its
     architecture and sizes are our own.
     """
 
-    train: int = 200
-    validation: int = 1000
+    train: Counting = 200
+    validation: Counting = 1000
     network: NetworkName = "perceptron"
-    hidden: int = 128
-    channels: int = 4
-    l2: float = 1e-3
-    batch: int = 50
-    validation_batch: int = 0
-    epochs: int = 100
+    hidden: Width = 128
+    channels: Width = 4
+    l2: NonNegative = 1e-3
+    batch: Counting = 50
+    validation_batch: Natural = 0
+    epochs: Counting = 100
 
     @cached_property
     def _digits(self) -> Digits:

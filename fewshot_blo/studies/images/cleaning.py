@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtMost, Counting, NonNegative
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -34,22 +36,22 @@ class Cleaning(Study):
     training images. Retraining minimises G of all images for the u that was found.
 
     Attributes:
-        train: Counting
-        validation: Counting
-        noise: Annotated[float, Above(0), AtMost(1)]
-        reg: NonNegative
-        batch: Counting
+        train: images, whose labels are partly replaced.
+        validation: clean images.
+        noise: probability that a label is replaced by one of the ten at random.
+        reg: of the weights, without the factor 1/2.
+        batch: images in a block of either level; the last ones may have one less. 0 for all.
         logit: u at the start.
 
     Source: the data cleaning of Dagréou et al. (arXiv 2201.13409) with the sizes, noise, scaling,
     regularisation and start of their benchmark, benchopt/benchmark_bilevel.
     """
 
-    train: int = 20000
-    validation: int = 5000
-    noise: float = 0.5
-    reg: float = 0.2
-    batch: int = 64
+    train: Counting = 20000
+    validation: Counting = 5000
+    noise: Annotated[float, Above(0), AtMost(1)] = 0.5
+    reg: NonNegative = 0.2
+    batch: Counting = 64
     logit: float = -2.0
 
     @cached_property

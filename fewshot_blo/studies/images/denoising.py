@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import installed_by
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, Below, Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
@@ -48,17 +49,17 @@ class Denoising(Study):
     of the kept images, ``σ(u_i) > 1/2``, as a prediction of the right labels.
 
     Attributes:
-        train: Counting
-        validation: Counting
-        noise: Annotated[float, Above(0), Below(1)]
+        train: number of training images, some of whose labels are wrong.
+        validation: number of clean images.
+        noise: share of the training images with a random wrong label, between 0 and 1.
         network: architecture of the classifier.
-        hidden: Width
+        hidden: units of the classifier's hidden layer.
         normalised: divide by the sum of the weights; otherwise by the number of images.
-        l2: NonNegative
-        batch: Natural
-        pretraining: Natural
+        l2: weight of the l2 regularisation of the classifier.
+        batch: images per mini-batch at both levels; 0 for all.
+        pretraining: mini-batches of all images, including clean ones, on which v is trained before
             the first outer step, for runs in which each image is in few outer steps.
-        updates: Counting
+        updates: mini-batches of 200 images for retraining and the baselines, if the network is not
             linear. The number does not depend on how many images are kept.
 
     Source: Mehra & Hamm (arXiv 1911.03432), data denoising; unlike in its code, the mean of the
@@ -68,16 +69,16 @@ class Denoising(Study):
     and the test images are a part of MNIST's training images; here neither is so.
     """
 
-    train: int = 5000
-    validation: int = 5000
-    noise: float = 0.5
+    train: Counting = 5000
+    validation: Counting = 5000
+    noise: Annotated[float, Above(0), Below(1)] = 0.5
     network: NetworkName = "linear"
-    hidden: int = 128
+    hidden: Width = 128
     normalised: bool = True
-    l2: float = 1e-3
-    batch: int = 0
-    pretraining: int = 0
-    updates: int = 600
+    l2: NonNegative = 1e-3
+    batch: Natural = 0
+    pretraining: Natural = 0
+    updates: Counting = 600
 
     def __post_init__(self) -> None:
         with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NonNegative, Width
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -48,31 +49,31 @@ class Distillation(Study):
     the images may fit these initial weights only; with fresh ones they must suit any.
 
     Attributes:
-        per_class: Annotated[int, AtLeast(1), AtMost(1000)]
-        train: Counting
-        validation: Counting
+        per_class: synthetic images per digit.
+        train: number of real images for the outer loss.
+        validation: number of real images that select the best outer step.
         network: architecture of the classifier.
-        hidden: Width
-        l2: NonNegative
-        batch: Counting
+        hidden: units of the classifier's hidden layer.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: real images per mini-batch; 0 for all.
         cold: start of inner problems that are not warm: "fixed" for the same initial weights in all
             outer steps, "fresh" for new ones in each.
-        retrainings: Counting
-        retraining_steps: Counting
+        retrainings: number of initial weights for retraining; figures are means over them.
+        retraining_steps: steps of retraining on all synthetic images, with a cosine schedule.
 
     Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
     """
 
-    per_class: int = 1
-    train: int = 55000
-    validation: int = 5000
+    per_class: Annotated[int, AtLeast(1), AtMost(1000)] = 1
+    train: Counting = 55000
+    validation: Counting = 5000
     network: NetworkName = "perceptron"
-    hidden: int = 128
-    l2: float = 1e-3
-    batch: int = 500
+    hidden: Width = 128
+    l2: NonNegative = 1e-3
+    batch: Counting = 500
     cold: Literal["fixed", "fresh"] = "fixed"
-    retrainings: int = 5
-    retraining_steps: int = 500
+    retrainings: Counting = 5
+    retraining_steps: Counting = 500
 
     def __post_init__(self) -> None:
         if self.network == "linear" and self.cold == "fresh":

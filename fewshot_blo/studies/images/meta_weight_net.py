@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch.func import functional_call
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Counting, NonNegative, Width
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     cross_entropy,
@@ -43,29 +44,29 @@ class MetaWeightNet(Study):
     through the weights as well. Retraining starts from scratch with V as found.
 
     Attributes:
-        most: Counting
-        imbalance: Annotated[float, AtLeast(1)]
-        balanced: Counting
+        most: training images of the digit 0.
+        imbalance: times as many as of the digit 9, at least 1.
+        balanced: images of each digit in F.
         network: architecture of the classifier.
-        hidden: Width
-        weighting: Width
-        l2: NonNegative
-        batch: Counting
-        updates: Counting
+        hidden: units of the classifier's hidden layer.
+        weighting: hidden units of V.
+        l2: weight of the l2 regularisation of the classifier.
+        batch: training images per inner step; 0 for all.
+        updates: mini-batches of retraining and of the baselines.
 
     Source: Shu et al., "Meta-Weight-Net" (arXiv 1902.07379), and the authors' code for class
     imbalance, whose weights sum to 1 in a batch; digits and a perceptron for CIFAR and a ResNet.
     """
 
-    most: int = 2000
-    imbalance: float = 100.0
-    balanced: int = 10
+    most: Counting = 2000
+    imbalance: Annotated[float, AtLeast(1)] = 100.0
+    balanced: Counting = 10
     network: Literal["linear", "perceptron"] = "perceptron"
-    hidden: int = 128
-    weighting: int = 100
-    l2: float = 5e-4
-    batch: int = 100
-    updates: int = 2000
+    hidden: Width = 128
+    weighting: Width = 100
+    l2: NonNegative = 5e-4
+    batch: Counting = 100
+    updates: Counting = 2000
 
     def __post_init__(self) -> None:
         if self.imbalance < 1 or self.most < self.imbalance:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NonNegative, Share
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -46,18 +48,18 @@ class Poisoning(Study):
     starts at zero weights, on clean and poison images, and converges to the minimum.
 
     Attributes:
-        train: Counting
-        validation: Counting
-        share: Share
-        l2: NonNegative
+        train: number of clean training images.
+        validation: number of clean validation images.
+        share: number of poison images divided by that of clean training images.
+        l2: weight of the l2 regularisation.
 
     Source: Mehra & Hamm (arXiv 1911.03432), untargeted poisoning; its code tests on 8000 images.
     """
 
-    train: int = 1000
-    validation: int = 1000
-    share: float = 0.06
-    l2: float = 5e-3
+    train: Counting = 1000
+    validation: Counting = 1000
+    share: Share = 0.06
+    l2: NonNegative = 5e-3
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= self.train:
@@ -167,18 +169,18 @@ class TargetedPoisoning(Poisoning):
 
     Attributes:
         train: number of clean training images.
-        validation: Counting
+        validation: number of clean validation images; F uses those of one digit.
         share: number of poison images divided by that of clean training images.
         l2: weight of the l2 regularisation.
-        victim: Annotated[int, AtLeast(0), AtMost(9)]
-        mistaken: Annotated[int, AtLeast(0), AtMost(9)]
+        victim: digit that is to be misclassified.
+        mistaken: digit that it is to be classified as.
 
     Source: Mehra & Hamm (arXiv 1911.03432), targeted poisoning.
     """
 
-    validation: int = 4000
-    victim: int = 8
-    mistaken: int = 3
+    validation: Counting = 4000
+    victim: Annotated[int, AtLeast(0), AtMost(9)] = 8
+    mistaken: Annotated[int, AtLeast(0), AtMost(9)] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Above, AtMost
+from fewshot_blo.records.ranges import Above, AtLeast, AtMost, Counting, Natural, NonNegative
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     accuracy,
@@ -44,24 +44,24 @@ class SourceReweighting(Study):
     minimises G for the u that was found.
 
     Attributes:
-        sources: Annotated[int, AtLeast(2), AtMost(1000)]
-        images: Counting
-        validation: Counting
+        sources: number of sources, even.
+        images: training images of each source.
+        validation: clean images of F.
         least_noise, most_noise: of the noisy sources, in (0, 1].
-        l2: NonNegative
-        batch: Natural
+        l2: weight of the l2 regularisation.
+        batch: images per mini-batch at both levels; 0 for all.
 
     Source: weights of data sources as in ScaleBiO (ACL 2025), which learns them for language
     models; data and noise are our own.
     """
 
-    sources: int = 20
-    images: int = 250
-    validation: int = 500
+    sources: Annotated[int, AtLeast(2), AtMost(1000)] = 20
+    images: Counting = 250
+    validation: Counting = 500
     least_noise: Annotated[float, Above(0), AtMost(1)] = 0.1
     most_noise: Annotated[float, Above(0), AtMost(1)] = 0.9
-    l2: float = 1e-3
-    batch: int = 0
+    l2: NonNegative = 1e-3
+    batch: Natural = 0
 
     def __post_init__(self) -> None:
         if self.sources < 2 or self.sources % 2:

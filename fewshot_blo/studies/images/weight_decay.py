@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Positive, Width
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -44,26 +45,26 @@ class WeightDecay(Study):
     images, and on all three sets, as in a final training run.
 
     Attributes:
-        train: Counting
-        validation: Counting
-        stopping: Counting
+        train: number of training images; few, so that decay matters.
+        validation: number of validation images.
+        stopping: number of images for early stopping.
         network: architecture of the classifier.
-        hidden: Width
-        decay: Positive
-        least: Positive
-        most: Positive
+        hidden: units of the perceptron's hidden layer; 128 give about 100,000 parameters.
+        decay: initial decay of every parameter.
+        least: smallest decay.
+        most: largest decay; the step size of SGD inner steps must be below 2 / most.
 
     Source: per-parameter decays as in Lorraine et al. (arXiv 1911.02590).
     """
 
-    train: int = 500
-    validation: int = 1000
-    stopping: int = 500
+    train: Counting = 500
+    validation: Counting = 1000
+    stopping: Counting = 500
     network: Literal["linear", "perceptron"] = "linear"
-    hidden: int = 128
-    decay: float = 1e-2
-    least: float = 1e-6
-    most: float = 1.0
+    hidden: Width = 128
+    decay: Positive = 1e-2
+    least: Positive = 1e-6
+    most: Positive = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.decay <= self.most:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import (
+    AtLeast,
+    AtMost,
+    Counting,
+    Natural,
+    NonNegative,
+    NotEmpty,
+    Positive,
+)
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -47,14 +57,14 @@ class AntiDistillation(QuadraticStudy):
     below ``1 / (α K)``, so that the solution has larger low frequencies instead of high ones.
 
     Attributes:
-        originals: Annotated[int, AtLeast(1), AtMost(10_000)]
+        originals: R, number of originals, at random positions in [0, 1) with standard normal
             targets.
-        learned: Annotated[int, AtLeast(1), AtMost(10_000)]
-        frequencies: Annotated[int, AtLeast(1), AtMost(10_000)]
-        decay: NonNegative
-        low: Natural
-        terms: Annotated[tuple[Counting, ...], NotEmpty()]
-        step_size: Positive
+        learned: N, number of learned targets; odd.
+        frequencies: largest frequency of the features.
+        decay: exponent by which features of higher frequencies are scaled down.
+        low: largest frequency that counts as low.
+        terms: numbers of terms K of the closed forms in the table.
+        step_size: step size α of the closed forms, which must be that of the rows' inner steps and
             solvers.
 
     Raises:
@@ -64,13 +74,13 @@ class AntiDistillation(QuadraticStudy):
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
 
-    originals: int = 3
-    learned: int = 11
-    frequencies: int = 20
-    decay: float = 1.0
-    low: int = 1
-    terms: tuple[int, ...] = (1, 3, 10, 30, 100, 1000)
-    step_size: float = 1.0
+    originals: Annotated[int, AtLeast(1), AtMost(10_000)] = 3
+    learned: Annotated[int, AtLeast(1), AtMost(10_000)] = 11
+    frequencies: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    decay: NonNegative = 1.0
+    low: Natural = 1
+    terms: Annotated[tuple[Counting, ...], NotEmpty()] = (1, 3, 10, 30, 100, 1000)
+    step_size: Positive = 1.0
 
     def __post_init__(self) -> None:
         if self.learned % 2 == 0 or not 0 < self.originals < self.learned:

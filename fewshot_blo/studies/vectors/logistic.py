@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtLeast, AtMost, Below, Counting, Natural, Positive
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -43,29 +44,29 @@ class LogisticRegularisation(Study):
     they share no code with the strategies.
 
     Attributes:
-        train: Annotated[int, AtLeast(1), AtMost(10_000_000)]
-        validation: Annotated[int, AtLeast(1), AtMost(10_000_000)]
-        features: Annotated[int, AtLeast(1), AtMost(10_000)]
-        useful: Counting
-        correlation: Annotated[float, Above(-1), Below(1)]
-        decay: Positive
-        least: Positive
-        most: Positive
-        batch: Natural
+        train: samples of G; by default as many as ijcnn1 has.
+        validation: samples of F.
+        features: of a sample.
+        useful: features with a weight other than zero.
+        correlation: of neighbouring features, in [0, 1).
+        decay: of every feature at the start.
+        least: smallest decay.
+        most: largest decay; curvatures of G are below ``features / 4 + most``.
+        batch: samples in a block of either level; 0 for all.
 
     Source: the problem of the ijcnn1 set in benchopt/benchmark_bilevel (Dagréou et al., arXiv
     2201.13409), on data of our own.
     """
 
-    train: int = 49990
-    validation: int = 20000
-    features: int = 22
-    useful: int = 8
-    correlation: float = 0.5
-    decay: float = 1.0
-    least: float = 1e-6
-    most: float = 1.0
-    batch: int = 64
+    train: Annotated[int, AtLeast(1), AtMost(10_000_000)] = 49990
+    validation: Annotated[int, AtLeast(1), AtMost(10_000_000)] = 20000
+    features: Annotated[int, AtLeast(1), AtMost(10_000)] = 22
+    useful: Counting = 8
+    correlation: Annotated[float, Above(-1), Below(1)] = 0.5
+    decay: Positive = 1.0
+    least: Positive = 1e-6
+    most: Positive = 1.0
+    batch: Natural = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.decay <= self.most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Positive
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -30,11 +32,11 @@ class MinNorm(QuadraticStudy):
     next, ends at the same point as descent from w_0.
 
     Attributes:
-        inner_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)]
-        inner_equations: Counting
-        outer_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)]
-        outer_equations: Counting
-        smallest: Positive
+        inner_unknowns: W, number of inner parameters.
+        inner_equations: P, number of inner equations.
+        outer_unknowns: U, number of outer variables.
+        outer_equations: R, number of outer equations.
+        smallest: smallest singular value of A; the largest is 1.
         aligned: whether the rows of C are combinations of those of A, so that F depends only on
             directions of w that G determines, and ``F_w`` is in the range of the singular ``H``.
 
@@ -44,11 +46,11 @@ class MinNorm(QuadraticStudy):
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
 
-    inner_unknowns: int = 20
-    inner_equations: int = 6
-    outer_unknowns: int = 20
-    outer_equations: int = 3
-    smallest: float = 0.7
+    inner_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    inner_equations: Counting = 6
+    outer_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    outer_equations: Counting = 3
+    smallest: Positive = 0.7
     aligned: bool = False
 
     def __post_init__(self) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -30,17 +32,17 @@ class OnePoint(Study):
     retains a part of all earlier examples (x, y).
 
     Attributes:
-        given: Annotated[int, AtLeast(1), AtMost(10_000)]
-        frequencies: Annotated[int, AtLeast(1), AtMost(10_000)]
-        waves: Counting
+        given: number of examples in F, on a regular grid.
+        frequencies: largest frequency of the features.
+        waves: largest frequency of the target function in F.
         begin: initial x, in [0, 1]; the initial y is zero.
 
     Source: Vicol et al. (arXiv 2212.14032), the toy problem in their figures; this one is our own.
     """
 
-    given: int = 30
-    frequencies: int = 10
-    waves: int = 3
+    given: Annotated[int, AtLeast(1), AtMost(10_000)] = 30
+    frequencies: Annotated[int, AtLeast(1), AtMost(10_000)] = 10
+    waves: Counting = 3
     begin: float = 0.3
 
     def features(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -36,16 +38,16 @@ class Synthetic(Study):
     minimiser nearest to the initial v.
 
     Attributes:
-        example: Annotated[int, AtLeast(1), AtMost(4)]
-        size: Annotated[int, AtLeast(1), AtMost(2000)]
-        rows: Counting
+        example: number of the example, 1 to 4.
+        size: n, number of entries of u and of v.
+        rows: number of rows of A.
 
     Source: Mehra & Hamm (arXiv 1911.03432), synthetic examples.
     """
 
-    example: int = 1
-    size: int = 10
-    rows: int = 5
+    example: Annotated[int, AtLeast(1), AtMost(4)] = 1
+    size: Annotated[int, AtLeast(1), AtMost(2000)] = 10
+    rows: Counting = 5
 
     def __post_init__(self) -> None:
         if self.rows > self.size:
