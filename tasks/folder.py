@@ -14,7 +14,7 @@ import torch
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.image_folders import class_images
-from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.images import check_memory, check_size, read_image
 from fewshot_blo.tasks.reading.walk import composed
 
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
@@ -122,6 +122,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
 
 def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:
     counts = {name: len(paths) for name, paths in files.items()}
+    check_memory(sum(counts.values()), 3 if color else 1, size)
     pixels = np.empty((sum(counts.values()), 3 if color else 1, size, size), np.uint8)
     for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
         row[:] = read_image(file, size=size, color=color)

@@ -12,7 +12,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Natural, NotEmpty
+from fewshot_blo.records.ranges import Counting, Natural, NotEmpty
 
 
 @checked
@@ -31,7 +31,7 @@ class CompareRequest:
     sources: Sequence[Path] = ()
     folder: Path = Path("runs/compare")
     seeds: Annotated[Sequence[Natural], NotEmpty()] = (0,)
-    max_steps: Natural | None = None
+    max_steps: Counting | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -171,14 +171,15 @@ def _remedy(kind: Any, value: Any) -> str:
     """How to write what was probably meant: ``InnerSteps(5)`` for 5."""
     if inspect.isclass(value) and issubclass(value, kind):
         return f": call the class, {value.__name__}()"
-    if not dataclasses.is_dataclass(kind) or kind.__init__ is object.__init__:
+    if not dataclasses.is_dataclass(kind):
         return ""
+    make: Any = kind
     given = f"{value:g}" if isinstance(value, float | int) else "..."
     try:
-        kind(value)
+        make(value)
     except Exception:  # Whatever a constructor makes of it: this is a hint.
         given = "..."
-    return f": write {kind.__name__}({given})"
+    return f": write {make.__name__}({given})"
 
 
 def _protocol(kind: type[Any]) -> Reader:

@@ -253,7 +253,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
-        with pytest.raises(ConfigurationError, match="every is -1|keep is 1.5"):
+        with pytest.raises(ConfigurationError, match=r"every is -1|keep is 1\.5"):
             Partial(**wrong)
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
@@ -293,7 +293,7 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
         (
             {"u": torch.ones(2)},
             torch.ones(2),
-            "inner is a tensor of shape .*: it must be a mapping",
+            "inner is a tensor of shape",
         ),
         ({"u": torch.ones(2).long()}, {"v": torch.ones(2)}, r"'u' is of torch.int64: .*float\(\)"),
         ({"u": torch.ones(2)}, {"v": torch.ones(2).bool()}, r"'v' is of torch.bool: .*float\(\)"),
