@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
@@ -78,7 +79,7 @@ class EpisodicSampler:
             raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.tasks = tasks
         self.seed = seed
-        self.device = torch.device(device) if device is not None else dataset.images.device
+        self.device = dataset.images.device if device is None else _device(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
         if self.augment is not None:
@@ -228,6 +229,15 @@ class EpisodicSampler:
             labels[padded] = -1
         shape = (tasks, way * images_per_class)
         return images.reshape(*shape, *source.shape[1:]), labels.reshape(shape)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"device is '{device}': it must be one of PyTorch, such as cpu or cuda:1"
+        ) from error
 
 
 def _range(name: str, size: int | Range) -> Range:

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import get_protocol_members
 
 from fewshot_blo.records.ranges import NotEmpty
-from fewshot_blo.records.scalars import PLAIN, Reader, Unfit, with_article
+from fewshot_blo.records.scalars import PLAIN, Reader, Unfit, in_short, with_article
 
 
 def reader(annotation: Any) -> Reader:
@@ -174,7 +174,7 @@ def _remedy(kind: Any, value: Any) -> str:
     if not dataclasses.is_dataclass(kind):
         return ""
     make: Any = kind
-    given = f"{value:g}" if isinstance(value, float | int) else "..."
+    given = in_short(value) if isinstance(value, float | int) else "..."
     try:
         make(value)
     except Exception:  # Whatever a constructor makes of it: this is a hint.

@@ -12,6 +12,7 @@ import numbers
 import os
 import reprlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def in_short(value: Any) -> str:
     ):  # Python writes out no more than 4300 digits.
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, str | int | list | tuple | dict | Path | None):
-        return in_brief.repr(value)
+        with suppress(ValueError):  # Of such a number inside.
+            return in_brief.repr(value)
     return with_article(type(value).__name__)
 
 
