@@ -42,7 +42,7 @@ class MemoryLimit:
 
     Attributes:
         memory_limit: GiB that the process may hold; what is computed at a time is made to fit.
-        debug: show the traceback of an unexpected error, which is written to a file otherwise.
+        debug: show the traceback of an unexpected error.
     """
 
     memory_limit: Positive | None = None
@@ -66,19 +66,18 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
         print(f"fewshot-blo {command}: {shown_lines(error)}", file=sys.stderr)
         return 1
     except MemoryError:
-        print(f"fewshot-blo {command}: {_NO_MEMORY}", file=sys.stderr)
+        print(f"fewshot-blo {command}: the memory is full. {_LOWER}", file=sys.stderr)
         return 1
     except Exception as error:
         if not is_out_of_memory(error):
             return report_unexpected(error, command, words, _folder(requests))
         reason = shown_lines(str(error).splitlines()[0])
-        print(f"fewshot-blo {command}: {reason} {_NO_MEMORY}", file=sys.stderr)
+        print(f"fewshot-blo {command}: {reason} {_LOWER}", file=sys.stderr)
         return 1
 
 
-_NO_MEMORY = (
-    "memory is full: lower train.chunk (tasks at a time), episodes.tasks, or the size of the "
-    "images or of the network"
+_LOWER = (
+    "Lower train.chunk (tasks at a time), episodes.tasks, or the size of the images or the network"
 )
 
 

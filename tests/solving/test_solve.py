@@ -257,7 +257,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
             Partial(**wrong)
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
-    with pytest.raises(ConfigurationError, match="empty or a point"):
+    with pytest.raises(ConfigurationError, match="total is 0: it must be positive"):
         Simplex(0)
 
 
