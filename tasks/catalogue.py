@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Pixels
+from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Pixels, Positive
 from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
 
@@ -215,13 +215,14 @@ class FC100(_CIFAR100Division):
 class Folder(DataSet):
     """Your own images: a folder with one subfolder for each class, split by class.
 
-    Images are cropped to a square. Without csv, 64, 16 and 20 % of the classes are for training,
-    validation and test.
+    Images are cropped to a square.
 
     Attributes:
         root: folder that holds a subfolder of images for each class; ~ is the home folder.
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
+        fractions: fractions of the classes for training, validation and test in a random division,
+            as [0.5,0.25,0.25]; each part gets at least two classes if there are six or more.
         seed: seed of the random division.
         color: read images in RGB; false for grey.
         size: height and width of the images in pixels.
@@ -230,6 +231,7 @@ class Folder(DataSet):
     title = "Folder"
     root: str = ""
     csv: str = ""
+    fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
     seed: Natural = 0
     color: bool = True
     size: Pixels = 84
@@ -240,6 +242,7 @@ class Folder(DataSet):
         return folder.load(
             self._folder(self.root),
             size=self.size,
+            fractions=self.fractions,
             seed=self.seed,
             csv=expanded(self.csv) if self.csv else None,
             color=self.color,
@@ -251,7 +254,10 @@ class Folder(DataSet):
 
     @property
     def division(self) -> str:
-        return f"csv {expanded(self.csv).resolve()}" if self.csv else f"seed {self.seed}"
+        if self.csv:
+            return f"csv {expanded(self.csv).resolve()}"
+        fractions = " ".join(f"{x:g}" for x in self.fractions)
+        return f"fractions {fractions}, seed {self.seed}"
 
     @property
     def images(self) -> str:

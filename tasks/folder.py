@@ -11,20 +11,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.image_folders import class_images
 from fewshot_blo.tasks.reading.images import check_memory, check_size, read_image
 from fewshot_blo.tasks.reading.walk import composed
 
+FRACTIONS = (0.64, 0.16, 0.2)
+"""Of the classes, for training, validation and test."""
+
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
+_NAMES = ("train", "validation", "test")
 
 
+@checked
 def load(
     root: Path | str,
     *,
     size: int,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    fractions: tuple[Positive, Positive, Positive] = FRACTIONS,
     seed: int = 0,
     csv: Path | str | None = None,
     color: bool = True,
@@ -38,8 +45,8 @@ def load(
     Args:
         root: folder with one subfolder per class.
         size: height and width in pixels.
-        fractions: fractions of the classes for training, validation and test; each split gets at
-            least one class.
+        fractions: fractions of the classes for training, validation and test; each split gets two
+            classes if there are six or more, and at least one otherwise.
         seed: seed of the random split by ``fractions``; the split also depends on the number of
             classes and their alphabetical order.
         csv: CSV file with the columns ``class`` and ``split`` (``train``, ``validation`` or
@@ -61,7 +68,10 @@ def load(
     names = list(classes)
     parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
     files = [{name: classes[name] for name in part} for part in parts]
-    return Splits(*(_read(part, size, color) for part in files), notes=tuple(notes))
+    counted = ", ".join(f"{len(part)} for {name}" for name, part in zip(_NAMES, parts, strict=True))
+    by = f"fractions {' '.join(f'{x:g}' for x in fractions)}" if csv is None else str(csv)
+    divided = f"{sum(map(len, parts))} classes are divided by {by}: {counted}"
+    return Splits(*(_read(part, size, color) for part in files), notes=(*notes, divided))
 
 
 def _in_brackets(notes: Sequence[str]) -> str:
@@ -71,14 +81,17 @@ def _in_brackets(notes: Sequence[str]) -> str:
 def _by_fractions(
     names: Sequence[str], fractions: tuple[float, float, float], seed: int
 ) -> list[list[str]]:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if abs(sum(fractions) - 1) > 1e-6:
         raise DataError(
             f"fractions are {fractions}: they must be three positive numbers that sum to 1, "
             "for train, validation and test"
         )
     count = len(names)
-    first = min(max(round(fractions[0] * count), 1), count - 2)
-    second = min(max(round((fractions[0] + fractions[1]) * count), first + 1), count - 1)
+    # A part of one class has no task, so two where there are enough.
+    least = 2 if count >= 6 else 1
+    first = min(max(round(fractions[0] * count), least), count - 2 * least)
+    ends = round((fractions[0] + fractions[1]) * count)
+    second = min(max(ends, first + least), count - least)
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [first, second])
     return [[names[int(position)] for position in sorted(part)] for part in parts]
@@ -96,7 +109,7 @@ def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
             raise DataError(f"{where}: class '{name}' is listed twice: list it once")
         chosen[name] = _SPLITS[split]
     parts = [[name for name in names if chosen.get(name) == part] for part in range(3)]
-    for split, part in zip(("train", "validation", "test"), parts, strict=True):
+    for split, part in zip(_NAMES, parts, strict=True):
         if not part:
             raise DataError(f"{file} has no class in {split}: every split needs at least one")
     return parts

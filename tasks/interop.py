@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Counting, Natural
+from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
@@ -146,7 +146,7 @@ class Learn2LearnTasks:
         self,
         taskset: TaskSet,
         *,
-        way: Counting,
+        way: Way,
         shot: Counting,
         query: Counting,
         tasks: Counting,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Counting, Natural
+from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
@@ -60,7 +60,7 @@ class EpisodicSampler:
         self,
         dataset: ClassDataset,
         *,
-        way: Counting | tuple[Counting, Counting],
+        way: Way | tuple[Way, Way],
         shot: Counting | tuple[Counting, Counting],
         query: Counting | tuple[Counting, Counting],
         tasks: Counting,
@@ -93,7 +93,8 @@ class EpisodicSampler:
         if self.way[1] > classes:
             raise DataError(
                 f"{self.way[1]}-way tasks need {self.way[1]} classes, but this split has "
-                f"{classes}: lower way or use a split with more classes"
+                f"{classes}: lower way or use a split with more classes (of a folder, by its "
+                "fractions or csv)"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())

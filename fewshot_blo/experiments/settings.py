@@ -22,7 +22,7 @@ from fewshot_blo.networks import ENCODERS, Conv4
 from fewshot_blo.problems import PROBLEMS, FewShotProblem, SharedEncoder
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
-from fewshot_blo.records.ranges import AtLeast, Counting, Natural
+from fewshot_blo.records.ranges import AtLeast, Counting, Natural, Way
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DATA_SETS, DataSet, Glyphs
 from fewshot_blo.training.settings import TrainSettings
@@ -89,7 +89,7 @@ class EpisodeSettings:
         seed: seed of the training tasks; validation tasks use the next seed.
     """
 
-    way: Counting | tuple[Counting, Counting] = 5
+    way: Way | tuple[Way, Way] = 5
     shot: Counting | tuple[Counting, Counting] = 1
     query: Counting | tuple[Counting, Counting] = 5
     validation_way: Natural = 0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads.head import Start, SupportSet
+from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.heads.linear import LinearHead
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.hypergrad import Strategy
@@ -91,7 +91,7 @@ class Initialization(FewShotProblem):
         *,
         prox: NonNegative = 0.0,
         adapted: str | Sequence[str] = "all",
-        start: Start = "learned",
+        start: Literal["learned", "prototypes"] = "learned",
         step_size: NonNegative | None = None,
         entry_steps: bool = False,
         own_steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,

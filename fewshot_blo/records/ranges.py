@@ -16,9 +16,15 @@ LARGEST_FLOAT = 3.4e38
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Values from ``low`` on."""
+    """Values from ``low`` on.
+
+    Attributes:
+        low: the smallest value.
+        why: what is wrong with others, for the message: ``or every answer is right``.
+    """
 
     low: float
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Range:
         low, high: ends of the range.
         above, below: whether the ends themselves are left out.
         infinite: whether infinity is in it.
+        why: what is wrong with values outside; empty where it is plain.
     """
 
     low: float = -math.inf
@@ -67,19 +74,21 @@ class Range:
     above: bool = False
     below: bool = False
     infinite: bool = False
+    why: str = ""
 
     @classmethod
     def of(cls, marks: Iterable[Any]) -> Range:
         """The range of the marks behind a type; others than those of this module are passed by."""
-        low, high, above, below, infinite = -math.inf, math.inf, False, False, False
+        low, high, above, below, infinite, why = -math.inf, math.inf, False, False, False, ""
         for mark in marks:
             if isinstance(mark, AtLeast | Above):
                 low, above = mark.low, isinstance(mark, Above)
+                why = mark.why if isinstance(mark, AtLeast) else ""
             elif isinstance(mark, AtMost | Below):
                 high, below = mark.high, isinstance(mark, Below)
             elif isinstance(mark, OrInfinite):
                 infinite = True
-        return cls(low, high, above, below, infinite)
+        return cls(low, high, above, below, infinite, why)
 
     def has(self, value: float) -> bool:
         """Whether a number is in it; NaN never is."""
@@ -114,6 +123,8 @@ Share = Annotated[float, AtLeast(0), AtMost(1)]
 """A number in [0, 1]."""
 Decay = Annotated[float, AtLeast(0), Below(1)]
 """A number in [0, 1)."""
+Way = Annotated[int, AtLeast(2, "or every answer is right")]
+"""Number of classes of a task."""
 Pixels = Annotated[int, AtLeast(1), AtMost(8192)]
 """Height and width of images."""
 Width = Annotated[int, AtLeast(1), AtMost(4096)]

@@ -104,7 +104,7 @@ def _int(marks: Sequence[Any]) -> Reader:
         if abs(found) > LARGEST_INT:
             raise Unfit(f"at most {LARGEST_INT}" if found > 0 else f"at least {-LARGEST_INT}")
         if not allowed.has(found):
-            raise Unfit(allowed.words)
+            raise Unfit(allowed.words + (f", {allowed.why}" if allowed.why else ""))
         return found
 
     return read
@@ -125,7 +125,7 @@ def _float(marks: Sequence[Any]) -> Reader:
         if math.isnan(found) or (math.isinf(found) and not allowed.infinite):
             raise Unfit(finite)
         if not allowed.has(found):
-            raise Unfit(allowed.words)
+            raise Unfit(allowed.words + (f", {allowed.why}" if allowed.why else ""))
         if not math.isinf(found) and abs(found) > LARGEST_FLOAT:
             raise Unfit(f"at most {LARGEST_FLOAT:g} in size, the largest number of float32")
         return found
