@@ -222,7 +222,7 @@ class Folder(DataSet):
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
         fractions: fractions of the classes for training, validation and test in a random division,
-            as [0.5,0.25,0.25]; each part gets at least two classes if there are six or more.
+            as [0.5,0.25,0.25]; each part gets at least one.
         seed: seed of the random division.
         color: read images in RGB; false for grey.
         size: height and width of the images in pixels.
@@ -231,10 +231,10 @@ class Folder(DataSet):
     title = "Folder"
     root: str = ""
     csv: str = ""
-    fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
     seed: Natural = 0
     color: bool = True
     size: Pixels = 84
+    fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import folder
@@ -256,8 +256,10 @@ class Folder(DataSet):
     def division(self) -> str:
         if self.csv:
             return f"csv {expanded(self.csv).resolve()}"
-        fractions = " ".join(f"{x:g}" for x in self.fractions)
-        return f"fractions {fractions}, seed {self.seed}"
+        # Without fractions where they are the usual ones, as in checkpoints that lack them.
+        usual = self.fractions == Folder().fractions
+        by = "" if usual else f"fractions {' '.join(f'{x:g}' for x in self.fractions)}, "
+        return f"{by}seed {self.seed}"
 
     @property
     def images(self) -> str:

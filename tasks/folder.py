@@ -45,8 +45,8 @@ def load(
     Args:
         root: folder with one subfolder per class.
         size: height and width in pixels.
-        fractions: fractions of the classes for training, validation and test; each split gets two
-            classes if there are six or more, and at least one otherwise.
+        fractions: fractions of the classes for training, validation and test; each split gets at
+            least one class.
         seed: seed of the random split by ``fractions``; the split also depends on the number of
             classes and their alphabetical order.
         csv: CSV file with the columns ``class`` and ``split`` (``train``, ``validation`` or
@@ -68,10 +68,7 @@ def load(
     names = list(classes)
     parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
     files = [{name: classes[name] for name in part} for part in parts]
-    counted = ", ".join(f"{len(part)} for {name}" for name, part in zip(_NAMES, parts, strict=True))
-    by = f"fractions {' '.join(f'{x:g}' for x in fractions)}" if csv is None else str(csv)
-    divided = f"{sum(map(len, parts))} classes are divided by {by}: {counted}"
-    return Splits(*(_read(part, size, color) for part in files), notes=(*notes, divided))
+    return Splits(*(_read(part, size, color) for part in files), notes=tuple(notes))
 
 
 def _in_brackets(notes: Sequence[str]) -> str:
@@ -87,11 +84,8 @@ def _by_fractions(
             "for train, validation and test"
         )
     count = len(names)
-    # A part of one class has no task, so two where there are enough.
-    least = 2 if count >= 6 else 1
-    first = min(max(round(fractions[0] * count), least), count - 2 * least)
-    ends = round((fractions[0] + fractions[1]) * count)
-    second = min(max(ends, first + least), count - least)
+    first = min(max(round(fractions[0] * count), 1), count - 2)
+    second = min(max(round((fractions[0] + fractions[1]) * count), first + 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [first, second])
     return [[names[int(position)] for position in sorted(part)] for part in parts]

@@ -47,6 +47,8 @@ def run(config: Config, request: TrainRequest) -> int:
     """Runs it; returns the exit status."""
     folder = request.run
     splits = load(config.data)
+    counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
+    print(f"classes: {counts}", flush=True)
     result = train_from_config(
         config, splits, folder, resume=request.resume, tested=request.test_tasks > 0
     )

@@ -333,12 +333,13 @@ def fuzz(count: int, *, seed: int = 0, seconds: float | None = None, shown: bool
         shown: print each fault when it is found.
     """
     rng, failures, tried = random.Random(seed), [], 0
-    begun, before = time.perf_counter(), Path.cwd()
+    begun, before, home = time.perf_counter(), Path.cwd(), os.environ.get("HOME", "")
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder).resolve())
         place = world.root / "place"
         place.mkdir()
-        os.chdir(place)  # Where relative outputs go.
+        os.chdir(place)  # Where relative outputs go, and those of ``~``.
+        os.environ["HOME"] = str(place)
         try:
             for _ in range(count):
                 if seconds is not None and time.perf_counter() - begun > seconds:
@@ -359,6 +360,7 @@ def fuzz(count: int, *, seed: int = 0, seconds: float | None = None, shown: bool
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
         finally:
             os.chdir(before)
+            os.environ["HOME"] = home
     return Result(tried, tried - len(failures), failures)
 
 
