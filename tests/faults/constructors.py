@@ -130,7 +130,8 @@ def _batch() -> dict[str, Any]:
 
 
 def _loss(v: Any, u: Any) -> torch.Tensor:
-    return ((v["v"] - u["u"]) ** 2).sum()
+    loss: torch.Tensor = ((v["v"] - u["u"]) ** 2).sum()
+    return loss
 
 
 def _plain() -> dict[str, Any]:

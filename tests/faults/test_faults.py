@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import make_folder
 
 import fewshot_blo
 from faults import commands, constructors
@@ -29,7 +30,7 @@ def test_constructors_refuse_nonsense() -> None:
 
 
 def test_command_lines_never_end_in_a_traceback() -> None:
-    result = commands.fuzz(200, seed=1, seconds=20)
+    result = commands.fuzz(200, seed=1, seconds=12)
     assert result.failures == []
     assert result.tried == result.survived > 20
 
@@ -39,7 +40,7 @@ def test_every_component_is_checked() -> None:
     kinds = [kind for slot in SLOTS.values() for kind in slot.choices] + list(STUDIES.values())
     unchecked = []
     for kind in kinds:
-        made: Any = kind.__init__ if isinstance(kind, type) else kind
+        made: Any = getattr(kind, "__init__") if isinstance(kind, type) else kind  # noqa: B009
         # A subclass without settings of its own has the constructor above.
         if made is not object.__init__ and not hasattr(made, "__wrapped__"):
             unchecked.append(kind.__name__)
@@ -118,9 +119,11 @@ def test_infinity_can_be_typed(word: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_images_that_do_not_fit_into_memory_are_refused(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["data", "--data=Glyphs", "--data.size=8000"]) == 1
-    assert "GiB of memory" in capsys.readouterr().err
+    root = make_folder(tmp_path / "images", classes=4, images=2)
+    monkeypatch.setattr("fewshot_blo.tasks.reading.images.free_bytes", lambda device: 2**28)
+    assert cli.main(["data", "--data=Folder", f"--data.root={root}", "--data.size=8000"]) == 1
+    assert "GiB of memory, and 0.2 GiB are free: lower size" in capsys.readouterr().err
     assert cli.main(["data", "--data=Glyphs", "--data.size=1000000"]) == 2
     assert "data.size is 1000000: it must be in [12, 8192]" in capsys.readouterr().err
