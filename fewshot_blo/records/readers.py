@@ -68,13 +68,14 @@ def _union(members: Sequence[Any]) -> Reader:
     members = sorted(members, key=lambda member: member is type(None))
     readers = [reader(member) for member in members]
     optional = type(None) in members
+    # A value that is of a type keeps it: a path is no text.
+    kinds = {member for member in members if inspect.isclass(member) and member not in PLAIN}
 
     def read(value: Any) -> Any:
         if value is None and optional:
             return None
-        for member in members:  # A value that is of a type keeps it: a path is no text.
-            if inspect.isclass(member) and member not in PLAIN and type(value) is member:
-                return value
+        if type(value) in kinds:
+            return value
         wanted = []
         for own in readers:
             try:
@@ -184,10 +185,16 @@ def _remedy(kind: Any, value: Any) -> str:
 
 def _protocol(kind: type[Any]) -> Reader:
     members = sorted(get_protocol_members(kind))
+    known: set[type] = set()  # Strategies build inner steps at every outer step: look once.
 
     def read(value: Any) -> Any:
+        if type(value) in known:
+            return value
         if inspect.isclass(value):
             raise Unfit(f"an object: call the class, {value.__name__}()")
+        if all(hasattr(type(value), member) for member in members):
+            known.add(type(value))
+            return value
         if all(hasattr(value, member) for member in members):
             return value
         raise Unfit(f"{with_article(kind.__name__)}, an object with {', '.join(members)}")

@@ -1,6 +1,6 @@
 """Fuzzed command lines and settings files of every command: no traceback, whatever the words.
 
-``python tests/faults/commands.py 10000`` prints tried / survived. Commands run in this process, on
+``python tests/faults/commands.py [COUNT [SEED [SECONDS]]]`` prints tried / survived. Commands run in this process, on
 problems so small that one which is accepted ends at once.
 """
 
@@ -370,7 +370,8 @@ def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     began = time.perf_counter()
-    result = fuzz(count, seed=seed, shown=True)
+    limit = float(sys.argv[3]) if len(sys.argv) > 3 else None
+    result = fuzz(count, seed=seed, seconds=limit, shown=True)
     seconds = time.perf_counter() - began
     print(f"command lines: {result.tried} tried, {result.survived} survived ({seconds:.0f} s)")
     return 1 if result.failures else 0
