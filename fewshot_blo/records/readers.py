@@ -192,10 +192,11 @@ def _protocol(kind: type[Any]) -> Reader:
             return value
         if inspect.isclass(value):
             raise Unfit(f"an object: call the class, {value.__name__}()")
-        if all(hasattr(type(value), member) for member in members):
-            known.add(type(value))
-            return value
         if all(hasattr(value, member) for member in members):
+            # Not by hasattr: of a class, that finds what its metaclass has, as __call__.
+            own = set().union(*map(vars, type(value).__mro__))
+            if own.issuperset(members):
+                known.add(type(value))
             return value
         raise Unfit(f"{with_article(kind.__name__)}, an object with {', '.join(members)}")
 
