@@ -1,7 +1,7 @@
 """Fuzzed command lines and settings files of every command: no traceback, whatever the words.
 
-``python tests/faults/commands.py [COUNT [SEED [SECONDS]]]`` prints tried / survived. Commands run in
-this process, on problems so small that one which is accepted ends at once.
+``python tests/faults/commands.py [COUNT [SEED [SECONDS]]]`` prints tried / survived. Commands run
+in this process, on problems so small that one which is accepted ends at once.
 """
 
 from __future__ import annotations
