@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Share
 from fewshot_blo.tasks.batch import send
 from fewshot_blo.tasks.dataset import intensities
 from fewshot_blo.tasks.errors import DataError
@@ -18,6 +21,7 @@ from fewshot_blo.tasks.errors import DataError
 _FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
 
 
+@checked
 @dataclass(frozen=True)
 class Augmentation:
     """Random augmentation of training images; all transforms are off by default.
@@ -42,28 +46,13 @@ class Augmentation:
         DataError: if a setting is out of range.
     """
 
-    flip: float = 0.0
+    flip: Share = 0.0
     quarter_turns: bool = False
-    crop: int = 0
-    rotation: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, highest in (
-            ("flip", 1),
-            ("rotation", 180),
-            ("brightness", 1),
-            ("contrast", 1),
-            ("saturation", 1),
-        ):
-            if not 0 <= getattr(self, name) <= highest:  # false for NaN, too
-                raise DataError(
-                    f"augmentation {name} is {getattr(self, name)}: it must be in [0, {highest}]"
-                )
-        if self.crop < 0:
-            raise DataError(f"augmentation crop is {self.crop}: it must be at least 0")
+    crop: Annotated[int, AtLeast(0), AtMost(8192)] = 0
+    rotation: Annotated[float, AtLeast(0), AtMost(180)] = 0.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
 
     @property
     def active(self) -> bool:

@@ -10,7 +10,9 @@ from html import escape
 import torch
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.figure import inline_image
+from fewshot_blo.records.scalars import in_short
 from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.episode_figure import draw_episodes
 
@@ -33,7 +35,7 @@ class TaskBatch:
         classes: ``[T, N]``, int64 indices into the data set's ``class_names``, or -1 where padded.
 
     Raises:
-        ValueError: if the tensors disagree in the number of tasks or rows.
+        ConfigurationError: if the tensors disagree in the number of tasks or rows.
     """
 
     support_x: Tensor
@@ -43,18 +45,25 @@ class TaskBatch:
     classes: Tensor
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            if not isinstance(tensor, Tensor) or tensor.ndim < 2:
+                raise ConfigurationError(
+                    f"{field.name} is {in_short(tensor)}: it must be a tensor of at least 2 "
+                    "dimensions, tasks and rows"
+                )
         tasks = self.classes.shape[0]
         for field in fields(self):
             tensor = getattr(self, field.name)
             if tensor.shape[0] != tasks:
-                raise ValueError(
+                raise ConfigurationError(
                     f"{field.name} has {tensor.shape[0]} tasks and classes has {tasks}: "
                     "the first dimension of every tensor must be the number of tasks"
                 )
         for images, labels in (("support_x", "support_y"), ("query_x", "query_y")):
             rows, expected = getattr(self, images).shape[:2], getattr(self, labels).shape
             if rows != expected:
-                raise ValueError(
+                raise ConfigurationError(
                     f"{images} has leading shape {list(rows)} and {labels} has {list(expected)}: "
                     "both must be [tasks, rows]"
                 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Pixels, Positive
 from fewshot_blo.tasks.any_data_set import DataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
 
@@ -23,6 +25,7 @@ __all__ = [
 # ``load`` imports its module lazily: some modules need further libraries.
 
 
+@checked
 @dataclass(frozen=True)
 class Glyphs(DataSet):
     """Over 1,000 printed letters of 15 scripts in grey, 20 pictures each, split by letter.
@@ -34,7 +37,7 @@ class Glyphs(DataSet):
     """
 
     title = "Glyphs"
-    size: int = 28
+    size: Annotated[int, AtLeast(12), AtMost(8192)] = 28
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import glyphs
@@ -46,6 +49,7 @@ class Glyphs(DataSet):
         return 1
 
 
+@checked
 @dataclass(frozen=True)
 class Omniglot(DataSet):
     """1,623 handwritten characters of 50 alphabets in grey, 20 drawings each.
@@ -70,7 +74,7 @@ class Omniglot(DataSet):
     split: Literal["vinyals", "background"] = "vinyals"
     rotations: bool = True
     mirrors: bool = False
-    size: int = 28
+    size: Pixels = 28
     download: bool = False
 
     def load(self) -> Splits:
@@ -98,6 +102,7 @@ class Omniglot(DataSet):
         return "/".join(class_name.split("/")[:2])
 
 
+@checked
 @dataclass(frozen=True)
 class MiniImageNet(DataSet):
     """100 classes of ImageNet with 600 images each, in colour; split into 64, 16 and 20 classes.
@@ -115,7 +120,7 @@ class MiniImageNet(DataSet):
     title = "miniImageNet"
     class_lists = "miniimagenet"
     root: str = ""
-    size: int = 84
+    size: Pixels = 84
     partial: bool = False
 
     def load(self) -> Splits:
@@ -124,6 +129,7 @@ class MiniImageNet(DataSet):
         return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
+@checked
 @dataclass(frozen=True)
 class TieredImageNet(DataSet):
     """608 classes of ImageNet in colour; the splits (351, 97, 160) share no WordNet category.
@@ -141,7 +147,7 @@ class TieredImageNet(DataSet):
     title = "tieredImageNet"
     class_lists = "tieredimagenet"
     root: str = ""
-    size: int = 84
+    size: Pixels = 84
     partial: bool = False
 
     def load(self) -> Splits:
@@ -150,6 +156,7 @@ class TieredImageNet(DataSet):
         return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
 
 
+@checked
 @dataclass(frozen=True)
 class _CIFAR100Division(DataSet):
     """A split of the classes of CIFAR-100."""
@@ -157,7 +164,7 @@ class _CIFAR100Division(DataSet):
     class_lists: ClassVar[Literal["cifarfs", "fc100"]]
 
     root: str = ""
-    size: int = 32
+    size: Pixels = 32
     download: bool = False
 
     def load(self) -> Splits:
@@ -167,6 +174,7 @@ class _CIFAR100Division(DataSet):
         return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
 
 
+@checked
 @dataclass(frozen=True)
 class CIFARFS(_CIFAR100Division):
     """The 100 classes of CIFAR-100, 600 images each, in colour; split into 64, 16 and 20 classes.
@@ -184,6 +192,7 @@ class CIFARFS(_CIFAR100Division):
     class_lists = "cifarfs"
 
 
+@checked
 @dataclass(frozen=True)
 class FC100(_CIFAR100Division):
     """The 100 classes of CIFAR-100 in colour; the splits (60, 20, 20) share no superclass.
@@ -201,17 +210,19 @@ class FC100(_CIFAR100Division):
     class_lists = "fc100"
 
 
+@checked
 @dataclass(frozen=True)
 class Folder(DataSet):
     """Your own images: a folder with one subfolder for each class, split by class.
 
-    Images are cropped to a square. Without csv, 64, 16 and 20 % of the classes are for training,
-    validation and test.
+    Images are cropped to a square.
 
     Attributes:
         root: folder that holds a subfolder of images for each class; ~ is the home folder.
         csv: file with the columns class and split (train, validation or test) that divides the
             classes; empty to divide them at random.
+        fractions: fractions of the classes for training, validation and test in a random division,
+            as [0.5,0.25,0.25]; each part gets at least one.
         seed: seed of the random division.
         color: read images in RGB; false for grey.
         size: height and width of the images in pixels.
@@ -220,9 +231,10 @@ class Folder(DataSet):
     title = "Folder"
     root: str = ""
     csv: str = ""
-    seed: int = 0
+    seed: Natural = 0
     color: bool = True
-    size: int = 84
+    size: Pixels = 84
+    fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import folder
@@ -230,6 +242,7 @@ class Folder(DataSet):
         return folder.load(
             self._folder(self.root),
             size=self.size,
+            fractions=self.fractions,
             seed=self.seed,
             csv=expanded(self.csv) if self.csv else None,
             color=self.color,
@@ -241,7 +254,12 @@ class Folder(DataSet):
 
     @property
     def division(self) -> str:
-        return f"csv {expanded(self.csv).resolve()}" if self.csv else f"seed {self.seed}"
+        if self.csv:
+            return f"csv {expanded(self.csv).resolve()}"
+        # Without fractions where they are the usual ones, as in checkpoints that lack them.
+        usual = self.fractions == Folder().fractions
+        by = "" if usual else f"fractions {' '.join(f'{x:g}' for x in self.fractions)}, "
+        return f"{by}seed {self.seed}"
 
     @property
     def images(self) -> str:

@@ -16,7 +16,7 @@ from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
 from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
-from fewshot_blo.tasks.reading.images import check_size, open_image, square
+from fewshot_blo.tasks.reading.images import check_memory, check_size, open_image, square
 from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
@@ -60,6 +60,7 @@ def load(
             partial or corrupt.
     """
     check_size(size)
+    check_memory(60_000, 3, size)
     if variant not in _VARIANTS:
         raise DataError(f"variant is '{variant}': it must be one of {', '.join(_VARIANTS)}")
     root = Path(root)

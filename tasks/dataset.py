@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.errors import DataError
 
 
+@checked
 @dataclass(frozen=True)
 class ClassDataset:
     """Images of named classes; the images of one class are consecutive.
@@ -176,6 +178,7 @@ def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Ten
     return images.to(device).to(dtype).div_(255)
 
 
+@checked
 @dataclass(frozen=True)
 class Splits:
     """Meta-training, meta-validation and meta-test classes of one data set, pairwise disjoint.

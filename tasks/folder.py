@@ -11,20 +11,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.image_folders import class_images
-from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.images import check_memory, check_size, read_image
 from fewshot_blo.tasks.reading.walk import composed
 
+FRACTIONS = (0.64, 0.16, 0.2)
+"""Of the classes, for training, validation and test."""
+
 _SPLITS = {"train": 0, "val": 1, "validation": 1, "test": 2}
+_NAMES = ("train", "validation", "test")
 
 
+@checked
 def load(
     root: Path | str,
     *,
     size: int,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    fractions: tuple[Positive, Positive, Positive] = FRACTIONS,
     seed: int = 0,
     csv: Path | str | None = None,
     color: bool = True,
@@ -71,7 +78,7 @@ def _in_brackets(notes: Sequence[str]) -> str:
 def _by_fractions(
     names: Sequence[str], fractions: tuple[float, float, float], seed: int
 ) -> list[list[str]]:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if abs(sum(fractions) - 1) > 1e-6:
         raise DataError(
             f"fractions are {fractions}: they must be three positive numbers that sum to 1, "
             "for train, validation and test"
@@ -96,7 +103,7 @@ def _by_csv(names: Sequence[str], file: Path) -> list[list[str]]:
             raise DataError(f"{where}: class '{name}' is listed twice: list it once")
         chosen[name] = _SPLITS[split]
     parts = [[name for name in names if chosen.get(name) == part] for part in range(3)]
-    for split, part in zip(("train", "validation", "test"), parts, strict=True):
+    for split, part in zip(_NAMES, parts, strict=True):
         if not part:
             raise DataError(f"{file} has no class in {split}: every split needs at least one")
     return parts
@@ -122,6 +129,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
 
 def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:
     counts = {name: len(paths) for name, paths in files.items()}
+    check_memory(sum(counts.values()), 3 if color else 1, size)
     pixels = np.empty((sum(counts.values()), 3 if color else 1, size, size), np.uint8)
     for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
         row[:] = read_image(file, size=size, color=color)

@@ -12,6 +12,7 @@ from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading import glyph_rendering
 from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
+from fewshot_blo.tasks.reading.images import check_memory
 
 RENDERINGS = 20
 _FORMAT = 1
@@ -44,6 +45,7 @@ def load(*, size: int = 28) -> Splits:
         return _split(arrays["characters"].tolist(), torch.from_numpy(arrays["images"]))
     faces = glyph_rendering.read_faces()
     characters = glyph_rendering.distinct_characters(faces)
+    check_memory(len(characters) * RENDERINGS, 1, size)
     images = glyph_rendering.render(faces, characters, count=RENDERINGS, size=size)
     write_arrays(name, key, characters=np.array(characters), images=images.numpy())
     return _split(characters, images)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
@@ -115,6 +117,7 @@ class TaskSet(Protocol):
         ...
 
 
+@checked
 class Learn2LearnTasks:
     """A ``TaskSource`` of the tasks of a learn2learn task set.
 
@@ -140,11 +143,15 @@ class Learn2LearnTasks:
     """
 
     def __init__(
-        self, taskset: TaskSet, *, way: int, shot: int, query: int, tasks: int, seed: int = 0
+        self,
+        taskset: TaskSet,
+        *,
+        way: Way,
+        shot: Counting,
+        query: Counting,
+        tasks: Counting,
+        seed: Natural = 0,
     ) -> None:
-        for name, size in (("way", way), ("shot", shot), ("query", query), ("tasks", tasks)):
-            if size < 1:
-                raise DataError(f"{name} is {size}: it must be a positive integer")
         self.taskset = taskset
         self.way, self.shot, self.query = way, shot, query
         self.tasks = tasks

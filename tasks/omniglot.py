@@ -20,7 +20,7 @@ from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
-from fewshot_blo.tasks.reading.images import check_size, open_image
+from fewshot_blo.tasks.reading.images import check_memory, check_size, open_image
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 GROUPS = ("images_background", "images_evaluation")
@@ -66,6 +66,7 @@ def load(
     if split not in ("vinyals", "background"):
         raise DataError(f"split is '{split}': it must be 'vinyals' or 'background'")
     check_size(size)
+    check_memory(32_460, 1, size)
     root = Path(root)
     if download:
         _download(root)

@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
@@ -28,6 +31,7 @@ class TaskSource(Protocol):
         ...
 
 
+@checked
 class EpisodicSampler:
     """Draws N-way K-shot tasks with Q queries per class from a data set.
 
@@ -56,11 +60,11 @@ class EpisodicSampler:
         self,
         dataset: ClassDataset,
         *,
-        way: int | Range,
-        shot: int | Range,
-        query: int | Range,
-        tasks: int,
-        seed: int = 0,
+        way: Way | tuple[Way, Way],
+        shot: Counting | tuple[Counting, Counting],
+        query: Counting | tuple[Counting, Counting],
+        tasks: Counting,
+        seed: Natural = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         augment: Augmentation | None = None,
@@ -71,15 +75,11 @@ class EpisodicSampler:
             _range("shot", shot),
             _range("query", query),
         )
-        if tasks < 1:
-            raise DataError(f"tasks is {tasks}: it must be a positive integer")
-        if seed < 0:
-            raise DataError(f"seed is {seed}: it must be at least 0")
         if not dtype.is_floating_point:
             raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.tasks = tasks
         self.seed = seed
-        self.device = torch.device(device) if device is not None else dataset.images.device
+        self.device = dataset.images.device if device is None else _device(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
         if self.augment is not None:
@@ -93,7 +93,8 @@ class EpisodicSampler:
         if self.way[1] > classes:
             raise DataError(
                 f"{self.way[1]}-way tasks need {self.way[1]} classes, but this split has "
-                f"{classes}: lower way or use a split with more classes"
+                f"{classes}: lower way or use a split with more classes (of a folder, by its "
+                "fractions or csv)"
             )
         need = self.shot[1] + self.query[1]
         smallest = int(self._counts.argmin())
@@ -231,8 +232,17 @@ class EpisodicSampler:
         return images.reshape(*shape, *source.shape[1:]), labels.reshape(shape)
 
 
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"device is '{device}': it must be one of PyTorch, such as cpu or cuda:1"
+        ) from error
+
+
 def _range(name: str, size: int | Range) -> Range:
     low, high = (size, size) if isinstance(size, int) else size
-    if not 1 <= low <= high:
+    if low > high:
         raise DataError(f"{name} is {size}: it must be a positive integer or an ascending range")
     return low, high

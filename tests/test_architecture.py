@@ -54,6 +54,8 @@ STRATEGIES_MAY_IMPORT = {
     "fewshot_blo.hypergrad.single_loop",
     "fewshot_blo.hypergrad.strategy",
     "fewshot_blo.hypergrad.unrolled_steps",
+    "fewshot_blo.records.checked",
+    "fewshot_blo.records.ranges",
     "fewshot_blo.records.shapes",
 }
 MODULES = sorted(

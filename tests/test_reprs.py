@@ -148,7 +148,7 @@ def test_a_sampler_and_its_names() -> None:
     page = Page(sampler._repr_html_() or "")
     assert "".join(page.text) == repr(sampler)
     assert len(page.pictures) == 1
-    augmented = make_sampler(dataset, augment=Augmentation(flip=True))
+    augmented = make_sampler(dataset, augment=Augmentation(flip=1.0))
     assert "Augmentation(" in repr(augmented)
 
 

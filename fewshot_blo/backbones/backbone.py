@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.power import PowerTransform
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import NonNegative, NotEmpty, Pixels, Positive
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Pool = Literal["average", "maximum", "first", "flatten"]
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocessing:
     """Preprocessing of images, as in the training of a network.
@@ -34,21 +37,16 @@ class Preprocessing:
             one value per channel with positive std.
     """
 
-    size: int | None = None
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    size: Pixels | None = None
+    mean: Annotated[tuple[float, ...], NotEmpty()] = (0.0, 0.0, 0.0)
+    std: Annotated[tuple[Positive, ...], NotEmpty()] = (1.0, 1.0, 1.0)
     interpolation: Interpolation = "bilinear"
-    sharpen: float = 0.0
+    sharpen: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ConfigurationError(f"size is {self.size}: it must be at least 1 pixel")
-        if self.sharpen < 0:
-            raise ConfigurationError(f"sharpen is {self.sharpen}: it must be at least 0")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+        if len(self.mean) != len(self.std):
             raise ConfigurationError(
-                f"mean is {self.mean} and std is {self.std}: each must have one value per channel, "
-                "and standard deviations must be positive"
+                f"mean is {self.mean} and std is {self.std}: each must have one value per channel"
             )
 
 
@@ -102,6 +100,7 @@ class Pooling(nn.Module):
         return x.mean(1) if self.pool == "average" else x.amax(1)
 
 
+@checked
 class Backbone(nn.Module):
     """Preprocessing, a pretrained network without its classifier, and pooling.
 
@@ -125,7 +124,7 @@ class Backbone(nn.Module):
         name: str = "",
         pool: Pool = "average",
         views: Views = "one",
-        power: float = 1.0,
+        power: Positive = 1.0,
     ) -> None:
         super().__init__()
         self.name = name or type(body).__name__

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import nn
 
 from fewshot_blo.backbones.backbone import Backbone
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.load import LIBRARIES, load_backbone, own_network
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, NonNegative
+
+PixelsOrOwn = Annotated[int, AtLeast(0), AtMost(8192)]
 
 
+@checked
 def pretrained(
     network: str,
     *,
     weights: str = "",
-    size: int = 0,
-    sharpen: float = 0.0,
+    size: PixelsOrOwn = 0,
+    sharpen: NonNegative = 0.0,
     trained: bool = True,
 ) -> Backbone:
     """A pretrained network of a library, without its classifier, with its own preprocessing.
@@ -39,7 +46,8 @@ def pretrained(
     return _seeing(backbone, size, sharpen)
 
 
-def own(function: str, *, size: int = 0, sharpen: float = 0.0) -> nn.Module:
+@checked
+def own(function: str, *, size: PixelsOrOwn = 0, sharpen: NonNegative = 0.0) -> nn.Module:
     """A network that a function of your own returns.
 
     Args:

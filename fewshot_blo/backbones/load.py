@@ -15,6 +15,8 @@ from fewshot_blo.backbones.backbone import Backbone, Pool
 from fewshot_blo.backbones.layers import prepared
 from fewshot_blo.backbones.weights import load_weights, put_weights, trained_weights
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Pixels
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 _LOADERS = {
@@ -26,12 +28,13 @@ LIBRARIES = tuple(f"{library}:" for library in _LOADERS)
 """Prefixes of the names of libraries' backbones."""
 
 
+@checked
 def load_backbone(
     name: str,
     *,
     weights: Path | str | None = None,
     pretrained: bool = True,
-    size: int | None = None,
+    size: Pixels | None = None,
     layer: str = "",
     pool: Pool | None = None,
 ) -> Backbone:

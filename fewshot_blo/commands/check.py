@@ -29,7 +29,9 @@ from fewshot_blo.kernel.conversion import converted_layers
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.ranges import Counting
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import checkpoint as checkpoints
 
@@ -37,6 +39,7 @@ _FEW = 3
 """Queries a class in the comparison of all strategies, norm modes and backends."""
 
 
+@checked
 @dataclass(frozen=True)
 class CheckRequest:
     """What to check: the kernel against a plain loop over your own network, in float64, by every
@@ -49,7 +52,7 @@ class CheckRequest:
             without it those that training starts from.
     """
 
-    check_tasks: int = 3
+    check_tasks: Counting = 3
     checkpoint: Path | None = None
 
 

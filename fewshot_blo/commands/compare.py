@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NotEmpty
 
 
+@checked
 @dataclass(frozen=True)
 class CompareRequest:
     """What to compare. The same command goes on after Ctrl-C.
@@ -26,8 +30,8 @@ class CompareRequest:
 
     sources: Sequence[Path] = ()
     folder: Path = Path("runs/compare")
-    seeds: Sequence[int] = (0,)
-    max_steps: int | None = None
+    seeds: Annotated[Sequence[Natural], NotEmpty()] = (0,)
+    max_steps: Counting | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:

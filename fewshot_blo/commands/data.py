@@ -9,12 +9,14 @@ from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.settings import SLOTS, Config, EpisodeSettings
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DataSet, Glyphs
 from fewshot_blo.tasks.picture import episode_picture
 
 
+@checked
 @dataclass(frozen=True)
 class DataRequest:
     """What to look at.

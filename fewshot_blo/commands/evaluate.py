@@ -10,8 +10,10 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Checkpoints:
     """What to evaluate.

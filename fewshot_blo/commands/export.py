@@ -13,9 +13,11 @@ from fewshot_blo.finetune import load_classifier
 from fewshot_blo.finetune.export import export
 from fewshot_blo.finetune.export.module import Resizing
 from fewshot_blo.finetune.export.write import written
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.terminal import shown
 
 
+@checked
 @dataclass(frozen=True)
 class ExportRequest:
     """A classifier and the file to write.

@@ -6,7 +6,7 @@ import platform
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -16,13 +16,15 @@ from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import Source, fit, save_classifier
-from fewshot_blo.finetune.choosing import check_minutes
 from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import Origin, write_report
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Positive
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.reading.layouts import labelled_files
 
 
+@checked
 @dataclass(frozen=True)
 class FineTuneRequest:
     """What to fine-tune on what.
@@ -51,12 +53,12 @@ class FineTuneRequest:
     pattern: str = ""
     backbone: str = "torchvision:mobilenet_v3_small"
     weights: str = ""
-    size: int = 0
+    size: Annotated[int, AtLeast(0), AtMost(8192)] = 0
     layer: str = ""
     pool: Pool | None = None
     adapts: Adapts | Literal["auto"] = "auto"
     views: Views | Literal["auto"] = "auto"
-    minutes: float | None = None
+    minutes: Positive | None = None
     skip_unreadable: bool = False
     thumbnails: bool = True
     output: Path = Path("runs/finetune")
@@ -64,7 +66,6 @@ class FineTuneRequest:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigurationError("there are no images: name the folder of them")
-        check_minutes(self.minutes)
 
 
 OPTIONS = Options((FineTuneRequest,), positional="data")

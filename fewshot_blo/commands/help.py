@@ -16,6 +16,7 @@ from fewshot_blo.commands.words import is_list
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree, nearest
 from fewshot_blo.experiments.plan import Plan, Setting
+from fewshot_blo.records.checked import ranges
 
 _WIDTH, _LEFT = 100, 34
 
@@ -150,7 +151,11 @@ def _setting(
 ) -> str:
     text = texts.get(name, "")
     shown = _shown(setting.default)
-    text = (text if whole else _first(text, shown)) + (f" [{shown}]" if shown else "")
+    text = text if whole else _first(text, shown)
+    # What a text says, as "in [0, 1)", is not said twice.
+    limits = ranges(plan.kind).get(name, "") if whole and plan.kind else ""
+    text += f" ({limits})" if limits and limits not in text else ""
+    text += f" [{shown}]" if shown else ""
     option = name.upper() if bare else f"--{plan.at(name)} {type_in_words(setting.annotation)}"
     return _line(option.rstrip(), text)
 

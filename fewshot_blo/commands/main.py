@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot_blo import __version__
+from fewshot_blo.commands.unexpected import report_unexpected
 from fewshot_blo.records.terminal import CLOSED_PIPE, give_up_output, print_anything
 
 COMMANDS = {
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         give_up_output()
         print(f"fewshot-blo {first}: the output cannot be written ({error})", file=sys.stderr)
         return 1
+    except Exception as error:  # As where a library of Python is broken.
+        return report_unexpected(error, first, words[1:])
     except KeyboardInterrupt:
         print(f"fewshot-blo {first}: interrupted", file=sys.stderr)
         return 130

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
@@ -14,13 +15,16 @@ from fewshot_blo.finetune.files import save_version
 from fewshot_blo.finetune.growing import add_class
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.ranges import Above, Below
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.reading.walk import walk
 
 
+@checked
 @dataclass(frozen=True)
 class PredictRequest:
     """Images to label, or a class to learn.
@@ -38,7 +42,7 @@ class PredictRequest:
     files: Sequence[Path] = ()
     own: str = ""
     output: Path | None = None
-    coverage: float | None = None
+    coverage: Annotated[float, Above(0), Below(1)] | None = None
     add_class: Path | None = None
 
     def __post_init__(self) -> None:

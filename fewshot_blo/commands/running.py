@@ -6,12 +6,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from fewshot_blo.commands.help import command_help, component_help
 from fewshot_blo.commands.options import HelpWanted, Options
+from fewshot_blo.commands.unexpected import report_unexpected
 from fewshot_blo.errors import (
     CheckpointError,
     ConfigurationError,
@@ -19,7 +19,9 @@ from fewshot_blo.errors import (
     StructuralZeroError,
 )
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
-from fewshot_blo.machine.memory import memory_limit
+from fewshot_blo.machine.memory import is_out_of_memory, memory_limit
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 from fewshot_blo.records.terminal import shown_lines
 from fewshot_blo.tasks import DataError
 
@@ -33,15 +35,18 @@ _USER_ERRORS = (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class MemoryLimit:
     """What every command takes.
 
     Attributes:
         memory_limit: GiB that the process may hold; what is computed at a time is made to fit.
+        debug: show the traceback of an unexpected error.
     """
 
-    memory_limit: float | None = None
+    memory_limit: Positive | None = None
+    debug: bool = False
 
 
 def options_of(command: str) -> Options:
@@ -52,39 +57,66 @@ def options_of(command: str) -> Options:
 
 def run(command: str, description: str, words: Sequence[str]) -> int:
     """Runs a command with the words behind its name; returns the exit status."""
+    requests: list[Any] = []
+    try:
+        return _run(command, description, words, requests)
+    except (BrokenPipeError, KeyboardInterrupt):  # An OSError, but no error of the command's.
+        raise
+    except _USER_ERRORS as error:
+        print(f"fewshot-blo {command}: {shown_lines(error)}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"fewshot-blo {command}: the memory is full. {_LOWER}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            return report_unexpected(error, command, words, _folder(requests))
+        reason = shown_lines(str(error).splitlines()[0])
+        print(f"fewshot-blo {command}: {reason} {_LOWER}", file=sys.stderr)
+        return 1
+
+
+_LOWER = (
+    "Lower train.chunk (tasks at a time), episodes.tasks, or the size of the images or the network"
+)
+
+
+def _run(command: str, description: str, words: Sequence[str], requests: list[Any]) -> int:
     options = options_of(command)
     module: Any = importlib.import_module(f"fewshot_blo.commands.{command}")
-    name = f"fewshot-blo {command}"
     try:
+        *parsed, limit = options.parse(words)
+    except HelpWanted as wanted:
         try:
-            *requests, limit = options.parse(words)
-        except HelpWanted as wanted:
             print(
                 component_help(options, wanted.place, wanted.tree)
                 if wanted.place
                 else command_help(command, description, options)
             )
-            return 0
+        except ConfigurationError as error:
+            return _refused(command, error)
+        return 0
     except (ConfigurationError, DataError) as error:
-        print(f"{name}: {shown_lines(error)}; see {name} --help", file=sys.stderr)
-        return 2
+        return _refused(command, error)
+    requests += parsed
     if limit.memory_limit is None:
         keep_freed_memory()
     else:
         return_freed_memory()
-    try:
-        with memory_limit(limit.memory_limit):
-            status: int = module.run(*requests)
-        return status
-    except BrokenPipeError:  # An OSError, but no error of the command's.
-        raise
-    except _USER_ERRORS as error:
-        print(f"{name}: {shown_lines(error)}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"{name}: {reason} Lower train.chunk (tasks at a time), or episodes.tasks",
-            file=sys.stderr,
-        )
-        return 1
+    with memory_limit(limit.memory_limit):
+        status: int = module.run(*parsed)
+    return status
+
+
+def _refused(command: str, error: Exception) -> int:
+    name = f"fewshot-blo {command}"
+    print(f"{name}: {shown_lines(error)}; see {name} --help", file=sys.stderr)
+    return 2
+
+
+def _folder(requests: Sequence[Any]) -> Path | None:
+    """The folder that a command writes to, as far as it is known."""
+    found = [
+        vars(request).get(name) for request in requests for name in ("run", "folder", "output")
+    ]
+    return next((path for path in found if isinstance(path, Path)), None)

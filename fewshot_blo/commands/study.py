@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, NotEmpty
 from fewshot_blo.studies import read_study, run_study
 
 
+@checked
 @dataclass(frozen=True)
 class StudyRequest:
     """Which study. The same command goes on after Ctrl-C.
@@ -26,7 +30,7 @@ class StudyRequest:
     recipe: Path | None = None
     root: str = ""
     folder: Path | None = None
-    seeds: Sequence[int] = (0,)
+    seeds: Annotated[Sequence[Natural], NotEmpty()] = (0,)
     only: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -13,9 +13,12 @@ from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural
 from fewshot_blo.training.run import BEST
 
 
+@checked
 @dataclass(frozen=True)
 class TrainRequest:
     """Where to train, and what to do afterwards.
@@ -28,11 +31,9 @@ class TrainRequest:
 
     run: Path = Path("runs/default")
     resume: bool = False
-    test_tasks: int = 600
+    test_tasks: Natural = 600
 
     def __post_init__(self) -> None:
-        if self.test_tasks < 0:
-            raise ConfigurationError(f"test_tasks is {self.test_tasks}: it must be at least 0")
         if names_settings(self.run):
             raise ConfigurationError(
                 f"run is '{self.run}', a file of settings: name it with --config {self.run}"
@@ -46,6 +47,8 @@ def run(config: Config, request: TrainRequest) -> int:
     """Runs it; returns the exit status."""
     folder = request.run
     splits = load(config.data)
+    counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
+    print(f"classes: {counts}", flush=True)
     result = train_from_config(
         config, splits, folder, resume=request.resume, tested=request.test_tasks > 0
     )

@@ -18,7 +18,9 @@ from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import FewShotProblem, NormMode
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.dataset import intensities
 
@@ -29,14 +31,15 @@ ADAPTATION = InnerSteps(10, SGD(0.5))
 """Default adaptation to a task at test time: inner steps on the loss of its support set."""
 
 
+@checked
 def evaluate(
     problem: FewShotProblem,
     sampler: EpisodicSampler,
     *,
-    tasks: int = 600,
+    tasks: Counting = 600,
     norm: NormMode = "transductive",
     adaptation: InnerSteps = ADAPTATION,
-    chunk: int = 0,
+    chunk: Natural = 0,
     embeddings: Tensor | None = None,
     views: Views = "one",
     progress: bool = False,
@@ -66,12 +69,6 @@ def evaluate(
             or are combined, or a single task does not fit into memory.
         DivergenceError: if the logits of a task are not finite after the inner steps.
     """
-    if tasks < 1:
-        raise ConfigurationError(f"tasks is {tasks}: it must be at least 1")
-    if chunk < 0:
-        raise ConfigurationError(
-            f"chunk is {chunk}: it must be at least 0; 0 chooses as many tasks as fit into memory"
-        )
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
             "norm is running, but running statistics have not been estimated (train estimates "

@@ -113,7 +113,7 @@ def placed(place: str, settings: Iterable[str]) -> Iterator[None]:
     except ConfigurationError as error:
         if not place:
             raise
-        known = str(error).partition(" ")[0] in settings
+        known = str(error).partition(" ")[0].partition("[")[0] in settings
         raise ConfigurationError(f"{place}{'.' if known else ': '}{error}") from error
 
 
@@ -132,10 +132,10 @@ class UnknownComponentError(ConfigurationError):
         self.name = name
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: object, names: Sequence[str]) -> str:
     """`` (did you mean ...?)`` with the most similar of the names; empty if none is similar."""
     by_small = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), list(by_small), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).lower(), list(by_small), n=1, cutoff=0.6)
     return f" (did you mean {by_small[close[0]]}?)" if close else ""
 
 

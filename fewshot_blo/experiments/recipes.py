@@ -12,7 +12,9 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree
 from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
+from fewshot_blo.records.ranges import Counting
 
 
 def names_settings(path: Path | str) -> bool:
@@ -28,11 +30,12 @@ def read_settings(path: Path) -> Tree:
     """
     if is_study(path):
         raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
+    content: object
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} cannot be read: {reason}") from error
     if not isinstance(content, dict):
@@ -51,7 +54,8 @@ def at_home(value: Any) -> Any:
     return value
 
 
-def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Config:
+@checked
+def read_recipe(path: Path, root: str = "", max_steps: Counting | None = None) -> Config:
     """The settings of a recipe.
 
     Args:
@@ -63,8 +67,6 @@ def read_recipe(path: Path, root: str = "", max_steps: int | None = None) -> Con
         ConfigurationError: if the file does not hold the settings of a run, or max_steps is not
             positive.
     """
-    if max_steps is not None and max_steps < 1:
-        raise ConfigurationError(f"max_steps is {max_steps}: it must be at least 1")
     settings = read_settings(path)
     try:
         config = config_from(settings)

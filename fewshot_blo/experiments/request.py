@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import plain
@@ -14,9 +14,12 @@ from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Natural
 from fewshot_blo.tasks.catalogue import DataSet
 
 
+@checked
 @dataclass(frozen=True)
 class EvaluationRequest:
     """Tasks and settings of an evaluation.
@@ -46,19 +49,19 @@ class EvaluationRequest:
         output: JSON file for all figures, including the accuracy of each class.
     """
 
-    tasks: int = 600
-    way: int = 0
-    shot: int = 0
-    query: int = 0
+    tasks: Counting = 600
+    way: Natural = 0
+    shot: Natural = 0
+    query: Natural = 0
     split: Literal["train", "validation", "test", "all"] = "test"
-    seed: int = 1000
-    steps: int = -1
+    seed: Natural = 1000
+    steps: Annotated[int, AtLeast(-1)] = -1
     norm: NormMode | Literal["all"] = "all"
     views: Views = "one"
-    chunk: int = 0
+    chunk: Natural = 0
     root: str = ""
     data: str = ""
-    size: int = 0
+    size: Annotated[int, AtLeast(0), AtMost(8192)] = 0
     network: str = ""
     device: str = ""
     precision: Precision | Literal[""] = ""

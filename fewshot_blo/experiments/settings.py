@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -20,7 +20,9 @@ from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.rules import RULES, UpdateRule
 from fewshot_blo.networks import ENCODERS, Conv4
 from fewshot_blo.problems import PROBLEMS, FewShotProblem, SharedEncoder
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
+from fewshot_blo.records.ranges import AtLeast, Counting, Natural, Way
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DATA_SETS, DataSet, Glyphs
 from fewshot_blo.training.settings import TrainSettings
@@ -70,6 +72,7 @@ SLOTS: Mapping[Any, Slot] = {
 """The components to choose from, by the annotation of the argument that takes one."""
 
 
+@checked
 @dataclass(frozen=True)
 class EpisodeSettings:
     """Shapes, number and seed of the tasks.
@@ -86,16 +89,17 @@ class EpisodeSettings:
         seed: seed of the training tasks; validation tasks use the next seed.
     """
 
-    way: int | tuple[int, int] = 5
-    shot: int | tuple[int, int] = 1
-    query: int | tuple[int, int] = 5
-    validation_way: int = 0
-    validation_shot: int = 0
-    validation_query: int = 15
-    tasks: int = 16
-    seed: int = 0
+    way: Way | tuple[Way, Way] = 5
+    shot: Counting | tuple[Counting, Counting] = 1
+    query: Counting | tuple[Counting, Counting] = 5
+    validation_way: Natural = 0
+    validation_shot: Natural = 0
+    validation_query: Counting = 15
+    tasks: Counting = 16
+    seed: Annotated[int, AtLeast(-1)] = 0  # One below that of an evaluation.
 
 
+@checked
 @dataclass(frozen=True)
 class Config:
     """Settings of a run.
@@ -128,7 +132,7 @@ class Config:
     start_from: str = ""
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         # Settings that are unset are those of today: a checkpoint has to keep them.

@@ -28,6 +28,7 @@ def converted(place: str, annotation: Any, value: Any) -> Any:
     Raises:
         ConfigurationError: if the value is invalid; the message says which values are expected.
     """
+    value = _infinite(annotation, value)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=annotation)
     try:
@@ -37,6 +38,13 @@ def converted(place: str, annotation: Any, value: Any) -> Any:
         raise ConfigurationError(
             f"{place} is {in_words(value)}: it must be {expected(annotation)}{near}"
         ) from error
+
+
+def _infinite(annotation: Any, value: Any) -> Any:
+    """``inf`` and ``nan`` as numbers, which YAML writes as ``.inf`` and ``.nan``."""
+    numeric = float in list(_parts(annotation)) and str not in list(_parts(annotation))
+    word = value.strip().lstrip("+-").lower() if isinstance(value, str) else ""
+    return float(value) if numeric and word in ("inf", "infinity", "nan") else value
 
 
 def expected(annotation: Any) -> str:

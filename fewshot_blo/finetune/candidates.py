@@ -14,6 +14,8 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.networks.views import COUNT
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.problems.fine_tuning import fine_tuning
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, Positive
 
 _FEW = 500
 """Largest number of images with which slow candidates are tried too."""
@@ -22,6 +24,7 @@ _PART = 20
 better than heads, and take most of the time."""
 
 
+@checked
 @dataclass(frozen=True)
 class Candidate:
     """One way to fine-tune.
@@ -42,11 +45,11 @@ class Candidate:
     name: str
     head: Literal["balanced", "cosine", "linear", "ridge"] = "linear"
     adapts: Adapts = "head"
-    blocks: int = 0
-    rank: int = 4
+    blocks: Natural = 0
+    rank: Counting = 4
     inner: InnerSteps = InnerSteps(0, SGD())
-    lam: float = 0.1
-    power: float = 1.0
+    lam: Positive = 0.1
+    power: Positive = 1.0
     views: Views = "one"
 
     @property

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.backbones import Backbone
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import embed
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.cross_validation import HeldOut, adapt_to, hold_out
@@ -20,16 +19,6 @@ from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.plays import Play, Questions
 from fewshot_blo.networks.views import COUNT
 from fewshot_blo.records.progress import Progress
-
-
-def check_minutes(minutes: float | None) -> None:
-    """Checks a limit of time.
-
-    Raises:
-        ConfigurationError: if it is not positive.
-    """
-    if minutes is not None and not minutes > 0:
-        raise ConfigurationError(f"minutes is {minutes}: it must be positive")
 
 
 @dataclass

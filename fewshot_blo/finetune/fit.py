@@ -9,17 +9,20 @@ from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
 from fewshot_blo.finetune.candidates import BALANCED, candidates
-from fewshot_blo.finetune.choosing import Choosing, check_minutes
+from fewshot_blo.finetune.choosing import Choosing
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
 from fewshot_blo.finetune.images import LabelledImages
 from fewshot_blo.finetune.plays import plays, questions
 from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.selection import Selection, select
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 _REPEATS, _MANY = 4, 200
 """Repetitions of the folds, of heads alone and up to so many images; otherwise there is one."""
 
 
+@checked
 def fit(
     data: LabelledImages,
     backbone: Backbone,
@@ -29,7 +32,7 @@ def fit(
     views: Views | Literal["auto"] = "auto",
     groups: Tensor | None = None,
     test: LabelledImages | None = None,
-    minutes: float | None = None,
+    minutes: Positive | None = None,
     progress: bool = True,
 ) -> tuple[Classifier, Selection]:
     """Selects a way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -56,7 +59,6 @@ def fit(
     Raises:
         ConfigurationError: if ``adapts`` is unknown, or ``minutes`` is not positive.
     """
-    check_minutes(minutes)
     groups = data.groups if groups is None else groups
     test = data.held_out if test is None else test
     options = candidates(adapts, views, images=len(data.labels), classes=len(data.class_names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,11 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Start, SupportSet, normalize
 from fewshot_blo.heads.linear import LinearHead
 from fewshot_blo.heads.linear_systems import solve
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import NotEmpty, Positive
 
 
+@checked
 @dataclass(frozen=True)
 class BalancedHead(LinearHead):
     """Average of cosine prototypes and of class-balanced ridge regressions, as one linear map.
@@ -30,7 +33,7 @@ class BalancedHead(LinearHead):
         lams: λ of each ridge regression, positive.
     """
 
-    lams: tuple[float, ...] = (0.3, 1.0)
+    lams: Annotated[tuple[Positive, ...], NotEmpty()] = (0.3, 1.0)
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
 

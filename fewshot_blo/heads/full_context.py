@@ -12,8 +12,11 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.heads.matching import MatchingHead
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting
 
 
+@checked
 @dataclass(frozen=True)
 class FullContextHead(MatchingHead):
     """Matching Networks with full context embeddings: g of support images, f of queries.
@@ -33,13 +36,7 @@ class FullContextHead(MatchingHead):
         ConfigurationError: if the number of steps is not positive.
     """
 
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigurationError(
-                f"steps is {self.steps}: a query needs at least 1 step over the support set"
-            )
+    steps: Counting = 5
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Weights of the three LSTMs, uniform in ±1/√D.

@@ -176,16 +176,7 @@ class SupportSetHead(Head):
 
 
 def logarithms(**values: float) -> dict[str, Tensor]:
-    """``log_<name>`` of positive numbers.
-
-    Raises:
-        ConfigurationError: if one is not positive.
-    """
-    for name, value in values.items():
-        if value <= 0:
-            raise ConfigurationError(
-                f"{name} is {value}: it must be positive, because its logarithm is learned"
-            )
+    """``log_<name>`` of positive numbers."""
     return {f"log_{name}": torch.tensor(math.log(value)) for name, value in values.items()}
 
 

@@ -10,10 +10,13 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import SupportSetHead, logarithms
 from fewshot_blo.heads.linear_systems import solve
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Decay, Positive
 
 _TINY = 1e-12
 
 
+@checked
 @dataclass(frozen=True)
 class LabelPropagationHead(SupportSetHead):
     """Label propagation ``p ∝ (I - α S)^-1 Y`` of the support set's labels Y along a graph.
@@ -32,9 +35,9 @@ class LabelPropagationHead(SupportSetHead):
             a neighbour of the other.
     """
 
-    sigma: float = 0.3
-    alpha: float = 0.9
-    neighbours: int = 20
+    sigma: Positive = 0.3
+    alpha: Decay = 0.9
+    neighbours: Counting = 20
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Logarithm of σ."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
 from fewshot_blo.heads.losses import task_cross_entropy
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 
 class ClassWeights(Head):
@@ -53,6 +55,7 @@ class ScaledLinearHead(ClassWeights):
         return weight, torch.zeros_like(weight[..., 0])
 
 
+@checked
 @dataclass(frozen=True)
 class LinearHead(CrossEntropyHead):
     """Linear classifier ``W x + b``."""
@@ -86,6 +89,7 @@ class LinearHead(CrossEntropyHead):
         return params["head.weight"], params["head.bias"]
 
 
+@checked
 @dataclass(frozen=True)
 class CosineHead(CrossEntropyHead):
     """Cosine classifier ``s cos(x, w_n)``.
@@ -96,7 +100,7 @@ class CosineHead(CrossEntropyHead):
         scale: s, factor of the cosines, an inverse temperature.
     """
 
-    scale: float = 10.0
+    scale: Positive = 10.0
 
     # Not at zeros: a zero weight has no direction.
     starts: ClassVar[tuple[Start, ...]] = ("prototypes", "learned")

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import SupportSetHead, normalize
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 
+@checked
 @dataclass(frozen=True)
 class MatchingHead(SupportSetHead):
     """Matching Networks: ``p_n = Σ_i a_i [y_i = n]`` with attention ``a = softmax(s cos(x, x_i))``.
@@ -25,7 +28,7 @@ class MatchingHead(SupportSetHead):
         scale: s, factor of the cosines, an inverse temperature.
     """
 
-    scale: float = 10.0
+    scale: Positive = 10.0
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None

@@ -12,10 +12,13 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Start, SupportSet, logarithms
 from fewshot_blo.heads.linear import ScaledLinearHead
 from fewshot_blo.heads.linear_systems import solve
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Positive
 
 _JITTER = 1e-6
 
 
+@checked
 @dataclass(frozen=True)
 class MaxMarginHead(ScaledLinearHead):
     """Multi-class SVM ``s W x``, differentiated through its dual problem.
@@ -34,9 +37,9 @@ class MaxMarginHead(ScaledLinearHead):
         iterations: largest number of iterations of the dual solver.
     """
 
-    scale: float = 10.0
-    c: float = 1.0
-    iterations: int = 1000
+    scale: Positive = 10.0
+    c: Positive = 1.0
+    iterations: Counting = 1000
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
 

@@ -14,8 +14,11 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Start
 from fewshot_blo.heads.linear import CrossEntropyHead
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Width
 
 
+@checked
 @dataclass(frozen=True)
 class RelationHead(CrossEntropyHead):
     """Relation Network: a convolutional network scores each pair of class mean and query.
@@ -35,9 +38,9 @@ class RelationHead(CrossEntropyHead):
         units: number of units of the hidden linear layer.
     """
 
-    channels: int | None = None
-    hidden: int = 64
-    units: int = 8
+    channels: Counting | None = None
+    hidden: Width = 64
+    units: Width = 8
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form",)
     prox: ClassVar[float] = 0.0

@@ -12,8 +12,11 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Start, SupportSet, logarithms
 from fewshot_blo.heads.linear import ScaledLinearHead
 from fewshot_blo.heads.linear_systems import solve
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 
+@checked
 @dataclass(frozen=True)
 class RidgeHead(ScaledLinearHead):
     """Ridge regression ``s W x``: W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y.
@@ -28,8 +31,8 @@ class RidgeHead(ScaledLinearHead):
         lam: initial λ, weight of the l2 regularisation, positive.
     """
 
-    scale: float = 10.0
-    lam: float = 1.0
+    scale: Positive = 10.0
+    lam: Positive = 1.0
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form", "zeros", "learned")
 

@@ -25,6 +25,8 @@ from fewshot_blo.kernel import (
 from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.stacked.merged import MergedForward
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting
 
 _TAIL = "tail."
 
@@ -33,6 +35,7 @@ TailBackend = Backend | Literal["merged"]
 layers on the images of all tasks at once, if it treats every image independently."""
 
 
+@checked
 class TailHead(Head):
     """``head(tail(x))``, where the head's parameters and some of the tail's adapt to each task.
 
@@ -69,7 +72,7 @@ class TailHead(Head):
         tail: nn.Module,
         adapted: Collection[str],
         *,
-        features: int,
+        features: Counting,
         head: Head | None = None,
         unit: bool = False,
         backend: TailBackend | Literal["auto"] = "auto",

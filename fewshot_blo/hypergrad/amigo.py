@@ -9,7 +9,6 @@ from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients, both_grad
 from fewshot_blo.hypergrad.single_loop import (
     DualState,
     DualStep,
-    check_decay,
     dual_start,
     dual_step,
     fallen,
@@ -18,10 +17,13 @@ from fewshot_blo.hypergrad.single_loop import (
     sampled_products,
     scaled_steps,
 )
-from fewshot_blo.hypergrad.strategy import Strategy, check_not_negative, inner_start
+from fewshot_blo.hypergrad.strategy import Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, NonNegative, Share
 
 
+@checked
 @dataclass(frozen=True)
 class AmIGO(Strategy[DualState]):
     """T steps ``v ← v - α G_v``, then M steps ``q ← q - η (G_vv q - F_v)``, ``du = F_u - G_uv q``.
@@ -42,13 +44,9 @@ class AmIGO(Strategy[DualState]):
     """
 
     inner: InnerSteps = InnerSteps(10, SGD())
-    dual_steps: int = 10
-    dual_step_size: float = 0.1
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_not_negative("AmIGO", dual_steps=self.dual_steps, dual_step_size=self.dual_step_size)
-        check_decay("AmIGO", self.decay)
+    dual_steps: Natural = 10
+    dual_step_size: NonNegative = 0.1
+    decay: Share = 0.0
 
     @property
     def follows(self) -> bool:

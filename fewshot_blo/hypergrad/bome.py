@@ -8,14 +8,17 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
 from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
-from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, check_not_negative, inner_start
+from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 from fewshot_blo.kernel.rules import AdGD, by_task
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, NonNegative
 
 _ROUNDING = 1e-12
 """Squared norm of a gradient of G, relative to that of F, that counts as zero."""
 
 
+@checked
 @dataclass(frozen=True)
 class BOME(Strategy[State]):
     """``v ← v - α (F_v + λ q_v)`` with ``q = G(v) - G(z)``, then ``du = F_u + λ q_u``.
@@ -34,11 +37,8 @@ class BOME(Strategy[State]):
     """
 
     inner: InnerSteps = InnerSteps()
-    value_steps: int | None = None
-    eta: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_not_negative("BOME", value_steps=self.value_steps or 0, eta=self.eta)
+    value_steps: Natural | None = None
+    eta: NonNegative = 0.5
 
     def for_training(self) -> BOME:
         """With 20 steps over v and 5 to z of gradient descent where they are unset."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import TaskParams, task_flat, task_like
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.systems import MatVec
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import NonNegative
 
 MOST_PARAMETERS = 2000
 """Parameters of a task up to which its matrix is built."""
@@ -18,6 +20,7 @@ FEW = 100
 """Parameters of a task up to which this is the solver where none is named."""
 
 
+@checked
 @dataclass(frozen=True)
 class Dense:
     """The solution by the eigenvalues of H, from one product with it for each parameter.
@@ -29,7 +32,7 @@ class Dense:
         damping: added to the diagonal of H.
     """
 
-    damping: float = 0.0
+    damping: NonNegative = 0.0
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Builds and decomposes H.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
     add_gradients,
@@ -21,6 +20,8 @@ from fewshot_blo.hypergrad.strategy import State, Strategy, inner_start
 from fewshot_blo.hypergrad.systems import add_scaled
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 from fewshot_blo.kernel.rules import by_task
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 _MOST_PRODUCTS = 500
 """Hessian products of the linear solver where it is unset; it stops by its tolerance before."""
@@ -29,6 +30,7 @@ _TOLERANCE, _FLOAT32_TOLERANCE = 1e-8, 1e-4
 """Its relative residual in float64 and float32: above the error of a product by differences."""
 
 
+@checked
 @dataclass(frozen=True)
 class FiniteDifference(Strategy[State]):
     """``Implicit`` with ``H q ≈ [G_v(v + εq) - G_v(v - εq)] / 2ε``, and ``G_uv q`` likewise.
@@ -65,13 +67,7 @@ class FiniteDifference(Strategy[State]):
 
     inner: InnerSteps = InnerSteps()
     solve: LinearSolver | None = None
-    length: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.length is not None and not self.length > 0:
-            raise ConfigurationError(
-                f"FiniteDifference: length is {self.length}: it must be positive"
-            )
+    length: Positive | None = None
 
     @property
     def derivatives(self) -> Order:

@@ -27,6 +27,7 @@ from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, LinearSolver, 
 from fewshot_blo.hypergrad.newton import solved_or_adapted
 from fewshot_blo.hypergrad.strategy import Bears, State, Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.records.checked import checked
 
 _MOST_PRODUCTS = 500
 """Hessian products of the linear solver where it is unset; it stops by its tolerance before."""
@@ -63,6 +64,7 @@ class ImplicitStep(OuterStep):
     multipliers: TaskParams = field(default_factory=dict, kw_only=True)
 
 
+@checked
 @dataclass(frozen=True)
 class Implicit(Strategy[ImplicitState]):
     """``du = F_u - G_uv q`` with ``G_vv q = F_v``, at the v that the inner steps reach.

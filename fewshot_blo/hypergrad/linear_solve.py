@@ -18,9 +18,10 @@ from fewshot_blo.hypergrad.systems import (
     LinearSolver,
     MatVec,
     add_scaled,
-    check_steps,
     damped,
 )
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, NonNegative
 
 __all__ = [
     "MINRES",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True)
 class ConjugateGradient:
     """Conjugate gradients; H + damping I must be positive definite.
@@ -53,12 +55,9 @@ class ConjugateGradient:
     and Rajeswaran et al., "iMAML" (arXiv 1909.04630).
     """
 
-    steps: int = 5
-    damping: float = 0.0
-    tolerance: float = 1e-10
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
+    steps: Counting = 5
+    damping: NonNegative = 0.0
+    tolerance: NonNegative = 1e-10
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves from a zero start."""
@@ -84,6 +83,7 @@ class ConjugateGradient:
         return q
 
 
+@checked
 @dataclass(frozen=True)
 class Neumann:
     """The series ``α Σ_{j≤steps} (I - αH)^j b``, which is ``steps`` fixed-point iterations.
@@ -99,12 +99,9 @@ class Neumann:
     Source: Lorraine et al. (arXiv 1911.02590), algorithm 3.
     """
 
-    steps: int = 20
-    step_size: float = 0.1
-    damping: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
+    steps: Counting = 20
+    step_size: NonNegative = 0.1
+    damping: NonNegative = 0.0
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Sums the series."""
@@ -116,6 +113,7 @@ class Neumann:
         return {name: self.step_size * v for name, v in total.items()}
 
 
+@checked
 @dataclass(frozen=True)
 class OneStep:
     """``q = α b``: the Hessian is taken for a multiple of the identity; no product with it.
@@ -126,7 +124,7 @@ class OneStep:
     Source: Luketina et al., "T1-T2" (arXiv 1511.06727).
     """
 
-    step_size: float = 0.1
+    step_size: NonNegative = 0.1
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Scales the right-hand side."""

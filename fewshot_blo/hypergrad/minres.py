@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import TaskParams, task_dot
-from fewshot_blo.hypergrad.systems import MatVec, add_scaled, check_steps, damped
+from fewshot_blo.hypergrad.systems import MatVec, add_scaled, damped
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, NonNegative
 
 
+@checked
 @dataclass(frozen=True)
 class MINRES:
     """The least residual over the Krylov space; H + damping I need not be positive definite.
@@ -30,12 +33,9 @@ class MINRES:
     Source: Paige & Saunders, "Solution of sparse indefinite systems of linear equations" (1975).
     """
 
-    steps: int = 20
-    damping: float = 0.0
-    tolerance: float = 1e-10
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
+    steps: Counting = 20
+    damping: NonNegative = 0.0
+    tolerance: NonNegative = 1e-10
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves from a zero start.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskLoss, TaskParams
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.gradients import inner_gradients, value_gap_step
 from fewshot_blo.hypergrad.single_loop import CountedState, check_one_step
-from fewshot_blo.hypergrad.strategy import Strategy, check_not_negative, inner_start
+from fewshot_blo.hypergrad.strategy import Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, Order
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Below, NonNegative, Positive
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +39,7 @@ class MoreauStep(OuterStep):
     proximal: TaskParams
 
 
+@checked
 @dataclass(frozen=True)
 class MoreauEnvelope(Strategy[MoreauState]):
     """A step of v, one of θ, ``du = F_u(v) + c_k [G_u(v) - G_u(θ)]``; only first derivatives.
@@ -69,21 +72,13 @@ class MoreauEnvelope(Strategy[MoreauState]):
     """
 
     inner: InnerSteps = InnerSteps(1, SGD())
-    proximal_step_size: float = 0.1
-    gamma: float = 1.0
-    weight: float = 1.0
-    growth: float = 0.25
+    proximal_step_size: NonNegative = 0.1
+    gamma: Positive = 1.0
+    weight: Positive = 1.0
+    growth: Annotated[float, AtLeast(0), Below(0.5)] = 0.25
 
     def __post_init__(self) -> None:
         check_one_step("MoreauEnvelope", self.inner)
-        check_not_negative("MoreauEnvelope", proximal_step_size=self.proximal_step_size)
-        for name, value in (("gamma", self.gamma), ("weight", self.weight)):
-            if not value > 0:
-                raise ConfigurationError(f"MoreauEnvelope: {name} is {value}: it must be positive")
-        if not 0 <= self.growth < 0.5:
-            raise ConfigurationError(
-                f"MoreauEnvelope: growth is {self.growth}: it must be in [0, 0.5)"
-            )
 
     @property
     def derivatives(self) -> Order:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import TaskParams, task_flat, task_like
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.systems import MatVec
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, Positive
 
 
+@checked
 @dataclass(frozen=True)
 class Nystrom:
     """``q = (C M^+ C^T + ρI)^-1 b`` with k random columns C of H, and M the rows of C of those.
@@ -30,16 +32,9 @@ class Nystrom:
     Source: Hataya & Yamada (arXiv 2302.09726), and the formula of its published code.
     """
 
-    rank: int = 10
-    damping: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.damping > 0:
-            raise ConfigurationError(
-                f"Nystrom: rank is {self.rank} and must be at least 1, damping is {self.damping} "
-                "and must be positive"
-            )
+    rank: Counting = 10
+    damping: Positive = 0.01
+    seed: Natural = 0
 
     def __call__(self, matvec: MatVec, b: TaskParams) -> TaskParams:
         """Solves with the approximation."""

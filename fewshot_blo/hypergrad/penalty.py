@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, task_dot
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.balance import balance
 from fewshot_blo.hypergrad.gradients import (
     IN_NO_LOSS,
@@ -17,9 +17,11 @@ from fewshot_blo.hypergrad.gradients import (
     both_gradients,
     inner_gradients,
 )
-from fewshot_blo.hypergrad.strategy import State, Strategy, check_not_negative, initial, inner_start
+from fewshot_blo.hypergrad.strategy import State, Strategy, initial, inner_start
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
 from fewshot_blo.kernel.rules import Scaled
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Counting, Natural, NonNegative, Share
 
 _WEIGHT, _WEIGHT_OF_STEPS = 100.0, 10.0
 """Of the penalty relative to F along the mean curvature, so that multipliers settle in few rounds;
@@ -64,6 +66,7 @@ class PenaltyStep(OuterStep):
     residual: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Penalty(Strategy[PenaltyState]):
     """``min over v`` of ``F + <ν, G_v> + ρ/2 |G_v|² + λ G``, then ``∇_u`` of its first three terms.
@@ -104,31 +107,15 @@ class Penalty(Strategy[PenaltyState]):
     """
 
     inner: InnerSteps = InnerSteps()
-    rho: float | None = None
-    lam: float | None = None
-    epsilon: float | None = None
+    rho: NonNegative | None = None
+    lam: NonNegative | None = None
+    epsilon: NonNegative | None = None
     multiplier: float = 1e-4
-    rho_growth: float | None = None
-    lam_decay: float | None = None
-    epsilon_decay: float | None = None
-    every: int = 0
-    rounds: int | None = None
-
-    def __post_init__(self) -> None:
-        check_not_negative(
-            "Penalty",
-            rho=self.rho or 0,
-            lam=self.lam or 0,
-            epsilon=self.epsilon or 0,
-            every=self.every,
-        )
-        if self._growth < 1 or self._lam_decay > 1 or self._epsilon_decay > 1:
-            raise ConfigurationError(
-                f"Penalty: rho_growth is {self._growth} and must be at least 1, lam_decay is "
-                f"{self._lam_decay} and epsilon_decay {self._epsilon_decay} and must be at most 1"
-            )
-        if self.rounds is not None and self.rounds < 1:
-            raise ConfigurationError(f"Penalty: rounds is {self.rounds}: it must be at least 1")
+    rho_growth: Annotated[float, AtLeast(1)] | None = None
+    lam_decay: Share | None = None
+    epsilon_decay: Share | None = None
+    every: Natural = 0
+    rounds: Counting | None = None
 
     @property
     def _growth(self) -> float:

@@ -13,8 +13,11 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.gradients import add_gradients
 from fewshot_blo.hypergrad.strategy import Sees, State, Strategy
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Share
 
 
+@checked
 @dataclass(frozen=True)
 class Reptile(Strategy[State]):
     """``du = mean_t (v_0 - v_T)``, carried to the outer variables that v_0 depends on.
@@ -32,17 +35,11 @@ class Reptile(Strategy[State]):
     """
 
     inner: InnerSteps = InnerSteps()
-    query_weight: float = 0.5
+    query_weight: Share = 0.5
 
     def for_training(self) -> Reptile:
         """With 8 steps of gradient descent where they are unset."""
         return replace(self, inner=self.inner.filled(8, SGD()))
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.query_weight <= 1:
-            raise ConfigurationError(
-                f"Reptile: query_weight is {self.query_weight}: it must be in [0, 1]"
-            )
 
     @property
     def derivatives(self) -> Order:

@@ -12,6 +12,7 @@ from fewshot_blo.bilevel import Bilevel, Block, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients
 from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
+from fewshot_blo.records.checked import checked
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +41,7 @@ class SABAStep(DualStep):
     means: TaskParams
 
 
+@checked
 @dataclass(frozen=True)
 class SABA(SingleStep[SABAState]):
     """SOBA's directions with each sampled g replaced by ``g - g_b + mean_b g_b``.

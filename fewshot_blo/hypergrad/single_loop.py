@@ -17,10 +17,12 @@ from fewshot_blo.bilevel import Bilevel, Block, OuterStep, Params, TaskParams, t
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.hypergrad.gradients import both_gradients, inner_gradients, outer_gradients
 from fewshot_blo.hypergrad.linear_solve import MatVec
-from fewshot_blo.hypergrad.strategy import Own, State, Strategy, check_not_negative, inner_start
+from fewshot_blo.hypergrad.strategy import Own, State, Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.adapt import at_draw
 from fewshot_blo.kernel.rules import Scaled
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import NonNegative, Share
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,14 +60,6 @@ class DualStep(OuterStep):
     next_dual: TaskParams
 
 
-def check_decay(method: str, decay: float) -> None:
-    """Raises ConfigurationError if step sizes would grow, or fall too fast to get anywhere."""
-    if not 0 <= decay <= 1:
-        raise ConfigurationError(
-            f"{method}: decay is {decay}: step sizes fall as 1/(t + 1)^decay and need one in [0, 1]"
-        )
-
-
 def check_one_step(method: str, inner: InnerSteps) -> None:
     """Raises ConfigurationError if there is another number of inner steps than one."""
     if inner.steps != 1:
@@ -75,6 +69,7 @@ def check_one_step(method: str, inner: InnerSteps) -> None:
         )
 
 
+@checked
 @dataclass(frozen=True)
 class SingleStep(Strategy[Own]):
     """A strategy that takes one step over v, and one over q, in an outer step.
@@ -86,14 +81,11 @@ class SingleStep(Strategy[Own]):
     """
 
     inner: InnerSteps = InnerSteps(1, SGD())
-    dual_step_size: float = 0.1
-    decay: float = 0.0
+    dual_step_size: NonNegative = 0.1
+    decay: Share = 0.0
 
     def __post_init__(self) -> None:
-        method = type(self).__name__
-        check_one_step(method, self.inner)
-        check_not_negative(method, dual_step_size=self.dual_step_size)
-        check_decay(method, self.decay)
+        check_one_step(type(self).__name__, self.inner)
 
     @property
     def needs_warm_start(self) -> bool:

@@ -9,8 +9,10 @@ import torch
 from fewshot_blo.bilevel import Bilevel
 from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients
 from fewshot_blo.hypergrad.single_loop import DualState, DualStep, SingleStep, directions
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SOBA(SingleStep[DualState]):
     """``v ← v - α G_v``, ``q ← q - η (G_vv q - F_v)``, ``du = F_u - G_uv q``, all at the old v, q.

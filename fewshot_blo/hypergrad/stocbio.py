@@ -9,7 +9,6 @@ from fewshot_blo.hypergrad.gradients import IN_NO_LOSS, add_gradients, both_grad
 from fewshot_blo.hypergrad.linear_solve import Neumann
 from fewshot_blo.hypergrad.single_loop import (
     CountedState,
-    check_decay,
     fallen,
     inner_graph,
     minus_cross,
@@ -18,8 +17,11 @@ from fewshot_blo.hypergrad.single_loop import (
 )
 from fewshot_blo.hypergrad.strategy import Strategy, inner_start
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, NonNegative, Share
 
 
+@checked
 @dataclass(frozen=True)
 class StocBiO(Strategy[CountedState]):
     """T steps ``v ← v - α G_v``, ``q = η Σ_{j≤M} Π_{i≤j} (I - η G_vv) F_v``, ``du = F_u - G_uv q``.
@@ -42,13 +44,9 @@ class StocBiO(Strategy[CountedState]):
     """
 
     inner: InnerSteps = InnerSteps(10, SGD())
-    dual_steps: int = 10
-    dual_step_size: float = 0.1
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        Neumann(self.dual_steps, self.dual_step_size)
-        check_decay("StocBiO", self.decay)
+    dual_steps: Counting = 10
+    dual_step_size: NonNegative = 0.1
+    decay: Share = 0.0
 
     @property
     def follows(self) -> bool:

@@ -227,13 +227,6 @@ def outer_step(strategy: Strategy[Own], problem: Bilevel, state: Own) -> tuple[O
     return step, strategy.advance(state, step)
 
 
-def check_not_negative(method: str, **settings: float) -> None:
-    """Raises ConfigurationError if a setting of a strategy is negative."""
-    for name, value in settings.items():
-        if value < 0:
-            raise ConfigurationError(f"{method}: {name} is {value}: it must be at least 0")
-
-
 def initial(method: str, name: str, value: float | None) -> Tensor:
     """A weight at its start, for a state.
 

@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import Tensor
 
 from fewshot_blo.bilevel import TaskParams
-from fewshot_blo.errors import ConfigurationError
 
 MatVec = Callable[[TaskParams], TaskParams]
 
@@ -32,9 +31,3 @@ def damped(matvec: MatVec, v: TaskParams, damping: float) -> TaskParams:
 def add_scaled(a: TaskParams, scale: Tensor, b: TaskParams) -> TaskParams:
     """``a + scale_t b`` with one scale a task, ``[T]``."""
     return {name: v + scale.reshape([-1] + [1] * (v.ndim - 1)) * b[name] for name, v in a.items()}
-
-
-def check_steps(steps: int) -> None:
-    """Raises ConfigurationError if there is no step."""
-    if steps < 1:
-        raise ConfigurationError(f"steps is {steps}: a linear solver needs at least 1")

@@ -17,13 +17,14 @@ from fewshot_blo.hypergrad.strategy import (
     Sees,
     State,
     Strategy,
-    check_not_negative,
     inner_start,
 )
 from fewshot_blo.hypergrad.unrolled_steps import chosen_steps
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
 from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.recompute import KEPT_STEPS
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural
 
 _UNUSED = (
     "freeze it with requires_grad_(False) if it is not in use; with first_order it must be in the "
@@ -46,6 +47,7 @@ class UnrollState(State):
     outer_step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
 
+@checked
 @dataclass(frozen=True)
 class Unroll(Strategy[UnrollState]):
     """``v_{k+1} = v_k - α ∇_v G(v_k, u)`` for T steps, then ``d/du mean_t F(v_T(u), u)``.
@@ -74,18 +76,12 @@ class Unroll(Strategy[UnrollState]):
 
     inner: InnerSteps = InnerSteps()
     first_order: bool = False
-    truncate: int | None = None
+    truncate: Natural | None = None
     recompute: bool | None = None
-    multi_step: int = 0
-    first_order_steps: int = 0
+    multi_step: Natural = 0
+    first_order_steps: Natural = 0
 
     def __post_init__(self) -> None:
-        check_not_negative(
-            "Unroll",
-            truncate=self.truncate or 0,
-            multi_step=self.multi_step,
-            first_order_steps=self.first_order_steps,
-        )
         if self.multi_step and (self.recompute or not self.inner.most):
             raise ConfigurationError(
                 "multi_step needs the parameters after each inner step: use at least one step, and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,11 +16,12 @@ from fewshot_blo.hypergrad.strategy import (
     Bears,
     State,
     Strategy,
-    check_not_negative,
     initial,
     inner_start,
 )
 from fewshot_blo.kernel import SGD, InnerSteps, Order, adapt
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Natural, NonNegative, OrInfinite
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +35,7 @@ class ValueFunctionState(State):
     lam: Tensor = field(default_factory=lambda: torch.tensor(0.0, dtype=torch.float64))
 
 
+@checked
 @dataclass(frozen=True)
 class ValueFunction(Strategy[ValueFunctionState]):
     """``v ≈ argmin F + λ G``, ``z ≈ argmin G``, then ``du = F_u(v) + λ (G_u(v) - G_u(z))``.
@@ -57,22 +60,16 @@ class ValueFunction(Strategy[ValueFunctionState]):
     """
 
     inner: InnerSteps = InnerSteps()
-    value_steps: int | None = None
-    lam: float | None = None
-    lam_growth: float = 0.0
-    lam_max: float = float("inf")
+    value_steps: Natural | None = None
+    lam: NonNegative | None = None
+    lam_growth: NonNegative = 0.0
+    lam_max: Annotated[float, AtLeast(0), OrInfinite()] = float("inf")
     continued: bool = False
 
     def __post_init__(self) -> None:
-        check_not_negative(
-            "ValueFunction",
-            value_steps=self.value_steps or 0,
-            lam=self.lam or 0,
-            lam_growth=self.lam_growth,
-        )
         if self.lam is not None and self.lam_max < self.lam:
             raise ConfigurationError(
-                f"ValueFunction: lam_max is {self.lam_max} and lam is {self.lam}: "
+                f"lam_max is {self.lam_max} and lam is {self.lam}: "
                 "lam grows from the one to the other"
             )
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from typing_extensions import Self
 
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.lbfgs import LBFGS
 from fewshot_blo.kernel.rules import AdGD, UpdateRule
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, Positive
 
 MOST_STEPS = 2000
 """Largest number of inner steps where only a tolerance ends them."""
@@ -18,6 +19,7 @@ _TOLERANCE = {torch.float64: 1e-11}
 _FLOAT32_TOLERANCE = 2e-6
 
 
+@checked
 @dataclass(frozen=True)
 class InnerSteps:
     """Steps of an update rule on the loss of an inner problem.
@@ -35,15 +37,9 @@ class InnerSteps:
         ConfigurationError: if the number or the tolerance is negative.
     """
 
-    steps: int | None = None
+    steps: Natural | None = None
     rule: UpdateRule | None = None
-    tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 0:
-            raise ConfigurationError(f"steps is {self.steps}: it must be at least 0")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ConfigurationError(f"tolerance is {self.tolerance}: it must be positive")
+    tolerance: Positive | None = None
 
     @property
     def left_open(self) -> bool:

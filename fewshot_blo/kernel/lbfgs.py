@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams, task_flat, task_like
 from fewshot_blo.kernel.rules import RuleState
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Positive
 
 _OVERSHOT = 0.5
 """Slope at the end of a step, relative to that at its start, from which on it was too long."""
@@ -26,6 +28,7 @@ _CURVED = 1e-12
 """Cosine of the angle between a step and the change of gradient below which there is none."""
 
 
+@checked
 @dataclass(frozen=True)
 class LBFGS:
     """Quasi-Newton steps ``v ← v - H g``, H from the last steps and changes of the gradient.
@@ -44,8 +47,8 @@ class LBFGS:
     theorem 2.2.
     """
 
-    first: float = 1e-4
-    memory: int = 20
+    first: Positive = 1e-4
+    memory: Counting = 20
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """No step was taken."""

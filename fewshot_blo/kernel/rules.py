@@ -14,6 +14,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.outer_variables import OuterVariables
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Decay, NonNegative, Positive
 
 RuleState = dict[str, TaskParams]
 
@@ -32,6 +34,7 @@ class UpdateRule(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class SGD:
     """Gradient descent, ``v ← v - α g``.
@@ -40,7 +43,7 @@ class SGD:
         step_size: step size α of the inner steps.
     """
 
-    step_size: float = 0.1
+    step_size: NonNegative = 0.1
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """No state."""
@@ -56,6 +59,7 @@ class SGD:
         return new, state
 
 
+@checked
 @dataclass(frozen=True)
 class Momentum:
     """Gradient descent with momentum, ``m ← μ m + g``, ``v ← v - α m``.
@@ -67,8 +71,8 @@ class Momentum:
         momentum: factor μ of the momentum, in [0, 1).
     """
 
-    step_size: float = 0.1
-    momentum: float = 0.9
+    step_size: NonNegative = 0.1
+    momentum: Decay = 0.9
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """Zero momentum."""
@@ -85,6 +89,7 @@ class Momentum:
         return new, {"momentum": momentum}
 
 
+@checked
 @dataclass(frozen=True)
 class Adam:
     """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1).
@@ -100,11 +105,11 @@ class Adam:
         eps_root: constant added under that root.
     """
 
-    step_size: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    eps_root: float = 1e-16
+    step_size: NonNegative = 1e-2
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 1e-16
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """Zero moments."""
@@ -129,6 +134,7 @@ class Adam:
         return new, {"mean": mean, "square": square}
 
 
+@checked
 @dataclass(frozen=True)
 class AdGD:
     """Gradient descent whose step size follows from the curvature that it meets.
@@ -144,7 +150,7 @@ class AdGD:
     algorithm 1.
     """
 
-    first: float = 1e-4
+    first: Positive = 1e-4
 
     def init(self, params: TaskParams, outer: Params) -> RuleState:
         """No step was taken."""
@@ -212,6 +218,7 @@ def _difference(a: TaskParams, b: TaskParams) -> TaskParams:
     return {name: x - b[name] for name, x in a.items()}
 
 
+@checked
 @dataclass(frozen=True)
 class LearnedSGD:
     """Gradient descent ``v ← v - α_v g`` with step sizes α_v learned as outer variables.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Width
 
 
+@checked
 class Conv4(nn.Module):
     """Four blocks of 3×3 convolution, norm, ReLU and 2×2 max-pooling, then flattening.
 
@@ -33,15 +37,13 @@ class Conv4(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 1,
-        hidden: int = 64,
+        channels: Width = 1,
+        hidden: Width = 64,
         norm: Norm = "batch",
-        steps: int = 0,
-        pools: int = 4,
+        steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
+        pools: Annotated[int, AtLeast(0), AtMost(4)] = 4,
     ) -> None:
         super().__init__()
-        if not 0 <= pools <= 4:
-            raise ConfigurationError(f"pools is {pools}: it must be in 0 to 4, for 4 blocks")
         self.hidden, self.pools = hidden, pools
         blocks = []
         for block in range(4):

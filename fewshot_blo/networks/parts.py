@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from fewshot_blo.networks.centre import Centre
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting
 
 ENCODER, HEAD = "encoder", "head"
 
 
-def classifier(encoder: nn.Module, features: int, way: int) -> nn.Sequential:
+@checked
+def classifier(encoder: nn.Module, features: Counting, way: Counting) -> nn.Sequential:
     """An encoder followed by a linear head, named ``encoder`` and ``head``.
 
     Args:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Positive
 
 _EPSILON = 1e-6
 
 
+@checked
 class PowerTransform(nn.Module):
     """Power transform ``sign(x) (|x| + 1e-6)^power``, which makes features less skewed.
 
@@ -23,10 +25,8 @@ class PowerTransform(nn.Module):
         ConfigurationError: if it is not positive.
     """
 
-    def __init__(self, power: float) -> None:
+    def __init__(self, power: Positive) -> None:
         super().__init__()
-        if power <= 0:
-            raise ConfigurationError(f"power is {power}: it must be positive (1 for none)")
         self.power = power
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Decay, Natural, Width
 
-Widths = tuple[int, int, int, int]
+Widths = tuple[Width, Width, Width, Width]
 
 WIDE: Widths = (64, 160, 320, 640)
 NARROW: Widths = (64, 128, 256, 512)
 
 
+@checked
 class ResNet12(nn.Module):
     """Four residual blocks of three 3×3 convolutions, each halving the image, then mean pooling.
 
@@ -42,18 +46,14 @@ class ResNet12(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 3,
+        channels: Width = 3,
         widths: Widths = WIDE,
         norm: Norm = "batch",
-        drop_block: int = 0,
-        drop_rate: float = 0.1,
-        steps: int = 0,
+        drop_block: Natural = 0,
+        drop_rate: Decay = 0.1,
+        steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
     ) -> None:
         super().__init__()
-        if drop_block < 0:
-            raise ConfigurationError(
-                f"drop_block is {drop_block}: it must be at least 0 (0 for no DropBlock)"
-            )
         self.widths = widths
         blocks = []
         for block, (before, width) in enumerate(zip((channels, *widths), widths, strict=False)):
@@ -113,6 +113,7 @@ class ResidualBlock(nn.Module):
         return maps
 
 
+@checked
 class DropBlock(nn.Module):
     """Drops squares of each channel, and rescales what remains of each image.
 
@@ -129,12 +130,8 @@ class DropBlock(nn.Module):
         ConfigurationError: if the size is not positive, or the rate not in [0, 1).
     """
 
-    def __init__(self, size: int, rate: float) -> None:
+    def __init__(self, size: Counting, rate: Decay) -> None:
         super().__init__()
-        if size < 1:
-            raise ConfigurationError(f"block size is {size}: it must be at least 1")
-        if not 0 <= rate < 1:
-            raise ConfigurationError(f"drop rate is {rate}: it must be in [0, 1)")
         self.size = size
         self.rate = rate
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.networks.norms import Norm, make_norm
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Decay, Width
 
 
+@checked
 class WideResNet(nn.Module):
     """A convolution, three stages of pre-activation residual blocks, norm, ReLU, average pooling.
 
@@ -35,12 +39,12 @@ class WideResNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 3,
-        depth: int = 28,
-        widen: int = 10,
+        channels: Width = 3,
+        depth: Annotated[int, AtMost(1000)] = 28,
+        widen: Annotated[int, AtLeast(1), AtMost(64)] = 10,
         norm: Norm = "batch",
-        drop_rate: float = 0.0,
-        steps: int = 0,
+        drop_rate: Decay = 0.0,
+        steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:

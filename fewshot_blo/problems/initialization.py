@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads.head import Start, SupportSet
+from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.heads.linear import LinearHead
 from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.hypergrad import Strategy
@@ -37,12 +37,15 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, NonNegative
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
 
 _HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
+@checked
 class Initialization(FewShotProblem):
     """Learns initial parameters of a network, from which a few inner steps solve a task.
 
@@ -86,22 +89,16 @@ class Initialization(FewShotProblem):
         self,
         network: nn.Module,
         *,
-        prox: float = 0.0,
+        prox: NonNegative = 0.0,
         adapted: str | Sequence[str] = "all",
-        start: Start = "learned",
-        step_size: float | None = None,
+        start: Literal["learned", "prototypes"] = "learned",
+        step_size: NonNegative | None = None,
         entry_steps: bool = False,
-        own_steps: int = 0,
+        own_steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
         prove: bool = True,
     ) -> None:
-        if prox < 0:
-            raise ConfigurationError(f"prox is {prox}: it must be at least 0")
-        if own_steps < 0:
-            raise ConfigurationError(f"own_steps is {own_steps}: it must be at least 0")
-        if start not in ("learned", "prototypes"):
-            raise ConfigurationError(f"start is {start}: it must be learned or prototypes")
         self.original, self.network = network, for_tasks(network)
         self._choice = FirstBatch(prove)
         self.prox = prox

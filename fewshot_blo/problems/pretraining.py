@@ -16,8 +16,11 @@ from fewshot_blo.kernel import BackendChoice
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 from fewshot_blo.problems.task_heads import TaskHeads
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative
 
 
+@checked
 class Pretraining(SharedEncoder):
     """Learns an encoder by classifying all training classes, as in supervised training.
 
@@ -58,16 +61,16 @@ class Pretraining(SharedEncoder):
         encoder: nn.Module,
         head: Head = LinearHead(),
         *,
-        classes: int = 0,
-        features: int,
-        way: int | None = None,
-        prox: float | None = None,
+        classes: Natural = 0,
+        features: Counting,
+        way: Counting | None = None,
+        prox: NonNegative | None = None,
         start: Start | None = None,
         unit: bool = False,
         centre: bool = False,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
-        slices: int = 0,
+        slices: Natural = 0,
         prove: bool = True,
     ) -> None:
         if classes < 1:

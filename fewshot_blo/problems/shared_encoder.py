@@ -28,10 +28,13 @@ from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, 
 from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
 from fewshot_blo.problems.slices import check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 
 
+@checked
 class SharedEncoder(FewShotProblem):
     """Learns an encoder shared by all tasks, on whose features each task trains its own head.
 
@@ -85,16 +88,16 @@ class SharedEncoder(FewShotProblem):
         encoder: nn.Module,
         head: Head = LinearHead(),
         *,
-        prox: float | None = None,
+        prox: NonNegative | None = None,
         start: Start | None = None,
         learn_prox: bool = False,
         unit: bool = False,
         centre: bool = False,
-        way: int | None = None,
-        features: int | None = None,
+        way: Counting | None = None,
+        features: Counting | None = None,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
-        slices: int = 0,
+        slices: Natural = 0,
         prove: bool = True,
     ) -> None:
         if centre:

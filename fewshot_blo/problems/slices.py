@@ -17,8 +17,6 @@ from fewshot_blo.kernel.statistics import uses_batch_statistics
 
 def check_slices(network: nn.Module, images: int) -> None:
     """Raises ``ConfigurationError`` if a network cannot encode this many images at a time."""
-    if images < 0:
-        raise ConfigurationError(f"slices is {images}: it must be at least 0")
     if images and uses_batch_statistics(network):
         raise ConfigurationError(
             f"slices is {images}, but the network uses batch statistics, which need all images: "

@@ -76,9 +76,9 @@ class TaskHeads:
 
 def check_head(head: Head, start: Start, prox: float, *, learn_prox: bool, unit: bool) -> None:
     """Raises ``ConfigurationError`` if a head does not support these settings."""
-    if prox < 0 or (learn_prox and prox == 0):
+    if learn_prox and prox == 0:
         raise ConfigurationError(
-            f"prox is {prox}: it must be at least 0, and above 0 with learn_prox"
+            "prox is 0: it must be above 0 with learn_prox, because its logarithm is learned"
         )
     if unit and not head.scaled:
         raise ConfigurationError(

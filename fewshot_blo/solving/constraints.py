@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import OrInfinite, Positive
 
 
 class Constraint(Protocol):
@@ -42,10 +44,11 @@ class Constraint(Protocol):
         ...
 
 
-Bound = float | Tensor | Callable[[Params], Tensor]
+Bound = Annotated[float, OrInfinite()] | Tensor | Callable[[Params], Tensor]
 """A number, a tensor that broadcasts against the variable, or a function of the outer variables."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Box:
     """``low ≤ x ≤ high`` for every entry.
@@ -146,6 +149,7 @@ def _inverse_softplus(y: Tensor) -> Tensor:
     return y + torch.log(-torch.expm1(-y))
 
 
+@checked
 @dataclass(frozen=True)
 class Simplex:
     """``x ≥ 0`` with a given sum along an axis.
@@ -158,12 +162,8 @@ class Simplex:
         ConfigurationError: if the sum is not positive.
     """
 
-    total: float = 1.0
+    total: Positive = 1.0
     dim: int = -1
-
-    def __post_init__(self) -> None:
-        if not self.total > 0:
-            raise ConfigurationError(f"the simplex of sum {self.total} is empty or a point")
 
     def project(self, x: Tensor) -> Tensor:
         """``max(x - θ, 0)`` with the one θ that gives the sum.

@@ -16,7 +16,9 @@ from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
 from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.hypergrad.strategy import check_start
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.outer_loop import take_steps
+from fewshot_blo.records.ranges import Counting, Natural, Positive
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.constraints import Constraint
@@ -73,20 +75,21 @@ class Solution:
         )
 
 
+@checked
 def solve(
     problem: PlainProblem,
     strategy: Strategy | None = None,
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
     *,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    seconds: float | None = None,
+    steps: Counting | None = None,
+    tolerance: Positive | None = None,
+    seconds: Positive | None = None,
     start: Start | None = None,
     constraints: Mapping[str, Constraint] | None = None,
     validate: Validate | None = None,
     observe: Observe | None = None,
-    patience: int = 0,
-    every: int = 100,
+    patience: Natural = 0,
+    every: Counting = 100,
     folder: Path | str | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -132,12 +135,9 @@ def solve(
             attribute ``solution`` has what was found.
     """
     strategy = Implicit() if strategy is None else strategy
-    _check(steps, every, patience, validate, folder, resume=resume)
+    _check(patience, validate, folder, resume=resume)
     check_start(strategy, start)
     _check_named(problem, strategy, steps, optimizer, patience)
-    for name, limit in (("seconds", seconds), ("tolerance", tolerance)):
-        if limit is not None and not limit > 0:
-            raise ConfigurationError(f"{name} is {limit}: it must be positive")
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps
     start = ("cold" if strategy.learns_start else "warm") if start is None else start
@@ -226,19 +226,12 @@ def _check_named(
 
 
 def _check(
-    steps: int | None,
-    every: int,
     patience: int,
     validate: Validate | None,
     folder: Path | str | None,
     *,
     resume: bool,
 ) -> None:
-    if (steps is not None and steps < 1) or every < 1 or patience < 0:
-        raise ConfigurationError(
-            f"steps is {steps} and every {every}, which must be positive, and patience "
-            f"{patience}, which must be at least 0"
-        )
     if patience and validate is None:
         raise ConfigurationError(f"patience is {patience}: it needs validate, a held-out loss")
     if resume and folder is None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, Block, InnerConstraints, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import draw, inner_step
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural
 from fewshot_blo.records.shapes import shapes
 from fewshot_blo.solving.blocks import INNER, OUTER, shuffled
 from fewshot_blo.solving.constraints import Constraint
@@ -29,6 +31,7 @@ AFTER = -1
 """Number of the inner step in requests for a batch after the last inner step."""
 
 
+@checked
 @dataclass(frozen=True)
 class PlainProblem:
     """``min over u of F(v*, u)`` subject to ``v* ≈ argmin over v of G(v, u)``.
@@ -72,7 +75,7 @@ class PlainProblem:
     outer_inequalities: Limit | None = None
     inner_blocks: Sequence[Any] | None = None
     outer_blocks: Sequence[Any] | None = None
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         _check_blocks("inner", self.inner_batches, self.inner_blocks)
@@ -175,18 +178,8 @@ class PlainProblem:
         return any(part is not None for part in batches) or any(len(b or ()) > 1 for b in blocks)
 
 
-def _check_tensors(level: str, variables: object) -> None:
-    if not isinstance(variables, Mapping):
-        raise ConfigurationError(
-            f"{level} is a {type(variables).__name__}: pass variables by name, such as "
-            f"{{'{'u' if level == 'outer' else 'v'}': tensor}}"
-        )
+def _check_tensors(level: str, variables: Mapping[str, Tensor]) -> None:
     for name, value in variables.items():
-        if not isinstance(value, Tensor):
-            raise ConfigurationError(
-                f"{level} variable '{name}' is a {type(value).__name__}: pass a floating-point "
-                f"tensor, such as torch.as_tensor(value, dtype=torch.get_default_dtype())"
-            )
         if not value.is_floating_point():
             raise ConfigurationError(
                 f"{level} variable '{name}' is of {value.dtype}: pass a floating-point tensor, "

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 
 from fewshot_blo.bilevel import TaskParams
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural, Share
 
 
+@checked
 @dataclass(frozen=True)
 class Partial:
     """Between cold and warm: the inner problem starts near where the last one ended.
@@ -23,15 +25,8 @@ class Partial:
         ConfigurationError: if a setting is outside its range.
     """
 
-    every: int = 0
-    keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not 0 <= self.keep <= 1:
-            raise ConfigurationError(
-                f"Partial: every is {self.every} and must be at least 0, keep is {self.keep} and "
-                "must be in [0, 1]"
-            )
+    every: Natural = 0
+    keep: Share = 1.0
 
 
 Start = Literal["cold", "warm"] | Partial

@@ -12,6 +12,7 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS
+from fewshot_blo.experiments.values import in_words
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.older import strategy_of_run
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
@@ -74,7 +75,7 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
         settings = content.get("settings", {})
     except OSError as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(
@@ -96,10 +97,11 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
 
 def _row(settings: Mapping[str, Any], where: str) -> RowSettings:
     """The settings of a row, in the present form or that of earlier versions."""
-    today = dict(settings)
-    if "inner" in settings or (
-        "name" in settings.get("strategy", {}) and (str(settings["strategy"]["name"]).islower())
-    ):
+    if not isinstance(settings, Mapping):
+        raise ConfigurationError(f"recipe {where} is {in_words(settings)}: it must be settings")
+    today, strategy = dict(settings), settings.get("strategy", {})
+    named = isinstance(strategy, Mapping) and "name" in strategy
+    if "inner" in settings or (named and str(strategy["name"]).islower()):
         inner = today.pop("inner", {})
         today["strategy"] = strategy_of_run(settings.get("strategy", {}), inner)
     row: RowSettings = _built(RowSettings, today, where)

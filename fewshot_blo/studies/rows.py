@@ -21,9 +21,11 @@ from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Share
 from fewshot_blo.records.tables import write_table
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 FIGURES, OUTER, DIVERGED = "figures.json", "outer.pt", "diverged after steps"
 
 
+@checked
 @dataclass(frozen=True)
 class RowSettings:
     """A strategy and the settings of the outer optimisation.
@@ -60,15 +63,15 @@ class RowSettings:
 
     strategy: Strategy = Unroll(InnerSteps(5, SGD(0.5)))
     start: Literal["cold", "warm", "partial"] = "warm"
-    restart_every: int = 0
-    keep: float = 1.0
-    steps: int = 500
-    passes: int = 0
+    restart_every: Natural = 0
+    keep: Share = 1.0
+    steps: Counting = 500
+    passes: Natural = 0
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 0.1
-    decay: float = 0.0
-    every: int = 20
-    patience: int = 0
+    learning_rate: NonNegative = 0.1
+    decay: NonNegative = 0.0
+    every: Counting = 20
+    patience: Natural = 0
 
     def steps_of(self, passes: Passes) -> int:
         """Number of outer steps for the budget, from the passes that one takes.

@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Natural
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -21,6 +23,7 @@ AS_FOUND, RETRAINED = "", " + retrain"
 """Suffixes of a row's name: v as the strategy ends with it, or retrained for the u it found."""
 
 
+@checked
 @dataclass(frozen=True)
 class Study(ABC):
     """A bilevel problem with its data and protocol; the rows of its table are strategies.
@@ -31,7 +34,7 @@ class Study(ABC):
     """
 
     root: str = ""
-    seed: int = 0
+    seed: Natural = 0
 
     @abstractmethod
     def problem(self) -> PlainProblem:

@@ -9,8 +9,11 @@ from typing import Literal
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.graph import GraphMode
 from fewshot_blo.problems import NormMode
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Decay, Natural, NonNegative
 
 
+@checked
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of the outer loop.
@@ -46,42 +49,26 @@ class TrainSettings:
         ConfigurationError: if a setting is out of range.
     """
 
-    steps: int = 200
-    learning_rate: float = 1e-3
+    steps: Natural = 200
+    learning_rate: NonNegative = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    momentum: Decay = 0.9
+    weight_decay: NonNegative = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float = 10.0
+    clip: NonNegative = 10.0
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
-    chunk: int = 0
-    memory: float = 0.0
+    chunk: Natural = 0
+    memory: NonNegative = 0.0
     graph: GraphMode = "auto"
-    validate_every: int = 100
-    validation_tasks: int = 200
-    log_every: int = 10
-    seed: int = 0
-    ema: float = 0.0
-    rates: dict[str, float] = field(default_factory=dict)
+    validate_every: Counting = 100
+    validation_tasks: Counting = 200
+    log_every: Counting = 10
+    seed: Natural = 0
+    ema: Decay = 0.0
+    rates: dict[str, NonNegative] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("validate_every", "validation_tasks", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in (
-            "steps",
-            "clip",
-            "chunk",
-            "learning_rate",
-            "memory",
-            "momentum",
-            "weight_decay",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}: it must be at least 0")
-        if not 0 <= self.ema < 1:
-            raise ConfigurationError(f"ema is {self.ema}: it must be in [0, 1)")
         if self.norm == "running":
             raise ConfigurationError(
                 "norm is 'running', which is for evaluation: running statistics are estimated "

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.arrays import array_bits, as_image
 from fewshot_blo.tasks.reading.depth import bits_in_use, eight_bit
@@ -28,6 +30,16 @@ def check_size(size: int) -> None:
     """Raises ``DataError`` unless ``size``, in pixels, is positive."""
     if size < 1:
         raise DataError(f"size is {size}: it must be a positive number of pixels")
+
+
+def check_memory(images: int, channels: int, size: int) -> None:
+    """Raises ``DataError`` where uint8 images ``[images, channels, size, size]`` do not fit."""
+    needed, free = images * channels * size**2, free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise DataError(
+            f"size is {size}: {images} images of {channels}x{size}x{size} need "
+            f"{needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free: lower size"
+        )
 
 
 def read_image(

@@ -111,7 +111,7 @@ def test_sharpening_comes_before_resizing() -> None:
     [
         ({"size": 0}, "size is 0"),
         ({"sharpen": -0.5}, r"sharpen is -0\.5"),
-        ({"std": (1.0, 0.0, 1.0)}, "standard deviations must be positive"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] is 0\.0: it must be positive"),
         ({"mean": (0.0,)}, "each must have one value per channel"),
     ],
 )

@@ -95,6 +95,7 @@ def test_an_image_that_does_not_decode(
 
 
 WRONG: list[dict[str, object]] = [
+    {"episodes__tasks": 0},
     {"train__steps": -1},
     {"train__norm": "running"},
     {"encoder": "math"},
@@ -109,7 +110,7 @@ WRONG: list[dict[str, object]] = [
         ({"episodes__validation_way": 4}, "4-way tasks need 4 classes, but this split has 3"),
         ({"episodes__shot": 5}, "has 6 images, but 5 shots + 2 queries need 7"),
         ({"episodes__validation_query": 6}, "has 6 images, but 1 shots + 6 queries need 7"),
-        ({"episodes__tasks": 0}, "tasks is 0"),
+        ({"episodes__tasks": 0}, "episodes.tasks is 0"),
         ({"episodes__seed": -1}, "seed is -1"),
         ({"episodes__way": "[4,2]"}, "way is (4, 2)"),
         ({"data__size": 12}, "use images of at least 16x16"),
@@ -215,7 +216,6 @@ def test_checkpoints_that_cannot_be_compared(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--tasks=0", "tasks is 0"),
         ("--way=2", "the network has 3 outputs and the tasks are 2-way"),
         ("--query=60", "1 shots + 60 queries need 61"),
         ("--device=cuda:77", "cannot be used"),
@@ -226,6 +226,26 @@ def test_requests_that_do_not_fit(
     option: str, words: str, best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in message(capsys, "evaluate", str(best), option)
+
+
+def test_a_request_of_no_task(best: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "tasks is 0" in message(capsys, "evaluate", str(best), "--tasks=0", code=2)
+
+
+@pytest.mark.parametrize("option", ["episodes__way", "episodes__validation_way"])
+def test_tasks_of_one_class_measure_nothing(
+    option: str, folder: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They reported 100.00 %, and chose the best checkpoint by it."""
+    code = 2 if option == "episodes__way" else 1
+    small = options(folder, **{option: 1})
+    error = message(capsys, "train", *small, f"--run={run}", code=code)
+    assert "way is 1: it must be at least 2, or every answer is right" in error
+    assert not (run / BEST).exists()
+
+
+def test_one_way_is_refused_in_evaluation(best: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "way is 1: it must be at least 2" in message(capsys, "evaluate", str(best), "--way=1")
 
 
 def test_full_disk_while_saving(folder: Path, run: Path) -> None:

@@ -80,7 +80,8 @@ def test_output_without_a_terminal_is_one_line_a_validation(
     captured = capsys.readouterr()
     # On a slow machine, also lines of how far it is.
     assert all(line.startswith("training: step ") for line in captured.err.splitlines())
-    chosen, first, second, last = captured.out.splitlines()
+    classes, chosen, first, second, last = captured.out.splitlines()
+    assert classes == "classes: 10 for train, 3 for validation, 3 for test"
     assert "at a time" in chosen
     assert first.startswith("step 2: validation ")
     assert second.startswith("step 4: validation ")

@@ -444,7 +444,7 @@ def test_running_statistics_that_were_never_estimated() -> None:
 
 
 def test_diverging_inner_steps_are_no_chance_level() -> None:
-    adaptation = InnerSteps(9, SGD(1e200))
+    adaptation = InnerSteps(9, SGD(1e38))
     with pytest.raises(DivergenceError, match=r"not finite after 9 inner steps .*lower the step"):
         measure(initialization(), adaptation=adaptation)
 

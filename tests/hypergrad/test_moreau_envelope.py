@@ -198,10 +198,10 @@ def test_a_variable_of_the_start_has_no_hypergradient() -> None:
     ("settings", "said"),
     [
         ({"inner": InnerSteps(2, SGD())}, "MoreauEnvelope: inner.steps is 2: it takes one"),
-        ({"proximal_step_size": -1.0}, "MoreauEnvelope: proximal_step_size is -1.0"),
-        ({"gamma": 0.0}, "MoreauEnvelope: gamma is 0.0: it must be positive"),
-        ({"weight": -2.0}, "MoreauEnvelope: weight is -2.0: it must be positive"),
-        ({"growth": 0.5}, r"MoreauEnvelope: growth is 0.5: it must be in \[0, 0.5\)"),
+        ({"proximal_step_size": -1.0}, "proximal_step_size is -1.0"),
+        ({"gamma": 0.0}, "gamma is 0.0: it must be positive"),
+        ({"weight": -2.0}, "weight is -2.0: it must be positive"),
+        ({"growth": 0.5}, r"growth is 0.5: it must be in \[0, 0.5\)"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:

@@ -189,16 +189,16 @@ def test_evaluation_drops_nothing() -> None:
     ("options", "match"),
     [
         ({"drop_block": -1}, "drop_block is -1"),
-        ({"drop_block": 2, "drop_rate": 1.0}, r"1\.0: it must be in \[0, 1\)"),
+        ({"drop_block": 2, "drop_rate": 1.0}, r"drop_rate is 1\.0: it must be in \[0, 1\)"),
         ({"norm": "group"}, "4 channels.*multiple of 8"),
     ],
 )
 def test_settings_that_do_not_fit(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         ResNet12(**{"widths": TINY, **options})
-    with pytest.raises(ConfigurationError, match="block size is 0"):
+    with pytest.raises(ConfigurationError, match="size is 0"):
         DropBlock(0, 0.1)
-    with pytest.raises(ConfigurationError, match=r"drop rate is -0\.1"):
+    with pytest.raises(ConfigurationError, match=r"rate is -0\.1"):
         DropBlock(2, -0.1)
 
 

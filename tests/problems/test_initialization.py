@@ -186,8 +186,8 @@ def test_what_starts_from_prototypes_adapts() -> None:
         Initialization(network(), start="prototypes", adapted="encoder.")
     with pytest.raises(ConfigurationError, match="Conv4 without an encoder and a linear head"):
         Initialization(Conv4(hidden=8), start="prototypes")
-    with pytest.raises(ConfigurationError, match="start is zeros"):
-        Initialization(network(), start="zeros")
+    with pytest.raises(ConfigurationError, match="start is 'zeros'"):
+        Initialization(network(), start="zeros")  # type: ignore[arg-type]
 
 
 def test_settings_are_checked() -> None:

@@ -253,11 +253,11 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match="outer step 1: Unroll: the outer loss"):
         solve(quadratic(), Unroll(InnerSteps(150, SGD(900.0))), ADAM, steps=2)
     for wrong in ({"every": -1}, {"keep": 1.5}):
-        with pytest.raises(ConfigurationError, match="Partial: every is"):
+        with pytest.raises(ConfigurationError, match=r"every is -1|keep is 1\.5"):
             Partial(**wrong)
     with pytest.raises(ConfigurationError, match="is empty"):
         Box(2, 1)
-    with pytest.raises(ConfigurationError, match="empty or a point"):
+    with pytest.raises(ConfigurationError, match="total is 0: it must be positive"):
         Simplex(0)
 
 
@@ -287,10 +287,14 @@ def test_a_resumed_run_has_its_state_where_its_variables_are(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("outer", "inner", "message"),
     [
-        ({"u": 0.5}, {"v": torch.ones(2)}, "outer variable 'u' is a float: pass a floating-point"),
-        ({"u": torch.ones(2)}, {"v": [1.0]}, "inner variable 'v' is a list: pass a floating-point"),
-        ([1.0], {"v": torch.ones(2)}, r"outer is a list: pass variables by name, .*'u': tensor"),
-        ({"u": torch.ones(2)}, torch.ones(2), r"inner is a Tensor: .*'v': tensor"),
+        ({"u": 0.5}, {"v": torch.ones(2)}, r"outer\['u'\] is 0\.5: it must be a Tensor"),
+        ({"u": torch.ones(2)}, {"v": [1.0]}, r"inner\['v'\] is \[1\.0\]: it must be a Tensor"),
+        ([1.0], {"v": torch.ones(2)}, r"outer is \[1\.0\]: it must be a mapping"),
+        (
+            {"u": torch.ones(2)},
+            torch.ones(2),
+            "inner is a tensor of shape",
+        ),
         ({"u": torch.ones(2).long()}, {"v": torch.ones(2)}, r"'u' is of torch.int64: .*float\(\)"),
         ({"u": torch.ones(2)}, {"v": torch.ones(2).bool()}, r"'v' is of torch.bool: .*float\(\)"),
         (

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import Augmentation, ClassDataset, DataError, EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.augmentation import draw
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
@@ -259,7 +260,7 @@ def test_one_setting_leaves_the_draws_of_the_others_alone() -> None:
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], match: str) -> None:
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(ConfigurationError, match=match):
         Augmentation(**settings)
 
 

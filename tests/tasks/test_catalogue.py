@@ -208,7 +208,8 @@ def test_which_hold_out_classes_that_a_run_has_seen(
 def test_no_file_is_read_for_a_division_of_another_name() -> None:
     """A checkpoint may come from anyone."""
     other: Any = "vinyals/../../reading"
-    assert Omniglot(split=other).published_classes("train") == ()
+    with pytest.raises(ConfigurationError, match="must be one of vinyals, background"):
+        Omniglot(split=other)
     assert Folder(csv="cifarfs").published_classes("train") == ()
 
 
@@ -217,6 +218,14 @@ def test_settings_that_a_data_set_lacks_are_left_out() -> None:
     assert data.changed() == data
     assert data.changed(root="b", color=False) == replace(data, root="b")
     assert data.changed(size=9, mirrors=False) == replace(data, size=9, mirrors=False)
-    assert Glyphs().changed(root="b", size=9, mirrors=False) == Glyphs(9)
+    assert Glyphs().changed(root="b", size=20, mirrors=False) == Glyphs(20)
     folder = Folder("a", csv="x", color=False)
     assert folder.changed(root="b", csv="") == replace(folder, root="b", csv="")
+
+
+def test_fractions_are_part_of_the_division() -> None:
+    """Checkpoints of before have none: theirs are the usual ones."""
+    usual, other = Folder("a"), Folder("a", fractions=(0.5, 0.25, 0.25))
+    assert usual.division == "seed 0"
+    assert other.division == "fractions 0.5 0.25 0.25, seed 0"
+    assert other.holds_out_classes_of(usual)

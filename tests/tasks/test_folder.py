@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.folder import load
 
@@ -68,12 +69,14 @@ def test_fractions_leave_no_split_empty(
     assert [len(part.class_names) for _, part in splits] == expected
 
 
-@pytest.mark.parametrize("fractions", [(0.6, 0.4, 0.0), (0.5, 0.2, 0.2), (64, 16, 20)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.2, 0.2), (64, 16, 20)])
 def test_fractions_that_do_not_divide_are_refused(
     root: Path, fractions: tuple[float, float, float]
 ) -> None:
     with pytest.raises(DataError, match="three positive numbers that sum to 1"):
         load(root, size=2, fractions=fractions)
+    with pytest.raises(ConfigurationError, match=r"fractions\[2\] is 0\.0: it must be positive"):
+        load(root, size=2, fractions=(0.6, 0.4, 0.0))
 
 
 def test_csv_divides_the_classes_it_lists(root: Path) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     NetworkName,
@@ -80,6 +82,7 @@ def _doubled(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2.0)
 
 
+@checked
 @dataclass(frozen=True)
 class LearnedAugmentation(Study):
     """``G = CE(v; A_u(x, z), y) + l2/2 |v|²`` on training, ``F = CE(v)`` on validation images.
@@ -103,15 +106,15 @@ class LearnedAugmentation(Study):
     architecture and sizes are our own.
     """
 
-    train: int = 200
-    validation: int = 1000
+    train: Counting = 200
+    validation: Counting = 1000
     network: NetworkName = "perceptron"
-    hidden: int = 128
-    channels: int = 4
-    l2: float = 1e-3
-    batch: int = 50
-    validation_batch: int = 0
-    epochs: int = 100
+    hidden: Width = 128
+    channels: Width = 4
+    l2: NonNegative = 1e-3
+    batch: Counting = 50
+    validation_batch: Natural = 0
+    epochs: Counting = 100
 
     @cached_property
     def _digits(self) -> Digits:

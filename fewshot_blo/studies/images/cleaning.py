@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtMost, Counting, NonNegative
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -25,6 +27,7 @@ TEST, VALIDATION = "test error %", "validation error %"
 RIGHT, WRONG = "mean weight, right labels", "mean weight, wrong labels"
 
 
+@checked
 @dataclass(frozen=True)
 class Cleaning(Study):
     """``G = mean_i σ(u_i) CE_i(v) + reg |v|²``, ``F`` the mean CE of clean images.
@@ -44,16 +47,12 @@ class Cleaning(Study):
     regularisation and start of their benchmark, benchopt/benchmark_bilevel.
     """
 
-    train: int = 20000
-    validation: int = 5000
-    noise: float = 0.5
-    reg: float = 0.2
-    batch: int = 64
+    train: Counting = 20000
+    validation: Counting = 5000
+    noise: Annotated[float, Above(0), AtMost(1)] = 0.5
+    reg: NonNegative = 0.2
+    batch: Counting = 64
     logit: float = -2.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.noise <= 1:
-            raise ConfigurationError(f"noise is {self.noise}: it must be in (0, 1]")
 
     @cached_property
     def _digits(self) -> Digits:

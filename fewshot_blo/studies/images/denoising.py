@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
-from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.errors import installed_by
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, Below, Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
@@ -37,6 +39,7 @@ KEPT, WRONG = "kept %", "wrong among kept %"
 _L2_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
+@checked
 @dataclass(frozen=True)
 class Denoising(Study):
     """``G = Σ_i σ(u_i) CE_i(v) / Σ_i σ(u_i) + l2/2 |v|²``, ``F`` the mean CE of clean images.
@@ -66,20 +69,18 @@ class Denoising(Study):
     and the test images are a part of MNIST's training images; here neither is so.
     """
 
-    train: int = 5000
-    validation: int = 5000
-    noise: float = 0.5
+    train: Counting = 5000
+    validation: Counting = 5000
+    noise: Annotated[float, Above(0), Below(1)] = 0.5
     network: NetworkName = "linear"
-    hidden: int = 128
+    hidden: Width = 128
     normalised: bool = True
-    l2: float = 1e-3
-    batch: int = 0
-    pretraining: int = 0
-    updates: int = 600
+    l2: NonNegative = 1e-3
+    batch: Natural = 0
+    pretraining: Natural = 0
+    updates: Counting = 600
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise < 1:
-            raise ConfigurationError(f"noise is {self.noise}: it must be in (0, 1)")
         with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.
             importlib.import_module("sklearn.metrics")
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NonNegative, Width
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -34,6 +36,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 TEST, SPREAD = "test accuracy %", "± over initial weights"
 
 
+@checked
 @dataclass(frozen=True)
 class Distillation(Study):
     """``G`` the mean CE of synthetic images + l2/2 |v|², ``F`` the mean CE of real ones.
@@ -61,23 +64,18 @@ class Distillation(Study):
     Source: Vicol et al. (arXiv 2212.14032), table 3, which has the fixed start.
     """
 
-    per_class: int = 1
-    train: int = 55000
-    validation: int = 5000
+    per_class: Annotated[int, AtLeast(1), AtMost(1000)] = 1
+    train: Counting = 55000
+    validation: Counting = 5000
     network: NetworkName = "perceptron"
-    hidden: int = 128
-    l2: float = 1e-3
-    batch: int = 500
+    hidden: Width = 128
+    l2: NonNegative = 1e-3
+    batch: Counting = 500
     cold: Literal["fixed", "fresh"] = "fixed"
-    retrainings: int = 5
-    retraining_steps: int = 500
+    retrainings: Counting = 5
+    retraining_steps: Counting = 500
 
     def __post_init__(self) -> None:
-        if min(self.per_class, self.retrainings, self.retraining_steps) < 1:
-            raise ConfigurationError(
-                f"per_class is {self.per_class}, retrainings is {self.retrainings} and "
-                f"retraining_steps is {self.retraining_steps}: they must be at least 1"
-            )
         if self.network == "linear" and self.cold == "fresh":
             raise ConfigurationError(
                 "cold is fresh and network is linear, whose initial weights are always zero: "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Counting, NonNegative, Width
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     cross_entropy,
@@ -32,6 +34,7 @@ BALANCED, RARE = "balanced test accuracy %", "of the three rarest digits %"
 RATIO = "weight at loss 3 over loss 0.1"
 
 
+@checked
 @dataclass(frozen=True)
 class MetaWeightNet(Study):
     """``G = Σ_i V_u(L_i) L_i / Σ_i V_u(L_i) + l2/2 |v|²``, ``F`` the mean CE of balanced images.
@@ -55,15 +58,15 @@ class MetaWeightNet(Study):
     imbalance, whose weights sum to 1 in a batch; digits and a perceptron for CIFAR and a ResNet.
     """
 
-    most: int = 2000
-    imbalance: float = 100.0
-    balanced: int = 10
+    most: Counting = 2000
+    imbalance: Annotated[float, AtLeast(1)] = 100.0
+    balanced: Counting = 10
     network: Literal["linear", "perceptron"] = "perceptron"
-    hidden: int = 128
-    weighting: int = 100
-    l2: float = 5e-4
-    batch: int = 100
-    updates: int = 2000
+    hidden: Width = 128
+    weighting: Width = 100
+    l2: NonNegative = 5e-4
+    batch: Counting = 100
+    updates: Counting = 2000
 
     def __post_init__(self) -> None:
         if self.imbalance < 1 or self.most < self.imbalance:

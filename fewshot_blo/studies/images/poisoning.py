@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NonNegative, Share
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -33,6 +36,7 @@ TEST, OUTER_LOSS = "test accuracy %", "outer loss"
 _SHOWN = 12
 
 
+@checked
 @dataclass(frozen=True)
 class Poisoning(Study):
     """``G`` the mean CE of clean and poison images ``+ l2/2 |v|²``, ``F`` minus that of clean ones.
@@ -52,10 +56,10 @@ class Poisoning(Study):
     Source: Mehra & Hamm (arXiv 1911.03432), untargeted poisoning; its code tests on 8000 images.
     """
 
-    train: int = 1000
-    validation: int = 1000
-    share: float = 0.06
-    l2: float = 5e-3
+    train: Counting = 1000
+    validation: Counting = 1000
+    share: Share = 0.06
+    l2: NonNegative = 5e-3
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= self.train:
@@ -155,6 +159,7 @@ class Poisoning(Study):
         images(pictures, [str(int(label)) for label in self.poison.y[shown]], path)
 
 
+@checked
 @dataclass(frozen=True)
 class TargetedPoisoning(Poisoning):
     """``F`` is the mean CE of one digit's validation images with the label of another digit.
@@ -173,9 +178,9 @@ class TargetedPoisoning(Poisoning):
     Source: Mehra & Hamm (arXiv 1911.03432), targeted poisoning.
     """
 
-    validation: int = 4000
-    victim: int = 8
-    mistaken: int = 3
+    validation: Counting = 4000
+    victim: Annotated[int, AtLeast(0), AtMost(9)] = 8
+    mistaken: Annotated[int, AtLeast(0), AtMost(9)] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

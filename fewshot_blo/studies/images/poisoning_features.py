@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fewshot_blo.backbones import load_backbone
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Counting, NonNegative, Pixels
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import decay, fit_to_the_end
@@ -34,6 +36,7 @@ class _Part(NamedTuple):
     sides: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class CleanLabelPoisoning(Study):
     """One poison image per target, on features r of a pretrained network.
@@ -65,13 +68,13 @@ class CleanLabelPoisoning(Study):
 
     network: str = "torchvision:mobilenet_v3_small"
     weights: str = ""
-    size: int = 64
+    size: Pixels = 64
     classes: tuple[str, str] = ("fox", "leopard")
-    train: int = 450
-    targets: int = 10
-    l2: float = 1e-3
-    collision: float = 1.0
-    closeness: float = 1e-2
+    train: Counting = 450
+    targets: Annotated[int, AtLeast(2)] = 10
+    l2: NonNegative = 1e-3
+    collision: NonNegative = 1.0
+    closeness: NonNegative = 1e-2
 
     def __post_init__(self) -> None:
         if self.targets < 2 or self.targets % 2:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtLeast, AtMost, Counting, Natural, NonNegative
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     accuracy,
@@ -31,6 +34,7 @@ from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 TEST, AUC, RANKS = "test accuracy %", "AUC of clean sources", "rank correlation with noise"
 
 
+@checked
 @dataclass(frozen=True)
 class SourceReweighting(Study):
     """``G = Σ_s softmax(u)_s mean_{i in s} CE_i(v) + l2/2 |v|²``, ``F`` the mean CE on clean ones.
@@ -51,13 +55,13 @@ class SourceReweighting(Study):
     models; data and noise are our own.
     """
 
-    sources: int = 20
-    images: int = 250
-    validation: int = 500
-    least_noise: float = 0.1
-    most_noise: float = 0.9
-    l2: float = 1e-3
-    batch: int = 0
+    sources: Annotated[int, AtLeast(2), AtMost(1000)] = 20
+    images: Counting = 250
+    validation: Counting = 500
+    least_noise: Annotated[float, Above(0), AtMost(1)] = 0.1
+    most_noise: Annotated[float, Above(0), AtMost(1)] = 0.9
+    l2: NonNegative = 1e-3
+    batch: Natural = 0
 
     def __post_init__(self) -> None:
         if self.sources < 2 or self.sources % 2:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Counting, Positive, Width
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -33,6 +35,7 @@ ON_ALL = " + retrain on all images"
 _GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightDecay(Study):
     """``G = CE_train(v) + Σ_i exp(u_i) v_i² / 2``, ``F = CE_validation(v)``.
@@ -54,14 +57,14 @@ class WeightDecay(Study):
     Source: per-parameter decays as in Lorraine et al. (arXiv 1911.02590).
     """
 
-    train: int = 500
-    validation: int = 1000
-    stopping: int = 500
+    train: Counting = 500
+    validation: Counting = 1000
+    stopping: Counting = 500
     network: Literal["linear", "perceptron"] = "linear"
-    hidden: int = 128
-    decay: float = 1e-2
-    least: float = 1e-6
-    most: float = 1.0
+    hidden: Width = 128
+    decay: Positive = 1e-2
+    least: Positive = 1e-6
+    most: Positive = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.decay <= self.most:

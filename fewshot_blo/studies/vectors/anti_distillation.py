@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import (
+    AtLeast,
+    AtMost,
+    Counting,
+    Natural,
+    NonNegative,
+    NotEmpty,
+    Positive,
+)
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -36,6 +47,7 @@ def fourier_features(x: Tensor, frequencies: int, decay: float) -> Tensor:
     return unit
 
 
+@checked
 @dataclass(frozen=True)
 class AntiDistillation(QuadraticStudy):
     """``G = |Φ w - u|² / 2N``, ``F = |Φ_o w - y|² / 2R`` with N learned targets u, R < N originals.
@@ -62,13 +74,13 @@ class AntiDistillation(QuadraticStudy):
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
 
-    originals: int = 3
-    learned: int = 11
-    frequencies: int = 20
-    decay: float = 1.0
-    low: int = 1
-    terms: tuple[int, ...] = (1, 3, 10, 30, 100, 1000)
-    step_size: float = 1.0
+    originals: Annotated[int, AtLeast(1), AtMost(10_000)] = 3
+    learned: Annotated[int, AtLeast(1), AtMost(10_000)] = 11
+    frequencies: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    decay: NonNegative = 1.0
+    low: Natural = 1
+    terms: Annotated[tuple[Counting, ...], NotEmpty()] = (1, 3, 10, 30, 100, 1000)
+    step_size: Positive = 1.0
 
     def __post_init__(self) -> None:
         if self.learned % 2 == 0 or not 0 < self.originals < self.learned:

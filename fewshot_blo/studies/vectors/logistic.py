@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, installed_by
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import Above, AtLeast, AtMost, Below, Counting, Natural, Positive
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -30,6 +32,7 @@ _MOST_NEWTON_STEPS, _SOLVED = 50, 1e-12
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
+@checked
 @dataclass(frozen=True)
 class LogisticRegularisation(Study):
     """``G = mean_i log(1 + exp(-y_i x_i'v)) + Σ_j exp(u_j) v_j² / 2``, ``F`` without decay.
@@ -55,15 +58,15 @@ class LogisticRegularisation(Study):
     2201.13409), on data of our own.
     """
 
-    train: int = 49990
-    validation: int = 20000
-    features: int = 22
-    useful: int = 8
-    correlation: float = 0.5
-    decay: float = 1.0
-    least: float = 1e-6
-    most: float = 1.0
-    batch: int = 64
+    train: Annotated[int, AtLeast(1), AtMost(10_000_000)] = 49990
+    validation: Annotated[int, AtLeast(1), AtMost(10_000_000)] = 20000
+    features: Annotated[int, AtLeast(1), AtMost(10_000)] = 22
+    useful: Counting = 8
+    correlation: Annotated[float, Above(-1), Below(1)] = 0.5
+    decay: Positive = 1.0
+    least: Positive = 1e-6
+    most: Positive = 1.0
+    batch: Natural = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.decay <= self.most:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Positive
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import Figures
 from fewshot_blo.studies.vectors.quadratics import Quadratics, QuadraticStudy
@@ -19,6 +22,7 @@ DISTANCE, OUTER, INNER = "|u - min-norm u|", "outer loss", "inner loss"
 MOVED, ASIDE = "|w - w0|", "|w - retrained w|"
 
 
+@checked
 @dataclass(frozen=True)
 class MinNorm(QuadraticStudy):
     """Random :class:`Quadratics` with minimal outer loss zero, in float64.
@@ -42,11 +46,11 @@ class MinNorm(QuadraticStudy):
     Source: Vicol et al. (arXiv 2212.14032); the sizes are our own.
     """
 
-    inner_unknowns: int = 20
-    inner_equations: int = 6
-    outer_unknowns: int = 20
-    outer_equations: int = 3
-    smallest: float = 0.7
+    inner_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    inner_equations: Counting = 6
+    outer_unknowns: Annotated[int, AtLeast(1), AtMost(10_000)] = 20
+    outer_equations: Counting = 3
+    smallest: Positive = 0.7
     aligned: bool = False
 
     def __post_init__(self) -> None:

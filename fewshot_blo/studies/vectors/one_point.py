@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -19,6 +22,7 @@ from fewshot_blo.studies.vectors.anti_distillation import fourier_features
 OUTER, REMEMBERED, SIZE = "outer loss", "remembered %", "|w|"
 
 
+@checked
 @dataclass(frozen=True)
 class OnePoint(Study):
     """``G = (φ(x) w - y)² / 2`` of one learned example (x, y), ``F`` the mean over many given ones.
@@ -36,9 +40,9 @@ class OnePoint(Study):
     Source: Vicol et al. (arXiv 2212.14032), the toy problem in their figures; this one is our own.
     """
 
-    given: int = 30
-    frequencies: int = 10
-    waves: int = 3
+    given: Annotated[int, AtLeast(1), AtMost(10_000)] = 30
+    frequencies: Annotated[int, AtLeast(1), AtMost(10_000)] = 10
+    waves: Counting = 3
     begin: float = 0.3
 
     def features(self, x: Tensor) -> Tensor:

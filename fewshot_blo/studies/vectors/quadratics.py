@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 
@@ -123,6 +124,7 @@ class Quadratics:
         return {"w": self.projection(u, self.start)}
 
 
+@checked
 @dataclass(frozen=True)
 class QuadraticStudy(Study):
     """A study of :class:`Quadratics`."""

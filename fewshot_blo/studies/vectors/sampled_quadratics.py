@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Positive
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -57,6 +60,7 @@ class Quadratic:
         return self.a.T @ self.b / len(self.a)
 
 
+@checked
 @dataclass(frozen=True)
 class SampledQuadratics(Study):
     """G and F are means of random quadratics of rank one, G with curvatures from ``mu`` to 1.
@@ -76,12 +80,12 @@ class SampledQuadratics(Study):
     curvature in either loss; here it has none, so that the minimum is one point.
     """
 
-    samples: int = 1024
-    inner: int = 100
-    outer: int = 10
-    mu: float = 0.1
-    coupling: float = 0.1
-    batch: int = 64
+    samples: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 1024
+    inner: Annotated[int, AtLeast(1), AtMost(2000)] = 100
+    outer: Annotated[int, AtLeast(1), AtMost(2000)] = 10
+    mu: Positive = 0.1
+    coupling: Positive = 0.1
+    batch: Natural = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.coupling <= self.mu <= 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.records.checked import checked
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.pictures import curves
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
@@ -19,6 +20,7 @@ TRAP = 2 * math.pi / 3
 Y, SLOPE, INNER, OUTER = "y", "|inner gradient|", "inner loss", "outer loss"
 
 
+@checked
 @dataclass(frozen=True)
 class Spurious(Study):
     """``F = sin²(y - 2π/3) + x²/2``, ``G = y² + 2 sin² y``, whose only stationary point is y = 0.

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
@@ -20,6 +23,7 @@ DISTANCE = "distance to the solution"
 _SIDE = 5.0
 
 
+@checked
 @dataclass(frozen=True)
 class Synthetic(Study):
     """Synthetic examples of Mehra & Hamm, with u and v in R^n and u in a box.
@@ -41,17 +45,14 @@ class Synthetic(Study):
     Source: Mehra & Hamm (arXiv 1911.03432), synthetic examples.
     """
 
-    example: int = 1
-    size: int = 10
-    rows: int = 5
+    example: Annotated[int, AtLeast(1), AtMost(4)] = 1
+    size: Annotated[int, AtLeast(1), AtMost(2000)] = 10
+    rows: Counting = 5
 
     def __post_init__(self) -> None:
-        if self.example not in (1, 2, 3, 4):
-            raise ConfigurationError(f"example is {self.example}: it must be 1, 2, 3 or 4")
-        if not 0 < self.rows <= self.size:
+        if self.rows > self.size:
             raise ConfigurationError(
-                f"rows is {self.rows} and size is {self.size}: rows must be at least 1 and at most "
-                "size"
+                f"rows is {self.rows} and size is {self.size}: rows must be at most size"
             )
 
     @cached_property
