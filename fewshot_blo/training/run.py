@@ -20,6 +20,7 @@ from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.tensor_files import BEST, LAST
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -27,7 +28,9 @@ from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
-LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
+__all__ = ["BEST", "LAST", "Run"]
+
+CONFIG, PROVENANCE = "config.yaml", "provenance.jsonl"
 # Settings that may change on resuming: they do not affect any outer step.
 _MAY_CHANGE = {
     "device",
