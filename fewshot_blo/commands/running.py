@@ -19,7 +19,7 @@ from fewshot_blo.errors import (
     StructuralZeroError,
 )
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
-from fewshot_blo.machine.memory import memory_limit
+from fewshot_blo.machine.memory import is_out_of_memory, memory_limit
 from fewshot_blo.records.terminal import shown_lines
 from fewshot_blo.tasks import DataError
 
@@ -81,10 +81,18 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     except _USER_ERRORS as error:
         print(f"{name}: {shown_lines(error)}", file=sys.stderr)
         return 1
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"{name}: {reason} Lower train.chunk (tasks at a time), or episodes.tasks",
-            file=sys.stderr,
-        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{name}: {_exhausted(error)}", file=sys.stderr)
         return 1
+
+
+def _exhausted(error: MemoryError | RuntimeError) -> str:
+    """One line on memory that ran out, with what to do."""
+    reason = str(error).splitlines()[0] if str(error) else "memory ran out"
+    if isinstance(error, MemoryError) and str(error):  # Of take_steps, with its own remedy.
+        return reason
+    if not isinstance(error, torch.OutOfMemoryError):
+        reason = "memory ran out."
+    return f"{reason} Lower train.chunk (tasks at a time), or episodes.tasks"

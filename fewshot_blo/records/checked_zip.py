@@ -15,13 +15,12 @@ from fewshot_blo.machine.allocator import prefer_huge_pages
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    _Base = io.RawIOBase
-else:
-    _Base = object
-
 _MAGIC = b"PK\x03\x04"
 _SMALL = 4 << 20
 """Files up to this many bytes are read at once, which saves system calls."""
+
+_LENGTHS = 26
+"""Where a record's header has the lengths of its name and of further fields; it has 30 bytes."""
 
 _BLOCK = 1 << 18
 """Bytes that are read and then summed while they are in the processor's cache."""
@@ -31,23 +30,20 @@ class DamagedError(ValueError):
     """A record that differs from what was written."""
 
 
-class _Checked(_Base):
+class _Checked(io.FileIO):
     """A zip file whose uncompressed records are checked when they are read as a whole."""
 
-    def index(self) -> None:
-        """Reads the directory of the file.
-
-        Raises:
-            zipfile.BadZipFile: if it is damaged.
-        """
-        self.waiting: dict[int, zipfile.ZipInfo] = {}
-        with zipfile.ZipFile(self) as archive:  # type: ignore[arg-type]
-            for record in archive.infolist():
-                self.seek(record.header_offset + 26)
-                sizes = self.read(4) or b""
-                lengths = int.from_bytes(sizes[:2], "little") + int.from_bytes(sizes[2:], "little")
-                self.waiting[record.header_offset + 30 + lengths] = record
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with zipfile.ZipFile(self) as archive:
+            records = archive.infolist()
+        self._waiting = {self._start(record): record for record in records}
         self.seek(0)
+
+    def _start(self, record: zipfile.ZipInfo) -> int:
+        """Where a record's content begins."""
+        self.seek(record.header_offset + _LENGTHS)
+        return _after_header(record, self.read(4))
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Reads into a buffer as every file does, and checks a record that fills it.
@@ -56,10 +52,10 @@ class _Checked(_Base):
             DamagedError: if it is damaged.
         """
         view = memoryview(buffer)
-        record = self.waiting.get(self.tell())
+        record = self._waiting.get(self.tell())
         if record is None or not view.nbytes == record.file_size == record.compress_size:
             return super().readinto(view) or 0
-        del self.waiting[self.tell()]
+        del self._waiting[self.tell()]
         prefer_huge_pages(view)
         done = total = 0
         while done < view.nbytes:
@@ -77,25 +73,12 @@ class _Checked(_Base):
         Raises:
             DamagedError: if one is damaged.
         """
-        records = list(self.waiting.values())
+        records = list(self._waiting.values())
         if not records:
             return
-        with zipfile.ZipFile(self) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(self) as archive:
             for record in records:
-                try:
-                    with archive.open(record) as file:
-                        while file.read(_SMALL):
-                            pass
-                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    raise DamagedError(_fault(record)) from error
-
-
-class _InMemory(_Checked, io.BytesIO):
-    """A small file."""
-
-
-class _OnDisk(_Checked, io.FileIO):
-    """A large file."""
+                _check_slowly(archive, record)
 
 
 @contextmanager
@@ -114,9 +97,12 @@ def checked(path: Path) -> Iterator[Any]:
             start.seek(0)
             yield start
             return
-    small = path.stat().st_size <= _SMALL
-    with _InMemory(path.read_bytes()) if small else _OnDisk(path) as file:
-        file.index()
+    if path.stat().st_size <= _SMALL:
+        content = path.read_bytes()
+        _check_all(content)
+        yield io.BytesIO(content)
+        return
+    with _Checked(path) as file:
         yield file
         file.check_others()
 
@@ -128,6 +114,35 @@ def is_intact(path: Path) -> bool:
             return archive.testzip() is None
     except Exception:  # A damaged file can raise almost any exception.
         return False
+
+
+def _check_all(content: bytes) -> None:
+    """Checks all records of a file in memory."""
+    view = memoryview(content)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for record in archive.infolist():
+            place = record.header_offset + _LENGTHS
+            start = _after_header(record, content[place : place + 4])
+            if record.file_size == record.compress_size:
+                _compare(record, zlib.crc32(view[start : start + record.file_size]))
+            else:
+                _check_slowly(archive, record)
+
+
+def _after_header(record: zipfile.ZipInfo, lengths: bytes) -> int:
+    name, further = lengths[:2], lengths[2:]
+    both = int.from_bytes(name, "little") + int.from_bytes(further, "little")
+    return record.header_offset + _LENGTHS + 4 + both
+
+
+def _check_slowly(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
+    """Checks a record that may be compressed."""
+    try:
+        with archive.open(record) as file:
+            while file.read(_SMALL):
+                pass
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DamagedError(_fault(record)) from error
 
 
 def _compare(record: zipfile.ZipInfo, total: int) -> None:
