@@ -33,11 +33,16 @@ class DamagedError(ValueError):
 class _Checked(io.FileIO):
     """A zip file whose uncompressed records are checked when they are read as a whole."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def index(self) -> None:
+        """Reads where the records are.
+
+        Raises:
+            zipfile.BadZipFile: if the directory of the file is damaged.
+        """
         with zipfile.ZipFile(self) as archive:
             records = archive.infolist()
         self._waiting = {self._start(record): record for record in records}
+        self._damaged: list[zipfile.ZipInfo] = []
         self.seek(0)
 
     def _start(self, record: zipfile.ZipInfo) -> int:
@@ -48,8 +53,7 @@ class _Checked(io.FileIO):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Reads into a buffer as every file does, and checks a record that fills it.
 
-        Raises:
-            DamagedError: if it is damaged.
+        An error here would be lost in PyTorch: ``check`` raises it.
         """
         view = memoryview(buffer)
         record = self._waiting.get(self.tell())
@@ -64,21 +68,22 @@ class _Checked(io.FileIO):
                 break
             total = zlib.crc32(view[done : done + count], total)
             done += count
-        _compare(record, total)
+        if total != record.CRC:
+            self._damaged.append(record)
         return done
 
-    def check_others(self) -> None:
+    def check(self) -> None:
         """Checks the records that were not read as a whole.
 
         Raises:
-            DamagedError: if one is damaged.
+            DamagedError: if one is damaged, or one that was read was.
         """
-        records = list(self._waiting.values())
-        if not records:
-            return
-        with zipfile.ZipFile(self) as archive:
-            for record in records:
-                _check_slowly(archive, record)
+        for record in self._damaged:
+            raise DamagedError(_fault(record))
+        if self._waiting:
+            with zipfile.ZipFile(self) as archive:
+                for record in self._waiting.values():
+                    _check_slowly(archive, record)
 
 
 @contextmanager
@@ -103,8 +108,11 @@ def checked(path: Path) -> Iterator[Any]:
         yield io.BytesIO(content)
         return
     with _Checked(path) as file:
-        yield file
-        file.check_others()
+        file.index()
+        try:
+            yield file
+        finally:  # Damage comes before what it leads to.
+            file.check()
 
 
 def is_intact(path: Path) -> bool:
@@ -124,7 +132,8 @@ def _check_all(content: bytes) -> None:
             place = record.header_offset + _LENGTHS
             start = _after_header(record, content[place : place + 4])
             if record.file_size == record.compress_size:
-                _compare(record, zlib.crc32(view[start : start + record.file_size]))
+                if zlib.crc32(view[start : start + record.file_size]) != record.CRC:
+                    raise DamagedError(_fault(record))
             else:
                 _check_slowly(archive, record)
 
@@ -139,15 +148,10 @@ def _check_slowly(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
     """Checks a record that may be compressed."""
     try:
         with archive.open(record) as file:
-            while file.read(_SMALL):
+            while file.read(_BLOCK):
                 pass
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DamagedError(_fault(record)) from error
-
-
-def _compare(record: zipfile.ZipInfo, total: int) -> None:
-    if total != record.CRC:
-        raise DamagedError(_fault(record))
 
 
 def _fault(record: zipfile.ZipInfo) -> str:

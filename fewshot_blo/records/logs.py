@@ -19,6 +19,7 @@ from fewshot_blo.records.files import atomic_write
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
+_EVENTS = "tensorboard"
 
 
 class RunLog:
@@ -43,7 +44,7 @@ class RunLog:
         self.records = [record for record in records if record["step"] <= step]
         self._start = time.perf_counter() - self._seconds_before()
         self._open()
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._tensorboard = SummaryWriter(str(folder / _EVENTS), purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -78,13 +79,32 @@ class RunLog:
         """
         try:
             if not self.path.exists():
-                self._file.close()
-                self._open()
+                self._begin_again()
             self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
             raise OSError(f"cannot write the log {self.path}: {error}; free disk space") from error
         self.records.append(dict(record))
+        self._add_events(record)
+
+    def flush(self) -> None:
+        """Waits until all events are written."""
+        self._tensorboard.flush()
+
+    def _begin_again(self) -> None:
+        """Writes all records again, after the folder was removed."""
+        self._file.close()
+        self._open()
+        folder = self.path.parent / _EVENTS
+        folder.mkdir(exist_ok=True)  # For what the writer still holds.
+        with suppress(OSError):
+            self._tensorboard.close()
+        shutil.rmtree(folder)
+        self._tensorboard = SummaryWriter(str(folder))
+        for record in self.records:
+            self._add_events(record)
+
+    def _add_events(self, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, record["step"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot_blo.errors import CheckpointError
 from fewshot_blo.records.files import atomic_write, cache_folder, sweep
 from fewshot_blo.records.json_files import read_json, write_json
 from fewshot_blo.tasks.dataset import ClassDataset
@@ -59,14 +57,11 @@ def read_decoded(root: Path, name: str, key: str) -> ClassDataset | None:
                 return None
             # Copy-on-write: torch requires writable memory, and the file must not change.
             pixels = np.memmap(file, np.uint8, mode="c", shape=shape)
-        if _digests(pixels) == description["crc32"]:
-            return ClassDataset.from_counts(torch.from_numpy(pixels), classes)
-    except OSError:
+        if _digests(pixels) != description["crc32"]:
+            return None
+        return ClassDataset.from_counts(torch.from_numpy(pixels), classes)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return None
-    except (CheckpointError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
-        pass
-    warnings.warn(f"{path} or its images are damaged: they are decoded anew", stacklevel=3)
-    return None
 
 
 class _Digests:
@@ -93,7 +88,7 @@ class _Digests:
 
 def _digests(pixels: NDArray[np.uint8]) -> list[int]:
     digests = _Digests()
-    digests.add(memoryview(pixels.reshape(-1)))
+    digests.add(pixels.reshape(-1).data)
     return digests.all()
 
 
