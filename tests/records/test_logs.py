@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import json
+import shutil
 from pathlib import Path
 
 import pytest
