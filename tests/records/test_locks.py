@@ -102,9 +102,11 @@ def test_several_processes_of_torchrun_are_refused(
     if not is_refused:
         with writing(tmp_path):
             return
-    with pytest.raises(CheckpointError, match="WORLD_SIZE is 2: .*without torchrun"):
-        with writing(tmp_path):
-            pass
+    with (
+        pytest.raises(CheckpointError, match=r"WORLD_SIZE is 2: .*without torchrun"),
+        writing(tmp_path),
+    ):
+        pass
 
 
 def test_a_file_system_without_locks_is_said(
@@ -114,9 +116,12 @@ def test_a_file_system_without_locks_is_said(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with pytest.warns(UserWarning, match="without locks"), writing(tmp_path):
-        with atomic_write(tmp_path / "file") as file:
-            file.write(b"written")
+    with (
+        pytest.warns(UserWarning, match="without locks"),
+        writing(tmp_path),
+        atomic_write(tmp_path / "file") as file,
+    ):
+        file.write(b"written")
     assert (tmp_path / "file").read_bytes() == b"written"
 
 

@@ -70,7 +70,7 @@ def test_the_damaged_record_and_the_intact_file_beside_it_are_named(path: Path) 
     ):
         read_tensors(path, "checkpoint")
     path.with_name("best.pt").write_bytes(changed)
-    with pytest.raises(CheckpointError, match="write it again$"):
+    with pytest.raises(CheckpointError, match=r"write it again$"):
         read_tensors(path, "checkpoint")
 
 

@@ -166,10 +166,10 @@ def test_a_full_disk_at_any_write_leaves_the_earlier_files(
         left[0] -= 1
         sync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     status = cli.main([*command, f"--run={parts}"])
     said = capsys.readouterr().err
-    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     assert status == 1
     assert said.count("\n") == 1
     assert "No space left on device" in said
