@@ -89,15 +89,19 @@ def take_steps(
     """
     writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
     shown = Progress(title, steps, "step", start=run.step, shown=progress)
-    with interrupts(shown.say, saves=folder is not None) as stop, writing as log, shown:
+    with (
+        interrupts(shown.say, saves=folder is not None) as stop,
+        writing as log,
+        shown,
+        _memory_errors(run, folder),
+    ):
         taken, saved = run.begin(log), time.monotonic()
         while True:
             if taken.line:
                 shown.say(taken.line)
             if run.finished or stop.is_set():
                 break
-            with _memory_errors(run, folder):
-                taken = run.take(log)
+            taken = run.take(log)
             is_due = run.step == 1 or 0 < 60 * save_minutes <= time.monotonic() - saved
             if is_due and not taken.saved:
                 run.save_last()
