@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -98,12 +99,13 @@ def checked(path: Path) -> Iterator[Any]:
         OSError: if the file cannot be read.
     """
     with path.open("rb") as start:
-        if start.read(len(_MAGIC)) != _MAGIC:
+        is_small = os.fstat(start.fileno()).st_size <= _SMALL
+        content = start.read(-1 if is_small else len(_MAGIC))
+        if not content.startswith(_MAGIC):
             start.seek(0)
             yield start
             return
-    if path.stat().st_size <= _SMALL:
-        content = path.read_bytes()
+    if is_small:
         _check_all(content)
         yield io.BytesIO(content)
         return

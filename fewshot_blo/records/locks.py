@@ -35,27 +35,37 @@ def writing(folder: Path) -> Iterator[None]:
         folder: folder of the run.
 
     Raises:
-        CheckpointError: if another process writes into the folder, or this one is one of several
-            that ``torchrun`` started.
-        OSError: if the folder cannot be written to.
+        CheckpointError: if another process writes into the folder, this one is one of several
+            that ``torchrun`` started, or the folder cannot be written to.
     """
     _check_alone(folder)
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write into {folder} ({error.strerror}): choose another folder, or allow it"
+        ) from error
     _held.add(descriptor)
     try:
         sweep(folder)
         yield
     finally:
-        # Removed before it is unlocked: who waits for it sees that its file is gone.
-        if _is_at(descriptor, folder / LOCK):
-            (folder / LOCK).unlink(missing_ok=True)
-        _held.discard(descriptor)
-        os.close(descriptor)
+        if descriptor in _held:  # Else this is a forked process, without the lock.
+            _release(folder, descriptor)
         if is_new:
             with suppress(OSError):  # It is not empty.
                 folder.rmdir()
+
+
+def _release(folder: Path, descriptor: int) -> None:
+    _held.discard(descriptor)
+    # Removed before it is unlocked: who waits for it sees that its file is gone.
+    if _is_at(descriptor, folder / LOCK):
+        with suppress(OSError):  # A folder that has become read-only.
+            (folder / LOCK).unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 def _check_alone(folder: Path) -> None:

@@ -79,6 +79,16 @@ def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
         other.communicate()
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with (
+            pytest.raises(CheckpointError, match=rf"cannot write into {folder} \(.*\): choose"),
+            writing(folder),
+        ):
+            pass
+
+
 def test_a_new_folder_stays_only_if_something_was_written(tmp_path: Path) -> None:
     with writing(tmp_path / "a"):
         pass
