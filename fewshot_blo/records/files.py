@@ -82,7 +82,7 @@ def sweep(folder: Path) -> None:
     for file in folder.glob(".*.tmp"):
         if not _TEMPORARY.fullmatch(file.name):
             continue
-        with suppress(OSError), file.open("rb") as opened:
+        with suppress(OSError), file.open("r+b") as opened:  # NFS locks what may be written.
             if now - file.stat().st_mtime > _YOUNG:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.unlink(missing_ok=True)

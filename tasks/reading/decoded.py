@@ -40,7 +40,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 def read_decoded(root: Path, name: str, key: str) -> ClassDataset | None:
     """The data set cached under this name with this key; None if absent, stale or damaged.
 
-    All images are read once to compare them with their digests, at about 0.15 s a GB besides the
+    All images are read once to compare them with their digests, at about 0.25 s a GB besides the
     disk's time. They are memory-mapped, so only the pages in use are resident.
     """
     folder = _folder(root)
