@@ -19,6 +19,7 @@ from fewshot_blo.finetune import Source, fit, save_classifier
 from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import Origin, write_report
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.locks import writing
 from fewshot_blo.records.ranges import AtLeast, AtMost, Positive
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.reading.layouts import labelled_files
@@ -73,6 +74,11 @@ OPTIONS = Options((FineTuneRequest,), positional="data")
 
 def run(request: FineTuneRequest) -> int:
     """Runs it; returns the exit status."""
+    with writing(request.output):
+        return _run(request)
+
+
+def _run(request: FineTuneRequest) -> int:
     start = time.perf_counter()
     files = labelled_files(Path(request.data), pattern=request.pattern)  # Before a download.
     source = Source(request.backbone, request.layer, request.pool)

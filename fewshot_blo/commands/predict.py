@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.locks import writing
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.ranges import Above, Below
 from fewshot_blo.records.terminal import shown
@@ -63,9 +65,11 @@ OPTIONS = Options((PredictRequest,), positional="files")
 def run(request: PredictRequest) -> int:
     """Runs it; returns the exit status: 1 if an image could not be read."""
     file, *images = request.files
-    classifier = load_classifier(file, own=request.own)
-    if request.add_class:
-        classifier = _add_class(classifier, request.add_class, file)
+    # What another process adds meanwhile would be lost.
+    with writing(file.parent) if request.add_class and file.is_file() else nullcontext():
+        classifier = load_classifier(file, own=request.own)
+        if request.add_class:
+            classifier = _add_class(classifier, request.add_class, file)
     if not images:
         return 0
     found = [_found(path) for path in images]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewshot_blo.commands.help import command_help, component_help
 from fewshot_blo.commands.options import HelpWanted, Options
 from fewshot_blo.commands.unexpected import report_unexpected
@@ -65,14 +67,10 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     except _USER_ERRORS as error:
         print(f"fewshot-blo {command}: {shown_lines(error)}", file=sys.stderr)
         return 1
-    except MemoryError:
-        print(f"fewshot-blo {command}: the memory is full. {_LOWER}", file=sys.stderr)
-        return 1
     except Exception as error:
         if not is_out_of_memory(error):
             return report_unexpected(error, command, words, _folder(requests))
-        reason = shown_lines(str(error).splitlines()[0])
-        print(f"fewshot-blo {command}: {reason} {_LOWER}", file=sys.stderr)
+        print(f"fewshot-blo {command}: {shown_lines(_exhausted(error))}", file=sys.stderr)
         return 1
 
 
@@ -120,3 +118,13 @@ def _folder(requests: Sequence[Any]) -> Path | None:
         vars(request).get(name) for request in requests for name in ("run", "folder", "output")
     ]
     return next((path for path in found if isinstance(path, Path)), None)
+
+
+def _exhausted(error: Exception) -> str:
+    """One line on memory that ran out, with what to do."""
+    reason = str(error).splitlines()[0] if str(error) else "the memory is full."
+    if isinstance(error, MemoryError) and str(error):  # Of take_steps, with its own remedy.
+        return reason
+    if not isinstance(error, torch.OutOfMemoryError):
+        reason = "the memory is full."
+    return f"{reason} {_LOWER}"

@@ -14,6 +14,7 @@ from fewshot_blo.experiments.request import EvaluationRequest, check_comparable,
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.table import Row, write_comparison
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.records.locks import writing
 from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.training.run import BEST, LAST
@@ -44,7 +45,7 @@ def compare(
         A row for each source.
 
     Raises:
-        CheckpointError: if a source holds no checkpoint.
+        CheckpointError: if a source holds no checkpoint, or another process writes to the folder.
         ConfigurationError: if a recipe cannot be read, two sources have the same name, or their
             data sets or tasks differ.
         KeyboardInterrupt: if training was interrupted; the same call resumes it.
@@ -63,28 +64,29 @@ def compare(
     if recipes:  # Before anything is trained.
         check_comparable({source: requested(c, request) for source, c in recipes.items()})
     splits_of = cache(lambda data: data.load())
-    found = [
-        [_trained(source, recipe, splits_of, folder, seed, progress) for seed in seeds]
-        if isinstance(item, Config)
-        else item
-        for source, item in known.items()
-    ]
-    networks = [str(c.encoder.settings.get("function", "")) for c in recipes.values()]
-    paths = [path for group in found for path in group]
-    trained_on = next(iter(recipes.values())).data if recipes else None
-    other = trained_on is None or request.data or request.size
-    figures = evaluate_checkpoints(
-        paths,
-        replace(request, output=folder / "evaluation.json"),
-        None if other else splits_of(trained_on),
-        allowed=networks,
-        progress=progress,
-    )
-    rows = [
-        Row(name, group, [figures[str(path)] for path in group])
-        for name, group in zip(names, found, strict=True)
-    ]
-    table = write_comparison(rows, folder)
+    with writing(folder):
+        found = [
+            [_trained(source, recipe, splits_of, folder, seed, progress) for seed in seeds]
+            if isinstance(item, Config)
+            else item
+            for source, item in known.items()
+        ]
+        networks = [str(c.encoder.settings.get("function", "")) for c in recipes.values()]
+        paths = [path for group in found for path in group]
+        trained_on = next(iter(recipes.values())).data if recipes else None
+        other = trained_on is None or request.data or request.size
+        figures = evaluate_checkpoints(
+            paths,
+            replace(request, output=folder / "evaluation.json"),
+            None if other else splits_of(trained_on),
+            allowed=networks,
+            progress=progress,
+        )
+        rows = [
+            Row(name, group, [figures[str(path)] for path in group])
+            for name, group in zip(names, found, strict=True)
+        ]
+        table = write_comparison(rows, folder)
     if progress:
         print(table)
     return rows

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +26,11 @@ ARCHIVE_ERRORS = (
 )
 
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_YOUNG = 60.0
+"""Seconds for which a temporary file is left alone: its writer may not have locked it yet."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that replaces ``path`` only once it is complete and synced to disk.
@@ -30,19 +38,54 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Missing parent folders are created. If the body raises, an earlier file at ``path`` stays.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written; it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         # Not tempfile: its files are readable by their owner only; this one follows the umask.
         with temporary.open("xb") as file:
+            with suppress(OSError):  # Some file systems have no locks; then none is swept either.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # A folder that has become read-only must not hide the error.
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, which is created if it is missing.
+
+    Raises:
+        OSError: if it cannot be written; it names ``path``.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes temporary files of ``atomic_write`` whose process was killed.
+
+    A process that still writes holds a lock on its file, so that the file stays.
+    """
+    now = time.time()
+    for file in folder.glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(file.name):
+            continue
+        with suppress(OSError), file.open("r+b") as opened:  # NFS locks what may be written.
+            if now - file.stat().st_mtime > _YOUNG:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -1,16 +1,20 @@
-"""``interrupts``: Ctrl-C and SIGTERM stop a long run between two steps."""
+"""``interrupts``: Ctrl-C, SIGTERM and SIGHUP stop a long run between two steps."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
 def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second signal raises ``KeyboardInterrupt``.
+    """An event that a signal sets; a second one raises ``KeyboardInterrupt``.
+
+    The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed or whose
+    connection is lost, except under ``nohup``, which ignores it. A second SIGHUP is ignored:
+    terminals and shells send it more than once.
 
     Outside of the main thread, where Python cannot handle signals, the event is never set.
 
@@ -26,12 +30,18 @@ def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading
     def handle(number: int, frame: object) -> None:
         del frame
         if stop.is_set():
+            if number == signal.SIGHUP:
+                return
             raise KeyboardInterrupt
         stop.set()
         then = "saving" if saves else "returning; without a folder nothing is saved"
-        say(f"{signal.Signals(number).name}: finishing this step, then {then}")
+        with suppress(OSError):  # Of a terminal that is gone.
+            say(f"{signal.Signals(number).name}: finishing this step, then {then}")
 
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

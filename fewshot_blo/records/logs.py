@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +19,17 @@ from fewshot_blo.records.files import atomic_write
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
+_EVENTS = "tensorboard"
 
 
 class RunLog:
     """The log of one run, in its folder.
 
     A record is a mapping with a ``step``. Records of an earlier attempt after ``step`` are
-    dropped, so the log of a resumed run equals that of an uninterrupted one. The curves are drawn
-    at the end of the ``with`` block.
+    dropped, so the log of a resumed run equals that of an uninterrupted one. A log with lines that
+    are no records is copied to ``log.jsonl.damaged-1`` with a warning, and its other records are
+    kept; a last line cut short by a crash is dropped. A log that is removed during the run is
+    written again. The curves are drawn at the end of the ``with`` block.
 
     Args:
         folder: folder of the run.
@@ -32,13 +38,13 @@ class RunLog:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         self.path = folder / LOG
-        self.records = [record for record in read_log(self.path) if record["step"] <= step]
-        with atomic_write(self.path) as file:
-            for record in self.records:
-                file.write(_line(record))
+        records, is_damaged = _parsed(self.path)
+        if is_damaged:
+            _set_aside(self.path)
+        self.records = [record for record in records if record["step"] <= step]
         self._start = time.perf_counter() - self._seconds_before()
-        self._file = self.path.open("ab")
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._open()
+        self._tensorboard = SummaryWriter(str(folder / _EVENTS), purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -49,6 +55,13 @@ class RunLog:
             return
         with suppress(OSError):  # A full disk must not hide the error that ended the run.
             self._close()
+
+    def _open(self) -> None:
+        """Writes the records so far and opens the file for more."""
+        with atomic_write(self.path) as file:
+            for record in self.records:
+                file.write(_line(record))
+        self._file = self.path.open("ab")
 
     def _seconds_before(self) -> float:
         """Wall time of earlier attempts in seconds."""
@@ -64,12 +77,34 @@ class RunLog:
         Raises:
             OSError: if the record cannot be written.
         """
-        self.records.append(dict(record))
         try:
+            if not self.path.exists():
+                self._begin_again()
             self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
             raise OSError(f"cannot write the log {self.path}: {error}; free disk space") from error
+        self.records.append(dict(record))
+        self._add_events(record)
+
+    def flush(self) -> None:
+        """Waits until all events are written."""
+        self._tensorboard.flush()
+
+    def _begin_again(self) -> None:
+        """Writes all records again, after the folder was removed."""
+        self._file.close()
+        self._open()
+        folder = self.path.parent / _EVENTS
+        folder.mkdir(exist_ok=True)  # For what the writer still holds.
+        with suppress(OSError):
+            self._tensorboard.close()
+        shutil.rmtree(folder)
+        self._tensorboard = SummaryWriter(str(folder))
+        for record in self.records:
+            self._add_events(record)
+
+    def _add_events(self, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, record["step"])
@@ -81,16 +116,50 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, up to the first line cut short by a crash."""
+    """The records of a log, without lines that cannot be read."""
+    return _parsed(path)[0]
+
+
+def _parsed(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The records of a log, and whether more than its last line cannot be read."""
     if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+        return [], False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    parsed = [_record(line) for line in lines]
+    records = [record for record in parsed if record is not None]
+    # A crash leaves one line without an end; whole lines of other kinds are damage.
+    is_cut = bool(parsed) and parsed[-1] is None and not _is_json(lines[-1])
+    return records, len(lines) - len(records) > is_cut
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The record of a line; None if it is none."""
+    if not _is_json(line):
+        return None
+    record = json.loads(line)
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record if type(record.get("seconds", 0.0)) in (int, float) else None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _set_aside(path: Path) -> None:
+    numbers = itertools.count(1)
+    copies = (path.with_name(f"{path.name}.damaged-{number}") for number in numbers)
+    copy = next(copy for copy in copies if not copy.exists())
+    shutil.copyfile(path, copy)
+    warnings.warn(
+        f"{path} has lines that cannot be read: it is kept as {copy.name}, and the run goes on "
+        "with the records that can",
+        stacklevel=3,
+    )
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:

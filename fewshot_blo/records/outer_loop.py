@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
+from fewshot_blo.machine.memory import is_out_of_memory
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.tensor_files import LAST
 
 
 @dataclass(frozen=True)
@@ -19,10 +25,12 @@ class Taken:
     Attributes:
         words: figures to show in the progress; empty if unchanged.
         line: line to print; empty for none.
+        saved: whether the step saved the run.
     """
 
     words: str = ""
     line: str = ""
+    saved: bool = False
 
 
 class OuterRun(Protocol):
@@ -53,9 +61,17 @@ class OuterRun(Protocol):
 
 
 def take_steps(
-    run: OuterRun, *, steps: int, folder: Path | None, title: str, progress: bool
+    run: OuterRun,
+    *,
+    steps: int,
+    folder: Path | None,
+    title: str,
+    progress: bool,
+    save_minutes: float = 10.0,
 ) -> bool:
     """Takes outer steps until the run is finished or interrupted, then saves it.
+
+    In a folder, the first step is saved as well, and those at which a save is due.
 
     Args:
         run: the run, new or resumed.
@@ -63,22 +79,54 @@ def take_steps(
         folder: folder of the run's log; None for no log.
         title: name of the loop in the progress.
         progress: show progress.
+        save_minutes: minutes after a save at which another one is due; 0 for none by time.
 
     Returns:
-        Whether it was interrupted (Ctrl-C or SIGTERM) before it was finished.
+        Whether it was interrupted (Ctrl-C, SIGTERM or SIGHUP) before it was finished.
+
+    Raises:
+        MemoryError: if the host's memory runs out; it names the step and the last save.
     """
     writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
     shown = Progress(title, steps, "step", start=run.step, shown=progress)
-    with interrupts(shown.say, saves=folder is not None) as stop, writing as log, shown:
-        taken = run.begin(log)
+    with (
+        interrupts(shown.say, saves=folder is not None) as stop,
+        writing as log,
+        shown,
+        _memory_errors(run, folder),
+    ):
+        taken, saved = run.begin(log), time.monotonic()
         while True:
             if taken.line:
                 shown.say(taken.line)
             if run.finished or stop.is_set():
                 break
             taken = run.take(log)
+            is_due = run.step == 1 or 0 < 60 * save_minutes <= time.monotonic() - saved
+            if is_due and not taken.saved:
+                run.save_last()
+            if is_due or taken.saved:
+                saved = time.monotonic()
+            if stop.is_set() and not run.finished:  # Saving comes first: the terminal may be gone.
+                break
             if taken.words:
                 shown.figures(taken.words)
             shown.advance()
         run.save_last()
     return not run.finished
+
+
+@contextmanager
+def _memory_errors(run: OuterRun, folder: Path | None) -> Iterator[None]:
+    """Says of the host's memory errors in which step they came, and from where to go on."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        file = None if folder is None else folder / LAST
+        saved = f"; {file} is the last save, to resume from" if file and file.exists() else ""
+        raise MemoryError(
+            f"memory ran out in outer step {run.step + 1}: compute fewer tasks at a time "
+            f"(train.chunk 1), or use smaller images, tasks or networks{saved}"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarn
 from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.locks import writing
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.ranges import Counting, Natural, Positive
 from fewshot_blo.records.shapes import shapes
@@ -99,8 +101,8 @@ def solve(
     What is not named is chosen: settings of the strategy, the outer step size, and the number of
     outer steps, which then end by ``tolerance``. A solution is a local one; where the inner problem
     has constraints, u is small and there is no folder, 24 other u are looked at, and steps start
-    anew, at most twice, from one with a lower outer loss. An interrupt (Ctrl-C or SIGTERM) finishes
-    the step, saves and returns.
+    anew, at most twice, from one with a lower outer loss. An interrupt (Ctrl-C, SIGTERM or
+    SIGHUP) finishes the step, saves and returns.
 
     Args:
         problem: its outer variables change in place.
@@ -121,13 +123,15 @@ def solve(
             those that the step was taken from.
         observe: further figures of each record, which decide nothing; likewise.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
-        every: outer steps between records, held-out losses and saves.
+        every: outer steps between records, held-out losses and saves; the first step and every ten
+            minutes without a save are followed by one, too.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
         progress: show a progress bar, or lines where there is no terminal; False is silent.
 
     Raises:
-        CheckpointError: if the folder holds another run, or there is nothing to resume.
+        CheckpointError: if the folder holds another run, another process writes to it, or there is
+            nothing to resume.
         ConfigurationError: if a constraint is of no variable, the strategy is not right with those
             of the inner problem or needs a warm start, or settings make no sense.
         DivergenceError: if a loss or gradient is not finite, or a loss grows beyond all bounds.
@@ -145,12 +149,13 @@ def solve(
         double = all(p.dtype == torch.float64 for p in problem.outer.values())
         tolerance = _TOLERANCE if double else _FLOAT32_TOLERANCE
     plan = Plan(most, start, validate, observe, patience, every, tolerance, seconds)
-    run = SolveRun(problem, strategy, optimizer, dict(constraints or {}), plan, place)
-    if resume:
-        run.resume()
-    else:
-        run.start()
-    interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
+    with nullcontext() if place is None else writing(place):
+        run = SolveRun(problem, strategy, optimizer, dict(constraints or {}), plan, place)
+        if resume:
+            run.resume()
+        else:
+            run.start()
+        interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
     if run.converged and steps is None and place is None:
         run = improved(run, progress=progress)
     outer, inner = run.found()

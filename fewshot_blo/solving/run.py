@@ -115,7 +115,7 @@ class SolveRun:
         if log is not None:
             log.write({**record, "seconds": log.seconds() - self.measuring})
         self.save_last()
-        return Taken(f"outer loss {record['loss/outer']:.4g}")
+        return Taken(f"outer loss {record['loss/outer']:.4g}", saved=True)
 
     def _step(self) -> OuterStep:
         limit = self.plan.seconds

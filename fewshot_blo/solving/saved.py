@@ -9,9 +9,9 @@ from typing import Any
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+from fewshot_blo.records.tensor_files import LAST, read_tensors, write_tensors
 
-FILE = "last.pt"
+FILE = LAST
 _FORMAT = "solve 1"
 
 

@@ -22,7 +22,8 @@ from fewshot_blo.hypergrad import Strategy, Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.json_files import read_json, write_json
+from fewshot_blo.records.locks import writing
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Share
@@ -108,34 +109,36 @@ def run_study(
         The lines of the table.
 
     Raises:
+        CheckpointError: if another process writes to the folder, or a file in it is damaged.
         ConfigurationError: if the folder has results of other settings, or settings are invalid.
         KeyboardInterrupt: if it was interrupted; the same call resumes it.
     """
-    found: dict[str, list[Figures]] = {}
-    first: dict[str, Params] = {}
-    for seed in seeds:
-        seeded = replace(study, seed=seed)
-        figures = _known(folder / "baselines" / f"seed{seed}", seeded, None, seeded.baselines)
-        for name, settings in rows.items():
-            place = folder / name / f"seed{seed}"
-            own = _known(
-                place, seeded, settings, partial(_solved, seeded, settings, place, progress)
-            )
-            figures |= {name + suffix: row for suffix, row in own.items()}
-            if (place / OUTER).is_file():
-                first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
-        for name, row in figures.items():
-            found.setdefault(name, []).append(row)
-    records = [{"method": name, **over_seeds(many)} for name, many in found.items()]
-    text = study_table(records, seeds=len(seeds))
-    write_table(folder, text, records)
-    if progress:
-        print(text)
-    study = replace(study, seed=seeds[0])
-    study.draw(first, folder / "picture.png")
-    logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}
-    draw_progress(records, logs, folder / "progress.png")
-    return records
+    with writing(folder):
+        found: dict[str, list[Figures]] = {}
+        first: dict[str, Params] = {}
+        for seed in seeds:
+            seeded = replace(study, seed=seed)
+            figures = _known(folder / "baselines" / f"seed{seed}", seeded, None, seeded.baselines)
+            for name, settings in rows.items():
+                place = folder / name / f"seed{seed}"
+                own = _known(
+                    place, seeded, settings, partial(_solved, seeded, settings, place, progress)
+                )
+                figures |= {name + suffix: row for suffix, row in own.items()}
+                if (place / OUTER).is_file():
+                    first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
+            for name, row in figures.items():
+                found.setdefault(name, []).append(row)
+        records = [{"method": name, **over_seeds(many)} for name, many in found.items()]
+        text = study_table(records, seeds=len(seeds))
+        write_table(folder, text, records)
+        if progress:
+            print(text)
+        study = replace(study, seed=seeds[0])
+        study.draw(first, folder / "picture.png")
+        logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}
+        draw_progress(records, logs, folder / "progress.png")
+        return records
 
 
 def _known(
@@ -147,18 +150,18 @@ def _known(
     """Figures read from the folder, or else computed and written to it."""
     file, wanted = place / FIGURES, _plain(study, settings)
     begun = place / "settings.json"
-    if begun.is_file() and json.loads(begun.read_text()) != wanted:
+    if begun.is_file() and read_json(begun) != wanted:
         raise ConfigurationError(
             f"{place} has results of other settings: choose another folder, or remove it"
         )
     if file.is_file():
-        known: dict[str, Figures] = json.loads(file.read_text())["figures"]
+        known: dict[str, Figures] = read_json(file)["figures"]
         return known
-    _write_json(begun, wanted)
+    write_json(begun, wanted)
     figures = dict(compute())
     cpu = torch.device("cpu")
     origin = provenance(cpu, kernels=describe_kernels(cpu))
-    _write_json(file, {"figures": figures, "provenance": origin})
+    write_json(file, {"figures": figures, "provenance": origin})
     return figures
 
 
@@ -166,11 +169,6 @@ def _plain(study: Study, settings: RowSettings | None) -> Any:
     row = None if settings is None else plain(SLOTS, settings)
     content = {"study": type(study).__name__, "settings": {**asdict(study), "root": ""}, "row": row}
     return json.loads(json.dumps(content))
-
-
-def _write_json(path: Path, content: object) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _solved(

@@ -18,8 +18,9 @@ from fewshot_blo.kernel.graph import make_graphs
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.files import append_line, atomic_write
 from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.tensor_files import BEST, LAST
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -27,7 +28,9 @@ from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
-LAST, BEST, CONFIG, PROVENANCE = "last.pt", "best.pt", "config.yaml", "provenance.jsonl"
+__all__ = ["BEST", "LAST", "Run"]
+
+CONFIG, PROVENANCE = "config.yaml", "provenance.jsonl"
 # Settings that may change on resuming: they do not affect any outer step.
 _MAY_CHANGE = {
     "device",
@@ -35,6 +38,7 @@ _MAY_CHANGE = {
     "data.download",
     "train.memory",
     "train.graph",
+    "train.save_minutes",
     "start_from",
     "encoder.weights",
 }
@@ -151,11 +155,12 @@ class Run:
         """Appends a line on command, code version and machine to ``provenance.jsonl``."""
         device = next(iter(self.problem.outer.values())).device
         origin = provenance(device, kernels=describe_kernels(device))
-        with (self.folder / PROVENANCE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"from_step": self.step, **origin}) + "\n")
+        append_line(self.folder / PROVENANCE, json.dumps({"from_step": self.step, **origin}))
 
     def save(self, name: str) -> None:
-        """Writes a checkpoint into the run's folder."""
+        """Writes a checkpoint into the run's folder, and the settings if they were removed."""
+        if not (self.folder / CONFIG).exists():
+            self.save_config()
         checkpoints.save(
             Checkpoint(
                 step=self.step,

@@ -36,7 +36,9 @@ class TrainSettings:
             Chunks on a GPU use up to four fifths of its free memory.
         graph: capture of a chunk's GPU kernels as a CUDA graph and its replay, which saves launch
             time; auto replays if that measures faster.
-        validate_every: number of outer steps between validations and checkpoints.
+        validate_every: number of outer steps between validations, each of which saves.
+        save_minutes: minutes after a save at which another one is due, besides those at the first
+            step and at validations; 0 for none by time.
         validation_tasks: number of tasks in a validation.
         log_every: number of outer steps between log records.
         seed: seed of the dropout masks.
@@ -62,6 +64,7 @@ class TrainSettings:
     memory: NonNegative = 0.0
     graph: GraphMode = "auto"
     validate_every: Counting = 100
+    save_minutes: NonNegative = 10.0
     validation_tasks: Counting = 200
     log_every: Counting = 10
     seed: Natural = 0

@@ -12,6 +12,8 @@ from fewshot_blo.evaluation.evaluate import ADAPTATION, evaluate
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.locks import writing
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
 from fewshot_blo.tasks import EpisodicSampler, TaskSource
@@ -46,6 +48,7 @@ class TrainResult:
         return f"TrainResult({ended}, best validation accuracy {accuracy} in {self.best})"
 
 
+@checked
 def train(
     problem: FewShotProblem,
     strategy: Strategy,
@@ -63,9 +66,10 @@ def train(
     """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
     Writes ``config.yaml``, ``last.pt``, ``best.pt`` (highest validation accuracy), a log and
-    curves into ``folder``. An interrupt (Ctrl-C or SIGTERM) finishes the step, saves and returns.
-    A resumed run continues bit for bit on the same device; with a constant learning rate it may
-    have more steps than before.
+    curves into ``folder``, into which no other process may write meanwhile. Saves after the first
+    step, at validations and every ``save_minutes``. An interrupt (Ctrl-C, SIGTERM, or SIGHUP of a
+    lost connection) finishes the step, saves and returns. A resumed run continues bit for bit on
+    the same device; with a constant learning rate it may have more steps than before.
 
     Args:
         problem: problem to train.
@@ -84,8 +88,8 @@ def train(
             where there is no terminal; False is silent.
 
     Raises:
-        CheckpointError: if the folder holds another run, there is nothing to resume, or a
-            checkpoint cannot be written.
+        CheckpointError: if the folder holds another run, another process writes to it, there is
+            nothing to resume, or a checkpoint cannot be written.
         ConfigurationError: if the strategy does not suit the problem, ``config`` is not plain
             data, or a single task does not fit into memory.
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` then holds an earlier
@@ -100,34 +104,51 @@ def train(
         {"train": asdict(settings), **(config or {})},
         read_config,
     )
-    first_batch = tasks.batch(0)
-    if resume:
-        run.resume()
-    elif (folder / LAST).exists():
-        raise CheckpointError(f"{folder} already holds a run: resume it, or choose another folder")
-    problem.prepare(first_batch, derivatives=strategy.derivatives)
-    if not resume:
-        run.chunk = choose_chunk(
-            problem,
-            [phase for _, phase in strategy.phases],
-            first_batch,
-            norm=settings.norm,
-            size=settings.chunk,
-            host_limit=settings.memory,
-            recorded=run.graphs is not None,
-            setting=run.chunk.setting,
+    with writing(folder):
+        first_batch = tasks.batch(0)
+        if resume:
+            run.resume()
+        elif (folder / LAST).exists():
+            raise CheckpointError(
+                f"{folder} already holds a run: resume it, or choose another folder"
+            )
+        problem.prepare(first_batch, derivatives=strategy.derivatives)
+        if not resume:
+            run.chunk = choose_chunk(
+                problem,
+                [phase for _, phase in strategy.phases],
+                first_batch,
+                norm=settings.norm,
+                size=settings.chunk,
+                host_limit=settings.memory,
+                recorded=run.graphs is not None,
+                setting=run.chunk.setting,
+            )
+        run.save_config()
+        if not resume or run.step < settings.steps:
+            run.note_provenance()
+        problem.network.train()
+        loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
+        interrupted = take_steps(
+            loop,
+            steps=settings.steps,
+            folder=folder,
+            title="training",
+            progress=progress,
+            save_minutes=settings.save_minutes,
         )
-    run.save_config()
-    if not resume or run.step < settings.steps:
-        run.note_provenance()
-    problem.network.train()
-    loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
-    interrupted = take_steps(
-        loop, steps=settings.steps, folder=folder, title="training", progress=progress
-    )
-    if not interrupted:
-        checkpoints.load(folder / BEST).restore(problem)
-    return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+        if not interrupted:
+            _restore_best(folder, run)
+        return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+
+
+def _restore_best(folder: Path, run: Run) -> None:
+    if not (folder / BEST).exists():
+        raise CheckpointError(
+            f"{folder / BEST} of step {run.best['step']} was removed during the run; "
+            f"{folder / LAST} has the variables of step {run.step}"
+        )
+    checkpoints.load(folder / BEST).restore(run.problem)
 
 
 class _Loop:
@@ -180,7 +201,7 @@ class _Loop:
         if run.step % settings.validate_every == 0 or run.step == settings.steps:
             line = self._validate(log)
             self._clock = Clock()
-        return Taken(words, line)
+        return Taken(words, line, saved=bool(line))
 
     def _validate(self, log: RunLog | None) -> str:
         assert log is not None

@@ -53,7 +53,7 @@ OURS = (
     NotSolvedError,
     StructuralZeroError,
 )
-_LONG = ("fit", "evaluate")  # Run in full when they are not refused.
+_LONG = ("fit", "evaluate", "train")  # Run in full when they are not refused.
 
 
 class Odd:
@@ -190,7 +190,7 @@ def public() -> list[Callable[..., Any]]:
 
 
 # Records of the program, not settings; and what has no argument.
-_SKIPPED = {"Bilevel", "OuterStep", "keep_freed_memory", "load_classifier", "train"}
+_SKIPPED = {"Bilevel", "OuterStep", "keep_freed_memory", "load_classifier"}
 
 
 def cases() -> Iterator[tuple[Callable[..., Any], str, Any, dict[str, Any]]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,31 @@ def test_a_failing_picture_does_not_hide_the_error_of_the_run(
         raise ZeroDivisionError
     with pytest.raises(OSError, match="No space left"), RunLog(tmp_path / "b", step=0):
         pass
+
+
+@pytest.mark.parametrize(
+    "lines", [["{}"], ["5"], ["[]"], ['{"step": "x"}'], ["\x00\x01", '{"step": 3, "loss": 1}']]
+)
+def test_a_log_with_other_lines_is_set_aside(lines: list[str], tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    with (tmp_path / LOG).open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    before = (tmp_path / LOG).read_bytes()
+    with pytest.warns(UserWarning, match=r"kept as log\.jsonl\.damaged-1, and the run goes on"):
+        write(tmp_path, 4, 4)
+    assert (tmp_path / f"{LOG}.damaged-1").read_bytes() == before
+    steps = [r["step"] for r in read_log(tmp_path / LOG)]
+    assert [step for step in steps if step != 3] == [1, 2, 4]
+    (tmp_path / LOG).write_text("5\n")
+    with pytest.warns(UserWarning, match=r"damaged-2"):
+        write(tmp_path, 5, 5)
+
+
+def test_a_log_that_is_removed_is_written_again(tmp_path: Path) -> None:
+    with RunLog(tmp_path, step=0) as log:
+        log.write(record(1))
+        log.flush()
+        shutil.rmtree(tmp_path)
+        log.write(record(2))
+    assert read_log(tmp_path / LOG) == [record(1), record(2)]
+    assert event_steps(tmp_path) == [1, 2]

@@ -110,10 +110,13 @@ def test_resumed_runs_take_the_same_steps(strategy: Strategy, tmp_path: Path) ->
     assert {file.name for file in tmp_path.iterdir()} >= {FILE, "log.jsonl", "curves.png"}
 
 
-def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_is_saved_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    signals = [number]
+
     def outer_batches(step: int) -> float:
-        if step == 4 and not (tmp_path / FILE).exists():
-            os.kill(os.getpid(), signal.SIGTERM)
+        if step == 4 and signals:
+            os.kill(os.getpid(), signals.pop())
         return 1.0
 
     def run(**settings: Any) -> Solution:

@@ -1,0 +1,50 @@
+"""JSON files that carry a digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.records.files import atomic_write
+
+_DIGEST = "sha256"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes plain data atomically, with a digest of it as the last entry.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    signed = {**content, _DIGEST: _digest(content)}
+    with atomic_write(path) as file:
+        file.write((json.dumps(signed, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` wrote; files of earlier versions have no digest and are not checked.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        is_damaged = not isinstance(content, dict)
+    except (ValueError, RecursionError):
+        is_damaged = True
+    if is_damaged or content.pop(_DIGEST, None) not in (None, _digest(content)):
+        raise CheckpointError(
+            f"{path} is damaged: it is not what was written; use another copy, or remove it to "
+            "compute it again"
+        )
+    found: dict[str, Any] = content
+    return found
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
