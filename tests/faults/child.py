@@ -48,6 +48,27 @@ class Ended:
     text: str
 
 
+@dataclass(frozen=True)
+class Child:
+    """A process that was started.
+
+    Attributes:
+        number: its process id.
+        said, counted: files of what it printed and how often it wrote.
+    """
+
+    number: int
+    said: Path
+    counted: Path
+
+    def wait(self) -> Ended:
+        """Waits for its end."""
+        _, ended = os.waitpid(self.number, 0)
+        writes = int(self.counted.read_text()) if self.counted.exists() else 0
+        text = self.said.read_text(errors="replace") if self.said.exists() else ""
+        return Ended(os.waitstatus_to_exitcode(ended), writes, text)
+
+
 def in_child(function: Callable[[], int], folder: Path, fault: Fault | None = None) -> Ended:
     """Runs the function in a forked process.
 
@@ -56,18 +77,27 @@ def in_child(function: Callable[[], int], folder: Path, fault: Fault | None = No
         folder: the writes to what lies in it are counted.
         fault: what happens at one of them, if anything.
     """
-    said, counted = folder.with_name("said.txt"), folder.with_name("counted.txt")
+    return start(function, folder, fault).wait()
+
+
+def start(
+    function: Callable[[], int], folder: Path, fault: Fault | None = None, name: str = "child"
+) -> Child:
+    """As ``in_child``, without waiting.
+
+    Args:
+        function, folder, fault: as there.
+        name: of the process, for its files beside the folder.
+    """
+    said, counted = folder.with_name(f"{name}-said"), folder.with_name(f"{name}-counted")
     for file in (said, counted):
         file.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if not child:
+    number = os.fork()
+    if not number:
         _run(function, folder, fault, said, counted)
-    _, ended = os.waitpid(child, 0)
-    writes = int(counted.read_text() or 0) if counted.exists() else 0
-    text = said.read_text(errors="replace") if said.exists() else ""
-    return Ended(os.waitstatus_to_exitcode(ended), writes, text)
+    return Child(number, said, counted)
 
 
 def _run(
