@@ -26,6 +26,7 @@ def measure(place: Path, each: int) -> Iterator[Row]:
     """
     for program in programs(place):
         folder, whole = place / "run", place / "whole"
+        shutil.rmtree(folder, ignore_errors=True)
         program.prepare(folder)
         in_child(partial(program.run, folder), folder)
         folder.rename(whole)
