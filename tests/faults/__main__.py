@@ -15,8 +15,8 @@ from faults import company, kills, leaks, malice
 from faults.row import Row, table
 
 PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
-    "kills": lambda place, quick: kills.measure(place, 3 if quick else 50),
-    "company": lambda place, quick: company.measure(place, 2 if quick else 20),
+    "kills": lambda place, quick: kills.measure(place, 1 if quick else 50),
+    "company": lambda place, quick: company.measure(place, 1 if quick else 20),
     "malice": lambda place, _: malice.measure(place),
     "leaks": lambda place, quick: leaks.measure(place, *((200, 5) if quick else (10_000, 50))),
 }

@@ -44,6 +44,8 @@ def measure(place: Path, each: int, kinds: Sequence[Kind] = KINDS) -> Iterator[R
 def _spread(writes: int, each: int) -> list[int]:
     if writes <= each:
         return list(range(writes))
+    if each == 1:
+        return [writes // 2]
     return [round(number * (writes - 1) / (each - 1)) for number in range(each)]
 
 
