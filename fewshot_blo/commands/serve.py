@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import load_classifier
+from fewshot_blo.records.checked import checked
+from fewshot_blo.records.ranges import AtLeast, Below
 from fewshot_blo.records.terminal import shown
 
 
+@checked
 @dataclass(frozen=True)
 class ServeRequest:
     """A classifier, and where to serve it.
@@ -26,14 +30,12 @@ class ServeRequest:
     file: str = ""
     own: str = ""
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, AtLeast(0), Below(65536)] = 8000
     output: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.file:
             raise ConfigurationError("there is no classifier: name a file that finetune wrote")
-        if not 0 <= self.port < 65536:
-            raise ConfigurationError(f"port is {self.port}: it must be in 0..65535")
 
 
 OPTIONS = Options((ServeRequest,), positional="file")

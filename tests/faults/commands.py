@@ -1,7 +1,6 @@
 """Fuzzed command lines and settings files of every command: no traceback, whatever the words.
 
-``python tests/faults/commands.py [COUNT [SEED [SECONDS]]]`` prints tried / survived. Commands run
-in this process, on problems so small that one which is accepted ends at once.
+Commands run in this process, on problems so small that one which is accepted ends at once.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import io
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 import traceback
@@ -21,15 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from small_images import picture
 from small_runs import make_folder, options, write_recipe
 
-from faults.constructors import Result
+from faults.row import Row
 from fewshot_blo.commands import main as cli
 from fewshot_blo.commands.running import options_of
 from fewshot_blo.hypergrad import STRATEGIES
@@ -323,16 +317,15 @@ def fault(status: int | str, error: str) -> str:
     return ""
 
 
-def fuzz(count: int, *, seed: int = 0, seconds: float | None = None, shown: bool = False) -> Result:
+def fuzz(count: int, *, seed: int = 0, seconds: float | None = None) -> Row:
     """Runs generated command lines.
 
     Args:
         count: how many.
         seed: of the generator.
         seconds: after which no further one begins.
-        shown: print each fault when it is found.
     """
-    rng, failures, tried = random.Random(seed), [], 0
+    row, rng = Row("nonsense", "command lines and settings files"), random.Random(seed)
     begun, before, home = time.perf_counter(), Path.cwd(), os.environ.get("HOME", "")
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder).resolve())
@@ -344,38 +337,24 @@ def fuzz(count: int, *, seed: int = 0, seconds: float | None = None, shown: bool
             for _ in range(count):
                 if seconds is not None and time.perf_counter() - begun > seconds:
                     break
-                words = generated(world, rng)
-                tried += 1
-                started = time.perf_counter()
-                wrong = fault(*run(words))
-                took = time.perf_counter() - started
-                wrong = wrong or (f"it took {took:.0f} s" if took > 60 else "")
-                if wrong:
-                    line = f"{' '.join(w[:60] for w in words)!r}: {wrong}"
-                    failures.append(line)
-                    if shown:
-                        print(line, flush=True)
+                row.add(_wrong(generated(world, rng)))
                 shutil.rmtree(world.output, ignore_errors=True)
                 for left in place.iterdir():
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
         finally:
             os.chdir(before)
             os.environ["HOME"] = home
-    return Result(tried, tried - len(failures), failures)
+    return row
 
 
-def main() -> int:
-    """Prints what fails, and the counts; returns the exit status."""
-    torch.set_num_threads(1)
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    began = time.perf_counter()
-    limit = float(sys.argv[3]) if len(sys.argv) > 3 else None
-    result = fuzz(count, seed=seed, seconds=limit, shown=True)
-    seconds = time.perf_counter() - began
-    print(f"command lines: {result.tried} tried, {result.survived} survived ({seconds:.0f} s)")
-    return 1 if result.failures else 0
+def _wrong(words: Sequence[str]) -> str | None:
+    """What a command line does that it must not, or None."""
+    started = time.perf_counter()
+    wrong = fault(*run(words))
+    took = time.perf_counter() - started
+    wrong = wrong or (f"it took {took:.0f} s" if took > _LONG else "")
+    return f"{' '.join(word[:60] for word in words)!r}: {wrong}" if wrong else None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+_LONG = 120
+"""Seconds of a command that are too many, on a machine that does other work too."""

@@ -1,23 +1,19 @@
-"""Nonsense for every argument of every public constructor: refused with the project's error.
-
-``python tests/faults/constructors.py`` prints tried / survived.
-"""
+"""Nonsense for every argument of every public constructor: refused with the project's error."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 import fewshot_blo
+from faults.row import Row
 from fewshot_blo.backbones.backbone import Backbone, Preprocessing
 from fewshot_blo.commands.main import COMMANDS
 from fewshot_blo.commands.running import options_of
@@ -99,14 +95,6 @@ NONSENSE: tuple[Any, ...] = (
     torch.float16,
 )
 _NOT_FINITE = (math.nan, np.float64(math.nan), torch.tensor(math.nan))
-
-
-class Result(NamedTuple):
-    """How many calls there were, how many ended as they should, and which did not."""
-
-    tried: int
-    survived: int
-    failures: list[str]
 
 
 def _dataset() -> ClassDataset:
@@ -214,22 +202,20 @@ _CALLED = {
 }
 
 
-def fuzz(every: int = 1, first: int = 0) -> Result:
+def fuzz(every: int = 1, first: int = 0) -> Row:
     """Calls them with nonsense for one argument at a time.
 
     Args:
         every: take one of so many cases.
         first: the first case.
     """
-    tried, failures = 0, []
+    row = Row("nonsense", "constructors")
     for number, (kind, name, value, others) in enumerate(cases()):
         if number % every != first % every:
             continue
-        tried += 1
         fault = _fault(kind, name, value, others)
-        if fault:
-            failures.append(f"{kind.__name__}({name}={in_short(value)}): {fault}")
-    return Result(tried, tried - len(failures), failures)
+        row.add(f"{kind.__name__}({name}={in_short(value)}): {fault}" if fault else None)
+    return row
 
 
 def _fault(kind: Callable[..., Any], name: str, value: Any, others: dict[str, Any]) -> str:
@@ -257,16 +243,3 @@ def _takes_anything(kind: Callable[..., Any], name: str) -> bool:
     """Whether an argument is of tensors or of objects of any kind."""
     words = str(inspect.signature(kind).parameters[name].annotation)
     return any(word in words for word in ("Tensor", "Any", "object", "Mapping", "Bound"))
-
-
-def main() -> int:
-    """Prints what fails, and the counts; returns the exit status."""
-    importlib.import_module("fewshot_blo.commands.main")
-    result = fuzz()
-    print("\n".join(result.failures))
-    print(f"constructors: {result.tried} tried, {result.survived} survived")
-    return 1 if result.failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A part of the nonsense in every run of the tests; the scripts beside this file have all of it."""
+"""A part of the nonsense in every run of the tests; ``python -m faults`` has all of it."""
 
 from __future__ import annotations
 

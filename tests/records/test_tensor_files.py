@@ -15,7 +15,7 @@ from fewshot_blo.records import checked_zip
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
-DAMAGE = runpy.run_path(str(ROOT / "scripts" / "damage.py"))
+DAMAGE = runpy.run_path(str(ROOT / "tests" / "faults" / "damage.py"))
 RELEASED = ROOT / "checkpoints" / "released" / "omniglot-5w1s-maml" / "best.pt"
 
 

@@ -1,20 +1,19 @@
-"""Counts how many damaged files load with other content: ``python scripts/damage.py FILE ...``.
+"""Damaged files of tensors, of which none may load with other content.
 
 A damage is a flipped bit, 4 KiB of zeros, or a cut, each at a random place.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import tempfile
-from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten
 
+from faults.row import Row
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.records.tensor_files import read_tensors
 
@@ -63,25 +62,21 @@ def outcome(content: bytes, path: Path, original: Any) -> str:
     return "same content" if is_same(found, original) else "silently changed"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--tries", type=int, default=200, help="of each kind of damage and file")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    generator, total = random.Random(arguments.seed), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        for file in arguments.files:
-            content, original = file.read_bytes(), read_tensors(file, "file")
-            for kind in DAMAGES:
-                counts = Counter(
-                    outcome(damaged(content, kind, generator), Path(folder) / "f.pt", original)
-                    for _ in range(arguments.tries)
-                )
-                total += counts
-                print(f"{file}: {kind}: {dict(counts)}")
-    print(f"in all {sum(total.values())}: {dict(total)}")
+def measure(files: Mapping[str, Path], place: Path, tries: int, seed: int = 0) -> Iterator[Row]:
+    """A row for every file: how many damaged ones are refused, or hold what was written.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        files: the files by name.
+        place: a folder to work in.
+        tries: number of each kind of damage and file.
+        seed: of the places.
+    """
+    generator = random.Random(seed)
+    for name, file in files.items():
+        row = Row("damage", name)
+        content, original = file.read_bytes(), read_tensors(file, "file")
+        for kind in DAMAGES:
+            for _ in range(tries):
+                found = outcome(damaged(content, kind, generator), place / "f.pt", original)
+                row.add(f"{kind}: {found}" if found == "silently changed" else None)
+        yield row

@@ -1,0 +1,72 @@
+"""What survives what: every fault of the harness, and a table.
+
+PYTHONPATH=tests python -m faults [--part PART ...] [--quick] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from faults import commands, company, constructors, damage, kills, leaks, malice
+from faults.programs import programs
+from faults.row import Row, table
+
+
+def _damage(place: Path, quick: bool) -> Iterator[Row]:
+    """Files of every kind that the project writes, and a released one."""
+    made: dict[str, Path] = {}
+    for program in programs(place):
+        if program.name in ("train", "solve", "study", "finetune"):
+            folder = place / program.name
+            program.prepare(folder)
+            program.run(folder)
+            made |= {f"{program.name}, {f.name}": f for f in sorted(folder.rglob("*.pt"))[:2]}
+    released = Path(__file__).parents[2] / "checkpoints/released/omniglot-5w1s-maml/best.pt"
+    yield from damage.measure({**made, "released": released}, place, 3 if quick else 100)
+
+
+def _nonsense(place: Path, quick: bool) -> Iterator[Row]:
+    del place
+    yield constructors.fuzz(every=12 if quick else 1)
+    yield commands.fuzz(50 if quick else 10_000)
+
+
+PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
+    "kills": lambda place, quick: kills.measure(place, 1 if quick else 50),
+    "company": lambda place, quick: company.measure(place, 1 if quick else 20),
+    "damage": _damage,
+    "malice": lambda place, _: malice.measure(place),
+    "nonsense": _nonsense,
+    "leaks": lambda place, quick: leaks.measure(place, *((200, 5) if quick else (10_000, 50))),
+}
+
+
+def main() -> None:
+    """Runs the parts one after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="a few faults of each kind")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    rows: list[Row] = []
+    for part in arguments.part:
+        with tempfile.TemporaryDirectory() as place:
+            for row in PARTS[part](Path(place).resolve(), arguments.quick):
+                print(f"{row.part}, {row.name}: {row.survived} of {row.tried}", flush=True)
+                rows.append(row)
+    text = table(rows)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    raise SystemExit(any(row.survived < row.tried for row in rows))
+
+
+if __name__ == "__main__":
+    main()
