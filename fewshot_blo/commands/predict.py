@@ -14,11 +14,11 @@ from fewshot_blo.finetune.files import save_version
 from fewshot_blo.finetune.growing import add_class
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
-from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.files import atomic_write, prepare_folder
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.walk import walk
+from fewshot_blo.tasks.reading.walk import composed, walk
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ def run(request: PredictRequest) -> int:
         _print(notes)
         labels = _labels(classifier, files, request)
     else:
-        # An error of the folder comes before hours of work.
-        request.output.parent.mkdir(parents=True, exist_ok=True)
+        prepare_folder(request.output.parent)
         labels = _labels(classifier, files, request)
-        _write(request.output, labels, classifier)
-        # Only now: whoever reads the lines may close the pipe.
-        _print([*notes, *(label.line() for label in labels)])
+        try:
+            _write(request.output, labels, classifier)
+        finally:
+            # Only now: whoever reads the lines may close the pipe. Also if the disk is full.
+            _print([*notes, *(label.line() for label in labels)])
     return 1 if any(label.error for label in labels) else 0
 
 
@@ -102,8 +103,14 @@ def _labels(classifier: Classifier, files: Sequence[Path], request: PredictReque
 
 def _write(output: Path, labels: Sequence[Label], classifier: Classifier) -> None:
     content = written(labels, output.suffix.lower(), classifier.class_names)
-    with atomic_write(output) as file:
-        file.write(content)
+    try:
+        with atomic_write(output) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {output} ({error.strerror}): free disk space or name another file; the "
+            "labels are those printed"
+        ) from error
 
 
 def _print(sentences: Sequence[str]) -> None:
@@ -157,10 +164,14 @@ def _found(path: Path) -> tuple[list[Path], list[str]]:
 
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
     """The classifier with a class more, which is written beside the earlier file."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder: put the images of the new class into a folder of its name"
+        )
     found = image_files(folder)
-    growth = add_class(
-        classifier, folder.resolve().name, as_pixels(found, classifier.size), list(map(str, found))
-    )
+    # As finetune names classes; a link has its own name.
+    name = composed(folder.absolute().name) or folder.resolve().name
+    growth = add_class(classifier, name, as_pixels(found, classifier.size), list(map(str, found)))
     _print(growth.notes)
     version = save_version(growth.classifier, file)
     _print(

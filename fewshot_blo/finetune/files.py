@@ -73,19 +73,31 @@ def next_version(path: Path) -> Path:
     return path.with_name(f"{stem}-{max(numbers) + 1}{path.suffix}")
 
 
-def save_version(classifier: Classifier, path: Path) -> Path:
+def save_new(classifier: Classifier, path: Path, *, thumbnails: bool = True) -> Path:
+    """Writes a classifier to this path, or as the next version if it exists; returns the path.
+
+    Arguments and errors as in ``save_classifier``.
+    """
+    if path.exists():
+        return save_version(classifier, path, thumbnails=thumbnails)
+    save_classifier(classifier, path, thumbnails=thumbnails)
+    return path
+
+
+def save_version(classifier: Classifier, path: Path, *, thumbnails: bool = True) -> Path:
     """Writes a classifier beside an earlier one and returns the new path; nothing is overwritten.
 
     Args:
         classifier: the classifier.
         path: path of the earlier version.
+        thumbnails: as in ``save_classifier``.
 
     Raises:
         CheckpointError: if the file cannot be written.
     """
     target = _taken(path)
     try:
-        save_classifier(classifier, target)
+        save_classifier(classifier, target, thumbnails=thumbnails)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

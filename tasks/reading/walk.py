@@ -18,8 +18,12 @@ _JUNK = frozenset(
     | {".ds_store", ".ipynb_checkpoints", ".git", ".gitattributes", ".gitignore", ".dvc", ".cache"}
 )
 
+# Hugging Face's cache: its snapshots are links to the files in blobs, which have no names.
+_HUB = frozenset({"blobs", "refs", "snapshots"})
+_HUB_STORE = _HUB - {"snapshots"}
+
 HIDDEN = "hidden"
-BROKEN = "broken links (fetch what they point to)"
+BROKEN = "broken links (fetch the files)"
 CIRCULAR = "links to folders that are read already"
 SPECIAL = "special files"
 CLOSED = "folders without permission to read (allow it)"
@@ -63,7 +67,7 @@ def walk(root: Path) -> Walk:
 
     Links are followed, also out of ``root``, except to a folder that holds the link or was read
     already. Hidden entries and those that systems leave (``Thumbs.db``, ``__MACOSX``) are passed
-    over.
+    over. Of a cache of Hugging Face the snapshots are read, whose links have the files' names.
 
     Raises:
         DataError: if ``root`` is neither a folder nor a file.
@@ -156,7 +160,10 @@ def _listed(folder: Path, found: Walk) -> Iterator[Path]:
     except PermissionError:
         found.passed_over[CLOSED] += 1
         return
+    passed = _HUB_STORE if {path.name for path in entries} >= _HUB else frozenset()
     for path in entries:
+        if path.name in passed:
+            continue
         if not is_hidden(path.name):
             yield path
         elif not is_junk(path.name):

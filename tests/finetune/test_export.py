@@ -383,7 +383,7 @@ def test_features_are_no_pictures(
     [
         (["m.txt"], "must end in .onnx or .pt2"),
         (["m.pt2", "--pictures=empty"], "empty holds no images"),
-        (["m.pt2", "--pictures=no.png"], "no.png cannot be decoded"),
+        (["m.pt2", "--pictures=no.png"], "there is no image no.png: check the path"),
     ],
 )
 def test_wrong_words(

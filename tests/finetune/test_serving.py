@@ -187,6 +187,7 @@ def test_a_class_and_a_corrected_label_become_versions(
 
     downloaded = client.get("/classifier.pt")
     assert 'filename="c-4.pt"' in downloaded.headers["content-disposition"]
+    assert downloaded.headers["content-type"] == "application/octet-stream"
     (tmp_path / "down.pt").write_bytes(downloaded.content)
     loaded = load_classifier(tmp_path / "down.pt", own=small_networks)
     assert loaded.class_names == versions.now.classifier.class_names

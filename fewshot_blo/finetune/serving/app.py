@@ -105,7 +105,9 @@ class _Service:
         file = self.versions.now.file
         if not file.is_file():
             raise HTTPException(404, f"{file.name} was moved or removed while the server ran")
-        return FileResponse(file, filename=file.name, headers=_NOT_STORED)
+        # Stated, for systems take .pt for files of other programs.
+        kind = "application/octet-stream"
+        return FileResponse(file, filename=file.name, media_type=kind, headers=_NOT_STORED)
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of a training image."""
