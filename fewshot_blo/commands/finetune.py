@@ -71,6 +71,9 @@ class FineTuneRequest:
         check_minutes(self.minutes)
 
 
+_SHOWN = 20
+"""Largest number of images that are left out with their own lines."""
+
 OPTIONS = Options((FineTuneRequest,), positional="data")
 
 
@@ -83,8 +86,10 @@ def run(request: FineTuneRequest) -> int:
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     data = decode_labelled(files, backbone.size, skip_unreadable=request.skip_unreadable)
-    for sentence in (*data.notes, *data.left_out):
+    for sentence in (*data.notes, *data.left_out[:_SHOWN]):
         print(shown(sentence))
+    if len(data.left_out) > _SHOWN:
+        print(f"{len(data.left_out) - _SHOWN} more images are left out for reasons like these")
     counts = ", ".join(
         f"{shown(name)} {count}"
         for name, count in zip(data.class_names, data.counts.tolist(), strict=True)

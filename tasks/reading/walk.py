@@ -18,9 +18,8 @@ _JUNK = frozenset(
     | {".ds_store", ".ipynb_checkpoints", ".git", ".gitattributes", ".gitignore", ".dvc", ".cache"}
 )
 
-# Hugging Face's cache: its snapshots are links to the files in blobs, which have no names.
-_HUB = frozenset({"blobs", "refs", "snapshots"})
-_HUB_STORE = _HUB - {"snapshots"}
+# Folders that Hugging Face's cache has for each data set or model.
+_HUB_NAMES = ("datasets--", "models--", "spaces--")
 
 HIDDEN = "hidden"
 BROKEN = "broken links (fetch the files)"
@@ -160,14 +159,20 @@ def _listed(folder: Path, found: Walk) -> Iterator[Path]:
     except PermissionError:
         found.passed_over[CLOSED] += 1
         return
-    passed = _HUB_STORE if {path.name for path in entries} >= _HUB else frozenset()
+    stored = _hub_stores({path.name for path in entries}, folder.name)
     for path in entries:
-        if path.name in passed:
+        if path.name in stored:
             continue
         if not is_hidden(path.name):
             yield path
         elif not is_junk(path.name):
             found.passed_over[HIDDEN] += 1
+
+
+def _hub_stores(names: set[str], folder: str) -> set[str]:
+    """In Hugging Face's cache, what is not read: snapshots have links to the files in blobs."""
+    hub = "refs" in names or folder.startswith(_HUB_NAMES)
+    return {"blobs", "refs"} if hub and {"blobs", "snapshots"} <= names else set()
 
 
 def _take(path: Path, found: Walk) -> None:

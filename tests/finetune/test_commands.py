@@ -351,6 +351,19 @@ def test_a_new_class_has_the_name_of_its_folder(
         assert f"{wrong} is no folder: put the images of the new" in capsys.readouterr().err
 
 
+def test_many_images_that_are_left_out_are_counted(
+    make_folder: Callable[..., Path], small_networks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(2, 2)
+    for number in range(23):
+        picture(0, 0).save(root / "red" / f"copy {number}.png")
+    words = ["finetune", str(root), f"--backbone={small_networks}", "--adapts=head"]
+    assert cli.main([*words, f"--output={root.parent / 'out'}", "--views=one"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("is the same image as") == 20
+    assert "3 more images are left out for reasons like these" in said
+
+
 def test_tables_and_names_of_files(
     small_networks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,10 +52,13 @@ def test_without_a_suffix_the_content_decides(name: str, tmp_path: Path) -> None
     assert read_image(tmp_path / name, size=4, color=True).shape == (3, 4, 4)
 
 
-def test_a_cache_of_hugging_face_is_read_by_its_snapshots(tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", ["datasets--me--pets", "copied"])
+def test_a_cache_of_hugging_face_is_read_by_its_snapshots(root: str, tmp_path: Path) -> None:
+    tmp_path /= root
     snapshot = tmp_path / "snapshots" / "0a1b"
-    (tmp_path / "refs").mkdir()
-    (tmp_path / "refs" / "main").write_text("0a1b")
+    if root == "copied":  # Data sets that are fetched by the hash of a commit have no refs.
+        (tmp_path / "refs").mkdir(parents=True)
+        (tmp_path / "refs" / "main").write_text("0a1b")
     for number, name in enumerate(("a/0.png", "b/1.png")):
         blob = image(tmp_path / "blobs" / f"{number}c{number}d", "PNG")
         (snapshot / name).parent.mkdir(parents=True)
