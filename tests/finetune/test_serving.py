@@ -327,6 +327,14 @@ def test_a_taken_port_is_told(
     assert "there is no classifier nowhere.pt" in capsys.readouterr().err
 
 
+def test_a_folder_of_new_versions_is_checked_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["serve", "x.pt", f"--output={tmp_path / 'file'}"]) == 1
+    assert "cannot write to the folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("", True)]
 )
