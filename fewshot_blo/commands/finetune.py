@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -114,9 +115,10 @@ def run(request: FineTuneRequest) -> int:
     kept = "" if file.stem == "classifier" else "; what was in this folder is unchanged"
     name = shown(file)
     print(f"{name} and {shown(report)} written after {seconds:.0f} s{kept}")
+    word = shown(shlex.quote(str(file)))
     print(
-        f"next: fewshot-blo predict {name} IMAGES..., fewshot-blo serve {name}, or fewshot-blo "
-        f"export {name} model.onnx"
+        f"next: fewshot-blo predict {word} IMAGES..., fewshot-blo serve {word}, or fewshot-blo "
+        f"export {word} model.onnx"
     )
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,10 +175,11 @@ def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
     growth = add_class(classifier, name, as_pixels(found, classifier.size), list(map(str, found)))
     _print(growth.notes)
     version = save_version(growth.classifier, file)
+    word = shlex.quote(str(version))
     _print(
         [
             f"{growth.describe()}; {version} written, {file} is unchanged",
-            f"next: fewshot-blo predict {version} IMAGES..., or fewshot-blo serve {version}",
+            f"next: fewshot-blo predict {word} IMAGES..., or fewshot-blo serve {word}",
         ]
     )
     return growth.classifier

@@ -23,7 +23,7 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 3
-_VERSION = re.compile(r"(.+)-([0-9]{1,9})")
+_VERSION = re.compile(r"(.+)-([1-9][0-9]{0,8})")
 _LATEST = 999
 
 
@@ -59,7 +59,8 @@ def save_classifier(classifier: Classifier, path: Path | str, *, thumbnails: boo
 def next_version(path: Path) -> Path:
     """The next free name: ``c-2.pt`` of ``c.pt``, ``c-3.pt`` of ``c-2.pt``, above all that exist.
 
-    A number up to 999 behind a hyphen is a version, one above, such as a year, is part of the name.
+    A number up to 999 behind a hyphen is a version. One above, such as a year, or with a zero in
+    front, such as a month, is part of the name.
     """
     found = _VERSION.fullmatch(path.stem)
     found = found if found and int(found[2]) <= _LATEST else None

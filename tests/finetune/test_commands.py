@@ -295,7 +295,7 @@ def test_a_second_classifier_leaves_the_first_one(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "out"
+    output = tmp_path / "my results"
     words = ["finetune", str(make_folder(2, 2)), f"--backbone={small_networks}", "--adapts=head"]
     words += [f"--output={output}", "--views=one"]
     assert cli.main(words) == 0
@@ -306,7 +306,7 @@ def test_a_second_classifier_leaves_the_first_one(
     new = output / "classifier-2.pt"
     assert f"{new} and {output / 'report-2.html'} written after" in said
     assert "; what was in this folder is unchanged" in said
-    assert f"next: fewshot-blo predict {new} IMAGES" in said
+    assert f"next: fewshot-blo predict '{new}' IMAGES" in said
     assert load_classifier(new, own=small_networks).album == Album()
     assert {name: (output / name).read_bytes() for name in first} == first
     assert str(new) in (output / "report-2.html").read_text(encoding="utf-8")
