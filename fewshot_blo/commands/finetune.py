@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,10 +16,13 @@ from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.finetune import Source, fit, save_classifier
+from fewshot_blo.finetune import LabelledImages, Source, fit
+from fewshot_blo.finetune.files import save_new
 from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import Origin, write_report
+from fewshot_blo.finetune.selection import Selection
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.files import prepare_folder
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.ranges import AtLeast, AtMost, Positive
 from fewshot_blo.records.terminal import shown
@@ -47,7 +51,8 @@ class FineTuneRequest:
         skip_unreadable: leave out images that cannot be decoded.
         thumbnails: keep small pictures and file names of the images in the classifier, for people
             who look at its answers; false keeps neither.
-        output: folder of the classifier and the report.
+        output: folder of the classifier and the report; where it has some, they are kept, and the
+            new ones are classifier-2.pt and report-2.html.
     """
 
     data: str = ""
@@ -69,6 +74,9 @@ class FineTuneRequest:
             raise ConfigurationError("there are no images: name the folder of them")
 
 
+_SHOWN = 20
+"""Largest number of images that are left out with their own lines."""
+
 OPTIONS = Options((FineTuneRequest,), positional="data")
 
 
@@ -80,12 +88,16 @@ def run(request: FineTuneRequest) -> int:
 
 def _run(request: FineTuneRequest) -> int:
     start = time.perf_counter()
-    files = labelled_files(Path(request.data), pattern=request.pattern)  # Before a download.
+    # Before a download, and before hours of work.
+    files = labelled_files(Path(request.data), pattern=request.pattern)
+    prepare_folder(request.output)
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     data = decode_labelled(files, backbone.size, skip_unreadable=request.skip_unreadable)
-    for sentence in (*data.notes, *data.left_out):
+    for sentence in (*data.notes, *data.left_out[:_SHOWN]):
         print(shown(sentence))
+    if len(data.left_out) > _SHOWN:
+        print(f"{len(data.left_out) - _SHOWN} more images are left out for reasons like these")
     counts = ", ".join(
         f"{shown(name)} {count}"
         for name, count in zip(data.class_names, data.counts.tolist(), strict=True)
@@ -99,6 +111,27 @@ def _run(request: FineTuneRequest) -> int:
         views=request.views,
         minutes=request.minutes,
     )
+    try:
+        file = save_new(classifier, request.output / "classifier.pt", thumbnails=request.thumbnails)
+    finally:
+        # Only now: whoever reads the lines may close the pipe. Also if the disk is full.
+        _say(selection, data)
+    report = file.with_name(f"report{file.stem.removeprefix('classifier')}.html")
+    write_report(report, data, classifier, selection, _origin(request, file))
+    seconds = time.perf_counter() - start
+    kept = "" if file.stem == "classifier" else "; what was in this folder is unchanged"
+    name = shown(file)
+    print(f"{name} and {shown(report)} written after {seconds:.0f} s{kept}")
+    word = shown(shlex.quote(str(file)))
+    print(
+        f"next: fewshot-blo predict {word} IMAGES..., fewshot-blo serve {word}, or fewshot-blo "
+        f"export {word} model.onnx"
+    )
+    return 0
+
+
+def _say(selection: Selection, data: LabelledImages) -> None:
+    """What was selected, and what to expect of it."""
     print(f"chosen: {selection.reason}")
     print(selection.describe())
     for sentence in (
@@ -107,19 +140,6 @@ def _run(request: FineTuneRequest) -> int:
     ):
         if sentence:
             print(shown(sentence))
-    output = request.output
-    file = output / "classifier.pt"
-    save_classifier(classifier, file, thumbnails=request.thumbnails)
-    write_report(output / "report.html", data, classifier, selection, _origin(request, file))
-    seconds = time.perf_counter() - start
-    report = shown(output / "report.html")
-    print(f"{shown(file)} and {report} written after {seconds:.0f} s")
-    name = shown(file)
-    print(
-        f"next: fewshot-blo predict {name} IMAGES..., fewshot-blo serve {name}, or fewshot-blo "
-        f"export {name} model.onnx"
-    )
-    return 0
 
 
 def _origin(request: FineTuneRequest, file: Path) -> Origin:

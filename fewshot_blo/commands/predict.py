@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,13 +18,13 @@ from fewshot_blo.finetune.growing import add_class
 from fewshot_blo.finetune.images import as_pixels
 from fewshot_blo.finetune.labelling import FORMATS, Label, label_files, written
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.files import atomic_write, prepare_folder
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.ranges import Above, Below
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.reading.walk import walk
+from fewshot_blo.tasks.reading.walk import composed, walk
 
 
 @checked
@@ -81,12 +82,13 @@ def run(request: PredictRequest) -> int:
         _print(notes)
         labels = _labels(classifier, files, request)
     else:
-        # An error of the folder comes before hours of work.
-        request.output.parent.mkdir(parents=True, exist_ok=True)
+        prepare_folder(request.output.parent)
         labels = _labels(classifier, files, request)
-        _write(request.output, labels, classifier)
-        # Only now: whoever reads the lines may close the pipe.
-        _print([*notes, *(label.line() for label in labels)])
+        try:
+            _write(request.output, labels, classifier)
+        finally:
+            # Only now: whoever reads the lines may close the pipe. Also if the disk is full.
+            _print([*notes, *(label.line() for label in labels)])
     return 1 if any(label.error for label in labels) else 0
 
 
@@ -110,8 +112,14 @@ def _labels(classifier: Classifier, files: Sequence[Path], request: PredictReque
 
 def _write(output: Path, labels: Sequence[Label], classifier: Classifier) -> None:
     content = written(labels, output.suffix.lower(), classifier.class_names)
-    with atomic_write(output) as file:
-        file.write(content)
+    try:
+        with atomic_write(output) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {output} ({error.strerror}): free disk space or name another file; the "
+            "labels are those printed"
+        ) from error
 
 
 def _print(sentences: Sequence[str]) -> None:
@@ -165,15 +173,22 @@ def _found(path: Path) -> tuple[list[Path], list[str]]:
 
 def _add_class(classifier: Classifier, folder: Path, file: Path) -> Classifier:
     """The classifier with a class more, which is written beside the earlier file."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder: put the images of the new class into a folder of its name"
+        )
     found = image_files(folder)
     images = as_pixels(found, classifier.size, classifier.bits)
-    growth = add_class(classifier, folder.resolve().name, images, list(map(str, found)))
+    # As finetune names classes; a link has its own name.
+    name = composed(folder.absolute().name) or folder.resolve().name
+    growth = add_class(classifier, name, images, list(map(str, found)))
     _print(growth.notes)
     version = save_version(growth.classifier, file)
+    word = shlex.quote(str(version))
     _print(
         [
             f"{growth.describe()}; {version} written, {file} is unchanged",
-            f"next: fewshot-blo predict {version} IMAGES..., or fewshot-blo serve {version}",
+            f"next: fewshot-blo predict {word} IMAGES..., or fewshot-blo serve {word}",
         ]
     )
     return growth.classifier

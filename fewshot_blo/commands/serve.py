@@ -10,6 +10,7 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune import load_classifier
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.files import prepare_folder
 from fewshot_blo.records.ranges import AtLeast, Below
 from fewshot_blo.records.terminal import shown
 
@@ -46,6 +47,8 @@ def run(request: ServeRequest) -> int:
     from fewshot_blo.finetune.serving.run import serve
     from fewshot_blo.finetune.serving.versions import Versions
 
+    if request.output:
+        prepare_folder(request.output)
     file = Path(request.file)
     classifier = load_classifier(file, own=request.own)
     print(f"{shown(file)}: {len(classifier.class_names)} classes")

@@ -119,7 +119,8 @@ class Choosing:
         return seconds * max(candidate.inner.most, 1) * len(self.parts)
 
     def _tell(self, bar: Progress, skipped: Sequence[str]) -> None:
-        said = f"skipped for lack of time: {', '.join(skipped)}"
+        names = ", ".join(f"'{name}'" for name in skipped)
+        said = f"skipped for lack of time: {names}"
         if self.progress:
             bar.say(said)
         else:

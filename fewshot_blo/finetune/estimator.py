@@ -117,16 +117,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}: it must have at least 2")
-        bits = common_bits(several(X))[0] if size else 0
-        images = as_pixels(X, size, bits) if size else X
+            raise ValueError(f"y has one class, '{self.classes_[0]}': it must have at least 2")
+        sources = several(X) if size else []
+        bits = common_bits(sources)[0]
+        images = as_pixels(sources, size, bits) if size else X
         if len(images) != len(labels):
             raise ValueError(
                 f"X has {len(images)} images and y {len(labels)} labels: the numbers must be equal"
             )
         order = torch.from_numpy(np.argsort(labels, kind="stable"))
         images, target = images[order], torch.from_numpy(labels.astype(np.int64))[order]
-        names = tuple(map(str, range(len(self.classes_))))
+        names = tuple(map(str, self.classes_))
         groups = near_duplicates(images, target)[0] if size else torch.arange(len(images))
         return LabelledImages(images, target, names, (), groups=groups, bits=bits)
 

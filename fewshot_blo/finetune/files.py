@@ -23,7 +23,7 @@ from fewshot_blo.kernel import SGD, Adam, InnerSteps
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 3
-_VERSION = re.compile(r"(.+)-([0-9]{1,9})")
+_VERSION = re.compile(r"(.+)-([1-9][0-9]{0,8})")
 _LATEST = 999
 
 
@@ -60,7 +60,8 @@ def save_classifier(classifier: Classifier, path: Path | str, *, thumbnails: boo
 def next_version(path: Path) -> Path:
     """The next free name: ``c-2.pt`` of ``c.pt``, ``c-3.pt`` of ``c-2.pt``, above all that exist.
 
-    A number up to 999 behind a hyphen is a version, one above, such as a year, is part of the name.
+    A number up to 999 behind a hyphen is a version. One above, such as a year, or with a zero in
+    front, such as a month, is part of the name.
     """
     found = _VERSION.fullmatch(path.stem)
     found = found if found and int(found[2]) <= _LATEST else None
@@ -74,19 +75,31 @@ def next_version(path: Path) -> Path:
     return path.with_name(f"{stem}-{max(numbers) + 1}{path.suffix}")
 
 
-def save_version(classifier: Classifier, path: Path) -> Path:
+def save_new(classifier: Classifier, path: Path, *, thumbnails: bool = True) -> Path:
+    """Writes a classifier to this path, or as the next version if it exists; returns the path.
+
+    Arguments and errors as in ``save_classifier``.
+    """
+    if path.exists():
+        return save_version(classifier, path, thumbnails=thumbnails)
+    save_classifier(classifier, path, thumbnails=thumbnails)
+    return path
+
+
+def save_version(classifier: Classifier, path: Path, *, thumbnails: bool = True) -> Path:
     """Writes a classifier beside an earlier one and returns the new path; nothing is overwritten.
 
     Args:
         classifier: the classifier.
         path: path of the earlier version.
+        thumbnails: as in ``save_classifier``.
 
     Raises:
         CheckpointError: if the file cannot be written.
     """
     target = _taken(path)
     try:
-        save_classifier(classifier, target)
+        save_classifier(classifier, target, thumbnails=thumbnails)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

@@ -21,6 +21,10 @@ _SPREAD = 1.25
 """Standard deviation of promised minus true accuracy, divided by that of independent answers: the
 training sets of the folds overlap, and the true accuracy is that of one training set."""
 
+_ALIKE = 5.0
+"""Number of wrong answers, or of correct ones if they are fewer, whose evidence on how the classes
+differ weighs as much as the assumption that all have the same accuracy."""
+
 
 @dataclass(frozen=True)
 class ClassAccuracy:
@@ -66,7 +70,11 @@ class Promise:
             return None
         total = sum(c.answers for c in measured)
         smooth = (share * total + 0.5) / (total + 1)
-        variance = sum(_variance(c, smooth) for c in measured) / len(measured) ** 2
+        own = sum(_variance(c, smooth) for c in measured)
+        alike = smooth * (1 - smooth) * sum(1 / c.answers for c in measured)
+        # How classes differ is known by the answers that are rarer, which are the wrong ones.
+        rare = total * min(share, 1 - share)
+        variance = (rare * own + _ALIKE * alike) / (rare + _ALIKE) / len(measured) ** 2
         return wilson(share, smooth * (1 - smooth) / variance)
 
     @property

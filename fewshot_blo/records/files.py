@@ -1,4 +1,4 @@
-"""Atomic writes, and the cache folder."""
+"""Atomic writes, folders to write to, and the cache folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from fewshot_blo.errors import ConfigurationError
 
 # Exceptions that reading a damaged zip archive, including npz files, can raise.
 ARCHIVE_ERRORS = (
@@ -86,6 +88,23 @@ def sweep(folder: Path) -> None:
             if now - file.stat().st_mtime > _YOUNG:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes a folder to write to, before the work whose results it is for.
+
+    Raises:
+        ConfigurationError: if it cannot be made, or files cannot be written to it.
+    """
+    trial = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write to the folder {folder} ({error.strerror}): choose another output"
+        ) from error
 
 
 def cache_folder() -> Path:

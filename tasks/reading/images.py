@@ -119,11 +119,15 @@ def open_image(
                 return eight_bit(image, color, bits)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"image {name} is too large ({error}): make it smaller") from error
+        except FileNotFoundError as error:
+            raise DataError(f"there is no image {name}: {_where(name)}") from error
+        except IsADirectoryError as error:
+            raise DataError(f"{name} is a folder: name an image file") from error
         except Exception as error:  # Pillow's decoders raise errors of any kind on corrupt files
             reason = re.sub(r"<_io\.BytesIO object at \w+>", lambda _: repr(name), str(error))
             raise DataError(
                 f"image {name} cannot be decoded ({type(error).__name__}: {reason}): "
-                f"{_remedy(source)}"
+                f"{_remedy(source, name)}"
             ) from error
 
 
@@ -150,6 +154,12 @@ def _bits(source: Source) -> int:
     return 0
 
 
+def _where(name: str) -> str:
+    """What to do where there is no file of this name."""
+    address = name.startswith(("http:/", "https:/"))
+    return "addresses are not read, so download it first" if address else "check the path"
+
+
 def _name(source: Source) -> str:
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "")) or f"of mode {source.mode}"
@@ -158,11 +168,7 @@ def _name(source: Source) -> str:
     return f"of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
-def _remedy(source: Source) -> str:
+def _remedy(source: Source, name: str) -> str:
     if isinstance(source, Image.Image | np.ndarray | Tensor):
         return "give its pixels as uint8"
-    if isinstance(source, str | Path):
-        if str(source).startswith(("http:/", "https:/")):
-            return "download it first, for addresses are not read"
-        return remedy(suffix_of(str(source))) or "save it anew or leave it out"
-    return "give the content of an image file"
+    return remedy(suffix_of(name)) or "save it anew or leave it out"

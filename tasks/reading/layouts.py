@@ -146,7 +146,7 @@ def _checked(train: Pairs, held_out: Pairs, notes: Sequence[str]) -> LabelledFil
         listed = ", ".join(f"'{name}'" for name in foreign[:5]) + ", ..." * (len(foreign) > 5)
         images = counted(len(held_out) - len(kept), "held-out image")
         notes = [*notes, f"{images} passed over, of classes without training images: {listed}"]
-    if held_out:
+    if kept:
         number = counted(len(kept), "held-out image")
         notes = [*notes, f"{number} kept for measuring the accuracy and not trained on"]
     return LabelledFiles(train, kept, tuple(notes))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.formats import suffix_of
 from fewshot_blo.tasks.reading.walk import composed
 
 _PARTS = {
@@ -47,9 +48,10 @@ class NamePattern:
 
     def label(self, file: Path) -> str:
         """The class of a file, given by its path below the folder; empty if its name differs."""
-        for path in (file, file.with_suffix("")):
-            name = composed(path.as_posix() if self._whole else path.name)
-            match = self._expression.fullmatch(name)
+        name = composed(file.as_posix() if self._whole else file.name)
+        # Without the suffix first: it is no part of a class at the end.
+        for text in (name.removesuffix(Path(name).suffix * bool(suffix_of(name))), name):
+            match = self._expression.fullmatch(text)
             if match:
                 return match["label"].strip()
         return ""

@@ -18,8 +18,11 @@ _JUNK = frozenset(
     | {".ds_store", ".ipynb_checkpoints", ".git", ".gitattributes", ".gitignore", ".dvc", ".cache"}
 )
 
+# Folders that Hugging Face's cache has for each data set or model.
+_HUB_NAMES = ("datasets--", "models--", "spaces--")
+
 HIDDEN = "hidden"
-BROKEN = "broken links (fetch what they point to)"
+BROKEN = "broken links (fetch the files)"
 CIRCULAR = "links to folders that are read already"
 SPECIAL = "special files"
 CLOSED = "folders without permission to read (allow it)"
@@ -63,7 +66,7 @@ def walk(root: Path) -> Walk:
 
     Links are followed, also out of ``root``, except to a folder that holds the link or was read
     already. Hidden entries and those that systems leave (``Thumbs.db``, ``__MACOSX``) are passed
-    over.
+    over. Of a cache of Hugging Face the snapshots are read, whose links have the files' names.
 
     Raises:
         DataError: if ``root`` is neither a folder nor a file.
@@ -156,11 +159,20 @@ def _listed(folder: Path, found: Walk) -> Iterator[Path]:
     except PermissionError:
         found.passed_over[CLOSED] += 1
         return
+    stored = _hub_stores({path.name for path in entries}, folder.name)
     for path in entries:
+        if path.name in stored:
+            continue
         if not is_hidden(path.name):
             yield path
         elif not is_junk(path.name):
             found.passed_over[HIDDEN] += 1
+
+
+def _hub_stores(names: set[str], folder: str) -> set[str]:
+    """In Hugging Face's cache, what is not read: snapshots have links to the files in blobs."""
+    hub = "refs" in names or folder.startswith(_HUB_NAMES)
+    return {"blobs", "refs"} if hub and {"blobs", "snapshots"} <= names else set()
 
 
 def _take(path: Path, found: Walk) -> None:

@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_left_out_and_named(
         :tried
     ]
     if tried < 3:
-        names = ", ".join(c.name for c in options()[tried:])
+        names = ", ".join(f"'{c.name}'" for c in options()[tried:])
         assert said[-1] == f"skipped for lack of time: {names}"
 
 
@@ -160,7 +160,9 @@ def test_an_interrupt_ends_the_choice_among_those_tried(
 
 def test_the_estimator_warns(data: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
     network = "small_networks:network"
-    with pytest.warns(UserWarning, match="skipped for lack of time: balanced head, 2 views, bal"):
+    with pytest.warns(
+        UserWarning, match="skipped for lack of time: 'balanced head, 2 views', 'bal"
+    ):
         model = FewShotClassifier(network, minutes=1e-9).fit(list(data.images), data.labels.numpy())
     assert model.accuracy_ is not None
     with pytest.raises(ConfigurationError, match="minutes is 0: it must be positive"):
@@ -181,7 +183,7 @@ def test_on_the_command_line(
     assert cli.main([*words, "--minutes=0.000001"]) == 0
     assert time.perf_counter() - start < 60
     out = capsys.readouterr().out
-    assert "skipped for lack of time: balanced head, 2 views, balanced head, 10 views" in out
+    assert "skipped for lack of time: 'balanced head, 2 views', 'balanced head, 10 views'" in out
     assert "accuracy to expect on new images" in out
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shlex
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fewshot_blo.finetune import (
     read_labelled,
     save_classifier,
 )
+from fewshot_blo.finetune.album import Album
 from fewshot_blo.finetune.candidates import BALANCED, Candidate
 from fewshot_blo.kernel import SGD, Adam, InnerSteps
 
@@ -285,6 +287,81 @@ def test_folders_of_all_commands_are_walked_alike(
         (tmp_path / "links" / name).symlink_to(folder)
     assert cli.main(["data", "--data=Folder", f"--data.root={tmp_path / 'links'}"]) == 0
     assert said in capsys.readouterr().out
+
+
+def test_a_second_classifier_leaves_the_first_one(
+    make_folder: Callable[..., Path],
+    small_networks: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "my results"
+    words = ["finetune", str(make_folder(2, 2)), f"--backbone={small_networks}", "--adapts=head"]
+    words += [f"--output={output}", "--views=one"]
+    assert cli.main(words) == 0
+    assert "unchanged" not in capsys.readouterr().out
+    first = {file.name: file.read_bytes() for file in output.iterdir()}
+    assert cli.main([*words, "--thumbnails=false"]) == 0
+    said = capsys.readouterr().out
+    new = output / "classifier-2.pt"
+    assert f"{new} and {output / 'report-2.html'} written after" in said
+    assert "; what was in this folder is unchanged" in said
+    assert f"next: fewshot-blo predict '{new}' IMAGES" in said
+    assert load_classifier(new, own=small_networks).album == Album()
+    assert {name: (output / name).read_bytes() for name in first} == first
+    assert str(new) in (output / "report-2.html").read_text(encoding="utf-8")
+
+
+def test_where_nothing_can_be_written_is_said_first(
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["finetune", str(make_folder(2, 2)), "--backbone=nothing"]
+    assert cli.main([*words, f"--output={tmp_path / 'file' / 'out'}"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot write to the folder" in said
+    assert said.endswith("choose another output\n")
+
+
+def test_a_new_class_has_the_name_of_its_folder(
+    make_folder: Callable[..., Path],
+    small_networks: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, new = tmp_path / "out", tmp_path / "0a1b"
+    words = ["finetune", str(make_folder(2, 2)), f"--backbone={small_networks}", "--adapts=head"]
+    assert cli.main([*words, f"--output={output}", "--views=one"]) == 0
+    new.mkdir()
+    picture(2, 0).save(new / "0.png")
+    decomposed = unicodedata.normalize("NFD", "Käfer")
+    (tmp_path / decomposed).symlink_to(new)
+    start = ["predict", str(output / "classifier.pt"), f"--own={small_networks}"]
+    capsys.readouterr()
+    assert cli.main([*start, f"--add_class={tmp_path / decomposed}"]) == 0
+    assert "class 'Käfer' learned from 1 image" in capsys.readouterr().out
+    monkeypatch.chdir(new)
+    assert cli.main([*start, "--add_class=."]) == 0
+    assert "class '0a1b' learned from 1 image" in capsys.readouterr().out
+    for wrong in ("0.png", "nowhere"):
+        assert cli.main([*start, f"--add_class={wrong}"]) == 1
+        assert f"{wrong} is no folder: put the images of the new" in capsys.readouterr().err
+
+
+def test_many_images_that_are_left_out_are_counted(
+    make_folder: Callable[..., Path], small_networks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(2, 2)
+    for number in range(23):
+        picture(0, 0).save(root / "red" / f"copy {number}.png")
+    words = ["finetune", str(root), f"--backbone={small_networks}", "--adapts=head"]
+    assert cli.main([*words, f"--output={root.parent / 'out'}", "--views=one"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("is the same image as") == 20
+    assert "3 more images are left out for reasons like these" in said
 
 
 def test_tables_and_names_of_files(

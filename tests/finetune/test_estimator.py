@@ -38,6 +38,7 @@ def test_kinds_of_images(arrays: tuple[Any, Any], make_folder: Callable[..., Pat
     images, labels = arrays
     model = FewShotClassifier(NETWORK, adapts="head").fit(images, labels)
     assert model.classes_.tolist() == ["blue", "green", "red"]
+    assert model.model_.class_names == ("blue", "green", "red")
     assert (model.predict(images) == labels).all()
     assert model.accuracy_ is not None
     assert 0.5 < model.accuracy_ <= 1

@@ -367,6 +367,29 @@ def test_another_model_s_preprocessor_is_kept(
     assert (tmp_path / "preprocessor_config.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["package.json", "package_predict.py"])
+def test_a_file_that_no_export_wrote_is_kept(
+    name: str, make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    classifier = make_classifier(PROTOTYPES)
+    (tmp_path / name).write_text('{"name": "shop"}')
+    with pytest.raises(ConfigurationError, match="is there already, and no export wrote it: choos"):
+        export(classifier, tmp_path / "package.pt2")
+    assert not (tmp_path / "package.pt2").exists()
+    assert (tmp_path / name).read_text() == '{"name": "shop"}'
+    (tmp_path / name).unlink()
+    export(classifier, tmp_path / "package.pt2")
+    export(classifier, tmp_path / "package.pt2")  # Its own files are replaced.
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_first(
+    make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot write to the folder"):
+        export(make_classifier(PROTOTYPES), tmp_path / "file" / "m.pt2")
+
+
 def test_features_are_no_pictures(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -383,7 +406,7 @@ def test_features_are_no_pictures(
     [
         (["m.txt"], "must end in .onnx or .pt2"),
         (["m.pt2", "--pictures=empty"], "empty holds no images"),
-        (["m.pt2", "--pictures=no.png"], "no.png cannot be decoded"),
+        (["m.pt2", "--pictures=no.png"], "there is no image no.png: check the path"),
     ],
 )
 def test_wrong_words(

@@ -215,6 +215,7 @@ def test_versions_are_kept(
     assert load_classifier(written[0], own=small_networks).album == classifier.album
     assert next_version(tmp_path / "c-3.pt") == tmp_path / "c-6.pt"
     assert next_version(tmp_path / "of-2024.pt") == tmp_path / "of-2024-2.pt"
+    assert next_version(tmp_path / "2024-05.pt") == tmp_path / "2024-05-2.pt"
     assert next_version(tmp_path / "none" / "c-7.pt") == tmp_path / "none" / "c-8.pt"
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="choose another folder"):

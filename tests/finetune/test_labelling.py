@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from small_images import picture
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.commands import predict as command
 from fewshot_blo.finetune import Classifier, labelling, load_classifier, save_classifier
 from fewshot_blo.finetune.labelling import Label, label_files, written
 from fewshot_blo.finetune.likeness import Known, Scores
@@ -270,7 +272,27 @@ def test_where_no_file_can_be_written(
         capsys.readouterr().err
     )
     assert predict(f"--output={tmp_path / 'new' / '0.png' / 'x.csv'}") == 1
-    assert "labelled" not in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert f"cannot write to the folder {tmp_path / 'new' / '0.png'} (File exists): choose" in err
+    assert "labelled" not in err
+    assert not out
+
+
+def test_labels_are_printed_where_the_disk_is_full(
+    predict: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command, "atomic_write", full)
+    assert predict(f"--output={tmp_path / 'x.csv'}") == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    said = "(No space left on device): free disk space or name another file; the labels are those"
+    assert f"cannot write {tmp_path / 'x.csv'} {said}" in err
 
 
 def test_names_are_shown_and_not_obeyed(

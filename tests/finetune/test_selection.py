@@ -299,3 +299,32 @@ def test_fit_with_groups_and_with_a_test_set(
     assert selection.count == 6
     right = classifier.predict(test.images).probabilities.argmax(1) == test.labels
     assert selection.accuracy == pytest.approx(float(right.double().mean()))
+
+
+@pytest.mark.parametrize("accuracies", [(0.9,), (0.95, 0.95), (1.0, 0.9), (0.98,) * 5, (0.8,) * 5])
+def test_the_interval_of_a_test_set_holds_where_almost_all_answers_are_right(
+    accuracies: tuple[float, ...],
+) -> None:
+    true, ways = torch.tensor(accuracies).double(), len(accuracies)
+    labels = torch.arange(ways).repeat_interleave(10)
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(400):
+        right = torch.rand(len(labels), generator=generator) < true[labels]
+        low, high = measured(right, labels, ways).interval or (1.0, 0.0)
+        held += low <= float(true.mean()) <= high
+    assert 0.9 <= held / 400 <= 1
+
+
+def test_the_interval_of_equal_classes_without_an_error_is_that_of_one_class() -> None:
+    found = measured(torch.ones(50).bool(), torch.arange(5).repeat_interleave(10), 5)
+    assert found.interval == pytest.approx(wilson(1.0, 50))
+
+
+def test_the_interval_of_classes_that_differ_is_that_of_a_stratified_sample() -> None:
+    """With many answers the variance is the mean of the classes' own, divided by their number."""
+    labels = torch.arange(2).repeat_interleave(20_000)
+    found = measured((labels == 0) | (torch.arange(40_000) % 2 == 0), labels, 2)
+    variance = (0 + 0.25) / 20_000 / 4
+    low, high = found.interval or (0.0, 0.0)
+    assert high - low == pytest.approx(2 * 1.96 * variance**0.5, rel=1e-2)

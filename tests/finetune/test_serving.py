@@ -187,6 +187,7 @@ def test_a_class_and_a_corrected_label_become_versions(
 
     downloaded = client.get("/classifier.pt")
     assert 'filename="c-4.pt"' in downloaded.headers["content-disposition"]
+    assert downloaded.headers["content-type"] == "application/octet-stream"
     (tmp_path / "down.pt").write_bytes(downloaded.content)
     loaded = load_classifier(tmp_path / "down.pt", own=small_networks)
     assert loaded.class_names == versions.now.classifier.class_names
@@ -324,6 +325,14 @@ def test_a_taken_port_is_told(
     assert cli.main(["serve", "x.pt", "--port=70000"]) == 2
     assert cli.main(["serve", "nowhere.pt"]) == 1
     assert "there is no classifier nowhere.pt" in capsys.readouterr().err
+
+
+def test_a_folder_of_new_versions_is_checked_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["serve", "x.pt", f"--output={tmp_path / 'file'}"]) == 1
+    assert "cannot write to the folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

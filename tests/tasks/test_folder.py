@@ -147,7 +147,7 @@ def test_links_are_followed_and_said(root: Path, tmp_path: Path) -> None:
     }
     assert counts == {"ant": 3, "bee": 4, "cat": 1, "dog": 2, "eel": 2, "fly": 1}
     assert splits.notes == (
-        "1 entry passed over: 1 broken link (fetch what they point to)",
+        "1 entry passed over: 1 broken link (fetch the files)",
         f"2 links out of {root} followed",
     )
 

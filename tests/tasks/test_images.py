@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.reading import images
 from fewshot_blo.tasks.reading.images import open_image, read_image
 
 
@@ -98,8 +99,20 @@ def test_an_image_of_extreme_aspect_does_not_grow() -> None:
 def test_a_file_is_closed_and_named(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 7).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", size=4, color=False).sum() == 7 * 16
-    with pytest.raises(DataError, match=r"b\.png cannot be decoded \(FileNotFoundError"):
+    with pytest.raises(DataError, match=r"there is no image .*b\.png: check the path"):
         read_image(tmp_path / "b.png", size=4, color=False)
+    with pytest.raises(DataError, match="is a folder: name an image file"):
+        read_image(tmp_path, size=4, color=False)
+    with pytest.raises(DataError, match="addresses are not read, so download it first"):
+        read_image("https://a.example/b.png", size=4, color=False)
+
+
+def test_the_remedy_is_for_the_format_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="save it anew or leave it out"):
+        open_image(b"content", color=True, name="a.png")
+    monkeypatch.setattr(images, "remedy", {".heic": "install fewshot_blo[heic]"}.get)
+    with pytest.raises(DataError, match=r"install fewshot_blo\[heic\]"):
+        open_image(b"content", color=True, name="a.heic")
 
 
 @pytest.mark.parametrize(

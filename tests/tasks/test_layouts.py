@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -210,6 +211,7 @@ def test_tables_that_say_nothing(text: str | bytes, match: str, tmp_path: Path) 
         ("?{label}_{number}", {"at", "ea_slug", "og"}),
         ("**/{label}_{number}.png", {"dog"}),
         ("{label}/*.png", {"more"}),
+        ("*_{label}", {"1", "2"}),
         ("**{label}_{number}.[p]ng", None),
     ],
 )
@@ -222,6 +224,22 @@ def test_classes_in_names(pattern: str, expected: set[str] | None, tmp_path: Pat
     files = labelled_files(tmp_path, pattern=pattern)
     assert {label for _, label in files.train} == expected
     assert "whose name does not fit the pattern" in files.notes[0]
+
+
+def test_a_test_folder_without_a_known_class_holds_nothing_out(tmp_path: Path) -> None:
+    images(tmp_path, "train/a/0.png", "train/b/1.png", "test/unknown/2.png")
+    files = labelled_files(tmp_path)
+    assert not files.held_out
+    assert files.notes == (
+        "1 held-out image passed over, of classes without training images: 'unknown'",
+    )
+
+
+def test_a_class_at_the_end_of_a_name_is_without_the_suffix(tmp_path: Path) -> None:
+    images(tmp_path, "1-cat.png", "2-cat.jpg")
+    shutil.copy(tmp_path / "1-cat.png", tmp_path / "3-St. Bernard")
+    files = labelled_files(tmp_path, pattern="{number}-{label}")
+    assert [label for _, label in files.train] == ["St. Bernard", "cat", "cat"]
 
 
 def test_sets_of_names(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from fewshot_blo.tasks import DataError
 from fewshot_blo.tasks.reading import formats
 from fewshot_blo.tasks.reading.images import read_image
+from fewshot_blo.tasks.reading.layouts import labelled_files
 from fewshot_blo.tasks.reading.walk import walk
 
 
@@ -49,6 +50,31 @@ def test_without_a_suffix_the_content_decides(name: str, tmp_path: Path) -> None
     assert [file.name for file in found.files] == [name]
     assert found.notes() == ["3 entries passed over: 3 without a suffix"]
     assert read_image(tmp_path / name, size=4, color=True).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("root", ["datasets--me--pets", "copied"])
+def test_a_cache_of_hugging_face_is_read_by_its_snapshots(root: str, tmp_path: Path) -> None:
+    tmp_path /= root
+    snapshot = tmp_path / "snapshots" / "0a1b"
+    if root == "copied":  # Data sets that are fetched by the hash of a commit have no refs.
+        (tmp_path / "refs").mkdir(parents=True)
+        (tmp_path / "refs" / "main").write_text("0a1b")
+    for number, name in enumerate(("a/0.png", "b/1.png")):
+        blob = image(tmp_path / "blobs" / f"{number}c{number}d", "PNG")
+        (snapshot / name).parent.mkdir(parents=True)
+        (snapshot / name).symlink_to(blob)
+    found = walk(tmp_path)
+    assert names(tmp_path) == ["snapshots/0a1b/a/0.png", "snapshots/0a1b/b/1.png"]
+    assert found.notes() == []
+    files = labelled_files(tmp_path)
+    assert [label for _, label in files.train] == ["a", "b"]
+    assert files.notes == (f"the classes are the subfolders of {snapshot}",)
+
+
+def test_a_folder_of_the_name_blobs_is_a_class_elsewhere(tmp_path: Path) -> None:
+    image(tmp_path / "blobs" / "0.png")
+    image(tmp_path / "snapshots" / "0.png")
+    assert names(tmp_path) == ["blobs/0.png", "snapshots/0.png"]
 
 
 def test_a_huge_image_without_a_suffix_is_one(
@@ -140,7 +166,7 @@ def test_circles_and_broken_links_end(tmp_path: Path) -> None:
     (root / "a" / "gone.png").symlink_to("gone")
     found = walk(root)
     assert names(root) == ["a/0.png", "a/b/1.png", "b/1.png", "b/a/0.png"]
-    assert found.passed_over["broken links (fetch what they point to)"] == 4
+    assert found.passed_over["broken links (fetch the files)"] == 4
     assert found.passed_over["links to folders that are read already"] == 10
 
 

@@ -25,7 +25,7 @@ from fewshot_blo.finetune.export.module import Deployed, Resizing, takes_picture
 from fewshot_blo.finetune.export.pictures import write_pictures
 from fewshot_blo.finetune.export.specification import image_processor, specification
 from fewshot_blo.records import terminal
-from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.files import atomic_write, prepare_folder
 from fewshot_blo.tasks.reading import depth
 
 TOLERANCE = 1e-3
@@ -60,7 +60,7 @@ def export(
     Raises:
         CheckpointError: if a probability differs by more than 1e-3; no file is then written.
         ConfigurationError: if the name has another ending, a package is not installed, the
-            classifier does not take pictures, or another ``preprocessor_config.json`` is there.
+            classifier does not take pictures, or a file of another origin would be replaced.
         DataError: if a picture cannot be decoded.
     """
     writers: dict[str, Callable[[Deployed, Tensor], bytes]] = {".onnx": _onnx, ".pt2": _pt2}
@@ -73,7 +73,8 @@ def export(
         )
     module = to_module(classifier, resizing=resizing)
     files = _descriptions(classifier, module, path)
-    _check_processor(path, files)
+    _check_others(path, files)
+    prepare_folder(path.parent)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with _quiet():
@@ -148,12 +149,24 @@ def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _check_processor(path: Path, files: Mapping[str, bytes]) -> None:
-    file = path.with_name(PROCESSOR)
-    if PROCESSOR in files and file.exists() and file.read_bytes() != files[PROCESSOR]:
+def _check_others(path: Path, files: Mapping[str, bytes]) -> None:
+    """Raises ``ConfigurationError`` if a file of another origin would be replaced."""
+    processor = path.with_name(PROCESSOR)
+    if PROCESSOR in files and processor.exists() and processor.read_bytes() != files[PROCESSOR]:
         raise ConfigurationError(
-            f"{file} is there already, for another model: export to another folder, or move it"
+            f"{processor} is there already, for another model: export to another folder, or move it"
         )
+    script, description = path.with_name(_script(path)), path.with_suffix(".json")
+    title = files[script.name].splitlines()[0]
+    for file, own in (
+        (script, lambda content: content.startswith(title)),
+        (description, lambda content: b'"file": ' in content and b'"temperature": ' in content),
+    ):
+        if file.exists() and not own(file.read_bytes()):
+            raise ConfigurationError(
+                f"{file} is there already, and no export wrote it: choose another name than "
+                f"{path.name}"
+            )
 
 
 def _example(classifier: Classifier, resizing: Resizing) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
 from fewshot_blo.finetune.growing import Growth
-from fewshot_blo.finetune.serving.answers import answers
+from fewshot_blo.finetune.serving.answers import Picture, answers
 from fewshot_blo.finetune.serving.guard import Guard, is_loopback
 from fewshot_blo.finetune.serving.uploads import BODY_MIB, FILE_MIB, FILES, upload
 from fewshot_blo.finetune.serving.versions import Version, Versions
@@ -105,7 +106,9 @@ class _Service:
         file = self.versions.now.file
         if not file.is_file():
             raise HTTPException(404, f"{file.name} was moved or removed while the server ran")
-        return FileResponse(file, filename=file.name, headers=_NOT_STORED)
+        # Stated, for systems take .pt for files of other programs.
+        kind = "application/octet-stream"
+        return FileResponse(file, filename=file.name, media_type=kind, headers=_NOT_STORED)
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of a training image."""
@@ -117,11 +120,15 @@ class _Service:
         kept = {"cache-control": "private, max-age=3600"}
         return Response(pictures[row], media_type="image/jpeg", headers=kept)
 
-    async def _learn(self, how: Any, name: str, pictures: Any) -> Response:
+    async def _learn(
+        self,
+        how: Callable[[str, Sequence[Picture]], tuple[Version, Growth]],
+        name: str,
+        pictures: Sequence[Picture],
+    ) -> Response:
         def learned() -> tuple[Version, Growth]:
             with self._computing:
-                found: tuple[Version, Growth] = how(name, pictures)
-                return found
+                return how(name, pictures)
 
         version, growth = await run_in_threadpool(learned)
         said = {"learned": growth.describe(), "notes": list(growth.notes)}
