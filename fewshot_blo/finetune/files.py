@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -97,28 +98,29 @@ def save_version(classifier: Classifier, path: Path, *, thumbnails: bool = True)
     Raises:
         CheckpointError: if the file cannot be written.
     """
-    target = _taken(path)
+    # Whole before it has its name: a kill leaves no empty version. It is swept as all such files.
+    whole = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        save_classifier(classifier, target, thumbnails=thumbnails)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return target
+        save_classifier(classifier, whole, thumbnails=thumbnails)
+        return _named(whole, path)
+    except (CheckpointError, OSError) as error:
+        reason = str(error).replace(str(whole), str(next_version(path)))
+        raise CheckpointError(reason) from error
+    finally:
+        with contextlib.suppress(OSError):
+            whole.unlink(missing_ok=True)
 
 
-def _taken(path: Path) -> Path:
-    """An empty file of the next version, which no other process has taken."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            target = next_version(path)
-            with contextlib.suppress(FileExistsError):
-                target.open("xb").close()
-                return target
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write a classifier beside {path}: {error}; choose another folder"
-        ) from error
+def _named(whole: Path, path: Path) -> Path:
+    """Gives a file the name of the next version, which no other process has taken."""
+    while True:
+        target = next_version(path)
+        with contextlib.suppress(FileExistsError):
+            try:
+                target.hardlink_to(whole)
+            except PermissionError:  # A file system without hard links.
+                whole.rename(target)
+            return target
 
 
 def load_classifier(path: Path | str, *, own: str = "") -> Classifier:
