@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers clean
+.PHONY: train test lint pyright peers faults clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed
 pyright: $(VENV)/.pyright
 	$(BIN)/python scripts/document_blocks.py build/documents
 	$(BIN)/pyright --pythonpath $(BIN)/python fewshot_blo tasks build/documents
+
+# Kills, full disks, damage, malicious files, nonsense: about an hour and a half. The table is docs/faults.md.
+faults: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m faults --output docs/faults-table.md
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers

@@ -22,7 +22,6 @@ from fewshot_blo.finetune.labelled_folder import decode_labelled
 from fewshot_blo.finetune.report import Origin, write_report
 from fewshot_blo.finetune.selection import Selection
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.files import prepare_folder
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.ranges import AtLeast, AtMost, Positive
 from fewshot_blo.records.terminal import shown
@@ -88,9 +87,7 @@ def run(request: FineTuneRequest) -> int:
 
 def _run(request: FineTuneRequest) -> int:
     start = time.perf_counter()
-    # Before a download, and before hours of work.
-    files = labelled_files(Path(request.data), pattern=request.pattern)
-    prepare_folder(request.output)
+    files = labelled_files(Path(request.data), pattern=request.pattern)  # Before a download.
     source = Source(request.backbone, request.layer, request.pool)
     backbone = source.load(weights=request.weights or None, size=request.size or None)
     data = decode_labelled(files, backbone.size, skip_unreadable=request.skip_unreadable)

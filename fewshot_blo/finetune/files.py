@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path

@@ -14,8 +14,6 @@ from faults.programs import Program, programs
 from faults.row import Row
 from faults.same import difference
 
-_GROWS = "predict --add_class"
-
 
 def measure(place: Path, each: int) -> Iterator[Row]:
     """A row for every command and kind.
@@ -56,11 +54,7 @@ def _two(program: Program, folder: Path, whole: Path, seed: int) -> str | None:
     done = [ended.status for ended in both].count(0)
     if not done:
         return f"none of the two ended well: {both[0].text[-300:]} / {both[1].text[-300:]}"
-    if program.name == _GROWS:  # Both learn, each into a file of its own.
-        names = sorted(file.name for file in folder.glob("classifier*.pt"))
-        wanted = ["classifier-2.pt", "classifier-3.pt", "classifier.pt"]
-        return None if names == wanted else f"the classifiers are {names}"
-    return difference(whole, folder)
+    return difference(whole, folder, versions=program.versions)
 
 
 def _clock(program: Program, folder: Path, whole: Path, seed: int) -> str | None:
@@ -77,4 +71,4 @@ def _clock(program: Program, folder: Path, whole: Path, seed: int) -> str | None
     ended = in_child(run, folder)
     if ended.status:
         return f"ended with {ended.status}: {ended.text[-500:]}"
-    return difference(whole, folder)
+    return difference(whole, folder, versions=program.versions)

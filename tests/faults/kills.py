@@ -78,7 +78,7 @@ def _survives(program: Program, folder: Path, whole: Path, fault: Fault) -> str 
     again = in_child(partial(program.run, folder), folder)
     if again.status:
         return f"run again, it ends with {again.status}: {again.text[-600:]}"
-    return difference(whole, folder)
+    return difference(whole, folder, versions=program.versions)
 
 
 def _age(folder: Path) -> None:

@@ -17,6 +17,7 @@ from small_images import NAMES, network, picture
 from small_runs import make_folder, options, write_recipe
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.errors import CheckpointError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving import solve
@@ -33,11 +34,13 @@ class Program:
         name: the command.
         prepare: puts what it finds there into the folder.
         run: runs it in the folder, or goes on after a fault; returns the exit status.
+        versions: each start writes files of its own beside earlier ones.
     """
 
     name: str
     prepare: Callable[[Path], None]
     run: Callable[[Path], int]
+    versions: bool = False
 
 
 def programs(place: Path) -> list[Program]:
@@ -74,8 +77,13 @@ def programs(place: Path) -> list[Program]:
             _nothing,
             lambda f: cli.main(_words("compare", *recipes, "--tasks=4", f"--folder={f}")),
         ),
-        Program("finetune", old, lambda f: cli.main([*fine, f"--output={f}"])),
-        Program("predict --add_class", old, lambda f: _predict(f, f"--add_class={new}")),
+        Program("finetune", old, lambda f: cli.main([*fine, f"--output={f}"]), versions=True),
+        Program(
+            "predict --add_class",
+            old,
+            lambda f: _predict(f, f"--add_class={new}"),
+            versions=True,
+        ),
         Program(
             "predict --output",
             old,
@@ -135,14 +143,19 @@ def _solve(folder: Path) -> int:
         lambda v, u: (v["v"] - u["u"]).square().sum(),
         lambda v, u: (v["v"] - 0.5).square().sum(),
     )
-    solution = solve(
-        problem,
-        Unroll(InnerSteps(3, SGD(0.3))),
-        partial(torch.optim.Adam, lr=0.1),
-        steps=6,
-        every=2,
-        folder=folder,
-        resume=(folder / "last.pt").exists(),
-    )
+    try:
+        solution = solve(
+            problem,
+            Unroll(InnerSteps(3, SGD(0.3))),
+            partial(torch.optim.Adam, lr=0.1),
+            steps=6,
+            every=2,
+            folder=folder,
+            resume=(folder / "last.pt").exists(),
+            progress=False,
+        )
+    except (CheckpointError, OSError) as error:  # As a script would.
+        print(error)
+        return 1
     torch.save(solution.outer, folder / "solution.pt")
     return 0

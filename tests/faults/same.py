@@ -14,19 +14,31 @@ from small_runs import assert_identical
 
 from fewshot_blo.records.tensor_files import read_tensors
 
-_TIMES = {"seconds", "time", "steps_per_second", "tasks_per_second", "provenance", "peak_gib"}
-_TIMED = re.compile(r"\d+(\.\d+)? s\b|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?\S*")
+_TIMES = re.compile(r"(.*/)?(seconds|time|\w+_per_second|provenance|peak_gib|sha256)")
+_TIMED = re.compile(r"\d+(\.\d+)? s\b|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?\S*|-\d+\.(pt|html)")
 
 
-def difference(wanted: Path, found: Path) -> str | None:
-    """The first difference, as a sentence, or None."""
+def difference(wanted: Path, found: Path, *, versions: bool = False) -> str | None:
+    """The first difference, as a sentence, or None.
+
+    Args:
+        wanted, found: the folders.
+        versions: each start may have left a version of its own, NAME-3.pt beside NAME-2.pt, all of
+            which must be whole and the same.
+    """
     files, others = _files(wanted), _files(found)
-    if files.keys() != others.keys():
-        return f"files differ: {sorted(map(str, files.keys() ^ others.keys()))}"
-    for name, path in files.items():
-        if why := different(path, others[name]):
+    first = {name: name.with_name(_VERSION.sub("-2.", name.name)) for name in others}
+    if not versions:
+        first = {name: name for name in others}
+    if set(first.values()) != files.keys():
+        return f"files differ: {sorted(map(str, set(first.values()) ^ files.keys()))}"
+    for name, path in others.items():
+        if why := different(files[first[name]], path):
             return f"{name} differs: {why}"
     return None
+
+
+_VERSION = re.compile(r"-\d+\.")
 
 
 def different(wanted: Path, found: Path) -> str | None:
@@ -48,7 +60,7 @@ def _files(folder: Path) -> dict[Path, Path]:
 
 def _untimed(content: Any) -> Any:
     if isinstance(content, dict):
-        return {k: _untimed(v) for k, v in content.items() if k not in _TIMES}
+        return {k: _untimed(v) for k, v in content.items() if not _TIMES.fullmatch(str(k))}
     if isinstance(content, list):
         return [_untimed(v) for v in content]
     return "nan" if isinstance(content, float) and math.isnan(content) else content

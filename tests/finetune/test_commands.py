@@ -321,8 +321,8 @@ def test_where_nothing_can_be_written_is_said_first(
     words = ["finetune", str(make_folder(2, 2)), "--backbone=nothing"]
     assert cli.main([*words, f"--output={tmp_path / 'file' / 'out'}"]) == 1
     said = capsys.readouterr().err
-    assert "cannot write to the folder" in said
-    assert said.endswith("choose another output\n")
+    assert "cannot write into" in said
+    assert "choose another folder" in said
 
 
 def test_a_new_class_has_the_name_of_its_folder(
