@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from fewshot_blo.errors import DivergenceError
 from fewshot_blo.machine.memory import is_out_of_memory
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
@@ -88,12 +89,14 @@ def take_steps(
         MemoryError: if the host's memory runs out; it names the step and the last save.
     """
     writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
+    saves: list[int] = []  # The steps that were saved.
     shown = Progress(title, steps, "step", start=run.step, shown=progress)
     with (
         interrupts(shown.say, saves=folder is not None) as stop,
         writing as log,
         shown,
         _memory_errors(run, folder),
+        _lone_save(saves, folder),
     ):
         taken, saved = run.begin(log), time.monotonic()
         while True:
@@ -107,6 +110,7 @@ def take_steps(
                 run.save_last()
             if is_due or taken.saved:
                 saved = time.monotonic()
+                saves.append(run.step)
             if stop.is_set() and not run.finished:  # Saving comes first: the terminal may be gone.
                 break
             if taken.words:
@@ -114,6 +118,20 @@ def take_steps(
             shown.advance()
         run.save_last()
     return not run.finished
+
+
+@contextmanager
+def _lone_save(saves: list[int], folder: Path | None) -> Iterator[None]:
+    """Removes the save of the first step if the run diverges before another one.
+
+    There is nothing to go on from, and the folder can be used again with other settings.
+    """
+    try:
+        yield
+    except DivergenceError:
+        if folder is not None and saves == [1]:
+            (folder / LAST).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

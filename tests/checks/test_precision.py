@@ -149,7 +149,9 @@ def test_reduced_precision_is_of_float32(name: str) -> None:
             make_problem(name, precision, dtype=torch.float64)
     with pytest.raises(ConfigurationError, match=r"on cpu, which has no TF32: use 'float32'"):
         make_problem(name, "tf32")
-    with pytest.raises(ConfigurationError, match=r"'float16': use one of float32, tf32, bfloat16"):
+    with pytest.raises(
+        ConfigurationError, match=r"'float16': it must be one of float32, tf32, bfloat16"
+    ):
         make_problem(name, "float16")  # type: ignore[arg-type]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +130,28 @@ def test_images_that_do_not_fit_into_memory_are_refused(
     assert "GiB of memory, and 0.2 GiB are free: lower size" in capsys.readouterr().err
     assert cli.main(["data", "--data=Glyphs", "--data.size=1000000"]) == 2
     assert "data.size is 1000000: it must be in [12, 8192]" in capsys.readouterr().err
+
+
+def documented_zeros() -> Iterator[tuple[Callable[..., Any], str]]:
+    """Settings whose documentation says what 0 is for."""
+    entry = re.compile(r"^( *)([\w, ]+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
+    for kind in constructors.public():
+        for match in entry.finditer(inspect.getdoc(kind) or ""):
+            text = " ".join(match[3].split())
+            if re.search(r"(^|[;.,] )0 (for|or|to|takes|validates) ", text):
+                names = set(match[2].split(", ")) & inspect.signature(kind).parameters.keys()
+                yield from ((kind, name) for name in names)
+
+
+def test_a_documented_zero_is_accepted() -> None:
+    found = list(documented_zeros())
+    assert len(found) > 20
+    for kind, name in found:
+        parameters = inspect.signature(kind).parameters.values()
+        required = {p.name: None for p in parameters if p.default is p.empty}
+        said = ""
+        try:
+            kind(**{**required, name: 0})
+        except Exception as error:  # Of what is required, as it is None here.
+            said = str(error)
+        assert not said.startswith(f"{name} is 0"), (kind.__name__, said)

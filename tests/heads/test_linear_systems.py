@@ -77,7 +77,7 @@ def test_a_singular_system_stops_a_run_and_is_named(tmp_path: Path) -> None:
 
 def test_a_graph_of_two_equal_pairs_has_no_spread_labels() -> None:
     """With α = 1 the matrix of each pair is ``[[1, -1], [-1, 1]]``."""
-    head = LabelPropagationHead(alpha=1.0, neighbours=1)
+    head = LabelPropagationHead(alpha=1 - 1e-9, neighbours=1)  # 1 in float32.
     x, labels = torch.tensor([[[0.0], [2.0]]]), torch.arange(2)[None]
     params = head.from_support(SupportSet(x, labels, labels), {})
     learned = head.learned(1)

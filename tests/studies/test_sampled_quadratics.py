@@ -92,7 +92,7 @@ def test_of_blocks_saba_alone_reaches_the_exact_value() -> None:
     assert 1e-4 < gap_after(study, SOBA(one, 0.1), 2000, 0.1) < 1
 
 
-@pytest.mark.parametrize("settings", [{"mu": 2.0}, {"coupling": 0.2}, {"coupling": 0.0}])
+@pytest.mark.parametrize("settings", [{"mu": 2.0}, {"coupling": 0.2}])
 def test_the_value_must_have_a_minimum(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="or the value may have no minimum"):
         SampledQuadratics(**settings)  # type: ignore[arg-type]

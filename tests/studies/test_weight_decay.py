@@ -147,7 +147,7 @@ def test_perceptron_has_a_decay_for_each_parameter(digits_root: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"decay": 0.0}, "decay is 0.0, least is 1e-06"),
+        ({"decay": 0.0}, "decay is 0.0: it must be positive"),
         ({"decay": 2.0}, "0 < least <= decay <= most"),
         ({"train": 500}, "parts have 500, 1000, 500 images.* at most 600"),
     ],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import EpisodicSampler, TaskSource
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.interop import Learn2LearnTasks, from_arrays
@@ -158,7 +159,7 @@ def test_counts_that_do_not_fit(taskset: FakeTaskSet, message: str) -> None:
 
 
 def test_sizes_must_be_positive() -> None:
-    with pytest.raises(DataError, match="shot is 0"):
+    with pytest.raises(ConfigurationError, match="shot is 0"):
         Learn2LearnTasks(FakeTaskSet(), way=3, shot=0, query=1, tasks=1)
 
 

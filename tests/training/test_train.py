@@ -298,7 +298,7 @@ def test_divergence_stops_the_run(
 ) -> None:
     with pytest.raises(DivergenceError, match=match):
         run(tmp_path, method=method, settings=settings)
-    assert (tmp_path / LAST).exists() == match.startswith("outer step 2")
+    assert not (tmp_path / LAST).exists()  # Of the first step there is nothing to go on from.
     assert not list(tmp_path.glob("*.tmp"))
 
 

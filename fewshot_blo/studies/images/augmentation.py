@@ -112,7 +112,7 @@ class LearnedAugmentation(Study):
     hidden: Width = 128
     channels: Width = 4
     l2: NonNegative = 1e-3
-    batch: Counting = 50
+    batch: Natural = 50
     validation_batch: Natural = 0
     epochs: Counting = 100
 

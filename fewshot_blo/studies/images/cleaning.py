@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Above, AtMost, Counting, NonNegative
+from fewshot_blo.records.ranges import Above, AtMost, Counting, Natural, NonNegative
 from fewshot_blo.solving.driver import Observe
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.blocks import slices
@@ -51,7 +51,7 @@ class Cleaning(Study):
     validation: Counting = 5000
     noise: Annotated[float, Above(0), AtMost(1)] = 0.5
     reg: NonNegative = 0.2
-    batch: Counting = 64
+    batch: Natural = 64
     logit: float = -2.0
 
     @cached_property

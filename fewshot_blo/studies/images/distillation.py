@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NonNegative, Width
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.constraints import Box, Constraint
 from fewshot_blo.solving.driver import Observe, Validate
 from fewshot_blo.solving.problem import PlainProblem
@@ -70,7 +70,7 @@ class Distillation(Study):
     network: NetworkName = "perceptron"
     hidden: Width = 128
     l2: NonNegative = 1e-3
-    batch: Counting = 500
+    batch: Natural = 500
     cold: Literal["fixed", "fresh"] = "fixed"
     retrainings: Counting = 5
     retraining_steps: Counting = 500

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, Counting, NonNegative, Width
+from fewshot_blo.records.ranges import AtLeast, Counting, Natural, NonNegative, Width
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.studies.images.classifiers import (
     cross_entropy,
@@ -65,7 +65,7 @@ class MetaWeightNet(Study):
     hidden: Width = 128
     weighting: Width = 100
     l2: NonNegative = 5e-4
-    batch: Counting = 100
+    batch: Natural = 100
     updates: Counting = 2000
 
     def __post_init__(self) -> None:
