@@ -27,7 +27,7 @@ pyright: $(VENV)/.pyright
 
 # Kills, full disks, damage, malicious files, nonsense: about an hour and a half. The table is docs/faults.md.
 faults: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -m faults --output docs/faults-table.md
+	PYTHONPATH=tests $(BIN)/python -m faults --output docs/faults.md
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers

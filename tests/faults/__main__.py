@@ -15,6 +15,7 @@ import torch
 from faults import commands, company, constructors, damage, kills, leaks, malice
 from faults.programs import programs
 from faults.row import Row, table
+from fewshot_blo.records.provenance import provenance
 
 
 def _damage(place: Path, quick: bool) -> Iterator[Row]:
@@ -64,8 +65,22 @@ def main() -> None:
     text = table(rows)
     print(text)
     if arguments.output:
-        arguments.output.write_text(text + "\n")
+        words = ["python -m faults --part", *arguments.part, *["--quick"] * arguments.quick]
+        arguments.output.write_text(_document(" ".join(words), text))
     raise SystemExit(any(row.survived < row.tried for row in rows))
+
+
+def _document(command: str, text: str) -> str:
+    origin = provenance(torch.device("cpu"))
+    return (
+        "# Faults\n\n"
+        "What the program was put through, and how often all was as promised afterwards: results "
+        "bit for bit those of a run without a fault, files of before intact, one line instead of "
+        "a traceback, and no damaged file loaded. `tests/faults` says what each fault is.\n\n"
+        f"`{command}`, commit `{origin['commit']}`, torch {origin['torch']}, "
+        f"Python {origin['python']}, {origin['device']}, {origin['cores']} cores.\n\n"
+        f"{text}\n"
+    )
 
 
 if __name__ == "__main__":
