@@ -12,7 +12,7 @@ from fewshot_blo.finetune.candidates import BALANCED, candidates
 from fewshot_blo.finetune.choosing import Choosing
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
 from fewshot_blo.finetune.images import LabelledImages
-from fewshot_blo.finetune.plays import plays, questions
+from fewshot_blo.finetune.plays import FOLDS, plays, questions
 from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.selection import Selection, select
 from fewshot_blo.records.checked import checked
@@ -20,6 +20,8 @@ from fewshot_blo.records.ranges import Positive
 
 _REPEATS, _MANY = 4, 200
 """Repetitions of the folds, of heads alone and up to so many images; otherwise there is one."""
+_FEW_FOLDS = 5
+"""Folds where parts of the network adapt, which takes most of the time."""
 
 
 @checked
@@ -62,8 +64,9 @@ def fit(
     groups = data.groups if groups is None else groups
     test = data.held_out if test is None else test
     options = candidates(adapts, views, images=len(data.labels), classes=len(data.class_names))
-    quick = all(option.adapts == "head" for option in options) and len(data.labels) <= _MANY
-    parts = plays(data.labels, groups, repeats=_REPEATS if quick else 1)
+    heads = all(option.adapts == "head" for option in options)
+    repeats = _REPEATS if heads and len(data.labels) <= _MANY else 1
+    parts = plays(data.labels, groups, repeats=repeats, folds=FOLDS if heads else _FEW_FOLDS)
     asked = questions(parts, data.labels, groups)
     options = options if parts else (BALANCED,)
     choosing = Choosing(data, backbone, parts, asked, minutes, progress)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_FOLDS = 10
+FOLDS = 10
 _REDUCED = 10
 """Classes with fewer images are also played by larger classes reduced to as many images."""
 
@@ -110,10 +110,12 @@ def own_share(count: int, own: bool, reduced: bool) -> float:
     return count / (count + prior_strength(count)) if own else 0.0
 
 
-def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> list[Play]:
+def plays(
+    labels: Tensor, groups: Tensor, *, repeats: int, folds: int = FOLDS, seed: int = 0
+) -> list[Play]:
     """The plays of a data set.
 
-    - Folds: at most 10, stratified, repeated with other partitions. Images that are alone in their
+    - Folds: stratified, repeated with other partitions. Images that are alone in their
       class are never held out. A group, as of near-duplicates, is held out as a whole.
     - Reductions: for each size below 10 images that a class has, classes of at least twice that
       size are reduced to it in turn. This is what the smaller class is judged by, in particular one
@@ -126,11 +128,12 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
         groups: group of each image, ``[M]``; images of one group are never separated.
         repeats: number of partitions into folds and into halves, and of reductions per class of a
             size.
+        folds: largest number of folds; 10 by default.
         seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     members = _groups_by_class(labels, groups)
-    found = [play for _ in range(repeats) for play in _folds(labels, groups, members, rng)]
+    found = [play for _ in range(repeats) for play in _folds(labels, groups, members, rng, folds)]
     for size in sorted({len(own) for own in members if len(own) < _REDUCED}):
         donors = [own for own in members if len(own) >= max(2 * size, size + 1)]
         for _ in range(repeats):
@@ -141,8 +144,8 @@ def plays(labels: Tensor, groups: Tensor, *, repeats: int, seed: int = 0) -> lis
             found.append(Play(_rows(other), _rows(~other), absent=number))
     if found:
         for _ in range(repeats):
-            folds = _folds(labels, groups, members, rng, most=2)
-            found += [replace(play, half=True) for play in folds]
+            halves = _folds(labels, groups, members, rng, 2)
+            found += [replace(play, half=True) for play in halves]
     return found
 
 
@@ -188,7 +191,7 @@ def _folds(
     groups: Tensor,
     members: list[list[int]],
     rng: np.random.Generator,
-    most: int = _FOLDS,
+    most: int,
 ) -> list[Play]:
     """Stratified folds of groups, at most so many."""
     # Not scikit-learn's StratifiedKFold: it fails if all classes have fewer images than folds.
