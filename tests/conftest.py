@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.use_deterministic_algorithms(True)
 # The tests' tensors are small, and sums keep one order whatever the number of cores.
 torch.set_num_threads(1)
+# Under nohup it is ignored, and tests of a lost connection are not.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
 settings.load_profile("reproducible")
 
