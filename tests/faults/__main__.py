@@ -1,6 +1,6 @@
 """What survives what: every fault of the harness, and a table.
 
-PYTHONPATH=tests python -m faults [--part PART ...] [--quick] [--output FILE]
+PYTHONPATH=tests python -m faults [--part PART ...] [--each N] [--output FILE]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from faults.row import Row, table
 from fewshot_blo.records.provenance import provenance
 
 
-def _damage(place: Path, quick: bool) -> Iterator[Row]:
+def _damage(place: Path, each: int) -> Iterator[Row]:
     """Files of every kind that the project writes, and a released one."""
     made: dict[str, Path] = {}
     for program in programs(place):
@@ -28,22 +28,22 @@ def _damage(place: Path, quick: bool) -> Iterator[Row]:
             program.run(folder)
             made |= {f"{program.name}, {f.name}": f for f in sorted(folder.rglob("*.pt"))[:2]}
     released = Path(__file__).parents[2] / "checkpoints/released/omniglot-5w1s-maml/best.pt"
-    yield from damage.measure({**made, "released": released}, place, 3 if quick else 100)
+    yield from damage.measure({**made, "released": released}, place, 2 * each)
 
 
-def _nonsense(place: Path, quick: bool) -> Iterator[Row]:
+def _nonsense(place: Path, each: int) -> Iterator[Row]:
     del place
-    yield constructors.fuzz(every=12 if quick else 1)
-    yield commands.fuzz(50 if quick else 10_000)
+    yield constructors.fuzz()
+    yield commands.fuzz(200 * each)
 
 
-PARTS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
-    "kills": lambda place, quick: kills.measure(place, 1 if quick else 50),
-    "company": lambda place, quick: company.measure(place, 1 if quick else 20),
+PARTS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
+    "kills": kills.measure,
+    "company": lambda place, each: company.measure(place, -(-2 * each // 5)),
     "damage": _damage,
     "malice": lambda place, _: malice.measure(place),
     "nonsense": _nonsense,
-    "leaks": lambda place, quick: leaks.measure(place, *((200, 5) if quick else (10_000, 50))),
+    "leaks": lambda place, each: leaks.measure(place, 200 * each, max(5, each)),
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     """Runs the parts one after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--quick", action="store_true", help="a few faults of each kind")
+    parser.add_argument("--each", type=int, default=50, help="kills of a kind for each command")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,14 +59,14 @@ def main() -> None:
     rows: list[Row] = []
     for part in arguments.part:
         with tempfile.TemporaryDirectory() as place:
-            for row in PARTS[part](Path(place).resolve(), arguments.quick):
+            for row in PARTS[part](Path(place).resolve(), arguments.each):
                 print(f"{row.part}, {row.name}: {row.survived} of {row.tried}", flush=True)
                 rows.append(row)
     text = table(rows)
     print(text)
     if arguments.output:
-        words = ["python -m faults --part", *arguments.part, *["--quick"] * arguments.quick]
-        arguments.output.write_text(_document(" ".join(words), text))
+        words = f"python -m faults --each {arguments.each} --part {' '.join(arguments.part)}"
+        arguments.output.write_text(_document(words, text))
     raise SystemExit(any(row.survived < row.tried for row in rows))
 
 

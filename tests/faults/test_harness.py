@@ -18,7 +18,7 @@ def test_a_few_faults_are_survived(part: str) -> None:
     # A process of its own: it forks, which a process with threads should not do.
     paths = os.pathsep.join((str(TESTS), str(TESTS.parent)))
     ended = subprocess.run(
-        [sys.executable, "-m", "faults", "--quick", "--part", part],
+        [sys.executable, "-m", "faults", "--each", "1", "--part", part],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
