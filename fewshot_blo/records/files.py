@@ -65,12 +65,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def append_line(path: Path, line: str) -> None:
     """Adds a line to a text file, which is created if it is missing.
 
+    A last line that a killed process left without its end is dropped.
+
     Raises:
         OSError: if it cannot be written; it names ``path``.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with path.open("a+b") as file:
+            file.seek(0)
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+            file.write((line + "\n").encode())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -91,7 +97,7 @@ def sweep(folder: Path) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes a folder to write to, before the work whose results it is for.
+    """Makes a folder to write to, before the work whose results it is for, and sweeps it.
 
     Raises:
         ConfigurationError: if it cannot be made, or files cannot be written to it.
@@ -101,6 +107,7 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         trial.open("xb").close()
         trial.unlink()
+        sweep(folder)
     except OSError as error:
         raise ConfigurationError(
             f"cannot write to the folder {folder} ({error.strerror}): choose another output"
