@@ -81,13 +81,17 @@ def append_line(path: Path, line: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, deep: bool = False) -> None:
     """Removes temporary files of ``atomic_write`` whose process was killed.
 
     A process that still writes holds a lock on its file, so that the file stays.
+
+    Args:
+        folder: the folder.
+        deep: in its subfolders too.
     """
     now = time.time()
-    for file in folder.glob(".*.tmp"):
+    for file in folder.glob("**/.*.tmp" if deep else ".*.tmp"):
         if not _TEMPORARY.fullmatch(file.name):
             continue
         with suppress(OSError), file.open("r+b") as opened:  # NFS locks what may be written.

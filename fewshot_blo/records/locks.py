@@ -49,7 +49,7 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
     _held.add(descriptor)
     try:
-        sweep(folder)
+        sweep(folder, deep=True)
         yield
     finally:
         if descriptor in _held:  # Else this is a forked process, without the lock.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fewshot_blo.records.files import append_line, prepare_folder
+from fewshot_blo.records.locks import writing
 
 
 def test_a_line_without_its_end_is_dropped(tmp_path: Path) -> None:
@@ -22,7 +23,14 @@ def test_a_folder_is_swept_before_it_is_written_to(tmp_path: Path) -> None:
         file.touch()
     for file in (old, other):
         os.utime(file, (0, 0))
+    below = tmp_path / "rows" / old.name
+    below.parent.mkdir()
+    below.touch()
+    os.utime(below, (0, 0))
     prepare_folder(tmp_path)
     assert not old.exists()
+    assert below.exists()
+    with writing(tmp_path):
+        assert not below.exists()
     assert new.exists()  # Its writer may not have locked it yet.
     assert other.exists()
