@@ -27,9 +27,10 @@ def checked(kind: T) -> T:
         ConfigurationError: when it is called with a value that does not fit; the message has the
             name, the value and what it must be.
     """
-    if inspect.isclass(kind):
+    made: Any = kind
+    if inspect.isclass(made):
         # Not an assignment, which type checkers take for a change of the signature.
-        type.__setattr__(kind, "__init__", _checking(kind.__init__, kind))
+        type.__setattr__(made, "__init__", _checking(made.__init__, made))
         return kind
     function: T = _checking(kind, kind)
     return function

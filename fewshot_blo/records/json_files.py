@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,10 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is damaged.
         OSError: if it cannot be read.
     """
-    try:
+    content: Any = None
+    with suppress(ValueError, RecursionError):
         content = json.loads(path.read_bytes())
-        is_damaged = not isinstance(content, dict)
-    except (ValueError, RecursionError):
-        is_damaged = True
-    if is_damaged or content.pop(_DIGEST, None) not in (None, _digest(content)):
+    if not isinstance(content, dict) or content.pop(_DIGEST, None) not in (None, _digest(content)):
         raise CheckpointError(
             f"{path} is damaged: it is not what was written; use another copy, or remove it to "
             "compute it again"

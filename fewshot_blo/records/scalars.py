@@ -115,7 +115,7 @@ def _float(marks: Sequence[Any]) -> Reader:
     finite = "finite" if allowed.words == "" else f"finite and {allowed.words}"
 
     def read(value: Any) -> float:
-        found = _number(value)
+        found: Any = _number(value)
         if isinstance(found, bool) or not isinstance(found, numbers.Real):
             raise Unfit("a number" + (f" ({allowed.words})" if allowed.words else ""))
         try:
@@ -128,7 +128,8 @@ def _float(marks: Sequence[Any]) -> Reader:
             raise Unfit(allowed.words + (f", {allowed.why}" if allowed.why else ""))
         if not math.isinf(found) and abs(found) > LARGEST_FLOAT:
             raise Unfit(f"at most {LARGEST_FLOAT:g} in size, the largest number of float32")
-        return found
+        number: float = found
+        return number
 
     return read
 
