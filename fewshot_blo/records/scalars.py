@@ -118,10 +118,11 @@ def _float(marks: Sequence[Any]) -> Reader:
         found: Any = _number(value)
         if isinstance(found, bool) or not isinstance(found, numbers.Real):
             raise Unfit("a number" + (f" ({allowed.words})" if allowed.words else ""))
+        real: Any = found
         try:
-            found = float(found)
+            found = float(real)
         except OverflowError:
-            found = math.inf if found > 0 else -math.inf
+            found = math.inf if real > 0 else -math.inf
         if math.isnan(found) or (math.isinf(found) and not allowed.infinite):
             raise Unfit(finite)
         if not allowed.has(found):
