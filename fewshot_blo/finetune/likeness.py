@@ -191,25 +191,20 @@ def _gain(evidence: Tensor, asked: Questions) -> Tensor:
     folds on the same images, where every class counts alike.
     """
     kept = asked.kept.gather(1, asked.labels.unsqueeze(1)).squeeze(1).double()
-    images, sizes = len(asked.classes), asked.kept.new_zeros(len(asked.rows)).double()
+    own, logs, images = asked.own, kept.log(), len(asked.classes)
 
     def means(values: Tensor, which: Tensor) -> Tensor:
         total = values.new_zeros(images).index_add(0, asked.rows[which], values[which])
         return total / torch.bincount(asked.rows[which], minlength=images)
 
-    halves = asked.half & (kept > 0)
-    logs = kept.log()
-    more = means(evidence, asked.own) - means(evidence, halves)
-    ratios = means(logs, asked.own) - means(logs, halves)
+    more = means(evidence, own) - means(evidence, asked.half)
+    ratios = means(logs, own) - means(logs, asked.half)
     both = more.isfinite() & ratios.isfinite()
     share = 1 / torch.bincount(asked.classes)[asked.classes].double()
     ratio = float(share[both] @ ratios[both])
-    if ratio < 1e-6:
-        return sizes
-    slope = float(share[both] @ more[both]) / ratio
+    slope = float(share[both] @ more[both]) / ratio if ratio > 1e-6 else 0.0
     # Reduced classes stand for a class of their size.
-    own = asked.own
-    return sizes.masked_scatter(own, slope * (asked.counts[asked.labels].log() - logs)[own])
+    return slope * (asked.counts[asked.labels].log() - logs).masked_fill(~own, 0.0)
 
 
 def _threshold(scores: Scores) -> float:

@@ -110,27 +110,30 @@ def _int(marks: Sequence[Any]) -> Reader:
     return read
 
 
+def _as_float(number: Any) -> float:
+    """A real number; infinite if it is beyond float64, as large whole numbers are."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
 def _float(marks: Sequence[Any]) -> Reader:
     allowed = Range.of(marks)
     finite = "finite" if allowed.words == "" else f"finite and {allowed.words}"
 
     def read(value: Any) -> float:
-        found: Any = _number(value)
-        if isinstance(found, bool) or not isinstance(found, numbers.Real):
+        number = _number(value)
+        if isinstance(number, bool) or not isinstance(number, numbers.Real):
             raise Unfit("a number" + (f" ({allowed.words})" if allowed.words else ""))
-        real: Any = found
-        try:
-            found = float(real)
-        except OverflowError:
-            found = math.inf if real > 0 else -math.inf
+        found = _as_float(number)
         if math.isnan(found) or (math.isinf(found) and not allowed.infinite):
             raise Unfit(finite)
         if not allowed.has(found):
             raise Unfit(allowed.words + (f", {allowed.why}" if allowed.why else ""))
         if not math.isinf(found) and abs(found) > LARGEST_FLOAT:
             raise Unfit(f"at most {LARGEST_FLOAT:g} in size, the largest number of float32")
-        number: float = found
-        return number
+        return found
 
     return read
 

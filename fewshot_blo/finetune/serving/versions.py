@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.finetune.classifier import Classifier
@@ -17,6 +19,7 @@ from fewshot_blo.finetune.serving.answers import Picture, decoded
 _KEPT = 50
 """Number of versions that are held in memory, which undo goes back through."""
 _LONGEST = 100
+_Learn = Callable[[Classifier, str, Tensor, Sequence[str]], Growth]
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,11 @@ class Versions:
             DataError: if a picture cannot be decoded.
             CheckpointError: if the new version cannot be written.
         """
-        with self._lock:
-            before = self.now.classifier
-            images = decoded(pictures, before)
-            growth = add_class(before, _checked(name), images, [p.name for p in pictures])
-            return self._next(growth), growth
+        return self._grow(add_class, _checked(name), pictures)
 
     def add_images(self, name: str, pictures: Sequence[Picture]) -> tuple[Version, Growth]:
         """Learns more images of a class; errors as in ``add_class``."""
-        with self._lock:
-            before = self.now.classifier
-            images = decoded(pictures, before)
-            growth = add_images(before, name, images, [p.name for p in pictures])
-            return self._next(growth), growth
+        return self._grow(add_images, name, pictures)
 
     def undo(self) -> Version:
         """Goes back to the version before; the file of the later one stays.
@@ -100,6 +95,14 @@ class Versions:
                 raise ConfigurationError("there is no version before this one")
             self._versions.pop()
             return self.now
+
+    def _grow(
+        self, learn: _Learn, name: str, pictures: Sequence[Picture]
+    ) -> tuple[Version, Growth]:
+        with self._lock:
+            before = self.now.classifier
+            growth = learn(before, name, decoded(pictures, before), [p.name for p in pictures])
+            return self._next(growth), growth
 
     def _next(self, growth: Growth) -> Version:
         if growth.classifier is self.now.classifier:
