@@ -10,7 +10,7 @@ over the outer variables, which are leaves of the autograd graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -125,6 +125,8 @@ class OuterStep:
         outer_loss: F at ``inner``, ``[T]``, detached.
         inner_loss: G at ``inner``, ``[T]``, detached.
         figures: what the strategy measured, by name, ``[T]`` each.
+        all_tasks: T, where the mappings are of a part of the tasks, which is that of one of
+            several processes; None for that of ``inner``.
 
     Raises:
         ConfigurationError: if a loss does not have the shape ``[T]``.
@@ -135,9 +137,10 @@ class OuterStep:
     outer_loss: Tensor
     inner_loss: Tensor
     figures: TaskParams = field(default_factory=dict, kw_only=True)
+    all_tasks: InitVar[int | None] = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        tasks = next(iter(self.inner.values())).shape[0]
+    def __post_init__(self, all_tasks: int | None) -> None:
+        tasks = next(iter(self.inner.values())).shape[0] if all_tasks is None else all_tasks
         for name, losses in (("outer_loss", self.outer_loss), ("inner_loss", self.inner_loss)):
             if losses.shape != (tasks,):
                 raise ConfigurationError(

@@ -39,6 +39,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, corrupt, of another configuration, or not writable."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of the same run has failed, or contact with it was lost."""
+
+
 SINGULAR = (
     "; or, for a head in closed form, its linear system is singular: raise lam (ridge), lower "
     "alpha (label propagation) or compute in float64"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
+from fewshot_blo.commands.group import Speaks, group, started
 from fewshot_blo.commands.help import command_help, component_help
 from fewshot_blo.commands.options import HelpWanted, Options
 from fewshot_blo.commands.unexpected import report_unexpected
@@ -18,6 +21,7 @@ from fewshot_blo.errors import (
     CheckpointError,
     ConfigurationError,
     DivergenceError,
+    ProcessError,
     StructuralZeroError,
 )
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
@@ -32,6 +36,7 @@ _USER_ERRORS = (
     ConfigurationError,
     DataError,
     DivergenceError,
+    ProcessError,
     StructuralZeroError,
     OSError,
 )
@@ -58,20 +63,43 @@ def options_of(command: str) -> Options:
 
 
 def run(command: str, description: str, words: Sequence[str]) -> int:
-    """Runs a command with the words behind its name; returns the exit status."""
+    """Runs a command with the words behind its name; returns the exit status.
+
+    Of several processes that ``torchrun`` started, the first one to fail reports it.
+    """
     requests: list[Any] = []
+    speaks: Speaks = _is_first
     try:
-        return _run(command, description, words, requests)
+        module = importlib.import_module(f"fewshot_blo.commands.{command}")
+        _check_processes(command, module)
+        with group() as speaks:
+            return _run(command, description, words, requests, speaks)
     except (BrokenPipeError, KeyboardInterrupt):  # An OSError, but no error of the command's.
         raise
     except _USER_ERRORS as error:
-        print(f"fewshot-blo {command}: {shown_lines(error)}", file=sys.stderr)
-        return 1
+        return _failed(speaks, f"fewshot-blo {command}: {shown_lines(error)}")
     except Exception as error:
-        if not is_out_of_memory(error):
-            return report_unexpected(error, command, words, _folder(requests))
-        print(f"fewshot-blo {command}: {shown_lines(_exhausted(error))}", file=sys.stderr)
-        return 1
+        if is_out_of_memory(error):
+            return _failed(speaks, f"fewshot-blo {command}: {shown_lines(_exhausted(error))}")
+        return report_unexpected(error, command, words, _folder(requests)) if speaks() else 1
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _failed(speaks: Speaks, message: str) -> int:
+    if speaks():
+        print(message, file=sys.stderr)
+    return 1
+
+
+def _check_processes(command: str, module: ModuleType) -> None:
+    if started() > 1 and not getattr(module, "SEVERAL_PROCESSES", False):
+        raise ConfigurationError(
+            f"WORLD_SIZE is {started()}, and {command} runs in one process: start it without "
+            "torchrun"
+        )
 
 
 _LOWER = (
@@ -79,7 +107,9 @@ _LOWER = (
 )
 
 
-def _run(command: str, description: str, words: Sequence[str], requests: list[Any]) -> int:
+def _run(
+    command: str, description: str, words: Sequence[str], requests: list[Any], speaks: Speaks
+) -> int:
     options = options_of(command)
     module: Any = importlib.import_module(f"fewshot_blo.commands.{command}")
     try:
@@ -92,10 +122,10 @@ def _run(command: str, description: str, words: Sequence[str], requests: list[An
                 else command_help(command, description, options)
             )
         except ConfigurationError as error:
-            return _refused(command, error)
+            return _refused(speaks, command, error)
         return 0
     except (ConfigurationError, DataError) as error:
-        return _refused(command, error)
+        return _refused(speaks, command, error)
     requests += parsed
     if limit.memory_limit is None:
         keep_freed_memory()
@@ -106,9 +136,9 @@ def _run(command: str, description: str, words: Sequence[str], requests: list[An
     return status
 
 
-def _refused(command: str, error: Exception) -> int:
+def _refused(speaks: Speaks, command: str, error: Exception) -> int:
     name = f"fewshot-blo {command}"
-    print(f"{name}: {shown_lines(error)}; see {name} --help", file=sys.stderr)
+    _failed(speaks, f"{name}: {shown_lines(error)}; see {name} --help")
     return 2
 
 

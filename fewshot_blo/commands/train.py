@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_blo.commands.group import is_restarted
 from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
@@ -13,9 +14,11 @@ from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.machine.processes import joined
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.provenance import launch
 from fewshot_blo.records.ranges import Natural
-from fewshot_blo.training.run import BEST
+from fewshot_blo.training.run import BEST, LAST, last_launch
 
 
 @checked
@@ -40,6 +43,7 @@ class TrainRequest:
             )
 
 
+SEVERAL_PROCESSES = True
 OPTIONS = Options((Config, TrainRequest), positional="run", slots=SLOTS, files=True)
 
 
@@ -50,7 +54,11 @@ def run(config: Config, request: TrainRequest) -> int:
     counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
     print(f"classes: {counts}", flush=True)
     result = train_from_config(
-        config, splits, folder, resume=request.resume, tested=request.test_tasks > 0
+        config,
+        splits,
+        folder,
+        resume=request.resume or _goes_on(folder),
+        tested=request.test_tasks > 0,
     )
     if result.interrupted:
         print(f"stopped at step {result.step}; continue with the same command and --resume")
@@ -61,3 +69,10 @@ def run(config: Config, request: TrainRequest) -> int:
         function = str(config.encoder.settings.get("function", ""))
         evaluate_checkpoints([folder / BEST], measured, splits, allowed=[function])
     return 0
+
+
+def _goes_on(folder: Path) -> bool:
+    """Whether torchrun has restarted the processes of the run in a folder, which has a save."""
+    return is_restarted() and joined().from_first(
+        lambda: (folder / LAST).exists() and last_launch(folder) == launch() != ""
+    )

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.machine.allocator import kept_bytes
+from fewshot_blo.machine.processes import on_this_host
 
 # Errors without a class of their own, of the CPU allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY_WORDS = (
@@ -148,7 +149,8 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
 def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool = False) -> int:
     """Bytes of the free memory that one computation may take.
 
-    On the CPU half of the system's free memory, since other programs need memory as well; on a GPU,
+    On the CPU half of the system's free memory, since other programs need memory as well, divided
+    among the processes of the run on this host; on a GPU,
     and of a ``memory_limit``, four fifths, since operations have temporaries that ``peak_bytes``
     does not count.
 
@@ -160,7 +162,8 @@ def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool
     """
     if device.type == "cuda":
         return int(0.8 * free_bytes(device)) // (2 if recorded else 1)
-    return max(0, min(_system_free(root) // 2, int(0.8 * _limit_free(root))))
+    half = _system_free(root) // (2 * on_this_host())
+    return max(0, min(half, int(0.8 * _limit_free(root))))
 
 
 def _system_free(root: Path) -> int:

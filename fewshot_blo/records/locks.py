@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.machine.processes import joined
 from fewshot_blo.records.files import sweep
 
 LOCK = ".writer.lock"
@@ -70,10 +71,11 @@ def _release(folder: Path, descriptor: int) -> None:
 
 def _check_alone(folder: Path) -> None:
     size = os.environ.get("WORLD_SIZE", "1")
-    if size not in ("", "1"):
+    if size not in ("", "1") and joined().count == 1:
         raise CheckpointError(
-            f"WORLD_SIZE is {size}: each of these processes would write its own run into {folder}; "
-            "start one process, without torchrun"
+            f"WORLD_SIZE is {size}, and there is no process group: each of these processes would "
+            f"write its own run into {folder}; start one process, without torchrun, or call "
+            "torch.distributed.init_process_group before train"
         )
 
 

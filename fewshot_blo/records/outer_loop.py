@@ -13,6 +13,7 @@ import torch
 
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.machine.memory import is_out_of_memory
+from fewshot_blo.machine.processes import ALONE, Processes
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.progress import Progress
@@ -69,10 +70,12 @@ def take_steps(
     title: str,
     progress: bool,
     save_minutes: float = 10.0,
+    processes: Processes = ALONE,
 ) -> bool:
     """Takes outer steps until the run is finished or interrupted, then saves it.
 
-    In a folder, the first step is saved as well, and those at which a save is due.
+    In a folder, the first step is saved as well, and those at which a save is due. Of several
+    processes the first one logs; all save, or stop, after the same step.
 
     Args:
         run: the run, new or resumed.
@@ -81,6 +84,7 @@ def take_steps(
         title: name of the loop in the progress.
         progress: show progress.
         save_minutes: minutes after a save at which another one is due; 0 for none by time.
+        processes: those that take the steps together.
 
     Returns:
         Whether it was interrupted (Ctrl-C, SIGTERM or SIGHUP) before it was finished.
@@ -88,9 +92,10 @@ def take_steps(
     Raises:
         MemoryError: if the host's memory runs out; it names the step and the last save.
     """
-    writing = nullcontext() if folder is None else RunLog(folder, step=run.step)
+    logs = folder is not None and processes.is_first
+    writing = RunLog(folder, step=run.step) if folder is not None and logs else nullcontext()
     saves: list[int] = []  # The steps that were saved.
-    shown = Progress(title, steps, "step", start=run.step, shown=progress)
+    shown = Progress(title, steps, "step", start=run.step, shown=progress and processes.is_first)
     with (
         interrupts(shown.say, saves=folder is not None) as stop,
         writing as log,
@@ -99,19 +104,22 @@ def take_steps(
         _lone_save(saves, folder),
     ):
         taken, saved = run.begin(log), time.monotonic()
+        (stops,) = processes.any(stop.is_set())
         while True:
             if taken.line:
                 shown.say(taken.line)
-            if run.finished or stop.is_set():
+            if run.finished or stops:
                 break
             taken = run.take(log)
             is_due = run.step == 1 or 0 < 60 * save_minutes <= time.monotonic() - saved
+            (is_due,) = processes.any(is_due)
             if is_due and not taken.saved:
                 run.save_last()
             if is_due or taken.saved:
                 saved = time.monotonic()
                 saves.append(run.step)
-            if stop.is_set() and not run.finished:  # Saving comes first: the terminal may be gone.
+            (stops,) = processes.any(stop.is_set())
+            if stops and not run.finished:  # Saving comes first: the terminal may be gone.
                 break
             if taken.words:
                 shown.figures(taken.words)

@@ -29,6 +29,12 @@ def provenance(device: torch.device, **further: str) -> dict[str, str | int]:
     }
 
 
+def launch() -> str:
+    """What the attempts of one call of ``torchrun`` share; empty for another start."""
+    number = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"{platform.node()}:{os.getppid()}" if number == "none" else number
+
+
 def _commit() -> str:
     """The commit of the checkout that contains this file, else the installed version."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,23 @@ from fewshot_blo.hypergrad import State, Strategy
 from fewshot_blo.kernel.graph import make_graphs
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.chunk import Chunk
+from fewshot_blo.machine.processes import ALONE, Processes
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.files import append_line, atomic_write
-from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.provenance import launch, provenance
 from fewshot_blo.records.tensor_files import BEST, LAST
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
+from fewshot_blo.training.exchange import gathered_state, own_state, step_of_all, task_to_compute
 from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
+from fewshot_blo.training.resumable import CONFIG, check_resumable
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
 __all__ = ["BEST", "LAST", "Run"]
 
-CONFIG, PROVENANCE = "config.yaml", "provenance.jsonl"
-# Settings that may change on resuming: they do not affect any outer step.
-_MAY_CHANGE = {
-    "device",
-    "data.root",
-    "data.download",
-    "train.memory",
-    "train.graph",
-    "train.save_minutes",
-    "start_from",
-    "encoder.weights",
-}
+PROVENANCE = "provenance.jsonl"
 
 
 @dataclass
@@ -58,6 +50,8 @@ class Run:
         step: number of outer steps taken.
         chunk: tasks differentiated at a time.
         best: step and accuracy of the best validation so far.
+        processes: those that compute the run together. Each has the outer variables, the
+            optimizer, and the state of its own part of the tasks.
 
     Raises:
         ConfigurationError: if the strategy does not suit the problem, or ``settings.rates`` does
@@ -73,6 +67,7 @@ class Run:
     step: int = 0
     chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self.whole = self.whole.for_training()
@@ -95,17 +90,24 @@ class Run:
         return self.whole.at(self.step)
 
     def hypergradient(self, batch: TaskBatch) -> OuterStep:
-        """The hypergradient of the next outer step, without waiting for a GPU."""
-        return hypergradient(
+        """The hypergradient of the next outer step, without waiting for a GPU.
+
+        Each process computes its part of the tasks, and receives the hypergradient and the losses
+        of all.
+        """
+        own = self.processes.part(batch.tasks)
+        computed = task_to_compute(own)
+        step = hypergradient(
             self.problem,
             self.strategy,
-            self.state,
-            batch,
+            self.state if own == computed else self.state.cold(),
+            batch[computed],
             norm=self.settings.norm,
             chunk=self.chunk,
-            keys=dropout_keys(batch, self.settings.seed, self.step),
+            keys=dropout_keys(batch, self.settings.seed, self.step)[computed],
             graphs=self.graphs,
         )
+        return step_of_all(step, own, batch.tasks, self.processes)
 
     def check_finite(self, step: OuterStep) -> None:
         """Checks that losses and hypergradient are finite.
@@ -154,11 +156,21 @@ class Run:
     def note_provenance(self) -> None:
         """Appends a line on command, code version and machine to ``provenance.jsonl``."""
         device = next(iter(self.problem.outer.values())).device
-        origin = provenance(device, kernels=describe_kernels(device))
+        count, started = self.processes.count, launch()
+        shared = {"processes": str(count)} if count > 1 else {}
+        shared |= {"launch": started} if started else {}
+        origin = provenance(device, kernels=describe_kernels(device), **shared)
         append_line(self.folder / PROVENANCE, json.dumps({"from_step": self.step, **origin}))
 
     def save(self, name: str) -> None:
-        """Writes a checkpoint into the run's folder, and the settings if they were removed."""
+        """Writes a checkpoint into the run's folder, and the settings if they were removed.
+
+        Called by all processes; the first one writes.
+        """
+        state = gathered_state(self.state, self.processes)
+        self.processes.on_first(lambda: self._write(name, state))
+
+    def _write(self, name: str, state: State) -> None:
         if not (self.folder / CONFIG).exists():
             self.save_config()
         checkpoints.save(
@@ -168,7 +180,7 @@ class Run:
                 outer=self.problem.outer,
                 buffers=dict(self.problem.network.named_buffers()),
                 optimizer=self.optimizer.state_dict(),
-                strategy=self.state.plain(),
+                strategy=state.plain(),
                 settled={
                     "backend": self.problem.backend,
                     "chunk": self.chunk.size,
@@ -181,6 +193,32 @@ class Run:
             self.folder / name,
         )
 
+    def load(self, name: str) -> Checkpoint:
+        """A checkpoint of the run's folder, which the first process reads for all."""
+        return self.processes.from_first(lambda: checkpoints.load(self.folder / name))
+
+    def begin(self, chunk: Chunk) -> None:
+        """Makes all processes start alike: variables, buffers, backend and chunk.
+
+        Raises:
+            ConfigurationError: if their settings differ.
+        """
+        if self.processes.count == 1:
+            self.chunk = chunk
+            return
+        if any(other != self.config for other in self.processes.collect(self.config)):
+            raise ConfigurationError(
+                "the processes of the run have different settings: start all by the same command"
+            )
+        tensors = (*self.problem.outer.values(), *self.problem.network.buffers())
+        self.processes.make_same(tensors)
+        self.problem.backend = self.processes.from_first(lambda: self.problem.backend)
+        found = self.processes.collect(chunk)
+        self.chunk = replace(
+            min(found, key=lambda other: other.size),
+            recompute=max((other.recompute for other in found), key=lambda way: way or False),
+        )
+
     def resume(self) -> None:
         """Restores the state of the run's last checkpoint.
 
@@ -188,8 +226,13 @@ class Run:
             CheckpointError: if there is none, or it was saved with settings that change any step.
         """
         device = next(iter(self.problem.outer.values())).device
-        saved = checkpoints.load(self.folder / LAST, device)
-        self._check_config(self.read_config(saved.config))
+        saved = self.load(LAST)
+        check_resumable(
+            self.read_config(saved.config),
+            self.config,
+            self.folder / LAST,
+            may_extend=self.settings.schedule == "constant",
+        )
         if saved.step > self.settings.steps:
             raise CheckpointError(
                 f"{self.folder / LAST} has taken {saved.step} steps, but train.steps is "
@@ -198,45 +241,21 @@ class Run:
         saved.restore(self.problem)
         self.optimizer.load_state_dict(dict(saved.optimizer))
         try:
-            self.state = self.strategy.init().restored(saved.strategy, device)
+            state = self.strategy.init().restored(saved.strategy, device)
         except (TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.folder / LAST} has the state of another strategy ({error}): resume with "
                 f"the settings in {self.folder / CONFIG}"
             ) from error
+        self.state = own_state(state, self.processes)
         self.step, self.best = saved.step, dict(saved.best)
-        self.average.values = dict(saved.average)
+        self.average.values = {name: p.to(device) for name, p in saved.average.items()}
         self.chunk.size = saved.settled["chunk"]
         self.chunk.recompute = saved.settled.get("recompute")  # Older checkpoints have none.
         checkpoints.set_random_state(saved.random_state)
 
-    def _check_config(self, config: Mapping[str, Any]) -> None:
-        """Raises if a setting differs from the saved ones and any step depends on it."""
-        saved, own = _flat(config), _flat(self.config)
-        differ = {name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name)}
-        may_change = _MAY_CHANGE | (
-            {"train.steps"} if self.settings.schedule == "constant" else set()
-        )
-        if differ <= may_change:
-            return
-        values = ", ".join(
-            f"{name} was {saved.get(name)} and is {own.get(name)}"
-            for name in sorted(differ - may_change)
-        )
-        hint = ""
-        if "train.steps" in differ - may_change:
-            hint = " (the cosine schedule depends on the number of steps; only a run with the "
-            hint += "constant schedule can be extended)"
-        raise CheckpointError(
-            f"{self.folder / LAST} has another configuration: {values}{hint}; resume with the "
-            f"settings in {self.folder / CONFIG}, or choose another folder"
-        )
 
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
-    return flat
+def last_launch(folder: Path) -> str:
+    """The call of ``torchrun`` that a run was begun or resumed by; empty if it was not."""
+    lines = (folder / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    return str(json.loads(lines[-1]).get("launch", ""))

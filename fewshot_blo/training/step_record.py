@@ -52,7 +52,8 @@ def record_step(run: Run, batch: TaskBatch, step: OuterStep, clock: Clock) -> di
 @torch.no_grad()
 def _training_accuracy(run: Run, batch: TaskBatch, step: OuterStep) -> float:
     """Query accuracy at the step's inner parameters, on its first chunk of tasks."""
-    part = batch[: run.chunk.size]
+    own = len(next(iter(step.inner.values())))  # Several processes have a part each.
+    part = batch[: min(run.chunk.size, own)]
     inner = {name: p[: part.tasks] for name, p in step.inner.items()}
     keys = dropout_keys(batch, run.settings.seed, run.step)[: part.tasks]
     logits = run.problem.bind(part, run.settings.norm, keys).query_logits(inner)

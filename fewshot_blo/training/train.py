@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError
-from fewshot_blo.evaluation.evaluate import ADAPTATION, evaluate
+from fewshot_blo.evaluation.evaluate import ADAPTATION
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.machine.chunk import Chunk
+from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
-from fewshot_blo.tasks import EpisodicSampler, TaskSource
-from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
 from fewshot_blo.training.chunk_choice import choose_chunk
+from fewshot_blo.training.exchange import task_to_compute
 from fewshot_blo.training.prefetch import Prefetch
 from fewshot_blo.training.run import BEST, LAST, Run
-from fewshot_blo.training.running_statistics import update_statistics
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step_record import Clock, progress_text, record_step
+from fewshot_blo.training.validation import restore_best, validate
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def train(
     lost connection) finishes the step, saves and returns. A resumed run continues bit for bit on
     the same device; with a constant learning rate it may have more steps than before.
 
+    Where ``torch.distributed`` has a process group, all of its processes call this with the same
+    arguments. Each computes its part of every batch, the first one writes, and the run is that of
+    one process up to rounding; it may be resumed by another number of processes.
+
     Args:
         problem: problem to train.
         strategy: strategy that computes the hypergradients.
@@ -94,8 +101,9 @@ def train(
             data, or a single task does not fit into memory.
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` then holds an earlier
             step.
+        ProcessError: if another process of the group has failed.
     """
-    folder = Path(folder)
+    folder, processes = Path(folder), joined()
     run = Run(
         problem,
         strategy,
@@ -103,30 +111,20 @@ def train(
         folder,
         {"train": asdict(settings), **(config or {})},
         read_config,
+        processes=processes,
     )
-    with writing(folder):
+    with ExitStack() as held:
+        processes.on_first(lambda: held.enter_context(writing(folder)))
         first_batch = tasks.batch(0)
         if resume:
             run.resume()
-        elif (folder / LAST).exists():
-            raise CheckpointError(
-                f"{folder} already holds a run: resume it, or choose another folder"
-            )
+        else:
+            processes.on_first(lambda: _check_new(folder))
         problem.prepare(first_batch, derivatives=strategy.derivatives)
-        if not resume:
-            run.chunk = choose_chunk(
-                problem,
-                [phase for _, phase in strategy.phases],
-                first_batch,
-                norm=settings.norm,
-                size=settings.chunk,
-                host_limit=settings.memory,
-                recorded=run.graphs is not None,
-                setting=run.chunk.setting,
-            )
-        run.save_config()
+        run.begin(run.chunk if resume else _chosen_chunk(run, first_batch))
+        processes.on_first(run.save_config)
         if not resume or run.step < settings.steps:
-            run.note_provenance()
+            processes.on_first(run.note_provenance)
         problem.network.train()
         loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
         interrupted = take_steps(
@@ -136,19 +134,34 @@ def train(
             title="training",
             progress=progress,
             save_minutes=settings.save_minutes,
+            processes=processes,
         )
         if not interrupted:
-            _restore_best(folder, run)
+            restore_best(run)
         return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
 
 
-def _restore_best(folder: Path, run: Run) -> None:
-    if not (folder / BEST).exists():
-        raise CheckpointError(
-            f"{folder / BEST} of step {run.best['step']} was removed during the run; "
-            f"{folder / LAST} has the variables of step {run.step}"
-        )
-    checkpoints.load(folder / BEST).restore(run.problem)
+def _check_new(folder: Path) -> None:
+    if (folder / LAST).exists():
+        raise CheckpointError(f"{folder} already holds a run: resume it, or choose another folder")
+
+
+def _chosen_chunk(run: Run, batch: TaskBatch) -> Chunk:
+    """The chunk for this process's part of a batch."""
+    settings, processes = run.settings, run.processes
+    chunk = choose_chunk(
+        run.problem,
+        [phase for _, phase in run.whole.phases],
+        batch[task_to_compute(processes.part(batch.tasks))],
+        norm=settings.norm,
+        size=settings.chunk,
+        host_limit=settings.memory,
+        recorded=run.graphs is not None,
+        setting=run.chunk.setting,
+    )
+    if processes.count > 1:
+        chunk.why = f"{processes.count} processes for {batch.tasks} tasks a step; {chunk.why}"
+    return chunk
 
 
 class _Loop:
@@ -184,7 +197,6 @@ class _Loop:
         return Taken(line=line)
 
     def take(self, log: RunLog | None) -> Taken:
-        assert log is not None
         run, settings = self._run, self._run.settings
         batch = self._batches.batch(run.step)
         step = run.hypergradient(batch)
@@ -193,7 +205,8 @@ class _Loop:
         run.check_finite(step)
         self._clock.count(batch.tasks)
         words = line = ""
-        if (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps:
+        is_logged = (run.step + 1) % settings.log_every == 0 or run.step + 1 == settings.steps
+        if log is not None and is_logged:
             record = record_step(run, batch, step, self._clock)
             log.write({**record, "seconds": log.seconds()})
             words = progress_text(record)
@@ -204,41 +217,7 @@ class _Loop:
         return Taken(words, line, saved=bool(line))
 
     def _validate(self, log: RunLog | None) -> str:
-        assert log is not None
-        return _validate(self._run, self._tasks, self._validation, self._adaptation, log)
+        return validate(self._run, self._tasks, self._validation, self._adaptation, log)
 
     def save_last(self) -> None:
         self._run.save(LAST)
-
-
-def _validate(
-    run: Run,
-    tasks: TaskSource,
-    validation: EpisodicSampler,
-    adaptation: InnerSteps,
-    log: RunLog,
-) -> str:
-    """Measures and logs validation accuracy, saves checkpoints, and returns a line of text."""
-    with run.average.applied(run.problem.outer):
-        if isinstance(tasks, EpisodicSampler):
-            update_statistics(run.problem, tasks, adaptation)
-        result = evaluate(
-            run.problem,
-            validation,
-            tasks=run.settings.validation_tasks,
-            norm=run.settings.norm,
-            adaptation=adaptation,
-        )
-        if result.mean > run.best["accuracy"]:
-            run.best = {"step": run.step, "accuracy": result.mean}
-            run.save(BEST)
-    log.write(
-        {
-            "step": run.step,
-            "accuracy/validation": result.mean,
-            "accuracy/validation_interval": result.interval,
-            "seconds": log.seconds(),
-        }
-    )
-    run.save(LAST)
-    return f"step {run.step}: validation {result}"

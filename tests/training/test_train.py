@@ -36,7 +36,7 @@ from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.machine.chunk import Chunk
 from fewshot_blo.networks import Conv4
 from fewshot_blo.problems import FewShotProblem, SharedEncoder
-from fewshot_blo.training import train as train_module
+from fewshot_blo.training import validation as validation_module
 from fewshot_blo.training.checkpoint import load
 from fewshot_blo.training.run import BEST, LAST, Run
 from fewshot_blo.training.settings import TrainSettings
@@ -176,7 +176,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
         accuracy = torch.tensor([next(accuracies)])
         return Evaluation(norm, "fake", 2, accuracy, (), torch.zeros(0, 0))
 
-    monkeypatch.setattr(train_module, "evaluate", fake)
+    monkeypatch.setattr(validation_module, "evaluate", fake)
     problem = make_problem()
     result = run(tmp_path, problem=problem)
     assert result.validation_accuracy == pytest.approx(0.7)

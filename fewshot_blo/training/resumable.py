@@ -1,0 +1,63 @@
+"""Which settings may differ where a run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_blo.errors import CheckpointError
+
+CONFIG = "config.yaml"
+"""File with the settings of a run, in its folder."""
+
+# Settings that may change on resuming: they do not affect any outer step.
+_MAY_CHANGE = {
+    "device",
+    "data.root",
+    "data.download",
+    "train.memory",
+    "train.graph",
+    "train.save_minutes",
+    "start_from",
+    "encoder.weights",
+}
+
+
+def check_resumable(
+    saved: Mapping[str, Any], own: Mapping[str, Any], file: Path, *, may_extend: bool
+) -> None:
+    """Checks that a run with a checkpoint's settings can go on with others.
+
+    Args:
+        saved: settings of the checkpoint.
+        own: settings to go on with.
+        file: path of the checkpoint.
+        may_extend: whether no step depends on the total number of steps.
+
+    Raises:
+        CheckpointError: if a setting differs and any step depends on it.
+    """
+    before, now = _flat(saved), _flat(own)
+    differ = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    refused = sorted(differ - _MAY_CHANGE - ({"train.steps"} if may_extend else set()))
+    if not refused:
+        return
+    values = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in refused)
+    hint = ""
+    if "train.steps" in refused:
+        hint = " (the cosine schedule depends on the number of steps; only a run with the "
+        hint += "constant schedule can be extended)"
+    raise CheckpointError(
+        f"{file} has another configuration: {values}{hint}; resume with the settings in "
+        f"{file.parent / CONFIG}, or choose another folder"
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested settings to dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat

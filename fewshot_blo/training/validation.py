@@ -1,0 +1,74 @@
+"""Validation of a run: accuracy on held-out classes, the best checkpoint, and its restoration."""
+
+from __future__ import annotations
+
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.records.logs import RunLog
+from fewshot_blo.tasks import EpisodicSampler, TaskSource
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.checkpoint import Checkpoint
+from fewshot_blo.training.run import BEST, LAST, Run
+from fewshot_blo.training.running_statistics import update_statistics
+
+
+def validate(
+    run: Run,
+    tasks: TaskSource,
+    validation: EpisodicSampler,
+    adaptation: InnerSteps,
+    log: RunLog | None,
+) -> str:
+    """Measures and logs validation accuracy, saves checkpoints, and returns a line of text.
+
+    Args:
+        run: the run; each of its processes evaluates a part of the validation tasks.
+        tasks: training tasks, of whose images running statistics are estimated.
+        validation: validation tasks.
+        adaptation: inner steps that adapt to a task.
+        log: log of the run, in the process that writes it.
+    """
+    with run.average.applied(run.problem.outer):
+        if isinstance(tasks, EpisodicSampler):
+            update_statistics(run.problem, tasks, adaptation)
+        result = evaluate(
+            run.problem,
+            validation,
+            tasks=run.settings.validation_tasks,
+            norm=run.settings.norm,
+            adaptation=adaptation,
+        )
+        if result.mean > run.best["accuracy"]:
+            run.best = {"step": run.step, "accuracy": result.mean}
+            run.save(BEST)
+    if log is not None:
+        log.write(
+            {
+                "step": run.step,
+                "accuracy/validation": result.mean,
+                "accuracy/validation_interval": result.interval,
+                "seconds": log.seconds(),
+            }
+        )
+    run.save(LAST)
+    return f"step {run.step}: validation {result}"
+
+
+def restore_best(run: Run) -> None:
+    """Sets the outer variables and buffers to those of the best validation.
+
+    Raises:
+        CheckpointError: if its checkpoint was removed.
+    """
+    best = run.folder / BEST
+
+    def load() -> Checkpoint:
+        if not best.exists():
+            raise CheckpointError(
+                f"{best} of step {run.best['step']} was removed during the run; "
+                f"{run.folder / LAST} has the variables of step {run.step}"
+            )
+        return checkpoints.load(best)
+
+    run.processes.from_first(load).restore(run.problem)
