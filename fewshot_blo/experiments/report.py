@@ -154,14 +154,13 @@ def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
 
 def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
     """The most frequent confusions: class, prediction, and their share of the class's queries."""
-    shares = evaluation.confusion / evaluation.confusion.sum(1, keepdim=True)
-    shares.fill_diagonal_(0)
-    order = shares.flatten().argsort(descending=True)[:count].tolist()
-    names, classes = evaluation.class_names, len(shares)
-    pairs = ((place // classes, place % classes) for place in order)
-    return ", ".join(
-        f"{names[a]} as {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
-    )
+    counts = evaluation.counts
+    names = dict(zip(counts.classes.tolist(), evaluation.class_names, strict=True))
+    queries = dict(zip(names, counts.by_class()[1].tolist(), strict=True))
+    wrong = [(n / queries[a], a, b) for a, b, n in counts.pairs.tolist() if a != b]
+    wrong.sort(key=lambda pair: (-pair[0], *pair[1:]))
+    found = [f"{names[a]} as {names[b]} {100 * share:.0f} %" for share, a, b in wrong[:count]]
+    return ", ".join(found) or "none"
 
 
 def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, object]:
