@@ -90,7 +90,8 @@ def evaluate(
     numbers = range(tasks) if shard is None else shard.within(tasks)
     if not numbers:
         raise ConfigurationError(
-            f"shard is {shard} and tasks is {tasks}, which leaves it none: use at most {tasks} parts"
+            f"shard is {shard} and tasks is {tasks}, which leaves it none: use at most {tasks} "
+            "parts"
         )
     network = problem.network
     was_training = network.training

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting
-from fewshot_blo.records.scalars import Unfit
+from fewshot_blo.records.scalars import in_short
 
 Item = TypeVar("Item")
 
@@ -42,24 +42,20 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     @classmethod
-    def read(cls, value: Any) -> Shard:
-        """From text as "2/4", of a command line or a file.
+    def read(cls, text: str) -> Shard:
+        """From text as "2/4", of a command line.
 
         Raises:
-            Unfit: if it is something else, with what it must be.
+            ConfigurationError: if it is something else.
         """
-        form = "a part i/n with whole numbers 1 <= i <= n, as 2/4 for the second of four parts"
-        found = (
-            re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", value, re.ASCII)
-            if isinstance(value, str)
-            else None
-        )
-        if found is None:
-            raise Unfit(form)
-        number, count = int(found[1]), int(found[2])
+        found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text, re.ASCII)
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count:
-            first = "; parts are counted from 1" if number == 0 and count else ""
-            raise Unfit(f"{form}{first}")
+            first = ", and parts are counted from 1" if count and not number else ""
+            raise ConfigurationError(
+                f"shard is {in_short(text)}: it must be a part i/n with whole numbers "
+                f"1 <= i <= n, as 2/4 for the second of four parts{first}"
+            )
         return cls(number, count)
 
     def within(self, total: int) -> range:
