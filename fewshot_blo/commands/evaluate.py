@@ -8,9 +8,14 @@ from pathlib import Path
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.report import evaluate_checkpoints
+from fewshot_blo.experiments.measuring import measure, measure_by_jobs
+from fewshot_blo.experiments.part_files import USUAL, part_path, write_part
+from fewshot_blo.experiments.report import report
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.shard import Shard
+from fewshot_blo.records.terminal import shown
 
 
 @checked
@@ -31,10 +36,38 @@ class Checkpoints:
             )
 
 
-OPTIONS = Options((EvaluationRequest, Checkpoints), positional="checkpoints")
+OPTIONS = Options((EvaluationRequest, Sharing, Checkpoints), positional="checkpoints")
 
 
-def run(request: EvaluationRequest, checkpoints: Checkpoints) -> int:
+def run(request: EvaluationRequest, sharing: Sharing, checkpoints: Checkpoints) -> int:
     """Runs it; returns the exit status."""
-    evaluate_checkpoints(list(checkpoints.checkpoints), request)
+    paths = list(checkpoints.checkpoints)
+    if sharing.part is not None:
+        return _run_part(paths, request, sharing.part, sharing.jobs)
+    if min(sharing.jobs, request.tasks) > 1:
+        measured = measure_by_jobs(paths, request, jobs=sharing.jobs, say=_say, progress=True)
+    else:
+        measured = measure(paths, request, say=_say, progress=True)
+    report(measured, request.output)
     return 0
+
+
+def _run_part(paths: Sequence[Path], request: EvaluationRequest, shard: Shard, jobs: int) -> int:
+    if jobs > 1:
+        raise ConfigurationError(
+            f"shard is {shard} and jobs is {jobs}: give one of them; more shards do the same"
+        )
+    path = part_path(request.output, shard)
+    write_part(measure(paths, request, shard=shard, say=_say, progress=True), path)
+    whole = request.output or USUAL
+    every = shown(path.with_name(f"{whole.stem}-*-of-{shard.count}{whole.suffix}"))
+    output = f" --output {shown(request.output)}" if request.output else ""
+    print(
+        f"part {shard} written to {shown(path)}; when all {shard.count} are there: "
+        f"fewshot-blo merge {every}{output}"
+    )
+    return 0
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)

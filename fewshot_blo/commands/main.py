@@ -15,6 +15,7 @@ from fewshot_blo.records.terminal import CLOSED_PIPE, give_up_output, print_anyt
 COMMANDS = {
     "train": "Meta-train, validate on held-out classes, then evaluate the best checkpoint.",
     "evaluate": "Measure few-shot accuracy of checkpoints, on the same tasks, with intervals.",
+    "merge": "Put the parts of an evaluation together that evaluate --shard i/n wrote.",
     "compare": "Train recipes, evaluate all on the same tasks, write a table and a picture.",
     "study": "Solve a bilevel problem beyond few-shot learning with several strategies.",
     "finetune": "Fine-tune a pretrained network on a folder with a few images a class.",

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import SINGULAR, ConfigurationError, DivergenceError
-from fewshot_blo.evaluation.result import Evaluation, Tally
+from fewshot_blo.evaluation.counts import Counts, Tally
+from fewshot_blo.evaluation.parts import part_of
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.kernel.interception import kernel_forward
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext
@@ -21,6 +23,7 @@ from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.ranges import Counting, Natural
+from fewshot_blo.records.shard import Shard
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.dataset import intensities
 
@@ -42,6 +45,7 @@ def evaluate(
     chunk: Natural = 0,
     embeddings: Tensor | None = None,
     views: Views = "one",
+    shard: Shard | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Adapts to the support set of each task and classifies its query set.
@@ -61,12 +65,14 @@ def evaluate(
         embeddings: features ``[M, D]`` of all images of the sampler's data set, from ``embed``; by
             default they are computed where possible.
         views: views of an image, over which a shared encoder's features are averaged.
+        shard: the part of the tasks that is evaluated, for ``merge`` with the other parts; None
+            for all.
         progress: show a progress bar, or lines where there is no terminal.
 
     Raises:
         ConfigurationError: if ``tasks`` is not positive, ``chunk`` is negative, running statistics
             have not been estimated, views or embeddings are given for a problem without features
-            or are combined, or a single task does not fit into memory.
+            or are combined, a single task does not fit into memory, or the shard has no task.
         DivergenceError: if the logits of a task are not finite after the inner steps.
     """
     if norm == "running" and not has_statistics(problem.network):
@@ -81,6 +87,12 @@ def evaluate(
                 "out, or embed with problem.with_views(views).embedder and set views to one"
             )
         problem = problem.with_views(views)
+    numbers = range(tasks) if shard is None else shard.within(tasks)
+    if not numbers:
+        raise ConfigurationError(
+            f"shard is {shard} and tasks is {tasks}, which leaves it none: use at most {tasks} "
+            "parts"
+        )
     network = problem.network
     was_training = network.training
     network.eval()
@@ -88,48 +100,49 @@ def evaluate(
         with torch.no_grad(), product_precision(problem.precision, sampler.device):
             if embeddings is None:
                 embeddings = _embeddings(problem, sampler, norm, progress)
-            scores = _scores(problem, sampler, tasks, norm, adaptation, chunk, embeddings, progress)
+            accuracy, counts = _scores(
+                problem, sampler, numbers, norm, adaptation, chunk, embeddings, progress
+            )
     finally:
         network.train(was_training)
-    accuracy, tally = scores
-    confusion = tally.confusion
-    drawn = confusion.sum(1).nonzero().flatten()
-    names = [sampler.dataset.class_names[c] for c in drawn.tolist()]
+    names = [sampler.dataset.class_names[c] for c in counts.classes.tolist()]
     episodes = f"{sampler.describe()}, seed {sampler.seed}"
+    part = None if shard is None else part_of(shard, tasks, problem, sampler, adaptation)
     return Evaluation(
         norm,
         episodes,
         adaptation.most,
         accuracy,
         names,
-        confusion[drawn][:, drawn],
-        tally.calibration_error(),
+        counts,
         problem.precision,
         views,
+        part,
     )
 
 
 def _scores(
     problem: FewShotProblem,
     sampler: EpisodicSampler,
-    tasks: int,
+    numbers: range,
     norm: NormMode,
     adaptation: InnerSteps,
     chunk: int,
     embeddings: Tensor | None,
     progress: bool,
-) -> tuple[Tensor, Tally]:
+) -> tuple[Tensor, Counts]:
     """Accuracy of each task ``[tasks]``, on the CPU, and counts over all queries."""
+    start, tasks = numbers.start, len(numbers)
     if embeddings is not None:
         problem = problem.on_features()
-    first = sampler.between(0, min(tasks, 4), embeddings)
+    first = sampler.between(start, start + min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
     tally = Tally(len(sampler.dataset.class_names), sampler.device)
     bar = Progress(f"evaluating ({norm})", tasks, "task", shown=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
         """Accuracy of tasks, and whether their logits are finite, without a host sync."""
-        batch = sampler.between(part.start, part.stop, embeddings)
+        batch = sampler.between(start + part.start, start + part.stop, embeddings)
         logits = adapted(problem, batch, norm, adaptation)()
         finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
         # Counts come last: if memory runs out earlier, these tasks are scored again.
@@ -148,7 +161,7 @@ def _scores(
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
             f"{SINGULAR}"
         )
-    return torch.cat(accuracy).cpu(), tally
+    return torch.cat(accuracy).cpu(), tally.counts()
 
 
 def _embeddings(

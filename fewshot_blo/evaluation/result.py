@@ -7,15 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-import torch
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads.losses import mask_classes
+from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import COUNT, Views
 from fewshot_blo.problems import NormMode
-from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.records.shard import Shard
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of an evaluation was measured, and what has to agree with the other parts.
+
+    Attributes:
+        shard: the part.
+        tasks: number of tasks of all parts.
+        adaptation: inner steps and floating-point type, as text.
+        weights: digest of the weights and statistics of the problem.
+        data: digest of the names and sizes of the classes, and of a sample of the images.
+    """
+
+    shard: Shard
+    tasks: int
+    adaptation: str
+    weights: str
+    data: str
 
 
 @dataclass(frozen=True)
@@ -28,13 +46,10 @@ class Evaluation:
         steps: number of inner steps.
         accuracy: accuracy of each task, ``[tasks]``, float64 in [0, 1].
         class_names: names of the C classes that were drawn.
-        confusion: confusion matrix ``[C, C]``: number of queries by true class (row) and predicted
-            class (column).
-        calibration_error: expected calibration error with 15 bins of equal width: the mean of
-            |accuracy - confidence| over the bins, weighted by their number of queries
-            (Guo et al., arXiv 1706.04599, equation 3).
+        counts: numbers of queries by true and predicted class, and by confidence.
         precision: precision of the network's matrix products and convolutions.
         views: views of an image, over which features are averaged.
+        part: which part of an evaluation this is; None for all of it.
     """
 
     norm: NormMode
@@ -42,15 +57,29 @@ class Evaluation:
     steps: int
     accuracy: Tensor
     class_names: Sequence[str]
-    confusion: Tensor
-    calibration_error: float = math.nan
+    counts: Counts
     precision: Precision = "float32"
     views: Views = "one"
+    part: Part | None = None
+
+    @property
+    def confusion(self) -> Tensor:
+        """Number of queries by true class (row) and predicted class (column), ``[C, C]``.
+
+        It is made when it is asked for: of 20,000 classes it takes 3.2 GB.
+        """
+        return self.counts.confusion()
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error with 15 bins of equal width, as defined in ``Counts``."""
+        return self.counts.calibration_error()
 
     @property
     def class_accuracy(self) -> Tensor:
         """Accuracy of each class over all of its queries, ``[C]``."""
-        return self.confusion.diagonal() / self.confusion.sum(1)
+        right, queries = self.counts.by_class()
+        return right / queries
 
     @property
     def protocol(self) -> str:
@@ -123,43 +152,3 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
         )
     difference = b.accuracy.double() - a.accuracy.double()
     return float(difference.mean()), half_width(difference)
-
-
-_BINS = 15
-
-
-class Tally:
-    """Confusion matrix and calibration bins over all queries, accumulated on the device.
-
-    Memory does not grow with the number of queries. (torchmetrics' calibration error keeps every
-    query, has a 16th bin for confidences of exactly 1, and needs a torchvision that loads.)
-    """
-
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self._pairs = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-        self._classes = classes
-        # For each bin: sum of confidences, number of correct queries, number of queries.
-        self._bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
-
-    def add(self, logits: Tensor, batch: TaskBatch) -> Tensor:
-        """Counts the queries of logits ``[T, N*Q, N]``; returns which are correct, ``[T, N*Q]``."""
-        logits = mask_classes(logits, batch.classes)
-        confidence, chosen = logits.double().softmax(-1).max(-1)
-        real = batch.query_y >= 0
-        right = real & (chosen == batch.query_y)
-        true, taken = (batch.classes.gather(1, y.clamp(min=0)) for y in (batch.query_y, chosen))
-        self._pairs.index_add_(0, (true * self._classes + taken).flatten(), real.long().flatten())
-        row = (confidence * _BINS).nan_to_num().long().clamp(max=_BINS - 1)
-        counted = torch.stack([confidence.nan_to_num() * real, right, real], -1)
-        self._bins.index_add_(0, row.flatten(), counted.double().flatten(0, 1))
-        return right
-
-    @property
-    def confusion(self) -> Tensor:
-        """Number of queries by true class (row) and predicted class (column), on the CPU."""
-        return self._pairs.reshape(self._classes, self._classes).cpu()
-
-    def calibration_error(self) -> float:
-        """Expected calibration error, as defined in ``Evaluation``."""
-        confidence, right, _ = self._bins.unbind(1)
-        return float((confidence - right).abs().sum() / self._bins[:, 2].sum())

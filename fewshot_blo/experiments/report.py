@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fewshot_blo.backbones.encoders import own
-from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
-from fewshot_blo.experiments.data import build_device, build_sampler
-from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
-from fewshot_blo.experiments.settings import Config, config_from
-from fewshot_blo.experiments.unseen import as_trained, unseen
-from fewshot_blo.kernel.stacked.fused import describe_kernels
-from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.experiments.measuring import Measured, measure
+from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.records.files import atomic_write
-from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.terminal import shown
-from fewshot_blo.tasks import ClassDataset, Splits
-from fewshot_blo.training import checkpoint as checkpoints
-from fewshot_blo.training.checkpoint import Checkpoint
+from fewshot_blo.tasks import Splits
 
 logger = logging.getLogger(__name__)
 
@@ -55,80 +44,28 @@ def evaluate_checkpoints(
         ConfigurationError: if data sets or tasks of the checkpoints differ, all test classes are
             training classes, or a network of your own is not allowed.
     """
-    loaded = {path: checkpoints.load(path) for path in paths}
-    runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
-    configs = {path: requested(runs[path], request) for path in paths}
-    check_comparable(configs)
-    first = configs[paths[0]]
-    splits = splits or first.data.load()
     say = partial(print, flush=True) if progress else logger.info
-    dataset = unseen(runs, request, splits, say)
-    results = {}
-    for path in paths:
-        images = as_trained(path, runs[path], dataset, say)
-        results[str(path)] = _evaluate(loaded[path], configs[path], images, request, progress)
+    measured = measure(paths, request, splits, allowed=allowed, say=say, progress=progress)
+    report(measured, request.output, progress=progress)
+    return {path: list(found) for path, found in measured.evaluations.items()}
+
+
+def report(measured: Measured, output: Path | None, *, progress: bool = True) -> None:
+    """Prints the figures, and writes them to a JSON file.
+
+    Args:
+        measured: the evaluations.
+        output: the file; None for none.
+        progress: print the figures.
+    """
     if progress:
-        _print_tables(results)
-    if request.output is not None:
-        with atomic_write(request.output) as file:
-            file.write(json.dumps(_plain(results, first), indent=1).encode())
-    return results
+        _print_tables(measured.evaluations)
+    if output is not None:
+        with atomic_write(output) as file:
+            file.write(json.dumps(_plain(measured), indent=1).encode())
 
 
-def _saved(
-    path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
-) -> Config:
-    """The settings of a run, after checking that its network may be built."""
-    saved = checkpoint.config
-    if "problem" not in saved:
-        raise CheckpointError(
-            f"{path} was saved without a configuration (train(..., config=None)): build the "
-            "problem yourself, load the checkpoint, restore it and call evaluate"
-        )
-    try:
-        config = config_from(saved)
-    except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} has settings that are unknown to this version "
-            f"({' '.join(str(error).split())}): evaluate it with the version that trained it"
-        ) from error
-    function = config.encoder.settings.get("function", "")
-    if config.encoder.kind is own and function not in (*allowed, request.network):
-        raise ConfigurationError(
-            f"building the network of {path} would call '{function}': if you trust this function, "
-            f"allow it (network {function})"
-        )
-    return config
-
-
-def _evaluate(
-    checkpoint: Checkpoint,
-    config: Config,
-    dataset: ClassDataset,
-    request: EvaluationRequest,
-    progress: bool,
-) -> list[Evaluation]:
-    problem = build_problem(config, dataset.images.shape[1:], trained=False)
-    checkpoint.restore(problem)
-    sampler = build_sampler(config, dataset, training=False)
-    differing = norm_modes(problem)
-    norms = differing if request.norm == "all" else (request.norm,)
-    return [
-        evaluate(
-            problem,
-            sampler,
-            tasks=request.tasks,
-            norm=norm,
-            adaptation=config.adaptation,
-            chunk=request.chunk,
-            views=request.views,
-            progress=progress,
-        )
-        for norm in norms
-    ]
-
-
-def _print_tables(results: dict[str, list[Evaluation]]) -> None:
+def _print_tables(results: Mapping[str, Sequence[Evaluation]]) -> None:
     first = next(iter(results))
     for path, evaluations in results.items():
         print(path)
@@ -154,17 +91,16 @@ def _hardest_classes(evaluation: Evaluation, count: int = 5) -> str:
 
 def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
     """The most frequent confusions: class, prediction, and their share of the class's queries."""
-    shares = evaluation.confusion / evaluation.confusion.sum(1, keepdim=True)
-    shares.fill_diagonal_(0)
-    order = shares.flatten().argsort(descending=True)[:count].tolist()
-    names, classes = evaluation.class_names, len(shares)
-    pairs = ((place // classes, place % classes) for place in order)
-    return ", ".join(
-        f"{names[a]} as {names[b]} {100 * float(shares[a, b]):.0f} %" for a, b in pairs
-    )
+    counts = evaluation.counts
+    names = dict(zip(counts.classes.tolist(), evaluation.class_names, strict=True))
+    queries = dict(zip(names, counts.by_class()[1].tolist(), strict=True))
+    wrong = [(n / queries[a], a, b) for a, b, n in counts.pairs.tolist() if a != b]
+    wrong.sort(key=lambda pair: (-pair[0], *pair[1:]))
+    found = [f"{names[a]} as {names[b]} {100 * share:.0f} %" for share, a, b in wrong[:count]]
+    return ", ".join(found) or "none"
 
 
-def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, object]:
+def _plain(measured: Measured) -> dict[str, object]:
     """The figures as plain data, with commit, versions and machine."""
     figures = {
         path: [
@@ -182,8 +118,6 @@ def _plain(results: dict[str, list[Evaluation]], config: Config) -> dict[str, ob
             }
             for evaluation in evaluations
         ]
-        for path, evaluations in results.items()
+        for path, evaluations in measured.evaluations.items()
     }
-    device = build_device(config)
-    origin = provenance(device, kernels=describe_kernels(device))
-    return {"provenance": origin, "checkpoints": figures}
+    return {"provenance": measured.provenance, "checkpoints": figures}

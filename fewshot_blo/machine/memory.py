@@ -127,6 +127,20 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
+    """GiB for ``memory_limit`` in each of several processes that are to run beside each other.
+
+    Their sum is the limit of this process, and at most what the system has free; None if neither
+    is known.
+
+    Args:
+        processes: number of processes.
+        root: root of the file system.
+    """
+    whole = min(_limit.get() or sys.maxsize, _system_free(root))
+    return None if whole == sys.maxsize else max(whole, 1) / processes / 2**30
+
+
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     """Bytes that can still be allocated on ``device``.
 

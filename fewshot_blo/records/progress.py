@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import NoReturn
 
 from tqdm import TqdmWarning
@@ -15,6 +16,16 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 _SELDOM, _OFTEN = 30.0, 5.0
+
+Report = Callable[[str, str, int, int], None]
+"""Takes the name of a loop and of its unit, and the numbers of units added and finished."""
+_report: Report | None = None
+
+
+def report_to(report: Report) -> None:
+    """From now on, this process reports its progress and shows none itself."""
+    global _report
+    _report = report
 
 
 class Progress:
@@ -43,7 +54,9 @@ class Progress:
     def __enter__(self) -> Progress:
         self._begun = self._said_at = time.monotonic()
         self._said = self._done
-        if self._shown and _is_watched():
+        if self._shown and _report is not None:
+            _report(self.what, self.unit, self.total, self.start)
+        elif self._shown and _is_watched():
             # With leave=None, a nested bar is removed when it is full.
             self._bar = tqdm(
                 total=self.total, initial=self.start, desc=self.what, unit=self.unit, leave=None
@@ -53,18 +66,32 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._shown and time.monotonic() - self._begun >= _OFTEN and self._said < self._done:
+        elif (
+            self._shown
+            and _report is None
+            and time.monotonic() - self._begun >= _OFTEN
+            and self._said < self._done
+        ):
             self._line(time.monotonic())
 
     def advance(self, count: int = 1) -> None:
         """Adds ``count`` finished units."""
         self._done += count
-        if self._bar is not None:
+        if self._shown and _report is not None:
+            _report(self.what, self.unit, 0, count)
+        elif self._bar is not None:
             self._bar.update(count)
         elif self._shown:
             now = time.monotonic()
             if self._is_due(now):
                 self._line(now)
+
+    def extend(self, count: int) -> None:
+        """Adds ``count`` units to the total."""
+        self.total += count
+        if self._bar is not None:
+            self._bar.total = self.total
+            self._bar.refresh()
 
     def figures(self, words: str) -> None:
         """Sets the text shown beside the count, such as the loss."""
@@ -75,8 +102,13 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line to stdout, above the bar; does nothing if progress is not shown."""
         if self._shown:
-            tqdm.write(line)
-            sys.stdout.flush()
+            self.write(line)
+
+    @staticmethod
+    def write(line: str) -> None:
+        """Prints a line to stdout, above all bars."""
+        tqdm.write(line)
+        sys.stdout.flush()
 
     def _is_due(self, now: float) -> bool:
         tenth = 10 * self._done // self.total > 10 * self._said // self.total

@@ -16,8 +16,9 @@ from small_runs import make_dataset, make_initialization, make_problem, make_sam
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.evaluation.counts import Counts, Tally
 from fewshot_blo.evaluation.evaluate import embed, evaluate
-from fewshot_blo.evaluation.result import Evaluation, Tally, half_width
+from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.evaluation.result import paired_difference as paired
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
 from fewshot_blo.networks import Conv4, classifier
@@ -52,9 +53,8 @@ def measure(problem: FewShotProblem, norm: Any = "transductive", **options: Any)
 
 
 def make_evaluation(accuracy: Tensor, **changes: Any) -> Evaluation:
-    evaluation = Evaluation(
-        "support", "5-way, seed 0", 3, accuracy, ("a", "b"), torch.tensor([[5, 5], [3, 7]])
-    )
+    counts = Counts.of_confusion(torch.tensor([[5, 5], [3, 7]]))
+    evaluation = Evaluation("support", "5-way, seed 0", 3, accuracy, ("a", "b"), counts)
     return replace(evaluation, **changes)
 
 
@@ -255,10 +255,10 @@ def test_padded_queries_count_nowhere() -> None:
     batch = TaskBatch(images, y, images, y, torch.tensor([[1, 0, -1]]))
     tally = Tally(2, torch.device("cpu"))
     assert tally.add(logits, batch).tolist() == [[True, False, False, False]]
-    assert tally.confusion.tolist() == [[0, 0], [1, 1]]
+    assert tally.counts().pairs.tolist() == [[1, 0, 1], [1, 1, 1]]
     sure, less_sure = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))
     expected = ((1 - sure) + less_sure) / 2
-    assert tally.calibration_error() == pytest.approx(expected, rel=1e-12)
+    assert tally.counts().calibration_error() == pytest.approx(expected, rel=1e-12)
 
 
 def test_ragged_tasks_count_their_real_queries() -> None:

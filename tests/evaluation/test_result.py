@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewshot_blo.evaluation.result import Tally
+from fewshot_blo.evaluation.counts import Tally
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
@@ -43,7 +43,7 @@ def test_calibration_error_is_that_of_torchmetrics(metrics: ModuleType) -> None:
         logits.softmax(-1).flatten(0, 2), labels.flatten(), 5, n_bins=15, ignore_index=-1
     )
     # torchmetrics computes in float32.
-    assert tally.calibration_error() == pytest.approx(float(expected), rel=1e-6)
+    assert tally.counts().calibration_error() == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_certain_queries_are_in_the_last_interval() -> None:
@@ -55,4 +55,4 @@ def test_certain_queries_are_in_the_last_interval() -> None:
     labels, empty = torch.tensor([[0, 1]]), torch.zeros(1, 2, 1)
     tally = Tally(2, torch.device("cpu"))
     tally.add(logits[None], TaskBatch(empty, labels, empty, labels, torch.tensor([[0, 1]])))
-    assert tally.calibration_error() == pytest.approx((0.95 + 1 - 1) / 2)
+    assert tally.counts().calibration_error() == pytest.approx((0.95 + 1 - 1) / 2)

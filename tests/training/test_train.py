@@ -29,6 +29,7 @@ from small_runs import (
 
 from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.hypergrad import Implicit, Unroll, unroll
 from fewshot_blo.hypergrad.unroll import UnrollState
@@ -174,7 +175,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     def fake(problem: Any, *args: Any, norm: Any, **options: Any) -> Evaluation:
         weights.append({name: p.detach().clone() for name, p in problem.outer.items()})
         accuracy = torch.tensor([next(accuracies)])
-        return Evaluation(norm, "fake", 2, accuracy, (), torch.zeros(0, 0))
+        return Evaluation(norm, "fake", 2, accuracy, (), Counts.none())
 
     monkeypatch.setattr(validation_module, "evaluate", fake)
     problem = make_problem()

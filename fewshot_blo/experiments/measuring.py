@@ -1,0 +1,205 @@
+"""``measure``: evaluates checkpoints on the same tasks, or on a part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fewshot_blo.backbones.encoders import own
+from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.evaluation.parts import merge
+from fewshot_blo.evaluation.result import Evaluation
+from fewshot_blo.experiments.data import build_device, build_sampler
+from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.experiments.unseen import as_trained, unseen
+from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.problems.few_shot import norm_modes
+from fewshot_blo.records.jobs import run_jobs
+from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.shard import Shard
+from fewshot_blo.tasks import ClassDataset, Splits
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.checkpoint import Checkpoint
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Evaluations of checkpoints, and what is reported beside them.
+
+    Attributes:
+        evaluations: those of each checkpoint by path, one for each norm mode.
+        notes: sentences on classes and images that were said.
+        provenance: command, versions and machine.
+    """
+
+    evaluations: Mapping[str, Sequence[Evaluation]]
+    notes: Sequence[str]
+    provenance: Mapping[str, str | int]
+
+
+def measure(
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    splits: Splits | None = None,
+    *,
+    allowed: Collection[str] = (),
+    shard: Shard | None = None,
+    say: Say,
+    progress: bool,
+) -> Measured:
+    """Evaluates each checkpoint on the same tasks in every norm mode.
+
+    Args:
+        paths: files of the checkpoints.
+        request: settings of the evaluation.
+        splits: the data set of the checkpoints if it is loaded already; None loads it.
+        allowed: networks of your own ("module:function") that may run in addition to the request's.
+        shard: the part of the tasks that is evaluated; None for all.
+        say: called with sentences on classes and images.
+        progress: show progress.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read.
+        ConfigurationError: if data sets or tasks of the checkpoints differ, all test classes are
+            training classes, a network of your own is not allowed, or the shard has no task.
+    """
+    loaded = {path: checkpoints.load(path) for path in paths}
+    runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
+    configs = {path: requested(runs[path], request) for path in paths}
+    check_comparable(configs)
+    first = configs[paths[0]]
+    splits = splits or first.data.load()
+    notes: list[str] = []
+
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        say(sentence)
+
+    dataset = unseen(runs, request, splits, note)
+    found = {}
+    for path in paths:
+        images = as_trained(path, runs[path], dataset, note)
+        found[str(path)] = _evaluate(loaded[path], configs[path], images, request, shard, progress)
+    device = build_device(first)
+    return Measured(found, notes, provenance(device, kernels=describe_kernels(device)))
+
+
+def measure_by_jobs(
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    *,
+    jobs: int,
+    say: Say,
+    progress: bool,
+) -> Measured:
+    """As ``measure``, by processes of this machine that evaluate a part of the tasks each.
+
+    Raises:
+        ChildProcessError: if a job was killed.
+    """
+    count = min(jobs, request.tasks)
+    shards = [Shard(number, count) for number in range(1, count + 1)]
+    make = partial(_measure_of, paths, request, progress)
+    parts = [part for _, part in run_jobs(make, shards, count, progress=progress)]
+    whole = merged(parts)
+    for sentence in whole.notes:
+        say(sentence)
+    return whole
+
+
+def _measure_of(
+    paths: Sequence[Path], request: EvaluationRequest, progress: bool
+) -> Callable[[Shard], Measured]:
+    def of(shard: Shard) -> Measured:
+        return measure(paths, request, shard=shard, say=lambda _: None, progress=progress)
+
+    return of
+
+
+def merged(parts: Sequence[Measured]) -> Measured:
+    """The evaluations of all tasks from those of all parts, in any order.
+
+    Raises:
+        ConfigurationError: if parts are missing or given twice, or are of different evaluations.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        if [*other.evaluations] != [*first.evaluations]:
+            raise ConfigurationError(
+                f"the parts are of different checkpoints ({', '.join(first.evaluations)} and "
+                f"{', '.join(other.evaluations)}): evaluate all parts with one command, apart from "
+                "shard"
+            )
+    counts = [[len(e) for e in part.evaluations.values()] for part in parts]
+    if any(count != counts[0] for count in counts):
+        raise ConfigurationError(
+            "the parts differ in their norm modes: evaluate all parts with one command, apart from "
+            "shard"
+        )
+    evaluations = {
+        path: [merge(own) for own in zip(*(part.evaluations[path] for part in parts), strict=True)]
+        for path in first.evaluations
+    }
+    return Measured(evaluations, first.notes, first.provenance)
+
+
+def _saved(
+    path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
+) -> Config:
+    """The settings of a run, after checking that its network may be built."""
+    saved = checkpoint.config
+    if "problem" not in saved:
+        raise CheckpointError(
+            f"{path} was saved without a configuration (train(..., config=None)): build the "
+            "problem yourself, load the checkpoint, restore it and call evaluate"
+        )
+    try:
+        config = config_from(saved)
+    except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} has settings that are unknown to this version "
+            f"({' '.join(str(error).split())}): evaluate it with the version that trained it"
+        ) from error
+    function = config.encoder.settings.get("function", "")
+    if config.encoder.kind is own and function not in (*allowed, request.network):
+        raise ConfigurationError(
+            f"building the network of {path} would call '{function}': if you trust this function, "
+            f"allow it (network {function})"
+        )
+    return config
+
+
+def _evaluate(
+    checkpoint: Checkpoint,
+    config: Config,
+    dataset: ClassDataset,
+    request: EvaluationRequest,
+    shard: Shard | None,
+    progress: bool,
+) -> list[Evaluation]:
+    problem = build_problem(config, dataset.images.shape[1:], trained=False)
+    checkpoint.restore(problem)
+    sampler = build_sampler(config, dataset, training=False)
+    differing = norm_modes(problem)
+    norms = differing if request.norm == "all" else (request.norm,)
+    return [
+        evaluate(
+            problem,
+            sampler,
+            tasks=request.tasks,
+            norm=norm,
+            adaptation=config.adaptation,
+            chunk=request.chunk,
+            views=request.views,
+            shard=shard,
+            progress=progress,
+        )
+        for norm in norms
+    ]

@@ -1,0 +1,142 @@
+"""Work divided by ``--shard`` and ``--jobs`` gives what one process gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import make_folder, options
+
+from fewshot_blo.commands import main as cli
+from fewshot_blo.training.run import BEST
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A shared encoder and an initialisation."""
+    place = tmp_path_factory.mktemp("runs")
+    for name, problem in (("a", "SharedEncoder"), ("b", "Initialization")):
+        words = options(folder, train__steps=1, train__validate_every=1, problem=problem)
+        assert cli.main(["train", str(place / name), *words, "--test_tasks=0"]) == 0
+    return [str(place / name / BEST) for name in ("a", "b")]
+
+
+def figures(path: Path) -> Any:
+    """The file without the provenance, as text: equal byte by byte."""
+    content = json.loads(path.read_text())
+    assert content.pop("provenance")["torch"]
+    return json.dumps(content)
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert cli.main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def whole(
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[str, str]:
+    """What is printed and written without shards."""
+    words = ("evaluate", *checkpoints, "--tasks=7", "--chunk=1")
+    return evaluated(capsys, *words, f"--output={tmp_path / 'w.json'}"), figures(
+        tmp_path / "w.json"
+    )
+
+
+def test_merged_parts_report_what_one_process_reports(
+    checkpoints: list[str],
+    whole: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "e.json"
+    words = ("evaluate", *checkpoints, "--tasks=7", "--chunk=1", f"--output={output}")
+    for number in (1, 2, 3):
+        said = evaluated(capsys, *words, "--shard", f"{number}/3")
+        path = tmp_path / f"e-{number}-of-3.json"
+        assert path.is_file()
+        assert said.splitlines()[-1] == (
+            f"part {number}/3 written to {path}; when all 3 are there: "
+            f"fewshot-blo merge {tmp_path}/e-*-of-3.json --output {output}"
+        )
+    parts = sorted(map(str, tmp_path.glob("e-*-of-3.json")))
+    assert not output.exists()
+    assert evaluated(capsys, "merge", *parts, f"--output={output}") == whole[0]
+    assert figures(output) == whole[1]
+    # One that is missing, one of another evaluation, one that is damaged, one that is none.
+    assert cli.main(["merge", *parts[:2]]) == 1
+    assert "1 of 3 parts is missing (3/3): evaluate with --shard 3/3" in capsys.readouterr().err
+    assert cli.main([*words, "--seed=5", "--shard=3/3"]) == 0
+    capsys.readouterr()
+    assert cli.main(["merge", *parts]) == 1
+    assert "parts 1/3 and 3/3 differ in their protocol" in capsys.readouterr().err
+    assert cli.main(["merge", str(output)]) == 1
+    assert "is no part of an evaluation" in capsys.readouterr().err
+    text = Path(parts[0]).read_text()
+    Path(parts[0]).write_text(text.replace('"steps": 2', '"steps": 3'))
+    assert cli.main(["merge", *parts]) == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_jobs_report_what_one_process_reports(
+    checkpoints: list[str],
+    whole: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "e.json"
+    words = ("evaluate", *checkpoints, "--tasks=7", "--chunk=1", f"--output={output}")
+    first, rest = evaluated(capsys, *words, "--jobs=2").split("\n", 1)
+    assert first.startswith("2 jobs of 1 thread each")
+    assert rest == whole[0]
+    assert figures(output) == whole[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.json", "w.json"]
+
+
+def test_a_job_that_fails_is_one_message(
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(Path(checkpoints[0]).parent, tmp_path / "run")
+    (tmp_path / "run" / BEST).write_bytes(b"nothing")
+    assert cli.main(["evaluate", str(tmp_path / "run" / BEST), "--jobs=2"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"fewshot-blo evaluate: {tmp_path / 'run' / BEST} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--shard 0/4", "shard is '0/4': it must be a part i/n"),
+        ("--shard 0/4", "parts are counted from 1"),
+        ("--shard 5/4", "shard is '5/4': it must be a part i/n with whole numbers 1 <= i <= n"),
+        ("--shard 2of4", "shard is '2of4': it must be a part i/n"),
+        ("--shard 1.5/4", "as 2/4 for the second of four parts"),
+        ("--shard 2", "shard is '2': it must be a part i/n"),
+        ("--shard /4", "shard is '/4'"),
+        ("--shard 1/", "shard is '1/'"),
+        ("--shard=-1/4", "shard is '-1/4'"),
+        ("--jobs 0", "jobs is 0: it must be at least 1"),
+        ("--jobs 99999", "jobs is 99999: it must be at most"),
+    ],
+)
+def test_wrong_parts_are_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "x.pt", *words.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_shard_in_three_words_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "x.pt", "--shard", "2 of 4"]) == 2
+    assert "shard is '2 of 4': it must be a part i/n" in capsys.readouterr().err
+    assert cli.main(["evaluate", "x.pt", "--shard=1/2", "--jobs=2"]) == 1
+    assert "shard is 1/2 and jobs is 2: give one of them" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Jobs share work, count together, and end together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from small_jobs import accidents, squares
+
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.records.jobs import run_jobs
+
+
+def check_ended(folder: Path) -> None:
+    """All jobs that began an item are gone."""
+    for file in folder.iterdir():
+        process = int(file.name.rpartition("-")[2])
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_items_are_shared_and_lines_and_counts_arrive(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    torch.set_num_threads(2)
+    try:
+        found = dict(run_jobs(squares, [3, 4, 5], 2))
+    finally:
+        torch.set_num_threads(1)
+    assert {place: result[0] for place, result in found.items()} == {0: 9, 1: 16, 2: 25}
+    assert {threads for _, threads, _ in found.values()} == {1}
+    assert os.getpid() not in {process for _, _, process in found.values()}
+    first, *lines = capfd.readouterr().out.splitlines()
+    assert first == "2 jobs of 1 thread each"
+    assert sorted(lines) == ["squaring 3", "squaring 4", "squaring 5"]
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        ("raise", DivergenceError, "the loss is NaN"),
+        ("die", ChildProcessError, r"job ./2 was killed \(SIGKILL\).*use fewer jobs"),
+    ],
+)
+def test_a_job_that_fails_ends_all(
+    item: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        list(run_jobs(partial(accidents, tmp_path), ["wait", item], 2, progress=False))
+    check_ended(tmp_path)
+
+
+def test_an_interrupt_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(partial(accidents, tmp_path), ["wait", "interrupt"], 2, progress=False))
+    check_ended(tmp_path)
+
+
+_PARENT = """
+import sys
+from functools import partial
+from pathlib import Path
+from small_jobs import accidents
+from fewshot_blo.records.jobs import run_jobs
+list(run_jobs(partial(accidents, Path(sys.argv[1])), ["wait"], 1))
+"""
+
+
+def test_jobs_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    """The program has no guard of __main__, which is not run again in the job."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, "-c", _PARENT, tmp_path], env=environment) as parent:
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.02)
+        parent.kill()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            check_ended(tmp_path)
+        except BaseException:  # It is not gone yet.
+            time.sleep(0.02)
+        else:
+            return
+    check_ended(tmp_path)

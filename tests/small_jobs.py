@@ -1,0 +1,59 @@
+"""What jobs compute in tests; other processes import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fewshot_blo.errors import DivergenceError
+from fewshot_blo.records.progress import Progress
+
+
+def squares() -> Callable[[int], tuple[int, int, int]]:
+    """The square of a number, the threads, and the process; prints and counts."""
+
+    def square(number: int) -> tuple[int, int, int]:
+        print(f"squaring {number}")
+        with Progress("squaring", 2, "step") as bar:
+            bar.advance()
+            bar.advance()
+        return number**2, torch.get_num_threads(), os.getpid()
+
+    return square
+
+
+def accidents(folder: Path) -> Callable[[str], str]:
+    """Ends as an item says; writes the process to a file before it waits."""
+
+    def meet(item: str) -> str:
+        (folder / f"{item}-{os.getpid()}").touch()
+        if item == "wait":
+            time.sleep(120)
+        elif item == "raise":
+            _once(folder, "wait")
+            raise DivergenceError("the loss is NaN")
+        elif item == "bug":
+            raise KeyError(os.getpid())
+        elif item == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif item == "interrupt":
+            _once(folder, "wait")
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(120)
+        elif item == "warn":
+            warnings.warn("something", stacklevel=1)
+        return item
+
+    return meet
+
+
+def _once(folder: Path, item: str) -> None:
+    """Waits for another job to begin an item."""
+    while not list(folder.glob(f"{item}-*")):
+        time.sleep(0.01)
