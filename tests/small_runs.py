@@ -123,7 +123,7 @@ def run(
         problem,
         options.pop("method", STRATEGIES[strategy]),
         tasks or make_sampler(make_dataset()),
-        make_sampler(make_dataset(5, seed=1), seed=1),
+        options.pop("validation", None) or make_sampler(make_dataset(5, seed=1), seed=1),
         folder=folder,
         settings=settings,
         adaptation=options.pop("adaptation", InnerSteps(2, SGD(0.1))),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_blo.commands.group import started
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.measuring import measure, measure_by_jobs
 from fewshot_blo.experiments.part_files import USUAL, part_path, write_part
-from fewshot_blo.experiments.report import report
+from fewshot_blo.experiments.report import evaluate_checkpoints, report
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
@@ -36,19 +37,25 @@ class Checkpoints:
             )
 
 
+SEVERAL_PROCESSES = True
 OPTIONS = Options((EvaluationRequest, Sharing, Checkpoints), positional="checkpoints")
 
 
 def run(request: EvaluationRequest, sharing: Sharing, checkpoints: Checkpoints) -> int:
     """Runs it; returns the exit status."""
     paths = list(checkpoints.checkpoints)
+    if started() > 1 and (sharing.part or sharing.jobs > 1):
+        raise ConfigurationError(
+            f"torchrun divides the tasks among {started()} processes by itself: leave out shard "
+            "and jobs"
+        )
     if sharing.part is not None:
         return _run_part(paths, request, sharing.part, sharing.jobs)
     if min(sharing.jobs, request.tasks) > 1:
         measured = measure_by_jobs(paths, request, jobs=sharing.jobs, say=_say, progress=True)
+        report(measured, request.output)
     else:
-        measured = measure(paths, request, say=_say, progress=True)
-    report(measured, request.output)
+        evaluate_checkpoints(paths, request)
     return 0
 
 

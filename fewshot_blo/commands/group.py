@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from fewshot_blo.errors import ConfigurationError
+
+_SECONDS = 0.02
+"""Between looks at the store."""
 
 Speaks = Callable[[], bool]
 """Whether this process is the one that reports an error: the first one that asks."""
@@ -51,12 +57,13 @@ def group() -> Iterator[Speaks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = _of_this_attempt(store, rank, count)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
 
     def speaks() -> bool:
         try:
             first: bytes = store.compare_set("reported by", "", str(rank))
-            return int(first) == rank
+            return bool(int(first) == rank)
         except RuntimeError:  # The host of the store has ended.
             return True
 
@@ -64,6 +71,29 @@ def group() -> Iterator[Speaks]:
         yield speaks
     # Not after an error, when others may never come to this point.
     dist.destroy_process_group()
+
+
+def _of_this_attempt(store: Store, rank: int, count: int) -> Store:
+    """The store without what earlier attempts left there: addresses of processes that have ended.
+
+    ``torchrun`` keeps the store when it restarts processes, and their hosts may count restarts
+    differently. So each process announces a name of its own, and the first one publishes a list of
+    names until all have found theirs on the same list.
+    """
+    own, listed = uuid.uuid4().hex, ""
+    store.set(f"name {rank}", own)
+    while True:
+        if rank == 0:
+            names = [store.get(f"name {other}").decode() for other in range(count)]
+            if listed != "-".join(names):
+                listed = "-".join(names)
+                store.set("names", listed)
+        listed = store.get("names").decode()
+        if own in listed:
+            store.set(f"{listed} {rank}", "")
+            if store.check([f"{listed} {other}" for other in range(count)]):
+                return PrefixStore(listed, store)
+        time.sleep(_SECONDS)
 
 
 @contextmanager

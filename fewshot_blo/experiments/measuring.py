@@ -18,10 +18,11 @@ from fewshot_blo.experiments.request import EvaluationRequest, check_comparable,
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.unseen import as_trained, unseen
 from fewshot_blo.kernel.stacked.fused import describe_kernels
+from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.records.jobs import run_jobs
 from fewshot_blo.records.provenance import provenance
-from fewshot_blo.records.shard import Shard
+from fewshot_blo.records.shard import Shard, by_all
 from fewshot_blo.tasks import ClassDataset, Splits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -89,6 +90,33 @@ def measure(
         found[str(path)] = _evaluate(loaded[path], configs[path], images, request, shard, progress)
     device = build_device(first)
     return Measured(found, notes, provenance(device, kernels=describe_kernels(device)))
+
+
+def measure_together(
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    splits: Splits | None = None,
+    *,
+    allowed: Collection[str] = (),
+    say: Say,
+    progress: bool,
+) -> Measured:
+    """As ``measure``; each process of PyTorch's process group, if there is one, evaluates a part.
+
+    All of them read the checkpoints and the data.
+
+    Raises:
+        ProcessError: if another process has failed.
+    """
+    processes = joined()
+
+    def of(shard: Shard | None) -> Measured:
+        shown = progress and processes.is_first
+        return measure(
+            paths, request, splits, allowed=allowed, shard=shard, say=say, progress=shown
+        )
+
+    return by_all(processes, request.tasks, of, merged)
 
 
 def measure_by_jobs(

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
-from fewshot_blo.experiments.measuring import Measured, measure
+from fewshot_blo.experiments.measuring import Measured, measure_together
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.machine.processes import joined
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks import Splits
@@ -45,8 +46,8 @@ def evaluate_checkpoints(
             training classes, or a network of your own is not allowed.
     """
     say = partial(print, flush=True) if progress else logger.info
-    measured = measure(paths, request, splits, allowed=allowed, say=say, progress=progress)
-    report(measured, request.output, progress=progress)
+    measured = measure_together(paths, request, splits, allowed=allowed, say=say, progress=progress)
+    joined().on_first(lambda: report(measured, request.output, progress=progress))
     return {path: list(found) for path, found in measured.evaluations.items()}
 
 

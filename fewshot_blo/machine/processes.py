@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from torch import Tensor
 from fewshot_blo.errors import ProcessError
 
 Result = TypeVar("Result")
+
+
+def part(number: int, count: int, total: int) -> slice:
+    """Part ``number``, from 0, of ``count`` consecutive parts whose sizes differ by at most one."""
+    return slice(-(-number * total // count), -(-(number + 1) * total // count))
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,8 @@ class Processes:
         return self.rank == 0
 
     def part(self, total: int) -> slice:
-        """This process's part of ``total`` tasks; the parts differ by at most one task."""
-        first, last = (-(-rank * total // self.count) for rank in (self.rank, self.rank + 1))
-        return slice(first, last)
+        """This process's part of ``total`` tasks."""
+        return part(self.rank, self.count, total)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place; bit for bit the same on each."""
@@ -115,7 +120,8 @@ class Processes:
         try:
             yield
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Without the place in gloo's code before it, and its advice behind it.
+            reason = re.sub(r"^\[.*?\] |\. .*", "", f"{error}".partition("\n")[0])
             raise ProcessError(
                 f"process {self.rank} of {self.count} lost contact with another one, which has "
                 f"ended or cannot be reached ({reason})"

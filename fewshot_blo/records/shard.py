@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.machine.processes import Processes, part
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting
 from fewshot_blo.records.scalars import in_short
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @checked
@@ -60,9 +62,30 @@ class Shard:
 
     def within(self, total: int) -> range:
         """The places of this part among ``total`` items, which may be none."""
-        return range(total * (self.number - 1) // self.count, total * self.number // self.count)
+        return range(total)[part(self.number - 1, self.count, total)]
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of this part."""
         places = self.within(len(items))
         return items[places.start : places.stop]
+
+
+def by_all(
+    processes: Processes,
+    total: int,
+    make: Callable[[Shard | None], Result],
+    merge: Callable[[Sequence[Result]], Result],
+) -> Result:
+    """The result for all items, from those of each process for its shard of them.
+
+    Args:
+        processes: processes that all call this.
+        total: number of items; with fewer of them than processes, some processes do nothing.
+        make: makes the result of a shard; None for all items, in one process.
+        merge: joins the results of all shards.
+    """
+    count = min(processes.count, total)
+    if count == 1:
+        return processes.from_first(lambda: make(None))
+    mine = make(Shard(processes.rank + 1, count)) if processes.rank < count else None
+    return merge([found for found in processes.collect(mine) if found is not None])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.records.logs import RunLog
+from fewshot_blo.records.shard import by_all
 from fewshot_blo.tasks import EpisodicSampler, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
@@ -32,12 +34,18 @@ def validate(
     with run.average.applied(run.problem.outer):
         if isinstance(tasks, EpisodicSampler):
             update_statistics(run.problem, tasks, adaptation)
-        result = evaluate(
-            run.problem,
-            validation,
-            tasks=run.settings.validation_tasks,
-            norm=run.settings.norm,
-            adaptation=adaptation,
+        result = by_all(
+            run.processes,
+            run.settings.validation_tasks,
+            lambda shard: evaluate(
+                run.problem,
+                validation,
+                tasks=run.settings.validation_tasks,
+                norm=run.settings.norm,
+                adaptation=adaptation,
+                shard=shard,
+            ),
+            merge,
         )
         if result.mean > run.best["accuracy"]:
             run.best = {"step": run.step, "accuracy": result.mean}

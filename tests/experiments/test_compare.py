@@ -31,6 +31,7 @@ from fewshot_blo.networks import Conv4
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import train as train_module
+from fewshot_blo.training import validation
 from fewshot_blo.training.checkpoint import load
 from fewshot_blo.training.run import BEST, PROVENANCE
 from fewshot_blo.training.step import hypergradient
@@ -145,16 +146,16 @@ def test_goes_on_after_an_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     words = ["compare", str(recipes[0]), f"--folder={tmp_path}", "--tasks=8"]
-    plain = train_module._validate
+    plain = validation.validate
 
     def interrupted(*arguments: object) -> str:
         os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train_module, "_validate", interrupted)
+    monkeypatch.setattr(train_module, "validate", interrupted)
     assert cli.main(words) == 130
     assert not (tmp_path / "table.md").exists()
-    monkeypatch.setattr(train_module, "_validate", plain)
+    monkeypatch.setattr(train_module, "validate", plain)
     assert cli.main(words) == 0
     assert (tmp_path / "table.md").exists()
     assert "step 2: validation" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from faults import commands, company, constructors, damage, kills, leaks, malice
+from faults import commands, company, constructors, damage, group, kills, leaks, malice
 from faults.programs import programs
 from faults.row import Row, table
 from fewshot_blo.records.provenance import provenance
@@ -40,6 +40,7 @@ def _nonsense(place: Path, each: int) -> Iterator[Row]:
 PARTS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "kills": kills.measure,
     "company": lambda place, each: company.measure(place, -(-2 * each // 5)),
+    "group": lambda place, each: group.measure(place, -(-2 * each // 5)),
     "damage": _damage,
     "malice": lambda place, _: malice.measure(place),
     "nonsense": _nonsense,

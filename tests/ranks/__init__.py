@@ -1,4 +1,1 @@
-"""Several processes against one: every strategy, problem and norm mode, in float64.
-
-``PYTHONPATH=tests python -m ranks [--ranks N ...] [--sample] [--output FILE]``
-"""
+"""Several processes against one, in float64; ``python -m ranks`` compares every case."""

@@ -1,23 +1,19 @@
-"""What a process of a group does: takes outer steps with the others and alone, and compares."""
+"""Outer steps of a group of processes against those of one process."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-import torch.distributed as dist
 from oracles import make_batch, make_ragged_batch
 from test_contract import STRATEGIES, cases_with_modes, fit, make_problem
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.machine.processes import ALONE, Processes, joined
+from fewshot_blo.machine.processes import ALONE, Processes
 from fewshot_blo.problems import NormMode
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.exchange import gathered_state
@@ -27,29 +23,30 @@ from fewshot_blo.training.settings import TrainSettings
 STEPS = 2
 
 
+Start = Literal["cold", "warm"]
+
+
 class Case(NamedTuple):
     """A strategy and a problem of the contract suite, and how tasks are classified and begun."""
 
     strategy: str
     problem: str
     mode: NormMode
-    start: Literal["cold", "warm"]
+    start: Start
 
 
 def every_case() -> list[Case]:
     """Cases of the contract suite, cold and warm, whether or not they can be trained so."""
-    return [
-        Case(*case, start)
-        for case, start in itertools.product(cases_with_modes(), ("cold", "warm"))
-    ]
+    starts: tuple[Start, ...] = ("cold", "warm")
+    return [Case(*case, start) for case in cases_with_modes() for start in starts]
 
 
 def sample() -> list[Case]:
-    """Two cases a strategy, of different problems."""
+    """One case a strategy, of different problems."""
     found: list[Case] = []
     for number, strategy in enumerate(STRATEGIES):
         own = [case for case in every_case() if case.strategy == strategy]
-        found += own[number % 7 :: len(own) // 2][:2]
+        found.append(own[5 * number % len(own)])
     return found
 
 
@@ -102,37 +99,20 @@ def error(ours: dict[str, Tensor], alone: dict[str, Tensor]) -> float:
     )
 
 
-def main() -> None:
-    """Compares the cases; the first process writes the errors by case."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--meet", required=True, help="file over which the processes meet")
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--ranks", type=int, required=True)
-    parser.add_argument("--tasks", type=int, nargs="+", required=True)
-    parser.add_argument("--sample", action="store_true")
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{arguments.meet}",
-        rank=arguments.rank,
-        world_size=arguments.ranks,
-    )
-    processes, errors = joined(), {}
-    for tasks, case in itertools.product(
-        arguments.tasks, sample() if arguments.sample else every_case()
-    ):
-        drawn = batches(tasks)
+def errors(tasks: Sequence[int], found: Sequence[Case], processes: Processes) -> dict[str, float]:
+    """Relative errors of the group against one process, by case; without what cannot be trained.
+
+    Args:
+        tasks: numbers of tasks of a batch.
+        found: the cases.
+        processes: the group.
+    """
+    measured = {}
+    for count, case in itertools.product(tasks, found):
+        drawn = batches(count)
         try:
             alone = take(case, drawn, ALONE)
         except (ConfigurationError, StructuralZeroError):
             continue
-        errors[f"{tasks}; {'; '.join(case)}"] = error(take(case, drawn, processes), alone)
-    if processes.is_first:
-        arguments.output.write_text(json.dumps(errors))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+        measured[f"{count}; {'; '.join(case)}"] = error(take(case, drawn, processes), alone)
+    return measured
