@@ -36,7 +36,9 @@ def test_items_are_shared_and_lines_and_counts_arrive(
     assert {place: result[0] for place, result in found.items()} == {0: 9, 1: 16, 2: 25}
     assert {threads for _, threads, _ in found.values()} == {1}
     assert os.getpid() not in {process for _, _, process in found.values()}
-    first, *lines = capfd.readouterr().out.splitlines()
+    out, err = capfd.readouterr()
+    assert err == ""
+    first, *lines = out.splitlines()
     assert first == "2 jobs of 1 thread each"
     assert sorted(lines) == ["squaring 3", "squaring 4", "squaring 5"]
 
