@@ -142,12 +142,12 @@ class ComparedRuns:
                 write_part(self._measure([path], Shard()), file)
 
     def _measure(self, paths: Sequence[Path], shard: Shard | None) -> Measured:
-        trained_on = next(iter(self.recipes.values())).data if self.recipes else None
-        other = trained_on is None or self.request.data or self.request.size
+        trained_on = [config.data for config in self.recipes.values()]
+        same = trained_on and not self.request.data and not self.request.size
         return measure(
             paths,
             self.request,
-            None if other else self._splits_of(trained_on),
+            self._splits_of(trained_on[0]) if same else None,
             allowed=[str(c.encoder.settings.get("function", "")) for c in self.recipes.values()],
             beside=self._beside,
             shard=shard,

@@ -105,6 +105,7 @@ def test_jobs_report_what_one_process_reports(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.json", "w.json"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_one_message(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +234,7 @@ def test_another_request_is_evaluated_again(
     assert of_comparison(tmp_path / "a") == of_comparison(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_comparison_by_jobs_is_that_of_one_process(
     recipes: list[str],
     compared: Path,

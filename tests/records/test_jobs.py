@@ -43,6 +43,7 @@ def test_items_are_shared_and_lines_and_counts_arrive(
     assert sorted(lines) == ["squaring 3", "squaring 4", "squaring 5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "error", "message"),
     [
@@ -74,6 +75,7 @@ list(run_jobs(partial(accidents, Path(sys.argv[1])), ["wait"], 1))
 """
 
 
+@pytest.mark.slow
 def test_jobs_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     """The program has no guard of __main__, which is not run again in the job."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
