@@ -105,7 +105,6 @@ def test_jobs_report_what_one_process_reports(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.json", "w.json"]
 
 
-@pytest.mark.slow
 def test_a_job_that_fails_is_one_message(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,14 +233,12 @@ def test_another_request_is_evaluated_again(
     assert of_comparison(tmp_path / "a") == of_comparison(tmp_path / "b")
 
 
-@pytest.mark.slow
 def test_a_comparison_by_jobs_is_that_of_one_process(
-    recipes: list[str],
-    compared: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = evaluated(capsys, *comparison(recipes, tmp_path, "--jobs=2"))
+    one, several = tmp_path / "one", tmp_path / "several"
+    evaluated(capsys, *comparison(checkpoints, one))
+    said = evaluated(capsys, *comparison(checkpoints, several, "--jobs=2"))
     assert said.startswith("2 jobs of 1 thread each")
-    assert of_comparison(tmp_path) == of_comparison(compared)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in compared.iterdir()}
+    assert of_comparison(several) == of_comparison(one)
+    assert {path.name for path in several.iterdir()} == {path.name for path in one.iterdir()}

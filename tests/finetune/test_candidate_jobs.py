@@ -13,7 +13,6 @@ from fewshot_blo.finetune import Source, fit, read_labelled
 from fewshot_blo.finetune.files import save_classifier
 
 
-@pytest.mark.slow
 def test_jobs_choose_and_fit_what_one_process_does(
     make_folder: Callable[..., Path],
     tmp_path: Path,
@@ -24,7 +23,7 @@ def test_jobs_choose_and_fit_what_one_process_does(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     source = Source("small_images:network")
-    data = read_labelled(make_folder(5, 4, 6), 16)
+    data = read_labelled(make_folder(3, 3), 16)
     one = fit(data, source.load(), source, progress=False)
     several = fit(data, source.load(), source, jobs=2)
     said = capsys.readouterr().out.splitlines()

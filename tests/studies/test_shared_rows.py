@@ -42,21 +42,14 @@ def files(place: Path) -> set[str]:
     return {name for name in found if "tfevents" not in name}
 
 
-@pytest.mark.slow
-def test_rows_by_jobs_are_those_of_one_process(recipe: Path, tmp_path: Path) -> None:
-    assert study(recipe, tmp_path / "whole") == 0
-    assert study(recipe, tmp_path / "jobs", "--jobs=2") == 0
-    assert table(tmp_path / "jobs") == table(tmp_path / "whole")
-    assert files(tmp_path / "jobs") == files(tmp_path / "whole")
-
-
-def test_rows_by_shards_are_those_of_one_process(
+def test_rows_by_shards_and_by_jobs_are_those_of_one_process(
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert study(recipe, tmp_path / "whole") == 0
+    assert study(recipe, tmp_path / "jobs", "--jobs=2") == 0
     for number in (1, 2, 3, 4):
         capsys.readouterr()
         assert study(recipe, tmp_path / "shards", f"--shard={number}/4") == 0
@@ -66,8 +59,9 @@ def test_rows_by_shards_are_those_of_one_process(
     assert not (tmp_path / "shards" / "table.md").exists()
     monkeypatch.setattr("fewshot_blo.studies.rows.solve", None)  # Nothing is solved again.
     assert study(recipe, tmp_path / "shards") == 0
-    assert table(tmp_path / "shards") == table(tmp_path / "whole")
-    assert files(tmp_path / "shards") == files(tmp_path / "whole")
+    for name in ("jobs", "shards"):
+        assert table(tmp_path / name) == table(tmp_path / "whole")
+        assert files(tmp_path / name) == files(tmp_path / "whole")
 
 
 def test_a_row_in_use_is_left_to_its_process(
