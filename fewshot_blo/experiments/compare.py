@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,9 +56,7 @@ def compare(
     groups = runs.groups()
     with writing(folder):
         if jobs > 1:
-            make = partial(_worker, sources, request, folder, seeds, max_steps, progress)
-            for _ in run_jobs(make, groups, jobs, progress=progress):
-                pass
+            _prepare(runs, groups, jobs)
         found = [[runs.train(run) for run in runs.of(source)] for source in sources]
         paths = [path for group in found for path in group]
         measured = runs.measure(paths)
@@ -100,27 +99,24 @@ def compare_part(
         CheckpointError, ChildProcessError, ConfigurationError, KeyboardInterrupt: as ``compare``.
     """
     _names(sources)
-    worker = partial(_worker, sources, request, folder, seeds, max_steps, progress)
-    groups = shard.of(ComparedRuns(sources, request, folder, seeds, max_steps, progress).groups())
-    if jobs > 1:
-        for _ in run_jobs(worker, groups, jobs, progress=progress):
-            pass
-    else:
-        work = worker()
-        for group in groups:
-            work(group)
+    runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
+    groups = shard.of(runs.groups())
+    _prepare(runs, groups, jobs)
     return sum(map(len, groups))
 
 
-def _worker(
-    sources: Sequence[Path],
-    request: EvaluationRequest,
-    folder: Path,
-    seeds: Sequence[int],
-    max_steps: int | None,
-    progress: bool,
-) -> Callable[[Sequence[Run]], None]:
-    return ComparedRuns(sources, request, folder, seeds, max_steps, progress).prepare
+def _prepare(runs: ComparedRuns, groups: Sequence[Sequence[Run]], jobs: int) -> None:
+    if jobs > 1:
+        make = partial(_preparation, replace(runs))  # A copy without what was loaded.
+        for _ in run_jobs(make, groups, jobs, progress=runs.progress):
+            pass
+    else:
+        for group in groups:
+            runs.prepare(group)
+
+
+def _preparation(runs: ComparedRuns) -> Callable[[Sequence[Run]], None]:
+    return runs.prepare
 
 
 def _names(sources: Sequence[Path]) -> list[str]:

@@ -109,60 +109,81 @@ class ComparedRuns:
         return run.source if run.seed is None else self._trained(run.source, run.seed)
 
     def measure(self, paths: Sequence[Path]) -> Measured:
-        """Evaluations of checkpoints, as far as they are known already from their files."""
-        files = {path: self._file(path) for path in paths}
-        known: dict[Path, Measured] = {}
-        for path, file in files.items():
+        """Evaluations of checkpoints, as far as they are known already from files of parts."""
+        if not (self.folder / EVALUATED).is_dir():
+            return self._measure(paths)
+        found: dict[Path, Measured] = {}
+        for path in paths:
             with suppress(CheckpointError, OSError):  # Then it is evaluated again.
-                known[path] = merged([read_part(file)])
-        missing = [path for path in paths if path not in known]
-        found = [*known.values()]
+                found[path] = merged([read_part(self._file(path))])
+        parts = [*found.values()]
+        missing = [path for path in paths if path not in found]
         if missing:
-            found.append(self._measure(missing, None))
-        evaluations = {name: own for part in found for name, own in part.evaluations.items()}
+            parts.append(self._measure(missing, beside=self._all))
+        evaluations = {name: own for part in parts for name, own in part.evaluations.items()}
         return Measured(
             {str(path): evaluations[str(path)] for path in paths},
-            list(dict.fromkeys(note for part in found for note in part.notes)),
-            found[-1].provenance,
+            list(dict.fromkeys(note for part in parts for note in part.notes)),
+            parts[-1].provenance,
         )
 
     def forget(self, paths: Sequence[Path]) -> None:
         """Removes the files of evaluations, once the table is written."""
-        for path in paths:
-            self._file(path).unlink(missing_ok=True)
-        with suppress(OSError):  # There is none, or other runs' are in it.
-            (self.folder / EVALUATED).rmdir()
+        if (self.folder / EVALUATED).is_dir():
+            for path in paths:
+                self._file(path).unlink(missing_ok=True)
+            with suppress(OSError):  # Other runs' are in it.
+                (self.folder / EVALUATED).rmdir()
 
     def prepare(self, group: Sequence[Run]) -> None:
         """Trains runs, and evaluates each into a file, for the table."""
+        together = self._all  # Refuses what cannot be compared before anything is trained.
         for run in group:
             path = self.train(run)
             file = self._file(path)
             if not file.is_file():
-                write_part(self._measure([path], Shard()), file)
+                write_part(self._measure([path], beside=together, shard=Shard()), file)
 
-    def _measure(self, paths: Sequence[Path], shard: Shard | None) -> Measured:
-        trained_on = [config.data for config in self.recipes.values()]
-        same = trained_on and not self.request.data and not self.request.size
+    def _measure(
+        self,
+        paths: Sequence[Path],
+        *,
+        beside: Mapping[Path, Config] | None = None,
+        shard: Shard | None = None,
+    ) -> Measured:
         return measure(
             paths,
             self.request,
-            self._splits_of(trained_on[0]) if same else None,
+            self._splits(beside),
             allowed=[str(c.encoder.settings.get("function", "")) for c in self.recipes.values()],
-            beside=self._beside,
+            beside=beside,
             shard=shard,
             say=partial(print, flush=True) if self.progress else logger.info,
             progress=self.progress,
         )
 
+    def _splits(self, beside: Mapping[Path, Config] | None) -> Splits | None:
+        """The data set to test on, where it is loaded already or several runs need it."""
+        if self.recipes and not self.request.data and not self.request.size:
+            return self._splits_of(next(iter(self.recipes.values())).data)
+        if beside:
+            first = next(iter(beside.values()))
+            return self._splits_of(requested(first, self.request).data)
+        return None
+
     @cached_property
-    def _beside(self) -> Mapping[Path, Config]:
-        """Settings of all runs: what they were trained on is left out of the tests of each."""
+    def _all(self) -> Mapping[Path, Config]:
+        """Settings of all runs: what they were trained on is left out of the tests of each.
+
+        Raises:
+            ConfigurationError: if the runs cannot be compared.
+        """
         found = dict(self.recipes)
         for source in self.sources:
             for run in self.of(source) if source not in found else ():
                 with suppress(ConfigurationError, LookupError, TypeError, AttributeError):
                     found[run.source] = config_from(checkpoints.load(run.source).config)
+        check_comparable({path: requested(config, self.request) for path, config in found.items()})
         return found
 
     @cached_property
@@ -172,7 +193,7 @@ class ComparedRuns:
     def _file(self, path: Path) -> Path:
         """Where the evaluation of a checkpoint is kept, by all that it depends on."""
         settings = {**asdict(self.request), "output": None}
-        data = [plain(SLOTS, config.data, DataSet) for config in self._beside.values()]
+        data = [plain(SLOTS, config.data, DataSet) for config in self._all.values()]
         digest = hashlib.sha256(json.dumps([settings, data, str(path)], default=str).encode())
         with suppress(OSError):  # Whoever loads it says what is wrong.
             digest.update(path.read_bytes())

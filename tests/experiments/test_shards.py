@@ -223,6 +223,15 @@ def test_shards_of_checkpoints_alone(
     assert of_comparison(tmp_path / "shards") == of_comparison(tmp_path / "whole")
 
 
+def test_a_part_of_runs_that_cannot_be_compared_is_refused(
+    folder: Path, checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "other.yaml", folder, episodes__validation_query=1)
+    words = comparison([str(recipe), checkpoints[0]], tmp_path / "runs", "--shard=2/2")
+    assert cli.main(words) == 1
+    assert "way, shot and query are (3, 1, 3) for" in capsys.readouterr().err
+
+
 def test_another_request_is_evaluated_again(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
