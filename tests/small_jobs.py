@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from fewshot_blo.errors import DivergenceError
 from fewshot_blo.records.progress import Progress
 
 
@@ -35,19 +33,13 @@ def accidents(folder: Path) -> Callable[[str], str]:
         (folder / f"{item}-{os.getpid()}").touch()
         if item == "wait":
             time.sleep(120)
-        elif item == "raise":
-            _once(folder, "wait")
-            raise DivergenceError("the loss is NaN")
-        elif item == "bug":
-            raise KeyError(os.getpid())
         elif item == "die":
+            _once(folder, "wait")
             os.kill(os.getpid(), signal.SIGKILL)
         elif item == "interrupt":
             _once(folder, "wait")
             os.kill(os.getppid(), signal.SIGINT)
             time.sleep(120)
-        elif item == "warn":
-            warnings.warn("something", stacklevel=1)
         return item
 
     return meet

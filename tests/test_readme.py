@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 from oracles import Quadratic, assert_same
+from small_runs import make_dataset, make_problem, make_sampler
 
+from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.hypergrad import outer_step
+from fewshot_blo.records.shard import Shard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,3 +56,29 @@ def test_the_strategy_is_one() -> None:
     assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})
     assert_same(step.inner, Quadratic.cut(quadratic.descent(5, 0.1)[0]))
     assert state.inner is step.inner
+
+
+def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
+    problem, sampler = make_problem(), make_sampler(make_dataset())
+    found = run_example("docs/scaling.md", 0)["in_parts"](problem, sampler, 3)
+    assert torch.equal(found.accuracy, evaluate(problem, sampler, tasks=600).accuracy)
+
+
+def test_an_array_of_slurm_has_each_part_once(tmp_path: Path) -> None:
+    """The lines of the script, with the command replaced by one that writes its last word."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^    (#!/bin/bash\n(?:    .*\n)+)", text, re.MULTILINE)
+    lines = f'fewshot-blo() {{ echo "${{@: -1}}"; }}\n{textwrap.dedent("    " + script)}'
+    first, last = map(int, re.findall(r"--array=(\d+)-(\d+)", script)[0])
+    parts = []
+    for number in range(first, last + 1):
+        slurm = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": str(last + 1)}
+        done = subprocess.run(
+            ["bash", "-c", lines],
+            env={**os.environ, **slurm, "SLURM_CPUS_PER_TASK": "4"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        parts.append(Shard.read(done.stdout.strip()))
+    assert parts == [Shard(number, last + 1) for number in range(1, last + 2)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.compare import compare, compare_part
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural, NotEmpty
 
@@ -40,16 +41,24 @@ class CompareRequest:
             )
 
 
-OPTIONS = Options((EvaluationRequest, CompareRequest), positional="sources")
+OPTIONS = Options((EvaluationRequest, Sharing, CompareRequest), positional="sources")
 
 
-def run(measured: EvaluationRequest, request: CompareRequest) -> int:
+def run(measured: EvaluationRequest, sharing: Sharing, request: CompareRequest) -> int:
     """Runs it; returns the exit status."""
-    compare(
-        list(request.sources),
-        measured,
-        folder=request.folder,
-        seeds=request.seeds,
-        max_steps=request.max_steps,
-    )
+    settings: dict[str, Any] = {
+        "folder": request.folder,
+        "seeds": request.seeds,
+        "max_steps": request.max_steps,
+        "jobs": sharing.jobs,
+    }
+    sources, shard = list(request.sources), sharing.part
+    if shard is None:
+        compare(sources, measured, **settings)
+    else:
+        runs = compare_part(sources, measured, shard, **settings)
+        print(
+            f"part {shard} is done, {runs} run{'' if runs == 1 else 's'}; when all {shard.count} "
+            "are, the same command without --shard prints the table"
+        )
     return 0

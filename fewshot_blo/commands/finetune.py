@@ -16,6 +16,7 @@ from fewshot_blo.backbones import Adapts, Views
 from fewshot_blo.backbones.backbone import Pool
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.sharing import check_jobs
 from fewshot_blo.finetune import LabelledImages, Source, fit
 from fewshot_blo.finetune.files import save_new
 from fewshot_blo.finetune.labelled_folder import decode_labelled
@@ -23,7 +24,7 @@ from fewshot_blo.finetune.report import Origin, write_report
 from fewshot_blo.finetune.selection import Selection
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.locks import writing
-from fewshot_blo.records.ranges import AtLeast, AtMost, Positive
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Positive
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.reading.layouts import labelled_files
 
@@ -47,6 +48,8 @@ class FineTuneRequest:
             mirrored_shifts; auto lets held-out images choose.
         minutes: time to choose the way to fine-tune in; ways that would not fit are left out, and
             named; no limit by default.
+        jobs: processes of this machine that try ways to fine-tune beside each other; its threads
+            are divided among them.
         skip_unreadable: leave out images that cannot be decoded.
         thumbnails: keep small pictures and file names of the images in the classifier, for people
             who look at its answers; false keeps neither.
@@ -64,6 +67,7 @@ class FineTuneRequest:
     adapts: Adapts | Literal["auto"] = "auto"
     views: Views | Literal["auto"] = "auto"
     minutes: Positive | None = None
+    jobs: Counting = 1
     skip_unreadable: bool = False
     thumbnails: bool = True
     output: Path = Path("runs/finetune")
@@ -71,6 +75,7 @@ class FineTuneRequest:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigurationError("there are no images: name the folder of them")
+        check_jobs(self.jobs)
 
 
 _SHOWN = 20
@@ -107,6 +112,7 @@ def _run(request: FineTuneRequest) -> int:
         adapts=request.adapts,
         views=request.views,
         minutes=request.minutes,
+        jobs=request.jobs,
     )
     try:
         file = save_new(classifier, request.output / "classifier.pt", thumbnails=request.thumbnails)

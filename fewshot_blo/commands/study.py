@@ -9,9 +9,10 @@ from typing import Annotated
 
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Natural, NotEmpty
-from fewshot_blo.studies import read_study, run_study
+from fewshot_blo.studies import read_study, run_study, run_study_part
 
 
 @checked
@@ -38,10 +39,10 @@ class StudyRequest:
             raise ConfigurationError("there is no study: name its recipe (recipes/studies)")
 
 
-OPTIONS = Options((StudyRequest,), positional="recipe")
+OPTIONS = Options((StudyRequest, Sharing), positional="recipe")
 
 
-def run(request: StudyRequest) -> int:
+def run(request: StudyRequest, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     recipe = request.recipe
     assert recipe is not None
@@ -51,5 +52,13 @@ def run(request: StudyRequest) -> int:
         raise ConfigurationError(f"there is no row '{unknown[0]}'; there are {', '.join(rows)}")
     rows = {name: row for name, row in rows.items() if not request.only or name in request.only}
     folder = request.folder or Path("runs") / recipe.stem
-    run_study(study, rows, folder, seeds=request.seeds)
+    shard = sharing.part
+    if shard is None:
+        run_study(study, rows, folder, seeds=request.seeds, jobs=sharing.jobs)
+        return 0
+    count = run_study_part(study, rows, folder, shard, seeds=request.seeds, jobs=sharing.jobs)
+    print(
+        f"part {shard} is done, {count} row{'' if count == 1 else 's'}; when all {shard.count} "
+        "are, the same command without --shard prints the table"
+    )
     return 0

@@ -51,6 +51,7 @@ def measure(
     splits: Splits | None = None,
     *,
     allowed: Collection[str] = (),
+    beside: Mapping[Path, Config] | None = None,
     shard: Shard | None = None,
     say: Say,
     progress: bool,
@@ -62,6 +63,7 @@ def measure(
         request: settings of the evaluation.
         splits: the data set of the checkpoints if it is loaded already; None loads it.
         allowed: networks of your own ("module:function") that may run in addition to the request's.
+        beside: settings of further runs of a comparison, whose training classes are left out, too.
         shard: the part of the tasks that is evaluated; None for all.
         say: called with sentences on classes and images.
         progress: show progress.
@@ -83,7 +85,7 @@ def measure(
         notes.append(sentence)
         say(sentence)
 
-    dataset = unseen(runs, request, splits, note)
+    dataset = unseen({**(beside or {}), **runs}, request, splits, note)
     found = {}
     for path in paths:
         images = as_trained(path, runs[path], dataset, note)

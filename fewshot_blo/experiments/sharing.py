@@ -32,9 +32,18 @@ class Sharing:
 
     def __post_init__(self) -> None:
         _ = self.part  # Checked now.
-        most = 4 * (os.cpu_count() or 1)
-        if self.jobs > most:
-            raise ConfigurationError(
-                f"jobs is {self.jobs}: it must be at most {most}, four for each core of this "
-                "machine; use shard for several machines"
-            )
+        check_jobs(self.jobs)
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuses more processes than a machine can run.
+
+    Raises:
+        ConfigurationError: if there are more than four for each core.
+    """
+    most = 4 * (os.cpu_count() or 1)
+    if jobs > most:
+        raise ConfigurationError(
+            f"jobs is {jobs}: it must be at most {most}, four for each core of this machine; use "
+            "several machines for more"
+        )

@@ -51,18 +51,36 @@ class Choosing:
         A candidate is left out if what it is expected to take, from the times measured so far, is
         more than is left. If progress is printed, Ctrl-C ends the choice among those tried.
         """
-        end = time.perf_counter() + (math.inf if self.minutes is None else 60 * self.minutes)
+        tried, skipped = self.attempt(options, self.end())
+        self.tell(skipped)
+        return tried
+
+    def end(self) -> float:
+        """When the time for all candidates ends, on the clock of ``time.perf_counter``."""
+        return time.perf_counter() + (math.inf if self.minutes is None else 60 * self.minutes)
+
+    def attempt(
+        self, options: Sequence[Candidate], end: float, *, needed: bool = True
+    ) -> tuple[list[HeldOut], list[str]]:
+        """Answers of the candidates that are tried, and names of those that are left out.
+
+        Args:
+            options: the candidates.
+            end: when the time ends.
+            needed: whether the first one is tried in any case.
+        """
         tried: list[HeldOut] = []
         skipped = []
         with Progress("fine-tuning", len(options), "candidate", shown=self.progress) as bar:
             try:
                 for candidate in options:
+                    free = tried or not needed
                     left = end - time.perf_counter()
-                    expected = self._expected(candidate, left) if tried else 0.0
-                    if tried and time.perf_counter() + expected > end:
+                    expected = self._expected(candidate, left) if free else 0.0
+                    if free and time.perf_counter() + expected > end:
                         skipped.append(candidate.name)
                         continue
-                    if tried:
+                    if free:
                         bar.figures(f"'{candidate.name}' takes about {expected:.0f} s")
                     start = time.perf_counter()
                     tried.append(self._answers(candidate))
@@ -73,13 +91,8 @@ class Choosing:
             except KeyboardInterrupt:
                 if not tried or not self.progress:
                     raise
-                bar.say(
-                    f"interrupted: the best of the {len(tried)} of {len(options)} candidates tried "
-                    "so far is used; Ctrl-C again stops"
-                )
-            if skipped:
-                self._tell(bar, skipped)
-        return tried
+                bar.say(interrupted(len(tried), len(options)))
+        return tried, skipped
 
     def features(self, candidate: Candidate) -> Tensor:
         """Outputs of the network of the candidate's problem for all images, ``[M, D]``."""
@@ -118,10 +131,21 @@ class Choosing:
         seconds = time.perf_counter() - start
         return seconds * max(candidate.inner.most, 1) * len(self.parts)
 
-    def _tell(self, bar: Progress, skipped: Sequence[str]) -> None:
+    def tell(self, skipped: Sequence[str]) -> None:
+        """Says which candidates were left out for lack of time."""
+        if not skipped:
+            return
         names = ", ".join(f"'{name}'" for name in skipped)
         said = f"skipped for lack of time: {names}"
         if self.progress:
-            bar.say(said)
+            Progress.write(said)
         else:
             warnings.warn(said, stacklevel=4)
+
+
+def interrupted(tried: int, options: int) -> str:
+    """What is said where Ctrl-C ends the choice."""
+    return (
+        f"interrupted: the best of the {tried} of {options} candidates tried so far is used; "
+        "Ctrl-C again stops"
+    )

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from fewshot_blo.backbones import Adapts, Backbone, Views
+from fewshot_blo.finetune.candidate_jobs import held_out_by_jobs
 from fewshot_blo.finetune.candidates import BALANCED, candidates
 from fewshot_blo.finetune.choosing import Choosing
 from fewshot_blo.finetune.classifier import Classifier, Source, fit_classifier
@@ -16,7 +17,7 @@ from fewshot_blo.finetune.plays import FOLDS, plays, questions
 from fewshot_blo.finetune.promise import measured
 from fewshot_blo.finetune.selection import Selection, select
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Positive
+from fewshot_blo.records.ranges import Counting, Positive
 
 _REPEATS, _MANY = 4, 200
 """Repetitions of the folds, of heads alone and up to so many images; otherwise there is one."""
@@ -35,6 +36,7 @@ def fit(
     groups: Tensor | None = None,
     test: LabelledImages | None = None,
     minutes: Positive | None = None,
+    jobs: Counting = 1,
     progress: bool = True,
 ) -> tuple[Classifier, Selection]:
     """Selects a way to fine-tune by cross-validation, then fine-tunes on all images.
@@ -51,6 +53,9 @@ def fit(
             instead of by cross-validation. By default those that ``data`` holds out, if any.
         minutes: time to choose in. Candidates are tried from the cheapest on, and those that would
             not fit are left out and named; the first one is always tried. None for no limit.
+        jobs: processes of this machine that try candidates beside each other; those that share
+            frozen features are tried in one. The choice and the classifier are those of one process
+            with as many threads as a job has.
         progress: print the result and time of each candidate and show a progress bar, or lines if
             there is no terminal; Ctrl-C then ends the choice among the candidates tried so far.
             False is silent.
@@ -59,6 +64,7 @@ def fit(
         The classifier, and the selection with the accuracy to expect.
 
     Raises:
+        ChildProcessError: if a job was killed.
         ConfigurationError: if ``adapts`` is unknown, or ``minutes`` is not positive.
     """
     groups = data.groups if groups is None else groups
@@ -70,7 +76,8 @@ def fit(
     asked = questions(parts, data.labels, groups)
     options = options if parts else (BALANCED,)
     choosing = Choosing(data, backbone, parts, asked, minutes, progress)
-    selection = select(choosing.held_out(options))
+    tried = held_out_by_jobs(choosing, options, jobs) if jobs > 1 else choosing.held_out(options)
+    selection = select(tried)
     best = selection.best
     classifier = fit_classifier(
         best.candidate,

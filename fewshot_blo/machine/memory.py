@@ -103,6 +103,8 @@ class SavedBytes(saved_tensors_hooks):
 
 
 _limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+_mapped: ContextVar[int] = ContextVar("_mapped", default=0)
+"""Resident pages of files where the limit begins, which are those of the program."""
 
 
 @contextmanager
@@ -113,7 +115,8 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
 
     Args:
         gibibytes: resident memory of the process in GiB, including the program itself (about half a
-            GiB), and as much again on a GPU; None for no limit.
+            GiB) but not files that are mapped later, whose pages the system drops where memory is
+            short; and as much again on a GPU. None for no limit.
 
     Raises:
         ConfigurationError: if it is not positive.
@@ -121,10 +124,12 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
     if gibibytes is not None and not gibibytes > 0:
         raise ConfigurationError(f"the memory limit is {gibibytes} GiB: it must be positive")
     token = _limit.set(None if gibibytes is None else int(gibibytes * 2**30))
+    mapped = _mapped.set(_pages(Path("/"))[1])
     try:
         yield
     finally:
         _limit.reset(token)
+        _mapped.reset(mapped)
 
 
 def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
@@ -192,9 +197,18 @@ def _limit_free(root: Path) -> int:
 
 
 def _held(root: Path) -> int:
-    """Resident bytes, without freed ones that the C library holds."""
-    resident = sum(int(line.split()[1]) for line in _lines(root / "proc/self/statm"))
-    return resident * resource.getpagesize() - kept_bytes()
+    """Resident bytes, without freed ones that the C library holds and files mapped since."""
+    resident, mapped = _pages(root)
+    own = resident - max(0, mapped - _mapped.get())
+    return own * resource.getpagesize() - kept_bytes()
+
+
+def _pages(root: Path) -> tuple[int, int]:
+    """Resident pages, and those of them that are of files."""
+    for line in _lines(root / "proc/self/statm"):
+        resident, mapped = line.split()[1:3]
+        return int(resident), int(mapped)
+    return 0, 0
 
 
 def _available(root: Path) -> Iterator[int]:

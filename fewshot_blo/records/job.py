@@ -111,7 +111,7 @@ class _Lines(io.TextIOBase):
 def _end_with_the_parent() -> None:
     """Ends this process as SIGTERM does, once the one that started it has ended."""
     with suppress(OSError):
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # Not by sys.stdin, whose lock this thread would hold at the end.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE)
     os._exit(1)

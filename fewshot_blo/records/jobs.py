@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -38,7 +38,7 @@ def run_jobs(
     jobs: int,
     *,
     progress: bool = True,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result], None, None]:
     """Computes the results of items in several processes, each of which takes the next item.
 
     The threads and the free memory of this process are divided among the jobs. What a job prints

@@ -12,7 +12,8 @@ from fewshot_blo.studies.images.poisoning_features import CleanLabelPoisoning
 from fewshot_blo.studies.images.sources import SourceReweighting
 from fewshot_blo.studies.images.weight_decay import WeightDecay
 from fewshot_blo.studies.recipe import STUDIES, read_study
-from fewshot_blo.studies.rows import RowSettings, run_study, solve_row
+from fewshot_blo.studies.rows import RowSettings, solve_row
+from fewshot_blo.studies.run import run_study, run_study_part
 from fewshot_blo.studies.study import AS_FOUND, RETRAINED, Figures, Study
 from fewshot_blo.studies.vectors.anti_distillation import AntiDistillation
 from fewshot_blo.studies.vectors.logistic import LogisticRegularisation
@@ -48,5 +49,6 @@ __all__ = [
     "WeightDecay",
     "read_study",
     "run_study",
+    "run_study_part",
     "solve_row",
 ]

@@ -1,4 +1,4 @@
-"""Solves the rows of a study, resumes interrupted ones, and writes the table and the figures."""
+"""Solves the rows of a study, and resumes interrupted ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 
-from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError, NotSolvedWarning
 from fewshot_blo.experiments.components import plain
 from fewshot_blo.experiments.settings import SLOTS
@@ -23,18 +22,15 @@ from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.json_files import read_json, write_json
-from fewshot_blo.records.locks import writing
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.ranges import Counting, Natural, NonNegative, Share
-from fewshot_blo.records.tables import write_table
-from fewshot_blo.records.tensor_files import read_tensors, write_tensors
+from fewshot_blo.records.tensor_files import write_tensors
 from fewshot_blo.solving.driver import FILE, Partial, Solution, solve
 from fewshot_blo.solving.falling import falling
 from fewshot_blo.studies.products import Passes, count_passes
-from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS, draw_progress
+from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS
 from fewshot_blo.studies.study import AS_FOUND, Figures, Study
-from fewshot_blo.studies.table import study_table
 
 logger = logging.getLogger(__name__)
 
@@ -87,58 +83,25 @@ class RowSettings:
         return self.passes // sum(passes)
 
 
-def run_study(
-    study: Study,
-    rows: Mapping[str, RowSettings],
-    folder: Path,
-    *,
-    seeds: Sequence[int] = (0,),
-    progress: bool = True,
-) -> list[dict[str, Any]]:
-    """Solves every row that is not solved yet, and writes a table and figures.
+def figures_of(
+    study: Study, settings: RowSettings | None, place: Path, *, progress: bool = True
+) -> dict[str, Figures]:
+    """Figures of a row, or of the baselines: those in its folder, or else computed and written.
 
     Args:
-        study: the problem with its measurements.
-        rows: settings of the rows by name.
-        folder: folder for ``table.md``, ``table.csv``, ``picture.png``, ``progress.png`` and one
-            subfolder per row.
-        seeds: seeds of the study; with several, figures are means with standard deviations.
-        progress: print the table and the progress of each row; False is silent.
-
-    Returns:
-        The lines of the table.
+        study: the problem, with its seed.
+        settings: settings of the row; None for the baselines.
+        place: folder of the row and the seed.
+        progress: show the progress of the row; False is silent.
 
     Raises:
         CheckpointError: if another process writes to the folder, or a file in it is damaged.
         ConfigurationError: if the folder has results of other settings, or settings are invalid.
         KeyboardInterrupt: if it was interrupted; the same call resumes it.
     """
-    with writing(folder):
-        found: dict[str, list[Figures]] = {}
-        first: dict[str, Params] = {}
-        for seed in seeds:
-            seeded = replace(study, seed=seed)
-            figures = _known(folder / "baselines" / f"seed{seed}", seeded, None, seeded.baselines)
-            for name, settings in rows.items():
-                place = folder / name / f"seed{seed}"
-                own = _known(
-                    place, seeded, settings, partial(_solved, seeded, settings, place, progress)
-                )
-                figures |= {name + suffix: row for suffix, row in own.items()}
-                if (place / OUTER).is_file():
-                    first.setdefault(name, read_tensors(place / OUTER, "outer variables"))
-            for name, row in figures.items():
-                found.setdefault(name, []).append(row)
-        records = [{"method": name, **over_seeds(many)} for name, many in found.items()]
-        text = study_table(records, seeds=len(seeds))
-        write_table(folder, text, records)
-        if progress:
-            print(text)
-        study = replace(study, seed=seeds[0])
-        study.draw(first, folder / "picture.png")
-        logs = {name: read_log(folder / name / f"seed{seeds[0]}" / LOG) for name in rows}
-        draw_progress(records, logs, folder / "progress.png")
-        return records
+    if settings is None:
+        return _known(place, study, None, study.baselines)
+    return _known(place, study, settings, partial(_solved, study, settings, place, progress))
 
 
 def _known(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import make_folder, options
+from small_runs import make_folder, options, write_recipe
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.experiments import compared_runs
 from fewshot_blo.training.run import BEST
 
 
@@ -140,3 +142,112 @@ def test_a_shard_in_three_words_is_refused(capsys: pytest.CaptureFixture[str]) -
     assert "shard is '2 of 4': it must be a part i/n" in capsys.readouterr().err
     assert cli.main(["evaluate", "x.pt", "--shard=1/2", "--jobs=2"]) == 1
     assert "shard is 1/2 and jobs is 2: give one of them" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A recipe that starts from another, which is no source, and one for itself."""
+    place = tmp_path_factory.mktemp("recipes")
+    short = {"train__steps": 1, "train__validate_every": 2, "train__validation_tasks": 1}
+    write_recipe(place / "first.yaml", folder, problem="Pretraining", **short)
+    after = {"start_from": "first.yaml", "strategy__inner__steps": 0}
+    found = [
+        write_recipe(place / "after.yaml", folder, **after, **short),
+        write_recipe(place / "maml.yaml", folder, problem="Initialization", **short),
+    ]
+    return list(map(str, found))
+
+
+TIMED = ("seconds", "tasks_per_second", "peak_gib", "outer steps", "minutes")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The lines of a table without what depends on the machine."""
+    with path.open(encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
+
+
+def of_comparison(place: Path) -> tuple[Any, Any]:
+    """Figures of a comparison, without the name of its folder."""
+    return figures(place / "evaluation.json").replace(str(place), ""), table(place / "table.csv")
+
+
+def comparison(recipes: list[str], place: Path, *words: str) -> list[str]:
+    shared = ("--tasks=6", "--norm=support", "--chunk=1")
+    return ["compare", *recipes, f"--folder={place}", *shared, *words]
+
+
+@pytest.fixture(scope="module")
+def compared(recipes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("compared")
+    assert cli.main(comparison(recipes, place)) == 0
+    return place
+
+
+def test_a_comparison_by_shards_is_that_of_one_process(
+    recipes: list[str],
+    compared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = tmp_path / "shards"
+    said = [
+        evaluated(capsys, *comparison(recipes, place, f"--shard={number}/2")).splitlines()[-1]
+        for number in (2, 1)
+    ]
+    end = "when all 2 are, the same command without --shard prints the table"
+    assert said == [f"part 2/2 is done, 1 run; {end}", f"part 1/2 is done, 1 run; {end}"]
+    assert not (place / "table.md").exists()
+    assert {path.name for path in place.iterdir()} == {
+        "first", "after", "maml", "evaluated",
+    }  # fmt: skip
+    # Neither trained nor evaluated again.
+    monkeypatch.setattr(compared_runs, "measure", lambda *_, **__: pytest.fail("evaluated again"))
+    before = {path: path.stat().st_mtime_ns for path in place.glob(f"*/*/{BEST}")}
+    evaluated(capsys, *comparison(recipes, place))
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert of_comparison(place) == of_comparison(compared)
+    assert {path.name for path in place.iterdir()} == {path.name for path in compared.iterdir()}
+
+
+def test_shards_of_checkpoints_alone(
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2, 3):
+        words = comparison(checkpoints, tmp_path / "shards", f"--shard={number}/3")
+        runs = "0 runs" if number == 1 else "1 run"
+        assert f"part {number}/3 is done, {runs}; when" in evaluated(capsys, *words)
+    evaluated(capsys, *comparison(checkpoints, tmp_path / "shards"))
+    evaluated(capsys, *comparison(checkpoints, tmp_path / "whole"))
+    assert of_comparison(tmp_path / "shards") == of_comparison(tmp_path / "whole")
+
+
+def test_a_part_of_runs_that_cannot_be_compared_is_refused(
+    folder: Path, checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "other.yaml", folder, episodes__validation_query=1)
+    words = comparison([str(recipe), checkpoints[0]], tmp_path / "runs", "--shard=2/2")
+    assert cli.main(words) == 1
+    assert "way, shot and query are (3, 1, 3) for" in capsys.readouterr().err
+
+
+def test_another_request_is_evaluated_again(
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of parts are of one checkpoint, one data set and one request."""
+    evaluated(capsys, *comparison(checkpoints[:1], tmp_path / "a", "--shard=1/1"))
+    evaluated(capsys, *comparison(checkpoints[:1], tmp_path / "a", "--seed=7"))
+    evaluated(capsys, *comparison(checkpoints[:1], tmp_path / "b", "--seed=7"))
+    assert of_comparison(tmp_path / "a") == of_comparison(tmp_path / "b")
+
+
+def test_a_comparison_by_jobs_is_that_of_one_process(
+    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    evaluated(capsys, *comparison(checkpoints, one))
+    said = evaluated(capsys, *comparison(checkpoints, several, "--jobs=2"))
+    assert said.startswith("2 jobs of 1 thread each")
+    assert of_comparison(several) == of_comparison(one)
+    assert {path.name for path in several.iterdir()} == {path.name for path in one.iterdir()}

@@ -26,7 +26,9 @@ from small_runs import make_folder, options, write_recipe
 from faults.row import Row
 from fewshot_blo.commands import main as cli
 from fewshot_blo.commands.running import options_of
+from fewshot_blo.experiments.part_files import part_path
 from fewshot_blo.hypergrad import STRATEGIES
+from fewshot_blo.records.shard import Shard
 from fewshot_blo.training.run import BEST
 
 _PLAIN_WORDS = (
@@ -61,6 +63,11 @@ class World:
     classifier: Path
 
     @property
+    def whole(self) -> Path:
+        """An evaluation, of which there is a part."""
+        return self.root / "evaluation.json"
+
+    @property
     def output(self) -> Path:
         """Where commands write; emptied after each."""
         return self.root / "output"
@@ -82,6 +89,7 @@ def make_world(root: Path) -> World:
     for words in (
         ["train", str(root / "run"), *options(images, **_TINY), "--test_tasks=0"],
         ["finetune", str(colours), *_FINE, f"--output={root / 'made'}"],
+        ["evaluate", str(world.best), "--tasks=1", "--shard=1/1", f"--output={world.whole}"],
     ):
         status, text = run(words)
         if status:
@@ -108,6 +116,7 @@ def _valid(command: str, world: World, rng: random.Random) -> list[str]:
     return {
         "train": ["train", made, *tiny, "--test_tasks=0"],
         "evaluate": ["evaluate", str(world.best), "--tasks=1", "--chunk=1", "--norm=support"],
+        "merge": ["merge", str(part_path(world.whole, Shard()))],
         "compare": ["compare", str(world.best), f"--folder={made}", "--tasks=1", "--chunk=1"],
         "study": ["study", str(world.study), f"--folder={made}"],
         "finetune": ["finetune", str(world.colours), *_FINE, f"--output={made}"],
@@ -131,6 +140,7 @@ def _valid(command: str, world: World, rng: random.Random) -> list[str]:
 SHARES = {
     "train": 30,
     "evaluate": 12,
+    "merge": 6,
     "compare": 8,
     "study": 12,
     "finetune": 8,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.machine import memory
 from fewshot_blo.machine.allocator import return_freed_memory
 from fewshot_blo.machine.memory import (
     SavedBytes,
@@ -20,6 +21,7 @@ from fewshot_blo.machine.memory import (
     largest_chunk,
     memory_limit,
     peak_bytes,
+    share_of_memory,
 )
 
 KIB = 1024
@@ -230,6 +232,29 @@ def test_a_computation_may_take_half_of_what_the_system_has(
         assert budget_bytes(HOST, root) == 4000 * KIB
     with memory_limit(1e-9):
         assert budget_bytes(HOST, root) == 0
+
+
+def test_files_that_are_mapped_later_are_not_of_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes may map one file of images, which is larger than the share of each."""
+    monkeypatch.setattr("fewshot_blo.machine.memory.kept_bytes", lambda: 0)
+    page = resource.getpagesize()
+    root = system(tmp_path, proc__meminfo=MEMINFO)
+    with memory_limit(100 * page / 2**30):
+        assert memory._limit_free(root) == 100 * page
+        before = memory._mapped.get()
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/statm").write_text(f"0 {before + 1030} {before + 1000} 0 0 0 0\n")
+        assert memory._limit_free(root) == (70 - before) * page
+
+
+def test_processes_share_what_is_free(tmp_path: Path) -> None:
+    root = system(tmp_path, proc__meminfo=MEMINFO)
+    free = memory._system_free(root) / 2**30
+    assert share_of_memory(4, root) == pytest.approx(free / 4)
+    with memory_limit(free / 2):
+        assert share_of_memory(4, root) == pytest.approx(free / 8)
 
 
 def test_a_recording_takes_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
