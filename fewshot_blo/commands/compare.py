@@ -41,6 +41,7 @@ class CompareRequest:
             )
 
 
+PROCESSES = "shards"
 OPTIONS = Options((EvaluationRequest, Sharing, CompareRequest), positional="sources")
 
 

@@ -37,7 +37,7 @@ class Checkpoints:
             )
 
 
-SEVERAL_PROCESSES = True
+PROCESSES = "together"
 OPTIONS = Options((EvaluationRequest, Sharing, Checkpoints), positional="checkpoints")
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -19,8 +22,11 @@ from fewshot_blo.errors import ConfigurationError
 _SECONDS = 0.02
 """Between looks at the store."""
 
-Speaks = Callable[[], bool]
-"""Whether this process is the one that reports an error: the first one that asks."""
+_LONG = timedelta(days=365)
+
+How = Literal["one", "together", "shards"]
+"""How a command runs in several processes (its ``PROCESSES``): not at all, each step in all of
+them, or a part of the work in each."""
 
 
 def started() -> int:
@@ -35,45 +41,67 @@ def started() -> int:
     return int(text)
 
 
-@contextmanager
-def group() -> Iterator[Speaks]:
-    """Inside, the processes of ``torchrun`` are one group, of which the first alone prints.
+@dataclass(frozen=True)
+class Meeting:
+    """The processes that ``torchrun`` started for one attempt.
 
-    Tensors of the CPU go by gloo and those of a GPU by NCCL. Each process uses the GPU of its
-    number on its host.
+    Attributes:
+        store: what they tell each other.
+        rank: number of this one.
+        count: their number.
+    """
+
+    store: Store
+    rank: int
+    count: int
+
+    def speaks(self) -> bool:
+        """Whether this process is the one that reports an error: the first one that asks."""
+        try:
+            first: bytes = self.store.compare_set("reported by", "", str(self.rank))
+        except RuntimeError:  # The host of the store has ended.
+            return True
+        return bool(int(first) == self.rank)
+
+    def wait_for_all(self) -> None:
+        """Waits until all processes have come to this point."""
+        self.store.set(f"done {self.rank}", "")
+        self.store.wait([f"done {rank}" for rank in range(self.count)], _LONG)
+
+
+def meeting() -> Meeting:
+    """Waits for the other processes.
 
     Raises:
         ConfigurationError: if a variable that ``torchrun`` sets is missing.
     """
-    if started() == 1:
-        yield lambda: True
-        return
     try:
         store, rank, count = next(rendezvous("env://"))
     except ValueError as error:
         raise ConfigurationError(
             f"WORLD_SIZE is {started()}, but {error}: start several processes by torchrun"
         ) from error
+    return Meeting(of_this_attempt(store, rank, count), rank, count)
+
+
+@contextmanager
+def group(met: Meeting) -> Iterator[None]:
+    """Inside, the processes are PyTorch's process group, and the first one alone prints.
+
+    Tensors of the CPU go by gloo and those of a GPU by NCCL. Each process uses the GPU of its
+    number on its host.
+    """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = _of_this_attempt(store, rank, count)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
-
-    def speaks() -> bool:
-        try:
-            first: bytes = store.compare_set("reported by", "", str(rank))
-            return bool(int(first) == rank)
-        except RuntimeError:  # The host of the store has ended.
-            return True
-
-    with _quiet(rank > 0):
-        yield speaks
+    dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.count)
+    with quiet(met.rank > 0):
+        yield
     # Not after an error, when others may never come to this point.
     dist.destroy_process_group()
 
 
-def _of_this_attempt(store: Store, rank: int, count: int) -> Store:
+def of_this_attempt(store: Store, rank: int, count: int) -> Store:
     """The store without what earlier attempts left there: addresses of processes that have ended.
 
     ``torchrun`` keeps the store when it restarts processes, and their hosts may count restarts
@@ -97,7 +125,8 @@ def _of_this_attempt(store: Store, rank: int, count: int) -> Store:
 
 
 @contextmanager
-def _quiet(is_quiet: bool) -> Iterator[None]:
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Inside, nothing is printed on the standard output if that is asked for."""
     if not is_quiet:
         yield
         return

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from fewshot_blo.commands.group import Speaks, group, started
+from fewshot_blo.commands.group import How, Meeting, group, meeting, quiet, started
 from fewshot_blo.commands.help import command_help, component_help
 from fewshot_blo.commands.options import HelpWanted, Options
 from fewshot_blo.commands.unexpected import report_unexpected
@@ -40,6 +39,10 @@ _USER_ERRORS = (
     StructuralZeroError,
     OSError,
 )
+
+
+Speaks = Callable[[], bool]
+"""Whether this process is the one that reports an error."""
 
 
 @checked
@@ -70,9 +73,14 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     requests: list[Any] = []
     speaks: Speaks = _is_first
     try:
-        module = importlib.import_module(f"fewshot_blo.commands.{command}")
-        _check_processes(command, module)
-        with group() as speaks:
+        how = _how(command)
+        if started() == 1:
+            return _run(command, description, words, requests, speaks)
+        met = meeting()
+        speaks = met.speaks
+        if how == "shards":
+            return _run_in_shards(command, description, words, requests, met)
+        with group(met):
             return _run(command, description, words, requests, speaks)
     except (BrokenPipeError, KeyboardInterrupt):  # An OSError, but no error of the command's.
         raise
@@ -94,12 +102,30 @@ def _failed(speaks: Speaks, message: str) -> int:
     return 1
 
 
-def _check_processes(command: str, module: ModuleType) -> None:
-    if started() > 1 and not getattr(module, "SEVERAL_PROCESSES", False):
+def _how(command: str) -> How:
+    module = importlib.import_module(f"fewshot_blo.commands.{command}")
+    how: How = getattr(module, "PROCESSES", "one")
+    if started() > 1 and how == "one":
         raise ConfigurationError(
             f"WORLD_SIZE is {started()}, and {command} runs in one process: start it without "
             "torchrun"
         )
+    return how
+
+
+def _run_in_shards(
+    command: str, description: str, words: Sequence[str], requests: list[Any], met: Meeting
+) -> int:
+    """Each process does a shard; then the first one does what is left, such as the tables."""
+    # Each trains and writes alone from here on.
+    os.environ.pop("WORLD_SIZE")
+    shard = f"--shard={met.rank + 1}/{met.count}"
+    with quiet(met.rank > 0):
+        status = _run(command, description, [*words, shard], requests, met.speaks)
+    if status:
+        return status
+    met.wait_for_all()
+    return _run(command, description, words, requests, met.speaks) if met.rank == 0 else 0
 
 
 _LOWER = (

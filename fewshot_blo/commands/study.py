@@ -39,6 +39,7 @@ class StudyRequest:
             raise ConfigurationError("there is no study: name its recipe (recipes/studies)")
 
 
+PROCESSES = "shards"
 OPTIONS = Options((StudyRequest, Sharing), positional="recipe")
 
 

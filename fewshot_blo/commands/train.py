@@ -43,7 +43,7 @@ class TrainRequest:
             )
 
 
-SEVERAL_PROCESSES = True
+PROCESSES = "together"
 OPTIONS = Options((Config, TrainRequest), positional="run", slots=SLOTS, files=True)
 
 

@@ -147,9 +147,8 @@ def joined() -> Processes:
 
 def on_this_host() -> int:
     """Number of processes of the run that share this host's memory, as far as is known."""
-    if not dist.is_available() or not dist.is_initialized():
-        return 1
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or dist.get_world_size())
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(text) if text.isdecimal() and int(text) else joined().count
 
 
 def _exchange_device() -> torch.device:
