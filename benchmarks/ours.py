@@ -84,7 +84,7 @@ def build(
         memory: GiB that a chunk may take on the host; 0 for half of what is free.
         graph: whether a GPU's kernels are recorded and replayed.
     """
-    problem = _problem(cell, batch.support_x.device, batch.support_x.dtype)
+    problem = make_problem(cell, batch.support_x.device, batch.support_x.dtype)
     with torch.no_grad():
         for name, p in problem.outer.items():
             p.copy_(weights[name])
@@ -130,11 +130,12 @@ def prox(cell: Cell) -> float:
 def make_weights(cell: Cell, seed: int) -> Weights:
     """float64 starting values of the outer variables, on the host."""
     torch.manual_seed(seed)
-    problem = _problem(cell, torch.device("cpu"), torch.float64)
+    problem = make_problem(cell, torch.device("cpu"), torch.float64)
     return {name: p.detach().clone() for name, p in problem.outer.items()}
 
 
-def _problem(cell: Cell, device: torch.device, dtype: torch.dtype) -> FewShotProblem:
+def make_problem(cell: Cell, device: torch.device, dtype: torch.dtype) -> FewShotProblem:
+    """The problem of a cell, with random weights."""
     encoder, features = cell.encoder()
     precision = "float32" if dtype == torch.float64 else cell.precision
     if cell.adapted == "all":

@@ -6,6 +6,7 @@ import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.settings import Config
+from fewshot_blo.machine.processes import joined, on_this_host
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler
 
 
@@ -13,10 +14,12 @@ def build_device(config: Config) -> torch.device:
     """The device of the run; "auto" is a GPU if there is one.
 
     Raises:
-        ConfigurationError: if the device cannot be used.
+        ConfigurationError: if the device cannot be used, or several processes would use one GPU.
     """
     if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        _check_gpus(device)
+        return device
     try:
         torch.zeros((), device=config.device)
     except (RuntimeError, AssertionError) as error:
@@ -24,7 +27,20 @@ def build_device(config: Config) -> torch.device:
         raise ConfigurationError(
             f"device '{config.device}' cannot be used ({reason}): use cpu or auto"
         ) from error
+    _check_gpus(torch.device(config.device))
     return torch.device(config.device)
+
+
+def _check_gpus(device: torch.device) -> None:
+    """Raises where NCCL would find two processes of a run on one GPU."""
+    if joined().count == 1 or device.type == "cpu":
+        return
+    processes, gpus = on_this_host(), torch.cuda.device_count()
+    if processes > gpus or (processes > 1 and device.index is not None):
+        raise ConfigurationError(
+            f"{processes} processes run on this host, which has {gpus} GPUs, with device "
+            f"'{device}': start at most one for each GPU with device cuda, or use cpu"
+        )
 
 
 def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> EpisodicSampler:

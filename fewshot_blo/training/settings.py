@@ -32,8 +32,9 @@ class TrainSettings:
         chunk: number of tasks differentiated at a time; 0 chooses by measurement the fastest that
             fits into ``memory``, together with whether to keep or recompute the graphs of inner
             steps if the strategy leaves that open. It is lowered if memory runs out.
-        memory: memory in GiB that one chunk may use on the CPU; 0 for half of the free memory.
-            Chunks on a GPU use up to four fifths of its free memory.
+        memory: memory in GiB that one chunk may use on the CPU; 0 for half of the free memory,
+            which several processes on one host share. Chunks on a GPU use up to four fifths of its
+            free memory.
         graph: capture of a chunk's GPU kernels as a CUDA graph and its replay, which saves launch
             time; auto replays if that measures faster.
         validate_every: number of outer steps between validations, each of which saves.
