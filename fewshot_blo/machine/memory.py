@@ -131,6 +131,11 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
         _mapped.reset(mapped)
 
 
+def is_limited() -> bool:
+    """Whether there is a ``memory_limit``."""
+    return _limit.get() is not None
+
+
 def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
     """GiB for ``memory_limit`` in each of several processes that are to run beside each other.
 
