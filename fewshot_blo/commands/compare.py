@@ -41,10 +41,10 @@ class CompareRequest:
             )
 
 
-OPTIONS = Options((EvaluationRequest, Sharing, CompareRequest), positional="sources")
+OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources")
 
 
-def run(measured: EvaluationRequest, sharing: Sharing, request: CompareRequest) -> int:
+def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     settings: dict[str, Any] = {
         "folder": request.folder,

@@ -36,10 +36,10 @@ class Checkpoints:
             )
 
 
-OPTIONS = Options((EvaluationRequest, Sharing, Checkpoints), positional="checkpoints")
+OPTIONS = Options((EvaluationRequest, Checkpoints, Sharing), positional="checkpoints")
 
 
-def run(request: EvaluationRequest, sharing: Sharing, checkpoints: Checkpoints) -> int:
+def run(request: EvaluationRequest, checkpoints: Checkpoints, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     paths = list(checkpoints.checkpoints)
     if sharing.part is not None:
