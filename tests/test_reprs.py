@@ -20,6 +20,7 @@ from small_runs import STRATEGIES, make_dataset, make_encoder, make_problem, mak
 from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel
+from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.finetune.classifier import Predictions
 from fewshot_blo.finetune.images import LabelledImages
@@ -253,8 +254,9 @@ def test_a_run(tmp_path: Path) -> None:
 
 def make_evaluation(**changes: Any) -> Evaluation:
     accuracy = torch.tensor([0.5, 0.7], dtype=torch.float64)
-    confusion = torch.tensor([[5, 5], [3, 7]])
-    found = Evaluation("support", "5-way, seed 0", 3, accuracy, ("a", "b"), confusion, 0.031)
+    counts = Counts.of_confusion(torch.tensor([[5, 5], [3, 7]]))
+    counts.bins[9] = torch.tensor([int(12.62 * 2**30), 0, 12, 20])
+    found = Evaluation("support", "5-way, seed 0", 3, accuracy, ("a", "b"), counts)
     return replace(found, **changes)
 
 

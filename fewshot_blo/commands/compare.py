@@ -42,10 +42,10 @@ class CompareRequest:
 
 
 PROCESSES = "shards"
-OPTIONS = Options((EvaluationRequest, Sharing, CompareRequest), positional="sources")
+OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources")
 
 
-def run(measured: EvaluationRequest, sharing: Sharing, request: CompareRequest) -> int:
+def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     settings: dict[str, Any] = {
         "folder": request.folder,

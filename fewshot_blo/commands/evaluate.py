@@ -38,10 +38,10 @@ class Checkpoints:
 
 
 PROCESSES = "together"
-OPTIONS = Options((EvaluationRequest, Sharing, Checkpoints), positional="checkpoints")
+OPTIONS = Options((EvaluationRequest, Checkpoints, Sharing), positional="checkpoints")
 
 
-def run(request: EvaluationRequest, sharing: Sharing, checkpoints: Checkpoints) -> int:
+def run(request: EvaluationRequest, checkpoints: Checkpoints, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     paths = list(checkpoints.checkpoints)
     if started() > 1 and (sharing.part or sharing.jobs > 1):

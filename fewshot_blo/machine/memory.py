@@ -132,15 +132,16 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
         _mapped.reset(mapped)
 
 
+def is_limited() -> bool:
+    """Whether there is a ``memory_limit``."""
+    return _limit.get() is not None
+
+
 def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
     """GiB for ``memory_limit`` in each of several processes that are to run beside each other.
 
-    Their sum is the limit of this process, and at most what the system has free; None if neither
-    is known.
-
-    Args:
-        processes: number of processes.
-        root: root of the file system.
+    Their sum is the limit of this process, and at most what the system, whose files are at
+    ``root``, has free; None if neither is known.
     """
     whole = min(_limit.get() or sys.maxsize, _system_free(root))
     return None if whole == sys.maxsize else max(whole, 1) / processes / 2**30
@@ -205,10 +206,8 @@ def _held(root: Path) -> int:
 
 def _pages(root: Path) -> tuple[int, int]:
     """Resident pages, and those of them that are of files."""
-    for line in _lines(root / "proc/self/statm"):
-        resident, mapped = line.split()[1:3]
-        return int(resident), int(mapped)
-    return 0, 0
+    words = next(iter(_lines(root / "proc/self/statm")), "0 0 0").split()
+    return int(words[1]), int(words[2])
 
 
 def _available(root: Path) -> Iterator[int]:

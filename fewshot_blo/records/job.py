@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.machine.memory import memory_limit
 from fewshot_blo.records.progress import report_to
 
@@ -43,6 +44,10 @@ def main(inbox: int, outbox: int) -> None:
 
 
 def _work(orders: Connection, reports: _Reports) -> None:
+    if pickle.loads(orders.recv_bytes()):  # Before the first tensor, as in a command.
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     gibibytes, make = pickle.loads(orders.recv_bytes())
     with memory_limit(gibibytes):
         compute = make()

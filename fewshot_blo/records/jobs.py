@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fewshot_blo.machine.memory import share_of_memory
+from fewshot_blo.machine.memory import is_limited, share_of_memory
 from fewshot_blo.records.progress import Progress
 
 Item = TypeVar("Item")
@@ -70,6 +70,7 @@ def run_jobs(
         stack.callback(_end, started)
         for number in range(1, count + 1):
             started.append(_Job(number, count, threads))
+            started[-1].send(is_limited())
             started[-1].send((share_of_memory(count), make))
         left = list(range(len(items)))[::-1]
         by_connection = {job.inbox: job for job in started}

@@ -211,18 +211,6 @@ def test_a_comparison_by_shards_is_that_of_one_process(
     assert {path.name for path in place.iterdir()} == {path.name for path in compared.iterdir()}
 
 
-def test_shards_of_checkpoints_alone(
-    checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number in (1, 2, 3):
-        words = comparison(checkpoints, tmp_path / "shards", f"--shard={number}/3")
-        runs = "0 runs" if number == 1 else "1 run"
-        assert f"part {number}/3 is done, {runs}; when" in evaluated(capsys, *words)
-    evaluated(capsys, *comparison(checkpoints, tmp_path / "shards"))
-    evaluated(capsys, *comparison(checkpoints, tmp_path / "whole"))
-    assert of_comparison(tmp_path / "shards") == of_comparison(tmp_path / "whole")
-
-
 def test_a_part_of_runs_that_cannot_be_compared_is_refused(
     folder: Path, checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

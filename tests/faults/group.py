@@ -29,8 +29,9 @@ def measure(place: Path, each: int) -> Iterator[Row]:
         each: number of kills.
     """
     images, whole, folder = make_folder(place / "classes"), place / "whole", place / "run"
-    failed = _wait(_torchrun(images, whole), "a run without a kill")
+    failed = _wait(_torchrun(images, folder), "a run without a kill")
     assert failed is None, failed
+    folder.rename(whole)
     row = Row("kill", f"one of {RANKS} processes of train under torchrun")
     for number in range(each):
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +72,7 @@ def _wait(group: subprocess.Popen[str], what: str | None) -> str | None:
         group.kill()
         return f"{what}: not ended after {SECONDS} s"
     if group.returncode:
-        return f"{what}: exit status {group.returncode}: {said[-400:]}"
+        return f"{what}: exit status {group.returncode}: {said[:4000]}"
     if "Traceback" in said:
         return f"{what}: a traceback: {said[-400:]}"
     return None
