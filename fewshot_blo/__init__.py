@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.tasks import DataError as DataError
     from fewshot_blo.training.settings import TrainSettings as TrainSettings
     from fewshot_blo.training.train import train as train
+    from fewshot_blo.tuning.tune import tune as tune
 
 _HOMES = {
     "backbones": "load_backbone",
@@ -88,6 +89,7 @@ _HOMES = {
     "tasks": "DataError",
     "training.settings": "TrainSettings",
     "training.train": "train",
+    "tuning.tune": "tune",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -126,6 +126,12 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+def limit_in_gibibytes() -> float | None:
+    """The ``memory_limit`` inside which this is called; None outside of one."""
+    limit = _limit.get()
+    return None if limit is None else limit / 2**30
+
+
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     """Bytes that can still be allocated on ``device``.
 

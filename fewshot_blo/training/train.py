@@ -9,6 +9,7 @@ from typing import Any
 
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import ADAPTATION, evaluate
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem
@@ -62,6 +63,7 @@ def train(
     resume: bool = False,
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     progress: bool = True,
+    validated: Callable[[int, Evaluation], None] | None = None,
 ) -> TrainResult:
     """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
@@ -86,6 +88,8 @@ def train(
             versions.
         progress: print the choice of chunk and each validation, and show a progress bar, or lines
             where there is no terminal; False is silent.
+        validated: called after each validation, when it is logged and saved, with the number of
+            outer steps and the result; an exception that it raises ends the run.
 
     Raises:
         CheckpointError: if the folder holds another run, another process writes to it, there is
@@ -128,7 +132,7 @@ def train(
         if not resume or run.step < settings.steps:
             run.note_provenance()
         problem.network.train()
-        loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
+        loop = _Loop(run, tasks, validation, adaptation, validated, fresh=not resume)
         interrupted = take_steps(
             loop,
             steps=settings.steps,
@@ -160,11 +164,12 @@ class _Loop:
         tasks: TaskSource,
         validation: EpisodicSampler,
         adaptation: InnerSteps,
+        validated: Callable[[int, Evaluation], None] | None,
         *,
         fresh: bool,
     ) -> None:
         self._run, self._tasks, self._validation = run, tasks, validation
-        self._adaptation, self._fresh = adaptation, fresh
+        self._adaptation, self._validated, self._fresh = adaptation, validated, fresh
         device = next(iter(run.problem.outer.values())).device
         self._batches, self._clock = Prefetch(tasks, device), Clock()
 
@@ -205,7 +210,11 @@ class _Loop:
 
     def _validate(self, log: RunLog | None) -> str:
         assert log is not None
-        return _validate(self._run, self._tasks, self._validation, self._adaptation, log)
+        step = self._run.step
+        result = _validate(self._run, self._tasks, self._validation, self._adaptation, log)
+        if self._validated is not None:
+            self._validated(step, result)
+        return f"step {step}: validation {result}"
 
     def save_last(self) -> None:
         self._run.save(LAST)
@@ -217,8 +226,8 @@ def _validate(
     validation: EpisodicSampler,
     adaptation: InnerSteps,
     log: RunLog,
-) -> str:
-    """Measures and logs validation accuracy, saves checkpoints, and returns a line of text."""
+) -> Evaluation:
+    """Measures and logs validation accuracy, and saves checkpoints."""
     with run.average.applied(run.problem.outer):
         if isinstance(tasks, EpisodicSampler):
             update_statistics(run.problem, tasks, adaptation)
@@ -241,4 +250,4 @@ def _validate(
         }
     )
     run.save(LAST)
-    return f"step {run.step}: validation {result}"
+    return result
