@@ -113,17 +113,27 @@ def site_named(sites: Mapping[str, Site], name: str) -> Site:
     site = sites.get(name)
     if site is None:
         raise ConfigurationError(
-            f"there is no setting '{name}' in the recipe{_near(name, list(sites))}"
+            f"there is no setting '{name}' in the recipe{_whose(name, sites)}{_near(name, sites)}"
         )
     return site
 
 
-def _near(name: str, known: list[str]) -> str:
-    """The settings that a wrong name may mean: those of the same ending, or the nearest."""
+def _whose(name: str, sites: Mapping[str, Site]) -> str:
+    """The component at whose place the setting would be, as it may be another one's."""
+    above = [site for site in sites.values() if name.startswith(f"{site.name}.")]
+    if not above:
+        return ""
+    deepest = max(above, key=lambda site: len(site.name))
+    return f", whose {deepest.name} is {deepest.value or 'none'}"
+
+
+def _near(name: str, sites: Mapping[str, Site]) -> str:
+    """The settings that a wrong name may mean: the nearest, or those of the same ending."""
+    known = [site.name for site in sites.values() if not site.is_component]
+    if near := nearest(name, known):
+        return near
     ending = [n for n in known if name and n.endswith(f".{name.rpartition('.')[2]}")]
-    if ending:
-        return f" (did you mean {' or '.join(ending[:3])}?)"
-    return nearest(name, known)
+    return f" (did you mean {' or '.join(ending[:3])}?)" if ending else ""
 
 
 def _within(name: str, places: tuple[str, ...]) -> bool:
