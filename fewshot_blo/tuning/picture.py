@@ -71,12 +71,26 @@ def _slice(axes: Any, axis: Axis, name: str, rows: Sequence[Row]) -> None:
         value = best.values[axis.name]
         where = places[repr(value)] if axis.choices else value
         axes.plot([where], [100 * best.accuracy], "*", color="tab:red", markersize=12)
+    _scale(axes, axis)
+    axes.set(xlabel=axis.name, ylabel="validation accuracy (%)", title=f"Accuracy by {name}")
+    axes.grid(alpha=0.3)
+
+
+def _scale(axes: Any, axis: Axis) -> None:
+    """The whole range of a setting, whose trials may lie in a part of it."""
     if axis.choices:
         axes.set_xticks(range(len(axis.choices)), [written(choice) for choice in axis.choices])
         axes.set_xlim(-0.5, len(axis.choices) - 0.5)
-    elif axis.log:
+        return
+    margin = 0.05
+    if axis.log:
         axes.set_xscale("log")
-    elif axis.whole:
+        factor = (axis.high / axis.low) ** margin
+        axes.set_xlim(axis.low / factor, axis.high * factor)
+        if axis.high >= 10 * axis.low:  # Labels of tenths would overlap.
+            axes.xaxis.set_minor_formatter("")
+        return
+    reach = margin * (axis.high - axis.low)
+    axes.set_xlim(axis.low - reach, axis.high + reach)
+    if axis.whole:
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel=name, ylabel="validation accuracy (%)", title=axis.name)
-    axes.grid(alpha=0.3)

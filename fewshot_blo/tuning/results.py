@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -100,13 +99,17 @@ def write_results(search: Search) -> list[Row]:
 
 
 def _write_best(search: Search, best: Row) -> None:
-    config = search.space.config(best.values)
+    """Writes the settings of the best trial, unless the file has them already."""
+    path, tasks = search.folder / BEST_RECIPE, search.settings.validation_tasks
     title = (
         f"# Trial {best.number} of fewshot-blo tune: validation accuracy {percent(best)} "
-        f"({config.train.validation_tasks} tasks).\n# Tuned: {_values(search, best)}.\n"
-    )
-    with atomic_write(search.folder / BEST_RECIPE) as file:
-        file.write((title + yaml.safe_dump(config.plain(), sort_keys=False)).encode())
+        f"({tasks} tasks).\n# Tuned: {_values(search, best)}.\n"
+    ).encode()
+    if path.exists() and path.read_bytes().startswith(title):
+        return
+    settings = yaml.safe_dump(search.space.config(best.values).plain(), sort_keys=False)
+    with atomic_write(path) as file:
+        file.write(title + settings.encode())
 
 
 def table(search: Search, rows: Sequence[Row]) -> str:
@@ -143,8 +146,9 @@ def summary(search: Search, rows: Sequence[Row]) -> str:
     if shares := importances(search, rows):
         words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         lines.append(f"Importance of the settings (PED-ANOVA): {words}.")
+    measured = sum(not math.isnan(row.accuracy) for row in rows)
     lines += [
-        f"The highest of {len(rows)} accuracies on the same validation tasks is optimistic. Train "
+        f"The highest of {measured} accuracies on the same validation tasks is optimistic. Train "
         "with other seeds, and test:",
         f"  {next_command(search)}",
     ]
@@ -202,4 +206,3 @@ def short(names: Sequence[str]) -> list[str]:
         others = [other for other in names if other != name]
         found.append(next(e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)))
     return found
-

@@ -137,7 +137,9 @@ def words_of(path: Path) -> list[str]:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(
+            f"{path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(content, dict):
         raise ConfigurationError(
             f"{path} is no space: it must hold a mapping, as train.learning_rate: 1e-4..1e-2:log"

@@ -102,7 +102,7 @@ def _journal(folder: Path) -> BaseStorage:
 
 
 def _end_line(path: Path) -> None:
-    """Drops a last line that a full disk or a crash cut short: the next one would be joined to it."""
+    """Drops a last line that a full disk cut short: the next one would be joined to it."""
     with path.open("r+b") as file:
         content = file.read()
         if not content.endswith(b"\n"):

@@ -53,14 +53,15 @@ def run_trial(
     except _Pruned:
         search.end(claim, "PRUNED", None, **_figures(claim.folder))
     except Exception as error:
-        if not isinstance(error, _OF_SETTINGS) and not is_out_of_memory(error):
+        exhausted = is_out_of_memory(error)
+        if not isinstance(error, _OF_SETTINGS) and not exhausted:
             raise
         reason = str(error).partition("\n")[0] or "the memory is full"
         search.end(claim, "FAIL", None, reason=reason, **_figures(claim.folder))
+        if exhausted:  # What is left of the run would be missing in the next one.
+            release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     finally:
         claim.lock.close()
-    # What a failed run leaves would be missing in the next one.
-    release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return True
 
 

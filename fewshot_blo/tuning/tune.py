@@ -28,7 +28,7 @@ from fewshot_blo.tuning.results import (
     written,
 )
 from fewshot_blo.tuning.search import Claim, Search
-from fewshot_blo.tuning.space import Space, make_space, words_of
+from fewshot_blo.tuning.space import make_space, words_of
 from fewshot_blo.tuning.store import quiet
 from fewshot_blo.tuning.trial import run_trial
 from fewshot_blo.tuning.workers import run_workers, shares
@@ -259,7 +259,8 @@ def _finish(search: Search, interrupted: bool, say: Callable[[str], None]) -> Tu
         say(f"table and picture: {search.folder}/table.md, {PICTURE}; recipe: {result.best}")
     if unfinished:
         others = "" if interrupted else ", or other workers are at the rest"
-        say(f"{ended} of {search.request.trials} trials have ended: the same command goes on{others}")
+        count = f"{ended} of {search.request.trials} trials have ended"
+        say(f"{count}: the same command goes on{others}")
     elif best_of(rows) is None:
         reason = next(row.reason for row in rows if row.reason)
         raise ConfigurationError(f"all {len(rows)} trials failed; trial {rows[0].number}: {reason}")
