@@ -97,7 +97,8 @@ class Search:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials so far."""
-        return self.study.get_trials(deepcopy=False)
+        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return trials
 
     def end(self, claim: Claim, state: str, value: float | None, **figures: Any) -> None:
         """Records the end of a trial.
@@ -165,7 +166,7 @@ class Search:
 
     @staticmethod
     def _is(state: str, trial: FrozenTrial) -> bool:
-        return trial.state.name == state
+        return bool(trial.state.name == state)
 
     def _token(self) -> str:
         """The mark of this folder, after a check that it has no other search."""

@@ -86,8 +86,8 @@ def _of_plan(plan: Plan) -> Iterator[Site]:
         )
     for part in plan.parts.values():
         if part.slot is not None:
-            name = None if part.kind is None else part.own_name
-            yield Site(part.place, str, name, choices=tuple(part.slot.names), is_component=True)
+            chosen = None if part.kind is None else part.own_name
+            yield Site(part.place, str, chosen, choices=tuple(part.slot.names), is_component=True)
 
 
 def site_named(sites: Mapping[str, Site], name: str) -> Site:

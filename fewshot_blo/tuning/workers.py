@@ -108,8 +108,9 @@ def run_workers(
                 process.join()
     _report([receiver for _, receiver in running], say)
     for process, _ in running:
-        if (process.exitcode or 0) < 0 and not stop.is_set():
-            say(f"a worker was killed ({signal.Signals(-process.exitcode).name})")
+        code = process.exitcode or 0
+        if code < 0 and not stop.is_set():
+            say(f"a worker was killed ({signal.Signals(-code).name})")
     return stop.is_set()
 
 

@@ -286,7 +286,17 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     process = start("--help")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    commands = ("train", "evaluate", "compare", "finetune", "predict", "export", "check", "data")
+    commands = (
+        "train",
+        "evaluate",
+        "compare",
+        "tune",
+        "finetune",
+        "predict",
+        "export",
+        "check",
+        "data",
+    )
     assert all(command in out for command in commands)
     assert cli.main([]) == 0
     assert capsys.readouterr().out == out

@@ -58,7 +58,7 @@ def test_nothing_is_usual_where_nothing_is_trained_or_adapted() -> None:
 
 
 def test_ranges_and_choices() -> None:
-    words = (
+    words: tuple[str, ...] = (
         "train.learning_rate=1e-4..1e-2:log",
         "strategy.inner.steps=2..7",
         "train.optimizer",
