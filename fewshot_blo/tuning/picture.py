@@ -52,7 +52,7 @@ def _history(axes: Any, rows: Sequence[Row]) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if complete or pruned:
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
 
 
 def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:

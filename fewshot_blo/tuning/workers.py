@@ -34,11 +34,13 @@ class Share:
     Attributes:
         threads: of PyTorch.
         memory: GiB that the process may hold; None for no limit.
+        returned: whether freed memory is returned to the system, as under ``--memory_limit``.
         device: its GPU; empty for the device of the recipe.
     """
 
     threads: int
     memory: float | None
+    returned: bool
     device: str
 
 
@@ -49,14 +51,13 @@ def shares(config: Config, jobs: int) -> list[Share]:
     do not fit side by side.
     """
     gpus = torch.cuda.device_count() if config.device == "auto" else 0
-    limit = limit_in_gibibytes()
+    given = limit = limit_in_gibibytes()
     if limit is None and not gpus and not config.device.startswith("cuda"):
         limit = free_bytes(torch.device("cpu")) / 2**30
     threads = max(1, torch.get_num_threads() // jobs)
     memory = None if limit is None else limit / jobs
-    return [
-        Share(threads, memory, f"cuda:{index % gpus}" if gpus > 1 else "") for index in range(jobs)
-    ]
+    devices = [f"cuda:{index % gpus}" if gpus > 1 else "" for index in range(jobs)]
+    return [Share(threads, memory, given is not None, device) for device in devices]
 
 
 def run_workers(
@@ -137,10 +138,10 @@ def _child(
     os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which passes it on once.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(part.threads)
-    if part.memory is None:
-        keep_freed_memory()
-    else:
+    if part.returned:
         return_freed_memory()
+    else:
+        keep_freed_memory()
     try:
         with memory_limit(part.memory), interrupts(lambda line: None, saves=True) as stop:
             work(request, part.device, lambda: stop.is_set() or bool(asked.value))
