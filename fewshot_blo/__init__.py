@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.errors import DivergenceError as DivergenceError
     from fewshot_blo.errors import StructuralZeroError as StructuralZeroError
     from fewshot_blo.evaluation.evaluate import evaluate as evaluate
+    from fewshot_blo.experiments.tuning.tune import tune as tune
     from fewshot_blo.finetune import fit as fit
     from fewshot_blo.finetune import load_classifier as load_classifier
     from fewshot_blo.heads import CosineHead as CosineHead
@@ -64,13 +65,13 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.tasks import DataError as DataError
     from fewshot_blo.training.settings import TrainSettings as TrainSettings
     from fewshot_blo.training.train import train as train
-    from fewshot_blo.tuning.tune import tune as tune
 
 _HOMES = {
     "backbones": "load_backbone",
     "bilevel": "Bilevel OuterStep",
     "errors": ("CheckpointError ConfigurationError DivergenceError StructuralZeroError"),
     "evaluation.evaluate": "evaluate",
+    "experiments.tuning.tune": "tune",
     "finetune": "fit load_classifier",
     "heads": (
         "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
@@ -89,7 +90,6 @@ _HOMES = {
     "tasks": "DataError",
     "training.settings": "TrainSettings",
     "training.train": "train",
-    "tuning.tune": "tune",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -30,7 +30,6 @@ ROOMS = (
     "training",
     "checks",
     "experiments",
-    "tuning",
     "finetune",
     "studies",
     "commands",

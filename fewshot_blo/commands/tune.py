@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fewshot_blo.commands.options import Options
-from fewshot_blo.tuning.request import TuneRequest
-from fewshot_blo.tuning.tune import run_search
+from fewshot_blo.experiments.tuning.request import TuneRequest
+from fewshot_blo.experiments.tuning.tune import run_search
 
 OPTIONS = Options((TuneRequest,), positional="recipe")
 

@@ -12,9 +12,9 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree, merged
 from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.experiments.tuning.sites import Site, nested, site_named, sites_of, value_at
+from fewshot_blo.experiments.tuning.usual import usual_names, usual_values
 from fewshot_blo.experiments.values import converted, in_words
-from fewshot_blo.tuning.sites import Site, nested, site_named, sites_of, value_at
-from fewshot_blo.tuning.usual import usual_names, usual_values
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

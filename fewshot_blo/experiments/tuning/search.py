@@ -12,12 +12,12 @@ import numpy as np
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree
+from fewshot_blo.experiments.tuning.claims import take_trial, turn
+from fewshot_blo.experiments.tuning.request import TuneRequest
+from fewshot_blo.experiments.tuning.space import Space
+from fewshot_blo.experiments.tuning.store import open_study
 from fewshot_blo.records.json_files import read_json, write_json
 from fewshot_blo.training.settings import TrainSettings
-from fewshot_blo.tuning.claims import take_trial, turn
-from fewshot_blo.tuning.request import TuneRequest
-from fewshot_blo.tuning.space import Space
-from fewshot_blo.tuning.store import open_study
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

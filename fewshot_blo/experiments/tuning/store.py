@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
 
-    from fewshot_blo.tuning.request import TuneRequest
+    from fewshot_blo.experiments.tuning.request import TuneRequest
 
 JOURNAL = "trials.log"
 _STUDY = "fewshot-blo tune"

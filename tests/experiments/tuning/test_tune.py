@@ -24,16 +24,16 @@ from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.tuning import results, store, trial
+from fewshot_blo.experiments.tuning.results import Row, best_of
+from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
+from fewshot_blo.experiments.tuning.tune import TuneResult
+from fewshot_blo.experiments.tuning.workers import shares
 from fewshot_blo.records.files import append_line
 from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import Folder
 from fewshot_blo.training.run import BEST, LAST
 from fewshot_blo.training.train import TrainResult
-from fewshot_blo.tuning import results, store, trial
-from fewshot_blo.tuning.results import Row, best_of
-from fewshot_blo.tuning.store import JOURNAL, quiet
-from fewshot_blo.tuning.tune import TuneResult
-from fewshot_blo.tuning.workers import shares
 
 pytest.importorskip("optuna")
 SPACE = ("train.learning_rate=1e-4..1e-1:log", "strategy.inner.steps=1..4")
@@ -53,7 +53,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else; those of ``found`` are drawn."""
     monkeypatch.setattr("fewshot_blo.records.logs.draw_curves", lambda *arguments: None)
-    monkeypatch.setattr("fewshot_blo.tuning.tune.draw_search", lambda *arguments: None)
+    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.draw_search", lambda *arguments: None)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.tables import markdown, write_table
 from fewshot_blo.training.run import BEST, LAST
-from fewshot_blo.tuning.search import Search
 
 BEST_RECIPE, PICTURE = "best.yaml", "search.png"
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}

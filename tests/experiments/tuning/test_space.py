@@ -11,12 +11,12 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
+from fewshot_blo.experiments.tuning.sites import sites_of
+from fewshot_blo.experiments.tuning.space import make_space, words_of
+from fewshot_blo.experiments.tuning.usual import usual_values
 from fewshot_blo.hypergrad import Strategy
-from fewshot_blo.tuning.sites import sites_of
-from fewshot_blo.tuning.space import make_space, words_of
-from fewshot_blo.tuning.usual import usual_values
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECIPES = ("penalty", "implicit-neumann", "metaoptnet", "meta-sgd")
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_blo.experiments.tuning.results import Row, best_of, short, written
+from fewshot_blo.experiments.tuning.space import Axis, Space
 from fewshot_blo.records.figure import new_figure, save_figure
-from fewshot_blo.tuning.results import Row, best_of, short, written
-from fewshot_blo.tuning.space import Axis, Space
 
 _COLUMNS = 3
 

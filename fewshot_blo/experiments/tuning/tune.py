@@ -11,12 +11,10 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.recipes import names_settings, read_recipe
 from fewshot_blo.experiments.settings import Config
-from fewshot_blo.records.interrupts import interrupts
-from fewshot_blo.tasks import Splits
-from fewshot_blo.tuning.claims import turn
-from fewshot_blo.tuning.picture import draw_search
-from fewshot_blo.tuning.request import Pruner, TuneRequest
-from fewshot_blo.tuning.results import (
+from fewshot_blo.experiments.tuning.claims import turn
+from fewshot_blo.experiments.tuning.picture import draw_search
+from fewshot_blo.experiments.tuning.request import Pruner, TuneRequest
+from fewshot_blo.experiments.tuning.results import (
     BEST_RECIPE,
     PICTURE,
     Row,
@@ -27,11 +25,13 @@ from fewshot_blo.tuning.results import (
     write_results,
     written,
 )
-from fewshot_blo.tuning.search import Claim, Search
-from fewshot_blo.tuning.space import make_space, words_of
-from fewshot_blo.tuning.store import quiet
-from fewshot_blo.tuning.trial import run_trial
-from fewshot_blo.tuning.workers import run_workers, shares
+from fewshot_blo.experiments.tuning.search import Claim, Search
+from fewshot_blo.experiments.tuning.space import make_space, words_of
+from fewshot_blo.experiments.tuning.store import quiet
+from fewshot_blo.experiments.tuning.trial import run_trial
+from fewshot_blo.experiments.tuning.workers import run_workers, shares
+from fewshot_blo.records.interrupts import interrupts
+from fewshot_blo.tasks import Splits
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.tuning.sites import Site
 from fewshot_blo.experiments.values import in_words
-from fewshot_blo.tuning.sites import Site
 
 # By the last part of the name, in the problem, the strategy and the adaptation.
 _SEARCHED = {

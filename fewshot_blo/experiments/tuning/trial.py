@@ -13,11 +13,11 @@ import torch
 from fewshot_blo.errors import ConfigurationError, DivergenceError, StructuralZeroError
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.experiments.tuning.search import Claim, Search
 from fewshot_blo.machine.memory import is_out_of_memory, release_memory
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.tasks import DataError, Splits
 from fewshot_blo.training.run import LAST
-from fewshot_blo.tuning.search import Claim, Search
 
 _OF_SETTINGS = (ConfigurationError, DataError, DivergenceError, StructuralZeroError)
 
