@@ -16,7 +16,7 @@ from fewshot_blo.records.tables import markdown, write_table
 from fewshot_blo.training.run import BEST, LAST
 
 BEST_RECIPE, PICTURE = "best.yaml", "search.png"
-_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 _ENOUGH = 10
 """Complete trials from which on importances of settings are estimated."""
 
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         number: of the trial; 0 is the recipe.
         values: those of the searched settings by name.
-        state: complete, pruned, failed or running.
+        state: complete, pruned, failed or unfinished.
         accuracy: highest validation accuracy in [0, 1]; NaN if there is none.
         interval: half-width of its 95 % confidence interval over tasks.
         steps: outer steps taken.
@@ -92,7 +92,7 @@ def write_results(search: Search) -> list[Row]:
     if best is not None:
         _write_best(search, best)
     for row in rows:
-        if row is not best and row.state != "running" and not search.request.keep:
+        if row is not best and row.state != "unfinished" and not search.request.keep:
             for name in (BEST, LAST):
                 (search.run_folder(row.number) / name).unlink(missing_ok=True)
     return rows

@@ -121,6 +121,13 @@ class Search:
         claim.trial.set_user_attr("tries", claim.tries - 1)
         claim.lock.close()
 
+    def is_abandoned(self, number: int) -> bool:
+        """Whether no worker is at a trial that has not ended."""
+        lock = take_trial(self.run_folder(number))
+        if lock is not None:
+            lock.close()
+        return lock is not None
+
     def run_folder(self, number: int) -> Path:
         """The folder of a trial's run."""
         return self.folder / "trials" / f"{number:03}"

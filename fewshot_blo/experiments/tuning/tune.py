@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.data import build_sampler
-from fewshot_blo.experiments.recipes import names_settings, read_recipe
-from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning.claims import turn
 from fewshot_blo.experiments.tuning.picture import draw_search
 from fewshot_blo.experiments.tuning.request import Pruner, TuneRequest
@@ -23,15 +21,19 @@ from fewshot_blo.experiments.tuning.results import (
     summary,
     table,
     write_results,
-    written,
 )
-from fewshot_blo.experiments.tuning.search import Claim, Search
-from fewshot_blo.experiments.tuning.space import make_space, words_of
+from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.experiments.tuning.store import quiet
-from fewshot_blo.experiments.tuning.trial import run_trial
+from fewshot_blo.experiments.tuning.work import (
+    printed,
+    read_search,
+    saying,
+    silent,
+    unsaid,
+    work_on,
+)
 from fewshot_blo.experiments.tuning.workers import run_workers, shares
 from fewshot_blo.records.interrupts import interrupts
-from fewshot_blo.tasks import Splits
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TuneResult:
     Attributes:
         best: the best settings as a recipe, ``<folder>/best.yaml``.
         rows: all trials.
-        interrupted: whether it stopped before its last trial; the same call goes on.
+        interrupted: whether Ctrl-C or SIGTERM stopped it; the same call goes on.
     """
 
     best: Path
@@ -108,7 +110,8 @@ def tune(
         were refused by a check have failed, with the reason in their row.
 
     Raises:
-        CheckpointError: if the folder cannot be written to, or its files are damaged.
+        CheckpointError: if the folder cannot be written to, its files are damaged, or workers of
+            ``jobs`` were killed or ended by an error.
         ConfigurationError: if a setting is invalid, the folder has another search, Optuna is not
             installed, or every trial failed; the message has the first reason.
         DataError: if the data set cannot be read or is too small for validation tasks.
@@ -135,10 +138,9 @@ def tune(
 
 def run_search(request: TuneRequest, *, progress: bool) -> TuneResult:
     """``tune`` of a request."""
-    say = _printed if progress else _unsaid
+    say = printed if progress else unsaid
     with quiet():
-        config = _recipe(request)
-        space = make_space(config, _words(request))
+        config, space = read_search(request)
         _check_jobs(request.jobs)
         splits = config.data.load()
         build_sampler(config, splits.train, training=True)
@@ -147,27 +149,12 @@ def run_search(request: TuneRequest, *, progress: bool) -> TuneResult:
         _announce(search, say)
         jobs = min(request.jobs, request.trials)
         if jobs > 1:
-            work = _report_work if progress else _silent_work
+            work = saying if progress else silent
             interrupted = run_workers(work, request, shares(config, jobs), say)
         else:
             with interrupts(say, saves=True) as stop:
-                interrupted = not _work(search, splits, "", stop.is_set, say)
+                interrupted = not work_on(search, splits, "", stop.is_set, say)
         return _finish(search, interrupted, say)
-
-
-def _recipe(request: TuneRequest) -> Config:
-    config = read_recipe(request.source, request.root, request.max_steps)
-    if names_settings(config.start_from):
-        raise ConfigurationError(
-            f"start_from is the recipe {config.start_from}: train it first, as compare does, and "
-            "name its checkpoint in the recipe"
-        )
-    return config
-
-
-def _words(request: TuneRequest) -> list[str]:
-    named = [] if request.space is None else words_of(request.space)
-    return [*named, *request.search]
 
 
 def _check_jobs(jobs: int) -> None:
@@ -190,86 +177,26 @@ def _announce(search: Search, say: Callable[[str], None]) -> None:
         say("checkpoints are kept of the best trial only (--keep keeps all)")
 
 
-def _work(
-    search: Search,
-    splits: Splits,
-    device: str,
-    stopped: Callable[[], bool],
-    say: Callable[[str], None],
-) -> bool:
-    """Works on trials until none is left; False if it was stopped before."""
-    while not stopped():
-        claim = search.claim()
-        if claim is None:
-            return True
-        say(f"trial {claim.number}: {_values(claim)}")
-        if not run_trial(search, claim, splits, device, stopped):
-            return False
-        with turn(search.folder):
-            rows = write_results(search)
-        say(_ended(rows, claim.number, search.request.trials))
-    return False
-
-
-def _values(claim: Claim) -> str:
-    return ", ".join(f"{name} {written(value)}" for name, value in claim.values.items())
-
-
-def _ended(rows: Sequence[Row], number: int, trials: int) -> str:
-    row = next(row for row in rows if row.number == number)
-    best = best_of(rows)
-    outcome = {
-        "complete": percent(row),
-        "pruned": f"pruned after {row.steps} steps at {percent(row)}",
-    }.get(row.state, f"failed: {row.reason}")
-    so_far = "" if best is None else f"; best {percent(best)} (trial {best.number})"
-    return f"trial {number} of {trials}: {outcome}{so_far}"
-
-
-def _report_work(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
-    _work_alone(request, device, stopped, _printed)
-
-
-def _silent_work(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
-    _work_alone(request, device, stopped, _unsaid)
-
-
-def _work_alone(
-    request: TuneRequest, device: str, stopped: Callable[[], bool], say: Callable[[str], None]
-) -> None:
-    """The work of one of several processes, which reads recipe and data by itself."""
-    with quiet():
-        config = _recipe(request)
-        search = Search(request, make_space(config, _words(request)))
-        _work(search, config.data.load(), device, stopped, say)
-
-
 def _finish(search: Search, interrupted: bool, say: Callable[[str], None]) -> TuneResult:
     with turn(search.folder):
         rows = write_results(search)
         if rows:
             draw_search(search.space, rows, search.folder / PICTURE)
-    ended = sum(row.state != "running" for row in rows)
-    unfinished = interrupted or ended < search.request.trials
-    result = TuneResult(search.folder / BEST_RECIPE, rows, unfinished)
+    result = TuneResult(search.folder / BEST_RECIPE, rows, interrupted)
     if rows:
         say(f"\n{table(search, rows)}")
     if best_of(rows) is not None:
         say(summary(search, rows))
         say(f"table and picture: {search.folder}/table.md, {PICTURE}; recipe: {result.best}")
-    if unfinished:
-        others = "" if interrupted else ", or other workers are at the rest"
-        count = f"{ended} of {search.request.trials} trials have ended"
-        say(f"{count}: the same command goes on{others}")
+    left = [row for row in rows if row.state == "unfinished"]
+    count = f"{len(rows) - len(left)} of {search.request.trials} trials have ended"
+    if interrupted:
+        say(f"{count}: the same command goes on")
+    elif len(rows) < search.request.trials or any(search.is_abandoned(r.number) for r in left):
+        raise CheckpointError(f"{count}, and workers were killed: the same command goes on")
+    elif left:
+        say(f"{count}: other workers are at the rest")
     elif best_of(rows) is None:
         reason = next(row.reason for row in rows if row.reason)
         raise ConfigurationError(f"all {len(rows)} trials failed; trial {rows[0].number}: {reason}")
     return result
-
-
-def _printed(line: str) -> None:
-    print(line, flush=True)
-
-
-def _unsaid(line: str) -> None:
-    del line
