@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +26,13 @@ from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning import results, store, trial
 from fewshot_blo.experiments.tuning.results import Row, best_of
+from fewshot_blo.experiments.tuning.search import Search
+from fewshot_blo.experiments.tuning.space import Space
 from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
 from fewshot_blo.experiments.tuning.tune import TuneResult
+from fewshot_blo.experiments.tuning.work import read_search
 from fewshot_blo.experiments.tuning.workers import shares
+from fewshot_blo.machine.memory import memory_limit
 from fewshot_blo.records.files import append_line
 from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import Folder
@@ -57,9 +61,17 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def instant(monkeypatch: pytest.MonkeyPatch) -> None:
+def instant(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training takes no time, and the accuracy is that of the learning rate: 0.9 at 0.03."""
+    config = read_recipe(recipe)
+
+    def changed(space: Space, values: Mapping[str, Any]) -> Config:
+        rate = values.get("train.learning_rate", config.train.learning_rate)
+        steps = space.base["train"]["steps"]
+        return replace(config, train=replace(config.train, steps=steps, learning_rate=rate))
+
     monkeypatch.setattr(trial, "train_from_config", pretend)
+    monkeypatch.setattr(Space, "config", changed)
 
 
 def pretend(
@@ -157,9 +169,9 @@ def test_files_of_a_search(found: TuneResult) -> None:
 
 
 def test_one_worker_repeats_a_search(found: TuneResult, recipe: Path, tmp_path: Path) -> None:
-    again = search(recipe, tmp_path, keep=True)
-    assert told(again.rows) == told(found.rows)
-    assert all((tmp_path / "trials" / f"{n:03}" / BEST).exists() for n in range(TRIALS))
+    again = search(recipe, tmp_path, keep=True, trials=2)
+    assert told(again.rows) == told(found.rows)[:2]
+    assert all((tmp_path / "trials" / f"{n:03}" / BEST).exists() for n in range(2))
 
 
 def test_a_search_is_of_its_seed_and_grows(
@@ -290,7 +302,7 @@ def test_test_tasks_are_not_drawn(
         return splits
 
     monkeypatch.setattr(Folder, "load", without)
-    assert told(search(recipe, tmp_path).rows) == told(found.rows)
+    assert told(search(recipe, tmp_path, trials=1).rows) == told(found.rows)[:1]
 
 
 def test_trials_in_a_database(
@@ -383,11 +395,31 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(Config(), device="cpu")
     parts = shares(config, 4)
     assert [part.threads for part in parts] == [2, 2, 2, 2]
-    assert all(part.memory is not None and part.device == "" for part in parts)
+    assert all(part.memory and not part.returned and part.device == "" for part in parts)
+    with memory_limit(6.0):
+        assert [(part.memory, part.returned) for part in shares(config, 3)] == [(2.0, True)] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     parts = shares(replace(config, device="auto"), 3)
     assert [part.device for part in parts] == ["cuda:0", "cuda:1", "cuda:0"]
     assert [part.memory for part in parts] == [None] * 3
+
+
+def test_if_all_workers_are_killed_the_command_says_so(
+    instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_one(work: Any, request: Any, parts: Any, say: Any) -> bool:
+        _, space = read_search(request)
+        claim = Search(request, space).claim()
+        assert claim is not None
+        claim.lock.close()
+        return False
+
+    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.run_workers", begin_one)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    with pytest.raises(CheckpointError, match="0 of 3 trials have ended, and workers were killed"):
+        search(recipe, tmp_path, jobs=2)
+    assert "unfinished" in (tmp_path / "table.md").read_text()
+    assert [row.state for row in search(recipe, tmp_path).rows] == ["complete"] * 3
 
 
 @pytest.mark.slow
