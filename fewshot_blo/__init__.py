@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.errors import DivergenceError as DivergenceError
     from fewshot_blo.errors import StructuralZeroError as StructuralZeroError
     from fewshot_blo.evaluation.evaluate import evaluate as evaluate
+    from fewshot_blo.experiments.tuning.tune import tune as tune
     from fewshot_blo.finetune import fit as fit
     from fewshot_blo.finetune import load_classifier as load_classifier
     from fewshot_blo.heads import CosineHead as CosineHead
@@ -70,6 +71,7 @@ _HOMES = {
     "bilevel": "Bilevel OuterStep",
     "errors": ("CheckpointError ConfigurationError DivergenceError StructuralZeroError"),
     "evaluation.evaluate": "evaluate",
+    "experiments.tuning.tune": "tune",
     "finetune": "fit load_classifier",
     "heads": (
         "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "

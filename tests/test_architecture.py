@@ -197,7 +197,7 @@ def test_torchvision_is_imported_when_used(path: Path) -> None:
 
 
 OPTIONAL = {
-    *("onnxruntime", "onnxscript", "scipy", "sklearn", "timm", "transformers"),
+    *("onnxruntime", "onnxscript", "optuna", "scipy", "sklearn", "timm", "transformers"),
     *("starlette", "uvicorn"),
 }
 
@@ -219,7 +219,7 @@ def test_importing_a_package_is_light(package: str) -> None:
     program = (
         f"import sys, {package}\n"
         "heavy = {'torchvision', 'matplotlib', 'tensorboard', 'timm', 'jsonargparse', 'scipy', "
-        "'sklearn', 'jinja2', 'starlette', 'uvicorn'}\n"
+        "'sklearn', 'jinja2', 'starlette', 'uvicorn', 'optuna'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

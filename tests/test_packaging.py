@@ -89,6 +89,7 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "serve",
         "sklearn",
         "test",
+        "tune",
     }
 
 

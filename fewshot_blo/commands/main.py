@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Measure few-shot accuracy of checkpoints, on the same tasks, with intervals.",
     "merge": "Put the parts of an evaluation together that evaluate --shard i/n wrote.",
     "compare": "Train recipes, evaluate all on the same tasks, write a table and a picture.",
+    "tune": "Search settings of a recipe by their accuracy on validation tasks.",
     "study": "Solve a bilevel problem beyond few-shot learning with several strategies.",
     "finetune": "Fine-tune a pretrained network on a folder with a few images a class.",
     "predict": "Label images with a classifier that finetune wrote, or teach it a class.",

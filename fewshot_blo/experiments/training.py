@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import names_settings
@@ -29,6 +30,7 @@ def train_from_config(
     resume: bool,
     tested: bool,
     progress: bool = True,
+    validated: Callable[[int, Evaluation], None] | None = None,
 ) -> TrainResult:
     """Builds the problem and the samplers from the settings, and trains in ``folder``.
 
@@ -39,7 +41,7 @@ def train_from_config(
         resume: continue from ``last.pt``.
         tested: whether test tasks will be drawn afterwards; if so, an error is raised before
             training if the test classes are too few or too small.
-        progress: as in ``train``.
+        progress, validated: as in ``train``.
 
     Raises:
         CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit.
@@ -64,6 +66,7 @@ def train_from_config(
         resume=resume,
         read_config=_today,
         progress=progress,
+        validated=validated,
     )
 
 

@@ -147,6 +147,12 @@ def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
     return None if whole == sys.maxsize else max(whole, 1) / processes / 2**30
 
 
+def limit_in_gibibytes() -> float | None:
+    """The ``memory_limit`` inside which this is called; None outside of one."""
+    limit = _limit.get()
+    return None if limit is None else limit / 2**30
+
+
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     """Bytes that can still be allocated on ``device``.
 

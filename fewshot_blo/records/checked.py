@@ -38,8 +38,13 @@ def checked(kind: T) -> T:
 
 def ranges(kind: Callable[..., Any]) -> dict[str, str]:
     """The range of each argument of a constructor in words, where it has one."""
+    return {name: limits.words for name, limits in limits_of(kind).items()}
+
+
+def limits_of(kind: Callable[..., Any]) -> dict[str, Range]:
+    """The range of each argument of a constructor, where it has one."""
     found = {name: _range(annotation) for name, annotation in _annotations(kind).items()}
-    return {name: words for name, words in found.items() if words}
+    return {name: limits for name, limits in found.items() if limits.words}
 
 
 def _checking(function: Any, kind: Callable[..., Any]) -> Any:
@@ -78,9 +83,9 @@ def _annotations(kind: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _range(annotation: Any) -> str:
+def _range(annotation: Any) -> Range:
     if get_origin(annotation) is Annotated:
         _, *marks = get_args(annotation)
-        return Range.of(marks).words
-    found = [words for part in get_args(annotation) if (words := _range(part))]
-    return found[0] if found else ""
+        return Range.of(marks)
+    found = [limits for part in get_args(annotation) if (limits := _range(part)).words]
+    return found[0] if found else Range()

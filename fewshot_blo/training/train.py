@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import ADAPTATION
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.chunk import Chunk
@@ -65,6 +67,7 @@ def train(
     resume: bool = False,
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     progress: bool = True,
+    validated: Callable[[int, Evaluation], None] | None = None,
 ) -> TrainResult:
     """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
@@ -93,6 +96,8 @@ def train(
             versions.
         progress: print the choice of chunk and each validation, and show a progress bar, or lines
             where there is no terminal; False is silent.
+        validated: called after each validation, when it is logged and saved, with the number of
+            outer steps and the result; an exception that it raises ends the run.
 
     Raises:
         CheckpointError: if the folder holds another run, another process writes to it, there is
@@ -126,7 +131,7 @@ def train(
         if not resume or run.step < settings.steps:
             processes.on_first(run.note_provenance)
         problem.network.train()
-        loop = _Loop(run, tasks, validation, adaptation, fresh=not resume)
+        loop = _Loop(run, tasks, validation, adaptation, validated, fresh=not resume)
         interrupted = take_steps(
             loop,
             steps=settings.steps,
@@ -173,11 +178,12 @@ class _Loop:
         tasks: TaskSource,
         validation: EpisodicSampler,
         adaptation: InnerSteps,
+        validated: Callable[[int, Evaluation], None] | None,
         *,
         fresh: bool,
     ) -> None:
         self._run, self._tasks, self._validation = run, tasks, validation
-        self._adaptation, self._fresh = adaptation, fresh
+        self._adaptation, self._validated, self._fresh = adaptation, validated, fresh
         device = next(iter(run.problem.outer.values())).device
         self._batches, self._clock = Prefetch(tasks, device), Clock()
 
@@ -217,7 +223,11 @@ class _Loop:
         return Taken(words, line, saved=bool(line))
 
     def _validate(self, log: RunLog | None) -> str:
-        return validate(self._run, self._tasks, self._validation, self._adaptation, log)
+        run, step = self._run, self._run.step
+        result = validate(run, self._tasks, self._validation, self._adaptation, log)
+        if self._validated is not None:
+            run.processes.on_first(partial(self._validated, step, result))
+        return f"step {step}: validation {result}"
 
     def save_last(self) -> None:
         self._run.save(LAST)

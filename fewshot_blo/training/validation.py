@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.parts import merge
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.shard import by_all
@@ -21,8 +22,8 @@ def validate(
     validation: EpisodicSampler,
     adaptation: InnerSteps,
     log: RunLog | None,
-) -> str:
-    """Measures and logs validation accuracy, saves checkpoints, and returns a line of text.
+) -> Evaluation:
+    """Measures and logs validation accuracy, and saves checkpoints.
 
     Args:
         run: the run; each of its processes evaluates a part of the validation tasks.
@@ -60,7 +61,7 @@ def validate(
             }
         )
     run.save(LAST)
-    return f"step {run.step}: validation {result}"
+    return result
 
 
 def restore_best(run: Run) -> None:

@@ -19,6 +19,7 @@ from small_runs import make_folder, write_recipe
 from fewshot_blo.backbones.encoders import pretrained
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import read_recipe
@@ -148,7 +149,7 @@ def test_goes_on_after_an_interrupt(
     words = ["compare", str(recipes[0]), f"--folder={tmp_path}", "--tasks=8"]
     plain = validation.validate
 
-    def interrupted(*arguments: object) -> str:
+    def interrupted(*arguments: object) -> Evaluation:
         os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)  # type: ignore[arg-type]
 

@@ -51,6 +51,23 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert log_records(a) == log_records(b)
 
 
+def test_each_validation_is_told_when_it_is_saved(tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+
+    def validated(step: int, result: Evaluation) -> None:
+        assert checkpoint_data(tmp_path)["step"] == step
+        told.append((step, result.mean))
+        if step == 4 and len(told) == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        run(tmp_path, validated=validated)
+    assert not run(tmp_path, validated=validated, resume=True).interrupted
+    records = [r for r in log_records(tmp_path) if "accuracy/validation" in r]
+    assert told == [(r["step"], r["accuracy/validation"]) for r in records]
+    assert [step for step, _ in told] == [2, 4, 6]
+
+
 @pytest.mark.parametrize(
     ("make", "strategy", "start"),
     [

@@ -1,0 +1,1 @@
+"""Searches settings of a recipe by their validation accuracy, on Optuna."""

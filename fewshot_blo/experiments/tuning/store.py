@@ -1,0 +1,131 @@
+"""The storage of a search: Optuna's journal in the folder, or a database."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+
+    from fewshot_blo.experiments.tuning.request import TuneRequest
+
+JOURNAL = "trials.log"
+_STUDY = "fewshot-blo tune"
+_BEFORE_PRUNING = 5
+"""Finished trials whose median is the first to end another one, as in Optuna."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, Optuna logs errors only, and does not warn of its experimental features.
+
+    Raises:
+        ConfigurationError: if Optuna is not installed, with the command that installs it.
+    """
+    with installed_by("fewshot_blo[tune]"):
+        import optuna
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def open_study(folder: Path, request: TuneRequest, steps: int) -> Study:
+    """The trials of a search, new or as they were left; to be called in this worker's ``turn``.
+
+    The journal has JSON lines and a database has columns of text and numbers: Optuna unpickles
+    nothing of either.
+
+    Args:
+        folder: folder of the search.
+        request: names the storage and the pruner.
+        steps: outer steps of the recipe.
+
+    Raises:
+        CheckpointError: if the journal is damaged.
+        ConfigurationError: if the database cannot be opened.
+    """
+    import optuna
+
+    name = f"{_STUDY} {folder.resolve().name}" if request.storage else _STUDY
+    try:
+        return optuna.create_study(
+            storage=_database(request.storage) if request.storage else _journal(folder),
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=_pruner(request, steps),
+        )
+    except OSError:
+        raise
+    # What a library raises for a file or a database that is not its own may be anything.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if request.storage:
+            raise ConfigurationError(
+                f"storage {_shown(request.storage)} cannot be opened ({reason}): it must be an "
+                "address as sqlite:///FILE or postgresql://USER@HOST/NAME, whose driver is "
+                "installed"
+            ) from error
+        raise CheckpointError(
+            f"{folder / JOURNAL} is damaged ({reason}): choose another folder, or remove it "
+            "together with the trials"
+        ) from error
+
+
+def _journal(folder: Path) -> BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+    # Of the whole path: the lock is a link, whose age cannot be read if it leads nowhere.
+    path = str((folder / JOURNAL).resolve())
+    lock = JournalFileSymlinkLock(path)
+    backend = JournalFileBackend(path, lock_obj=lock)
+    lock.acquire()
+    try:
+        _end_line(Path(path))
+    finally:
+        lock.release()
+    return JournalStorage(backend)
+
+
+def _end_line(path: Path) -> None:
+    """Drops a last line that a full disk cut short: the next one would be joined to it."""
+    with path.open("r+b") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _database(address: str) -> BaseStorage:
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(address)
+
+
+def _shown(address: str) -> str:
+    """An address without its password."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _pruner(request: TuneRequest, steps: int) -> BasePruner:
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+
+    if request.pruner == "median":
+        return MedianPruner(n_startup_trials=_BEFORE_PRUNING)
+    if request.pruner == "hyperband":
+        return HyperbandPruner(max_resource=max(steps, 1))
+    return NopPruner()

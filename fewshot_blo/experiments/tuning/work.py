@@ -1,0 +1,99 @@
+"""The work on a search: reads it, and runs trials until none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.recipes import names_settings, read_recipe
+from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.tuning.claims import turn
+from fewshot_blo.experiments.tuning.request import TuneRequest
+from fewshot_blo.experiments.tuning.results import Row, best_of, percent, write_results, written
+from fewshot_blo.experiments.tuning.search import Claim, Search
+from fewshot_blo.experiments.tuning.space import Space, make_space, words_of
+from fewshot_blo.experiments.tuning.store import quiet
+from fewshot_blo.experiments.tuning.trial import run_trial
+from fewshot_blo.tasks import Splits
+
+
+def read_search(request: TuneRequest) -> tuple[Config, Space]:
+    """The settings of the recipe, and what is searched.
+
+    Raises:
+        ConfigurationError: if they cannot be read, or the recipe starts from another recipe.
+    """
+    config = read_recipe(request.source, request.root, request.max_steps)
+    if names_settings(config.start_from):
+        raise ConfigurationError(
+            f"start_from is the recipe {config.start_from}: train it first, as compare does, and "
+            "name its checkpoint in the recipe"
+        )
+    named = [] if request.space is None else words_of(request.space)
+    return config, make_space(config, [*named, *request.search])
+
+
+def work_on(
+    search: Search,
+    splits: Splits,
+    device: str,
+    stopped: Callable[[], bool],
+    say: Callable[[str], None],
+) -> bool:
+    """Works on trials until none is left; False if it was stopped before."""
+    while not stopped():
+        claim = search.claim()
+        if claim is None:
+            return True
+        say(f"trial {claim.number}: {_values(claim)}")
+        if not run_trial(search, claim, splits, device, stopped):
+            return False
+        with turn(search.folder):
+            rows = write_results(search)
+        say(_ended(rows, claim.number, search.request.trials))
+    return False
+
+
+def _values(claim: Claim) -> str:
+    return ", ".join(f"{name} {written(value)}" for name, value in claim.values.items())
+
+
+def _ended(rows: Sequence[Row], number: int, trials: int) -> str:
+    row = next(row for row in rows if row.number == number)
+    best = best_of(rows)
+    outcome = {
+        "complete": percent(row),
+        "pruned": f"pruned after {row.steps} steps at {percent(row)}",
+    }.get(row.state, f"failed: {row.reason}")
+    so_far = "" if best is None else f"; best {percent(best)} (trial {best.number})"
+    return f"trial {number} of {trials}: {outcome}{so_far}"
+
+
+def saying(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
+    """The work of one of several processes, which prints a line for each trial."""
+    _alone(request, device, stopped, printed)
+
+
+def silent(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
+    """The work of one of several processes, without output."""
+    _alone(request, device, stopped, unsaid)
+
+
+def _alone(
+    request: TuneRequest, device: str, stopped: Callable[[], bool], say: Callable[[str], None]
+) -> None:
+    """The work of one of several processes, which reads recipe and data by itself."""
+    with quiet():
+        config, space = read_search(request)
+        search = Search(request, space)
+        work_on(search, config.data.load(), device, stopped, say)
+
+
+def printed(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
+def unsaid(line: str) -> None:
+    """Drops a line."""
+    del line

@@ -1,0 +1,436 @@
+"""Searches: repeatable, resumable, shared by workers, honest about what failed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_runs import make_folder, write_recipe
+
+from fewshot_blo import tune
+from fewshot_blo.commands import main as cli
+from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
+from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.tuning import results, store, trial
+from fewshot_blo.experiments.tuning.results import Row, best_of
+from fewshot_blo.experiments.tuning.search import Search
+from fewshot_blo.experiments.tuning.space import Space
+from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
+from fewshot_blo.experiments.tuning.tune import TuneResult
+from fewshot_blo.experiments.tuning.work import read_search
+from fewshot_blo.experiments.tuning.workers import shares
+from fewshot_blo.machine.memory import memory_limit
+from fewshot_blo.records.files import append_line
+from fewshot_blo.tasks import Splits
+from fewshot_blo.tasks.catalogue import Folder
+from fewshot_blo.training.run import BEST, LAST
+from fewshot_blo.training.train import TrainResult
+
+pytest.importorskip("optuna")
+SPACE = ("train.learning_rate=1e-4..1e-1:log", "strategy.inner.steps=1..4")
+TRIALS = 3
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = make_folder(tmp_path_factory.mktemp("data"))
+    path = tmp_path_factory.mktemp("recipes") / "small.yaml"
+    return write_recipe(
+        path, images, train__chunk=3, strategy__recompute="false", encoder__hidden=2
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all else; those of ``found`` are drawn."""
+    monkeypatch.setattr("fewshot_blo.records.logs.draw_curves", lambda *arguments: None)
+    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.draw_search", lambda *arguments: None)
+
+
+@pytest.fixture
+def instant(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training takes no time, and the accuracy is that of the learning rate: 0.9 at 0.03."""
+    config = read_recipe(recipe)
+
+    def changed(space: Space, values: Mapping[str, Any]) -> Config:
+        rate = values.get("train.learning_rate", config.train.learning_rate)
+        steps = space.base["train"]["steps"]
+        return replace(config, train=replace(config.train, steps=steps, learning_rate=rate))
+
+    monkeypatch.setattr(trial, "train_from_config", pretend)
+    monkeypatch.setattr(Space, "config", changed)
+
+
+def pretend(
+    config: Config, splits: Any, folder: Path, *, validated: Any, **options: Any
+) -> TrainResult:
+    accuracy = 0.9 - abs(math.log10(config.train.learning_rate / 0.03)) / 5
+    for step in range(1, config.train.steps + 1):
+        record = {"step": step, "seconds": 0.1, "accuracy/validation": accuracy}
+        append_line(folder / "log.jsonl", json.dumps(record))
+        validated(step, SimpleNamespace(mean=accuracy))
+    return TrainResult(folder / BEST, config.train.steps, accuracy, False)
+
+
+@pytest.fixture(scope="module")
+def found(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
+    folder = tmp_path_factory.mktemp("search") / "found"
+    return search(recipe, folder)
+
+
+def search(recipe: Path, folder: Path, **options: Any) -> TuneResult:
+    options = {"trials": TRIALS, "search": SPACE, "progress": False, **options}
+    return tune(recipe, folder=folder, **options)
+
+
+def told(rows: Any) -> list[Row]:
+    """The rows without what depends on the machine."""
+    return [replace(row, seconds=0.0) for row in rows]
+
+
+def validating(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, int], None]) -> None:
+    """Calls ``act(trial, step)`` at each validation of a trial."""
+
+    def train(config: Config, splits: Any, folder: Path, **options: Any) -> Any:
+        validated = options.pop("validated")
+
+        def both(step: int, result: Any) -> None:
+            validated(step, result)
+            act(int(folder.name), step)
+
+        return before(config, splits, folder, validated=both, **options)
+
+    before: Any = vars(trial)["train_from_config"]
+    monkeypatch.setattr(trial, "train_from_config", train)
+
+
+class Killed(BaseException):
+    """Ends a process without a word; its locks end with it."""
+
+
+def test_the_recipe_is_trial_0_and_the_best_is_no_worse(found: TuneResult, recipe: Path) -> None:
+    assert [row.number for row in found.rows] == list(range(TRIALS))
+    assert all(row.state == "complete" and row.steps == 2 for row in found.rows)
+    config = read_recipe(recipe)
+    assert found.rows[0].values == {
+        "train.learning_rate": config.train.learning_rate,
+        "strategy.inner.steps": 2,
+    }
+    assert len({str(row.values) for row in found.rows}) == TRIALS
+    best = best_of(found.rows)
+    assert best is not None
+    assert best.accuracy == max(row.accuracy for row in found.rows)
+    assert f"trial {best.number}, " in repr(found)
+
+
+def test_the_best_recipe_trains_to_the_same_accuracy(
+    found: TuneResult, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = best_of(found.rows)
+    assert best is not None
+    whole, config = read_recipe(recipe).plain(), read_recipe(found.best).plain()
+    whole["train"]["learning_rate"] = best.values["train.learning_rate"]
+    whole["strategy"]["inner"]["steps"] = best.values["strategy.inner.steps"]
+    assert config == whole
+    words = ["train", f"--config={found.best}", f"--run={tmp_path / 'run'}", "--test_tasks=0"]
+    assert cli.main(words) == 0
+    assert f"accuracy {100 * best.accuracy:.2f} %" in capsys.readouterr().out
+
+
+def test_files_of_a_search(found: TuneResult) -> None:
+    folder, best = found.best.parent, best_of(found.rows)
+    assert best is not None
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    assert [float(r["validation accuracy"]) for r in records] == [
+        100 * row.accuracy for row in found.rows
+    ]
+    text = (folder / "table.md").read_text()
+    assert "optimistic" in text
+    assert f"best.yaml --seeds 1 2 3 --folder {folder / 'compare'}" in text
+    assert (folder / "search.png").stat().st_size > 10_000
+    for row in found.rows:
+        run = folder / "trials" / f"{row.number:03}"
+        assert (run / "log.jsonl").is_file()
+        assert (run / BEST).exists() == (run / LAST).exists() == (row is best)
+
+
+def test_one_worker_repeats_a_search(found: TuneResult, recipe: Path, tmp_path: Path) -> None:
+    again = search(recipe, tmp_path, keep=True, trials=2)
+    assert told(again.rows) == told(found.rows)[:2]
+    assert all((tmp_path / "trials" / f"{n:03}" / BEST).exists() for n in range(2))
+
+
+def test_a_search_is_of_its_seed_and_grows(
+    instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_ENOUGH", 5)
+    whole = search(recipe, tmp_path / "whole", trials=6)
+    search(recipe, tmp_path / "grown", trials=3)
+    assert told(search(recipe, tmp_path / "grown", trials=6).rows) == told(whole.rows)
+    other = search(recipe, tmp_path / "other", seed=1, trials=2)
+    assert other.rows[0].values == whole.rows[0].values
+    assert other.rows[1].values != whole.rows[1].values
+    best = best_of(whole.rows)
+    assert best is not None
+    assert best.accuracy > 0.8  # The recipe has 0.6.
+    text = (tmp_path / "whole" / "table.md").read_text()
+    assert "Importance of the settings (PED-ANOVA): train.learning_rate" in text
+
+
+def test_a_killed_and_interrupted_search_goes_on_as_if_it_never_was(
+    found: TuneResult, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def act(number: int, step: int) -> None:
+        begun.append((number, step))
+        if begun.count((1, 1)) == 1 and (number, step) == (1, 1):
+            raise Killed
+        if (number, step) == (2, 1) and begun.count((2, 1)) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    validating(monkeypatch, act)
+    with pytest.raises(Killed):
+        search(recipe, tmp_path)
+    words = ["tune", str(recipe), f"--folder={tmp_path}", f"--trials={TRIALS}", "--search", *SPACE]
+    assert cli.main(words) == 130
+    assert cli.main(words) == 0
+    assert begun == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    again = search(recipe, tmp_path)  # Nothing is left to do.
+    assert told(again.rows) == told(found.rows)
+
+
+def test_a_trial_that_kills_its_workers_has_failed(
+    instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(number: int, step: int) -> None:
+        if number == 1:
+            raise Killed
+
+    validating(monkeypatch, act)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            search(recipe, tmp_path, trials=2)
+    rows = search(recipe, tmp_path, trials=2).rows
+    assert [row.state for row in rows] == ["complete", "failed"]
+    assert "its process ended 3 times without a word" in rows[1].reason
+
+
+def test_failed_trials_are_told_and_the_search_goes_on(recipe: Path, tmp_path: Path) -> None:
+    # There are ten classes, and three for validation.
+    ways = ["episodes.way=3,50,60"]
+    result = search(recipe, tmp_path, search=ways, trials=4)
+    failed = [row for row in result.rows if row.state == "failed"]
+    assert failed
+    assert all("this split has 10" in row.reason for row in failed), failed
+    assert result.rows[0].state == "complete"
+    assert failed[0].reason in (tmp_path / "table.md").read_text()
+
+
+def test_if_all_fail_the_first_reason_is_the_error(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reasons = iter([DivergenceError("it grew\nand grew"), torch.OutOfMemoryError("CUDA is full")])
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise next(reasons)
+
+    monkeypatch.setattr(trial, "train_from_config", fail)
+    words = ["tune", str(recipe), f"--folder={tmp_path}", "--trials=2"]
+    assert cli.main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "fewshot-blo tune: all 2 trials failed; trial 0: it grew\n"
+    assert "failed: CUDA is full" in captured.out
+    assert not (tmp_path / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(("pruner", "trials"), [("median", 5), ("hyperband", 5), ("none", 3)])
+def test_bad_trials_end_early_and_the_recipe_does_not(
+    pruner: Any,
+    trials: int,
+    instant: None,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(store, "_BEFORE_PRUNING", 1)
+    result = search(recipe, tmp_path, trials=trials, pruner=pruner, progress=True)
+    pruned = [row for row in result.rows if row.state == "pruned"]
+    assert bool(pruned) == (pruner != "none")
+    assert all(row.steps == 1 for row in pruned)
+    assert result.rows[0].state == "complete"
+    out = capsys.readouterr().out
+    assert ("pruned after 1 steps at" in out) == bool(pruned)
+    assert "ends early" not in out
+
+
+def test_a_search_without_early_validations_says_so(
+    instant: None, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(recipe, tmp_path, trials=1, max_steps=1, progress=True)
+    out = capsys.readouterr().out
+    assert "no trial ends early: its only validation is the last one" in out
+    assert "--seeds 1 2 3 --max_steps 1 --folder" in out
+
+
+def test_test_tasks_are_not_drawn(
+    found: TuneResult, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Folder.load
+
+    def without(data: Folder) -> Splits:
+        splits = load(data)
+        object.__setattr__(splits, "test", None)
+        return splits
+
+    monkeypatch.setattr(Folder, "load", without)
+    assert told(search(recipe, tmp_path, trials=1).rows) == told(found.rows)[:1]
+
+
+def test_trials_in_a_database(
+    instant: None, found: TuneResult, recipe: Path, tmp_path: Path
+) -> None:
+    address = f"sqlite:///{tmp_path}/trials.db"
+    result = search(recipe, tmp_path / "found", storage=address, pruner="hyperband")
+    assert [row.values for row in result.rows] == [row.values for row in found.rows]
+    with pytest.raises(ConfigurationError, match="does not have the trials of"):
+        search(recipe, tmp_path / "other" / "found", storage=address)
+    with pytest.raises(ConfigurationError, match=r"redis://h/0 cannot be opened") as caught:
+        search(recipe, tmp_path / "third", storage="redis://user:secret@h/0")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_of_another_search_is_refused(
+    found: TuneResult, recipe: Path, tmp_path: Path
+) -> None:
+    folder = found.best.parent
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"seed": 1}, "a search with seed 0, and this is seed 1"),
+        ({"search": ["train.learning_rate"]}, r"another space \(train\.learning_rate=0\.0001"),
+        ({"max_steps": 1}, r"another recipe \(train differ"),
+        ({"jobs": 10**6}, "jobs is 1000000, and this process may use"),
+    ]
+    for other, said in cases:
+        with pytest.raises(ConfigurationError, match=said):
+            search(recipe, folder, **other)
+    changed = tmp_path / "small.yaml"
+    changed.write_text(f"{recipe.read_text()}\nstart_from: other.yaml\n")
+    with pytest.raises(ConfigurationError, match=r"start_from is the recipe other\.yaml: train it"):
+        search(changed, tmp_path / "new")
+
+
+def test_a_damaged_journal(instant: None, recipe: Path, tmp_path: Path) -> None:
+    search(recipe, tmp_path, trials=1)
+    journal = tmp_path / JOURNAL
+    content = journal.read_bytes()
+    journal.write_bytes(content + b'{"op_code":4,"worker')  # A disk that was full.
+    assert len(search(recipe, tmp_path, trials=2).rows) == 2
+    lines = content.splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b"nonsense\n", *lines[2:]]))
+    with pytest.raises(CheckpointError, match=f"{JOURNAL} is damaged") as caught:
+        search(recipe, tmp_path, trials=2)
+    assert "\n" not in str(caught.value)
+    journal.unlink()
+    with pytest.raises(ConfigurationError, match="does not have the trials"):
+        search(recipe, tmp_path, trials=2)
+
+
+@pytest.mark.parametrize("storage", ["", "sqlite:///{}/trials.db"])
+def test_nothing_of_a_storage_is_unpickled(
+    storage: str, instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("it unpickles")
+
+    address = storage.format(tmp_path)
+    search(recipe, tmp_path / "search", trials=1, storage=address)
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(trial, "train_from_config", refuse)  # There is nothing to train.
+    assert len(search(recipe, tmp_path / "search", trials=1, storage=address).rows) == 1
+
+
+def test_without_optuna_the_command_says_how_to_install_it(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert cli.main(["tune", str(recipe), f"--folder={tmp_path / 'x'}"]) == 1
+    error = capsys.readouterr().err
+    assert error == "fewshot-blo tune: optuna is not installed: pip install 'fewshot_blo[tune]'\n"
+    assert not (tmp_path / "x").exists()
+
+
+def test_optuna_keeps_its_own_log_level() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    with quiet():
+        assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    config = replace(Config(), device="cpu")
+    parts = shares(config, 4)
+    assert [part.threads for part in parts] == [2, 2, 2, 2]
+    assert all(part.memory and not part.returned and part.device == "" for part in parts)
+    with memory_limit(6.0):
+        assert [(part.memory, part.returned) for part in shares(config, 3)] == [(2.0, True)] * 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    parts = shares(replace(config, device="auto"), 3)
+    assert [part.device for part in parts] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [part.memory for part in parts] == [None] * 3
+
+
+def test_if_all_workers_are_killed_the_command_says_so(
+    instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_one(work: Any, request: Any, parts: Any, say: Any) -> bool:
+        _, space = read_search(request)
+        claim = Search(request, space).claim()
+        assert claim is not None
+        claim.lock.close()
+        return False
+
+    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.run_workers", begin_one)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    with pytest.raises(CheckpointError, match="0 of 3 trials have ended, and workers were killed"):
+        search(recipe, tmp_path, jobs=2)
+    assert "unfinished" in (tmp_path / "table.md").read_text()
+    assert [row.state for row in search(recipe, tmp_path).rows] == ["complete"] * 3
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_search(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    result = search(recipe, tmp_path, trials=4, jobs=2, progress=True)
+    assert [row.state for row in result.rows] == ["complete"] * 4
+    assert result.rows[0].values["strategy.inner.steps"] == 2
+    assert not result.interrupted
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith("trial ") and " of 4: " in line for line in lines) == 4
