@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.progress import Progress
 
 
@@ -34,15 +35,42 @@ def accidents(folder: Path) -> Callable[[str], str]:
         if item == "wait":
             time.sleep(120)
         elif item == "die":
-            _once(folder, "wait")
+            _once(folder, "[wb]*")
             os.kill(os.getpid(), signal.SIGKILL)
         elif item == "interrupt":
             _once(folder, "wait")
             os.kill(os.getppid(), signal.SIGINT)
             time.sleep(120)
+        elif item == "save":
+            _save(folder)
+        elif item == "stop":
+            _once(folder, "save")
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(120)
+        elif item == "hang":
+            with interrupts(print, saves=True):
+                (folder / f"hanging-{os.getpid()}").touch()
+                time.sleep(120)
+        elif item == "twice":
+            _once(folder, "hanging")
+            with interrupts(print, saves=True) as stop:
+                os.kill(os.getppid(), signal.SIGINT)
+                stop.wait()
+                os.kill(os.getppid(), signal.SIGINT)
+                time.sleep(120)
         return item
 
     return meet
+
+
+def _save(folder: Path) -> None:
+    """Waits to be ended, prints much, and saves."""
+    with interrupts(print, saves=True) as stop:
+        stop.wait()
+        time.sleep(0.5)
+        for number in range(1000):
+            print(f"line {number} " + 100 * ".")
+        (folder / "saved").touch()
 
 
 def _once(folder: Path, item: str) -> None:

@@ -6,18 +6,19 @@ import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.settings import Config
+from fewshot_blo.machine.default_device import default_device
 from fewshot_blo.machine.processes import joined, on_this_host
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler
 
 
 def build_device(config: Config) -> torch.device:
-    """The device of the run; "auto" is a GPU if there is one.
+    """The device of the run; "auto" is that of ``default_device``.
 
     Raises:
         ConfigurationError: if the device cannot be used, or several processes would use one GPU.
     """
     if config.device == "auto":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device()
         _check_gpus(device)
         return device
     try:

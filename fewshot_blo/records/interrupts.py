@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+_outer: threading.Event | None = None
+
 
 @contextmanager
 def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading.Event]:
     """An event that a signal sets; a second one raises ``KeyboardInterrupt``.
 
-    The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed or whose
-    connection is lost, except under ``nohup``, which ignores it. A second SIGHUP is ignored:
-    terminals and shells send it more than once.
+    The signals are those of ``handled``. A second SIGHUP is ignored: terminals and shells send it
+    more than once. Inside of another ``interrupts``, the event is that of the outer one.
 
     Outside of the main thread, where Python cannot handle signals, the event is never set.
 
@@ -22,10 +23,14 @@ def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading
         say: called with a line that the current step will be finished.
         saves: whether the run is saved then, to say so.
     """
-    stop = threading.Event()
+    global _outer
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield threading.Event()
         return
+    if _outer is not None:
+        yield _outer
+        return
+    stop = threading.Event()
 
     def handle(number: int, frame: object) -> None:
         del frame
@@ -38,12 +43,31 @@ def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading
         with suppress(OSError):  # Of a terminal that is gone.
             say(f"{signal.Signals(number).name}: finishing this step, then {then}")
 
+    _outer = stop
+    try:
+        with handled(handle):
+            yield stop
+    finally:
+        _outer = None
+
+
+@contextmanager
+def handled(handle: Callable[[int, object], None]) -> Iterator[None]:
+    """Inside, ``handle(number, frame)`` is called for signals that are to end a process.
+
+    They are Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed or whose connection
+    is lost, except under ``nohup``, which ignores it. Outside of the main thread, where Python
+    cannot handle signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

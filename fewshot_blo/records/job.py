@@ -17,12 +17,14 @@ from typing import Any
 import torch
 
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
+from fewshot_blo.machine.default_device import take_turn
 from fewshot_blo.machine.memory import memory_limit
 from fewshot_blo.records.progress import report_to
 
 _EVERY = 0.2
 """Seconds between reports of progress."""
-_PATIENCE = 60.0
+_PATIENCE = 600.0
+"""Seconds in which it may finish a step and save after the end of its parent."""
 
 
 def main(inbox: int, outbox: int) -> None:
@@ -48,7 +50,8 @@ def _work(orders: Connection, reports: _Reports) -> None:
         return_freed_memory()
     else:
         keep_freed_memory()
-    gibibytes, make = pickle.loads(orders.recv_bytes())
+    turn, gibibytes, make = pickle.loads(orders.recv_bytes())
+    take_turn(turn)
     with memory_limit(gibibytes):
         compute = make()
         while True:

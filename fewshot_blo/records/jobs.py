@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
 
 from fewshot_blo.machine.memory import is_limited, share_of_memory
+from fewshot_blo.records.interrupts import handled
 from fewshot_blo.records.progress import Progress
+from fewshot_blo.records.started_job import StartedJob
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from fewshot_blo.records.job import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
-_PATIENCE = 60.0
-"""Seconds in which a job that is ended may save what it has."""
+_PATIENCE = 600.0
+"""Seconds in which jobs that are ended may finish a step and save."""
+_SAID_AFTER = 2.0
+"""Seconds from which on it is said that jobs are waited for."""
 
 
 def run_jobs(
@@ -38,13 +31,15 @@ def run_jobs(
     jobs: int,
     *,
     progress: bool = True,
+    goes_on: bool = False,
 ) -> Generator[tuple[int, Result], None, None]:
     """Computes the results of items in several processes, each of which takes the next item.
 
-    The threads and the free memory of this process are divided among the jobs. What a job prints
-    appears line by line, and the counts of its progress are added to those of the others. Jobs end
-    with this process, however it ends; SIGTERM and SIGHUP interrupt it as Ctrl-C does. Jobs then
-    have a minute in which to save what they have.
+    The threads and the free memory of this process are divided among the jobs, which take GPUs by
+    turns (``default_device``). What a job prints appears line by line, and the counts of its
+    progress are added to those of the others. Jobs end with this process, however it ends; SIGTERM
+    and SIGHUP interrupt it as Ctrl-C does. Jobs get SIGTERM then, and have ten minutes in which to
+    finish a step and save; at a second Ctrl-C they are killed.
 
     Args:
         make: called once in each process; returns the function from an item to its result. It is
@@ -52,12 +47,15 @@ def run_jobs(
         items: what there is to do.
         jobs: number of processes; no more are started than there are items.
         progress: show progress and what jobs print; False is silent.
+        goes_on: what happens if a job is killed. True lets the others go on, for which a line is
+            printed; the item that it was at has no result, and neither have those left over if all
+            jobs are killed. False ends all jobs.
 
     Yields:
         Place of an item, and its result, in the order in which they are finished.
 
     Raises:
-        ChildProcessError: if a job was killed.
+        ChildProcessError: if a job was killed and ``goes_on`` is False.
         Exception: what was raised in a job, of which the first ends all others.
     """
     count = min(jobs, len(items))
@@ -66,22 +64,28 @@ def run_jobs(
         print(_sizes(count, threads), flush=True)
     with _ended_by_signals(), ExitStack() as stack:
         shown = stack.enter_context(_Shown(progress))
-        started: list[_Job] = []
-        stack.callback(_end, started)
+        started: list[StartedJob] = []
+        stack.callback(_end, started, shown)
         for number in range(1, count + 1):
-            started.append(_Job(number, count, threads))
+            started.append(StartedJob(number, count, threads))
             started[-1].send(is_limited())
-            started[-1].send((share_of_memory(count), make))
+            started[-1].send((number - 1, share_of_memory(count), make))
         left = list(range(len(items)))[::-1]
         by_connection = {job.inbox: job for job in started}
         while by_connection:
             for ready in wait(list(by_connection)):
                 job = next(job for inbox, job in by_connection.items() if inbox is ready)
-                kind, content = job.receive()
+                try:
+                    kind, content = job.receive()
+                except ChildProcessError as error:
+                    if not goes_on:
+                        raise
+                    shown.take("line", f"{error}; the other jobs go on")
+                    kind = "killed"
                 if kind == "ready" and left:
                     job.place = left.pop()
                     job.send(items[job.place])
-                elif kind == "ready":
+                elif kind in ("ready", "killed"):
                     job.finish()
                     del by_connection[job.inbox]
                 elif kind == "result":
@@ -97,118 +101,61 @@ class _InJob(Exception):
     """Where in a job an error was raised, for its traceback."""
 
 
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' if count > 1 else ''}"
+
+
 def _sizes(jobs: int, threads: int) -> str:
     known = torch.get_num_threads()
-    said = f"{jobs} job{'s' if jobs > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
+    said = f"{_jobs(jobs)} of {threads} thread{'s' if threads > 1 else ''}"
     said += " each" if jobs > 1 else ""
     if jobs > known:
         said += f", on {known} thread{'s' if known > 1 else ''} of this machine: fewer are as fast"
     return said
 
 
-class _Job:
-    """One process, which computes one item after another."""
-
-    def __init__(self, number: int, count: int, threads: int) -> None:
-        self.number, self.count, self.place = number, count, -1
-        (child_in, own_out), (own_in, child_out) = os.pipe(), os.pipe()
-        self.inbox = Connection(own_in, writable=False)
-        self._outbox = Connection(own_out, readable=False)
-        paths = json.dumps([path or str(Path.cwd()) for path in sys.path])
-        words = [sys.executable, "-I", "-c", _START, paths, str(child_in), str(child_out)]
-        number_of_threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        try:
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE,  # It ends with this process, and the job with it.
-                pass_fds=(child_in, child_out),
-                env={**os.environ, **number_of_threads},
-                start_new_session=True,  # Ctrl-C is for this process, which ends the jobs.
-            )
-        finally:
-            os.close(child_in)
-            os.close(child_out)
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    def send(self, content: Any) -> None:
-        with suppress(BrokenPipeError):  # Its end is noticed where it would answer.
-            self._outbox.send_bytes(pickle.dumps(content))
-
-    def receive(self) -> tuple[str, Any]:
-        try:
-            kind, content = pickle.loads(self.inbox.recv_bytes())
-        except EOFError:
-            raise ChildProcessError(
-                f"job {self} {_end_in_words(self._process.wait())}: its own messages, if any, are "
-                "above; if memory ran out, use fewer jobs"
-            ) from None
-        return kind, content
-
-    def finish(self) -> None:
-        """Waits for the end of a job that has nothing left to do."""
-        self._outbox.close()
-        self._process.wait()
-        self._close()
-
-    def ask_to_end(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-
-    def end(self, deadline: float) -> None:
-        """Waits for its end, until the deadline; kills it then."""
-        try:
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        for end in (self.inbox, self._outbox):
-            end.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-
-def _end(jobs: Sequence[_Job]) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _end(jobs: Sequence[StartedJob], shown: _Shown) -> None:
+    """Ends jobs after their step; kills those that take too long, or all at a second Ctrl-C."""
+    begun, said = time.monotonic(), False
+    try:
+        left = {job.inbox: job for job in jobs if job.ask_to_end()}
+        while left and time.monotonic() < begun + _PATIENCE:
+            # What they print is read on, since a full pipe would stop them.
+            for ready in wait(list(left), timeout=_SAID_AFTER):
+                job = next(job for inbox, job in left.items() if inbox is ready)
+                try:
+                    kind, content = job.receive()
+                except ChildProcessError:
+                    del left[job.inbox]
+                    continue
+                if kind == "ready":
+                    job.give_nothing_more()
+                with suppress(OSError):  # Of a terminal that is gone.
+                    shown.take(kind, content)
+            if left and not said and time.monotonic() > begun + _SAID_AFTER:
+                said = True
+                with suppress(OSError):
+                    words = f"{_jobs(len(left))} may finish a step and save; Ctrl-C again kills"
+                    shown.take("line", words)
+    except KeyboardInterrupt:  # A second one.
+        pass
     for job in jobs:
-        job.ask_to_end()
-    for job in jobs:
-        try:
-            job.end(deadline)
-        except KeyboardInterrupt:  # A second one.
-            deadline = 0.0
-            job.end(deadline)
-
-
-def _end_in_words(status: int) -> str:
-    if status < 0:
-        return f"was killed ({signal.Signals(-status).name})"
-    return f"ended with status {status}"
+        job.kill()
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP are as Ctrl-C."""
+    begun = []
 
     def handle(number: int, frame: object) -> None:
+        if begun and number == signal.SIGHUP:  # Terminals and shells send it more than once.
+            return
+        begun.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with handled(handle):
         yield
-        return
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class _Shown:
@@ -226,13 +173,15 @@ class _Shown:
         self._stack.close()
 
     def take(self, kind: str, content: Any) -> None:
-        """A message of a job: a line, or the units of a loop that are added and finished."""
+        """Shows a line of a job, or units of a loop that it adds and finishes."""
         if not self._shown:
             return
         if kind == "line":
             Progress.write(content)
-            return
-        what, unit, total, done = content
+        elif kind == "progress":
+            self._count(*content)
+
+    def _count(self, what: str, unit: str, total: int, done: int) -> None:
         if what not in self._bars:
             bar = Progress(what, total, unit)
             self._bars[what] = self._stack.enter_context(bar)

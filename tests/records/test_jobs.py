@@ -13,6 +13,8 @@ import pytest
 import torch
 from small_jobs import accidents, squares
 
+from fewshot_blo.machine import default_device as default_device_module
+from fewshot_blo.records import jobs
 from fewshot_blo.records.jobs import run_jobs
 
 
@@ -47,6 +49,50 @@ def test_a_job_that_is_killed_ends_all(tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=message):
         list(run_jobs(partial(accidents, tmp_path), ["wait", "die"], 2, progress=False))
     check_ended(tmp_path)
+
+
+def test_the_others_go_on_if_that_is_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    items = ["begin", "die", "again"]
+    found = dict(run_jobs(partial(accidents, tmp_path), items, 2, goes_on=True))
+    assert found == {0: "begin", 2: "again"}
+    assert "was killed (SIGKILL): its own messages" in capfd.readouterr().out
+    check_ended(tmp_path)
+
+
+def test_jobs_may_finish_a_step_and_say_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_SAID_AFTER", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(partial(accidents, tmp_path), ["save", "stop"], 2))
+    assert (tmp_path / "saved").exists()
+    out = capfd.readouterr().out.splitlines()
+    assert "1 job may finish a step and save; Ctrl-C again kills" in out
+    assert "line 999 " + 100 * "." in out  # More than a pipe holds.
+    (tmp_path / "saved").unlink()
+    check_ended(tmp_path)
+
+
+def test_a_second_interrupt_kills(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(partial(accidents, tmp_path), ["hang", "twice"], 2, progress=False))
+    check_ended(tmp_path)
+
+
+def test_gpus_are_taken_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(default_device_module, "_turn", None)
+    assert default_device_module.default_device() == torch.device("cuda")
+    assert taken == []
+    for turn in range(3):
+        default_device_module.take_turn(turn)
+        assert default_device_module.default_device() == torch.device("cuda")
+    assert taken == [0, 1, 0]
 
 
 def test_an_interrupt_ends_all(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.recipes import names_settings
+from fewshot_blo.experiments.sharing import check_jobs
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
 
@@ -30,7 +31,7 @@ class TuneRequest:
             are searched when none are named.
         space: YAML file of the same: a mapping from names of settings to ranges or lists of
             choices.
-        jobs: processes on this machine, which divide its cores.
+        jobs: processes of this machine, which divide its threads and its memory.
         seed: seed of the search; with one process it repeats the search.
         pruner: what ends a trial early by its first validations: median (worse than the median of
             earlier trials at the same step), hyperband, or none.
@@ -55,6 +56,7 @@ class TuneRequest:
     keep: bool = False
 
     def __post_init__(self) -> None:
+        check_jobs(self.jobs)
         if self.recipe is None:
             raise ConfigurationError("there is nothing to tune: name a recipe (.yaml)")
         if names_settings(self.folder):

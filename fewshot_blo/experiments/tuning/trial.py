@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +24,19 @@ class _Pruned(Exception):
     """The pruner ends the trial."""
 
 
-class _Stopped(Exception):
-    """The worker is to stop."""
-
-
-def run_trial(
-    search: Search, claim: Claim, splits: Splits, device: str, stopped: Callable[[], bool]
-) -> bool:
+def run_trial(search: Search, claim: Claim, splits: Splits) -> bool:
     """Trains a trial's settings, or goes on with them where they were left.
 
     Args:
         search: the search.
         claim: the trial.
         splits: the data set; its test classes are not used.
-        device: device of this worker; empty for that of the recipe.
-        stopped: whether the worker is to stop at the next validation.
 
     Returns:
         Whether it has ended; False if it was interrupted, and can go on.
     """
     try:
-        return _train(search, claim, splits, device, stopped)
-    except _Stopped:
-        search.leave(claim)
-        return False
+        return _train(search, claim, splits)
     except _Pruned:
         search.end(claim, "PRUNED", None, **_figures(claim.folder))
     except Exception as error:
@@ -65,21 +52,14 @@ def run_trial(
     return True
 
 
-def _train(
-    search: Search, claim: Claim, splits: Splits, device: str, stopped: Callable[[], bool]
-) -> bool:
+def _train(search: Search, claim: Claim, splits: Splits) -> bool:
     config = search.space.config(claim.values)
-    config = replace(config, device=device or config.device)
 
     def validated(step: int, result: Evaluation) -> None:
         if step not in claim.reported:
             claim.trial.report(result.mean, step)
-        if step >= config.train.steps:
-            return
-        if stopped():
-            raise _Stopped
         # The recipe is what all are compared with.
-        if claim.number and claim.trial.should_prune():
+        if step < config.train.steps and claim.number and claim.trial.should_prune():
             raise _Pruned
 
     result = train_from_config(

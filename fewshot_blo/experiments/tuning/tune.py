@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
@@ -27,13 +27,12 @@ from fewshot_blo.experiments.tuning.store import quiet
 from fewshot_blo.experiments.tuning.work import (
     printed,
     read_search,
-    saying,
-    silent,
     unsaid,
+    work_of_job,
     work_on,
 )
-from fewshot_blo.experiments.tuning.workers import run_workers, shares
 from fewshot_blo.records.interrupts import interrupts
+from fewshot_blo.records.jobs import run_jobs
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def tune(
     The same call goes on after an interrupt or a kill, and trials go on from their last
     checkpoints. Several processes, also on several machines, share a search by the same call with
     the same folder. One process repeats a search from its seed bit for bit if ``train.chunk`` is
-    set, and else up to rounding. With ``jobs`` above 1, call it under
-    ``if __name__ == "__main__":``, as ``multiprocessing`` needs.
+    set, and else up to rounding.
 
     Args:
         recipe: YAML file of settings, such as the ``config.yaml`` of a run.
@@ -96,7 +94,7 @@ def tune(
             default ``"usual"``: learning rate and weight decay, numbers and sizes of inner steps,
             weights of penalties, regularisation and damping, where the recipe has positive values.
         space: YAML file of the same, a mapping from names to ranges or lists of choices.
-        jobs: number of processes, which divide the cores and the memory of this machine.
+        jobs: number of processes of this machine, which divide its threads and its memory.
         seed: seed of the search.
         pruner: what ends a trial early by its validations: "median", "hyperband" or "none".
         storage: database of the trials, as ``sqlite:///FILE``; empty for a file in the folder.
@@ -110,8 +108,8 @@ def tune(
         were refused by a check have failed, with the reason in their row.
 
     Raises:
-        CheckpointError: if the folder cannot be written to, its files are damaged, or workers of
-            ``jobs`` were killed or ended by an error.
+        CheckpointError: if the folder cannot be written to, its files are damaged, or all
+            ``jobs`` were killed.
         ConfigurationError: if a setting is invalid, the folder has another search, Optuna is not
             installed, or every trial failed; the message has the first reason.
         DataError: if the data set cannot be read or is too small for validation tasks.
@@ -141,7 +139,6 @@ def run_search(request: TuneRequest, *, progress: bool) -> TuneResult:
     say = printed if progress else unsaid
     with quiet():
         config, space = read_search(request)
-        _check_jobs(request.jobs)
         splits = config.data.load()
         build_sampler(config, splits.train, training=True)
         build_sampler(config, splits.validation, training=False)
@@ -149,20 +146,21 @@ def run_search(request: TuneRequest, *, progress: bool) -> TuneResult:
         _announce(search, say)
         jobs = min(request.jobs, request.trials)
         if jobs > 1:
-            work = saying if progress else silent
-            interrupted = run_workers(work, request, shares(config, jobs), say)
+            interrupted = not _work_by_jobs(request, jobs, progress)
         else:
             with interrupts(say, saves=True) as stop:
-                interrupted = not work_on(search, splits, "", stop.is_set, say)
+                interrupted = not work_on(search, splits, stop, say)
         return _finish(search, interrupted, say)
 
 
-def _check_jobs(jobs: int) -> None:
-    cores = len(os.sched_getaffinity(0))
-    if jobs > cores:
-        raise ConfigurationError(
-            f"jobs is {jobs}, and this process may use {cores} cores: set it to at most {cores}"
-        )
+def _work_by_jobs(request: TuneRequest, jobs: int, progress: bool) -> bool:
+    """As ``work_on``; the trial of a job that is killed is left to the others."""
+    make = partial(work_of_job, request)
+    try:
+        list(run_jobs(make, range(jobs), jobs, progress=progress, goes_on=True))
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _announce(search: Search, say: Callable[[str], None]) -> None:

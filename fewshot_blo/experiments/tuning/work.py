@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from fewshot_blo.errors import ConfigurationError
@@ -14,6 +15,7 @@ from fewshot_blo.experiments.tuning.search import Claim, Search
 from fewshot_blo.experiments.tuning.space import Space, make_space, words_of
 from fewshot_blo.experiments.tuning.store import quiet
 from fewshot_blo.experiments.tuning.trial import run_trial
+from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.tasks import Splits
 
 
@@ -36,17 +38,23 @@ def read_search(request: TuneRequest) -> tuple[Config, Space]:
 def work_on(
     search: Search,
     splits: Splits,
-    device: str,
-    stopped: Callable[[], bool],
+    stop: threading.Event,
     say: Callable[[str], None],
 ) -> bool:
-    """Works on trials until none is left; False if it was stopped before."""
-    while not stopped():
+    """Works on trials until none is left; False if it was stopped before.
+
+    Args:
+        search: the search.
+        splits: the data set.
+        stop: the event of ``interrupts``, within which this is called.
+        say: called with a line at the begin and the end of a trial.
+    """
+    while not stop.is_set():
         claim = search.claim()
         if claim is None:
             return True
         say(f"trial {claim.number}: {_values(claim)}")
-        if not run_trial(search, claim, splits, device, stopped):
+        if not run_trial(search, claim, splits):
             return False
         with turn(search.folder):
             rows = write_results(search)
@@ -69,24 +77,16 @@ def _ended(rows: Sequence[Row], number: int, trials: int) -> str:
     return f"trial {number} of {trials}: {outcome}{so_far}"
 
 
-def saying(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
-    """The work of one of several processes, which prints a line for each trial."""
-    _alone(request, device, stopped, printed)
+def work_of_job(request: TuneRequest) -> Callable[[int], None]:
+    """For ``run_jobs``: the work of one of several processes, whatever the item."""
 
+    def work(item: int) -> None:
+        del item
+        with quiet(), interrupts(unsaid, saves=True) as stop:
+            config, space = read_search(request)
+            work_on(Search(request, space), config.data.load(), stop, printed)
 
-def silent(request: TuneRequest, device: str, stopped: Callable[[], bool]) -> None:
-    """The work of one of several processes, without output."""
-    _alone(request, device, stopped, unsaid)
-
-
-def _alone(
-    request: TuneRequest, device: str, stopped: Callable[[], bool], say: Callable[[str], None]
-) -> None:
-    """The work of one of several processes, which reads recipe and data by itself."""
-    with quiet():
-        config, space = read_search(request)
-        search = Search(request, space)
-        work_on(search, config.data.load(), device, stopped, say)
+    return work
 
 
 def printed(line: str) -> None:

@@ -8,8 +8,10 @@ import math
 import os
 import pickle
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small_runs import make_folder, write_recipe
 
 from fewshot_blo import tune
@@ -25,14 +28,13 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceEr
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning import results, store, trial
+from fewshot_blo.experiments.tuning.request import TuneRequest
 from fewshot_blo.experiments.tuning.results import Row, best_of
 from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.experiments.tuning.space import Space
 from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
 from fewshot_blo.experiments.tuning.tune import TuneResult
 from fewshot_blo.experiments.tuning.work import read_search
-from fewshot_blo.experiments.tuning.workers import shares
-from fewshot_blo.machine.memory import memory_limit
 from fewshot_blo.records.files import append_line
 from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import Folder
@@ -326,7 +328,7 @@ def test_a_folder_of_another_search_is_refused(
         ({"seed": 1}, "a search with seed 0, and this is seed 1"),
         ({"search": ["train.learning_rate"]}, r"another space \(train\.learning_rate=0\.0001"),
         ({"max_steps": 1}, r"another recipe \(train differ"),
-        ({"jobs": 10**6}, "jobs is 1000000, and this process may use"),
+        ({"jobs": 10**6}, "jobs is 1000000: it must be at most"),
     ]
     for other, said in cases:
         with pytest.raises(ConfigurationError, match=said):
@@ -390,32 +392,19 @@ def test_optuna_keeps_its_own_log_level() -> None:
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
-def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    config = replace(Config(), device="cpu")
-    parts = shares(config, 4)
-    assert [part.threads for part in parts] == [2, 2, 2, 2]
-    assert all(part.memory and not part.returned and part.device == "" for part in parts)
-    with memory_limit(6.0):
-        assert [(part.memory, part.returned) for part in shares(config, 3)] == [(2.0, True)] * 3
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    parts = shares(replace(config, device="auto"), 3)
-    assert [part.device for part in parts] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert [part.memory for part in parts] == [None] * 3
-
-
 def test_if_all_workers_are_killed_the_command_says_so(
     instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begin_one(work: Any, request: Any, parts: Any, say: Any) -> bool:
+    def begin_one(make: Any, *arguments: Any, goes_on: bool, **options: Any) -> Iterator[Any]:
+        assert goes_on
+        request = make.args[0]
         _, space = read_search(request)
         claim = Search(request, space).claim()
         assert claim is not None
         claim.lock.close()
-        return False
+        return iter([])
 
-    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.run_workers", begin_one)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    monkeypatch.setattr("fewshot_blo.experiments.tuning.tune.run_jobs", begin_one)
     with pytest.raises(CheckpointError, match="0 of 3 trials have ended, and workers were killed"):
         search(recipe, tmp_path, jobs=2)
     assert "unfinished" in (tmp_path / "table.md").read_text()
@@ -426,11 +415,61 @@ def test_if_all_workers_are_killed_the_command_says_so(
 def test_two_workers_share_a_search(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two cores")
     result = search(recipe, tmp_path, trials=4, jobs=2, progress=True)
     assert [row.state for row in result.rows] == ["complete"] * 4
     assert result.rows[0].values["strategy.inner.steps"] == 2
     assert not result.interrupted
     lines = capfd.readouterr().out.splitlines()
     assert sum(line.startswith("trial ") and " of 4: " in line for line in lines) == 4
+
+
+_COMMAND = "import sys; from fewshot_blo.commands.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+def jobs_of(process: int) -> list[int]:
+    """The children of a process."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_job_leaves_its_trial_to_the_other_and_ctrl_c_saves(
+    recipe: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long.yaml"
+    settings = yaml.safe_load(recipe.read_text())
+    settings["train"] |= {"steps": 10**6, "validate_every": 20}
+    long.write_text(yaml.safe_dump(settings))
+    words = ["tune", long, f"--folder={tmp_path / 'search'}", "--jobs=2", "--search", *SPACE]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *map(str, words), "--trials=2"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as command:
+        runs = [tmp_path / "search" / "trials" / name for name in ("000", "001")]
+        until(lambda: all((run / LAST).exists() for run in runs))
+        first, second = jobs_of(command.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: jobs_of(command.pid) == [second])
+        os.kill(command.pid, signal.SIGINT)
+        out, _ = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "was killed (SIGKILL)" in out
+    assert "0 of 2 trials have ended: the same command goes on" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+    request = TuneRequest(recipe=long, folder=tmp_path / "search", trials=2, search=SPACE)
+    with quiet():
+        _, space = read_search(request)
+        tries = [trial.user_attrs["tries"] for trial in Search(request, space).trials()]
+    assert sorted(tries) == [0, 1]  # The second trial was left, the first one was not.
