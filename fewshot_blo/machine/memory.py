@@ -147,12 +147,6 @@ def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
     return None if whole == sys.maxsize else max(whole, 1) / processes / 2**30
 
 
-def limit_in_gibibytes() -> float | None:
-    """The ``memory_limit`` inside which this is called; None outside of one."""
-    limit = _limit.get()
-    return None if limit is None else limit / 2**30
-
-
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
     """Bytes that can still be allocated on ``device``.
 
@@ -176,9 +170,8 @@ def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool
     """Bytes of the free memory that one computation may take.
 
     On the CPU half of the system's free memory, since other programs need memory as well, divided
-    among the processes of the run on this host; on a GPU,
-    and of a ``memory_limit``, four fifths, since operations have temporaries that ``peak_bytes``
-    does not count.
+    among the processes of the run on this host; on a GPU, and of a ``memory_limit``, four fifths,
+    since operations have temporaries that ``peak_bytes`` does not count.
 
     Args:
         device: a GPU or the CPU.

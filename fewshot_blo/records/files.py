@@ -72,13 +72,18 @@ def append_line(path: Path, line: str) -> None:
     """
     try:
         with path.open("a+b") as file:
-            file.seek(0)
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
+            drop_begun_line(file)
             file.write((line + "\n").encode())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def drop_begun_line(file: BinaryIO) -> None:
+    """Removes a last line without its end, which a killed process or a full disk has cut short."""
+    file.seek(0)
+    content = file.read()
+    if not content.endswith(b"\n"):
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def sweep(folder: Path, *, deep: bool = False) -> None:

@@ -77,10 +77,10 @@ def run_jobs(
                 job = next(job for inbox, job in by_connection.items() if inbox is ready)
                 try:
                     kind, content = job.receive()
-                except ChildProcessError as error:
+                except ChildProcessError as end:
                     if not goes_on:
                         raise
-                    shown.take("line", f"{error}; the other jobs go on")
+                    shown.take("line", f"{end}; the other jobs go on")
                     kind = "killed"
                 if kind == "ready" and left:
                     job.place = left.pop()
@@ -146,7 +146,7 @@ def _end(jobs: Sequence[StartedJob], shown: _Shown) -> None:
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP are as Ctrl-C."""
-    begun = []
+    begun: list[int] = []
 
     def handle(number: int, frame: object) -> None:
         if begun and number == signal.SIGHUP:  # Terminals and shells send it more than once.

@@ -1,4 +1,4 @@
-"""``writing``: one process at a time writes into the folder of a run."""
+"""Locks of the system; ``writing``: one process at a time writes into the folder of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -20,17 +21,89 @@ from fewshot_blo.records.files import sweep
 
 LOCK = ".writer.lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_held: set[int] = set()
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+class LockFile:
+    """A file by whose lock (``flock``) processes agree who may do something.
+
+    The lock ends with its process however that ends, and is not that of a forked one, as of a data
+    loader. It also holds between hosts on NFS of Linux with a lock service.
+
+    Args:
+        path: the file, which is created if it is missing.
+
+    Attributes:
+        descriptor: of the open file.
+
+    Raises:
+        OSError: if it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._closed = weakref.finalize(self, os.close, self.descriptor)
+        _open.add(self)
+
+    def lock(self, *, waits: bool = False) -> bool:
+        """Locks it until ``close``; False if another one has locked it and this does not wait.
+
+        Raises:
+            OSError: if its file system has no locks.
+        """
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            raise
+        return True
+
+    def is_at(self, path: Path) -> bool:
+        """Whether it is the file at a path."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), path.stat())
+        except OSError:
+            return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open; false in a forked process."""
+        return self._closed.alive
+
+    def close(self) -> None:
+        """Closes the file, which unlocks it, unless it is closed already."""
+        _open.discard(self)
+        self._closed()
+
+
+_open: weakref.WeakSet[LockFile] = weakref.WeakSet()
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Inside, what the system refuses is said to be that the folder cannot be written to.
+
+    The folder is created if it is missing.
+
+    Raises:
+        CheckpointError: for an OSError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write into {folder} ({error.strerror}): choose another folder, or allow it"
+        ) from error
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Inside, this process alone writes into a folder, which is created if it is missing.
 
-    The lock is the system's (``flock``) on the file ``.writer.lock``, so that it ends with its
-    process however that ends. It also holds between hosts on NFS of Linux with a lock service;
-    where a file system has no locks, a warning says so. Temporary files that a killed process
-    left in the folder are removed.
+    The lock is on the file ``.writer.lock`` (``LockFile``); where a file system has no locks, a
+    warning says so. Temporary files that a killed process left in the folder are removed.
 
     Args:
         folder: folder of the run.
@@ -41,32 +114,25 @@ def writing(folder: Path) -> Iterator[None]:
     """
     _check_alone(folder)
     is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write into {folder} ({error.strerror}): choose another folder, or allow it"
-        ) from error
-    _held.add(descriptor)
+    with writable(folder):
+        lock = _locked(folder)
     try:
         sweep(folder, deep=True)
         yield
     finally:
-        if descriptor in _held:  # Else this is a forked process, without the lock.
-            _release(folder, descriptor)
+        if lock.is_open:  # Else this is a forked process, without the lock.
+            _release(folder, lock)
         if is_new:
             with suppress(OSError):  # It is not empty.
                 folder.rmdir()
 
 
-def _release(folder: Path, descriptor: int) -> None:
-    _held.discard(descriptor)
+def _release(folder: Path, lock: LockFile) -> None:
     # Removed before it is unlocked: who waits for it sees that its file is gone.
-    if _is_at(descriptor, folder / LOCK):
+    if lock.is_at(folder / LOCK):
         with suppress(OSError):  # A folder that has become read-only.
             (folder / LOCK).unlink(missing_ok=True)
-    os.close(descriptor)
+    lock.close()
 
 
 def _check_alone(folder: Path) -> None:
@@ -79,33 +145,34 @@ def _check_alone(folder: Path) -> None:
         )
 
 
-def _locked(folder: Path) -> int:
-    """The descriptor of the folder's lock file, locked.
+def _locked(folder: Path) -> LockFile:
+    """The folder's lock file, locked.
 
     Raises:
         CheckpointError: if another process holds it.
     """
     path = folder / LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = LockFile(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not file.lock():
+                holder = _holder(file.descriptor)
+                file.close()
+                raise CheckpointError(_refusal(folder, holder))
         except OSError as error:
-            holder = _holder(descriptor)
             if error.errno not in _UNSUPPORTED:
-                os.close(descriptor)
-                raise CheckpointError(_refusal(folder, holder)) from error
+                raise
             warnings.warn(
                 f"{folder} is on a file system without locks ({error}): make sure that no other "
                 "process writes to it",
                 stacklevel=5,
             )
-            return descriptor
-        if _is_at(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(_self()).encode())
-            return descriptor
-        os.close(descriptor)  # Its holder removed it at the end: lock the new one.
+            return file
+        if file.is_at(path):
+            os.ftruncate(file.descriptor, 0)
+            os.write(file.descriptor, json.dumps(_self()).encode())
+            return file
+        file.close()  # Its holder removed it at the end: lock the new one.
 
 
 def _self() -> Mapping[str, str | int]:
@@ -130,19 +197,10 @@ def _refusal(folder: Path, holder: Mapping[str, Any]) -> str:
     )
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
 def _close_in_child() -> None:
-    """A forked process, as of a data loader, must not hold the lock after its parent's end."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
+    """A forked process must not hold a lock after its parent's end."""
+    for lock in list(_open):
+        lock.close()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

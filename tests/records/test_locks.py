@@ -113,7 +113,7 @@ def test_several_processes_of_torchrun_are_refused(
         with writing(tmp_path):
             return
     with (
-        pytest.raises(CheckpointError, match=r"WORLD_SIZE is 2: .*without torchrun"),
+        pytest.raises(CheckpointError, match=r"WORLD_SIZE is 2, and .*without torchrun"),
         writing(tmp_path),
     ):
         pass

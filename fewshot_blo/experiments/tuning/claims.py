@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.locks import LockFile, writable
 
 _TURN, _TRIAL = ".turn.lock", ".trial.lock"
 
 
 @contextmanager
-def turn(folder: Path) -> Iterator[None]:
+def turn(folder: Path, name: str = _TURN) -> Iterator[None]:
     """Inside, this worker alone takes trials and writes results in the folder of a search.
 
-    Others wait. The lock ends with its process, and holds between hosts on NFS with a lock service.
+    Others wait.
+
+    Args:
+        folder: the folder, which is created.
+        name: of the lock.
 
     Raises:
         CheckpointError: if the folder cannot be written to.
         ConfigurationError: if its file system has no locks.
     """
+    with writable(folder):
+        file = LockFile(folder / name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _TURN).open("ab")
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write into {folder} ({error.strerror}): choose another folder, or allow it"
-        ) from error
-    with file:
-        _lock(file, fcntl.LOCK_EX)
+        _lock(file, folder, waits=True)
         yield
+    finally:
+        file.close()
 
 
-def take_trial(folder: Path) -> IO[bytes] | None:
+def take_trial(folder: Path) -> LockFile | None:
     """The lock of a trial, to be closed when its end is recorded; None if another worker has it.
 
     Args:
         folder: folder of the trial, which is created.
+
+    Raises:
+        CheckpointError, ConfigurationError: as ``turn``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / _TRIAL).open("ab")
-    if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    with writable(folder):
+        file = LockFile(folder / _TRIAL)
+    if _lock(file, folder, waits=False):
         return file
     file.close()
     return None
 
 
-def _lock(file: IO[bytes], operation: int) -> bool:
+def _lock(file: LockFile, folder: Path, *, waits: bool) -> bool:
     try:
-        fcntl.flock(file, operation)
+        return file.lock(waits=waits)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
         raise ConfigurationError(
-            f"{Path(file.name).parent} is on a file system without locks ({error.strerror}), by "
-            "which workers share trials: choose a folder on another one"
+            f"{folder} is on a file system without locks ({error.strerror}), by which workers "
+            "share trials: choose a folder on another one"
         ) from error
-    return True

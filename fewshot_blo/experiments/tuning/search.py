@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fewshot_blo.experiments.tuning.request import TuneRequest
 from fewshot_blo.experiments.tuning.space import Space
 from fewshot_blo.experiments.tuning.store import open_study
 from fewshot_blo.records.json_files import read_json, write_json
+from fewshot_blo.records.locks import LockFile
 from fewshot_blo.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Claim:
     reported: frozenset[int]
     folder: Path
     trial: Trial
-    lock: IO[bytes]
+    lock: LockFile
     tries: int
 
 
@@ -156,7 +157,7 @@ class Search:
         number: int,
         reported: frozenset[int],
         tries: int,
-        lock: IO[bytes] | None = None,
+        lock: LockFile | None = None,
     ) -> Claim:
         folder = self.run_folder(number)
         lock = lock or take_trial(folder)

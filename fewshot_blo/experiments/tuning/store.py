@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError, installed_by
+from fewshot_blo.experiments.tuning.claims import turn
+from fewshot_blo.records.files import drop_begun_line
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from fewshot_blo.experiments.tuning.request import TuneRequest
 
-JOURNAL = "trials.log"
+JOURNAL, _WRITING = "trials.log", ".trials.lock"
 _STUDY = "fewshot-blo tune"
 _BEFORE_PRUNING = 5
 """Finished trials whose median is the first to end another one, as in Optuna."""
@@ -87,26 +89,24 @@ def open_study(folder: Path, request: TuneRequest, steps: int) -> Study:
 
 def _journal(folder: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    # Of the whole path: the lock is a link, whose age cannot be read if it leads nowhere.
-    path = str((folder / JOURNAL).resolve())
-    lock = JournalFileSymlinkLock(path)
-    backend = JournalFileBackend(path, lock_obj=lock)
-    lock.acquire()
-    try:
-        _end_line(Path(path))
-    finally:
-        lock.release()
+    class Turn(JournalFileOpenLock):
+        """A lock of the system; Optuna's is a file, which a killed process leaves for 30 s."""
+
+        def acquire(self) -> bool:
+            self.turn = turn(folder, _WRITING)
+            self.turn.__enter__()
+            return True
+
+        def release(self) -> None:
+            self.turn.__exit__(None, None, None)
+
+    path = folder / JOURNAL
+    backend = JournalFileBackend(str(path), lock_obj=Turn(str(path)))
+    with turn(folder, _WRITING), path.open("r+b") as file:
+        drop_begun_line(file)  # The next one would be joined to it.
     return JournalStorage(backend)
-
-
-def _end_line(path: Path) -> None:
-    """Drops a last line that a full disk cut short: the next one would be joined to it."""
-    with path.open("r+b") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _database(address: str) -> BaseStorage:
