@@ -114,10 +114,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """A table of one row, for notebooks."""
-        interval = "" if math.isnan(self.interval) else f" ± {100 * self.interval:.2f}"
         row = {
             "norm": self.norm,
-            "accuracy": f"{100 * self.mean:.2f}{interval} %",
+            "accuracy": in_percent(self.mean, self.interval),
             "tasks": str(len(self.accuracy)),
             "protocol": self.protocol,
             "calibration error": f"{100 * self.calibration_error:.1f} %",
@@ -125,6 +124,12 @@ class Evaluation:
         heads = "".join(f"<th>{escape(name)}</th>" for name in row)
         cells = "".join(f"<td>{escape(text)}</td>" for text in row.values())
         return f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+
+
+def in_percent(accuracy: float, interval: float) -> str:
+    """Accuracy with the half-width of its interval, which is left out if it is NaN."""
+    known = "" if math.isnan(interval) else f" ± {100 * interval:.2f}"
+    return f"{100 * accuracy:.2f}{known} %"
 
 
 def half_width(values: Tensor) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fewshot_blo.evaluation.result import in_percent
 from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.tables import markdown, write_table
@@ -180,10 +181,7 @@ def importances(search: Search, rows: Sequence[Row]) -> dict[str, float]:
 
 def percent(row: Row) -> str:
     """Accuracy with its interval; a dash if there is none."""
-    if math.isnan(row.accuracy):
-        return "–"
-    interval = "" if math.isnan(row.interval) else f" ± {100 * row.interval:.2f}"
-    return f"{100 * row.accuracy:.2f}{interval} %"
+    return "–" if math.isnan(row.accuracy) else in_percent(row.accuracy, row.interval)
 
 
 def written(value: object) -> str:
