@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.records.files import atomic_write, cache_folder, sweep
 from fewshot_blo.records.json_files import read_json, write_json
 from fewshot_blo.tasks.dataset import ClassDataset
@@ -42,16 +43,16 @@ class MapError(DataError):
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """A digest of the files' names relative to ``root``, sizes, modification and change times.
+    """A digest of the names of files below ``root``, sizes, modification and change times.
 
     The time of change (``st_ctime``) is the system's own: a file replaced by one of the same size
     and modification time has another.
     """
-    digest = hashlib.sha256(repr(_FORMAT).encode())
+    digest, depth = hashlib.sha256(repr(_FORMAT).encode()), len(root.parts)
     for file in files:
         state = file.stat()
         times = state.st_mtime_ns, state.st_ctime_ns
-        entry = (file.relative_to(root).as_posix(), state.st_size, *times)
+        entry = ("/".join(file.parts[depth:]), state.st_size, *times)
         digest.update(repr(entry).encode())
     return digest.hexdigest()
 
@@ -197,7 +198,11 @@ def _mapped(descriptor: int, size: int, path: Path) -> mmap.mmap:
     """
     try:
         flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        return mmap.mmap(descriptor, size, flags=flags, prot=access)
+        mapped = mmap.mmap(descriptor, size, flags=flags, prot=access)
+        if size > free_bytes(torch.device("cpu")):
+            # Else the system reads 128 KiB around each image, to drop them soon after.
+            mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
     except OSError as error:
         raise MapError(
             f"{path.with_suffix('.bin')} cannot be mapped, of {size / 2**30:.1f} GiB ({error}): "
