@@ -37,8 +37,8 @@ def main() -> None:
             path = Path(folder) / "f.pt"
             write_tensors(content, path, "checkpoint")
             print(f"{name:24} {path.stat().st_size / 2**20:6.1f} MiB  {_line(path, arguments)}")
-    content = bytes(64 << 20)
-    print(f"CRC-32 of memory: {0.0625 / seconds(lambda: zlib.crc32(content), CPU):.2f} GiB/s")
+    memory = bytes(64 << 20)
+    print(f"CRC-32 of memory: {0.0625 / seconds(lambda: zlib.crc32(memory), CPU):.2f} GiB/s")
 
 
 def _line(path: Path, arguments: argparse.Namespace) -> str:
@@ -66,7 +66,7 @@ def _line(path: Path, arguments: argparse.Namespace) -> str:
 
 def _contents() -> dict[str, dict[str, Tensor]]:
     """Tensors like those of a small checkpoint, of many equal records, and of a ResNet-50."""
-    shapes = [(64, 3, 7, 7)]
+    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7)]
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         shapes += [(width, 4 * width), (width, width, 3, 3), (4 * width, width)] * blocks
         shapes += [(width,)] * 8 * blocks + [(4 * width,)] * 4 * blocks
