@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers faults clean
+.PHONY: train test lint pyright peers faults ranks clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -28,6 +28,10 @@ pyright: $(VENV)/.pyright
 # Kills, full disks, damage, malicious files, nonsense: about an hour and a half. The table is docs/faults.md.
 faults: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m faults --output docs/faults.md
+
+# Two and four processes against one: every strategy, problem and norm mode.
+ranks: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m ranks
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers

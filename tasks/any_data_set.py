@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +23,13 @@ class DataSet(ABC):
         title: name of the data set as papers write it.
         class_lists: name of the published class lists of its splits; empty if there are none or
             several.
+        refresh: decode the images again, whatever the cache folder holds; settings that differ in
+            it alone are equal.
     """
 
     title: ClassVar[str]
     class_lists: ClassVar[str] = ""
+    refresh: bool = field(default=False, kw_only=True, compare=False)
 
     @abstractmethod
     def load(self) -> Splits:

@@ -34,6 +34,7 @@ class Glyphs(DataSet):
 
     Attributes:
         size: height and width of the images in pixels, at least 12.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "Glyphs"
@@ -42,7 +43,7 @@ class Glyphs(DataSet):
     def load(self) -> Splits:
         from fewshot_blo.tasks import glyphs
 
-        return glyphs.load(size=self.size)
+        return glyphs.load(size=self.size, refresh=self.refresh)
 
     @property
     def channels(self) -> int:
@@ -67,6 +68,7 @@ class Omniglot(DataSet):
             test never have them.
         size: height and width of the images in pixels.
         download: download the archives if they are missing.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "Omniglot"
@@ -87,6 +89,7 @@ class Omniglot(DataSet):
             mirrors=self.mirrors,
             size=self.size,
             download=self.download,
+            refresh=self.refresh,
         )
 
     @property
@@ -115,6 +118,7 @@ class MiniImageNet(DataSet):
             and -test.pkl; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "miniImageNet"
@@ -126,7 +130,9 @@ class MiniImageNet(DataSet):
     def load(self) -> Splits:
         from fewshot_blo.tasks import miniimagenet
 
-        return miniimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
+        return miniimagenet.load(
+            self._folder(self.root), size=self.size, partial=self.partial, refresh=self.refresh
+        )
 
 
 @checked
@@ -142,6 +148,7 @@ class TieredImageNet(DataSet):
             folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "tieredImageNet"
@@ -153,7 +160,9 @@ class TieredImageNet(DataSet):
     def load(self) -> Splits:
         from fewshot_blo.tasks import tieredimagenet
 
-        return tieredimagenet.load(self._folder(self.root), size=self.size, partial=self.partial)
+        return tieredimagenet.load(
+            self._folder(self.root), size=self.size, partial=self.partial, refresh=self.refresh
+        )
 
 
 @checked
@@ -170,8 +179,13 @@ class _CIFAR100Division(DataSet):
     def load(self) -> Splits:
         from fewshot_blo.tasks import cifarfs
 
-        root = self._folder(self.root)
-        return cifarfs.load(root, variant=self.class_lists, size=self.size, download=self.download)
+        return cifarfs.load(
+            self._folder(self.root),
+            variant=self.class_lists,
+            size=self.size,
+            download=self.download,
+            refresh=self.refresh,
+        )
 
 
 @checked
@@ -186,6 +200,7 @@ class CIFARFS(_CIFAR100Division):
             cifar100_fewshot_webp.npz; ~ is the home folder.
         size: height and width of the images in pixels.
         download: download CIFAR-100 if it is missing.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "CIFAR-FS"
@@ -204,6 +219,7 @@ class FC100(_CIFAR100Division):
             cifar100_fewshot_webp.npz; ~ is the home folder.
         size: height and width of the images in pixels.
         download: download CIFAR-100 if it is missing.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "FC100"
@@ -226,6 +242,7 @@ class Folder(DataSet):
         seed: seed of the random division.
         color: read images in RGB; false for grey.
         size: height and width of the images in pixels.
+        refresh: decode the images again, whatever the cache folder holds.
     """
 
     title = "Folder"
@@ -246,6 +263,7 @@ class Folder(DataSet):
             seed=self.seed,
             csv=expanded(self.csv) if self.csv else None,
             color=self.color,
+            refresh=self.refresh,
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewshot_blo.records.files import ARCHIVE_ERRORS, with_subfolders
-from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
-from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
-from fewshot_blo.tasks.reading.images import check_memory, check_size, open_image, square
+from fewshot_blo.tasks.reading.decoded import check_disk, decoded_once, fingerprint
+from fewshot_blo.tasks.reading.downloads import downloaded_once
+from fewshot_blo.tasks.reading.images import check_size, open_image, square
 from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
@@ -36,6 +38,7 @@ def load(
     variant: Literal["cifarfs", "fc100"] = "cifarfs",
     size: int = SIDE,
     download: bool = False,
+    refresh: bool = False,
 ) -> Splits:
     """Images ``[M, 3, size, size]``: the train and test images of CIFAR-100, 600 per class.
 
@@ -47,51 +50,45 @@ def load(
     ``cifar100_fewshot_webp.npz`` with arrays ``c00`` to ``c99``, each the lossless WebP of one
     class (a grid of 20 x 30 images), and ``classes``, their names. Both give the same images per
     class, in different orders. The first call decodes them into the cache folder (184 MB at 32
-    pixels); later calls read the cache.
+    pixels, for each variant); later calls map the cache into memory.
 
     Args:
         root: folder of the data.
         variant: which split of the classes.
         size: height and width in pixels; sizes other than 32 are resized with the Lanczos filter.
         download: download CIFAR-100 through torchvision if neither source is found.
+        refresh: decode the images again.
 
     Raises:
         DataError: if ``variant`` is unknown, ``size`` is not positive, or the data is missing,
             partial or corrupt.
     """
     check_size(size)
-    check_memory(60_000, 3, size)
     if variant not in _VARIANTS:
         raise DataError(f"variant is '{variant}': it must be one of {', '.join(_VARIANTS)}")
     root = Path(root)
-    dataset = _all_classes(root, download, size)
-    positions = {name: position for position, name in enumerate(dataset.class_names)}
-    return Splits(
-        *(
-            dataset.select([positions[name] for name in class_list(variant, split)])
-            for split in SPLITS
-        )
-    )
-
-
-def _all_classes(root: Path, download: bool, size: int) -> ClassDataset:
+    if download:
+        downloaded_once(root, "CIFAR-100", lambda again: _download(root, again))
     files = _source(root)
-    if not files and download:
-        _download(root)
-        files = _source(root)
     if not files:
         raise DataError(
             f"CIFAR-100 is not in {root}: put {_GRID} or the folder {_ORIGINAL} there, "
             "or set download"
         )
-    key = fingerprint(root, files)
-    name = "cifar100" if size == SIDE else f"cifar100-{size}px"
-    dataset = read_decoded(root, name, key)
-    if dataset is None:
-        classes = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
-        resized = ((label, _resized(images, size)) for label, images in _checked(classes))
-        dataset = write_decoded(root, name, key, (3, size, size), resized)
-    return dataset
+    parts = [class_list(variant, split) for split in SPLITS]
+
+    def decode() -> Iterator[tuple[str, Iterable[NDArray[np.uint8]]]]:
+        check_disk(60_000, 3, size)
+        found = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
+        classes = dict(_checked(found))
+        for name in chain.from_iterable(parts):
+            yield name, _resized(classes.pop(name), size)
+
+    name = f"{variant}-{size}px"
+    dataset = decoded_once(
+        root, name, fingerprint(root, files), (3, size, size), decode, refresh=refresh
+    )
+    return Splits.consecutive(dataset, [len(part) for part in parts])
 
 
 def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]]:
@@ -191,8 +188,13 @@ def _images_and_labels(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     return images, labels
 
 
-def _download(root: Path) -> None:
-    """Downloads the archive, checks its MD5 sum and unpacks it; unpickles nothing."""
+def _download(root: Path, again: bool) -> None:
+    """Downloads the archive, checks its MD5 sum and unpacks it; unpickles nothing.
+
+    Nothing is done where the data is there, except with ``again``.
+    """
+    if not again and _source(root):
+        return
     datasets = torchvision_module().datasets
     original = datasets.CIFAR100
     try:

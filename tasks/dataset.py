@@ -115,17 +115,26 @@ class ClassDataset:
     def select(self, classes: Sequence[int]) -> ClassDataset:
         """The classes at these positions, in this order.
 
+        Consecutive classes share memory with this data set; others are copied.
+
         Raises:
             DataError: if no class is selected.
         """
         if not classes:
             raise DataError("no class is selected: select at least one")
-        counts = self.counts
+        chosen = torch.tensor(classes)
+        counts = self.counts.cpu()
         ends = counts.cumsum(0)
-        rows = torch.cat([torch.arange(int(ends[c] - counts[c]), int(ends[c])) for c in classes])
-        labels = torch.arange(len(classes)).repeat_interleave(counts[list(classes)].cpu())
+        counts, starts = counts[chosen], (ends - counts)[chosen]
+        labels = torch.arange(len(classes)).repeat_interleave(counts)
+        if (chosen[1:] - chosen[:-1] == 1).all():
+            images = self.images[int(starts[0]) : int(starts[0] + counts.sum())]
+        else:
+            # Row by row of the result: its place in its class, after the class's first row.
+            places = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
+            images = self.images[(starts[labels] + places).to(self.images.device)]
         return ClassDataset(
-            self.images[rows.to(self.images.device)],
+            images,
             labels.to(self.labels.device),
             tuple(self.class_names[c] for c in classes),
         )
@@ -133,7 +142,7 @@ class ClassDataset:
     def with_channels(self, channels: int) -> ClassDataset:
         """Converts the images to grey (1 channel) or RGB (3 channels).
 
-        Grey is repeated; RGB is weighted as in ITU-R 601 and Pillow.
+        Grey is repeated, in the same memory; RGB is weighted as in ITU-R 601 and Pillow.
 
         Raises:
             DataError: for any other conversion.
@@ -147,7 +156,7 @@ class ClassDataset:
                 "RGB (3) can be converted to each other"
             )
         if own == 1:
-            return replace(self, images=self.images.repeat(1, 3, 1, 1))
+            return replace(self, images=self.images.expand(-1, 3, -1, -1))
         red, green, blue = torch.split(self.images.to(torch.int32), 1, 1)
         grey = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
         return replace(self, images=grey.to(torch.uint8))
@@ -214,6 +223,22 @@ class Splits:
 
     def __repr__(self) -> str:
         return "\n  ".join(["Splits", *(f"{name}: {split.describe()}" for name, split in self)])
+
+    @classmethod
+    def consecutive(
+        cls, dataset: ClassDataset, numbers: Sequence[int], notes: tuple[str, ...] = ()
+    ) -> Splits:
+        """Splits that share memory with a data set, whose classes they divide in its order.
+
+        Args:
+            dataset: all classes: first those of training, then of validation, then of test.
+            numbers: numbers of classes of the three splits.
+            notes: as in the attributes.
+        """
+        first, second = numbers[0], numbers[0] + numbers[1]
+        every = range(len(dataset.class_names))
+        parts = (every[:first], every[first:second], every[second:])
+        return cls(*(dataset.select(part) for part in parts), notes=notes)
 
     def joined(self) -> ClassDataset:
         """All classes in one data set: training, validation, test."""

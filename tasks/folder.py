@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from csv import DictReader
 from csv import Error as CsvError
 from itertools import chain
@@ -10,13 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.decoded import (
+    CacheError,
+    check_disk,
+    decoded_once,
+    fingerprint,
+)
 from fewshot_blo.tasks.reading.image_folders import class_images
 from fewshot_blo.tasks.reading.images import check_memory, check_size, read_image
+from fewshot_blo.tasks.reading.splits_once import warn_uncached
 from fewshot_blo.tasks.reading.walk import composed
 
 FRACTIONS = (0.64, 0.16, 0.2)
@@ -35,12 +43,14 @@ def load(
     seed: int = 0,
     csv: Path | str | None = None,
     color: bool = True,
+    refresh: bool = False,
 ) -> Splits:
     """The images of ``root/<class>/``, cropped to a square, ``[M, C, size, size]``.
 
     They may be in further subfolders. Links are followed. Hidden files, files that are no images
     and folders without images are passed over; the splits' notes say how many. Class names are the
-    folder names, normalized to Unicode NFC.
+    folder names, normalized to Unicode NFC. The first call decodes the images into the cache
+    folder; later calls with the same division, size and colours map the cache into memory.
 
     Args:
         root: folder with one subfolder per class.
@@ -52,6 +62,7 @@ def load(
         csv: CSV file with the columns ``class`` and ``split`` (``train``, ``validation`` or
             ``val``, ``test``), used instead of ``fractions``; unlisted classes are left out.
         color: RGB images, else grey.
+        refresh: decode the images again.
 
     Raises:
         DataError: if there are fewer than 3 classes with images, an image cannot be decoded, or the
@@ -67,8 +78,9 @@ def load(
         )
     names = list(classes)
     parts = _by_fractions(names, fractions, seed) if csv is None else _by_csv(names, Path(csv))
-    files = [{name: classes[name] for name in part} for part in parts]
-    return Splits(*(_read(part, size, color) for part in files), notes=tuple(notes))
+    files = {name: classes[name] for part in parts for name in part}
+    dataset = _read(root, files, size, color, refresh)
+    return Splits.consecutive(dataset, [len(part) for part in parts], tuple(notes))
 
 
 def _in_brackets(notes: Sequence[str]) -> str:
@@ -127,10 +139,27 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
         raise DataError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
 
 
-def _read(files: dict[str, list[Path]], size: int, color: bool) -> ClassDataset:
+def _read(
+    root: Path, files: Mapping[str, Sequence[Path]], size: int, color: bool, refresh: bool
+) -> ClassDataset:
+    """Images of the classes in this order, mapped from the cache, or in memory without one."""
+    channels = 3 if color else 1
     counts = {name: len(paths) for name, paths in files.items()}
-    check_memory(sum(counts.values()), 3 if color else 1, size)
-    pixels = np.empty((sum(counts.values()), 3 if color else 1, size, size), np.uint8)
+    total = sum(counts.values())
+
+    def decode() -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
+        check_disk(total, channels, size)
+        for name, paths in files.items():
+            yield name, (read_image(path, size=size, color=color) for path in paths)
+
+    name = f"folder-{'color' if color else 'grey'}-{size}px"
+    key = fingerprint(root, chain.from_iterable(files.values()))
+    try:
+        return decoded_once(root, name, key, (channels, size, size), decode, refresh=refresh)
+    except CacheError as error:
+        check_memory(total, channels, size)
+        warn_uncached(error)
+    pixels = np.empty((total, channels, size, size), np.uint8)
     for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
         row[:] = read_image(file, size=size, color=color)
     return ClassDataset.from_counts(torch.from_numpy(pixels), counts)

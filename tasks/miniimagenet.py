@@ -30,7 +30,12 @@ PUBLISHED = Published(
 
 
 def load(
-    root: Path | str, *, size: int = 84, partial: bool = False, progress: bool = True
+    root: Path | str,
+    *,
+    size: int = 84,
+    partial: bool = False,
+    progress: bool = True,
+    refresh: bool = False,
 ) -> Splits:
     """Images ``[M, 3, size, size]`` of 64, 16 and 20 classes named by WordNet ids.
 
@@ -52,13 +57,20 @@ def load(
         size: height and width in pixels.
         partial: accept missing classes and images.
         progress: show the progress of decoding as a bar, or as lines where there is no terminal.
+        refresh: decode the images again.
 
     Raises:
         DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
     root = Path(root)
     return load_splits(
-        root, PUBLISHED, _layout(root), size=size, partial=partial, progress=progress
+        root,
+        PUBLISHED,
+        _layout(root),
+        size=size,
+        partial=partial,
+        progress=progress,
+        refresh=refresh,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.downloads import downloaded_once
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SIDE = 28
@@ -40,8 +41,8 @@ def load(root: Path | str, *, download: bool = False) -> TrainTest:
         DataError: if files are missing or damaged.
     """
     root = Path(root)
-    if download and _file(root, "train", "images", 3) is None:
-        _download(root)
+    if download:
+        downloaded_once(root, "MNIST", lambda again: _download(root, again))
     return TrainTest(_dataset(root, "train"), _dataset(root, "test"))
 
 
@@ -87,7 +88,9 @@ def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def _download(root: Path) -> None:
+def _download(root: Path, again: bool) -> None:
+    if not again and _file(root, "train", "images", 3) is not None:
+        return
     try:
         torchvision_module().datasets.MNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:

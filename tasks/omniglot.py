@@ -12,21 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from fewshot_blo.records.files import ARCHIVE_ERRORS, with_subfolders
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
+from fewshot_blo.tasks.reading.downloads import downloaded_once
 from fewshot_blo.tasks.reading.images import check_memory, check_size, open_image
+from fewshot_blo.tasks.reading.splits_once import splits_once
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 GROUPS = ("images_background", "images_evaluation")
 IMAGES_PER_CHARACTER = 20
 SIDE = 105
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _ADDRESS = "https://github.com/brendenlake/omniglot/tree/master/python"
 
 
@@ -38,13 +38,14 @@ def load(
     mirrors: bool = False,
     size: int = 28,
     download: bool = False,
+    refresh: bool = False,
 ) -> Splits:
     """Characters as classes, ink 255 on 0, images ``[M, 1, size, size]``.
 
     Images are resized as grey images with the Lanczos filter, as in learn2learn's Omniglot
     benchmark. (MAML's script uses the same filter but on 1-bit images, for which Pillow takes the
-    nearest pixel.) The first call decodes 32,460 images and keeps the result in the cache folder;
-    later calls read the cache.
+    nearest pixel.) The first call decodes 32,460 images into the cache folder, with their rotations
+    and mirror images (102 MB by default); later calls map the cache into memory.
 
     Args:
         root: folder of ``images_background`` and ``images_evaluation``, as zip archives or
@@ -59,6 +60,7 @@ def load(
             test never have them, so their tasks follow the published protocol.
         size: height and width in pixels.
         download: download missing archives through torchvision.
+        refresh: decode the images again.
 
     Raises:
         DataError: if ``split`` is unknown, or the data is missing, incomplete or corrupt.
@@ -66,20 +68,36 @@ def load(
     if split not in ("vinyals", "background"):
         raise DataError(f"split is '{split}': it must be 'vinyals' or 'background'")
     check_size(size)
-    check_memory(32_460, 1, size)
     root = Path(root)
     if download:
-        _download(root)
+        downloaded_once(root, "Omniglot", lambda again: _download(root, again))
     groups = [_Group.find(root, name) for name in GROUPS]
-    upright = _cached(groups, size)
-    positions = {name: position for position, name in enumerate(upright.class_names)}
-    parts = []
-    for part in SPLITS:
-        listed = class_list(f"omniglot_{split}", part)
-        dataset = upright.select([positions[name] for name in listed])
-        dataset = dataset.with_rotations() if rotations else dataset
-        parts.append(dataset.with_mirror_images() if mirrors and part == "train" else dataset)
-    return Splits(*parts)
+    members = repr([group.members for group in groups])
+    variant = (f"-{split}", "-rotated" * rotations, "-mirrored" * mirrors, f"-{size}px")
+
+    def make() -> Splits:
+        check_memory(32_460, 1, size)
+        upright = _decode(groups, size)
+        positions = {name: position for position, name in enumerate(upright.class_names)}
+        parts = []
+        for part in SPLITS:
+            listed = class_list(f"omniglot_{split}", part)
+            dataset = upright.select([positions[name] for name in listed])
+            dataset = dataset.with_rotations() if rotations else dataset
+            parts.append(dataset.with_mirror_images() if mirrors and part == "train" else dataset)
+        return Splits(*parts)
+
+    turns = 4 if rotations else 1
+    listed = [turns * len(class_list(f"omniglot_{split}", part)) for part in SPLITS]
+    listed[0] *= 2 if mirrors else 1
+    return splits_once(
+        "omniglot" + "".join(variant),
+        f"{_CACHE_FORMAT}, {hashlib.sha256(members.encode()).hexdigest()}",
+        (1, size, size),
+        make,
+        lambda _: listed,
+        refresh=refresh,
+    )
 
 
 @dataclass(frozen=True)
@@ -205,34 +223,22 @@ def _checked_size(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _cached(groups: Sequence[_Group], size: int) -> ClassDataset:
-    """All upright characters, from the cache if it was made from these images."""
-    members = repr([group.members for group in groups])
-    key = f"{_CACHE_FORMAT}, {hashlib.sha256(members.encode()).hexdigest()}"
+def _decode(groups: Sequence[_Group], size: int) -> ClassDataset:
+    """All upright characters."""
     names = [name for group in GROUPS for name in _expected(group)]
-    arrays = read_arrays(f"omniglot-{size}px", key)
-    if arrays is None:
-        pixels = _decode(groups, (len(names) * IMAGES_PER_CHARACTER, size, size))
-        write_arrays(f"omniglot-{size}px", key, images=pixels)
-    else:
-        pixels = arrays["images"]
-    counts = dict.fromkeys(names, IMAGES_PER_CHARACTER)
-    return ClassDataset.from_counts(torch.from_numpy(pixels)[:, None], counts)
-
-
-def _decode(groups: Sequence[_Group], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    pixels = np.empty(shape, np.uint8)
+    pixels = np.empty((len(names) * IMAGES_PER_CHARACTER, size, size), np.uint8)
     images = (image for group in groups for image in group.images())
     for row, image in zip(pixels, images, strict=True):
         resized = image.resize(row.shape, Image.Resampling.LANCZOS)
         np.subtract(255, np.asarray(resized), out=row)
-    return pixels
+    counts = dict.fromkeys(names, IMAGES_PER_CHARACTER)
+    return ClassDataset.from_counts(torch.from_numpy(pixels)[:, None], counts)
 
 
-def _download(root: Path) -> None:
+def _download(root: Path, again: bool) -> None:
     """Downloads the archives missing from ``root`` to where torchvision keeps them."""
     for name in GROUPS:
-        if _source(root, name) is not None:
+        if _source(root, name) is not None and not again:
             continue
         try:
             torchvision_module().datasets.Omniglot(

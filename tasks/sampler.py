@@ -173,10 +173,9 @@ class EpisodicSampler:
         self, numbers: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes ``[T, N]`` and image indices ``[T, N, K]``, ``[T, N, Q]``; -1 where padded."""
-        most = int(self._counts.max())
         classes = np.full((len(numbers), self.way[1]), -1)
         shots, queries = np.empty((2, len(numbers)), dtype=np.int64)
-        keys = np.full((*classes.shape, most), np.inf)
+        drawn: list[NDArray[np.float64]] = []
         for t, number in enumerate(numbers):
             rng = np.random.default_rng((self.seed, number))
             way, shots[t], queries[t] = (
@@ -186,7 +185,12 @@ class EpisodicSampler:
             chosen = rng.choice(len(self._counts), size=way, replace=False)
             images = int(self._counts[chosen].max())
             classes[t, :way] = chosen
-            keys[t, :way, :images] = rng.random((way, images))
+            drawn.append(rng.random((way, images)))
+        # Of the largest class drawn, not of all: one large class costs the tasks it is in.
+        most = max((each.shape[1] for each in drawn), default=1)
+        keys = np.full((*classes.shape, most), np.inf)
+        for row, each in zip(keys, drawn, strict=True):
+            row[: each.shape[0], : each.shape[1]] = each
         # A random permutation of each class's images: argsort of uniform keys, absent images last.
         keys[np.arange(most) >= self._counts[classes][..., None]] = np.inf
         order = keys.argsort(axis=2)[..., : self.shot[1] + self.query[1]]

@@ -32,7 +32,12 @@ PUBLISHED = Published(
 
 
 def load(
-    root: Path | str, *, size: int = 84, partial: bool = False, progress: bool = True
+    root: Path | str,
+    *,
+    size: int = 84,
+    partial: bool = False,
+    progress: bool = True,
+    refresh: bool = False,
 ) -> Splits:
     """Images ``[M, 3, size, size]`` of 351, 97 and 160 classes.
 
@@ -54,6 +59,7 @@ def load(
         size: height and width in pixels.
         partial: accept missing classes and images.
         progress: show the progress of decoding as a bar, or as lines where there is no terminal.
+        refresh: decode the images again.
 
     Raises:
         DataError: if files are missing or corrupt, or classes or images differ from the published.
@@ -62,7 +68,13 @@ def load(
     if (root / "tiered-imagenet").is_dir():
         root = root / "tiered-imagenet"
     return load_splits(
-        root, PUBLISHED, _layout(root), size=size, partial=partial, progress=progress
+        root,
+        PUBLISHED,
+        _layout(root),
+        size=size,
+        partial=partial,
+        progress=progress,
+        refresh=refresh,
     )
 
 

@@ -41,8 +41,13 @@ def few_adapted_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for caches that all tests share: what is slow to compute is computed once."""
-    folder = tmp_path_factory.mktemp("cache_home")
+    """A folder for caches that all tests share: what is slow to compute is computed once.
+
+    The processes of pytest-xdist share it too: one decodes, and the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache_home"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

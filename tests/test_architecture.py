@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache  # Many tests read the same files.
 def syntax_tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -126,7 +128,12 @@ def circles(imports: Mapping[str, set[str]]) -> str:
 
 
 def project() -> dict[str, set[str]]:
-    """By module, the modules of the project that it imports."""
+    """By module, the modules of the project that it imports; the caller may change it."""
+    return {module: set(names) for module, names in _project().items()}
+
+
+@functools.cache
+def _project() -> dict[str, set[str]]:
     trees = {dotted(path): syntax_tree(path) for path in MODULES}
     found: dict[str, set[str]] = {}
     for module, tree in trees.items():

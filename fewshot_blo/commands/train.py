@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from fewshot_blo.commands.group import is_restarted
 from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
@@ -53,6 +55,8 @@ def run(config: Config, request: TrainRequest) -> int:
     splits = load(config.data)
     counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
     print(f"classes: {counts}", flush=True)
+    # For random modules of a user's own: PyTorch starts its global generator anew each time.
+    torch.manual_seed(config.train.seed + joined().rank)
     result = train_from_config(
         config,
         splits,

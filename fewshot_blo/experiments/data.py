@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.machine.default_device import default_device
+from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.machine.processes import joined, on_this_host
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler
+
+logger = logging.getLogger(__name__)
 
 
 def build_device(config: Config) -> torch.device:
@@ -48,7 +53,7 @@ def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> E
     """The sampler of training tasks, or of validation and test tasks, from a split."""
     episodes, device = config.episodes, build_device(config)
     return EpisodicSampler(
-        dataset.to(device),
+        _near(dataset, device),
         way=episodes.way if training else episodes.validation_way or episodes.way,
         shot=episodes.shot if training else episodes.validation_shot or episodes.shot,
         query=episodes.query if training else episodes.validation_query,
@@ -58,6 +63,19 @@ def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> E
         dtype=build_dtype(config),
         augment=config.augment if training else None,
     )
+
+
+def _near(dataset: ClassDataset, device: torch.device) -> ClassDataset:
+    """The data set on the device, or where it is if it would take half of a GPU's free memory."""
+    size = dataset.images.numel() * dataset.images.element_size()
+    if device.type == "cuda" and size > free_bytes(device) // 2:
+        logger.info(
+            "%.1f GiB of images stay in the host's memory: the GPU has %.1f GiB free",
+            size / 2**30,
+            free_bytes(device) / 2**30,
+        )
+        return dataset
+    return dataset.to(device)
 
 
 def build_dtype(config: Config) -> torch.dtype:

@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from fewshot_blo.records.events import Events
 from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.records.files import atomic_write
 
@@ -44,7 +43,7 @@ class RunLog:
         self.records = [record for record in records if record["step"] <= step]
         self._start = time.perf_counter() - self._seconds_before()
         self._open()
-        self._tensorboard = SummaryWriter(str(folder / _EVENTS), purge_step=step + 1)
+        self._events = Events(folder / _EVENTS, purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -82,36 +81,33 @@ class RunLog:
                 self._begin_again()
             self._file.write(_line(record))
             self._file.flush()
+            self._add_events(record)
         except OSError as error:
             raise OSError(f"cannot write the log {self.path}: {error}; free disk space") from error
         self.records.append(dict(record))
-        self._add_events(record)
 
     def flush(self) -> None:
-        """Waits until all events are written."""
-        self._tensorboard.flush()
+        """Writes events that are held back."""
+        self._events.flush()
 
     def _begin_again(self) -> None:
         """Writes all records again, after the folder was removed."""
         self._file.close()
         self._open()
-        folder = self.path.parent / _EVENTS
-        folder.mkdir(exist_ok=True)  # For what the writer still holds.
         with suppress(OSError):
-            self._tensorboard.close()
-        shutil.rmtree(folder)
-        self._tensorboard = SummaryWriter(str(folder))
+            self._events.close()
+        self._events = Events(self.path.parent / _EVENTS)
         for record in self.records:
             self._add_events(record)
 
     def _add_events(self, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, record["step"])
+                self._events.add(name, float(value), record["step"])
 
     def _close(self) -> None:
         self._file.close()
-        self._tensorboard.close()
+        self._events.close()
         draw_curves(self.records, self.path.parent / CURVES)
 
 

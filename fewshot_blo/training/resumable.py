@@ -16,6 +16,7 @@ _MAY_CHANGE = {
     "device",
     "data.root",
     "data.download",
+    "data.refresh",
     "train.memory",
     "train.graph",
     "train.save_minutes",

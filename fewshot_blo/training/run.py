@@ -256,6 +256,9 @@ class Run:
 
 
 def last_launch(folder: Path) -> str:
-    """The call of ``torchrun`` that a run was begun or resumed by; empty if it was not."""
-    lines = (folder / PROVENANCE).read_text(encoding="utf-8").splitlines()
-    return str(json.loads(lines[-1]).get("launch", ""))
+    """The call of ``torchrun`` that a run was begun or resumed by; empty if none is known."""
+    try:
+        lines = (folder / PROVENANCE).read_text(encoding="utf-8").splitlines()
+        return str(json.loads(lines[-1]).get("launch", ""))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return ""

@@ -46,8 +46,15 @@ def suffix_of(name: str) -> str:
 
     Such as in ``IMG.0001`` and ``St. Bernard 3``.
     """
-    suffix = Path(name).suffix.lower()
-    return suffix if re.fullmatch(r"\.\w*[^\W\d_][\w~+-]*", suffix) else ""
+    last = Path(name).name if "/" in name else name
+    dot = last.rfind(".")
+    suffix = last[dot:].lower() if 0 < dot < len(last) - 1 else ""
+    return suffix if _is_word(suffix) else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_word(suffix: str) -> bool:
+    return re.fullmatch(r"\.\w*[^\W\d_][\w~+-]*", suffix) is not None
 
 
 def remedy(suffix: str) -> str:

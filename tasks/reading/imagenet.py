@@ -15,7 +15,7 @@ from fewshot_blo.records.progress import Progress
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
-from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
+from fewshot_blo.tasks.reading.decoded import Classes, check_disk, decoded_once, fingerprint
 from fewshot_blo.tasks.reading.image_folders import class_images
 from fewshot_blo.tasks.reading.images import check_size, read_image
 
@@ -119,6 +119,7 @@ def load_splits(
     size: int,
     partial: bool,
     progress: bool,
+    refresh: bool,
 ) -> Splits:
     """The three splits of a source, decoded on the first call and mapped from disk later.
 
@@ -128,7 +129,7 @@ def load_splits(
     check_size(size)
     return Splits(
         *(
-            _load_split(root, published, split, source(split), size, partial, progress)
+            _load_split(root, published, split, source(split), size, partial, progress, refresh)
             for split in SPLITS
         )
     )
@@ -142,16 +143,19 @@ def _load_split(
     size: int,
     partial: bool,
     progress: bool,
+    refresh: bool,
 ) -> ClassDataset:
     name = f"{published.folder}-{split}-{size}px"
-    key = fingerprint(root, source.files)
-    dataset = read_decoded(root, name, key)
-    if dataset is None:
+
+    def decode() -> Classes:
         encoded = source.read(size)
         counts = {label: len(images) for label, images in encoded.classes.items()}
         published.check(split, counts, partial=partial)
-        decoded = _decoded(encoded, name, progress)
-        dataset = write_decoded(root, name, key, (3, size, size), decoded)
+        check_disk(sum(counts.values()), 3, size)
+        return _decoded(encoded, name, progress)
+
+    key = fingerprint(root, source.files)
+    dataset = decoded_once(root, name, key, (3, size, size), decode, refresh=refresh)
     # Checked again: the cache may have been written with ``partial``.
     counts = dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
     published.check(split, counts, partial=partial)

@@ -111,24 +111,24 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def _enter(root: Path, found: Walk) -> None:
-    for path in _listed(root, found):
-        if path.is_dir():
+    for path, is_plain in _listed(root, found):
+        if not is_plain and path.is_dir():
             # Each folder once below each entry of the root: links cannot multiply them, and two
             # classes may still have links to one folder.
             _descend(path, found, {os.path.realpath(root)})
         else:
-            _take(path, found)
+            _take(path, found, is_plain)
 
 
 def _descend(folder: Path, found: Walk, seen: set[str]) -> None:
     # A stack and no recursion: folders may be nested deeper than Python's calls.
-    stack = [iter([folder])]
+    stack = [iter([(folder, False)])]
     while stack:
-        path = next(stack[-1], None)
+        path, is_plain = next(stack[-1], (None, False))
         if path is None:
             stack.pop()
-        elif not path.is_dir():
-            _take(path, found)
+        elif is_plain or not path.is_dir():
+            _take(path, found, is_plain)
         elif _is_new(path, found, seen):
             stack.append(iter(_listed(path, found)))
 
@@ -152,20 +152,25 @@ def _holds(folder: str, path: str) -> bool:
     return Path(path).is_relative_to(folder)
 
 
-def _listed(folder: Path, found: Walk) -> Iterator[Path]:
-    """The entries of a folder that are not hidden; counts the others that are no junk."""
+def _listed(folder: Path, found: Walk) -> Iterator[tuple[Path, bool]]:
+    """The entries of a folder that are not hidden; counts the others that are no junk.
+
+    With each, whether it is a regular file and no link, which the listing itself says: a look at
+    each of a million files would take longer than all else here.
+    """
     try:
-        entries = sorted(folder.iterdir())
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except PermissionError:
         found.passed_over[CLOSED] += 1
         return
-    stored = _hub_stores({path.name for path in entries}, folder.name)
-    for path in entries:
-        if path.name in stored:
+    stored = _hub_stores({entry.name for entry in entries}, folder.name)
+    for entry in entries:
+        if entry.name in stored:
             continue
-        if not is_hidden(path.name):
-            yield path
-        elif not is_junk(path.name):
+        if not is_hidden(entry.name):
+            yield folder / entry.name, entry.is_file(follow_symlinks=False)
+        elif not is_junk(entry.name):
             found.passed_over[HIDDEN] += 1
 
 
@@ -175,14 +180,14 @@ def _hub_stores(names: set[str], folder: str) -> set[str]:
     return {"blobs", "refs"} if hub and {"blobs", "snapshots"} <= names else set()
 
 
-def _take(path: Path, found: Walk) -> None:
+def _take(path: Path, found: Walk, is_plain: bool) -> None:
     """Adds a file, or counts why it is passed over."""
-    if not path.is_file():
+    if not is_plain and not path.is_file():
         broken = path.is_symlink() and not os.access(path, os.F_OK)
         found.passed_over[BROKEN if broken else SPECIAL] += 1
     elif is_image(path):
         found.files.append(path)
-        if path.is_symlink():
+        if not is_plain and path.is_symlink():
             target = os.path.realpath(path)
             found.outside += not _holds(os.path.realpath(found.root), target)
     else:

@@ -14,7 +14,7 @@ from small_runs import assert_identical
 
 from fewshot_blo.records.tensor_files import read_tensors
 
-_TIMES = re.compile(r"(.*/)?(seconds|time|\w+_per_second|provenance|peak_gib|sha256)")
+_TIMES = re.compile(r"(.*/)?(seconds|time|launch|\w+_per_second|provenance|peak_gib|sha256)")
 _TIMED = re.compile(r"\d+(\.\d+)? s\b|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?\S*|-\d+\.(pt|html)")
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,10 +122,12 @@ def test_infinity_can_be_typed(word: str, capsys: pytest.CaptureFixture[str]) ->
     assert "strategy.lam is nan" in capsys.readouterr().err
 
 
-def test_images_that_do_not_fit_into_memory_are_refused(
+def test_images_that_fit_neither_on_the_disk_nor_into_memory_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_folder(tmp_path / "images", classes=4, images=2)
+    full = SimpleNamespace(free=2**28)
+    monkeypatch.setattr("fewshot_blo.tasks.reading.decoded.shutil.disk_usage", lambda _: full)
     monkeypatch.setattr("fewshot_blo.tasks.reading.images.free_bytes", lambda device: 2**28)
     assert cli.main(["data", "--data=Folder", f"--data.root={root}", "--data.size=8000"]) == 1
     assert "GiB of memory, and 0.2 GiB are free: lower size" in capsys.readouterr().err

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fewshot_blo.records import logs
+from fewshot_blo.records.events import Events
 from fewshot_blo.records.logs import CURVES, LOG, RunLog, draw_curves, read_log
 
 
@@ -120,3 +119,17 @@ def test_a_log_that_is_removed_is_written_again(tmp_path: Path) -> None:
         log.write(record(2))
     assert read_log(tmp_path / LOG) == [record(1), record(2)]
     assert event_steps(tmp_path) == [1, 2]
+
+
+def test_events_on_a_full_disk_are_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(events: Events, event: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunLog(tmp_path, step=0) as log:
+        log.write({"step": 1, "loss/outer": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(Events, "_write", fail)
+            with pytest.raises(OSError, match=r"cannot write the log .*free disk space"):
+                log.write({"step": 2, "loss/outer": 1.0})

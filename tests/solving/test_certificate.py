@@ -92,13 +92,13 @@ def several() -> PlainProblem:
 
 def test_unrolling_starts_cold_and_a_warm_start_is_told() -> None:
     steps, rate = Unroll(InnerSteps(50, SGD(0.1))), partial(torch.optim.SGD, lr=0.1)
-    cold = solve(several(), steps, rate, steps=300, progress=False)
+    cold = solve(several(), steps, rate, steps=80, progress=False)
     torch.testing.assert_close(
         cold.outer["u"], torch.full((1,), SOLUTION, dtype=torch.float64), atol=2e-2, rtol=0
     )
     few = Unroll(InnerSteps(5, SGD(0.1)))
     with pytest.warns(NotSolvedWarning, match="differs by .* % from"):
-        warm = solve(several(), few, rate, steps=300, start="warm", progress=False)
+        warm = solve(several(), few, rate, steps=80, start="warm", progress=False)
     assert warm.certificate is not None
     assert warm.certificate.disagreement > 0.1
 

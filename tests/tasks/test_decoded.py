@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from fewshot_blo.tasks.dataset import ClassDataset
-from fewshot_blo.tasks.reading import decoded
-from fewshot_blo.tasks.reading.array_cache import read_arrays, write_arrays
+from fewshot_blo.tasks.reading import digests
 from fewshot_blo.tasks.reading.decoded import fingerprint, read_decoded, write_decoded
 
 SHAPE = (3, 8, 8)
@@ -36,7 +35,7 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 def test_no_flipped_bit_is_used(
     block: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoded, "_BLOCK", block)
+    monkeypatch.setattr(digests, "BLOCK", block)
     before = write(tmp_path)
     images, generator = before.images.clone(), random.Random(block)
     for suffix in ("bin", "json"):
@@ -52,19 +51,6 @@ def test_no_flipped_bit_is_used(
                 assert found.images.equal(images)
         file.write_bytes(content)
         assert read_decoded(tmp_path, "images", "key") is not None
-
-
-def test_no_flipped_bit_of_cached_arrays_is_used(cache: Path) -> None:
-    array = np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8)
-    write_arrays("arrays", "key", array=array)
-    content, generator = (cache / "arrays.npz").read_bytes(), random.Random(0)
-    found = read_arrays("arrays", "key")
-    assert found is not None
-    for _ in range(100):
-        place = generator.randrange(len(content))
-        (cache / "arrays.npz").write_bytes(flipped(content, place, generator.randrange(8)))
-        found = read_arrays("arrays", "key")
-        assert found is None or (list(found) == ["array"] and (found["array"] == array).all())
 
 
 def test_a_file_replaced_with_the_same_size_and_time_is_another(tmp_path: Path) -> None:

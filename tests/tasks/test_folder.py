@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks import DataError, Splits
 from fewshot_blo.tasks.folder import load
 
 
@@ -222,3 +222,42 @@ def test_decompression_bombs_are_refused(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DataError, match=r"\.png is too large"):
         load(root, size=2)
+
+
+def same(one: Splits, other: Splits) -> bool:
+    return all(
+        a.class_names == b.class_names and a.images.equal(b.images)
+        for (_, a), (_, b) in zip(one, other, strict=True)
+    )
+
+
+def test_images_are_decoded_once_and_follow_their_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(root, size=6)
+    assert len({part.images.untyped_storage().data_ptr() for _, part in first}) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("fewshot_blo.tasks.folder.read_image", None)
+        assert same(load(root, size=6), first)
+        with pytest.raises(TypeError):
+            load(root, size=6, refresh=True)
+        with pytest.raises(TypeError):
+            load(root, size=7)
+    for seed in range(5):  # The cache holds one division at a time.
+        found = load(root, size=6, seed=seed).joined()
+        for image, label in zip(found.images, found.labels, strict=True):
+            place = int(image[0, 0, 0]) // 10
+            assert ["ant", "bee", "cat", "dog", "eel"][place] == found.class_names[int(label)]
+    Image.new("RGB", (12, 9), (99,) * 3).save(root / "cat" / "0.png")
+    assert not same(load(root, size=6), first)
+
+
+def test_without_a_cache_folder_images_stay_in_memory(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = load(root, size=6)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="XDG_CACHE_HOME.*holds a copy"):
+        found = load(root, size=6)
+    assert same(found, usual)

@@ -152,29 +152,29 @@ def few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(glyph_rendering, "render", render)
 
 
+def cached(home: Path) -> dict[str, Path]:
+    """The files of the cache by suffix."""
+    return {path.suffix: path for path in home.rglob("*") if path.is_file()}
+
+
 @pytest.mark.usefixtures("few_letters")
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "no archive", "pickle"])
-def test_damaged_cache_is_made_again(own_cache_home: Path, damage: str) -> None:
+@pytest.mark.parametrize("suffix", [".bin", ".json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_damaged_cache_is_made_again(own_cache_home: Path, suffix: str, damage: str) -> None:
     glyphs.load()
-    (path,) = own_cache_home.rglob("*.npz")
+    path = cached(own_cache_home)[suffix]
     whole = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "flipped":
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "no archive":
-        with path.open("wb") as file:
-            np.save(file, np.arange(3))
     else:
-        np.savez(path, key=np.array([{}]))
+        path.write_bytes(b"")
     splits = glyphs.load()
     assert sum(len(dataset) for _, dataset in splits) == 60 * glyphs.RENDERINGS
-    assert [file for file in own_cache_home.rglob("*") if file.is_file()] == [path]
-    with np.load(path) as arrays:
-        assert (arrays["images"] == 7).all()
+    assert all((dataset.images == 7).all() for _, dataset in splits)
+    assert set(cached(own_cache_home)) == {".bin", ".json"}
 
 
 @pytest.mark.usefixtures("few_letters")
@@ -182,12 +182,31 @@ def test_cache_of_another_version_is_replaced(
     own_cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     glyphs.load()
-    (path,) = own_cache_home.rglob("*.npz")
-    before = path.read_bytes()
+    before = cached(own_cache_home)
+    content = before[".json"].read_bytes()
     monkeypatch.setattr(glyphs, "version", lambda _: "0.1")
     glyphs.load()
-    assert [file for file in own_cache_home.rglob("*") if file.is_file()] == [path]
-    assert path.read_bytes() != before
+    assert cached(own_cache_home) == before
+    assert before[".json"].read_bytes() != content
+
+
+@pytest.mark.usefixtures("few_letters")
+def test_refreshed_glyphs_are_rendered_again(
+    own_cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del own_cache_home
+    before = glyphs.load()
+    monkeypatch.setattr(
+        glyph_rendering,
+        "render",
+        lambda _, letters, *, count, size: torch.full(
+            (len(letters) * count, 1, size, size), 9, dtype=torch.uint8
+        ),
+    )
+    assert (glyphs.load().train.images == 7).all()
+    assert (glyphs.load(refresh=True).train.images == 9).all()
+    assert (glyphs.load().train.images == 9).all()
+    assert (before.train.images == 7).all(), "the file of an earlier call is still mapped"
 
 
 @pytest.mark.usefixtures("few_letters")
@@ -196,7 +215,7 @@ def test_cache_that_cannot_be_written_warns(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"glyphs-28px\.npz cannot be written.*XDG_CACHE_HOME"):
+    with pytest.warns(UserWarning, match=r"cannot be written.*XDG_CACHE_HOME.*a copy"):
         glyphs.load()
 
 

@@ -247,7 +247,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("fewshot_blo.tasks.reading.imagenet.write_decoded", fail)
+    monkeypatch.setattr("fewshot_blo.tasks.reading.decoded.write_decoded", fail)
 
 
 @pytest.mark.parametrize("write", [write_folders, write_pickles])

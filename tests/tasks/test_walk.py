@@ -189,14 +189,14 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
 def test_a_closed_folder_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path / "open" / "a.png")
     (tmp_path / "closed").mkdir()
-    every = Path.iterdir
+    every = os.scandir
 
     def guarded(path: Path) -> object:
         if path.name == "closed":
             raise PermissionError
         return every(path)
 
-    monkeypatch.setattr(Path, "iterdir", guarded)
+    monkeypatch.setattr(os, "scandir", guarded)
     found = walk(tmp_path)
     assert len(found.files) == 1
     assert found.notes() == ["1 entry passed over: 1 folder without permission to read (allow it)"]

@@ -29,7 +29,10 @@ SETTINGS = "search.json"
 _TRIES = 3
 """Of a trial whose worker dies: it may be what kills the worker."""
 # They change no result, and may differ between machines.
-_MAY_DIFFER = {"data": ("root", "download"), "train": ("memory", "graph", "save_minutes")}
+_MAY_DIFFER = {
+    "data": ("root", "download", "refresh"),
+    "train": ("memory", "graph", "save_minutes"),
+}
 
 
 @dataclass
