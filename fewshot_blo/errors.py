@@ -40,7 +40,15 @@ class CheckpointError(RuntimeError):
 
 
 class ProcessError(RuntimeError):
-    """Another process of the same run has failed, or contact with it was lost."""
+    """Another process of the same run has failed, or contact with it was lost.
+
+    Attributes:
+        is_told: whether that process has an error of its own to report.
+    """
+
+    def __init__(self, message: str, *, is_told: bool = False) -> None:
+        super().__init__(message)
+        self.is_told = is_told
 
 
 SINGULAR = (

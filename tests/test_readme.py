@@ -60,14 +60,15 @@ def test_the_strategy_is_one() -> None:
 
 def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
     problem, sampler = make_problem(), make_sampler(make_dataset())
-    found = run_example("docs/scaling.md", 0)["in_parts"](problem, sampler, 3)
+    found = run_example("docs/scaling.md", 1)["in_parts"](problem, sampler, 3)
     assert torch.equal(found.accuracy, evaluate(problem, sampler, tasks=600).accuracy)
 
 
 def test_an_array_of_slurm_has_each_part_once(tmp_path: Path) -> None:
     """The lines of the script, with the command replaced by one that writes its last word."""
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"^    (#!/bin/bash\n(?:    .*\n)+)", text, re.MULTILINE)
+    scripts = re.findall(r"^    (#!/bin/bash\n(?:    .*\n)+)", text, re.MULTILINE)
+    (script,) = (script for script in scripts if "--array" in script)
     lines = f'fewshot-blo() {{ echo "${{@: -1}}"; }}\n{textwrap.dedent("    " + script)}'
     first, last = map(int, re.findall(r"--array=(\d+)-(\d+)", script)[0])
     parts = []
@@ -82,3 +83,12 @@ def test_an_array_of_slurm_has_each_part_once(tmp_path: Path) -> None:
         )
         parts.append(Shard.read(done.stdout.strip()))
     assert parts == [Shard(number, last + 1) for number in range(1, last + 2)]
+
+
+def test_training_in_a_group_is_that_of_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    run_example("docs/scaling.md", 0)
+    assert (tmp_path / "runs/group/best.pt").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 import torch
@@ -21,6 +23,9 @@ from fewshot_blo.errors import ConfigurationError
 
 _SECONDS = 0.02
 """Between looks at the store."""
+
+_PATIENCE = 2.0
+"""Seconds between looks at the parent."""
 
 _LONG = timedelta(days=365)
 
@@ -93,6 +98,7 @@ def group(met: Meeting) -> Iterator[None]:
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+    Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.count)
     with quiet(met.rank > 0):
@@ -122,6 +128,13 @@ def of_this_attempt(store: Store, rank: int, count: int) -> Store:
             if store.check([f"{listed} {other}" for other in range(count)]):
                 return PrefixStore(listed, store)
         time.sleep(_SECONDS)
+
+
+def _stop_with_parent(parent: int) -> None:
+    """Stops the run as by a signal when ``torchrun`` has ended without a word."""
+    while os.getppid() == parent:
+        time.sleep(_PATIENCE)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -35,7 +35,6 @@ _USER_ERRORS = (
     ConfigurationError,
     DataError,
     DivergenceError,
-    ProcessError,
     StructuralZeroError,
     OSError,
 )
@@ -84,6 +83,8 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
             return _run(command, description, words, requests, speaks)
     except (BrokenPipeError, KeyboardInterrupt):  # An OSError, but no error of the command's.
         raise
+    except ProcessError as error:
+        return 1 if error.is_told else _failed(speaks, f"fewshot-blo {command}: {error}")
     except _USER_ERRORS as error:
         return _failed(speaks, f"fewshot-blo {command}: {shown_lines(error)}")
     except Exception as error:

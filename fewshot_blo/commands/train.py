@@ -77,6 +77,12 @@ def run(config: Config, request: TrainRequest) -> int:
 
 def _goes_on(folder: Path) -> bool:
     """Whether torchrun has restarted the processes of the run in a folder, which has a save."""
-    return is_restarted() and joined().from_first(
+    processes = joined()
+    # Hosts may count restarts differently, and all processes have to agree.
+    (restarted,) = processes.any(is_restarted())
+    goes_on = restarted and processes.from_first(
         lambda: (folder / LAST).exists() and last_launch(folder) == launch() != ""
     )
+    if goes_on:
+        print(f"started again by torchrun: going on from {folder / LAST}", flush=True)
+    return goes_on

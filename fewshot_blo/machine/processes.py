@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fewshot_blo.errors import ProcessError
+from fewshot_blo.errors import ConfigurationError, ProcessError
 
 Result = TypeVar("Result")
 
@@ -77,12 +77,14 @@ class Processes:
         if not self.is_first:
             made = self._sent(None)
             if isinstance(made, _Failure):
-                raise ProcessError(f"process 0 of {self.count}: {made.message}")
+                raise ProcessError(
+                    f"process 0 of {self.count} failed: {made.message}", is_told=True
+                )
             return made  # type: ignore[no-any-return]
         try:
             result = make()
         except Exception as error:
-            self._sent(_Failure(f"{type(error).__name__}: {error}"))
+            self._sent(_Failure(str(error) or type(error).__name__))
             raise
         self._sent(result)
         return result
@@ -99,6 +101,23 @@ class Processes:
         with self._contact():
             dist.all_gather_object(found, value)
         return found
+
+    def check_alike(self, values: Mapping[str, object]) -> None:
+        """Checks that values, by what a message calls them, are the same in all processes.
+
+        Raises:
+            ConfigurationError: in all of them if they are not.
+        """
+        everywhere = self.collect({name: repr(value) for name, value in values.items()})
+        for rank, others in enumerate(everywhere):
+            for name, value in others.items():
+                first = everywhere[0][name]
+                if value != first:
+                    raise ConfigurationError(
+                        f"processes 0 and {rank} of the run differ in their {name} "
+                        f"({first[:200]} and {value[:200]}): start all with the same arguments and "
+                        "seeds; each computes its part of every batch by itself"
+                    )
 
     @torch.no_grad()
     def make_same(self, tensors: Iterable[Tensor]) -> None:

@@ -12,10 +12,11 @@ _outer: threading.Event | None = None
 
 @contextmanager
 def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading.Event]:
-    """An event that a signal sets; a second one raises ``KeyboardInterrupt``.
+    """An event that a signal sets; a second Ctrl-C raises ``KeyboardInterrupt``.
 
-    The signals are those of ``handled``. A second SIGHUP is ignored: terminals and shells send it
-    more than once. Inside of another ``interrupts``, the event is that of the outer one.
+    The signals are those of ``handled``. A second SIGTERM or SIGHUP is ignored: batch systems,
+    ``torchrun`` and terminals send them more than once. Inside of another ``interrupts``, the event
+    is that of the outer one.
 
     Outside of the main thread, where Python cannot handle signals, the event is never set.
 
@@ -35,9 +36,9 @@ def interrupts(say: Callable[[str], None], *, saves: bool) -> Iterator[threading
     def handle(number: int, frame: object) -> None:
         del frame
         if stop.is_set():
-            if number == signal.SIGHUP:
-                return
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         stop.set()
         then = "saving" if saves else "returning; without a folder nothing is saved"
         with suppress(OSError):  # Of a terminal that is gone.

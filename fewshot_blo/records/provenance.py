@@ -32,7 +32,8 @@ def provenance(device: torch.device, **further: str) -> dict[str, str | int]:
 def launch() -> str:
     """What the attempts of one call of ``torchrun`` share; empty for another start."""
     number = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    return f"{platform.node()}:{os.getppid()}" if number == "none" else number
+    # Users choose the number, and may choose it again.
+    return f"{number}@{platform.node()}:{os.getppid()}" if number else ""
 
 
 def _commit() -> str:

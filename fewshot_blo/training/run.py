@@ -198,18 +198,10 @@ class Run:
         return self.processes.from_first(lambda: checkpoints.load(self.folder / name))
 
     def begin(self, chunk: Chunk) -> None:
-        """Makes all processes start alike: variables, buffers, backend and chunk.
-
-        Raises:
-            ConfigurationError: if their settings differ.
-        """
+        """Makes all processes start alike: variables, buffers, backend and chunk."""
         if self.processes.count == 1:
             self.chunk = chunk
             return
-        if any(other != self.config for other in self.processes.collect(self.config)):
-            raise ConfigurationError(
-                "the processes of the run have different settings: start all by the same command"
-            )
         tensors = (*self.problem.outer.values(), *self.problem.network.buffers())
         self.processes.make_same(tensors)
         self.problem.backend = self.processes.from_first(lambda: self.problem.backend)

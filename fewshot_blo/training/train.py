@@ -23,7 +23,7 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
 from fewshot_blo.training.chunk_choice import choose_chunk
-from fewshot_blo.training.exchange import task_to_compute
+from fewshot_blo.training.exchange import digest, task_to_compute
 from fewshot_blo.training.prefetch import Prefetch
 from fewshot_blo.training.run import BEST, LAST, Run
 from fewshot_blo.training.settings import TrainSettings
@@ -103,7 +103,7 @@ def train(
         CheckpointError: if the folder holds another run, another process writes to it, there is
             nothing to resume, or a checkpoint cannot be written.
         ConfigurationError: if the strategy does not suit the problem, ``config`` is not plain
-            data, or a single task does not fit into memory.
+            data, a single task does not fit into memory, or processes differ in an argument.
         DivergenceError: if a loss or gradient is not finite; ``last.pt`` then holds an earlier
             step.
         ProcessError: if another process of the group has failed.
@@ -118,9 +118,22 @@ def train(
         read_config,
         processes=processes,
     )
+    first_batch = tasks.batch(0)
+    if processes.count > 1:
+        processes.check_alike(
+            {
+                "folders": str(folder),
+                "choices of resume": resume,
+                "settings": run.config,
+                "strategies": strategy,
+                "adaptation": adaptation,
+                "outer variables": {name: list(p.shape) for name, p in problem.outer.items()},
+                "training tasks": digest(first_batch),
+                "validation tasks": digest(validation.batch(0)),
+            }
+        )
     with ExitStack() as held:
         processes.on_first(lambda: held.enter_context(writing(folder)))
-        first_batch = tasks.batch(0)
         if resume:
             run.resume()
         else:

@@ -116,7 +116,7 @@ def _write_best(search: Search, best: Row) -> None:
 def table(search: Search, rows: Sequence[Row]) -> str:
     """The trials in Markdown."""
     names = [axis.name for axis in search.space.axes]
-    columns = ["trial", *short(names), "validation accuracy (%)", "steps", "state", "seconds"]
+    columns = ["trial", *short(names), "validation accuracy (%)", "outer steps", "state", "seconds"]
     best = best_of(rows)
     cells = [
         [

@@ -15,7 +15,7 @@ from fewshot_blo.experiments.components import Tree
 from fewshot_blo.experiments.tuning.claims import take_trial, turn
 from fewshot_blo.experiments.tuning.request import TuneRequest
 from fewshot_blo.experiments.tuning.space import Space
-from fewshot_blo.experiments.tuning.store import open_study
+from fewshot_blo.experiments.tuning.store import JOURNAL, open_study
 from fewshot_blo.records.json_files import read_json, write_json
 from fewshot_blo.records.locks import LockFile
 from fewshot_blo.training.settings import TrainSettings
@@ -209,10 +209,11 @@ class Search:
         if there is None and not (self.folder / "trials").exists():
             self.study.set_user_attr("folder", token)
         elif there != token:
+            where = self.request.storage or self.folder / JOURNAL
             raise ConfigurationError(
-                f"the storage does not have the trials of {self.folder}: name the storage that it "
-                "was begun with (--storage), or choose another folder; workers on several machines "
-                "share the folder as well as the storage"
+                f"{where} does not have the trials of {self.folder}: it was emptied, or the search "
+                "was begun with another storage (--storage); restore it, name that one, or choose "
+                "another folder; workers on several machines share the folder and the storage"
             )
 
 
