@@ -11,7 +11,7 @@ import torch
 from small_runs import make_dataset, make_sampler, run
 from torch import Tensor, nn
 
-from fewshot_blo.errors import ProcessError
+from fewshot_blo.errors import ConfigurationError, ProcessError
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.machine.processes import Processes
@@ -80,11 +80,29 @@ def quiet_run(folder: Path, **options: Any) -> TrainResult:
 
 
 def train_together(processes: Processes, folder: Path) -> dict[str, Any]:
-    """A run to the end, and one that a signal to the last process alone interrupts."""
+    """A run to the end, three whose processes differ, and one that a signal to the last process
+    alone interrupts."""
     told = processes.rank == processes.count - 1
     whole = quiet_run(folder / "whole")
+    differing = {
+        "seeds": {"tasks": make_sampler(make_dataset(), seed=processes.rank)},
+        "strategies": {"method": Unroll(InnerSteps(2 + processes.rank, SGD(0.1)))},
+        "folders": {},
+    }
+    refused = {}
+    for name, options in differing.items():
+        place = folder / f"{name}{processes.rank}"
+        try:
+            quiet_run(place if name == "folders" else folder / name, **options)
+        except ConfigurationError as error:
+            refused[name] = str(error)
     stopped = quiet_run(folder / "stopped", tasks=Signalled(told))
-    return {"step": whole.step, "stopped": stopped.step, "interrupted": stopped.interrupted}
+    return {
+        "step": whole.step,
+        "refused": refused,
+        "stopped": stopped.step,
+        "interrupted": stopped.interrupted,
+    }
 
 
 def fail(processes: Processes) -> str:

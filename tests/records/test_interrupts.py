@@ -18,6 +18,7 @@ def test_an_inner_loop_stops_with_the_outer_one() -> None:
         with interrupts(said.append, saves=False) as inner:  # As a trial that only begins.
             assert inner.is_set()
         os.kill(os.getpid(), signal.SIGHUP)  # A second one, as terminals send.
+        os.kill(os.getpid(), signal.SIGTERM)  # As torchrun passes on what the workers had.
         assert outer.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

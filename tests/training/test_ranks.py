@@ -54,6 +54,13 @@ def test_the_run_is_that_of_one_process(group: Group, tmp_path: Path) -> None:
             close(ours[part], theirs[part])
 
 
+def test_processes_that_differ_are_refused(group: Group) -> None:
+    refused = group[1][0]["train"]["refused"]
+    assert "differ in their training tasks" in refused["seeds"]
+    assert "differ in their strategies (Unroll(" in refused["strategies"]
+    assert "differ in their folders" in refused["folders"]
+
+
 def test_a_signal_to_one_stops_all_and_another_number_goes_on(group: Group, tmp_path: Path) -> None:
     folder, said = group
     assert (said[0]["train"]["stopped"], said[0]["train"]["interrupted"]) == (4, True)
