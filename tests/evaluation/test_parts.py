@@ -99,7 +99,7 @@ def test_shards_are_consecutive_and_as_equal_as_can_be() -> None:
             places = [Shard(number, count).within(total) for number in range(1, count + 1)]
             assert [n for part in places for n in part] == list(range(total))
             assert max(map(len, places)) - min(map(len, places)) <= 1
-    assert Shard(2, 3).of("abcdefg") == "cd"
+    assert Shard(2, 3).of("abcdefg") == "de"
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_another_norm_mode_is_refused(thirds: list[Evaluation]) -> None:
 
 
 def test_a_part_without_tasks_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"shard is 1/12 and tasks is 11.*at most 11"):
-        part(Shard(1, 12))
+    with pytest.raises(ConfigurationError, match=r"shard is 12/12 and tasks is 11.*at most 11"):
+        part(Shard(12, 12))
 
 
 def test_a_shard_beyond_the_last_is_refused() -> None:

@@ -1,13 +1,13 @@
 """What survives what: every fault of the harness, and a table.
 
-PYTHONPATH=tests python -m faults [--part PART ...] [--each N] [--output FILE]
+PYTHONPATH=tests python -m faults [--part PART ...] [--program NAME ...] [--each N] [--output FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -18,10 +18,10 @@ from faults.row import Row, table
 from fewshot_blo.records.provenance import provenance
 
 
-def _damage(place: Path, each: int) -> Iterator[Row]:
+def _damage(place: Path, each: int, names: Collection[str]) -> Iterator[Row]:
     """Files of every kind that the project writes, and a released one."""
     made: dict[str, Path] = {}
-    for program in programs(place):
+    for program in programs(place, names):
         if program.name in ("train", "solve", "study", "finetune"):
             folder = place / program.name
             program.prepare(folder)
@@ -31,20 +31,20 @@ def _damage(place: Path, each: int) -> Iterator[Row]:
     yield from damage.measure({**made, "released": released}, place, 2 * each)
 
 
-def _nonsense(place: Path, each: int) -> Iterator[Row]:
-    del place
+def _nonsense(place: Path, each: int, names: Collection[str]) -> Iterator[Row]:
+    del place, names
     yield constructors.fuzz()
     yield commands.fuzz(200 * each)
 
 
-PARTS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Path, int, Collection[str]], Iterator[Row]]] = {
     "kills": kills.measure,
-    "company": lambda place, each: company.measure(place, -(-2 * each // 5)),
-    "group": lambda place, each: group.measure(place, -(-2 * each // 5)),
+    "company": lambda place, each, names: company.measure(place, -(-2 * each // 5), names),
+    "group": lambda place, each, _: group.measure(place, -(-2 * each // 5)),
     "damage": _damage,
-    "malice": lambda place, _: malice.measure(place),
+    "malice": lambda place, *_: malice.measure(place),
     "nonsense": _nonsense,
-    "leaks": lambda place, each: leaks.measure(place, 200 * each, max(5, each)),
+    "leaks": lambda place, each, _: leaks.measure(place, 200 * each, max(5, each)),
 }
 
 
@@ -52,6 +52,9 @@ def main() -> None:
     """Runs the parts one after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument(
+        "--program", nargs="+", default=[], help="names of commands; all by default"
+    )
     parser.add_argument("--each", type=int, default=50, help="kills of a kind for each command")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
@@ -60,7 +63,7 @@ def main() -> None:
     rows: list[Row] = []
     for part in arguments.part:
         with tempfile.TemporaryDirectory() as place:
-            for row in PARTS[part](Path(place).resolve(), arguments.each):
+            for row in PARTS[part](Path(place).resolve(), arguments.each, arguments.program):
                 print(f"{row.part}, {row.name}: {row.survived} of {row.tried}", flush=True)
                 rows.append(row)
     text = table(rows)

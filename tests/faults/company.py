@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +15,15 @@ from faults.row import Row
 from faults.same import difference
 
 
-def measure(place: Path, each: int) -> Iterator[Row]:
+def measure(place: Path, each: int, names: Collection[str] = ()) -> Iterator[Row]:
     """A row for every command and kind.
 
     Args:
         place: an empty folder to work in.
         each: number of pairs of runs; half as many clocks.
+        names: names of the programs; all by default.
     """
-    for program in programs(place):
+    for program in programs(place, names):
         folder, whole = place / "run", place / "whole"
         shutil.rmtree(folder, ignore_errors=True)
         program.prepare(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +16,18 @@ from faults.same import difference, different
 KINDS: tuple[Kind, ...] = ("kill", "torn", "full", "read-only")
 
 
-def measure(place: Path, each: int, kinds: Sequence[Kind] = KINDS) -> Iterator[Row]:
+def measure(
+    place: Path, each: int, names: Collection[str] = (), kinds: Sequence[Kind] = KINDS
+) -> Iterator[Row]:
     """A row for every command and kind of fault.
 
     Args:
         place: an empty folder to work in.
         each: faults of a kind for each command, spread over its writes.
+        names: names of the programs; all by default.
         kinds: the kinds.
     """
-    for program in programs(place):
+    for program in programs(place, names):
         folder, whole = place / "run", place / "whole"
         ended = _run(program, folder)
         folder.rename(whole)

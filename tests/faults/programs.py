@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,12 +43,17 @@ class Program:
     versions: bool = False
 
 
-def programs(place: Path) -> list[Program]:
+def programs(place: Path, names: Collection[str] = ()) -> list[Program]:
     """The programs; their data are written to ``place``.
 
     Args:
         place: folder for pictures and recipes.
+        names: names of those that are wanted; all by default.
     """
+    return [program for program in _all(place) if not names or program.name in names]
+
+
+def _all(place: Path) -> list[Program]:
     module: Any = types.ModuleType("small_networks")
     module.network = network
     sys.modules["small_networks"] = module

@@ -84,7 +84,7 @@ def train_together(processes: Processes, folder: Path) -> dict[str, Any]:
     alone interrupts."""
     told = processes.rank == processes.count - 1
     whole = quiet_run(folder / "whole")
-    differing = {
+    differing: dict[str, dict[str, Any]] = {
         "seeds": {"tasks": make_sampler(make_dataset(), seed=processes.rank)},
         "strategies": {"method": Unroll(InnerSteps(2 + processes.rank, SGD(0.1)))},
         "folders": {},

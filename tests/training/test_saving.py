@@ -32,7 +32,7 @@ from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.records import files
 from fewshot_blo.records.locks import LOCK, writing
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch
+from fewshot_blo.tasks import EpisodicSampler, TaskBatch, folder
 from fewshot_blo.training.run import BEST, LAST, Run
 
 RARELY = replace(SETTINGS, validate_every=100)
@@ -98,12 +98,12 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK).exists()
 
 
-def test_torchrun_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_several_processes_without_a_group_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["train", f"--run={tmp_path / 'r'}", *options(make_folder(tmp_path))]) == 1
-    assert "WORLD_SIZE is 2: " in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="WORLD_SIZE is 2, and there is no process group"):
+        run(tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -156,8 +156,9 @@ def test_a_full_disk_at_any_write_leaves_the_earlier_files(
 ) -> None:
     """After so many writes: of settings, log, checkpoints and figures."""
     parts = tmp_path / "parts"
-    words = options(make_folder(tmp_path / "data"))
-    command = ["train", *words, "--test_tasks=2"]
+    images = make_folder(tmp_path / "data")
+    folder.load(images, size=16, color=False)  # Decoded before: their file is not meant.
+    command = ["train", *options(images), "--test_tasks=2"]
     sync, left = os.fsync, [number]
 
     def full(descriptor: int) -> None:
