@@ -50,13 +50,13 @@ def programs(place: Path, names: Collection[str] = ()) -> list[Program]:
         place: folder for pictures and recipes.
         names: names of those that are wanted; all by default.
     """
-    return [program for program in _all(place) if not names or program.name in names]
+    found = _of_runs(place)
+    if not names or not {program.name for program in found}.issuperset(names):
+        found += _of_classifiers(place)
+    return [program for program in found if not names or program.name in names]
 
 
-def _all(place: Path) -> list[Program]:
-    module: Any = types.ModuleType("small_networks")
-    module.network = network
-    sys.modules["small_networks"] = module
+def _of_runs(place: Path) -> list[Program]:
     images = make_folder(place / "classes")
     recipe = place / "study.yaml"
     recipe.write_text(yaml.safe_dump(_STUDY))
@@ -65,14 +65,6 @@ def _all(place: Path) -> list[Program]:
         write_recipe(place / "a.yaml", images, **few),
         write_recipe(place / "b.yaml", images, train__learning_rate=0.1, **few),
     ]
-    pictures = _pictures(place / "pictures")
-    classifier = place / "fine" / "classifier.pt"
-    fine = _words("finetune", pictures, f"--backbone={NETWORK}", "--views=one")
-    assert cli.main([*fine, f"--output={classifier.parent}"]) == 0
-    old, new = partial(_old, classifier), place / "new"
-    new.mkdir()
-    for number in range(3):
-        picture(number % 2, 50 + number).save(new / f"{number}.png")
     return [
         Program("train", _nothing, partial(_train, images)),
         Program("solve", _nothing, _solve),
@@ -82,6 +74,22 @@ def _all(place: Path) -> list[Program]:
             _nothing,
             lambda f: cli.main(_words("compare", *recipes, "--tasks=4", f"--folder={f}")),
         ),
+    ]
+
+
+def _of_classifiers(place: Path) -> list[Program]:
+    module: Any = types.ModuleType("small_networks")
+    module.network = network
+    sys.modules["small_networks"] = module
+    pictures = _pictures(place / "pictures")
+    classifier = place / "fine" / "classifier.pt"
+    fine = _words("finetune", pictures, f"--backbone={NETWORK}", "--views=one")
+    assert cli.main([*fine, f"--output={classifier.parent}"]) == 0
+    old, new = partial(_old, classifier), place / "new"
+    new.mkdir()
+    for number in range(3):
+        picture(number % 2, 50 + number).save(new / f"{number}.png")
+    return [
         Program("finetune", old, lambda f: cli.main([*fine, f"--output={f}"]), versions=True),
         Program(
             "predict --add_class",

@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("part", "programs"),
     [
-        ("kills", ["train", "study", "predict --add_class"]),
+        ("kills", ["train"]),
         ("company", ["train"]),
         ("damage", ["train", "finetune"]),
         ("malice", []),
