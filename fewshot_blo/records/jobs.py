@@ -75,6 +75,7 @@ def run_jobs(
         while by_connection:
             for ready in wait(list(by_connection)):
                 job = next(job for inbox, job in by_connection.items() if inbox is ready)
+                content: Any = None
                 try:
                     kind, content = job.receive()
                 except ChildProcessError as end:
@@ -123,6 +124,7 @@ def _end(jobs: Sequence[StartedJob], shown: _Shown) -> None:
             # What they print is read on, since a full pipe would stop them.
             for ready in wait(list(left), timeout=_SAID_AFTER):
                 job = next(job for inbox, job in left.items() if inbox is ready)
+                content: Any = None
                 try:
                     kind, content = job.receive()
                 except ChildProcessError:
