@@ -119,7 +119,7 @@ def part_of(
 ) -> Part:
     """The part of an evaluation, with digests of what was evaluated on what."""
     tensors = {**problem.outer, **dict(problem.network.named_buffers())}
-    weights = _digest({name: p.detach() for name, p in tensors.items()})
+    weights = digest({name: p.detach() for name, p in tensors.items()})
     taken = f"{adaptation}, {sampler.dtype}"
     return Part(shard, tasks, taken, weights, _digest_of_data(sampler.dataset))
 
@@ -129,10 +129,11 @@ def _digest_of_data(data: ClassDataset) -> str:
     sampled = min(_SAMPLED, count)
     places = torch.arange(sampled) * (count - 1) // max(sampled - 1, 1)
     images = data.images[places.to(data.images.device)]
-    return _digest({"counts": data.counts, "images": images}, *data.class_names)
+    return digest({"counts": data.counts, "images": images}, *data.class_names)
 
 
-def _digest(tensors: Mapping[str, Tensor], *words: str) -> str:
+def digest(tensors: Mapping[str, Tensor], *words: str) -> str:
+    """SHA-256 of named tensors and of words."""
     found = hashlib.sha256(repr(words).encode())
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()

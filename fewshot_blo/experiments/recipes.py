@@ -30,6 +30,18 @@ def read_settings(path: Path) -> Tree:
     """
     if is_study(path):
         raise ConfigurationError(f"{path} is a study: use fewshot-blo study")
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} is not a file of settings: it must hold a mapping")
+    return settings_of_run(at_home(content))
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigurationError: if the file cannot be read.
+    """
     content: object
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
@@ -38,9 +50,7 @@ def read_settings(path: Path) -> Tree:
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} cannot be read: {reason}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} is not a file of settings: it must hold a mapping")
-    return settings_of_run(at_home(content))
+    return content
 
 
 def at_home(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import reduce
@@ -15,7 +14,6 @@ from torch import Tensor
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.hypergrad import State
 from fewshot_blo.machine.processes import Processes
-from fewshot_blo.tasks import TaskBatch
 
 
 def task_to_compute(own: slice) -> slice:
@@ -93,15 +91,6 @@ def own_state(state: State, processes: Processes) -> State:
     parts = [value for value in state.plain().values() if isinstance(value, Mapping)]
     tasks = next((len(x) for part in parts for x in part.values()), 0)
     return state.tasks(processes.part(tasks))
-
-
-def digest(batch: TaskBatch) -> str:
-    """What tells batches of different tasks apart."""
-    found = hashlib.sha256()
-    for tensor in batch.tensors:
-        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]
 
 
 def _concatenated(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.evaluation.evaluate import ADAPTATION
+from fewshot_blo.evaluation.parts import digest
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
@@ -23,7 +24,7 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
 from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
 from fewshot_blo.training.chunk_choice import choose_chunk
-from fewshot_blo.training.exchange import digest, task_to_compute
+from fewshot_blo.training.exchange import task_to_compute
 from fewshot_blo.training.prefetch import Prefetch
 from fewshot_blo.training.run import BEST, LAST, Run
 from fewshot_blo.training.settings import TrainSettings
@@ -128,8 +129,8 @@ def train(
                 "strategies": strategy,
                 "adaptation": adaptation,
                 "outer variables": {name: list(p.shape) for name, p in problem.outer.items()},
-                "training tasks": digest(first_batch),
-                "validation tasks": digest(validation.batch(0)),
+                "training tasks": _digest(first_batch),
+                "validation tasks": _digest(validation.batch(0)),
             }
         )
     with ExitStack() as held:
@@ -157,6 +158,11 @@ def train(
         if not interrupted:
             restore_best(run)
         return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+
+
+def _digest(batch: TaskBatch) -> str:
+    """What tells batches of different tasks apart."""
+    return digest({str(number): tensor for number, tensor in enumerate(batch.tensors)})[:12]
 
 
 def _check_new(folder: Path) -> None:

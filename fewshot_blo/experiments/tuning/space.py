@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree, merged
+from fewshot_blo.experiments.recipes import read_yaml
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.tuning.sites import Site, nested, site_named, sites_of, value_at
 from fewshot_blo.experiments.tuning.usual import usual_names, usual_values
@@ -131,15 +130,7 @@ def words_of(path: Path) -> list[str]:
     Raises:
         ConfigurationError: if it cannot be read, or is not a mapping of ranges and choices.
     """
-    content: object
-    try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read: {' '.join(str(error).split())}"
-        ) from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigurationError(
             f"{path} is no space: it must hold a mapping, as train.learning_rate: 1e-4..1e-2:log"
