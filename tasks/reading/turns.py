@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_BUSY = (errno.EAGAIN, errno.EACCES)
+from fewshot_blo.records.locks import LockFile
 
 
 @contextmanager
@@ -21,10 +19,9 @@ def turn(path: Path, work: str, *, told: bool = False) -> Iterator[bool]:
     """Inside, this process alone does the work that a lock file stands for; others wait here.
 
     Who waits says so once on stderr. The lock is the system's (``flock``): it ends with its
-    process, however that ends, and the next one takes its turn. A forked child that outlives its
-    parent would hold it, so nothing may be forked inside. Where the file cannot be made, as in a
-    read-only folder, there is no lock, and nothing is said, since the work's own error will be.
-    Where the file system has no locks, a warning says that the work may be done several times.
+    process, however that ends, and the next one takes its turn. Where the file cannot be made, as
+    in a read-only folder, there is no lock, and nothing is said, since the work's own error will
+    be. Where the file system has no locks, a warning says that the work may be done several times.
 
     Args:
         path: the lock file, which is removed at the end.
@@ -34,15 +31,15 @@ def turn(path: Path, work: str, *, told: bool = False) -> Iterator[bool]:
     Yields:
         Whether an earlier process ended inside without finishing, as far as its file tells.
     """
-    descriptor = _locked(path, work)
-    if descriptor is None:
+    file = _locked(path, work)
+    if file is None:
         yield False
         return
     try:
-        is_left = bool(os.pread(descriptor, 1, 0))
+        is_left = bool(os.pread(file.descriptor, 1, 0))
         about = {"process": os.getpid(), "host": platform.node()}
         with suppress(OSError):  # A full disk; the lock holds all the same.
-            os.pwrite(descriptor, json.dumps(about).encode(), 0)
+            os.pwrite(file.descriptor, json.dumps(about).encode(), 0)
         try:
             yield is_left
         except BaseException:
@@ -51,7 +48,7 @@ def turn(path: Path, work: str, *, told: bool = False) -> Iterator[bool]:
             raise
         _remove(path)
     finally:
-        os.close(descriptor)
+        file.close()
 
 
 def _remove(path: Path) -> None:
@@ -60,27 +57,27 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, work: str) -> int | None:
-    """The descriptor of the locked file, waited for; None where it cannot be locked."""
+def _locked(path: Path, work: str) -> LockFile | None:
+    """The locked file, waited for; None where it cannot be locked."""
     is_said = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = LockFile(path)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = file.lock()
             except OSError as error:
-                if error.errno not in _BUSY:
-                    os.close(descriptor)
-                    _warn(path, work, error)
-                    return None
+                file.close()
+                _warn(path, work, error)
+                return None
+            if not is_free:
                 if not is_said:
-                    _say(f"waiting for {_holder(descriptor)}, which {work}")
+                    _say(f"waiting for {_holder(file)}, which {work}")
                     is_said = True
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, path):
-                return descriptor
-            os.close(descriptor)  # Its holder removed it at the end: lock the new one.
+                file.lock(waits=True)
+            if file.is_at(path):
+                return file
+            file.close()  # Its holder removed it at the end: lock the new one.
     except OSError:
         return None
 
@@ -93,9 +90,9 @@ def _warn(path: Path, work: str, error: OSError) -> None:
     )
 
 
-def _holder(descriptor: int) -> str:
+def _holder(file: LockFile) -> str:
     with suppress(OSError, ValueError, LookupError, TypeError):
-        about = json.loads(os.pread(descriptor, 4096, 0))
+        about = json.loads(os.pread(file.descriptor, 4096, 0))
         return f"process {about['process']} on {about['host']}"
     return "another process"
 
@@ -104,11 +101,3 @@ def _say(line: str) -> None:
     with suppress(OSError, AttributeError):  # A terminal that is gone, or a program without one.
         sys.stderr.write(f"{line}\n")  # In one piece: several processes may wait.
         sys.stderr.flush()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
