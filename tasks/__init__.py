@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewshot_blo.tasks.augmentation import Augmentation
 from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.sampler import EpisodicSampler
@@ -12,6 +13,7 @@ from fewshot_blo.tasks.source import TaskSource
 __all__ = [
     "Augmentation",
     "ClassDataset",
+    "ClassSampler",
     "DataError",
     "EpisodicSampler",
     "Splits",
