@@ -7,6 +7,7 @@ from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.mixed import MixedSampler
 from fewshot_blo.tasks.sampler import EpisodicSampler
 from fewshot_blo.tasks.source import TaskSource
 
@@ -16,6 +17,7 @@ __all__ = [
     "ClassSampler",
     "DataError",
     "EpisodicSampler",
+    "MixedSampler",
     "Splits",
     "TaskBatch",
     "TaskSource",

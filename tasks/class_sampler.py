@@ -86,7 +86,7 @@ class ClassSampler(TaskSource):
             self.augment.check(dataset.images.shape[1:])
         self._classes = Classes(dataset.counts.cpu().numpy(), dataset.class_names)
         self._starts: Counts = np.cumsum(self._classes.counts) - self._classes.counts
-        self.sizes = protocol.sizes(self._classes)
+        self.most_way, self.sizes = protocol.most_way, protocol.sizes(self._classes)
 
     def __repr__(self) -> str:
         augmented = "" if self.augment is None else f", {self.augment}"
@@ -137,16 +137,23 @@ class ClassSampler(TaskSource):
         Raises:
             DataError: if embeddings are combined with augmentation.
         """
+        return self.numbered(range(start, stop), embeddings)
+
+    def numbered(self, numbers: Sequence[int], embeddings: Tensor | None = None) -> TaskBatch:
+        """The tasks of these numbers as one batch; otherwise as ``batch``.
+
+        Raises:
+            DataError: if embeddings are combined with augmentation.
+        """
         if embeddings is not None and self.augment is not None:
             raise DataError(
                 "embeddings are of unaugmented images, but this sampler augments: use a sampler "
                 "whose augment is None"
             )
-        numbers = range(start, stop)
         plans = self._drawn(numbers)
-        classes = np.full((len(numbers), self.sizes.way), -1)
-        known = np.arange(self.sizes.way) < plans.known[:, None]
-        classes[known] = plans.classes[:, : self.sizes.way][known[:, : plans.classes.shape[1]]]
+        classes = np.full((len(numbers), self.most_way), -1)
+        known = np.arange(self.most_way) < plans.known[:, None]
+        classes[known] = plans.classes[:, : self.most_way][known[:, : plans.classes.shape[1]]]
         support = self._rows(plans, np.zeros_like(plans.shots), plans.shots, self.sizes.support)
         query = self._rows(plans, plans.shots, plans.queries, self.sizes.query)
         # ``to`` checks for padding while the labels are on the CPU, which avoids a host sync.
@@ -186,19 +193,19 @@ class ClassSampler(TaskSource):
 
     def _check(self, shots: Counts, queries: Counts, counts: Counts, known: Counts) -> None:
         """Checks plans, which may be those of a protocol of the user's own."""
-        limits = {
-            "classes": (known, self.sizes.way),
-            "support images": (shots.sum(1), self.sizes.support),
-            "queries": (queries.sum(1), self.sizes.query),
-            "images of a class": (shots + queries, counts),
-        }
-        for what, (number, most) in limits.items():
-            if (number > most).any():
-                place = np.unravel_index((number - most).argmax(), number.shape)
+        way, support, query = map(np.array, (self.most_way, *self.sizes))
+        for what, number, most in (
+            ("classes", known, way),
+            ("support images", shots.sum(1), support),
+            ("queries", queries.sum(1), query),
+            ("images of a class", shots + queries, counts),
+        ):
+            over = number > most
+            if over.any():
+                allowed = np.broadcast_to(most, number.shape)[over][0]
                 raise DataError(
-                    f"{type(self.protocol).__name__} plans {number[place]} {what}, and "
-                    f"{np.broadcast_to(most, number.shape)[place]} are the most: correct its plan "
-                    "or its sizes"
+                    f"{type(self.protocol).__name__} plans {number[over][0]} {what}, and {allowed} "
+                    "are the most: correct its plan or its sizes"
                 )
 
     def _rows(
@@ -210,7 +217,7 @@ class ClassSampler(TaskSource):
         real = (position >= 0) & (position < taken[..., None])
         first = np.cumsum(taken, 1) - taken
         if self.protocol.apart:
-            first = np.broadcast_to(np.arange(way) * (size // self.sizes.way), first.shape)
+            first = np.broadcast_to(np.arange(way) * (size // self.most_way), first.shape)
         task = np.broadcast_to(np.arange(tasks)[:, None, None], real.shape)[real]
         row = (first[..., None] + position)[real]
         label = np.where(np.arange(way) < plans.known[:, None], np.arange(way), UNKNOWN)

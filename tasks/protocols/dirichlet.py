@@ -42,7 +42,7 @@ class Dirichlet(Protocol):
     def sizes(self, classes: Classes) -> Sizes:
         # The mean share must fit into the smallest class, or no division would.
         classes.check(self.way, self.shot, self.query)
-        return Sizes(self.way, self.way * self.shot, self._total)
+        return Sizes(self.way * self.shot, self._total)
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         chosen = rng.choice(len(classes.counts), size=self.way, replace=False)

@@ -47,11 +47,9 @@ class Episodic(Protocol):
             ascending(name, vars(self)[name])
 
     def sizes(self, classes: Classes) -> Sizes:
-        way, shot, query = (
-            ascending(name, vars(self)[name])[1] for name in ("way", "shot", "query")
-        )
-        classes.check(way, shot, query)
-        return Sizes(way, way * shot, way * query)
+        shot, query = (ascending(name, vars(self)[name])[1] for name in ("shot", "query"))
+        classes.check(self.most_way, shot, query)
+        return Sizes(self.most_way * shot, self.most_way * query)
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         # The order of the draws is that of all published tasks.

@@ -59,6 +59,10 @@ class MetaDataset(Protocol):
                 "support image; raise support, or lower ways"
             )
 
+    @property
+    def most_way(self) -> int:
+        return self.ways[1]
+
     def sizes(self, classes: Classes) -> Sizes:
         # One query and one shot of each class are certain.
         classes.check(self.ways[0], 1, 1)
@@ -71,9 +75,8 @@ class MetaDataset(Protocol):
                     "lower ways, leave the group out, or set grouped to false (groups are classes "
                     "with the same name before the first slash)"
                 )
-        way = min(self.ways[1], max(map(len, members)))
-        largest = np.minimum(classes.largest(way) - 1, self.contribution)
-        return Sizes(way, min(self.support, int(largest.sum())), way * self.queries)
+        largest = np.minimum(classes.largest(self.most_way) - 1, self.contribution)
+        return Sizes(min(self.support, int(largest.sum())), self.most_way * self.queries)
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         chosen = self._classes(classes, rng)
@@ -92,7 +95,7 @@ class MetaDataset(Protocol):
         low, high = self.ways
         members = np.arange(len(classes.counts))
         if self.grouped:
-            members = classes.groups[rng.integers(len(classes.groups))]
+            members = classes.groups[int(rng.integers(len(classes.groups)))]
         way = rng.integers(low, min(high, len(members)) + 1)
         return rng.choice(members, size=way, replace=False)
 

@@ -35,7 +35,7 @@ class OpenSet(Protocol):
     def sizes(self, classes: Classes) -> Sizes:
         every = self.way + self.unknown
         classes.check(every, self.shot, self.query)
-        return Sizes(self.way, self.way * self.shot, every * self.query)
+        return Sizes(self.way * self.shot, every * self.query)
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         every = self.way + self.unknown

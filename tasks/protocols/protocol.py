@@ -35,14 +35,8 @@ class Plan(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes that tasks are padded to.
+    """Largest numbers of support and query images of a task, to which others are padded."""
 
-    Attributes:
-        way: number of classes of a task, without unknown ones.
-        support, query: number of support and query images.
-    """
-
-    way: int
     support: int
     query: int
 
@@ -104,9 +98,17 @@ class Protocol(ABC):
 
     apart: ClassVar[bool] = False
 
+    @property
+    def most_way(self) -> int:
+        """Largest number of classes of a task, to which others are padded: by default of ``way``.
+
+        Networks with an output for each class are built for it. Unknown classes do not count.
+        """
+        return ascending("way", vars(self)["way"])[1]
+
     @abstractmethod
     def sizes(self, classes: Classes) -> Sizes:
-        """The largest sizes of a task.
+        """The largest numbers of images of a task.
 
         Raises:
             DataError: if the data set has too few classes or images.

@@ -38,7 +38,7 @@ class Remaining(Protocol):
         classes.check(self.way, self.shot if queried else 1, 1 if queried else self.query)
         fixed = self.way * self._fixed
         rest = int((classes.largest(self.way) - self._fixed).sum())
-        return Sizes(self.way, *((fixed, rest) if queried else (rest, fixed)))
+        return Sizes(*((fixed, rest) if queried else (rest, fixed)))
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         chosen = rng.choice(len(classes.counts), size=self.way, replace=False)

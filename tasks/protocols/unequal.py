@@ -59,7 +59,7 @@ class Unequal(Protocol):
     def sizes(self, classes: Classes) -> Sizes:
         classes.check(self.way, self._most, self.query)
         support = sum(self.shots) or self.way * self._most
-        return Sizes(self.way, support, self.way * self.query)
+        return Sizes(support, self.way * self.query)
 
     def plan(self, classes: Classes, rng: np.random.Generator) -> Plan:
         chosen = rng.choice(len(classes.counts), size=self.way, replace=False)
