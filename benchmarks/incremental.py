@@ -25,6 +25,7 @@ from fewshot_blo.evaluation.incremental import class_incremental, training_image
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import config_from
 from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler, omniglot
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.settings import TrainSettings
@@ -58,10 +59,9 @@ def report(name: str, features: Tensor, dataset: ClassDataset, seeds: range, sta
         class_incremental(features, dataset, base=BASE, session=SESSION, shot=SHOT, seed=seed)
         for seed in seeds
     ]
-    drops, seconds = [f"{100 * each.drop:.2f}" for each in sessions], time.perf_counter() - start
-    print(
-        f"\n{name}, {time.perf_counter() - start:.0f} s\n{sessions[0]}\ndrops {drops}", flush=True
-    )
+    drops = ", ".join(f"{100 * each.drop:.2f}" for each in sessions)
+    print(f"\n{name}, {time.perf_counter() - start:.0f} s\n{sessions[0]}", flush=True)
+    print(f"drops of seeds {seeds.start} to {seeds.stop - 1}: {drops}", flush=True)
 
 
 def features_of(path: Path, dataset: ClassDataset) -> Tensor:
@@ -95,9 +95,10 @@ def trained(dataset: ClassDataset, steps: int, folder: Path) -> Tensor:
     return embed(embedder(problem), dataset.images)
 
 
-def embedder(problem: SharedEncoder) -> torch.nn.Module:
+def embedder(problem: FewShotProblem) -> torch.nn.Module:
     found = problem.embedder
-    assert found is not None
+    if found is None:
+        raise SystemExit("the checkpoint's problem has no encoder that all tasks share")
     return found
 
 

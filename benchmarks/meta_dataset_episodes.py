@@ -24,6 +24,16 @@ from scipy.stats import ks_2samp
 from fewshot_blo.tasks.protocols import Classes, MetaDataset
 
 QUANTITIES = ("way", "queries a class", "support images", "shots a class", "largest shot", "class")
+STAND_INS = (
+    "absl",
+    "absl.logging",
+    "six",
+    "six.moves",
+    "meta_dataset",
+    "meta_dataset.data",
+    "meta_dataset.data.dataset_spec",
+    "meta_dataset.data.imagenet_specification",
+)
 Episode = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Classes, shots and queries."""
 
@@ -145,9 +155,7 @@ def measured(draw: Callable[[int], Episode], episodes: int) -> Iterator[np.ndarr
 
 def load(folder: Path) -> types.ModuleType:
     """``sampling.py`` of a checkout, with empty modules in place of those that need TensorFlow."""
-    names = ("absl", "absl.logging", "six", "six.moves", "meta_dataset", "meta_dataset.data")
-    names += ("meta_dataset.data.dataset_spec", "meta_dataset.data.imagenet_specification")
-    for name in names:
+    for name in STAND_INS:
         module = sys.modules.setdefault(name, types.ModuleType(name))
         parent, _, own_name = name.rpartition(".")
         if parent:
