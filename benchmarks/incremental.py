@@ -26,7 +26,7 @@ from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import config_from
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.tasks import ClassDataset, EpisodicSampler, omniglot
+from fewshot_blo.tasks import Augmentation, ClassDataset, EpisodicSampler, omniglot
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.train import train
@@ -79,7 +79,8 @@ def trained(dataset: ClassDataset, steps: int, folder: Path) -> Tensor:
     seen = ClassDataset(dataset.images[rows], dataset.labels[rows], names).with_rotations()
     torch.manual_seed(0)
     problem = SharedEncoder(Conv4(channels=1), start="prototypes")
-    training = EpisodicSampler(seen, way=60, shot=1, query=SHOT - 1, tasks=1)
+    augment = Augmentation(rotation=15, crop=2)
+    training = EpisodicSampler(seen, way=60, shot=1, query=SHOT - 1, tasks=1, augment=augment)
     validation = EpisodicSampler(seen, way=20, shot=1, query=SHOT - 1, tasks=1, seed=1)
     settings = TrainSettings(steps=steps, validation_tasks=50, validate_every=steps)
     none = InnerSteps(0, SGD(0.5))
