@@ -165,7 +165,7 @@ def _scored(
     embeddings: Tensor | None,
     chunk: int,
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Scores ``[Q, N]`` of all classes, infinite where padded, and labels ``[Q]`` of each task."""
+    """Scores ``[Q, N]`` of all classes, NaN where padded, and labels ``[Q]`` of each task."""
     if embeddings is not None:
         problem = problem.on_features()
     network, was_training = problem.network, problem.network.training
@@ -176,7 +176,8 @@ def _scored(
             problem.prepare(batch, derivatives="first")
             with torch.no_grad():
                 logits = mask_classes(adapted(problem, batch, norm, adaptation)(), batch.classes)
-            scores = (1 - logits.double().softmax(-1)).masked_fill(logits == -math.inf, math.inf)
+            # A padded class is in no set, however high the threshold: comparisons with NaN are False.
+            scores = (1 - logits.double().softmax(-1)).masked_fill(logits == -math.inf, math.nan)
             labels = batch.query_y
             yield [
                 (own[y >= 0].cpu(), y[y >= 0].cpu()) for own, y in zip(scores, labels, strict=True)
