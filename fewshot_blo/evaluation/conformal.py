@@ -14,8 +14,8 @@ from torch import Tensor
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import ADAPTATION, adapted
 from fewshot_blo.evaluation.result import half_width
-from fewshot_blo.heads.losses import mask_classes
 from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.objectives.cross_entropy import mask_classes
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Above, Below, Counting, Natural
@@ -176,7 +176,7 @@ def _scored(
             problem.prepare(batch, derivatives="first")
             with torch.no_grad():
                 logits = mask_classes(adapted(problem, batch, norm, adaptation)(), batch.classes)
-            # A padded class is in no set, however high the threshold: comparisons with NaN are False.
+            # NaN is below no threshold, so that a padded class is in no set.
             scores = (1 - logits.double().softmax(-1)).masked_fill(logits == -math.inf, math.nan)
             labels = batch.query_y
             yield [
