@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from fewshot_blo.tasks.augmentation import Augmentation
 from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.mixed import MixedSampler
 from fewshot_blo.tasks.sampler import EpisodicSampler
 from fewshot_blo.tasks.source import TaskSource
 
 __all__ = [
     "Augmentation",
     "ClassDataset",
+    "ClassSampler",
     "DataError",
     "EpisodicSampler",
+    "MixedSampler",
     "Splits",
     "TaskBatch",
     "TaskSource",

@@ -11,6 +11,7 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare, compare_part
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural, NotEmpty
@@ -43,7 +44,7 @@ class CompareRequest:
 
 
 PROCESSES = "shards"
-OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources")
+OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources", slots=SLOTS)
 
 
 def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
