@@ -6,7 +6,8 @@ from fewshot_blo.tasks.augmentation import Augmentation
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.sampler import EpisodicSampler, TaskSource
+from fewshot_blo.tasks.sampler import EpisodicSampler
+from fewshot_blo.tasks.source import TaskSource
 
 __all__ = [
     "Augmentation",

@@ -1,11 +1,12 @@
-"""``TaskBatch``: a batch of few-shot tasks, the only form in which data reaches learning code."""
+"""``TaskBatch``: a batch of tasks of any kind, the form in which data reaches learning code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from html import escape
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,74 +16,117 @@ from fewshot_blo.records.figure import inline_image
 from fewshot_blo.records.scalars import in_short
 from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.episode_figure import draw_episodes
+from fewshot_blo.tasks.inputs import Inputs
 
 _DRAWN_ROWS = 12
 
 
-@dataclass(frozen=True)
-class TaskBatch:
-    """T tasks of N way, K shot and Q queries per class, stacked along a leading task dimension.
+LABEL_OF_PADDING = -1
+"""Label of a padded row of a task with classes."""
 
-    Rows are class-major: support row ``n * K + k`` is the k-th shot of the task's n-th class.
-    Tasks of unequal size are padded to the largest: a padded row has label -1 and a zero image,
-    a padded class has index -1.
+UNKNOWN = -2
+"""Label of a query of none of the task's classes: it exists, and no class is right."""
+
+
+@dataclass(frozen=True, init=False)
+class TaskBatch:
+    """T tasks, each with support and query examples, stacked along a leading task dimension.
+
+    Inputs are a tensor or a mapping of tensors, of any type; targets are any tensor. Classification
+    tasks of N way, K shot and Q queries per class have the labels ``0..N-1`` as targets. Tasks of
+    unequal size are padded to the largest: a padded row has zero inputs and label -1, a padded
+    class index -1.
 
     Attributes:
-        support_x: ``[T, N*K, ...]``, floating-point image intensities in [0, 1].
-        support_y: ``[T, N*K]``, int64 labels in ``0..N-1``, or -1 where padded.
-        query_x: ``[T, N*Q, ...]``, as ``support_x``.
-        query_y: ``[T, N*Q]``, as ``support_y``.
-        classes: ``[T, N]``, int64 indices into the data set's ``class_names``, or -1 where padded.
+        support_x: ``[T, B, ...]``; images are floating-point intensities in [0, 1].
+        support_y: targets ``[T, B, ...]``; labels are int64 in ``0..N-1``, or -1 where padded.
+        query_x: ``[T, B', ...]``, as ``support_x``.
+        query_y: ``[T, B', ...]``, as ``support_y``; label -2 is a query of no class of the task.
+        classes: ``[T, N]``, int64 indices into the data set's ``class_names``, or -1 where padded;
+            ``[T, 0]`` for tasks without classes.
+        support_rows, query_rows: ``[T, B]`` and ``[T, B']``, bool: False where padded. With classes
+            they follow the labels, whatever is given; without, all rows are real by default.
 
     Raises:
         ConfigurationError: if the tensors disagree in the number of tasks or rows.
     """
 
-    support_x: Tensor
+    support_x: Inputs
     support_y: Tensor
-    query_x: Tensor
+    query_x: Inputs
     query_y: Tensor
     classes: Tensor
+    support_rows: Tensor
+    query_rows: Tensor
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            if not isinstance(tensor, Tensor) or tensor.ndim < 2:
-                raise ConfigurationError(
-                    f"{field.name} is {in_short(tensor)}: it must be a tensor of at least 2 "
-                    "dimensions, tasks and rows"
-                )
-        tasks = self.classes.shape[0]
-        for field in fields(self):
-            tensor = getattr(self, field.name)
+    def __init__(
+        self,
+        support_x: Inputs,
+        support_y: Tensor,
+        query_x: Inputs,
+        query_y: Tensor,
+        classes: Tensor | None = None,
+        *,
+        support_rows: Tensor | None = None,
+        query_rows: Tensor | None = None,
+    ) -> None:
+        given = {"support_x": support_x, "support_y": support_y}
+        given |= {"query_x": query_x, "query_y": query_y}
+        for name, inputs in given.items():
+            tensors = inputs if isinstance(inputs, Mapping) else {name: inputs}
+            for own, tensor in tensors.items():
+                _check_tensor(name if own == name else f"{name}['{own}']", tensor)
+        if classes is not None:
+            _check_tensor("classes", classes)
+        else:
+            classes = support_y.new_zeros(len(support_y), 0, dtype=torch.int64)
+        rows = {
+            "support_rows": _real(support_y, support_rows, labelled=classes.shape[1] > 0),
+            "query_rows": _real(query_y, query_rows, labelled=classes.shape[1] > 0),
+        }
+        for name, value in {**given, "classes": classes, **rows}.items():
+            inputs = dict(value) if isinstance(value, Mapping) else value
+            object.__setattr__(self, name, inputs)
+        self._check()
+
+    def _check(self) -> None:
+        flat, tasks = self.flat, self.classes.shape[0]
+        for name, tensor in flat.items():
             if tensor.shape[0] != tasks:
                 raise ConfigurationError(
-                    f"{field.name} has {tensor.shape[0]} tasks and classes has {tasks}: "
+                    f"{name} has {tensor.shape[0]} tasks and classes has {tasks}: "
                     "the first dimension of every tensor must be the number of tasks"
                 )
-        for images, labels in (("support_x", "support_y"), ("query_x", "query_y")):
-            rows, expected = getattr(self, images).shape[:2], getattr(self, labels).shape
-            if rows != expected:
-                raise ConfigurationError(
-                    f"{images} has leading shape {list(rows)} and {labels} has {list(expected)}: "
-                    "both must be [tasks, rows]"
-                )
+        for part, targets in (("support_", self.support_y), ("query_", self.query_y)):
+            for name, tensor in flat.items():
+                if name.startswith(part) and tensor.shape[:2] != targets.shape[:2]:
+                    raise ConfigurationError(
+                        f"{name} has leading shape {list(tensor.shape[:2])} and {part}y has "
+                        f"{list(targets.shape[:2])}: both must be [tasks, rows]"
+                    )
 
     def __repr__(self) -> str:
-        shot, over = divmod(self.support_x.shape[1], self.way)
-        query, more = divmod(self.query_x.shape[1], self.way)
-        sizes = f"{self.way}-way {shot}-shot {query} queries a class"
-        if over or more:  # Rows that are not class-major, such as held-out parts of one data set.
-            rows = (self.support_x.shape[1], self.query_x.shape[1])
-            sizes = f"{self.way}-way, {rows[0]} support and {rows[1]} query rows"
+        rows = self.support_y.shape[1], self.query_y.shape[1]
+        sizes = f"{rows[0]} support and {rows[1]} query rows"
+        if self.way:
+            (shot, over), (query, more) = (divmod(count, self.way) for count in rows)
+            # Rows may not be class-major, such as held-out parts of one data set.
+            whole = f"{self.way}-way {shot}-shot {query} queries a class"
+            sizes = f"{self.way}-way, {sizes}" if over or more else whole
         if self.padded:
             sizes = f"up to {sizes}"
-        what = "images" if self.support_x.ndim == 5 else "inputs"
-        shape = list(self.support_x.shape[2:])
         plural = "" if self.tasks == 1 else "s"
-        return (
-            f"TaskBatch({self.tasks} task{plural}, {sizes}, {what} {shape} {kind(self.support_x)})"
-        )
+        targets = "" if self.way else f", targets {list(self.query_y.shape[2:])}"
+        return f"TaskBatch({self.tasks} task{plural}, {sizes}, {self._inputs}{targets})"
+
+    @property
+    def _inputs(self) -> str:
+        """Inputs in words."""
+        if isinstance(self.support_x, Mapping):
+            named = [f"{n} {list(x.shape[2:])} {kind(x)}" for n, x in self.support_x.items()]
+            return f"inputs {', '.join(named)}"
+        what = "images" if self.support_x.ndim == 5 else "inputs"
+        return f"{what} {list(self.support_x.shape[2:])} {kind(self.support_x)}"
 
     def _repr_html_(self) -> str | None:
         """A figure of the first tasks, for notebooks; None if the inputs are not images."""
@@ -96,18 +140,59 @@ class TaskBatch:
             class_names: the data set's class names, indexed by ``classes``; numbers by default.
         """
         shown = self[: 2 if 2 * self.way <= _DRAWN_ROWS else 1]
-        picture = draw_episodes(*shown.tensors, class_names)
+        picture = draw_episodes(*shown.pictures, class_names)
         return f"<pre>{escape(caption)}</pre>" + inline_image(picture, "support and query images")
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The five tensors, in the order of the attributes."""
-        return self.support_x, self.support_y, self.query_x, self.query_y, self.classes
+    def flat(self) -> dict[str, Tensor]:
+        """All tensors by name, without rows that follow labels; ``support_x/name`` of a mapping."""
+        found: dict[str, Tensor] = {}
+        for field in fields(self)[: 5 if self.way else 7]:
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                found |= {f"{field.name}/{name}": x for name, x in value.items()}
+            else:
+                found[field.name] = value
+        return found
+
+    @classmethod
+    def from_flat(cls, tensors: Mapping[str, Tensor]) -> TaskBatch:
+        """The tasks of tensors by name, as ``flat`` returns them."""
+        given: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            field, _, own = name.partition("/")
+            if own:
+                given.setdefault(field, {})[own] = tensor
+            else:
+                given[field] = tensor
+        return cls(**given)
+
+    @classmethod
+    def joined(cls, parts: Sequence[TaskBatch]) -> TaskBatch:
+        """The tasks of batches with the same numbers of rows, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        names = parts[0].flat
+        return cls.from_flat({n: torch.cat([part.flat[n] for part in parts]) for n in names})
 
     @property
     def is_pictures(self) -> bool:
-        """Whether the inputs are grey or RGB images, ``[1 or 3, H, W]``."""
-        return self.support_x.ndim == 5 and self.support_x.shape[2] in (1, 3)
+        """Whether the inputs are grey or RGB images of classes, ``[1 or 3, H, W]``."""
+        x = self.support_x
+        return isinstance(x, Tensor) and x.ndim == 5 and x.shape[2] in (1, 3) and self.way > 0
+
+    @property
+    def pictures(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Images, labels and classes, as ``draw_episodes`` takes them."""
+        support, query = self.support_x, self.query_x
+        assert isinstance(support, Tensor)
+        assert isinstance(query, Tensor)
+        return support, self.support_y, query, self.query_y, self.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return self.support_y.device
 
     @property
     def tasks(self) -> int:
@@ -116,7 +201,7 @@ class TaskBatch:
 
     @property
     def way(self) -> int:
-        """N, the number of classes of the largest task."""
+        """N, the number of classes of the largest task; 0 for tasks without classes."""
         return self.classes.shape[1]
 
     @property
@@ -127,12 +212,12 @@ class TaskBatch:
     @cached_property
     def _smaller(self) -> tuple[bool, ...]:
         """Which tasks are padded; slices and copies of the batch inherit it without a sync."""
-        smaller = (self.support_y < 0).any(1) | (self.query_y < 0).any(1)
+        smaller = (~self.support_rows).any(1) | (~self.query_rows).any(1)
         return tuple(smaller.tolist())
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """The tasks of a slice, as views."""
-        part = TaskBatch(*(tensor[tasks] for tensor in self.tensors))
+        part = TaskBatch.from_flat({name: tensor[tasks] for name, tensor in self.flat.items()})
         return part._told(self._smaller[tasks])
 
     def chunks(self, size: int) -> Iterator[TaskBatch]:
@@ -141,24 +226,37 @@ class TaskBatch:
             yield self[start : start + size]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TaskBatch:
-        """The same tasks on ``device``; ``dtype`` applies to the images only."""
-        moved = TaskBatch(
-            send(self.support_x, device, dtype),
-            send(self.support_y, device),
-            send(self.query_x, device, dtype),
-            send(self.query_y, device),
-            send(self.classes, device),
-        )
-        return moved._told(self._smaller)
+        """The same tasks on ``device``; ``dtype`` applies to floating-point tensors only."""
+        moved = {
+            name: send(x, device, dtype if x.is_floating_point() else None)
+            for name, x in self.flat.items()
+        }
+        return TaskBatch.from_flat(moved)._told(self._smaller)
 
     def known(self, *, padded: bool) -> TaskBatch:
         """The same tasks with a known value of ``padded``, which avoids a host sync."""
-        tasks = TaskBatch(*self.tensors)
-        return tasks._told((padded,) * self.tasks)
+        return TaskBatch.from_flat(self.flat)._told((padded,) * self.tasks)
 
     def _told(self, smaller: tuple[bool, ...]) -> TaskBatch:
         self.__dict__["_smaller"] = smaller
         return self
+
+
+def _check_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor) or tensor.ndim < 2:
+        raise ConfigurationError(
+            f"{name} is {in_short(tensor)}: it must be a tensor of at least 2 dimensions, tasks "
+            "and rows"
+        )
+
+
+def _real(targets: Tensor, rows: Tensor | None, *, labelled: bool) -> Tensor:
+    """Which rows are real, ``[T, B]``."""
+    if labelled:
+        return targets != LABEL_OF_PADDING
+    if rows is not None:
+        return rows
+    return torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
 
 
 def send(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.source import TaskSource
 
 
 def from_arrays(
@@ -118,8 +119,8 @@ class TaskSet(Protocol):
 
 
 @checked
-class Learn2LearnTasks:
-    """A ``TaskSource`` of the tasks of a learn2learn task set.
+class Learn2LearnTasks(TaskSource):
+    """The tasks of a learn2learn task set.
 
     Task ``i`` depends only on ``(seed, i)``: the global random number generators from which
     learn2learn draws are seeded for each task and restored afterwards, and learn2learn's cache of
@@ -156,6 +157,10 @@ class Learn2LearnTasks:
         self.way, self.shot, self.query = way, shot, query
         self.tasks = tasks
         self.seed = seed
+
+    def describe(self) -> str:
+        """Text for tables: way, shot and queries per class."""
+        return f"{self.way}-way {self.shot}-shot {self.query} queries a class of a task set"
 
     def batch(self, index: int) -> TaskBatch:
         """The tasks ``index * T`` to ``index * T + T - 1``."""

@@ -27,12 +27,12 @@ def episode_picture(
     """
     if not batch.is_pictures:
         raise DataError(
-            f"support_x has shape {list(batch.support_x.shape)}: a picture needs [tasks, rows, "
-            "1 or 3, height, width]"
+            f"{batch!r} has no pictures: they need classes, and support_x and query_x of shape "
+            "[tasks, rows, 1 or 3, height, width]"
         )
     shown = min(tasks, batch.tasks)
     if shown < 1:
         raise DataError(
             f"tasks is {tasks} and the batch has {batch.tasks}: both must be at least 1"
         )
-    save_figure(draw_episodes(*batch[:shown].tensors, class_names), path)
+    save_figure(draw_episodes(*batch[:shown].pictures, class_names), path)

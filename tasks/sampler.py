@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,20 +18,13 @@ from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
 from fewshot_blo.tasks.dataset import ClassDataset, intensities
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.source import TaskSource
 
 Range = tuple[int, int]
 
 
-class TaskSource(Protocol):
-    """Batches of tasks by index; the same index must give the same tasks."""
-
-    def batch(self, index: int) -> TaskBatch:
-        """The index-th batch of tasks."""
-        ...
-
-
 @checked
-class EpisodicSampler:
+class EpisodicSampler(TaskSource):
     """Draws N-way K-shot tasks with Q queries per class from a data set.
 
     Task ``i`` depends only on ``(seed, i)``, not on batch size, device, number of processes or
@@ -79,6 +71,7 @@ class EpisodicSampler:
             raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.tasks = tasks
         self.seed = seed
+        self.class_names = dataset.class_names
         self.device = dataset.images.device if device is None else _device(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
@@ -118,6 +111,11 @@ class EpisodicSampler:
         if not first.is_pictures:
             return None
         return first.drawn(repr(self), self.dataset.class_names)
+
+    @property
+    def pool(self) -> Tensor:
+        """The images of the data set, ``[M, C, H, W]``, uint8."""
+        return self.dataset.images
 
     def plain(self) -> EpisodicSampler:
         """The same tasks without augmentation."""

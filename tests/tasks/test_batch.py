@@ -5,7 +5,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 import torch
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks.batch import UNKNOWN
 
 
 def make(tasks: int = 5) -> TaskBatch:
@@ -57,8 +59,8 @@ def test_slices_are_views() -> None:
     batch = make()
     part = batch[1:3]
     assert part.tasks == 2
-    for field in fields(TaskBatch):
-        whole, piece = getattr(batch, field.name), getattr(part, field.name)
+    for name, whole in batch.flat.items():
+        piece = part.flat[name]
         assert piece.equal(whole[1:3])
         assert piece.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
@@ -94,3 +96,56 @@ def test_leading_axes_must_agree(name: str) -> None:
         replace(make(), **{name: tensor[:4]})
     with pytest.raises(ValueError, match=f"{name[:-2]}_x has leading shape"):
         replace(make(), **{name: tensor[:, :2]})
+
+
+def regression(rows: int = 4) -> TaskBatch:
+    """5 tasks with inputs by name and float targets."""
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs(rows: int) -> dict[str, torch.Tensor]:
+        ids = torch.randint(9, (5, rows, 7), generator=generator)
+        return {"ids": ids, "weights": torch.rand(5, rows, generator=generator)}
+
+    targets = [torch.rand(5, n, 2, generator=generator) for n in (rows, 3)]
+    return TaskBatch(inputs(rows), targets[0], inputs(3), targets[1])
+
+
+def test_tasks_without_classes_have_any_inputs_and_targets() -> None:
+    batch = regression()
+    assert (batch.tasks, batch.way, batch.padded, batch.is_pictures) == (5, 0, False, False)
+    assert batch.support_rows.shape == (5, 4)
+    assert repr(batch) == (
+        "TaskBatch(5 tasks, 4 support and 3 query rows, inputs ids [7] int64 on cpu, weights [] "
+        "float32 on cpu, targets [2])"
+    )
+
+
+def test_parts_copies_and_joined_batches_keep_inputs_by_name() -> None:
+    batch = regression()
+    again = TaskBatch.joined(list(batch.to("cpu", torch.float64).chunks(2)))
+    for name, tensor in batch.flat.items():
+        assert again.flat[name].equal(tensor.double() if tensor.is_floating_point() else tensor)
+    assert not again.flat["support_x/ids"].is_floating_point()
+
+
+def test_rows_of_tasks_without_classes_say_which_are_padded() -> None:
+    rows = torch.ones(5, 4, dtype=torch.bool)
+    rows[3, 2:] = False
+    batch = replace(regression(), support_rows=rows)
+    assert batch.padded
+    assert [part.padded for part in batch.chunks(2)] == [False, True, False]
+    assert batch[3:].support_rows.equal(rows[3:])
+
+
+def test_a_query_of_no_class_of_the_task_is_not_padded() -> None:
+    labels = make().query_y.clone()
+    labels[2, 1] = UNKNOWN
+    assert not replace(make(), query_y=labels).padded
+
+
+def test_inputs_by_name_that_differ_in_their_rows_are_named() -> None:
+    inputs = {"ids": torch.zeros(5, 4, 2), "mask": torch.zeros(5, 3)}
+    with pytest.raises(ConfigurationError, match=r"support_x/mask has leading shape \[5, 3\]"):
+        replace(regression(), support_x=inputs)
+    with pytest.raises(ConfigurationError, match=r"support_x\['mask'\] is None"):
+        replace(regression(), support_x={"ids": inputs["ids"], "mask": None})

@@ -1,0 +1,80 @@
+"""``TaskSource``, the base class of what draws tasks: any tasks, by index."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from fewshot_blo.tasks.batch import TaskBatch
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import Inputs
+
+
+class TaskSource(ABC):
+    """Batches of tasks by index, for training, validation and test.
+
+    A source of your own implements ``batch``; the other methods have defaults that are correct
+    for any source.
+
+    Attributes:
+        seed: seed of the tasks, for texts; sources that draw differ by it.
+        class_names: names of the classes that ``TaskBatch.classes`` indexes; empty if there are
+            none.
+        dtype: floating-point type of the inputs.
+    """
+
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    class_names: Sequence[str] = ()
+
+    @abstractmethod
+    def batch(self, index: int) -> TaskBatch:
+        """The tasks ``index * T`` to ``index * T + T - 1``.
+
+        The same index must give the same tasks, and all batches must have the same number T.
+        """
+
+    def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
+        """The tasks ``start`` to ``stop - 1`` as one batch.
+
+        Args:
+            start, stop: numbers of tasks.
+            embeddings: floating-point ``[M, ...]``, returned in place of the M examples of
+                ``pool``.
+
+        Raises:
+            DataError: if embeddings are given and there is no pool, or batches differ in size.
+        """
+        if embeddings is not None:
+            raise DataError(
+                f"embeddings are given, but {self.describe()} does not draw its tasks from a fixed "
+                "set of examples: leave them out"
+            )
+        size = self.batch(start).tasks if start == 0 else self.batch(0).tasks
+        numbers = range(start // size, -(-stop // size))
+        parts = [self.batch(number) for number in numbers]
+        if wrong := [part.tasks for part in parts if part.tasks != size]:
+            raise DataError(
+                f"batches of {self.describe()} have {size} and {wrong[0]} tasks: they must have "
+                "the same number, so that tasks can be numbered"
+            )
+        first = numbers.start * size
+        return TaskBatch.joined(parts)[start - first : stop - first]
+
+    def describe(self) -> str:
+        """Text for tables, which tells different tasks apart: way, shot and queries, say."""
+        return type(self).__name__
+
+    @property
+    def pool(self) -> Inputs | None:
+        """The M examples that tasks are drawn from, to embed each once; None if there is no set."""
+        return None
+
+    def plain(self) -> Self:
+        """The same tasks without augmentation."""
+        return copy.copy(self)
