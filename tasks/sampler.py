@@ -16,8 +16,9 @@ from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
-from fewshot_blo.tasks.dataset import ClassDataset, intensities
+from fewshot_blo.tasks.dataset import ClassDataset, as_network_inputs
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import Inputs, each, one_of
 from fewshot_blo.tasks.source import TaskSource
 
 Range = tuple[int, int]
@@ -72,7 +73,7 @@ class EpisodicSampler(TaskSource):
         self.tasks = tasks
         self.seed = seed
         self.class_names = dataset.class_names
-        self.device = dataset.images.device if device is None else _device(device)
+        self.device = one_of(dataset.inputs).device if device is None else _device(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
         if self.augment is not None:
@@ -113,9 +114,9 @@ class EpisodicSampler(TaskSource):
         return first.drawn(repr(self), self.dataset.class_names)
 
     @property
-    def pool(self) -> Tensor:
-        """The images of the data set, ``[M, C, H, W]``, uint8."""
-        return self.dataset.images
+    def pool(self) -> Inputs:
+        """The examples of the data set, ``[M, ...]``; images are uint8."""
+        return self.dataset.inputs
 
     def plain(self) -> EpisodicSampler:
         """The same tasks without augmentation."""
@@ -185,10 +186,10 @@ class EpisodicSampler(TaskSource):
             classes[t, :way] = chosen
             drawn.append(rng.random((way, images)))
         # Of the largest class drawn, not of all: one large class costs the tasks it is in.
-        most = max((each.shape[1] for each in drawn), default=1)
+        most = max((own.shape[1] for own in drawn), default=1)
         keys = np.full((*classes.shape, most), np.inf)
-        for row, each in zip(keys, drawn, strict=True):
-            row[: each.shape[0], : each.shape[1]] = each
+        for row, own in zip(keys, drawn, strict=True):
+            row[: own.shape[0], : own.shape[1]] = own
         # A random permutation of each class's images: argsort of uniform keys, absent images last.
         keys[np.arange(most) >= self._counts[classes][..., None]] = np.inf
         order = keys.argsort(axis=2)[..., : self.shot[1] + self.query[1]]
@@ -211,27 +212,28 @@ class EpisodicSampler(TaskSource):
         embeddings: Tensor | None,
         numbers: Sequence[int],
         part: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Images ``[T, N*K, C, H, W]`` and labels ``[T, N*K]`` of image indices ``[T, N, K]``."""
+    ) -> tuple[Inputs, Tensor]:
+        """Inputs ``[T, N*K, ...]`` and labels ``[T, N*K]`` of example indices ``[T, N, K]``."""
         tasks, way, images_per_class = rows.shape
         flat = torch.from_numpy(rows.reshape(-1))
-        source = self.dataset.images if embeddings is None else embeddings
-        chosen = source[send(flat.clamp(min=0), source.device)]
-        if embeddings is not None:
-            images = chosen.to(self.device).to(self.dtype)
-        elif self.augment is not None:
+        source = self.dataset.inputs if embeddings is None else embeddings
+        chosen = each(lambda x: x[send(flat.clamp(min=0), x.device)], source)
+        inputs: Inputs
+        if self.augment is not None:
             draws = draw(self.seed, numbers, way * images_per_class, part)
-            images = self.augment(chosen.to(self.device), draws, self.dtype)
+            inputs = self.augment(one_of(chosen).to(self.device), draws, self.dtype)
         else:
-            images = intensities(chosen, self.device, self.dtype)
+            inputs = as_network_inputs(chosen, self.device, self.dtype)
         labels = torch.arange(way).repeat_interleave(images_per_class).repeat(tasks)
         padded = flat < 0
         if padded.any():
-            mask = send(padded, self.device).reshape(-1, *[1] * (images.ndim - 1))
-            images.masked_fill_(mask, 0)
+            mask = send(padded, self.device)
+            inputs = each(
+                lambda x: x.masked_fill_(mask.reshape(-1, *[1] * (x.ndim - 1)), 0), inputs
+            )
             labels[padded] = -1
         shape = (tasks, way * images_per_class)
-        return images.reshape(*shape, *source.shape[1:]), labels.reshape(shape)
+        return each(lambda x: x.reshape(*shape, *x.shape[1:]), inputs), labels.reshape(shape)
 
 
 def _device(device: torch.device | str) -> torch.device:

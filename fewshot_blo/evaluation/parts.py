@@ -15,6 +15,7 @@ from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.shard import Shard
 from fewshot_blo.tasks import ClassDataset, EpisodicSampler
+from fewshot_blo.tasks.inputs import each, named
 
 _SAMPLED = 64
 
@@ -125,11 +126,10 @@ def part_of(
 
 
 def _digest_of_data(data: ClassDataset) -> str:
-    count = len(data.images)
-    sampled = min(_SAMPLED, count)
-    places = torch.arange(sampled) * (count - 1) // max(sampled - 1, 1)
-    images = data.images[places.to(data.images.device)]
-    return digest({"counts": data.counts, "images": images}, *data.class_names)
+    sampled = min(_SAMPLED, len(data))
+    places = torch.arange(sampled) * (len(data) - 1) // max(sampled - 1, 1)
+    examples = each(lambda x: x[places.to(x.device)], data.inputs)
+    return digest({"counts": data.counts, **named(examples)}, *data.class_names)
 
 
 def digest(tensors: Mapping[str, Tensor], *words: str) -> str:

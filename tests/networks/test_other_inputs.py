@@ -265,6 +265,7 @@ def test_second_order_gradients_equal_a_plain_loop(name: str) -> None:
 def test_a_token_outside_of_the_vocabulary_is_named(backend: str) -> None:
     """vmap would read the table of another task."""
     batch = batch_of(tokens_of)
+    assert isinstance(batch.query_x, Tensor)
     batch.query_x[0, 0, 0] = 7
     network = classifier(GRU(vocabulary=7, width=4), 4, 3).double()
     problem = Initialization(network, backend=backend, prove=False)  # type: ignore[arg-type]
