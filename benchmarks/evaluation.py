@@ -70,7 +70,7 @@ def main() -> None:
             evaluate(problem, sampler, tasks=tasks, norm="running")
 
     in_loop = loop(plain, sampler, loop_tasks)
-    found = evaluate(problem, sampler, tasks=loop_tasks, norm="running").accuracy
+    found = evaluate(problem, sampler, tasks=loop_tasks, norm="running").values
     different = int((found != in_loop.cpu()).sum())
     if different > loop_tasks // 100:  # Ties in float32 may fall either way.
         raise AssertionError(f"{different} of {loop_tasks} tasks have another accuracy in the loop")

@@ -50,9 +50,9 @@ class TaskBatch:
         ConfigurationError: if the tensors disagree in the number of tasks or rows.
     """
 
-    support_x: Inputs
+    support_x: Any  # ``Inputs``: whoever uses a part of it knows which of the two it is.
     support_y: Tensor
-    query_x: Inputs
+    query_x: Any
     query_y: Tensor
     classes: Tensor
     support_rows: Tensor

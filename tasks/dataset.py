@@ -18,7 +18,6 @@ from fewshot_blo.tasks.inputs import (
     joined,
     named,
     one_of,
-    to_floating,
 )
 
 
@@ -217,16 +216,6 @@ class ClassDataset:
         names = (*self.class_names, *(f"{name}/mirror" for name in self.class_names))
         labels = torch.cat([self.labels, self.labels + len(self.class_names)])
         return ClassDataset(torch.cat([self.images, self.images.flip(3)]), labels, names)
-
-
-def as_network_inputs(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """Examples as networks take them: images as intensities, other floating numbers as ``dtype``.
-
-    Integers and masks keep their dtype.
-    """
-    if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
-        return intensities(inputs, device, dtype)
-    return to_floating(each(lambda x: x.to(device), inputs), dtype)
 
 
 def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

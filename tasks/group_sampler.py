@@ -11,10 +11,9 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.batch import LABEL_OF_PADDING, TaskBatch, send
-from fewshot_blo.tasks.dataset import as_network_inputs
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.groups import GroupedDataset
-from fewshot_blo.tasks.inputs import Inputs, each, one_of, zeroed
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, zeroed
 from fewshot_blo.tasks.source import TaskSource
 
 
@@ -122,13 +121,12 @@ class GroupSampler(TaskSource):
         padded = send(flat < 0, self.device)
 
         def taken(x: Tensor) -> Tensor:
-            return x[send(flat.clamp(min=0), x.device)]
+            return as_inputs(x[send(flat.clamp(min=0), x.device)], self.device, self.dtype)
 
-        inputs = as_network_inputs(each(taken, source), self.device, self.dtype)
-        targets = one_of(as_network_inputs(taken(self.dataset.targets), self.device, self.dtype))
+        targets = taken(self.dataset.targets)
         if self.class_names:
             targets = targets.masked_fill(padded, LABEL_OF_PADDING)
         else:
             targets = zeroed(targets, padded)
-        shaped = each(lambda x: zeroed(x, padded).reshape(*rows.shape, *x.shape[1:]), inputs)
-        return shaped, targets.reshape(*rows.shape, *targets.shape[1:])
+        inputs = each(lambda x: zeroed(taken(x), padded).reshape(*rows.shape, *x.shape[1:]), source)
+        return inputs, targets.reshape(*rows.shape, *targets.shape[1:])

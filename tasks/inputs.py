@@ -75,9 +75,15 @@ def joined(*inputs: Inputs, dim: int = 0) -> Inputs:
     return each(lambda *tensors: torch.cat(tensors, dim), *inputs)
 
 
-def to_floating(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Floating-point tensors in another type; token ids and masks stay as they are."""
-    return each(lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+def as_inputs(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Examples of a data set as inputs of a network, on a device.
+
+    Images ``[M, C, H, W]``, uint8, become intensities in [0, 1] after the transfer; other
+    floating-point tensors get the type, and integers, such as token ids, stay as they are.
+    """
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        return x.to(device).to(dtype).div_(255)
+    return x.to(device, dtype if x.is_floating_point() else None)
 
 
 def zeroed(x: Tensor, mask: Tensor) -> Tensor:

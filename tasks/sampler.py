@@ -16,9 +16,9 @@ from fewshot_blo.records.ranges import Counting, Natural, Way
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import TaskBatch, send
-from fewshot_blo.tasks.dataset import ClassDataset, as_network_inputs
+from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.inputs import Inputs, each, one_of
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of
 from fewshot_blo.tasks.source import TaskSource
 
 Range = tuple[int, int]
@@ -223,7 +223,7 @@ class EpisodicSampler(TaskSource):
             draws = draw(self.seed, numbers, way * images_per_class, part)
             inputs = self.augment(one_of(chosen).to(self.device), draws, self.dtype)
         else:
-            inputs = as_network_inputs(chosen, self.device, self.dtype)
+            inputs = each(lambda x: as_inputs(x, self.device, self.dtype), chosen)
         labels = torch.arange(way).repeat_interleave(images_per_class).repeat(tasks)
         padded = flat < 0
         if padded.any():

@@ -61,7 +61,7 @@ def test_the_strategy_is_one() -> None:
 def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
     problem, sampler = make_problem(), make_sampler(make_dataset())
     found = run_example("docs/scaling.md", 1)["in_parts"](problem, sampler, 3)
-    assert torch.equal(found.accuracy, evaluate(problem, sampler, tasks=600).accuracy)
+    assert torch.equal(found.values, evaluate(problem, sampler, tasks=600).values)
 
 
 def test_an_array_of_slurm_has_each_part_once(tmp_path: Path) -> None:

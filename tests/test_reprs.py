@@ -243,7 +243,7 @@ def test_a_plain_problem_and_its_solution() -> None:
 
 def test_a_run(tmp_path: Path) -> None:
     result = run(tmp_path)
-    accuracy = f"{100 * result.validation_accuracy:.2f} %"
+    accuracy = f"{100 * result.validation:.2f} %"
     assert repr(result) == (
         f"TrainResult(step 6, best validation accuracy {accuracy} in {tmp_path / 'best.pt'})"
     )
@@ -270,7 +270,7 @@ def test_an_evaluation() -> None:
         *("norm", "accuracy", "tasks", "protocol", "calibration error"),
         *("support", "60.00 ± 19.60 %", "2", "5-way, seed 0, 3 inner steps", "3.1 %"),
     ]
-    odd = make_evaluation(episodes="<i>5-way & more", accuracy=found.accuracy[:1])
+    odd = make_evaluation(episodes="<i>5-way & more", values=found.values[:1])
     assert "<i>" not in odd._repr_html_()
     assert Page(odd._repr_html_()).text[6:9] == ["50.00 %", "1", "<i>5-way & more, 3 inner steps"]
 

@@ -148,22 +148,24 @@ def _peer(name: str, loop: Loop, device: torch.device) -> Speed:
 
 def _higher(higher: Any, network: nn.Module, batch: TaskBatch) -> None:
     optimizer = torch.optim.SGD(network.parameters(), _STEP_SIZE)
+    support_x, support_y, query_x, query_y, _ = batch.pictures
     for t in range(batch.tasks):
         context = higher.innerloop_ctx(network, optimizer, copy_initial_weights=False)
         with context as (functional, differentiable):
             for _ in range(_STEPS):
-                logits = functional(batch.support_x[t])
-                differentiable.step(F.cross_entropy(logits, batch.support_y[t]))
-            _backward(F.cross_entropy(functional(batch.query_x[t]), batch.query_y[t]))
+                logits = functional(support_x[t])
+                differentiable.step(F.cross_entropy(logits, support_y[t]))
+            _backward(F.cross_entropy(functional(query_x[t]), query_y[t]))
 
 
 def _learn2learn(learn2learn: Any, network: nn.Module, batch: TaskBatch) -> None:
     maml = learn2learn.algorithms.MAML(network, lr=_STEP_SIZE)
+    support_x, support_y, query_x, query_y, _ = batch.pictures
     for t in range(batch.tasks):
         learner = maml.clone()
         for _ in range(_STEPS):
-            learner.adapt(F.cross_entropy(learner(batch.support_x[t]), batch.support_y[t]))
-        _backward(F.cross_entropy(learner(batch.query_x[t]), batch.query_y[t]))
+            learner.adapt(F.cross_entropy(learner(support_x[t]), support_y[t]))
+        _backward(F.cross_entropy(learner(query_x[t]), query_y[t]))
 
 
 def _backward(loss: Tensor) -> None:

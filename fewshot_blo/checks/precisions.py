@@ -53,8 +53,8 @@ def measure_precisions(
         batch: tasks, whose images are rounded to float32.
         norm: norm mode of the query set.
     """
-    rounded = batch.to(batch.support_x.device, torch.float32)
-    exact = rounded.to(batch.support_x.device, torch.float64)
+    rounded = batch.to(batch.device, torch.float32)
+    exact = rounded.to(batch.device, torch.float64)
     example = next(iter(problem("float32", "float32").outer.values()))
     errors = []
     for precision in offered_precisions(example):
@@ -81,6 +81,6 @@ def _timed_step(
 ) -> tuple[Tensor, Tensor, float]:
     problem.prepare(batch)
     loss, gradient = flat_step(problem, strategy, batch, norm)
-    device = batch.support_x.device
+    device = batch.device
     seconds = best_seconds(lambda: flat_step(problem, strategy, batch, norm), device)
     return loss.double(), gradient.double(), seconds

@@ -73,7 +73,7 @@ def run(config: Config, request: CheckRequest) -> int:
     few = replace(config.episodes, query=min(config.episodes.query, _FEW))
     few_queries = build_sampler(replace(config64, episodes=few), splits.train, training=True)
 
-    device = batch.support_x.device
+    device = batch.device
     machine = provenance(device)
     print(f"{machine['device']}, torch {machine['torch']}, Python {machine['python']}")
     problem = make("float64", precision="float32")
@@ -94,7 +94,7 @@ def run(config: Config, request: CheckRequest) -> int:
     for error in errors:
         times = f"{error.seconds:.3f} ({error.float64_seconds:.3f})"
         print(f"{error.precision:21} {error.loss:10.1e} {error.hypergradient:14.1e} {times:>18}")
-    print(f"kernels: {describe_kernels(batch.support_x.device)}")
+    print(f"kernels: {describe_kernels(batch.device)}")
     print(_against_exact(problem, strategy, batch, norm))
     losses = inner_losses(problem, batch, strategy.inner, norm=norm)
     print(_course(losses.mean(1).tolist()))

@@ -67,7 +67,8 @@ def run(config: Config, request: TrainRequest) -> int:
     if result.interrupted:
         print(f"stopped at step {result.step}; continue with the same command and --resume")
         return 130
-    print(f"best validation accuracy {100 * result.validation_accuracy:.2f} % in {result.best}")
+    value = result.metric.text(result.validation)
+    print(f"best validation {result.metric.name} {value} in {result.best}")
     if request.test_tasks:
         measured = EvaluationRequest(tasks=request.test_tasks, output=folder / "evaluation.json")
         function = str(config.encoder.settings.get("function", ""))

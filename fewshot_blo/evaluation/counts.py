@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_blo.heads.losses import mask_classes
+from fewshot_blo.objectives.cross_entropy import mask_classes
 from fewshot_blo.tasks import TaskBatch
 
 BINS = 15
 _UNIT = 2.0**30
 _MOST_PENDING = 2**20
+_MOST_CLASSES = 2**31
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,16 @@ class Tally:
     torchvision that loads.)
 
     Args:
-        classes: number of classes of the data set.
         device: device of the batches.
     """
 
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self._classes = classes
+    def __init__(self, device: torch.device) -> None:
         self._pairs = Counts.none().pairs
         self._pending: list[Tensor] = []
         self._bins = torch.zeros(BINS, 4, dtype=torch.int64, device=device)
 
-    def add(self, logits: Tensor, batch: TaskBatch) -> Tensor:
-        """Counts the queries of logits ``[T, N*Q, N]``; returns which are correct, ``[T, N*Q]``."""
+    def add(self, logits: Tensor, batch: TaskBatch) -> None:
+        """Counts the queries of logits ``[T, N*Q, N]``."""
         logits = mask_classes(logits, batch.classes)
         confidence, chosen = logits.double().softmax(-1).max(-1)
         real = batch.query_y >= 0
@@ -118,11 +117,10 @@ class Tally:
         fine = ((scaled - coarse) * _UNIT).long()
         counted = torch.stack([coarse, fine, right.long(), real.long()], -1)
         self._bins.index_add_(0, row.flatten(), counted.flatten(0, 1))
-        code = torch.where(real, true * self._classes + taken, -1)
+        code = torch.where(real, true * _MOST_CLASSES + taken, -1)
         self._pending.append(code.flatten())
         if sum(map(len, self._pending)) > _MOST_PENDING:
             self._settle()
-        return right
 
     def counts(self) -> Counts:
         """Those of all batches so far, on the CPU."""
@@ -136,7 +134,7 @@ class Tally:
         self._pending.clear()
         real = codes >= 0
         codes = codes[real]
-        pairs = torch.stack([codes // self._classes, codes % self._classes, numbers[real]], 1)
+        pairs = torch.stack([codes // _MOST_CLASSES, codes % _MOST_CLASSES, numbers[real]], 1)
         self._pairs = _added(torch.cat([self._pairs, pairs]))
 
 

@@ -1,8 +1,8 @@
-"""``evaluate``: few-shot accuracy of a problem on held-out tasks; ``embed``: features of images."""
+"""``evaluate``: accuracy, or another metric, on held-out tasks; ``embed``: features of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -19,13 +19,15 @@ from fewshot_blo.kernel.precision import Precision, forward_precision, product_p
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
+from fewshot_blo.objectives import Metric
+from fewshot_blo.objectives.tasks import on_query
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shard import Shard
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch
-from fewshot_blo.tasks.dataset import intensities
+from fewshot_blo.tasks import TaskBatch, TaskSource
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of
 
 _IMAGES = 256
 
@@ -37,7 +39,7 @@ ADAPTATION = InnerSteps(10, SGD(0.5))
 @checked
 def evaluate(
     problem: FewShotProblem,
-    sampler: EpisodicSampler,
+    source: TaskSource,
     *,
     tasks: Counting = 600,
     norm: NormMode = "transductive",
@@ -45,26 +47,29 @@ def evaluate(
     chunk: Natural = 0,
     embeddings: Tensor | None = None,
     views: Views = "one",
+    metrics: Sequence[Metric] = (),
     shard: Shard | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Adapts to the support set of each task and classifies its query set.
+    """Adapts to the support set of each task, and measures the outputs on its query set.
 
-    The tasks are the sampler's first ``tasks`` tasks, so models evaluated with samplers of the
-    same seed see the same tasks. If no feature depends on other images (running statistics, or no
-    batch statistics), a shared encoder embeds the data set once and tasks use the embeddings.
+    The metric is the problem's: accuracy by default. The tasks are the source's first ``tasks``
+    tasks, so models evaluated with samplers of the same seed see the same tasks. If no feature
+    depends on other examples (running statistics, or no batch statistics), a shared encoder embeds
+    the source's ``pool`` once and tasks use the embeddings.
 
     Args:
         problem: trained problem.
-        sampler: sampler of the test tasks; its batch size does not matter.
+        source: source of the test tasks; its batch size does not matter.
         tasks: number of tasks.
         norm: source of the batch norm statistics on the query set.
         adaptation: inner steps that adapt to a task.
         chunk: number of tasks adapted at a time; 0 measures how many fit into memory. Results do
             not depend on it, up to rounding.
-        embeddings: features ``[M, D]`` of all images of the sampler's data set, from ``embed``; by
-            default they are computed where possible.
+        embeddings: features ``[M, D]`` of all examples of the source's ``pool``, from ``embed``;
+            by default they are computed where possible.
         views: views of an image, over which a shared encoder's features are averaged.
+        metrics: further metrics, which ``Evaluation.others`` holds by name.
         shard: the part of the tasks that is evaluated, for ``merge`` with the other parts; None
             for all.
         progress: show a progress bar, or lines where there is no terminal.
@@ -78,7 +83,7 @@ def evaluate(
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
             "norm is running, but running statistics have not been estimated (train estimates "
-            "them from an EpisodicSampler): call update_statistics, or use another norm mode"
+            "them): call update_statistics, or use another norm mode"
         )
     if views != "one":
         if embeddings is not None:
@@ -97,128 +102,134 @@ def evaluate(
     was_training = network.training
     network.eval()
     try:
-        with torch.no_grad(), product_precision(problem.precision, sampler.device):
+        with torch.no_grad(), product_precision(problem.precision, _device(problem)):
             if embeddings is None:
-                embeddings = _embeddings(problem, sampler, norm, progress)
-            accuracy, counts = _scores(
-                problem, sampler, numbers, norm, adaptation, chunk, embeddings, progress
+                embeddings = _embeddings(problem, source, norm, progress)
+            values, counts = _scores(
+                problem, source, numbers, norm, adaptation, metrics, chunk, embeddings, progress
             )
     finally:
         network.train(was_training)
-    names = [sampler.dataset.class_names[c] for c in counts.classes.tolist()]
-    episodes = f"{sampler.describe()}, seed {sampler.seed}"
-    part = None if shard is None else part_of(shard, tasks, problem, sampler, adaptation)
+    episodes = f"{source.describe()}, seed {source.seed}"
     return Evaluation(
         norm,
         episodes,
         adaptation.most,
-        accuracy,
-        names,
+        values[0],
+        [source.class_names[c] if source.class_names else str(c) for c in counts.classes.tolist()],
         counts,
         problem.precision,
         views,
-        part,
+        None if shard is None else part_of(shard, tasks, problem, source, adaptation),
+        problem.metric.quantity,
+        {metric.name: own for metric, own in zip(metrics, values[1:], strict=True)},
     )
 
 
 def _scores(
     problem: FewShotProblem,
-    sampler: EpisodicSampler,
+    source: TaskSource,
     numbers: range,
     norm: NormMode,
     adaptation: InnerSteps,
+    others: Sequence[Metric],
     chunk: int,
     embeddings: Tensor | None,
     progress: bool,
 ) -> tuple[Tensor, Counts]:
-    """Accuracy of each task ``[tasks]``, on the CPU, and counts over all queries."""
+    """Metrics of each task ``[metrics, tasks]``, on the CPU, and counts over all queries."""
+    metrics = (problem.metric, *others)
     start, tasks = numbers.start, len(numbers)
     if embeddings is not None:
         problem = problem.on_features()
-    first = sampler.between(start, start + min(tasks, 4), embeddings)
+    first = source.between(start, start + min(tasks, 4), embeddings)
     problem.prepare(first, derivatives="first")
-    tally = Tally(len(sampler.dataset.class_names), sampler.device)
+    tally, device = Tally(first.device), first.device
     bar = Progress(f"evaluating ({norm})", tasks, "task", shown=progress)
 
     def score(part: slice) -> tuple[Tensor, Tensor]:
-        """Accuracy of tasks, and whether their logits are finite, without a host sync."""
-        batch = sampler.between(start + part.start, start + part.stop, embeddings)
-        logits = adapted(problem, batch, norm, adaptation)()
-        finite, queries = logits.isfinite().all(), (batch.query_y >= 0).sum(1)
+        """Metrics of tasks, and whether their outputs are finite, without a host sync."""
+        batch = source.between(start + part.start, start + part.stop, embeddings)
+        outputs = adapted(problem, batch, norm, adaptation)()
+        values = torch.stack([on_query(metric, outputs, batch).double() for metric in metrics])
         # Counts come last: if memory runs out earlier, these tasks are scored again.
-        right = tally.add(logits, batch)
+        if problem.metric.needs_classes:
+            tally.add(outputs, batch)
         bar.advance(batch.tasks)
-        return right.sum(1).double() / queries, finite
+        return values, outputs.isfinite().all()
 
     size = chunk or at_a_time(
-        lambda: adapted(problem, first[:1], norm, adaptation)(), tasks, sampler.device
+        lambda: adapted(problem, first[:1], norm, adaptation)(), tasks, device
     )
     with bar:
-        accuracy, finite = zip(*Chunk(size).run(score, tasks, sampler.device), strict=True)
+        values, finite = zip(*Chunk(size).run(score, tasks, device), strict=True)
     if not torch.stack(finite).all():
         raise DivergenceError(
-            f"evaluation: logits of a task are not finite after {adaptation.steps} inner steps "
+            f"evaluation: outputs of a task are not finite after {adaptation.steps} inner steps "
             f"of {adaptation.rule}: lower the step size or the number of steps of the adaptation"
             f"{SINGULAR}"
         )
-    return torch.cat(accuracy).cpu(), tally.counts()
+    return torch.cat(values, 1).cpu(), tally.counts()
 
 
 def _embeddings(
-    problem: FewShotProblem, sampler: EpisodicSampler, norm: NormMode, progress: bool
+    problem: FewShotProblem, source: TaskSource, norm: NormMode, progress: bool
 ) -> Tensor | None:
-    """Features of all images ``[M, D]``; None if they may depend on other images."""
+    """Features of the pool ``[M, D]``; None without one, or if they may depend on each other."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
-    embedder = problem.embedder
-    if not alone or embedder is None:
+    embedder, pool = problem.embedder, source.pool
+    if not alone or embedder is None or pool is None:
         return None
-    images = sampler.dataset.images
-    return embed(embedder, images, sampler.dtype, problem.precision, progress=progress)
+    return embed(embedder, pool, source.dtype, problem.precision, progress=progress)
+
+
+def _device(problem: FewShotProblem) -> torch.device:
+    tensors = (*problem.outer.values(), *problem.network.parameters())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def adapted(
     problem: FewShotProblem, batch: TaskBatch, norm: NormMode, adaptation: InnerSteps
 ) -> Callable[[], Tensor]:
-    """Adapts to the support sets of tasks; calling the result classifies their query sets.
+    """Adapts to the support sets of tasks; calling the result applies them to their query sets.
 
     Returns:
-        A function that returns the logits ``[T, N*Q, N]`` of the query sets.
+        A function that returns the outputs on the query sets, logits ``[T, N*Q, N]``.
     """
     keys = torch.zeros_like(batch.classes[:, 0])  # Any keys: dropout is off.
     bound = problem.bind(batch, norm, keys)
     inner = adapt(
         bound.bilevel.inner_loss, bound.bilevel.inner_init, adaptation, outer=bound.bilevel.outer
     )
-    return partial(bound.query_logits, inner)
+    return partial(bound.query_outputs, inner)
 
 
 @torch.no_grad()
 def embed(
     network: nn.Module,
-    images: Tensor,
+    examples: Inputs,
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
     *,
     progress: bool = False,
 ) -> Tensor:
-    """Features ``[M, D]`` of images, in evaluation mode with running statistics.
+    """Features ``[M, D]`` of examples, in evaluation mode with running statistics.
 
     Args:
-        network: network from images ``[B, ...]`` to features ``[B, D]``.
-        images: ``[M, ...]``, uint8, which is scaled to [0, 1], or floating-point, used unchanged.
+        network: network from inputs ``[B, ...]`` to features ``[B, D]``.
+        examples: ``[M, ...]``; images of uint8 are scaled to [0, 1].
         dtype: dtype of the network's inputs and of the features.
         precision: precision of the network's matrix products and convolutions.
         progress: show a progress bar, or lines where there is no terminal.
     """
-    device = next((p.device for p in network.parameters()), images.device)
+    count = len(one_of(examples))
+    device = next((p.device for p in network.parameters()), one_of(examples).device)
     was_training = network.training
     network.eval()
 
     def features(rows: slice) -> Tensor:
-        part = images[rows]
-        whole = part.dtype == torch.uint8
-        x = intensities(part, device, dtype) if whole else part.to(device, dtype)
-        found: Tensor = network(x).to(dtype)
+        part = each(lambda x: as_inputs(x[rows], device, dtype), examples)
+        found: Tensor = network(part).to(dtype)
         return found
 
     def counted(rows: slice) -> Tensor:
@@ -226,7 +237,7 @@ def embed(
         bar.advance(len(found))
         return found
 
-    bar = Progress("embedding", len(images), "image", shown=progress)
+    bar = Progress("embedding", count, "example", shown=progress)
     try:
         with (
             bar,
@@ -234,8 +245,8 @@ def embed(
             forward_precision(precision, device),
             kernel_forward(ForwardContext(rows=NO_ROWS), []),
         ):
-            size = min(_IMAGES, at_a_time(lambda: features(slice(1)), len(images), device))
-            parts = Chunk(size, setting="", what="image").run(counted, len(images), device)
+            size = min(_IMAGES, at_a_time(lambda: features(slice(1)), count, device))
+            parts = Chunk(size, setting="", what="example").run(counted, count, device)
         return torch.cat(parts)
     finally:
         network.train(was_training)

@@ -14,8 +14,8 @@ from fewshot_blo.evaluation.result import Evaluation, Part
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.shard import Shard
-from fewshot_blo.tasks import ClassDataset, EpisodicSampler
-from fewshot_blo.tasks.inputs import each, named
+from fewshot_blo.tasks import TaskSource
+from fewshot_blo.tasks.inputs import tensors_of
 
 _SAMPLED = 64
 
@@ -53,11 +53,13 @@ def merge(parts: Sequence[Evaluation]) -> Evaluation:
         first.norm,
         first.episodes,
         first.steps,
-        torch.cat([part.accuracy for part in ordered]),
+        torch.cat([part.values for part in ordered]),
         [names[c] for c in counts.classes.tolist()],
         counts,
         first.precision,
         first.views,
+        metric=first.metric,
+        others={n: torch.cat([part.others[n] for part in ordered]) for n in first.others},
     )
 
 
@@ -99,6 +101,7 @@ def _same(evaluation: Evaluation) -> Mapping[str, object]:
     assert part is not None
     return {
         "norm mode": evaluation.norm,
+        "metrics": [evaluation.metric.name, *evaluation.others],
         "protocol": evaluation.protocol,
         "number of tasks": part.tasks,
         "adaptation": part.adaptation,
@@ -115,21 +118,25 @@ def part_of(
     shard: Shard,
     tasks: int,
     problem: FewShotProblem,
-    sampler: EpisodicSampler,
+    source: TaskSource,
     adaptation: InnerSteps,
 ) -> Part:
     """The part of an evaluation, with digests of what was evaluated on what."""
     tensors = {**problem.outer, **dict(problem.network.named_buffers())}
     weights = digest({name: p.detach() for name, p in tensors.items()})
-    taken = f"{adaptation}, {sampler.dtype}"
-    return Part(shard, tasks, taken, weights, _digest_of_data(sampler.dataset))
+    taken = f"{adaptation}, {source.dtype}"
+    return Part(shard, tasks, taken, weights, _digest_of_data(source))
 
 
-def _digest_of_data(data: ClassDataset) -> str:
-    sampled = min(_SAMPLED, len(data))
-    places = torch.arange(sampled) * (len(data) - 1) // max(sampled - 1, 1)
-    examples = each(lambda x: x[places.to(x.device)], data.inputs)
-    return digest({"counts": data.counts, **named(examples)}, *data.class_names)
+def _digest_of_data(source: TaskSource) -> str:
+    """Of the first task, a sample of the examples, and the classes' names."""
+    found = source.between(0, 1).flat
+    for number, pool in enumerate([] if source.pool is None else tensors_of(source.pool)):
+        count = len(pool)
+        sampled = min(_SAMPLED, count)
+        places = torch.arange(sampled) * (count - 1) // max(sampled - 1, 1)
+        found[f"pool {number}"] = pool[places.to(pool.device)]
+    return digest(found, *source.class_names)
 
 
 def digest(tensors: Mapping[str, Tensor], *words: str) -> str:

@@ -1,10 +1,10 @@
-"""``Evaluation``: accuracy, confusion matrix, calibration and protocol; paired intervals."""
+"""``Evaluation``: a metric of each task, confusion matrix and protocol; paired intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import COUNT, Views
 from fewshot_blo.problems import NormMode
+from fewshot_blo.records.quantity import ACCURACY, Quantity
 from fewshot_blo.records.shard import Shard
 
 
@@ -26,7 +27,7 @@ class Part:
         tasks: number of tasks of all parts.
         adaptation: inner steps and floating-point type, as text.
         weights: digest of the weights and statistics of the problem.
-        data: digest of the names and sizes of the classes, and of a sample of the images.
+        data: digest of the first task, a sample of the examples, and the names of the classes.
     """
 
     shard: Shard
@@ -38,29 +39,34 @@ class Part:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on a number of tasks, and the protocol under which it was measured.
+    """Accuracy, or another metric, of a number of tasks, and the protocol it was measured under.
 
     Attributes:
         norm: norm mode of the query set.
         episodes: text for tables: way, shot, queries per class and seed.
         steps: number of inner steps.
-        accuracy: accuracy of each task, ``[tasks]``, float64 in [0, 1].
-        class_names: names of the C classes that were drawn.
-        counts: numbers of queries by true and predicted class, and by confidence.
+        values: the metric of each task, ``[tasks]``, float64; accuracy is in [0, 1].
+        class_names: names of the C classes that were drawn; empty for tasks without classes.
+        counts: numbers of queries by true and predicted class, and by confidence; none for tasks
+            without classes.
         precision: precision of the network's matrix products and convolutions.
         views: views of an image, over which features are averaged.
         part: which part of an evaluation this is; None for all of it.
+        metric: what was measured.
+        others: further metrics of each task by name, ``[tasks]`` each.
     """
 
     norm: NormMode
     episodes: str
     steps: int
-    accuracy: Tensor
+    values: Tensor
     class_names: Sequence[str]
     counts: Counts
     precision: Precision = "float32"
     views: Views = "one"
     part: Part | None = None
+    metric: Quantity = ACCURACY
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def confusion(self) -> Tensor:
@@ -94,42 +100,44 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over tasks."""
-        return float(self.accuracy.mean())
+        """Mean over tasks."""
+        return float(self.values.mean())
 
     @property
     def interval(self) -> float:
         """Half-width of the 95 % confidence interval of the mean, ``1.96 s / sqrt(tasks)``."""
-        return half_width(self.accuracy)
+        return half_width(self.values)
 
     def __str__(self) -> str:
         return (
-            f"{100 * self.mean:.2f} ± {100 * self.interval:.2f} % "
-            f"({self.norm}, {len(self.accuracy)} tasks, {self.protocol})"
+            f"{self.named}{self.metric.text(self.mean, self.interval)} "
+            f"({self.norm}, {len(self.values)} tasks, {self.protocol})"
         )
 
     def __repr__(self) -> str:
+        if not self.class_names:
+            return f"Evaluation({self})"
         error = f"calibration error {100 * self.calibration_error:.1f} %"
         return f"Evaluation({self}, {error}, {len(self.class_names)} classes)"
+
+    @property
+    def named(self) -> str:
+        """The metric's name, to begin a text with; accuracy goes without saying."""
+        return "" if self.metric == ACCURACY else f"{self.metric.name} "
 
     def _repr_html_(self) -> str:
         """A table of one row, for notebooks."""
         row = {
             "norm": self.norm,
-            "accuracy": in_percent(self.mean, self.interval),
-            "tasks": str(len(self.accuracy)),
+            self.metric.name: self.metric.text(self.mean, self.interval),
+            "tasks": str(len(self.values)),
             "protocol": self.protocol,
-            "calibration error": f"{100 * self.calibration_error:.1f} %",
         }
+        if self.class_names:
+            row["calibration error"] = f"{100 * self.calibration_error:.1f} %"
         heads = "".join(f"<th>{escape(name)}</th>" for name in row)
         cells = "".join(f"<td>{escape(text)}</td>" for text in row.values())
         return f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
-
-
-def in_percent(accuracy: float, interval: float) -> str:
-    """Accuracy with the half-width of its interval, which is left out if it is NaN."""
-    known = "" if math.isnan(interval) else f" ± {100 * interval:.2f}"
-    return f"{100 * accuracy:.2f}{known} %"
 
 
 def half_width(values: Tensor) -> float:
@@ -145,15 +153,20 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
     Raises:
         ConfigurationError: if the two were not measured on the same tasks.
     """
-    if len(a.accuracy) != len(b.accuracy) or a.episodes != b.episodes:
+    if len(a.values) != len(b.values) or a.episodes != b.episodes:
         raise ConfigurationError(
-            f"the evaluations are on {len(a.accuracy)} tasks of {a.episodes} and "
-            f"{len(b.accuracy)} tasks of {b.episodes}: a paired interval needs the same tasks"
+            f"the evaluations are on {len(a.values)} tasks of {a.episodes} and "
+            f"{len(b.values)} tasks of {b.episodes}: a paired interval needs the same tasks"
+        )
+    if a.metric != b.metric:
+        raise ConfigurationError(
+            f"the evaluations are of {a.metric.name} and {b.metric.name}: a difference needs one "
+            "metric"
         )
     if a.class_names != b.class_names:
         raise ConfigurationError(
             "the evaluations are on tasks of different classes, but a paired interval needs the "
             "same tasks: evaluate both on one split of one data set"
         )
-    difference = b.accuracy.double() - a.accuracy.double()
+    difference = b.values.double() - a.values.double()
     return float(difference.mean()), half_width(difference)

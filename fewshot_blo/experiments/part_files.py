@@ -14,6 +14,7 @@ from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.result import Evaluation, Part
 from fewshot_blo.experiments.measuring import Measured
 from fewshot_blo.records.json_files import read_json, write_json
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.records.shard import Shard
 
 _KIND = "part of an evaluation"
@@ -73,7 +74,9 @@ def _plain(evaluation: Evaluation) -> Mapping[str, Any]:
         "precision": evaluation.precision,
         "views": evaluation.views,
         "part": asdict(evaluation.part),
-        "task_accuracy": evaluation.accuracy.tolist(),
+        "metric": asdict(evaluation.metric),
+        "task_values": evaluation.values.tolist(),
+        "others": {name: values.tolist() for name, values in evaluation.others.items()},
         "class_names": list(evaluation.class_names),
         "pairs": evaluation.counts.pairs.tolist(),
         "bins": evaluation.counts.bins.tolist(),
@@ -86,10 +89,12 @@ def _evaluation(own: Mapping[str, Any]) -> Evaluation:
         own["norm"],
         own["episodes"],
         own["steps"],
-        torch.tensor(own["task_accuracy"], dtype=torch.float64),
+        torch.tensor(own["task_values"], dtype=torch.float64),
         own["class_names"],
         Counts(pairs, torch.tensor(own["bins"], dtype=torch.int64)),
         own["precision"],
         own["views"],
         Part(**{**own["part"], "shard": Shard(**own["part"]["shard"])}),
+        Quantity(**own["metric"]),
+        {n: torch.tensor(values, dtype=torch.float64) for n, values in own["others"].items()},
     )

@@ -12,6 +12,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.data import build_device, build_dtype
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.networks import classifier
+from fewshot_blo.objectives import CrossEntropy, Metric
 from fewshot_blo.problems import FewShotProblem
 
 
@@ -64,3 +65,11 @@ def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) ->
             "features [2, D]: flatten or pool its output"
         )
     return features.shape[1]
+
+
+def metric_of(config: Config) -> Metric:
+    """What validation of a run measures: the metric that the problem will have."""
+    settings = config.problem.settings
+    loss: Metric = settings.get("loss") or CrossEntropy()
+    metric: Metric = settings.get("metric") or loss.usual_metric
+    return metric

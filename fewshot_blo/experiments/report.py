@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fewshot_blo.evaluation.result import Evaluation, paired_difference
+from fewshot_blo.evaluation.result import Evaluation, half_width, paired_difference
 from fewshot_blo.experiments.measuring import Measured, measure_together
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.machine.processes import joined
@@ -74,7 +74,13 @@ def _print_tables(results: Mapping[str, Sequence[Evaluation]]) -> None:
             print(f"  {evaluation}")
             if path != first and evaluation.norm == reference.norm:
                 mean, half = paired_difference(reference, evaluation)
-                print(f"    {100 * mean:+.2f} ± {100 * half:.2f} minus {first}, same tasks")
+                metric = evaluation.metric
+                difference = f"{metric.difference(mean)} ± {metric.half(half)}"
+                print(f"    {difference} minus {first}, same tasks")
+            for name, values in evaluation.others.items():
+                print(f"    {name} {float(values.mean()):.4g} ± {half_width(values):.2g}")
+        if not evaluations[0].class_names:
+            continue
         norm = evaluations[0].norm
         print(f"  hardest classes ({norm}): {shown(_hardest_classes(evaluations[0]))}")
         print(f"  most frequent confusions ({norm}): {shown(_confused_classes(evaluations[0]))}")
@@ -108,17 +114,27 @@ def _plain(measured: Measured) -> dict[str, object]:
             {
                 "norm": evaluation.norm,
                 "protocol": evaluation.protocol,
-                "tasks": len(evaluation.accuracy),
+                "metric": evaluation.metric.name,
+                "tasks": len(evaluation.values),
                 "mean": evaluation.mean,
-                "interval_95": evaluation.interval if len(evaluation.accuracy) > 1 else None,
-                "calibration_error": evaluation.calibration_error,
-                "task_accuracy": evaluation.accuracy.tolist(),
-                "class_accuracy": dict(
-                    zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)
-                ),
+                "interval_95": evaluation.interval if len(evaluation.values) > 1 else None,
+                f"task_{evaluation.metric.key}": evaluation.values.tolist(),
+                **{f"task_{n}": values.tolist() for n, values in evaluation.others.items()},
+                **_of_classes(evaluation),
             }
             for evaluation in evaluations
         ]
         for path, evaluations in measured.evaluations.items()
     }
     return {"provenance": measured.provenance, "checkpoints": figures}
+
+
+def _of_classes(evaluation: Evaluation) -> dict[str, object]:
+    """Calibration, and the accuracy of each class; nothing for tasks without classes."""
+    if not evaluation.class_names:
+        return {}
+    accuracy = zip(evaluation.class_names, evaluation.class_accuracy.tolist(), strict=True)
+    return {
+        "calibration_error": evaluation.calibration_error,
+        "class_accuracy": dict(accuracy),
+    }

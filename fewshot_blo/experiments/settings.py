@@ -19,6 +19,7 @@ from fewshot_blo.hypergrad.linear_solve import SOLVERS, LinearSolver
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.rules import RULES, UpdateRule
 from fewshot_blo.networks import ENCODERS, Conv4
+from fewshot_blo.objectives import LOSSES, METRICS, AnyLoss, Metric
 from fewshot_blo.problems import PROBLEMS, FewShotProblem, SharedEncoder
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
@@ -66,6 +67,8 @@ SLOTS: Mapping[Any, Slot] = {
     ),
     Head: Slot("head", HEADS, ending="Head"),
     Strategy: Slot("strategy", STRATEGIES, usual=_for_training),
+    AnyLoss: Slot("loss", LOSSES),
+    Metric: Slot("metric", METRICS),
     UpdateRule: Slot("update rule", RULES),
     LinearSolver: Slot("linear solver", SOLVERS),
 }

@@ -16,6 +16,7 @@ from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.records.logs import LOG, read_log
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.records.tables import deviation, markdown, write_table
 
 MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
@@ -39,16 +40,21 @@ class Row:
     evaluations: Sequence[Sequence[Evaluation]]
 
     def tasks(self, norm: NormMode) -> Tensor | None:
-        """Accuracy of each task, averaged over training seeds, ``[tasks]``.
+        """The metric of each task, averaged over training seeds, ``[tasks]``.
 
         None if this norm mode was not evaluated.
         """
-        found = [e.accuracy for run in self.evaluations for e in run if e.norm == norm]
+        found = [e.values for run in self.evaluations for e in run if e.norm == norm]
         return torch.stack(found).mean(0) if found else None
 
     def seed_means(self, norm: NormMode) -> list[float]:
-        """Mean accuracy of each training seed."""
+        """Mean of each training seed."""
         return [e.mean for run in self.evaluations for e in run if e.norm == norm]
+
+    @property
+    def metric(self) -> Quantity:
+        """What was measured."""
+        return self.evaluations[0][0].metric
 
     def cost(self) -> dict[str, float]:
         """Logged outer steps, seconds, tasks per second and peak GiB, averaged over seeds.
@@ -60,23 +66,24 @@ class Row:
         return {name: mean(run[name] for run in known) for name in known[0]} if known else {}
 
     def record(self, first: Row) -> Record:
-        """All figures of the method, accuracies in %, with paired differences to the first."""
+        """All figures of the method, fractions in %, with paired differences to the first."""
         record: Record = {"method": self.name, "seeds": len(self.checkpoints)}
+        factor = self.metric.factor
         for norm in MODES:
-            accuracy, reference = self.tasks(norm), first.tasks(norm)
-            if accuracy is None:
+            values, reference = self.tasks(norm), first.tasks(norm)
+            if values is None:
                 continue
-            record[norm] = 100 * float(accuracy.mean())
-            record[f"{norm} interval"] = 100 * half_width(accuracy)
+            record[norm] = factor * float(values.mean())
+            record[f"{norm} interval"] = factor * half_width(values)
             means, others = self.seed_means(norm), first.seed_means(norm)
-            record[f"{norm} sd over seeds"] = 100 * deviation(means)
+            record[f"{norm} sd over seeds"] = factor * deviation(means)
             if reference is not None and self is not first:
-                difference = accuracy - reference
-                record[f"{norm} difference"] = 100 * float(difference.mean())
-                record[f"{norm} difference interval"] = 100 * half_width(difference)
+                difference = values - reference
+                record[f"{norm} difference"] = factor * float(difference.mean())
+                record[f"{norm} difference interval"] = factor * half_width(difference)
                 if len(means) == len(others):
                     pairs = [a - b for a, b in zip(means, others, strict=True)]
-                    record[f"{norm} difference sd over seeds"] = 100 * deviation(pairs)
+                    record[f"{norm} difference sd over seeds"] = factor * deviation(pairs)
         return {**record, **self.cost()}
 
 
@@ -93,7 +100,8 @@ def _logged(path: Path) -> dict[str, float]:
 
 
 def write_comparison(rows: Sequence[Row], folder: Path) -> str:
-    """Writes ``table.md``, ``table.csv`` and, if training times are logged, ``accuracy.png``.
+    """Writes ``table.md``, ``table.csv`` and, if training times are logged, a figure such as
+    ``accuracy.png``.
 
     Returns:
         The text of ``table.md``.
@@ -102,12 +110,13 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> str:
     text = comparison(records, rows[0].evaluations[0][0])
     write_table(folder, text, records)
     if any("seconds" in record for record in records):
-        draw(records, folder / "accuracy.png")
+        draw(records, folder / f"{rows[0].metric.key}.png", rows[0].metric)
     return text
 
 
 def comparison(records: Sequence[Record], example: Evaluation) -> str:
     """The table in Markdown, with its protocol."""
+    metric = example.metric
     columns = ["method", *MODES, f"minus {records[0]['method']}, paired"]
     columns += ["outer steps", "minutes", "tasks/s", "peak GiB"]
     lines = []
@@ -116,39 +125,43 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
         lines.append(
             [
                 record["method"],
-                *(_accuracy(record, norm) for norm in MODES),
-                "" if shared is None else _difference(record, shared),
+                *(_value(record, norm, metric) for norm in MODES),
+                "" if shared is None else _difference(record, shared, metric),
                 _number(record, "steps", 1, 0),
                 _number(record, "seconds", 1 / 60, 1),
                 _number(record, "tasks_per_second", 1, 1),
                 _number(record, "peak_gib", 1, 2),
             ]
         )
-    tasks = f"{len(example.accuracy)} tasks ({example.episodes}{example.several_views})"
+    tasks = f"{len(example.values)} tasks ({example.episodes}{example.several_views})"
+    unit = " in %" if metric.percent else ""
     protocol = (
-        f"Accuracy in %: mean over {tasks} ± 95 % confidence interval [standard deviation over "
-        "training seeds; for a difference only if both methods have the same number of seeds]. The "
-        "paired difference is in the first norm mode that both have."
+        f"{metric.name.capitalize()}{unit}: mean over {tasks} ± 95 % "
+        "confidence interval [standard deviation over training seeds; for a difference only if "
+        "both methods have the same number of seeds]. The paired difference is in the first norm "
+        "mode that both have."
     )
     return f"{markdown(columns, lines)}\n{protocol}\n"
 
 
-def _accuracy(record: Record, norm: str) -> str:
+def _value(record: Record, norm: str, metric: Quantity) -> str:
     if norm not in record:
         return "–"
-    seeds = _over_seeds(record, f"{norm} sd over seeds")
-    return f"{record[norm]:.2f} ± {record[f'{norm} interval']:.2f}{seeds}"
+    value, half = (record[name] / metric.factor for name in (norm, f"{norm} interval"))
+    seeds = _over_seeds(record, f"{norm} sd over seeds", metric)
+    return f"{metric.number(value)} ± {metric.half(half)}{seeds}"
 
 
-def _difference(record: Record, norm: str) -> str:
+def _difference(record: Record, norm: str, metric: Quantity) -> str:
     name = f"{norm} difference"
-    seeds = _over_seeds(record, f"{name} sd over seeds")
-    return f"{record[name]:+.2f} ± {record[f'{name} interval']:.2f}{seeds}"
+    value, half = (record[own] / metric.factor for own in (name, f"{name} interval"))
+    seeds = _over_seeds(record, f"{name} sd over seeds", metric)
+    return f"{metric.difference(value)} ± {metric.half(half)}{seeds}"
 
 
-def _over_seeds(record: Record, name: str) -> str:
-    value = record.get(name, math.nan)
-    return "" if math.isnan(value) else f" [{value:.2f}]"
+def _over_seeds(record: Record, name: str, metric: Quantity) -> str:
+    value = record.get(name, math.nan) / metric.factor
+    return "" if math.isnan(value) else f" [{metric.half(value)}]"
 
 
 def _number(record: Record, name: str, factor: float, digits: int) -> str:
@@ -156,8 +169,8 @@ def _number(record: Record, name: str, factor: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Draws accuracy with its 95 % interval over training time, as a PNG."""
+def draw(records: Sequence[Record], path: Path, metric: Quantity) -> None:
+    """Draws the metric with its 95 % interval over training time, as a PNG."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
     norm = next(norm for norm in MODES if norm in records[0])
@@ -170,15 +183,15 @@ def draw(records: Sequence[Record], path: Path) -> None:
         points.append((record["method"], minutes, record[norm]))
     # A name at the right end would leave the figure: it is drawn on the left of its point.
     _, right = axes.get_xlim()
-    for name, minutes, accuracy in points:
+    for name, minutes, value in points:
         left = minutes > 0.7 * right
         axes.annotate(
             name,
-            (minutes, accuracy),
+            (minutes, value),
             xytext=(-6 if left else 6, 4),
             ha="right" if left else "left",
             textcoords="offset points",
         )
-    axes.set(xlabel="training time (minutes)", ylabel=f"accuracy ({norm}, %)")
+    axes.set(xlabel="training time (minutes)", ylabel=f"{metric.label}, {norm}")
     axes.grid(alpha=0.3)
     save_figure(figure, path)

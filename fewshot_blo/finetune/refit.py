@@ -10,8 +10,8 @@ from torch import Tensor
 from fewshot_blo.bilevel import Bilevel, TaskParams
 from fewshot_blo.finetune.calibration import Scale
 from fewshot_blo.heads.head import SupportSet, has_class_axis, normalize
-from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import InnerSteps, adapt
+from fewshot_blo.objectives.cross_entropy import task_cross_entropy
 from fewshot_blo.problems import SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 

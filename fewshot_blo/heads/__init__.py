@@ -7,6 +7,7 @@ from fewshot_blo.heads.full_context import FullContextHead
 from fewshot_blo.heads.head import Head
 from fewshot_blo.heads.label_propagation import LabelPropagationHead
 from fewshot_blo.heads.linear import CosineHead, LinearHead
+from fewshot_blo.heads.linear_regression import LinearRegressionHead
 from fewshot_blo.heads.matching import MatchingHead
 from fewshot_blo.heads.max_margin import MaxMarginHead
 from fewshot_blo.heads.relation import RelationHead
@@ -17,6 +18,7 @@ HEADS = (
     LinearHead,
     CosineHead,
     RidgeHead,
+    LinearRegressionHead,
     MaxMarginHead,
     MatchingHead,
     FullContextHead,
@@ -34,6 +36,7 @@ __all__ = [
     "Head",
     "LabelPropagationHead",
     "LinearHead",
+    "LinearRegressionHead",
     "MatchingHead",
     "MaxMarginHead",
     "RelationHead",

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams, sum_tensors
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads.losses import one_hot
 from fewshot_blo.kernel import Order
+from fewshot_blo.objectives.cross_entropy import one_hot
 
 Start = Literal["zeros", "prototypes", "closed_form", "learned"]
 """Where the inner problem of a head starts: at zero, at the class means of the support features,
@@ -27,13 +27,47 @@ class SupportSet:
 
     Attributes:
         features: ``[T, N*K, D]``.
-        labels: ``[T, N*K]``, -1 where padded.
-        classes: ``[T, N]``, -1 where padded.
+        labels: ``[T, N*K]``, -1 where padded; floating-point targets ``[T, B, E]`` of tasks
+            without classes.
+        classes: ``[T, N]``, -1 where padded; ``[T, 0]`` without classes.
+        rows: ``[T, B]``, False for padded rows of tasks without classes; None for no padding.
     """
 
     features: Tensor
     labels: Tensor
     classes: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor:
+        """Which rows are real, ``[T, B]``."""
+        if self.classes.shape[1]:
+            return self.labels >= 0
+        every = torch.ones_like(self.features[..., 0], dtype=torch.bool)
+        return every if self.rows is None else self.rows
+
+    @property
+    def real_classes(self) -> Tensor:
+        """Which classes are real, ``[T, N]``; all E entries of the targets without classes."""
+        if self.classes.shape[1]:
+            return self.classes >= 0
+        return torch.ones_like(self.targets[:, 0], dtype=torch.bool)
+
+    @property
+    def targets(self) -> Tensor:
+        """One-hot labels, or the targets ``[T, B, E]`` of tasks without classes.
+
+        Raises:
+            ConfigurationError: if there are no classes, and targets have another shape.
+        """
+        if self.classes.shape[1]:
+            return self.one_hot
+        if self.labels.ndim != 3:
+            raise ConfigurationError(
+                f"targets have shape {list(self.labels.shape)}: a head needs [tasks, rows, "
+                "entries], so add a last dimension"
+            )
+        return self.labels.to(self.features.dtype)
 
     @property
     def one_hot(self) -> Tensor:
@@ -60,12 +94,15 @@ class Head(ABC):
 
     Attributes:
         starts: possible starts of its inner problem, the default first.
+        needs_classes: whether tasks must have classes; if not, targets may be any ``[T, B, E]``,
+            and E takes the place of N.
         prox: default weight of the proximal term.
         scaled: whether features are divided by √D or by their length before they reach the head;
             if not, the head gets them as the encoder returns them.
     """
 
     starts: ClassVar[tuple[Start, ...]]
+    needs_classes: ClassVar[bool] = True
     prox: ClassVar[float] = 0.0
     scaled: ClassVar[bool] = True
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Head, Start, SupportSet, normalize
-from fewshot_blo.heads.losses import task_cross_entropy
+from fewshot_blo.objectives.cross_entropy import task_cross_entropy
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.conversion import unconvert
@@ -81,12 +81,12 @@ class Choice:
         """
         if wanted == "reference":
             return wanted
-        if wanted == "fused" and "fused" not in self._candidates(sample.x):
+        if wanted == "fused" and "fused" not in self._candidates(sample.device):
             wanted = "batched"  # They are the same without Triton kernels.
-        device = sample.x.device
+        device = sample.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), product_precision("float32", device):
-            right: list[Backend] = [*self._candidates(sample.x)]
+            right: list[Backend] = [*self._candidates(sample.device)]
             if self.prove:
                 right = self._right(wanted, sample)
         if wanted != "auto":
@@ -102,7 +102,7 @@ class Choice:
         self._tell_changes(proof)
         right: list[Backend] = []
         reasons = []
-        for backend in self._candidates(sample.x):
+        for backend in self._candidates(sample.device):
             if wanted not in ("auto", backend):
                 continue
             reason = self._reason_against(proof, backend)
@@ -123,13 +123,13 @@ class Choice:
         logger.info("compared with a plain loop over your module in %.2f s: %s", seconds, right)
         return right
 
-    def _candidates(self, x: Tensor) -> tuple[KernelBackend, ...]:
+    def _candidates(self, device: torch.device) -> tuple[KernelBackend, ...]:
         """The available backends, the usually faster ones first.
 
         Without the Triton kernels in bfloat16, where they have not been checked on a device.
         """
         exact = self.precision != "bfloat16"
-        fused = exact and x.device.type == "cuda" and not kernels_for(x.device).reason
+        fused = exact and device.type == "cuda" and not kernels_for(device).reason
         return ("fused", "batched", "loop") if fused else ("batched", "loop")
 
     def _reason_against(self, proof: Proof, backend: KernelBackend) -> str | None:
@@ -191,7 +191,7 @@ class Choice:
         if seconds.get("loop", float("inf")) < _CLEARLY * seconds[chosen]:
             chosen = "loop"
         times = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in seconds.items())
-        logger.info("backend %s for %s on %s: %s", chosen, self._name, sample.x.device, times)
+        logger.info("backend %s for %s on %s: %s", chosen, self._name, sample.device, times)
         return chosen
 
     def _tell_changes(self, proof: Proof) -> None:
@@ -228,7 +228,7 @@ _WORDS = {
 
 
 def _seconds(forward: TaskForward, sample: Sample) -> float:
-    return best_seconds(lambda: differentiate(forward, sample), sample.x.device)
+    return best_seconds(lambda: differentiate(forward, sample), sample.device)
 
 
 def _with_backward_hooks(network: nn.Module) -> list[str]:

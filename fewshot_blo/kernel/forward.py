@@ -29,6 +29,7 @@ from fewshot_blo.kernel.purity import (
     writers,
 )
 from fewshot_blo.kernel.stacked.fused import fused_kernels
+from fewshot_blo.tasks.inputs import Inputs, each, one_of, tensors_of
 
 KernelBackend = Literal["loop", "batched", "fused"]
 Backend = KernelBackend | Literal["reference"]
@@ -55,7 +56,7 @@ class Forward(Protocol):
         self,
         params: TaskParams,
         shared: Params,
-        x: Tensor,
+        x: Inputs,
         *,
         rows: Tensor | int | None = None,
         running: bool = False,
@@ -124,6 +125,12 @@ def only_tensor(output: object) -> Tensor:
     )
 
 
+def floating(x: Inputs, *others: Params) -> torch.dtype:
+    """The floating-point type of inputs; of parameters where the inputs are integers."""
+    tensors = [*tensors_of(x), *(p for params in others for p in params.values())]
+    return next((p.dtype for p in tensors if p.is_floating_point()), torch.get_default_dtype())
+
+
 @dataclass(frozen=True)
 class TaskForward:
     """Applies a network to the images of each task with that task's parameters.
@@ -148,7 +155,7 @@ class TaskForward:
         self,
         params: TaskParams,
         shared: Params,
-        x: Tensor,
+        x: Inputs,
         *,
         rows: Tensor | int | None = None,
         running: bool = False,
@@ -159,7 +166,7 @@ class TaskForward:
         Args:
             params: parameters of each task, ``[T, ...]``.
             shared: parameters that all tasks share, without a task axis.
-            x: inputs, ``[T, B, ...]``.
+            x: inputs, ``[T, B, ...]``, as one tensor or by name.
             rows: weights of the rows in batch statistics, ``[T, B]``, or the number of leading
                 rows that count, ``NO_ROWS`` for none; None for all rows.
             running: normalise by running statistics.
@@ -169,18 +176,22 @@ class TaskForward:
             ConfigurationError: if the network returns anything but a tensor, or uses activation
                 checkpointing.
         """
-        step = inner_step()
+        step, tasks = inner_step(), len(one_of(x))
         weights, first = (rows, None) if isinstance(rows, Tensor) else (None, rows)
 
         def one(
-            params: Params, state: Params, x: Tensor, weights: Tensor | None, key: Tensor | None
+            params: Params, state: Params, x: Inputs, weights: Tensor | None, key: Tensor | None
         ) -> Tensor:
             key = None if key is None else fold(key, step or 0)
             context = ForwardContext(first if weights is None else weights, running, key, step)
-            with self._inside(context, x.device, differentiated=bool(params)):
+            with self._inside(context, one_of(x).device, differentiated=bool(params)):
                 found, _ = call(self.network, {**state, **shared, **params}, self._names, x)
             output = only_tensor(found)
-            return output.to(x.dtype) if self.precision == "bfloat16" else output
+            return (
+                output.to(floating(x, params, state, shared))
+                if self.precision == "bfloat16"
+                else output
+            )
 
         # One unbind: the gradient of each of T selections would be as large as all T tasks.
         columns = {name: p.unbind(0) for name, p in params.items()}
@@ -188,18 +199,18 @@ class TaskForward:
         def alone(t: int, state: Params) -> Tensor:
             task_params = {name: column[t] for name, column in columns.items()}
             task_weights, key = (None if p is None else p[t] for p in (weights, keys))
-            return one(task_params, state, x[t], task_weights, key)
+            return one(task_params, state, each(lambda p: p[t], x), task_weights, key)
 
         changed = changed_buffers(self.network, lambda state: alone(0, state))
         buffers = {name: self.network.get_buffer(name) for name in changed}
         if self.backend != "loop":
-            state = {n: b.expand(len(x), *b.shape).clone() for n, b in buffers.items()}
+            state = {n: b.expand(tasks, *b.shape).clone() for n, b in buffers.items()}
             per_task = (None if p is None else 0 for p in (weights, keys))
             dims = (0 if params else None, 0 if state else None, 0, *per_task)
             with _slow_rules_allowed():
                 output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
             return output
-        states = ({n: b.clone() for n, b in buffers.items()} for _ in range(len(x)))
+        states = ({n: b.clone() for n, b in buffers.items()} for _ in range(tasks))
         return torch.stack([alone(t, state) for t, state in enumerate(states)])
 
     @cached_property

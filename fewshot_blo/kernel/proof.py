@@ -18,6 +18,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.forward import KernelBackend, TaskForward
 from fewshot_blo.kernel.pure_check import check_pure
 from fewshot_blo.kernel.reference import ReferenceForward
+from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
 Order = Literal["first", "second"]
 """Highest order of a network's derivatives that a strategy needs."""
@@ -41,7 +42,7 @@ class Sample:
     Attributes:
         params: per-task parameters, ``[T, ...]``; may be empty.
         shared: shared parameters, without a task axis.
-        x: inputs, ``[T, B, ...]``.
+        x: inputs, ``[T, B, ...]``, as one tensor or by name.
         keys: keys for random numbers, ``[T]``.
         order: highest order of derivatives that is compared; second ones need per-task parameters.
         running: use running statistics.
@@ -49,7 +50,7 @@ class Sample:
 
     params: TaskParams
     shared: Params
-    x: Tensor
+    x: Inputs
     keys: Tensor
     order: Order
     running: bool = False
@@ -64,7 +65,7 @@ class Sample:
             self,
             params={name: converted(p[:_TASKS]) for name, p in self.params.items()},
             shared={name: converted(p) for name, p in self.shared.items()},
-            x=converted(self.x[:_TASKS, :_IMAGES]),
+            x=each(lambda x: converted(x[:_TASKS, :_IMAGES]), self.x),
             keys=self.keys[:_TASKS],
         )
 
@@ -75,12 +76,20 @@ class Sample:
 
     def jittered(self) -> Sample:
         """The sample with slightly perturbed inputs, so that no values of a pooling window tie."""
-        if not self.x.is_floating_point():
-            return self
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.x.shape, generator=generator, dtype=torch.float64).to(self.x)
-        x = self.x + 1e-3 * self.x.std() * noise
-        return replace(self, x=x)
+
+        def moved(x: Tensor) -> Tensor:
+            if not x.is_floating_point():
+                return x
+            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+            return x + 1e-3 * x.std() * noise
+
+        return replace(self, x=each(moved, self.x))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the inputs."""
+        return one_of(self.x).device
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ class Proof:
             if "dtype" not in str(error) and "scalar type" not in str(error):
                 raise
             # The network fixes its own dtypes, whatever it is converted to.
-            self._set_up(next(network.parameters(), sample.x).dtype)
+            self._set_up(next(network.parameters(), one_of(sample.x)).dtype)
             self.tolerance = SINGLE_TOLERANCE
 
     def _set_up(self, dtype: torch.dtype) -> None:

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
+from fewshot_blo.tasks.inputs import Inputs
 
 _changed: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[str, ...]]] = (
     weakref.WeakKeyDictionary()
@@ -87,7 +88,7 @@ def call(
     network: nn.Module,
     values: Mapping[str, Tensor],
     names: Mapping[str, tuple[str, ...]],
-    x: Tensor,
+    x: Inputs,
 ) -> tuple[object, dict[str, Tensor]]:
     """Runs the network with values in place of its own tensors, which are restored afterwards.
 
@@ -95,7 +96,7 @@ def call(
         network: the network.
         values: values by the tensor's first name.
         names: as returned by ``names_of_tensors``.
-        x: its input.
+        x: its input, one tensor or a mapping.
 
     Returns:
         The output, and the tensors under these names at the end of the call.

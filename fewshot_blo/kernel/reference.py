@@ -18,11 +18,12 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import copy_of
-from fewshot_blo.kernel.forward import attention, checkpointing_refused, only_tensor
+from fewshot_blo.kernel.forward import attention, checkpointing_refused, floating, only_tensor
 from fewshot_blo.kernel.interception import OWN_BATCH_NORM, Interception, following_norms
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext, TorchBatchNorm, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
 from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, writers
+from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ReferenceForward:
         self,
         params: TaskParams,
         shared: Params,
-        x: Tensor,
+        x: Inputs,
         *,
         rows: Tensor | int | None = None,
         running: bool = False,
@@ -60,17 +61,18 @@ class ReferenceForward:
     ) -> Tensor:
         """The network's outputs, ``[T, B, ...]``; arguments as in ``TaskForward``."""
         outputs = []
-        for t in range(len(x)):
+        for t in range(len(one_of(x))):
             own = {name: p[t] for name, p in params.items()}
             task_rows = rows[t] if isinstance(rows, Tensor) else rows
             key = None if keys is None else fold(keys[t], inner_step() or 0)
-            outputs.append(self._one({**shared, **own}, x[t], task_rows, running, key))
+            task_x = each(lambda p, t=t: p[t], x)
+            outputs.append(self._one({**shared, **own}, task_x, task_rows, running, key))
         return torch.stack(outputs)
 
     def _one(
         self,
         params: Params,
-        x: Tensor,
+        x: Inputs,
         rows: Tensor | int | None,
         running: bool,
         key: Tensor | None,
@@ -101,7 +103,7 @@ class ReferenceForward:
             forward_context(context),
             Interception(context, batch_norm),
             checkpointing_refused(),
-            forward_precision(self.precision, x.device),
+            forward_precision(self.precision, one_of(x).device),
             attention(differentiated=True),
         ):
             found, placed = call(self.module, values, self._names, x)
@@ -113,7 +115,7 @@ class ReferenceForward:
                     "nn.Embedding does with max_norm): a forward pass must not modify parameters"
                 )
         self._note(assigned, [n for n, b in buffers.items() if placed[n] is not b or b._version])
-        return output.to(x.dtype) if self.precision == "bfloat16" else output
+        return output.to(floating(x, values)) if self.precision == "bfloat16" else output
 
     def _note(self, assigned: list[tuple[nn.Module, str]], buffers: list[str]) -> None:
         if not (assigned or buffers):

@@ -77,7 +77,7 @@ def estimate_statistics(network: nn.Module, passes: Iterable[Callable[[], object
     if not any(met.values()):
         raise ConfigurationError(
             "no image went through a batch norm in the passes: each pass must run the network when "
-            "it is called, as a problem's query_logits does"
+            "it is called, as a problem's query_outputs does"
         )
     for norm in norms:
         for buffer, total in zip(_statistics(norm), sums[norm], strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Forward
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.views import ImageViews
@@ -21,6 +22,7 @@ from fewshot_blo.problems.few_shot import (
 )
 from fewshot_blo.problems.slices import in_slices
 from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks.inputs import joined
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Encoding:
 
     def _views(self, batch: TaskBatch) -> Iterator[TaskBatch]:
         """The tasks with each view of their images in turn."""
+        if not isinstance(batch.support_x, Tensor) or batch.support_x.ndim != 5:
+            raise ConfigurationError(
+                f"views is {self.views.views}, but the inputs are no images ({batch!r}): set views "
+                "to one"
+            )
         support, query = (
             self.views(x.flatten(0, 1)).unflatten(0, (*x.shape[:2], -1)).unbind(2)
             for x in (batch.support_x, batch.query_x)
@@ -67,9 +74,9 @@ class Encoding:
         forward, parameters = self.forward, self.parameters
         support_keys, query_keys = task_keys(batch, keys)
         if self.slices:
-            images = torch.cat([batch.support_x, batch.query_x], 1)
-            features = in_slices(forward, parameters, images, self.slices, support_keys)
-            sizes = [batch.support_x.shape[1], batch.query_x.shape[1]]
+            both = joined(batch.support_x, batch.query_x, dim=1)
+            features = in_slices(forward, parameters, both, self.slices, support_keys)
+            sizes = [batch.support_y.shape[1], batch.query_y.shape[1]]
             support, query = torch.split(features, sizes, 1)
             return support, query
         if norm == "support" and uses_batch_statistics(forward.network):
@@ -78,7 +85,7 @@ class Encoding:
             {},
             parameters,
             batch.support_x,
-            rows=real_rows(batch, batch.support_y),
+            rows=real_rows(batch, batch.support_rows),
             running=norm == "running",
             keys=support_keys,
         )

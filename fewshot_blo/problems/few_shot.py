@@ -19,8 +19,10 @@ from fewshot_blo.kernel.layers import NO_ROWS, fold
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.networks.views import Views
+from fewshot_blo.objectives import Accuracy, CrossEntropy, Metric
 from fewshot_blo.problems.passes import Adapted, ForwardPass, query_passes
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch
+from fewshot_blo.tasks import TaskBatch, TaskSource
+from fewshot_blo.tasks.inputs import joined
 
 NormMode = Literal["transductive", "support", "running"]
 """Source of the batch norm statistics with which the query set is classified.
@@ -40,13 +42,14 @@ class BoundTasks:
 
     Attributes:
         bilevel: the problem as strategies see it.
-        query_logits: from inner parameters to the logits ``[T, N*Q, N]`` of the query set.
+        query_outputs: from inner parameters to the outputs ``[T, B, ...]`` on the query set; logits
+            ``[T, N*Q, N]`` of tasks with classes.
         pullback: vector-Jacobian product from the gradient with respect to ``bilevel.outer`` to
             that with respect to the few-shot problem's outer variables; call it at most once.
     """
 
     bilevel: Bilevel
-    query_logits: Callable[[TaskParams], Tensor]
+    query_outputs: Callable[[TaskParams], Tensor]
     pullback: Callable[[Params], Params]
 
 
@@ -59,12 +62,16 @@ class FewShotProblem(ABC):
     Attributes:
         network: network applied to the images; holds running statistics and centres.
         outer: outer variables by flat name: leaf tensors that the optimizer updates in place.
+        loss: loss of outputs and targets.
+        metric: what validation measures, and the best variables are chosen by.
         backend: backend of the kernel; "auto" until ``prepare`` has chosen. Has no effect if
             ``bind`` does not use it.
         precision: precision of the network's matrix products and convolutions.
     """
 
     network: nn.Module
+    loss: Metric = CrossEntropy()
+    metric: Metric = Accuracy()
     backend: BackendChoice = "loop"
     precision: Precision = "float32"
 
@@ -80,7 +87,7 @@ class FewShotProblem(ABC):
         """The bilevel problem of a batch of tasks.
 
         A strategy may differentiate the losses more than once. Therefore images go through the
-        network either inside the losses and ``query_logits``, or once before them: the features
+        network either inside the losses and ``query_outputs``, or once before them: the features
         are then leaves in ``Bilevel.outer``, whose gradient ``pullback`` backpropagates.
 
         Args:
@@ -149,10 +156,10 @@ class FewShotProblem(ABC):
             "shared encoder, whose features are averaged; set views to one"
         )
 
-    def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
+    def statistics_passes(self, tasks: TaskSource, adapted: Adapted) -> Iterator[ForwardPass]:
         """Forward passes on training images from which running statistics are estimated.
 
-        By default ``query_logits`` of adapted tasks, one task at a time, with the backend "loop":
+        By default ``query_outputs`` of adapted tasks, one task at a time, with the backend "loop":
         forward hooks cannot read statistics under ``torch.func.vmap``.
 
         Args:
@@ -195,7 +202,7 @@ def query_forward(
     if norm == "running":
         return forward(params, shared, batch.query_x, running=True, keys=keys)
     if norm == "transductive" or not uses_batch_statistics(forward.network):
-        rows = NO_ROWS if norm == "support" else real_rows(batch, batch.query_y)
+        rows = NO_ROWS if norm == "support" else real_rows(batch, batch.query_rows)
         return forward(params, shared, batch.query_x, rows=rows, keys=keys)
     return joint_forward(forward, params, shared, batch, keys)[1]
 
@@ -207,10 +214,9 @@ def joint_forward(
     size = batch.support_y.shape[1]
     rows: Tensor | int = size
     if batch.padded:
-        outside = torch.zeros_like(batch.query_y, dtype=torch.bool)
-        rows = torch.cat([batch.support_y >= 0, outside], 1)
-    images = torch.cat([batch.support_x, batch.query_x], 1)
-    outputs = forward(params, shared, images, rows=rows, keys=keys)
+        rows = torch.cat([batch.support_rows, torch.zeros_like(batch.query_rows)], 1)
+    both = joined(batch.support_x, batch.query_x, dim=1)
+    outputs = forward(params, shared, both, rows=rows, keys=keys)
     return outputs[:, :size], outputs[:, size:]
 
 
@@ -221,11 +227,11 @@ def task_keys(batch: TaskBatch, keys: Tensor | None) -> tuple[Tensor, Tensor]:
     return fold(keys, 0), fold(keys, 1)
 
 
-def real_rows(batch: TaskBatch, labels: Tensor) -> Tensor | None:
+def real_rows(batch: TaskBatch, rows: Tensor) -> Tensor | None:
     """Mask ``[T, B]`` that excludes padded rows from batch statistics; None without padding.
 
     Args:
         batch: the tasks.
-        labels: labels ``[T, B]`` of their support or query sets.
+        rows: their ``support_rows`` or ``query_rows``.
     """
-    return labels >= 0 if batch.padded else None
+    return rows if batch.padded else None

@@ -21,6 +21,7 @@ from fewshot_blo.kernel.stacked.merged import MergedForward
 from fewshot_blo.machine.timing import best_seconds
 from fewshot_blo.networks.centre import Centre
 from fewshot_blo.problems.shared_encoder import SharedEncoder
+from fewshot_blo.tasks.inputs import one_of
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _merged(
     try:
         merged = MergedForward(tail, adapted)
         proof = Proof(tail, network, sample)
-        exact = MergedForward(copy.deepcopy(tail).to(proof.sample.x), adapted)
+        exact = MergedForward(copy.deepcopy(tail).to(one_of(proof.sample.x)), adapted)
         worst = proof.disagreement_of(exact)
     except (ConfigurationError, RuntimeError) as error:
         return str(error).splitlines()[0]
@@ -141,4 +142,4 @@ def _example(split: Split, image: torch.Size) -> tuple[TaskParams, Tensor]:
 
 
 def _seconds(forward: ForwardCall, sample: Sample) -> float:
-    return best_seconds(lambda: differentiate(forward, sample), sample.x.device)
+    return best_seconds(lambda: differentiate(forward, sample), sample.device)

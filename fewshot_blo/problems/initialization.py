@@ -11,7 +11,6 @@ from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import SupportSet
 from fewshot_blo.heads.linear import LinearHead
-from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import (
     BackendChoice,
@@ -28,6 +27,8 @@ from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.norms import NORM_LAYERS
 from fewshot_blo.networks.parts import ENCODER, HEAD, of_encoder, part_prefix
+from fewshot_blo.objectives import AnyLoss, CrossEntropy, Metric, as_metric
+from fewshot_blo.objectives.tasks import need_classes, on_query, on_support
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FewShotProblem,
@@ -50,7 +51,7 @@ class Initialization(FewShotProblem):
     """Learns initial parameters of a network, from which a few inner steps solve a task.
 
     Outer θ: initial parameters; inner φ_t: these parameters after adaptation to task t.
-    ``F_t = CE(query; φ)`` and ``G_t = CE(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
+    ``F_t = L(query; φ)`` and ``G_t = L(support; φ) + prox/2 |φ - φ_0|²``, from ``φ_0 = θ``.
     Without a proximal term θ is in neither loss, and only Unroll has a hypergradient. With start
     "prototypes", the head of φ_0 is not an outer variable: it is computed from the task's class
     means c_n under θ, with logits ``-|x - c_n|² / D``. The way may then differ between tasks, and
@@ -61,8 +62,12 @@ class Initialization(FewShotProblem):
     from prototypes Proto-MAML (arXiv 1903.03096).
 
     Args:
-        network: network from images to logits, any module; it is copied. Frozen parameters
-            (``requires_grad`` false) do not change.
+        network: network from inputs to outputs, such as logits, any module; it is copied. Frozen
+            parameters (``requires_grad`` false) do not change.
+        loss: L, loss of the network's outputs and the targets; also a function of your own,
+            ``(outputs, targets, rows) -> [T]``.
+        metric: what validation measures, and the best variables are chosen by; by default
+            accuracy for cross-entropy, and other losses themselves.
         prox: weight of the proximal term, at least 0.
         adapted: which parameters adapt to a task: "all"; "head" (ANIL) or "body" (BOIL) of a
             ``classifier``; "no_norms", all but those of norm layers (MAML++); or a prefix, or
@@ -89,6 +94,8 @@ class Initialization(FewShotProblem):
         self,
         network: nn.Module,
         *,
+        loss: AnyLoss = CrossEntropy(),
+        metric: Metric | None = None,
         prox: NonNegative = 0.0,
         adapted: str | Sequence[str] = "all",
         start: Literal["learned", "prototypes"] = "learned",
@@ -101,6 +108,8 @@ class Initialization(FewShotProblem):
     ) -> None:
         self.original, self.network = network, for_tasks(network)
         self._choice = FirstBatch(prove)
+        self.loss = as_metric(loss)
+        self.metric = metric or self.loss.usual_metric
         self.prox = prox
         self.backend = backend
         self.precision = precision
@@ -170,26 +179,26 @@ class Initialization(FewShotProblem):
         """
         forward = make_forward(self.original, self.network, self.backend, self.precision)
         shared = self._shared()
-        support_rows = real_rows(batch, batch.support_y)
+        support_rows = real_rows(batch, batch.support_rows)
         support_keys, query_keys = task_keys(batch, keys)
         start = self._start(batch, forward, support_keys)
 
         def inner_loss(phi: TaskParams) -> Tensor:
-            logits = forward(phi, shared, batch.support_x, rows=support_rows, keys=support_keys)
-            loss = task_cross_entropy(logits, batch.support_y, batch.classes)
+            outputs = forward(phi, shared, batch.support_x, rows=support_rows, keys=support_keys)
+            loss = on_support(self.loss, outputs, batch)
             if self.prox == 0:
                 return loss
             distance = {name: p - start[name] for name, p in phi.items()}
             return loss + 0.5 * self.prox * task_dot(distance, distance)
 
-        def query_logits(phi: TaskParams) -> Tensor:
+        def query_outputs(phi: TaskParams) -> Tensor:
             return query_forward(forward, phi, shared, batch, norm, query_keys)
 
         def outer_loss(phi: TaskParams) -> Tensor:
-            return task_cross_entropy(query_logits(phi), batch.query_y, batch.classes)
+            return on_query(self.loss, query_outputs(phi), batch)
 
         bilevel = Bilevel(self.outer, start, inner_loss, outer_loss)
-        return BoundTasks(bilevel, query_logits, pullback=lambda gradient: gradient)
+        return BoundTasks(bilevel, query_outputs, pullback=lambda gradient: gradient)
 
     def _start(self, batch: TaskBatch, forward: Forward, keys: Tensor) -> TaskParams:
         """φ_0 of every task, ``[T, ...]``: expanded views of θ, so gradients reach θ."""
@@ -199,10 +208,11 @@ class Initialization(FewShotProblem):
         }
         if not self._from_prototypes:
             return theta
+        need_classes(batch, "start prototypes", "use a learned start")
         encoder = of_encoder(self.outer.encoder.items())
         encode = forward.part(ENCODER)
         with at_step(0):
-            rows = real_rows(batch, batch.support_y)
+            rows = real_rows(batch, batch.support_rows)
             features = encode({}, encoder, batch.support_x, rows=rows, keys=keys)
         support = SupportSet(features, batch.support_y, batch.classes)
         head = LinearHead().from_support(support, {})

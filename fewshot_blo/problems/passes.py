@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch
-from fewshot_blo.tasks.dataset import intensities
+from fewshot_blo.tasks import TaskBatch, TaskSource
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, joined, one_of
 
 ForwardPass = Callable[[], object]
 """Runs one forward pass of a network."""
@@ -20,30 +20,54 @@ Adapted = Callable[[TaskBatch], ForwardPass]
 _IMAGES, _TASKS, _BATCH = 1024, 64, 128
 
 
-def image_passes(
-    network: nn.Module, tasks: EpisodicSampler, device: torch.device
+def example_passes(
+    network: nn.Module, tasks: TaskSource, device: torch.device
 ) -> Iterator[ForwardPass]:
-    """Passes on at most 1024 images, spread evenly over the classes of a data set, 128 at a time.
+    """Passes on at most 1024 examples, 128 at a time.
+
+    They are spread evenly over the classes of a data set, or are those of the first tasks of a
+    source that draws from none.
 
     Args:
-        network: network that takes the images.
-        tasks: sampler of the data set.
+        network: network that takes the examples.
+        tasks: source of the tasks.
         device: device of the network.
     """
-    dataset = tasks.dataset
-    count = min(_IMAGES, len(dataset))
-    rows = torch.linspace(0, len(dataset) - 1, count).long()
-    # Images are sorted by class: shuffle, so that each batch has many classes.
+    pool = tasks.pool
+    examples = _of_tasks(tasks) if pool is None else _spread(pool)
+    found = each(lambda x: as_inputs(x, device, tasks.dtype), examples)
+    starts = range(0, len(one_of(found)), _BATCH)
+    parts = (each(lambda x, start=start: x[start : start + _BATCH], found) for start in starts)
+    return (partial(network, part) for part in parts)
+
+
+def _spread(pool: Inputs) -> Inputs:
+    """Examples spread evenly over a set that is sorted by class, in random order."""
+    size = len(one_of(pool))
+    count = min(_IMAGES, size)
+    rows = torch.linspace(0, size - 1, count).long()
+    # Sorted by class: shuffled, so that each batch has many classes.
     rows = rows[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
-    images = intensities(dataset.images[rows.to(dataset.images.device)], device, tasks.dtype)
-    return (partial(network, part) for part in torch.split(images, _BATCH))
+    return each(lambda x: x[rows.to(x.device)], pool)
 
 
-def query_passes(tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
+def _of_tasks(tasks: TaskSource) -> Inputs:
+    """The real support and query examples of the first tasks."""
+    found: list[Inputs] = []
+    for index in range(_TASKS):
+        if sum(len(one_of(part)) for part in found) >= _IMAGES:
+            break
+        task = tasks.between(index, index + 1)
+        sets = ((task.support_x, task.support_rows), (task.query_x, task.query_rows))
+        found += [each(lambda x, rows=rows: x[rows], inputs) for inputs, rows in sets]
+    return each(lambda x: x[:_IMAGES], joined(*found))
+
+
+def query_passes(tasks: TaskSource, adapted: Adapted) -> Iterator[ForwardPass]:
     """Passes on the query sets of adapted tasks, until 1024 images or 64 tasks are reached.
 
     Args:
-        tasks: sampler of the tasks, which are adapted one at a time.
+        tasks: source of the tasks, which are adapted one at a time.
         adapted: adapts to a task.
     """
     images = 0

@@ -11,9 +11,9 @@ from fewshot_blo.bilevel import TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import Head, LinearHead
 from fewshot_blo.heads.head import Start
-from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.kernel import BackendChoice
 from fewshot_blo.kernel.precision import Precision
+from fewshot_blo.objectives.cross_entropy import task_cross_entropy
 from fewshot_blo.problems.shared_encoder import SharedEncoder
 from fewshot_blo.problems.task_heads import TaskHeads
 from fewshot_blo.records.checked import checked

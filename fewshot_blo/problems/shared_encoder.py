@@ -15,7 +15,6 @@ from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, normalize
 from fewshot_blo.heads.linear import LinearHead
-from fewshot_blo.heads.losses import task_cross_entropy
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import BackendChoice, Choice, Order, Sample, for_tasks, make_forward
 from fewshot_blo.kernel.first_batch import FirstBatch
@@ -23,15 +22,17 @@ from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.kernel.precision import Precision, check_precision
 from fewshot_blo.networks.parts import centred
 from fewshot_blo.networks.views import COUNT, ImageViews, MeanOverViews, Views, with_own_views
+from fewshot_blo.objectives import AnyLoss, CrossEntropy, Metric, as_metric
+from fewshot_blo.objectives.tasks import on_query
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
-from fewshot_blo.problems.passes import Adapted, ForwardPass, image_passes
+from fewshot_blo.problems.passes import Adapted, ForwardPass, example_passes
 from fewshot_blo.problems.slices import check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural, NonNegative
 from fewshot_blo.records.shapes import size
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch
+from fewshot_blo.tasks import TaskBatch, TaskSource
 
 
 @checked
@@ -39,9 +40,9 @@ class SharedEncoder(FewShotProblem):
     """Learns an encoder shared by all tasks, on whose features each task trains its own head.
 
     Outer: the encoder; inner: the parameters v_t of each task's head.
-    ``F_t = CE(query; v)`` and ``G_t = L(support; v) + prox/2 |v - start|²`` on the encoder's
-    features, with the head's loss L. The head's problem is small and, with a proximal term and a
-    convex L, strongly convex: all strategies have a hypergradient. If the start is the solution in
+    ``F_t = L(query; v)`` and ``G_t = l(support; v) + prox/2 |v - start|²`` on the encoder's
+    features, with the head's loss l. The head's problem is small and, with a proximal term and a
+    convex l, strongly convex: all strategies have a hypergradient. If the start is the solution in
     closed form, that of ``Unroll(0)`` is exact.
 
     Features are divided by ``sqrt(D)``, or by their length, so that the curvature of the head's
@@ -56,8 +57,12 @@ class SharedEncoder(FewShotProblem):
     "Prototypical Networks" (arXiv 1703.05175).
 
     Args:
-        encoder: network from images to features ``[B, D]``, any module; it is copied.
+        encoder: network from inputs to features ``[B, D]``, any module; it is copied.
         head: classifier of each task, whose weights are inner parameters; linear by default.
+        loss: L of the query set; also a function of your own, ``(outputs, targets, rows) -> [T]``.
+            That of the support set is the head's.
+        metric: what validation measures, and the best variables are chosen by; by default
+            accuracy for cross-entropy, and other losses themselves.
         prox: weight of the proximal term, at least 0; with start "zeros" it is l2 regularization.
             The head's default if not given.
         start: initial parameters of the head: "prototypes", "zeros", "closed_form" or "learned";
@@ -66,7 +71,8 @@ class SharedEncoder(FewShotProblem):
         unit: normalize features to unit length instead of dividing them by ``sqrt(D)``.
         centre: subtract the mean feature of the training images, outside of training; it needs
             ``features``.
-        way: N, number of classes in a task, needed for a learned start.
+        way: N, number of classes in a task, or of outputs of a task without classes; needed for a
+            learned start.
         features: D, number of the encoder's features, needed for a learned start, a centre and
             some heads.
         backend: how the encoder's forward pass runs for the tasks of a batch; "auto" chooses at the
@@ -88,6 +94,8 @@ class SharedEncoder(FewShotProblem):
         encoder: nn.Module,
         head: Head = LinearHead(),
         *,
+        loss: AnyLoss = CrossEntropy(),
+        metric: Metric | None = None,
         prox: NonNegative | None = None,
         start: Start | None = None,
         learn_prox: bool = False,
@@ -108,6 +116,8 @@ class SharedEncoder(FewShotProblem):
         self._choice = FirstBatch(prove)
         self.views = ImageViews("one")
         self.head: Head = head
+        self.loss = as_metric(loss)
+        self.metric = metric or self.loss.usual_metric
         self.start: Start = start or self.head.starts[0]
         self.prox = self.head.prox if prox is None else prox
         self.backend, self.precision, self.unit, self.slices = backend, precision, unit, slices
@@ -161,8 +171,8 @@ class SharedEncoder(FewShotProblem):
         tasks = batch[: min(batch.tasks, 4)]
 
         def sample() -> Sample:
-            images = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
-            return Sample({}, self.outer.encoder, images, first_keys(tasks), derivatives)
+            inputs = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
+            return Sample({}, self.outer.encoder, inputs, first_keys(tasks), derivatives)
 
         choice = Choice(self.original, self.network, self.precision)
         self.backend = self._choice(self.backend, choice, sample, derivatives)
@@ -199,12 +209,11 @@ class SharedEncoder(FewShotProblem):
             return dict(replace(found, features=None, encoder=given))
 
         bilevel = Bilevel(own, heads.initial, heads.inner_loss, outer_loss)
-        return BoundTasks(bilevel, heads.query_logits, pullback)
+        return BoundTasks(bilevel, heads.query_outputs, pullback)
 
     def _outer_loss(self, heads: TaskHeads, v: TaskParams) -> Tensor:
         """F_t at inner parameters v, ``[T]``."""
-        batch = heads.batch
-        return task_cross_entropy(heads.query_logits(v), batch.query_y, batch.classes)
+        return on_query(self.loss, heads.query_outputs(v), heads.batch)
 
     def _features(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None) -> Tensor:
         """Scaled features of the support and query sets, ``[T, N*K + N*Q, D]``."""
@@ -241,11 +250,11 @@ class SharedEncoder(FewShotProblem):
             changed.views = ImageViews(views)
         return changed
 
-    def statistics_passes(self, tasks: EpisodicSampler, adapted: Adapted) -> Iterator[ForwardPass]:
+    def statistics_passes(self, tasks: TaskSource, adapted: Adapted) -> Iterator[ForwardPass]:
         """Forward passes on images of all classes: the encoder does not adapt to tasks."""
         del adapted
         device = next(iter(self.outer.values())).device
-        return image_passes(self.network, tasks, device)
+        return example_passes(self.network, tasks, device)
 
     @property
     def embedder(self) -> nn.Module:

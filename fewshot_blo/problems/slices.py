@@ -13,6 +13,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import Forward
 from fewshot_blo.kernel.layers import fold
 from fewshot_blo.kernel.statistics import uses_batch_statistics
+from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
 
 def check_slices(network: nn.Module, images: int) -> None:
@@ -24,12 +25,14 @@ def check_slices(network: nn.Module, images: int) -> None:
         )
 
 
-def cut(x: Tensor, images: int) -> tuple[Tensor, ...]:
+def cut(x: Inputs, images: int) -> list[Inputs]:
     """Splits ``[T, B, ...]`` into parts of ``images`` images, at least one per task."""
-    return torch.split(x, max(images // len(x), 1), 1)
+    size = max(images // len(one_of(x)), 1)
+    starts = range(0, one_of(x).shape[1], size)
+    return [each(lambda p, start=start: p[:, start : start + size], x) for start in starts]
 
 
-def in_slices(forward: Forward, shared: Params, x: Tensor, images: int, keys: Tensor) -> Tensor:
+def in_slices(forward: Forward, shared: Params, x: Inputs, images: int, keys: Tensor) -> Tensor:
     """Features ``[T, B, D]`` of images ``[T, B, ...]``, a slice at a time.
 
     Activations are recomputed in the backward pass, so its memory does not grow with the number
@@ -46,7 +49,7 @@ def in_slices(forward: Forward, shared: Params, x: Tensor, images: int, keys: Te
         keys: dropout keys ``[T]``.
     """
 
-    def features(shared: Params, part: Tensor, keys: Tensor) -> Tensor:
+    def features(shared: Params, part: Inputs, keys: Tensor) -> Tensor:
         return forward({}, shared, part, keys=keys)
 
     # Copies the context variables: on a GPU, the backward pass runs in an autograd thread.

@@ -9,6 +9,7 @@ from fewshot_blo.bilevel import TaskParams, task_dot
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, SupportSet, has_class_axis
 from fewshot_blo.kernel.outer_variables import OuterVariables
+from fewshot_blo.objectives.tasks import need_classes
 from fewshot_blo.problems.few_shot import real_rows
 from fewshot_blo.tasks import TaskBatch
 
@@ -38,15 +39,18 @@ class TaskHeads:
         features: Tensor,
         batch: TaskBatch,
     ) -> None:
+        if head.needs_classes:
+            need_classes(batch, type(head).__name__, "use a head for any targets, as Ridge")
         self.head, self.prox, self.outer = head, prox, outer
         self.features, self.batch = features, batch
         sizes = [batch.support_y.shape[1], batch.query_y.shape[1]]
         support, self._query = torch.split(features, sizes, 1)
-        self._support = SupportSet(support, batch.support_y, batch.classes)
+        rows = batch.support_rows
+        self._support = SupportSet(support, batch.support_y, batch.classes, rows)
         self.initial = self._start(start)
 
     def _start(self, start: Start) -> TaskParams:
-        tasks, way = self.batch.classes.shape
+        tasks, way = self._support.real_classes.shape
         if start in ("prototypes", "closed_form"):
             return self.head.from_support(self._support, self.outer.head)
         if start == "zeros":
@@ -60,7 +64,7 @@ class TaskHeads:
             return loss
         learned = self.outer.regularisation
         prox = self.prox if learned is None else learned.exp()
-        real = (self.batch.classes >= 0).to(self.features.dtype)
+        real = self._support.real_classes.to(self.features.dtype)
         distance = {name: p - self.initial[name] for name, p in v.items()}
         for name in distance:
             if has_class_axis(name):  # Weights of padded classes do not count.
@@ -68,9 +72,9 @@ class TaskHeads:
                 distance[name] = distance[name] * mask
         return loss + 0.5 * prox * task_dot(distance, distance)
 
-    def query_logits(self, v: TaskParams) -> Tensor:
-        """Logits of the query set, ``[T, N*Q, N]``."""
-        real = real_rows(self.batch, self.batch.query_y)
+    def query_outputs(self, v: TaskParams) -> Tensor:
+        """Logits, or other outputs, of the query set, ``[T, N*Q, N]``."""
+        real = real_rows(self.batch, self.batch.query_rows)
         return self.head.logits(v, self._query, self.outer.head, real)
 
 

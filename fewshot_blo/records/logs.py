@@ -15,6 +15,7 @@ from typing import Any
 from fewshot_blo.records.events import Events
 from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.quantity import ACCURACY
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
@@ -159,20 +160,30 @@ def _set_aside(path: Path) -> None:
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Draws loss and accuracy over outer steps, in training and validation, as a PNG."""
+    """Draws loss and metric over outer steps, in training and validation, as a PNG."""
     figure = new_figure(10, 4)
-    loss, accuracy = figure.subplots(1, 2)
+    loss, metric = figure.subplots(1, 2)
+    key = _metric_of(records)
     _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
     _plot(loss, records, "loss/inner", "support loss (G)", "tab:orange")
-    _plot(accuracy, records, "accuracy/train", "training tasks", "tab:blue")
-    _plot(accuracy, records, "accuracy/validation", "validation tasks", "tab:red", marker="o")
+    _plot(metric, records, f"{key}/train", "training tasks", "tab:blue")
+    _plot(metric, records, f"{key}/validation", "validation tasks", "tab:red", marker="o")
     loss.set(xlabel="outer step", ylabel="loss", title="Loss")
-    accuracy.set(xlabel="outer step", ylabel="accuracy", title="Accuracy", ylim=(None, 1.01))
-    for axes in (loss, accuracy):
+    name = key.replace("_", " ")
+    metric.set(xlabel="outer step", ylabel=name, title=name.capitalize())
+    if key == ACCURACY.key:
+        metric.set_ylim(None, 1.01)
+    for axes in (loss, metric):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
     save_figure(figure, path)
+
+
+def _metric_of(records: list[dict[str, Any]]) -> str:
+    """The metric that validation or training tasks have in a log."""
+    names = (name.partition("/") for record in records for name in record)
+    return next((key for key, _, part in names if part in ("validation", "train")), ACCURACY.key)
 
 
 def _plot(

@@ -248,6 +248,11 @@ def _head(flat: Mapping[str, Any]) -> Tree:
     return found
 
 
+def best_validation(best: Mapping[str, Any]) -> Tree:
+    """Step and value of the best validation, which was an accuracy before."""
+    return {"value" if name == "accuracy" else name: value for name, value in best.items()}
+
+
 def state_of_strategy(state: Mapping[str, Any]) -> Tree:
     """State of a strategy in today's form, from a checkpoint of either form."""
     if "scalars" not in state:

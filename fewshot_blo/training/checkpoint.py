@@ -14,7 +14,7 @@ from fewshot_blo.errors import CheckpointError
 from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.networks.parts import of_encoder
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.records.older import state_of_strategy
+from fewshot_blo.records.older import best_validation, state_of_strategy
 from fewshot_blo.records.shapes import size
 from fewshot_blo.records.tensor_files import read_tensors, write_tensors
 
@@ -34,7 +34,7 @@ class Checkpoint:
         strategy: state of the strategy, from ``State.plain``.
         settled: choices measured at the start, kept when the run is resumed: backend, chunk size,
             and whether the graphs of inner steps are recomputed.
-        best: step and validation accuracy of the best checkpoint so far.
+        best: step and validation value of the best checkpoint so far.
         random_state: state of PyTorch's global generators, for users' modules; tasks and dropout
             do not use them.
         average: moving average of the outer variables; empty if there is none.
@@ -139,7 +139,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             "cpu": data["random_state"]["cpu"].cpu(),
             "cuda": [generator.cpu() for generator in data["random_state"]["cuda"]],
         }
-        plain = {**{name: data[name] for name in _PLAIN}, "random_state": random}
+        best = best_validation(data["best"])
+        plain = {**{name: data[name] for name in _PLAIN}, "random_state": random, "best": best}
         return Checkpoint(
             **plain,
             outer=_tensors(data["outer"], device),

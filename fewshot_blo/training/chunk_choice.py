@@ -69,7 +69,7 @@ def choose_chunk(
     Raises:
         ConfigurationError: if a single task does not fit into memory.
     """
-    device = batch.support_x.device
+    device = batch.device
     budget = budget_bytes(device, recorded=recorded)
     if device.type == "cpu" and host_limit:
         budget = min(budget, int(host_limit * 2**30))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 
 from fewshot_blo.tasks import TaskBatch, TaskSource
@@ -44,8 +42,7 @@ class Prefetch:
         assert self._stream is not None
         current = torch.cuda.current_stream(self._stream.device)
         current.wait_stream(self._stream)
-        for field in fields(drawn[1]):
-            tensor = getattr(drawn[1], field.name)
+        for tensor in (*drawn[1].flat.values(), drawn[1].support_rows, drawn[1].query_rows):
             if tensor.is_cuda:
                 tensor.record_stream(current)  # Its memory is not reused before the step ends.
         return drawn[1]

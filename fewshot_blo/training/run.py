@@ -21,6 +21,7 @@ from fewshot_blo.machine.processes import ALONE, Processes
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.files import append_line, atomic_write
 from fewshot_blo.records.provenance import launch, provenance
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.records.tensor_files import BEST, LAST
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import checkpoint as checkpoints
@@ -49,7 +50,7 @@ class Run:
         read_config: converts a checkpoint's ``config`` to today's form.
         step: number of outer steps taken.
         chunk: tasks differentiated at a time.
-        best: step and accuracy of the best validation so far.
+        best: step and value of the best validation so far.
         processes: those that compute the run together. Each has the outer variables, the
             optimizer, and the state of its own part of the tasks.
 
@@ -66,11 +67,12 @@ class Run:
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     step: int = 0
     chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
-    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "accuracy": -1.0})
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0})
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self.whole = self.whole.for_training()
+        self.best.setdefault("value", self.metric.worst)
         self.problem.check_suits(self.whole, self.settings.start)
         self.optimizer = make_optimizer(
             self.problem.outer,
@@ -83,6 +85,11 @@ class Run:
         self.state: State = self.strategy.init()
         device = next(iter(self.problem.outer.values())).device
         self.graphs = make_graphs(self.settings.graph, device)
+
+    @property
+    def metric(self) -> Quantity:
+        """What validation measures."""
+        return self.problem.metric.quantity
 
     @property
     def strategy(self) -> Strategy:

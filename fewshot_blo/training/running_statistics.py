@@ -9,12 +9,12 @@ from fewshot_blo.kernel import InnerSteps, estimate_statistics
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.networks.centre import estimate_centres, has_centres
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.problems.passes import image_passes
-from fewshot_blo.tasks import EpisodicSampler
+from fewshot_blo.problems.passes import example_passes
+from fewshot_blo.tasks import TaskSource
 
 
 def update_statistics(
-    problem: FewShotProblem, tasks: EpisodicSampler, adaptation: InnerSteps = ADAPTATION
+    problem: FewShotProblem, tasks: TaskSource, adaptation: InnerSteps = ADAPTATION
 ) -> None:
     """Estimates running statistics and centres from training images without augmentation.
 
@@ -24,7 +24,7 @@ def update_statistics(
 
     Args:
         problem: problem whose network is updated in place.
-        tasks: sampler of training tasks.
+        tasks: source of training tasks.
         adaptation: inner steps that adapt to a task.
     """
     network = problem.network
@@ -36,6 +36,6 @@ def update_statistics(
             estimate_statistics(network, problem.statistics_passes(tasks.plain(), solve))
         if has_centres(network):
             device = next(iter(problem.outer.values())).device
-            estimate_centres(network, image_passes(network, tasks, device))
+            estimate_centres(network, example_passes(network, tasks, device))
     finally:
         network.train(was_training)

@@ -50,7 +50,7 @@ def hypergradient(
     Raises:
         ConfigurationError: if a single task does not fit into memory.
     """
-    device = batch.support_x.device
+    device = batch.device
     held = chunk if isinstance(chunk, Chunk) else Chunk(chunk or batch.tasks)
     ways = {way: strategy.with_recompute(way) for way in (None, False, True)}
     held.can_recompute = ways[held.recompute] != ways[True]
@@ -76,7 +76,7 @@ def whole_step(
     keys: Tensor | None,
 ) -> OuterStep:
     """The hypergradient of all tasks at once; arguments as in ``hypergradient``."""
-    with product_precision(problem.precision, batch.support_x.device):
+    with product_precision(problem.precision, batch.device):
         bound = problem.bind(batch, norm, keys)
         step = strategy.hypergradient(bound.bilevel, state)
         return replace(step, gradient=bound.pullback(step.gradient))
@@ -95,7 +95,7 @@ def _replayed_step(
     """The same step as a captured graph: what changes between steps is an input, or in-place."""
     padded, network = batch.padded, problem.network
     groups: dict[str, Any] = {
-        "batch": {field.name: getattr(batch, field.name) for field in fields(batch)},
+        "batch": batch.flat,
         "keys": {"keys": keys},
         "schedules": state.schedules,
         **{name: part for name, part in state.plain().items() if name not in state.schedules},
@@ -107,7 +107,7 @@ def _replayed_step(
         for name, x in inputs.items():
             group, _, own = name.partition("/")
             given[group][own] = x
-        tasks = TaskBatch(**given.pop("batch")).known(padded=padded)
+        tasks = TaskBatch.from_flat(given.pop("batch")).known(padded=padded)
         own_keys = given.pop("keys")["keys"]
         parts: dict[str, Any] = {**given.pop("schedules"), **given}
         own_state = type(state)(**parts)

@@ -22,7 +22,8 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
-from fewshot_blo.tasks import EpisodicSampler, TaskBatch, TaskSource
+from fewshot_blo.records.quantity import Quantity
+from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.training.chunk_choice import choose_chunk
 from fewshot_blo.training.exchange import task_to_compute
 from fewshot_blo.training.prefetch import Prefetch
@@ -37,21 +38,23 @@ class TrainResult:
     """Result of a training run.
 
     Attributes:
-        best: path of the checkpoint with the highest validation accuracy.
+        best: path of the checkpoint with the best validation.
         step: number of outer steps taken.
-        validation_accuracy: validation accuracy of the best checkpoint, in [0, 1].
+        metric: what validation measured: accuracy by default.
+        validation: its value for the best checkpoint; accuracy is in [0, 1].
         interrupted: whether the run stopped before its last step, and can be resumed.
     """
 
     best: Path
     step: int
-    validation_accuracy: float
+    metric: Quantity
+    validation: float
     interrupted: bool
 
     def __repr__(self) -> str:
         ended = f"interrupted at step {self.step}" if self.interrupted else f"step {self.step}"
-        accuracy = f"{100 * self.validation_accuracy:.2f} %"
-        return f"TrainResult({ended}, best validation accuracy {accuracy} in {self.best})"
+        value = self.metric.text(self.validation)
+        return f"TrainResult({ended}, best validation {self.metric.name} {value} in {self.best})"
 
 
 @checked
@@ -59,7 +62,7 @@ def train(
     problem: FewShotProblem,
     strategy: Strategy,
     tasks: TaskSource,
-    validation: EpisodicSampler,
+    validation: TaskSource,
     *,
     folder: Path | str,
     settings: TrainSettings = TrainSettings(),
@@ -72,7 +75,7 @@ def train(
 ) -> TrainResult:
     """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
-    Writes ``config.yaml``, ``last.pt``, ``best.pt`` (highest validation accuracy), a log and
+    Writes ``config.yaml``, ``last.pt``, ``best.pt`` (best validation), a log and
     curves into ``folder``, into which no other process may write meanwhile. Saves after the first
     step, at validations and every ``save_minutes``. An interrupt (Ctrl-C, SIGTERM, or SIGHUP of a
     lost connection) finishes the step, saves and returns. A resumed run continues bit for bit on
@@ -157,12 +160,12 @@ def train(
         )
         if not interrupted:
             restore_best(run)
-        return TrainResult(folder / BEST, run.step, run.best["accuracy"], interrupted)
+        return TrainResult(folder / BEST, run.step, run.metric, run.best["value"], interrupted)
 
 
 def _digest(batch: TaskBatch) -> str:
     """What tells batches of different tasks apart."""
-    return digest({str(number): tensor for number, tensor in enumerate(batch.tensors)})[:12]
+    return digest(batch.flat)[:12]
 
 
 def _check_new(folder: Path) -> None:
@@ -195,7 +198,7 @@ class _Loop:
         self,
         run: Run,
         tasks: TaskSource,
-        validation: EpisodicSampler,
+        validation: TaskSource,
         adaptation: InnerSteps,
         validated: Callable[[int, Evaluation], None] | None,
         *,
@@ -234,7 +237,7 @@ class _Loop:
         if log is not None and is_logged:
             record = record_step(run, batch, step, self._clock)
             log.write({**record, "seconds": log.seconds()})
-            words = progress_text(record)
+            words = progress_text(record, run.metric)
         run.update(step)
         if run.step % settings.validate_every == 0 or run.step == settings.steps:
             line = self._validate(log)

@@ -1,4 +1,4 @@
-"""Validation of a run: accuracy on held-out classes, the best checkpoint, and its restoration."""
+"""Validation of a run: a metric on held-out tasks, the best checkpoint, and its restoration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.shard import by_all
-from fewshot_blo.tasks import EpisodicSampler, TaskSource
+from fewshot_blo.tasks import TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 from fewshot_blo.training.run import BEST, LAST, Run
@@ -19,22 +19,21 @@ from fewshot_blo.training.running_statistics import update_statistics
 def validate(
     run: Run,
     tasks: TaskSource,
-    validation: EpisodicSampler,
+    validation: TaskSource,
     adaptation: InnerSteps,
     log: RunLog | None,
 ) -> Evaluation:
-    """Measures and logs validation accuracy, and saves checkpoints.
+    """Measures and logs the metric on validation tasks, and saves checkpoints.
 
     Args:
         run: the run; each of its processes evaluates a part of the validation tasks.
-        tasks: training tasks, of whose images running statistics are estimated.
+        tasks: training tasks, of whose inputs running statistics are estimated.
         validation: validation tasks.
         adaptation: inner steps that adapt to a task.
         log: log of the run, in the process that writes it.
     """
     with run.average.applied(run.problem.outer):
-        if isinstance(tasks, EpisodicSampler):
-            update_statistics(run.problem, tasks, adaptation)
+        update_statistics(run.problem, tasks, adaptation)
         result = by_all(
             run.processes,
             run.settings.validation_tasks,
@@ -48,15 +47,15 @@ def validate(
             ),
             merge,
         )
-        if result.mean > run.best["accuracy"]:
-            run.best = {"step": run.step, "accuracy": result.mean}
+        if run.metric.is_better(result.mean, run.best["value"]):
+            run.best = {"step": run.step, "value": result.mean}
             run.save(BEST)
     if log is not None:
         log.write(
             {
                 "step": run.step,
-                "accuracy/validation": result.mean,
-                "accuracy/validation_interval": result.interval,
+                f"{run.metric.key}/validation": result.mean,
+                f"{run.metric.key}/validation_interval": result.interval,
                 "seconds": log.seconds(),
             }
         )

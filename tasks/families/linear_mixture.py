@@ -45,7 +45,8 @@ class LinearMixture(Family):
         """The centres, ``[C, D]``."""
         rng = np.random.default_rng(self.centre_seed)
         drawn: Array = rng.standard_normal((self.components, self.dimensions))
-        return drawn / self.dimensions**0.5
+        drawn /= self.dimensions**0.5
+        return drawn
 
     def draw(self, rng: np.random.Generator, points: int) -> tuple[Array, Function]:
         centre = self.centres[rng.integers(self.components)]

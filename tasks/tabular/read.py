@@ -55,10 +55,10 @@ def group_table(
     Raises:
         DataError: if a column does not exist or misses values, or there are too few groups.
     """
-    columns = columns_of(table, categorical)
-    of_group = named(columns, group, "group").as_text().needed("each row must be of a group")
+    columns = columns_of(table, {*categorical, group})
+    of_group = named(columns, group, "group").needed("each row must be of a group")
     wanted = named(columns, target, "target").needed("drop rows without a target")
-    inputs = _features(columns, features, (group, target))
+    inputs = _features(columns, features, categorical, (group, target))
     parts, notes = _encoded(columns, of_group, inputs, shares, least, missing, seed)
     categories = () if wanted.is_numeric else tuple(sorted(set(wanted.values)))
     split = []
@@ -94,16 +94,21 @@ def class_table(
     Raises:
         DataError: if a column does not exist or misses values, or there are too few classes.
     """
-    columns = columns_of(table, categorical)
-    classes = named(columns, label, "label").as_text().needed("each row must have a class")
-    inputs = _features(columns, features, (label,))
+    columns = columns_of(table, {*categorical, label})
+    classes = named(columns, label, "label").needed("each row must have a class")
+    inputs = _features(columns, features, categorical, (label,))
     parts, notes = _encoded(columns, classes, inputs, shares, least, missing, seed)
     return Splits(*parts.datasets, notes=tuple(notes))
 
 
 def _features(
-    columns: dict[str, Column], features: Sequence[str], others: Sequence[str]
+    columns: dict[str, Column],
+    features: Sequence[str],
+    categorical: Sequence[str],
+    others: Sequence[str],
 ) -> list[Column]:
+    for name in categorical:
+        named(columns, name, "categorical")
     names = list(features) or [name for name in columns if name not in others]
     if not names:
         raise DataError(f"the table has no column beside {', '.join(others)}: add features")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,22 +35,13 @@ class Column:
     @property
     def is_numeric(self) -> bool:
         """Whether the values are numbers."""
-        return self.values.dtype == np.float64
+        return bool(self.values.dtype == np.float64)
 
     @property
     def missing(self) -> NDArray[np.bool_]:
         """Which values are missing, ``[M]``."""
-        if self.is_numeric:
-            return np.isnan(self.values)
-        return np.array([value is None for value in self.values], dtype=bool)
-
-    def as_text(self) -> Column:
-        """The same values as texts; whole numbers without a decimal point."""
-        if not self.is_numeric:
-            return self
-        return Column(
-            self.name, _objects(None if np.isnan(v) else f"{v:.17g}" for v in self.values)
-        )
+        # NaN alone differs from itself.
+        return np.array([value is None or value != value for value in self.values], dtype=bool)
 
     def needed(self, why: str) -> Column:
         """The column itself.
@@ -71,20 +62,20 @@ def told(name: str, rows: NDArray[np.int64]) -> str:
     return f"{count} in column '{name}' (row{'' if len(rows) == 1 else 's'} {first})"
 
 
-def columns_of(table: Table, categorical: Sequence[str] = ()) -> dict[str, Column]:
+def columns_of(table: Table, texts: Collection[str] = ()) -> dict[str, Column]:
     """The columns of a table by name.
 
     Args:
         table: as described at ``Table``.
-        categorical: columns whose numbers are names, such as postcodes.
+        texts: columns whose numbers are names, such as postcodes.
 
     Raises:
-        DataError: if the table cannot be read, its columns differ in length, or one of
-            ``categorical`` is not among them.
+        DataError: if the table cannot be read, or its columns differ in length.
     """
+    raw: dict[str, Any]
     if isinstance(table, str | Path):
         raw = _read_csv(Path(table).expanduser())
-    elif isinstance(table, np.ndarray) and table.dtype.names:
+    elif isinstance(table, np.ndarray) and table.dtype.names is not None:
         raw = {name: table[name] for name in table.dtype.names}
     elif hasattr(table, "columns") or isinstance(table, Mapping):
         raw = {str(n): table[n] for n in getattr(table, "columns", table)}
@@ -93,12 +84,10 @@ def columns_of(table: Table, categorical: Sequence[str] = ()) -> dict[str, Colum
             f"the table is a {type(table).__name__}: it must be a DataFrame, a mapping of columns, "
             "a structured array or the path of a csv file"
         )
-    columns = {name: _column(name, np.asarray(values)) for name, values in raw.items()}
+    columns = {name: _column(name, np.asarray(x), name in texts) for name, x in raw.items()}
     lengths = {name: len(column.values) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length: {lengths}")
-    for name in categorical:
-        columns[name] = named(columns, name, "categorical").as_text()
     return columns
 
 
@@ -113,17 +102,21 @@ def named(columns: Mapping[str, Column], name: str, what: str) -> Column:
     return columns[name]
 
 
-def _column(name: str, values: NDArray[Any]) -> Column:
+def _column(name: str, values: NDArray[Any], is_text: bool) -> Column:
     if values.ndim != 1:
         raise DataError(f"column '{name}' has shape {list(values.shape)}: it must be [rows]")
     if values.dtype.kind in "Mm":
         raise DataError(
             f"column '{name}' is {values.dtype}: turn times into numbers, such as days, first"
         )
-    if values.dtype.kind in "biuf":
+    if values.dtype.kind in "biuf" and not is_text:
         return Column(name, values.astype(np.float64))
-    texts = [str(value).strip() for value in values]
+    # Of a number that is a name, 7.0 because another is missing, the text is 7.
+    whole = values.dtype.kind == "f"
+    texts = [f"{v:.0f}" if whole and float(v).is_integer() else str(v).strip() for v in values]
     known = [None if text.lower() in _MISSING else text for text in texts]
+    if is_text:
+        return Column(name, _objects(known))
     try:
         numbers = [np.nan if text is None else float(text) for text in known]
     except ValueError:
@@ -131,8 +124,8 @@ def _column(name: str, values: NDArray[Any]) -> Column:
     return Column(name, np.array(numbers, dtype=np.float64))
 
 
-def _objects(values: Iterable[Any]) -> NDArray[Any]:
-    return np.array(list(values), dtype=object)
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    return np.array(values, dtype=object)
 
 
 def _read_csv(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def thirds() -> list[Evaluation]:
 
 
 def check_equal(found: Evaluation, expected: Evaluation) -> None:
-    assert torch.equal(found.accuracy, expected.accuracy)
+    assert torch.equal(found.values, expected.values)
     assert (found.mean, found.interval) == (expected.mean, expected.interval)
     assert torch.equal(found.counts.pairs, expected.counts.pairs)
     assert torch.equal(found.counts.bins, expected.counts.bins)
@@ -86,7 +86,7 @@ def check_equal(found: Evaluation, expected: Evaluation) -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, TASKS])
 def test_merged_parts_are_the_evaluation_of_all_tasks(count: int, whole: Evaluation) -> None:
     parts = [part(Shard(number, count)) for number in range(count, 0, -1)]
-    assert sum(len(p.accuracy) for p in parts) == TASKS
+    assert sum(len(p.values) for p in parts) == TASKS
     merged = merge(parts)
     check_equal(merged, whole)
     assert merged.part is None
@@ -168,7 +168,7 @@ def test_pairs_of_many_classes_take_the_memory_of_those_that_occur(
     """20,000 classes would have 3.2 GB in a matrix; pairs are put together now and then."""
     monkeypatch.setattr(counts_module, "_MOST_PENDING", 100)
     generator, expected = torch.Generator().manual_seed(0), Counter[tuple[int, int]]()
-    tally = Tally(20_000, torch.device("cpu"))
+    tally = Tally(torch.device("cpu"))
     for _ in range(5):
         logits, batch = random_batch(20_000, generator)
         tally.add(logits, batch)
@@ -181,7 +181,7 @@ def test_pairs_of_many_classes_take_the_memory_of_those_that_occur(
 
 
 def test_counts_by_class_are_those_of_the_matrix() -> None:
-    tally = Tally(6, torch.device("cpu"))
+    tally = Tally(torch.device("cpu"))
     for seed in range(4):
         tally.add(*random_batch(6, torch.Generator().manual_seed(seed)))
     counts = tally.counts()
@@ -195,7 +195,7 @@ def test_counts_by_class_are_those_of_the_matrix() -> None:
 
 def test_counting_reads_nothing_on_the_host() -> None:
     logits, batch = random_batch(9, torch.Generator().manual_seed(0))
-    tally = Tally(9, META)
+    tally = Tally(META)
     with HostReads() as reads:
         tally.add(logits.to(META), batch.to(META))
     assert reads.places == []

@@ -33,7 +33,7 @@ def ragged(generator: torch.Generator) -> tuple[Tensor, TaskBatch]:
 
 def test_calibration_error_is_that_of_torchmetrics(metrics: ModuleType) -> None:
     generator = torch.Generator().manual_seed(0)
-    tally, parts = Tally(5, torch.device("cpu")), [ragged(generator) for _ in range(3)]
+    tally, parts = Tally(torch.device("cpu")), [ragged(generator) for _ in range(3)]
     for logits, batch in parts:
         tally.add(logits, batch)
     padded = torch.stack([batch.classes < 0 for _, batch in parts]).unsqueeze(2)
@@ -53,6 +53,6 @@ def test_certain_queries_are_in_the_last_interval() -> None:
         [torch.stack([(sure / (1 - sure)).log(), sure * 0]), torch.tensor([99, 0.0])]
     )
     labels, empty = torch.tensor([[0, 1]]), torch.zeros(1, 2, 1)
-    tally = Tally(2, torch.device("cpu"))
+    tally = Tally(torch.device("cpu"))
     tally.add(logits[None], TaskBatch(empty, labels, empty, labels, torch.tensor([[0, 1]])))
     assert tally.counts().calibration_error() == pytest.approx((0.95 + 1 - 1) / 2)

@@ -239,7 +239,7 @@ def test_trained_on_one_data_set_and_tested_on_another(
     (row,) = compare([recipes[0]], request, folder=tmp_path)
     file = compared / "proto" / "seed0" / BEST
     (expected,) = evaluate_checkpoints([file], request).values()
-    assert torch.equal(row.evaluations[0][0].accuracy, expected[0].accuracy)
+    assert torch.equal(row.evaluations[0][0].values, expected[0].values)
     assert row.evaluations[0][0].class_names == expected[0].class_names
     assert "seed 1000, 2 views (mirrored))" in (tmp_path / "table.md").read_text()
 

@@ -90,7 +90,7 @@ def test_figures_are_those_of_evaluate(config: Config, paths: list[Path]) -> Non
             problem, sampler, tasks=7, norm=evaluation.norm, adaptation=config.adaptation
         )
         assert evaluation.protocol == expected.protocol
-        assert torch.equal(evaluation.accuracy, expected.accuracy)
+        assert torch.equal(evaluation.values, expected.values)
 
 
 def test_without_progress_nothing_is_printed(
@@ -161,7 +161,7 @@ def test_one_norm_mode(paths: list[Path]) -> None:
     (every,) = evaluate_checkpoints(paths[:1], REQUEST).values()
     (one,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="running")).values()
     assert [e.norm for e in one] == ["running"]
-    assert torch.equal(one[0].accuracy, every[2].accuracy)
+    assert torch.equal(one[0].values, every[2].values)
 
 
 def test_each_file_is_read_once(
@@ -182,7 +182,7 @@ def test_each_file_is_read_once(
     monkeypatch.setattr("fewshot_blo.tasks.catalogue.DataSet.load", refuse)
     (found,) = evaluate_checkpoints(paths[:1], REQUEST, splits).values()
     assert opened == paths[:1]
-    assert all(torch.equal(a.accuracy, b.accuracy) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a.values, b.values) for a, b in zip(found, expected, strict=True))
 
 
 def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> None:
@@ -201,7 +201,7 @@ def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     request = replace(REQUEST, data="Glyphs", size=28)
     (evaluations,) = evaluate_checkpoints(paths[:1], request).values()
     assert set(evaluations[0].class_names) <= set(glyphs.load().test.class_names)
-    assert len(evaluations[0].accuracy) == 7
+    assert len(evaluations[0].values) == 7
 
 
 def test_another_data_set_comes_in_the_size_of_the_training_images(paths: list[Path]) -> None:
@@ -209,7 +209,7 @@ def test_another_data_set_comes_in_the_size_of_the_training_images(paths: list[P
     for path in (paths[0], paths[2]):  # Of the initialisation, a head that no other size fits.
         (usual,) = evaluate_checkpoints([path], request).values()
         (same,) = evaluate_checkpoints([path], replace(request, size=16)).values()
-        assert torch.equal(usual[0].accuracy, same[0].accuracy)
+        assert torch.equal(usual[0].values, same[0].values)
 
 
 def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
@@ -226,7 +226,7 @@ def test_another_data_set_is_seen_in_grey_or_in_colour_as_training_images_were(
     request = replace(REQUEST, data="Folder", root=str(root_of(config)), size=16, norm="support")
     (found,) = evaluate_checkpoints([of_grey], request).values()
     (expected,) = evaluate_checkpoints(paths[:1], replace(REQUEST, norm="support")).values()
-    assert torch.equal(found[0].accuracy, expected[0].accuracy)
+    assert torch.equal(found[0].values, expected[0].values)
     capsys.readouterr()
     coloured = in_colour.data.load().test
     assert as_trained(of_grey, config, coloured, print).images.shape[1:] == (1, 16, 16)
@@ -318,7 +318,7 @@ def test_mirror_images_in_training_leave_the_classes_of_tests_alone(
     request = replace(REQUEST, data=data, tasks=3, norm="support")
     splits = None if data else config.data.load()
     first, second = evaluate_checkpoints(several, request, splits).values()
-    assert torch.equal(first[0].accuracy, second[0].accuracy)
+    assert torch.equal(first[0].values, second[0].values)
     if not data:
         with pytest.raises(ConfigurationError, match="mirrors is False and True"):
             evaluate_checkpoints(several, replace(request, split="train"), splits)
@@ -353,7 +353,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
         "mean": evaluation.mean,
         "interval_95": evaluation.interval,
         "calibration_error": evaluation.calibration_error,
-        "task_accuracy": evaluation.accuracy.tolist(),
+        "task_accuracy": evaluation.values.tolist(),
         "class_accuracy": dict(by_class),
     }
 

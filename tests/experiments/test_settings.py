@@ -29,6 +29,7 @@ from fewshot_blo.hypergrad import STRATEGIES, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import LinearSolver
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.kernel.rules import UpdateRule
+from fewshot_blo.records.quantity import ACCURACY
 from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.training.settings import TrainSettings
@@ -50,7 +51,7 @@ def parsed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
         def train(*args: Any, config: dict[str, Any], **options: Any) -> TrainResult:
             seen.append(config)
             assert options["settings"] == options["settings"].__class__(**config["train"])
-            return TrainResult(tmp_path, 0, 0.0, False)
+            return TrainResult(tmp_path, 0, ACCURACY, 0.0, False)
 
         monkeypatch.setattr(training, "train", train)
         data = [f"--data.root={folder}", "--data=Folder", "--data.size=16"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_blo.heads import MaxMarginHead
 from fewshot_blo.heads.head import SupportSet
-from fewshot_blo.heads.losses import one_hot
+from fewshot_blo.objectives.cross_entropy import one_hot
 
 LEARNED: dict[str, Tensor] = {}
 

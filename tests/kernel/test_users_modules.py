@@ -623,11 +623,11 @@ def test_a_batch_norm_of_ones_own_has_no_statistics_of_the_support_set(
         else Initialization(network, backend=backend)
     )
     bound = problem.bind(batch, "transductive")
-    assert bound.query_logits(bound.bilevel.inner_init).isfinite().all()
+    assert bound.query_outputs(bound.bilevel.inner_init).isfinite().all()
 
     def in_support_mode() -> None:
         bound = problem.bind(batch, "support")
-        bound.query_logits(bound.bilevel.inner_init)
+        bound.query_outputs(bound.bilevel.inner_init)
 
     with pytest.raises(ConfigurationError, match=r"F\.batch_norm .* outside of PyTorch's"):
         in_support_mode()

@@ -115,7 +115,7 @@ def test_evaluation_runs_the_frozen_layers_once_an_image(adapts: Adapts) -> None
     evaluation = evaluate(
         problem, sampler, tasks=20, norm="support", adaptation=InnerSteps(2, SGD(0.5))
     )
-    assert len(evaluation.accuracy) == 20
+    assert len(evaluation.values) == 20
     assert images == len(DATASET) + 1  # One tells how many fit into memory.
 
 

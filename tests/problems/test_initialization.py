@@ -12,11 +12,12 @@ from torch.func import functional_call
 from fewshot_blo.bilevel import OuterStep
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import LinearHead
-from fewshot_blo.heads.losses import task_accuracy, task_cross_entropy
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.unroll import UnrollState
 from fewshot_blo.kernel import SGD, InnerSteps, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.objectives import Accuracy
+from fewshot_blo.objectives.cross_entropy import task_cross_entropy
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
 
@@ -157,7 +158,7 @@ def test_from_prototypes_the_way_is_that_of_the_tasks() -> None:
     bound = problem.bind(make_batch(way=5), "support")
     step = Unroll(InnerSteps(2, SGD(0.1))).hypergradient(bound.bilevel, UnrollState())
     assert step.inner["head.weight"].shape == (3, 5, 8)
-    assert bound.query_logits(step.inner).shape[-1] == 5
+    assert bound.query_outputs(step.inner).shape[-1] == 5
 
 
 @pytest.mark.parametrize("prox", [0.0, 0.7])
@@ -206,11 +207,11 @@ def test_inductive_predictions_do_not_depend_on_other_queries() -> None:
     )
     start = problem.bind(batch, "support").bilevel.inner_init
     for mode in ("support", "running"):
-        together = problem.bind(batch, mode).query_logits(start)
-        alone = problem.bind(single, mode).query_logits(start)
+        together = problem.bind(batch, mode).query_outputs(start)
+        alone = problem.bind(single, mode).query_outputs(start)
         torch.testing.assert_close(alone[:, 0], together[:, 0])
-    together = problem.bind(batch, "transductive").query_logits(start)
-    alone = problem.bind(single, "transductive").query_logits(start)
+    together = problem.bind(batch, "transductive").query_outputs(start)
+    alone = problem.bind(single, "transductive").query_outputs(start)
     assert not torch.allclose(alone[:, 0], together[:, 0])
 
 
@@ -225,7 +226,7 @@ def test_losses_and_accuracies_leave_padding_out() -> None:
     logits = torch.randn(3, 6, 3, generator=generator, dtype=torch.float64)
     logits[1, :, 2] += 50  # a class that the second task does not have
     losses = task_cross_entropy(logits, batch.query_y, batch.classes)
-    accuracies = task_accuracy(logits, batch.query_y, batch.classes)
+    accuracies = Accuracy()(logits, batch.query_y, batch.query_rows)
     for t, task in enumerate(single_tasks(batch)):
         rows = logits[t, batch.query_y[t] >= 0][:, : task.way]
         torch.testing.assert_close(losses[t], F.cross_entropy(rows, task.query_y[0]))

@@ -152,7 +152,7 @@ def test_tasks_are_drawn_from_its_embeddings_where_it_has_an_embedder() -> None:
         problem.bound.clear()
         options: Any = {"tasks": 9, "norm": "running", "adaptation": STEPS}
         found.append(evaluate(problem, sampler(seed=3), **options))
-    assert torch.equal(found[0].accuracy, found[1].accuracy)
+    assert torch.equal(found[0].values, found[1].values)
     assert set(plain.bound) == {torch.Size([1, 16, 16])}
     assert set(embedding.bound) == {torch.Size([36])}
 
@@ -162,13 +162,13 @@ class Early(ScaledPrototypes):
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         bound = super().bind(batch, norm, keys)
-        logits = bound.query_logits(bound.bilevel.inner_init)
-        return replace(bound, query_logits=lambda _: logits)
+        logits = bound.query_outputs(bound.bilevel.inner_init)
+        return replace(bound, query_outputs=lambda _: logits)
 
 
 def test_norms_that_meet_no_images_are_an_error() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"no image went through a batch norm.*query_logits"
+        ConfigurationError, match=r"no image went through a batch norm.*query_outputs"
     ):
         update_statistics(Early(make_network()), sampler(), STEPS)
 

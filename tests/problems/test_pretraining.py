@@ -67,7 +67,7 @@ def test_tasks_are_solved_by_prototypes() -> None:
         for x in (batch.support_x, batch.query_x)
     )
     means = support.reshape(3, 3, 2, 8).mean(2)
-    logits = bound.query_logits(bound.bilevel.inner_init)
+    logits = bound.query_outputs(bound.bilevel.inner_init)
     expected = (-torch.cdist(query, means).square()).softmax(2)
     torch.testing.assert_close(logits.softmax(2), expected)
 

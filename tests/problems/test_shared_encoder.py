@@ -133,7 +133,7 @@ def test_learned_prox_agrees_with_finite_differences(strategy: Strategy) -> None
 def test_prototype_start_is_a_prototypical_network() -> None:
     problem, batch = SharedEncoder(encoder(), backend="loop"), make_batch()
     bound = problem.bind(batch, "support")
-    logits = bound.query_logits(bound.bilevel.inner_init)
+    logits = bound.query_outputs(bound.bilevel.inner_init)
     plain, outer = plain_network(problem.network), problem.outer
     for t, task in enumerate(single_tasks(batch)):
         one = plain_shared_encoder(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewshot_blo.tasks import ClassDataset, DataError, Splits
-from fewshot_blo.tasks.dataset import as_network_inputs
 
 
 def make(counts: list[int], prefix: str = "class", side: int = 2) -> ClassDataset:
@@ -159,14 +158,6 @@ def test_what_is_no_image_has_no_images() -> None:
     ):
         with pytest.raises(DataError, match=r"images are asked for, .* 3 classes"):
             convert()
-
-
-def test_network_inputs() -> None:
-    floats = as_network_inputs(of_any_kind().inputs, torch.device("cpu"), torch.float32)
-    assert isinstance(floats, dict)
-    assert [x.dtype for x in floats.values()] == [torch.int64, torch.bool, torch.float32]
-    images = as_network_inputs(IMAGES + 51, torch.device("cpu"), torch.float64)
-    assert torch.equal(images, torch.full((3, 1, 2, 2), 0.2, dtype=torch.float64))  # type: ignore[arg-type]
 
 
 def test_splits() -> None:

@@ -119,6 +119,25 @@ def test_numbers_that_are_names() -> None:
         table, group="school", target="score", features=["code"], categorical=["code"]
     )
     assert splits.train.feature_names == ("code=0", "code=10")
+    holed = [float("nan") if row == 3 else float(code) for row, code in enumerate(table["code"])]
+    codes = [f"0{code}" for code in table["code"]]
+    for values, names in ((holed, ("code=0", "code=10")), (codes, ("code=00", "code=010"))):
+        splits = group_table(
+            {**table, "code": values},
+            group="school",
+            target="score",
+            features=["code"],
+            categorical=["code"],
+            missing="fill",
+        )
+        assert splits.train.feature_names == names
+
+
+def test_groups_keep_the_zeros_of_their_names(tmp_path: Path) -> None:
+    table = {**TABLE, "school": [f"00{name[-1]}" for name in SCHOOLS]}
+    splits = group_table(written(tmp_path / "t.csv", ",", table), group="school", target="score")
+    names = {name for _, split in splits for name in split.group_names}
+    assert names == {f"00{n}" for n in range(10)}
 
 
 def test_missing_values_are_named_or_filled() -> None:

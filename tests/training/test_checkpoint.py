@@ -32,7 +32,7 @@ def make_checkpoint() -> Checkpoint:
         optimizer=torch.optim.Adam(list(problem.outer.values())).state_dict(),
         strategy=replace(Penalty().for_training().init(), inner=inner, multipliers=inner).plain(),
         settled={"backend": "loop", "chunk": 2},
-        best={"step": 5, "accuracy": 0.5},
+        best={"step": 5, "value": 0.5},
         random_state=random_state(),
     )
 

@@ -118,7 +118,7 @@ def test_those_of_an_initialization_are_of_query_sets_after_adaptation(
         logits = functional_call(network.eval(), params, (batch.query_x[0],))
         expected.append(float((logits.argmax(1) == batch.query_y[0]).double().mean()))
     evaluation = evaluate(problem, test, tasks=4, norm="running", adaptation=ADAPTATION)
-    assert evaluation.accuracy.tolist() == pytest.approx(expected)
+    assert evaluation.values.tolist() == pytest.approx(expected)
 
 
 def test_padding_plays_no_part() -> None:

@@ -90,7 +90,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert (stopped.interrupted, stopped.step) == (True, 3)
     assert not result.interrupted
     resumed = run(parts, strategy, settings=settings, resume=True, problem=make())
-    assert resumed.validation_accuracy == result.validation_accuracy
+    assert resumed.validation == result.validation
     assert_same_run(whole, parts)
     state = checkpoint_data(whole)["strategy"]
     assert bool(state["inner"]) == (start == "warm")
@@ -197,7 +197,7 @@ def test_validation_chooses_the_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(validation_module, "evaluate", fake)
     problem = make_problem()
     result = run(tmp_path, problem=problem)
-    assert result.validation_accuracy == pytest.approx(0.7)
+    assert result.validation == pytest.approx(0.7)
     assert result.best == tmp_path / BEST
     best = load(tmp_path / BEST)
     assert (best.step, dict(best.best)["step"]) == (4, 4)
@@ -409,7 +409,7 @@ def test_without_steps_the_start_is_validated_and_kept(tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in problem.outer.items()}
     result = run(tmp_path, problem=problem, settings=replace(SETTINGS, steps=0))
     assert (result.step, result.interrupted) == (0, False)
-    assert 0 < result.validation_accuracy <= 1
+    assert 0 < result.validation <= 1
     saved = checkpoint_data(tmp_path, BEST)["outer"]
     assert all(torch.equal(saved[name], p) for name, p in before.items())
     assert [record["step"] for record in log_records(tmp_path)] == [0]

@@ -1,4 +1,4 @@
-"""The picture of a search: accuracy over trials, and over each setting."""
+"""The picture of a search: the metric over trials, and over each setting."""
 
 from __future__ import annotations
 
@@ -10,69 +10,74 @@ from typing import Any
 from fewshot_blo.experiments.tuning.results import Row, best_of, short, written
 from fewshot_blo.experiments.tuning.space import Axis, Space
 from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.quantity import Quantity
 
 _COLUMNS = 3
 
 
-def draw_search(space: Space, rows: Sequence[Row], path: Path) -> None:
-    """Draws validation accuracy by trial, with the best so far, and by each searched setting.
+def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path) -> None:
+    """Draws the validation metric by trial, with the best so far, and by each searched setting.
 
     Args:
         space: what was searched.
+        metric: what validation measures.
         rows: the trials.
         path: file of the picture, a PNG.
     """
-    shown = [row for row in rows if not math.isnan(row.accuracy)]
+    shown = [row for row in rows if not math.isnan(row.value)]
     below = -(-len(space.axes) // _COLUMNS)
     figure = new_figure(4 * _COLUMNS, 4 + 3 * below)
     grid = figure.add_gridspec(1 + below, _COLUMNS, height_ratios=[1.3] + [1.0] * below)
     figure.suptitle(f"{len(rows)} trials over {len(space.axes)} settings; the star is the best one")
-    _history(figure.add_subplot(grid[0, :]), shown)
+    _history(figure.add_subplot(grid[0, :]), metric, shown)
     names = short([axis.name for axis in space.axes])
     for index, (axis, name) in enumerate(zip(space.axes, names, strict=True)):
         place = grid[1 + index // _COLUMNS, index % _COLUMNS]
-        _slice(figure.add_subplot(place), axis, name, shown)
+        _slice(figure.add_subplot(place), metric, axis, name, shown)
     save_figure(figure, path)
 
 
-def _history(axes: Any, rows: Sequence[Row]) -> None:
+def _history(axes: Any, metric: Quantity, rows: Sequence[Row]) -> None:
     complete = [row for row in rows if row.state == "complete"]
     pruned = [row for row in rows if row.state == "pruned"]
     if complete:
-        intervals = [0.0 if math.isnan(row.interval) else 100 * row.interval for row in complete]
-        numbers, values = _points(complete)
+        intervals = [0 if math.isnan(r.interval) else metric.factor * r.interval for r in complete]
+        numbers, values = _points(metric, complete)
         axes.errorbar(numbers, values, intervals, fmt="o", capsize=3, label="complete, ± 95 %")
-        best = [max(values[: n + 1]) for n in range(len(values))]
+        best = [max(values[: n + 1], key=metric.rank) for n in range(len(values))]
         axes.step(numbers, best, where="post", color="tab:red", label="best so far")
         if complete[0].number == 0:
             axes.axhline(values[0], color="gray", linestyle="--", label="recipe")
     if pruned:
-        axes.plot(*_points(pruned), "x", color="tab:orange", label="pruned, best until then")
-    axes.set(xlabel="trial", ylabel="validation accuracy (%)", title="Trials")
+        axes.plot(
+            *_points(metric, pruned), "x", color="tab:orange", label="pruned, best until then"
+        )
+    axes.set(xlabel="trial", ylabel=f"validation {metric.label}", title="Trials")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if complete or pruned:
         axes.legend(loc="best")
 
 
-def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    return [row.number for row in rows], [100 * row.accuracy for row in rows]
+def _points(metric: Quantity, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+    return [row.number for row in rows], [metric.factor * row.value for row in rows]
 
 
-def _slice(axes: Any, axis: Axis, name: str, rows: Sequence[Row]) -> None:
+def _slice(axes: Any, metric: Quantity, axis: Axis, name: str, rows: Sequence[Row]) -> None:
     places = {repr(choice): index for index, choice in enumerate(axis.choices)}
-    best = best_of(rows)
+    best = best_of(metric, rows)
     for state, marker, colour in (("complete", "o", "tab:blue"), ("pruned", "x", "tab:orange")):
         own = [row for row in rows if row.state == state and axis.name in row.values]
         values = [row.values[axis.name] for row in own]
         at = [places[repr(value)] for value in values] if axis.choices else values
-        axes.plot(at, [100 * row.accuracy for row in own], marker, color=colour)
+        axes.plot(at, [metric.factor * row.value for row in own], marker, color=colour)
     if best is not None:
         value = best.values[axis.name]
         where = places[repr(value)] if axis.choices else value
-        axes.plot([where], [100 * best.accuracy], "*", color="tab:red", markersize=12)
+        axes.plot([where], [metric.factor * best.value], "*", color="tab:red", markersize=12)
     _scale(axes, axis)
-    axes.set(xlabel=axis.name, ylabel="validation accuracy (%)", title=f"Accuracy by {name}")
+    title = f"{metric.name.capitalize()} by {name}"
+    axes.set(xlabel=axis.name, ylabel=f"validation {metric.label}", title=title)
     axes.grid(alpha=0.3)
 
 

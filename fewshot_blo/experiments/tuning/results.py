@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from fewshot_blo.evaluation.result import in_percent
 from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.records.tables import markdown, write_table
 from fewshot_blo.training.run import BEST, LAST
 
@@ -30,7 +30,7 @@ class Row:
         number: of the trial; 0 is the recipe.
         values: those of the searched settings by name.
         state: complete, pruned, failed or unfinished.
-        accuracy: highest validation accuracy in [0, 1]; NaN if there is none.
+        value: best validation value, accuracy in [0, 1]; NaN if there is none.
         interval: half-width of its 95 % confidence interval over tasks.
         steps: outer steps taken.
         seconds: wall time of the run, interruptions not included.
@@ -40,7 +40,7 @@ class Row:
     number: int
     values: Mapping[str, Any]
     state: str
-    accuracy: float
+    value: float
     interval: float
     steps: int
     seconds: float
@@ -53,13 +53,13 @@ def rows_of(search: Search) -> list[Row]:
     for trial in search.trials():
         if trial.state.name in _STATES:
             known = trial.user_attrs
-            accuracy = trial.value if trial.state.name == "COMPLETE" else known.get("accuracy")
+            value = trial.value if trial.state.name == "COMPLETE" else known.get("value")
             rows.append(
                 Row(
                     trial.number,
                     trial.params,
                     _STATES[trial.state.name],
-                    math.nan if accuracy is None else accuracy,
+                    math.nan if value is None else value,
                     known.get("interval", math.nan),
                     known.get("steps", 0),
                     known.get("seconds", 0.0),
@@ -69,10 +69,10 @@ def rows_of(search: Search) -> list[Row]:
     return rows
 
 
-def best_of(rows: Sequence[Row]) -> Row | None:
-    """The complete trial with the highest accuracy, the first of several; None if none is."""
+def best_of(metric: Quantity, rows: Sequence[Row]) -> Row | None:
+    """The complete trial with the best value, the first of several; None if none is."""
     complete = [row for row in rows if row.state == "complete"]
-    return max(complete, key=lambda row: (row.accuracy, -row.number), default=None)
+    return max(complete, key=lambda row: (metric.rank(row.value), -row.number), default=None)
 
 
 def write_results(search: Search) -> list[Row]:
@@ -80,12 +80,13 @@ def write_results(search: Search) -> list[Row]:
 
     To be called in this worker's ``turn``.
     """
-    rows = rows_of(search)
-    best = best_of(rows)
+    rows, metric = rows_of(search), search.metric
+    best = best_of(search.metric, rows)
     names = [axis.name for axis in search.space.axes]
     records = [
         {"trial": row.number, **{n: row.values.get(n) for n in names}}
-        | {"validation accuracy": 100 * row.accuracy, "interval": 100 * row.interval}
+        | {f"validation {metric.name}": metric.factor * row.value}
+        | {"interval": metric.factor * row.interval}
         | {"steps": row.steps, "state": row.state, "seconds": row.seconds, "reason": row.reason}
         for row in rows
     ]
@@ -102,9 +103,10 @@ def write_results(search: Search) -> list[Row]:
 def _write_best(search: Search, best: Row) -> None:
     """Writes the settings of the best trial, unless the file has them already."""
     path, tasks = search.folder / BEST_RECIPE, search.settings.validation_tasks
+    metric = search.metric
     title = (
-        f"# Trial {best.number} of fewshot-blo tune: validation accuracy {percent(best)} "
-        f"({tasks} tasks).\n# Tuned: {_values(search, best)}.\n"
+        f"# Trial {best.number} of fewshot-blo tune: validation {metric.name} "
+        f"{worth(metric, best)} ({tasks} tasks).\n# Tuned: {_values(search, best)}.\n"
     ).encode()
     if path.exists() and path.read_bytes().startswith(title):
         return
@@ -116,13 +118,20 @@ def _write_best(search: Search, best: Row) -> None:
 def table(search: Search, rows: Sequence[Row]) -> str:
     """The trials in Markdown."""
     names = [axis.name for axis in search.space.axes]
-    columns = ["trial", *short(names), "validation accuracy (%)", "outer steps", "state", "seconds"]
-    best = best_of(rows)
+    columns = [
+        "trial",
+        *short(names),
+        f"validation {search.metric.label}",
+        "outer steps",
+        "state",
+        "seconds",
+    ]
+    best = best_of(search.metric, rows)
     cells = [
         [
             f"{row.number}{' (recipe)' if row.number == 0 else ''}{' best' if row is best else ''}",
             *(written(row.values.get(name)) for name in names),
-            percent(row).removesuffix(" %"),
+            worth(search.metric, row).removesuffix(" %"),
             str(row.steps),
             f"failed: {row.reason}" if row.reason else row.state,
             f"{row.seconds:.0f}",
@@ -133,24 +142,30 @@ def table(search: Search, rows: Sequence[Row]) -> str:
 
 
 def summary(search: Search, rows: Sequence[Row]) -> str:
-    """The best trial beside the recipe, what its accuracy is worth, and what to do next."""
-    best = best_of(rows)
+    """The best trial beside the recipe, what its value is worth, and what to do next."""
+    best = best_of(search.metric, rows)
     if best is None:
         return "No trial is complete."
-    lines = [f"Best: trial {best.number}, validation accuracy {percent(best)}"]
+    lines = [
+        f"Best: trial {best.number}, validation {search.metric.name} {worth(search.metric, best)}"
+    ]
     if best.number == 0:
         lines[0] += ", which is the recipe: no trial is better."
     else:
         recipe = next((row for row in rows if row.number == 0 and row.state == "complete"), None)
-        lines[0] += f" (recipe: {percent(recipe)})." if recipe else " (the recipe is not complete)."
+        lines[0] += (
+            f" (recipe: {worth(search.metric, recipe)})."
+            if recipe
+            else " (the recipe is not complete)."
+        )
         lines.append(f"Settings: {_values(search, best)}.")
     if shares := importances(search, rows):
         words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         lines.append(f"Importance of the settings (PED-ANOVA): {words}.")
-    measured = sum(not math.isnan(row.accuracy) for row in rows)
+    measured = sum(not math.isnan(row.value) for row in rows)
     lines += [
-        f"The highest of {measured} accuracies on the same validation tasks is optimistic. Train "
-        "with other seeds, and test:",
+        f"The {search.metric.best} of {measured} values on the same validation tasks is "
+        "optimistic. Train with other seeds, and test:",
         f"  {next_command(search)}",
     ]
     return "\n".join(lines)
@@ -166,22 +181,22 @@ def next_command(search: Search) -> str:
 
 
 def importances(search: Search, rows: Sequence[Row]) -> dict[str, float]:
-    """The share of each setting in the variance of accuracy; empty for few trials.
+    """The share of each setting in the variance of the metric; empty for few trials.
 
     Source: Watanabe et al., "PED-ANOVA", arXiv 2304.10255.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    values = {row.accuracy for row in rows if row.state == "complete"}
+    values = {row.value for row in rows if row.state == "complete"}
     if sum(row.state == "complete" for row in rows) < _ENOUGH or len(values) < 2:
         return {}
     evaluator = PedAnovaImportanceEvaluator()
     return dict(get_param_importances(search.study, evaluator=evaluator))
 
 
-def percent(row: Row) -> str:
-    """Accuracy with its interval; a dash if there is none."""
-    return "–" if math.isnan(row.accuracy) else in_percent(row.accuracy, row.interval)
+def worth(metric: Quantity, row: Row) -> str:
+    """A trial's value with its interval; a dash if there is none."""
+    return "–" if math.isnan(row.value) else metric.text(row.value, row.interval)
 
 
 def written(value: object) -> str:

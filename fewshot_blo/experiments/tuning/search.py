@@ -12,12 +12,14 @@ import numpy as np
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import Tree
+from fewshot_blo.experiments.problem import metric_of
 from fewshot_blo.experiments.tuning.claims import take_trial, turn
 from fewshot_blo.experiments.tuning.request import TuneRequest
 from fewshot_blo.experiments.tuning.space import Space
 from fewshot_blo.experiments.tuning.store import JOURNAL, open_study
 from fewshot_blo.records.json_files import read_json, write_json
 from fewshot_blo.records.locks import LockFile
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -72,10 +74,14 @@ class Search:
 
     def __init__(self, request: TuneRequest, space: Space) -> None:
         self.request, self.space, self.folder = request, space, request.folder
-        self.settings: TrainSettings = space.config({}).train
+        recipe = space.config({})
+        self.settings: TrainSettings = recipe.train
+        self.metric: Quantity = metric_of(recipe).quantity
         with turn(self.folder):
             token = self._token()
-            self.study: Study = open_study(self.folder, request, self.settings.steps)
+            self.study: Study = open_study(
+                self.folder, request, self.settings.steps, maximize=self.metric.higher_is_better
+            )
             self._check_storage(token)
 
     def claim(self) -> Claim | None:
@@ -110,7 +116,7 @@ class Search:
         Args:
             claim: the trial.
             state: COMPLETE, PRUNED or FAIL.
-            value: its accuracy in [0, 1] if it is complete.
+            value: its validation metric if it is complete.
             figures: further figures by name.
         """
         from optuna.trial import TrialState

@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def open_study(folder: Path, request: TuneRequest, steps: int) -> Study:
+def open_study(folder: Path, request: TuneRequest, steps: int, *, maximize: bool) -> Study:
     """The trials of a search, new or as they were left; to be called in this worker's ``turn``.
 
     The journal has JSON lines and a database has columns of text and numbers: Optuna unpickles
@@ -54,6 +54,7 @@ def open_study(folder: Path, request: TuneRequest, steps: int) -> Study:
         folder: folder of the search.
         request: names the storage and the pruner.
         steps: outer steps of the recipe.
+        maximize: whether higher values of the metric are better.
 
     Raises:
         CheckpointError: if the journal is damaged.
@@ -66,7 +67,7 @@ def open_study(folder: Path, request: TuneRequest, steps: int) -> Study:
         return optuna.create_study(
             storage=_database(request.storage) if request.storage else _journal(folder),
             study_name=name,
-            direction="maximize",
+            direction="maximize" if maximize else "minimize",
             load_if_exists=True,
             pruner=_pruner(request, steps),
         )

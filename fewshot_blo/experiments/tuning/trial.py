@@ -38,13 +38,13 @@ def run_trial(search: Search, claim: Claim, splits: Splits) -> bool:
     try:
         return _train(search, claim, splits)
     except _Pruned:
-        search.end(claim, "PRUNED", None, **_figures(claim.folder))
+        search.end(claim, "PRUNED", None, **_figures(search, claim.folder))
     except Exception as error:
         exhausted = is_out_of_memory(error)
         if not isinstance(error, _OF_SETTINGS) and not exhausted:
             raise
         reason = str(error).partition("\n")[0] or "the memory is full"
-        search.end(claim, "FAIL", None, reason=reason, **_figures(claim.folder))
+        search.end(claim, "FAIL", None, reason=reason, **_figures(search, claim.folder))
         if exhausted:  # What is left of the run would be missing in the next one.
             release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     finally:
@@ -74,21 +74,22 @@ def _train(search: Search, claim: Claim, splits: Splits) -> bool:
     if result.interrupted:
         search.leave(claim)
         return False
-    search.end(claim, "COMPLETE", result.validation_accuracy, **_figures(claim.folder))
+    search.end(claim, "COMPLETE", result.validation, **_figures(search, claim.folder))
     return True
 
 
-def _figures(run: Path) -> dict[str, Any]:
+def _figures(search: Search, run: Path) -> dict[str, Any]:
     """Of the best validation so far, with its interval, and the steps and seconds taken."""
-    records = read_log(run / LOG)
+    records, metric = read_log(run / LOG), search.metric
+    name = f"{metric.key}/validation"
     best = max(
-        (record for record in records if "accuracy/validation" in record),
-        key=lambda record: float(record["accuracy/validation"]),
+        (record for record in records if name in record),
+        key=lambda record: metric.rank(float(record[name])),
         default={},
     )
     figures = {
-        "accuracy": best.get("accuracy/validation"),
-        "interval": best.get("accuracy/validation_interval"),
+        "value": best.get(name),
+        "interval": best.get(f"{name}_interval"),
         "steps": records[-1]["step"] if records else 0,
         "seconds": max((record.get("seconds", 0.0) for record in records), default=0.0),
     }

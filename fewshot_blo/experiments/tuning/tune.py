@@ -17,9 +17,9 @@ from fewshot_blo.experiments.tuning.results import (
     PICTURE,
     Row,
     best_of,
-    percent,
     summary,
     table,
+    worth,
     write_results,
 )
 from fewshot_blo.experiments.tuning.search import Search
@@ -33,6 +33,7 @@ from fewshot_blo.experiments.tuning.work import (
 )
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.jobs import run_jobs
+from fewshot_blo.records.quantity import Quantity
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,20 @@ class TuneResult:
     Attributes:
         best: the best settings as a recipe, ``<folder>/best.yaml``.
         rows: all trials.
+        metric: what validation measured.
         interrupted: whether Ctrl-C or SIGTERM stopped it; the same call goes on.
     """
 
     best: Path
     rows: Sequence[Row]
+    metric: Quantity
     interrupted: bool
 
     def __repr__(self) -> str:
-        best = best_of(self.rows)
-        found = f"trial {best.number}, {percent(best)}" if best else "no trial is complete"
+        best = best_of(self.metric, self.rows)
+        found = (
+            f"trial {best.number}, {worth(self.metric, best)}" if best else "no trial is complete"
+        )
         state = "interrupted, " if self.interrupted else ""
         return f"TuneResult({state}{len(self.rows)} trials, best: {found} in {self.best})"
 
@@ -179,11 +184,11 @@ def _finish(search: Search, interrupted: bool, say: Callable[[str], None]) -> Tu
     with turn(search.folder):
         rows = write_results(search)
         if rows:
-            draw_search(search.space, rows, search.folder / PICTURE)
-    result = TuneResult(search.folder / BEST_RECIPE, rows, interrupted)
+            draw_search(search.space, search.metric, rows, search.folder / PICTURE)
+    result = TuneResult(search.folder / BEST_RECIPE, rows, search.metric, interrupted)
     if rows:
         say(f"\n{table(search, rows)}")
-    if best_of(rows) is not None:
+    if best_of(search.metric, rows) is not None:
         say(summary(search, rows))
         say(f"table and picture: {search.folder}/table.md, {PICTURE}; recipe: {result.best}")
     left = [row for row in rows if row.state == "unfinished"]
@@ -194,7 +199,7 @@ def _finish(search: Search, interrupted: bool, say: Callable[[str], None]) -> Tu
         raise CheckpointError(f"{count}, and workers were killed: the same command goes on")
     elif left:
         say(f"{count}: other workers are at the rest")
-    elif best_of(rows) is None:
+    elif best_of(search.metric, rows) is None:
         reason = next(row.reason for row in rows if row.reason)
         raise ConfigurationError(f"all {len(rows)} trials failed; trial {rows[0].number}: {reason}")
     return result

@@ -10,7 +10,7 @@ from fewshot_blo.experiments.recipes import names_settings, read_recipe
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning.claims import turn
 from fewshot_blo.experiments.tuning.request import TuneRequest
-from fewshot_blo.experiments.tuning.results import Row, best_of, percent, write_results, written
+from fewshot_blo.experiments.tuning.results import Row, best_of, worth, write_results, written
 from fewshot_blo.experiments.tuning.search import Claim, Search
 from fewshot_blo.experiments.tuning.space import Space, make_space, words_of
 from fewshot_blo.experiments.tuning.store import quiet
@@ -58,7 +58,7 @@ def work_on(
             return False
         with turn(search.folder):
             rows = write_results(search)
-        say(_ended(rows, claim.number, search.request.trials))
+        say(_ended(search, rows, claim.number))
     return False
 
 
@@ -66,14 +66,15 @@ def _values(claim: Claim) -> str:
     return ", ".join(f"{name} {written(value)}" for name, value in claim.values.items())
 
 
-def _ended(rows: Sequence[Row], number: int, trials: int) -> str:
+def _ended(search: Search, rows: Sequence[Row], number: int) -> str:
     row = next(row for row in rows if row.number == number)
-    best = best_of(rows)
+    metric, trials = search.metric, search.request.trials
+    best = best_of(metric, rows)
     outcome = {
-        "complete": percent(row),
-        "pruned": f"pruned after {row.steps} steps at {percent(row)}",
+        "complete": worth(metric, row),
+        "pruned": f"pruned after {row.steps} steps at {worth(metric, row)}",
     }.get(row.state, f"failed: {row.reason}")
-    so_far = "" if best is None else f"; best {percent(best)} (trial {best.number})"
+    so_far = "" if best is None else f"; best {worth(metric, best)} (trial {best.number})"
     return f"trial {number} of {trials}: {outcome}{so_far}"
 
 

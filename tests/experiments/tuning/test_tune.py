@@ -36,6 +36,7 @@ from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
 from fewshot_blo.experiments.tuning.tune import TuneResult
 from fewshot_blo.experiments.tuning.work import read_search
 from fewshot_blo.records.files import append_line
+from fewshot_blo.records.quantity import ACCURACY
 from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import Folder
 from fewshot_blo.training.run import BEST, LAST
@@ -84,7 +85,7 @@ def pretend(
         record = {"step": step, "seconds": 0.1, "accuracy/validation": accuracy}
         append_line(folder / "log.jsonl", json.dumps(record))
         validated(step, SimpleNamespace(mean=accuracy))
-    return TrainResult(folder / BEST, config.train.steps, accuracy, False)
+    return TrainResult(folder / BEST, config.train.steps, ACCURACY, accuracy, False)
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +133,16 @@ def test_the_recipe_is_trial_0_and_the_best_is_no_worse(found: TuneResult, recip
         "strategy.inner.steps": 2,
     }
     assert len({str(row.values) for row in found.rows}) == TRIALS
-    best = best_of(found.rows)
+    best = best_of(ACCURACY, found.rows)
     assert best is not None
-    assert best.accuracy == max(row.accuracy for row in found.rows)
+    assert best.value == max(row.value for row in found.rows)
     assert f"trial {best.number}, " in repr(found)
 
 
 def test_the_best_recipe_trains_to_the_same_accuracy(
     found: TuneResult, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    best = best_of(found.rows)
+    best = best_of(ACCURACY, found.rows)
     assert best is not None
     whole, config = read_recipe(recipe).plain(), read_recipe(found.best).plain()
     whole["train"]["learning_rate"] = best.values["train.learning_rate"]
@@ -149,16 +150,16 @@ def test_the_best_recipe_trains_to_the_same_accuracy(
     assert config == whole
     words = ["train", f"--config={found.best}", f"--run={tmp_path / 'run'}", "--test_tasks=0"]
     assert cli.main(words) == 0
-    assert f"accuracy {100 * best.accuracy:.2f} %" in capsys.readouterr().out
+    assert f"accuracy {100 * best.value:.2f} %" in capsys.readouterr().out
 
 
 def test_files_of_a_search(found: TuneResult) -> None:
-    folder, best = found.best.parent, best_of(found.rows)
+    folder, best = found.best.parent, best_of(ACCURACY, found.rows)
     assert best is not None
     with (folder / "table.csv").open(encoding="utf-8") as file:
         records = list(csv.DictReader(file))
     assert [float(r["validation accuracy"]) for r in records] == [
-        100 * row.accuracy for row in found.rows
+        100 * row.value for row in found.rows
     ]
     text = (folder / "table.md").read_text()
     assert "optimistic" in text
@@ -186,9 +187,9 @@ def test_a_search_is_of_its_seed_and_grows(
     other = search(recipe, tmp_path / "other", seed=1, trials=2)
     assert other.rows[0].values == whole.rows[0].values
     assert other.rows[1].values != whole.rows[1].values
-    best = best_of(whole.rows)
+    best = best_of(ACCURACY, whole.rows)
     assert best is not None
-    assert best.accuracy > 0.8  # The recipe has 0.6.
+    assert best.value > 0.8  # The recipe has 0.6.
     text = (tmp_path / "whole" / "table.md").read_text()
     assert "Importance of the settings (PED-ANOVA): train.learning_rate" in text
 

@@ -1,12 +1,40 @@
-"""Losses and accuracies of T tasks at once, without padded rows and classes."""
+"""Cross-entropy of tasks with classes, without padded rows and classes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.objectives.accuracy import Accuracy
+from fewshot_blo.objectives.metric import Metric
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Metric):
+    """Mean cross-entropy over a task's rows; rows with a negative label do not count."""
+
+    needs_classes: ClassVar[bool] = True
+
+    @property
+    def usual_metric(self) -> Metric:
+        """Accuracy."""
+        return Accuracy()
+
+    def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+        """Of logits ``[T, B, N]`` and labels ``[T, B]``."""
+        del rows  # Their labels are negative.
+        losses = F.cross_entropy(
+            outputs.flatten(0, 1),
+            targets.clamp(min=-1).flatten(),
+            ignore_index=-1,
+            reduction="none",
+        )
+        return losses.reshape(targets.shape).sum(1) / (targets >= 0).sum(1)
 
 
 def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
@@ -17,11 +45,7 @@ def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tenso
         labels: ``[T, B]``, -1 where padded.
         classes: ``[T, N]``, -1 where padded.
     """
-    logits = mask_classes(logits, classes)
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none"
-    )
-    return losses.reshape(labels.shape).sum(1) / (labels >= 0).sum(1)
+    return CrossEntropy()(mask_classes(logits, classes), labels, labels >= 0)
 
 
 def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
@@ -37,12 +61,6 @@ def mask_classes(logits: Tensor, classes: Tensor) -> Tensor:
             "not learned (problem.start: prototypes)"
         )
     return logits.masked_fill((classes < 0).unsqueeze(1), -torch.inf)
-
-
-def task_accuracy(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Fraction of each task's real rows classified correctly, ``[T]``; shapes as above."""
-    right = mask_classes(logits, classes).argmax(-1) == labels
-    return right.sum(1) / (labels >= 0).sum(1)
 
 
 def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,59 @@
+"""Linear regression for T tasks at once, by inner steps on any loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewshot_blo.bilevel import Params, TaskParams
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.heads.head import Head, Start, SupportSet
+from fewshot_blo.objectives import AnyLoss, MeanSquaredError, as_metric
+from fewshot_blo.records.checked import checked
+
+
+@checked
+@dataclass(frozen=True)
+class LinearRegressionHead(Head):
+    """Linear outputs ``W x + b`` that minimise a loss of targets ``[T, B, E]``.
+
+    For tasks without classes; ``RidgeHead`` has a closed form for squared errors.
+
+    Attributes:
+        loss_function: loss on the support set; also a function of your own,
+            ``(outputs, targets, rows) -> [T]``.
+    """
+
+    loss_function: AnyLoss = MeanSquaredError()
+
+    starts: ClassVar[tuple[Start, ...]] = ("zeros", "learned")
+    needs_classes: ClassVar[bool] = False
+    prox: ClassVar[float] = 0.1
+
+    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
+        """Zero weights ``[T, E, D]`` and biases ``[T, E]``."""
+        weight = features.new_zeros(tasks, way, features.shape[-1])
+        return {"head.weight": weight, "head.bias": features.new_zeros(tasks, way)}
+
+    def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
+        """Not available: it starts at zero or at outer variables.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        del support, learned
+        raise ConfigurationError("LinearRegressionHead has no start from the support set")
+
+    def logits(
+        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
+    ) -> Tensor:
+        """Outputs ``W x + b``, ``[T, B, E]``."""
+        del learned, real
+        return features @ params["head.weight"].transpose(1, 2) + params["head.bias"].unsqueeze(1)
+
+    def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
+        """Its loss of the outputs, ``[T]``."""
+        outputs = self.logits(params, support.features, learned)
+        return as_metric(self.loss_function)(outputs, support.targets, support.real)

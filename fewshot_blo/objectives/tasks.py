@@ -1,0 +1,38 @@
+"""The value of a loss or metric on the support and query sets of a batch of tasks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.objectives.cross_entropy import mask_classes
+from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.tasks import TaskBatch
+
+
+def on_support(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
+    """Of outputs ``[T, B, ...]`` on the support sets, ``[T]``."""
+    outputs = _masked(metric, outputs, batch)
+    return metric(outputs, batch.support_y, batch.support_rows)
+
+
+def on_query(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
+    """Of outputs ``[T, B, ...]`` on the query sets, ``[T]``."""
+    outputs = _masked(metric, outputs, batch)
+    return metric(outputs, batch.query_y, batch.query_rows)
+
+
+def _masked(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
+    if batch.way:
+        return mask_classes(outputs, batch.classes)
+    if metric.needs_classes:
+        need_classes(batch, metric.name, "name a loss for such targets, as MeanSquaredError")
+    return outputs
+
+
+def need_classes(batch: TaskBatch, what: str, remedy: str) -> None:
+    """Raises ``ConfigurationError`` if tasks have no classes, which something needs."""
+    if not batch.way:
+        raise ConfigurationError(
+            f"{what} needs tasks with classes, and these have none: {batch!r}; {remedy}"
+        )
