@@ -39,6 +39,11 @@ class AnchoredHead(ScaledLinearHead):
     priors: Tensor = field(repr=False)
     scale: Positive = 10.0
 
+    # By device and dtype: a recorded step must not copy from the host.
+    _moved: dict[tuple[torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
     def __post_init__(self) -> None:
         if self.priors.ndim != 2 or not self.priors.is_floating_point():
             raise ConfigurationError(
@@ -61,7 +66,10 @@ class AnchoredHead(ScaledLinearHead):
 
     def anchors(self, support: SupportSet) -> Tensor:
         """W_0 of the tasks' classes, ``[T, N, D]``; zero for a padded class."""
-        classes, priors = support.classes, self.priors.to(support.features).detach()
+        classes, place = support.classes, (support.features.device, support.features.dtype)
+        if place not in self._moved:
+            self._moved[place] = self.priors.detach().to(support.features)
+        priors = self._moved[place]
         if classes.device.type == "cpu" and classes.numel() and int(classes.max()) >= len(priors):
             raise ConfigurationError(
                 f"priors has rows for {len(priors)} classes and a task has class "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from fewshot_blo.heads.linear_systems import solve
 
-_STEPS = 12
-_LENGTHS = (1.0, 0.25, 0.0625)
+_STEPS = 20
+_DAMPINGS = (0.0, 0.01, 0.1)
+_LENGTHS = (1.0, 0.25)
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Sizes:
     @classmethod
     def equal(cls, real: Tensor, present: Tensor) -> Sizes:
         """As many rows for each class."""
-        share = present / present.sum(2, keepdim=True)
-        return cls(real, present, share.squeeze(1) * real.sum(1, keepdim=True))
+        share = present.squeeze(1).to(real.dtype)
+        share = share / share.sum(1, keepdim=True)
+        return cls(real, present, share * real.sum(1, keepdim=True))
 
 
 def balanced(scores: Tensor, sizes: Sizes, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +43,8 @@ def balanced(scores: Tensor, sizes: Sizes, start: Tensor) -> tuple[Tensor, Tenso
     The assignments are the optimal transport plan with entropic regularisation, which Sinkhorn's
     iteration computes (Cuturi, arXiv 1306.0895): rows sum to 1 and columns to the sizes. g
     minimises the convex ``f(g) = Σ_i logsumexp_n(s_in + g_n) - Σ_n size_n g_n``. Each step here
-    takes the best of a step of Sinkhorn's iteration, which always lowers f, and of Newton steps of
-    three lengths, which converge quadratically. Derivatives are those of the solution, by the
+    takes the best of a step of Sinkhorn's iteration, which always lowers f, and of damped Newton
+    steps, which converge quadratically in the end. Derivatives are those of the solution, by the
     implicit function theorem, whatever the number of steps.
 
     Args:
@@ -53,34 +56,44 @@ def balanced(scores: Tensor, sizes: Sizes, start: Tensor) -> tuple[Tensor, Tenso
         Log assignments ``[T, B, N]``, -inf for classes that are not present, and g ``[T, N]``.
     """
     scores = scores.masked_fill(~sizes.present, -torch.inf)
-    with torch.no_grad():
-        g = start
-        for _ in range(_STEPS):
-            g = _better(scores, sizes, g)
-        polished = g + _newton(scores, sizes, g)
-        nearer = _residual(scores, sizes, polished) < _residual(scores, sizes, g)
-        g = torch.where(nearer, polished, g)
-    step = _newton(scores, sizes, g)
-    solution = g + (step - step.detach())
-    return (scores + solution.unsqueeze(1)).log_softmax(2), g
+    g = _solution(scores.detach(), sizes, start)
+    (step,) = _newton(scores, sizes, g, (0.0,))
+    implicit = g + (step - step.detach())
+    return (scores + implicit.unsqueeze(1)).log_softmax(2), g
+
+
+@torch.no_grad()
+def _solution(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
+    """g, ``[T, N]``."""
+    # Nearer to the solution, f does not tell two points apart.
+    enough = torch.finfo(scores.dtype).eps ** 0.5 * scores.shape[1]
+    for _ in range(_STEPS):
+        g = _better(scores, sizes, g)
+        # On the CPU only, which avoids a host sync on a GPU.
+        if g.device.type == "cpu" and bool(_residual(scores, sizes, g).max() <= enough):
+            break
+    polished = g + _newton(scores, sizes, g, (0.0,))[0]
+    nearer = _residual(scores, sizes, polished) < _residual(scores, sizes, g)
+    return torch.where(nearer, polished, g)
 
 
 def _better(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
     """The candidate of a step with the lowest f, ``[T, N]``."""
-    newton = _newton(scores, sizes, g)
-    present = sizes.present.squeeze(1)
-    ratio = torch.where(present, sizes.sizes, 1) / torch.where(present, _sums(scores, sizes, g), 1)
-    candidates = torch.stack([g + ratio.log(), *(g + length * newton for length in _LENGTHS)])
-    total = (scores + candidates.unsqueeze(2)).logsumexp(3)
-    value = (total * sizes.real).sum(2) - (candidates * sizes.sizes).sum(2)
+    present, sums = sizes.present.squeeze(1), _sums(scores, sizes, g)
+    ratio = torch.where(present, sizes.sizes, 1) / torch.where(present, sums, 1)
+    newton = _newton(scores, sizes, g, _DAMPINGS)
+    steps = [ratio.log().unsqueeze(0), *(length * newton for length in _LENGTHS)]
+    tried = g + torch.cat(steps)
+    total = (scores + tried.unsqueeze(2)).logsumexp(3)
+    value = (total * sizes.real).sum(2) - (tried * sizes.sizes).sum(2)
     best = value.nan_to_num(torch.inf, torch.inf, torch.inf).argmin(0)
     chosen = best.reshape(1, -1, 1).expand(1, *g.shape)
-    return candidates.gather(0, chosen).squeeze(0)
+    return tried.gather(0, chosen).squeeze(0)
 
 
 def _sums(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
     """Sums of the assignments to each class, ``[T, N]``."""
-    return (_assigned(scores, g) * sizes.real.unsqueeze(2)).sum(1)
+    return ((scores + g.unsqueeze(1)).softmax(2) * sizes.real.unsqueeze(2)).sum(1)
 
 
 def _residual(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
@@ -88,25 +101,21 @@ def _residual(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
     return (_sums(scores, sizes, g) - sizes.sizes).abs().amax(1, keepdim=True)
 
 
-def _assigned(scores: Tensor, g: Tensor) -> Tensor:
-    return (scores + g.unsqueeze(1)).softmax(2)
-
-
-def _newton(scores: Tensor, sizes: Sizes, g: Tensor) -> Tensor:
-    """The Newton step of f, ``[T, N]``; zero for classes that are not present.
+def _newton(scores: Tensor, sizes: Sizes, g: Tensor, dampings: Sequence[float]) -> Tensor:
+    """Newton steps of f for each damping, ``[dampings, T, N]``; zero for classes not present.
 
     The Hessian ``diag(m) - P' P`` is singular along ``g + constant``, which changes no assignment:
-    adding a matrix of equal numbers leaves the step without such a part.
+    adding a matrix of equal numbers leaves the step without such a part. Damping enlarges diag(m).
     """
-    p = _assigned(scores, g)
+    p = (scores + g.unsqueeze(1)).softmax(2)
     weighted = p * sizes.real.unsqueeze(2)
     sums = weighted.sum(1)
-    hessian = torch.diag_embed(sums) - p.transpose(1, 2) @ weighted
     present = sizes.present.to(p.dtype)
     count = sizes.real.sum(1)[:, None, None]
     # Rows that all belong to one class for certain have no curvature.
     floor = torch.finfo(p.dtype).eps * count + ~sizes.present
-    system = hessian + torch.diag_embed(floor.squeeze(1))
+    system = torch.diag_embed(sums + floor.squeeze(1)) - p.transpose(1, 2) @ weighted
     system = system + count * present * present.transpose(1, 2) / present.sum(2, keepdim=True) ** 2
-    step: Tensor = solve(system, (sizes.sizes - sums).unsqueeze(2)).squeeze(2)
-    return step
+    systems = torch.stack([system + damping * torch.diag_embed(sums) for damping in dampings])
+    right = (sizes.sizes - sums).expand(len(dampings), *g.shape).unsqueeze(3)
+    return solve(systems.flatten(0, 1), right.flatten(0, 1)).reshape(-1, *g.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from fewshot_blo.heads.transductive import (
     squared_distances,
 )
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import Natural, Positive, Share
+from fewshot_blo.records.ranges import Above, AtMost, Natural, Positive, Share
 
 _OFFSET = 1e-6
 
@@ -44,14 +45,14 @@ class PTMAPHead(TransductiveHead):
 
     Attributes:
         power: β, exponent of the features.
-        lam: λ, inverse strength of the entropic regularisation.
+        lam: λ, inverse strength of the entropic regularisation, in (0, 200].
         rate: α, part of the way from the centres to the means in a step, in [0, 1].
         steps: number of updates of the centres.
         centred: whether features are centred and scaled to unit length after the power.
     """
 
     power: Positive = 0.5
-    lam: Positive = 10.0
+    lam: Annotated[float, Above(0), AtMost(200)] = 10.0
     rate: Share = 0.2
     steps: Natural = 20
     centred: bool = True
