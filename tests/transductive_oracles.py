@@ -14,12 +14,13 @@ Array = NDArray[np.float64]
 
 def unit(x: Array) -> Array:
     lengths: Array = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / lengths
+    return np.asarray(x / lengths)
 
 
 def softmax(scores: Array) -> Array:
     e: Array = np.exp(scores - scores.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+    total: Array = e.sum(1, keepdims=True)
+    return np.asarray(e / total)
 
 
 def log_softmax(scores: Array) -> Array:
@@ -51,7 +52,7 @@ def sinkhorn(cost: Array, lam: float) -> Array:
     for _ in range(5000):
         plan /= plan.sum(1, keepdims=True)
         plan *= len(cost) / cost.shape[1] / plan.sum(0, keepdims=True)
-    return plan / plan.sum(1, keepdims=True)
+    return np.asarray(plan / plan.sum(1, keepdims=True))
 
 
 def pt_map(
