@@ -26,6 +26,13 @@ class AlphaTIMHead(TIMHead):
     length (the problem's setting ``unit``).
 
     Attributes:
+        temperature: τ, an inverse temperature.
+        steps: number of steps of Adam.
+        step_size: step size of Adam.
+        support_weight: weight of the cross-entropy of the support set.
+        marginal_weight: weight of H_α of the mean prediction.
+        conditional_weight: weight of the mean H_α of the predictions.
+        distance: "euclidean" or "cosine".
         alpha: α, above 1.
     """
 
