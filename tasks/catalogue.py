@@ -234,9 +234,13 @@ class Folder(DataSet):
     Images are cropped to a square.
 
     Attributes:
-        root: folder that holds a subfolder of images for each class; ~ is the home folder.
+        root: folder that holds a subfolder of images for each class, or folders train, val and
+            test of these, or train.csv, val.csv and test.csv (files and classes; LibFewShot,
+            easyfsl), or train.json and so on (easyfsl); ~ is the home folder.
+        table: CSV file of images and their classes, and perhaps splits, or a folder of tables for
+            each split, used instead of class folders; empty for none.
         csv: file with the columns class and split (train, validation or test) that divides the
-            classes; empty to divide them at random.
+            classes; empty to divide them as root or table says, or else at random.
         fractions: fractions of the classes for training, validation and test in a random division,
             as [0.5,0.25,0.25]; each part gets at least one.
         seed: seed of the random division.
@@ -252,6 +256,7 @@ class Folder(DataSet):
     color: bool = True
     size: Pixels = 84
     fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
+    table: str = ""
 
     def load(self) -> Splits:
         from fewshot_blo.tasks import folder
@@ -262,6 +267,7 @@ class Folder(DataSet):
             fractions=self.fractions,
             seed=self.seed,
             csv=expanded(self.csv) if self.csv else None,
+            table=expanded(self.table) if self.table else None,
             color=self.color,
             refresh=self.refresh,
         )
