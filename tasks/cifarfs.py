@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial as bind
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -30,8 +31,8 @@ _ORIGINAL = "cifar-100-python"
 _ROWS, _COLUMNS = 20, 30
 _VARIANTS = ("cifarfs", "fc100")
 _NUMBERED = (
-    "the pickles in {} have no names of classes, and their numbers are not the places in CIFAR-100: "
-    "classes are called by their numbers"
+    "the pickles in {} have no names of classes, and their numbers are not the places in "
+    "CIFAR-100: classes are called by their numbers"
 )
 
 Classes = Iterator[tuple[str, NDArray[np.uint8]]]
@@ -117,19 +118,19 @@ def _source(root: Path, variant: str) -> tuple[list[Path], Callable[[], Classes]
     """The files to read, none if there are none, and what reads them."""
     for folder in with_subfolders(root):
         if (folder / _GRID).is_file():
-            return [folder / _GRID], lambda: _from_grids(folder / _GRID)
+            return [folder / _GRID], bind(_from_grids, folder / _GRID)
         if (folder / _ORIGINAL).is_dir():
             original = _original_files(folder / _ORIGINAL)
-            return original, lambda: _from_original(*original)
+            return original, bind(_from_original, *original)
         if pickles := metaoptnet.cifar_files(folder, variant):
-            return pickles, lambda: metaoptnet.cifar_classes(pickles, variant)
+            return pickles, bind(metaoptnet.cifar_classes, pickles, variant)
         if hdf5 := torchmeta.cifar_files(folder, variant):
-            return hdf5, lambda: torchmeta.cifar_classes(hdf5[0])
+            return hdf5, bind(torchmeta.cifar_classes, hdf5[0])
     data = r2d2.data_folder(root, "cifar100", _VARIANTS[0])
     if data is None:
-        return [], lambda: iter(())
+        return [], bind(iter, ())
     classes = r2d2.classes_of(data, [n for split in SPLITS for n in class_list(variant, split)])
-    return [f for files in classes.values() for f in files], lambda: r2d2.pixels(classes, SIDE)
+    return [f for files in classes.values() for f in files], bind(r2d2.pixels, classes, SIDE)
 
 
 def _original_files(folder: Path) -> list[Path]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
-from fewshot_blo.tasks.dataset import ClassDataset, Splits
+from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_files import class_files
-from fewshot_blo.tasks.reading.decoded import (
-    CacheError,
-    check_disk,
-    decoded_once,
-    fingerprint,
-)
+from fewshot_blo.tasks.reading.decoded import fingerprint
 from fewshot_blo.tasks.reading.division import FRACTIONS, by_fractions, by_table
-from fewshot_blo.tasks.reading.images import check_memory, check_size, read_image
-from fewshot_blo.tasks.reading.splits_once import warn_uncached
+from fewshot_blo.tasks.reading.images import check_size, read_image
+from fewshot_blo.tasks.reading.kept import kept
 
 
 @checked
@@ -83,35 +77,22 @@ def load(
     else:
         parts = found.parts or by_fractions(names, fractions, seed)
     files = {name: found.classes[name] for part in parts for name in part}
-    dataset = _read(root, files, size, color, refresh)
+
+    def decode() -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
+        for name, paths in files.items():
+            yield name, (read_image(path, size=size, color=color) for path in paths)
+
+    dataset = kept(
+        root,
+        f"folder-{'color' if color else 'grey'}-{size}px",
+        fingerprint(root, chain.from_iterable(files.values())),
+        (3 if color else 1, size, size),
+        {name: len(paths) for name, paths in files.items()},
+        decode,
+        refresh=refresh,
+    )
     return Splits.consecutive(dataset, [len(part) for part in parts], tuple(found.notes))
 
 
 def _in_brackets(notes: Sequence[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
-
-
-def _read(
-    root: Path, files: Mapping[str, Sequence[Path]], size: int, color: bool, refresh: bool
-) -> ClassDataset:
-    """Images of the classes in this order, mapped from the cache, or in memory without one."""
-    channels = 3 if color else 1
-    counts = {name: len(paths) for name, paths in files.items()}
-    total = sum(counts.values())
-
-    def decode() -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
-        check_disk(total, channels, size)
-        for name, paths in files.items():
-            yield name, (read_image(path, size=size, color=color) for path in paths)
-
-    name = f"folder-{'color' if color else 'grey'}-{size}px"
-    key = fingerprint(root, chain.from_iterable(files.values()))
-    try:
-        return decoded_once(root, name, key, (channels, size, size), decode, refresh=refresh)
-    except CacheError as error:
-        check_memory(total, channels, size)
-        warn_uncached(error)
-    pixels = np.empty((total, channels, size, size), np.uint8)
-    for row, file in zip(pixels, chain.from_iterable(files.values()), strict=True):
-        row[:] = read_image(file, size=size, color=color)
-    return ClassDataset.from_counts(torch.from_numpy(pixels), counts)

@@ -72,7 +72,7 @@ def load(
     """
     root = Path(root)
     published, layout = _layout(root)
-    return load_splits(
+    splits = load_splits(
         root,
         published,
         layout,
@@ -81,6 +81,10 @@ def load(
         progress=progress,
         refresh=refresh,
     )
+    if published.named_by_words:
+        notes = metaoptnet.miniimagenet_notes(root, splits.train.class_names)
+        return replace(splits, notes=notes)
+    return splits
 
 
 def _layout(root: Path) -> tuple[Published, Callable[[str], Source]]:

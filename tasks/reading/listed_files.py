@@ -39,8 +39,8 @@ class Finder:
         Raises:
             DataError: if several files have the name.
         """
-        folders: list[Path] = [self.base, *([self.found.root] if self.found else [])]
-        below = ("", "images", *((label, f"images/{label}") if label else ()))
+        folders = [self.base] + ([self.found.root] if self.found else [])
+        below = ["", "images"] + ([label, f"images/{label}"] if label else [])
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             for inner in below:
                 for folder in folders:

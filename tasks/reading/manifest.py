@@ -23,7 +23,7 @@ _FILES = (
 )
 _LABELS = (
     *("labelname", "classname", "categoryname", "label", "labels", "class", "classes"),
-    *("category", "categories", "target", "species", "breed", "y", "tag"),
+    *("finelabel", "category", "categories", "target", "species", "breed", "y", "tag"),
     *("labelid", "classid", "categoryid"),
 )
 _SPLITS = ("split", "set", "subset", "partition")
@@ -158,6 +158,11 @@ def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
     """Place of the first of these names in the header, whatever their case and punctuation."""
     plain = [re.sub(r"[\W_]", "", cell.lower()) for cell in header]
     return next((plain.index(name) for name in names if name in plain), None)
+
+
+def column_of(names: Sequence[str], what: str) -> int | None:
+    """Place of the column of images (``image``) or classes (``label``) by usual names."""
+    return _column(names, {"image": _FILES, "label": _LABELS}[what])
 
 
 def _row(line: int, cells: Sequence[str], columns: Sequence[int | None]) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial as bind
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,18 @@ def _all_or_none(files: list[Path]) -> list[Path]:
         missing = next(file for file in files if file not in there)
         raise DataError(f"{missing} is missing: put it beside {there[0].name}")
     return there
+
+
+def miniimagenet_notes(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Sentences on classes that have no names, and on files that are not read."""
+    notes = []
+    if all(name.isdigit() for name in names):
+        notes.append(f"the pickles in {folder} have no catname2label: classes have their numbers")
+    further = [folder / _MINIIMAGENET.format(f"train_phase_{phase}") for phase in ("val", "test")]
+    if there := [file.name for file in further if file.is_file()]:
+        listed = " and ".join(there)
+        notes.append(f"{listed} not read: further images of the training classes")
+    return tuple(notes)
 
 
 def miniimagenet_source(files: list[Path], split: str) -> Source:
@@ -106,10 +118,8 @@ def _images(file: Path) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]
             "images: they must be one integer per image"
         )
     names = _names(content.get("catname2label"))
-    classes = {
-        names.get(n, str(n)): np.flatnonzero(labels == n) for n in np.unique(labels).tolist()
-    }
-    return images, classes
+    numbers = np.unique(labels).tolist()
+    return images, {names.get(n, str(n)): np.flatnonzero(labels == n) for n in numbers}
 
 
 def _names(numbers: object) -> dict[int, str]:
