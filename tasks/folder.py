@@ -18,6 +18,7 @@ from fewshot_blo.tasks.reading.decoded import fingerprint
 from fewshot_blo.tasks.reading.division import FRACTIONS, by_fractions, by_table
 from fewshot_blo.tasks.reading.images import check_size, read_image
 from fewshot_blo.tasks.reading.kept import kept
+from fewshot_blo.tasks.reading.walk import counted
 
 
 @checked
@@ -69,8 +70,8 @@ def load(
     names = list(found.classes)
     if len(names) < 3:
         raise DataError(
-            f"{root} has {len(names)} class subfolders with images: at least 3 are needed, one "
-            f"each for train, validation and test{_in_brackets(found.notes)}"
+            f"{root} has {counted(len(names), 'class', 'classes')} with images: at least 3 are needed, "
+            f"one each for train, validation and test{_in_brackets(found.notes)}"
         )
     if csv is not None:
         parts = by_table(names, Path(csv), "folder with images")

@@ -15,9 +15,9 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Natural, Positive
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.columns import NO_LABEL, class_of, columns_of
 from fewshot_blo.tasks.reading.division import FRACTIONS, by_fractions, check_parts
 from fewshot_blo.tasks.reading.images import check_size, open_image, square
-from fewshot_blo.tasks.reading.parquet_files import NO_LABEL, class_of, columns_of
 from fewshot_blo.tasks.reading.walk import counted
 
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
@@ -63,9 +63,9 @@ def from_hugging_face(
 ) -> ClassDataset:
     """The images of a ``datasets.Dataset``; of a ``DatasetDict``, those of all its splits.
 
-    Where splits hold different classes, read each by itself: ``Splits(from_hugging_face(d["train"]),
-    from_hugging_face(d["validation"]), from_hugging_face(d["test"]))``. All images are read into
-    memory; for large data sets, save parquet files and use the data set ``Parquet``.
+    Where splits hold different classes, read each by itself, ``from_hugging_face(d["train"])`` and
+    so on, and give the three to ``Splits``. All images are read into memory; for large data sets,
+    save parquet files and use the data set ``Parquet``.
 
     Args:
         dataset: has features, or columns that ``image`` and ``label`` name.
@@ -211,7 +211,9 @@ def _has_color(source: Any) -> bool:
 
 def _pixels(source: Any, size: int | None, color: bool, where: str) -> NDArray[np.uint8]:
     """``[C, H, W]``."""
-    content = source.get("bytes") or source.get("path") if isinstance(source, dict) else source
+    content: Any = source
+    if isinstance(source, dict):  # Of an image that datasets was told not to decode.
+        content = source.get("bytes") or source.get("path") or b""
     image = open_image(content, color=color, name=f"of {where}")
     if size is not None:
         return square(image, size=size)

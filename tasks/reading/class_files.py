@@ -134,10 +134,11 @@ def _listed(root: Path, tables: Sequence[tuple[Path, int | None]]) -> ClassFiles
         reason = "; ".join([*notes, sentence(passed_over)])
         raise DataError(f"{source} lists no image that is there: {reason or 'it has no rows'}")
     known = {file for file, _, _ in listed}
-    passed_over["images that no table lists"] = sum(file not in known for file in found.files)
-    if counts := sentence(passed_over):
-        notes = [counts, *notes]
-    return _grouped(listed, source, notes)
+    found.passed_over += passed_over
+    found.passed_over["images that no table lists"] += sum(f not in known for f in found.files)
+    for table, _ in tables:  # They are no images, but read.
+        found.passed_over[table.suffix.lower()] -= table.is_relative_to(root)
+    return _grouped(listed, source, [*found.notes(), *notes])
 
 
 def _rows_of(

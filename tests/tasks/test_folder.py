@@ -193,7 +193,7 @@ def two_classes(root: Path) -> None:
     [
         (truncated_image, r"ant/1\.png cannot be decoded"),
         (text_as_image, r"ant/1\.png cannot be decoded"),
-        (two_classes, "has 2 class subfolders with images: at least 3"),
+        (two_classes, "has 2 classes with images: at least 3"),
     ],
 )
 def test_a_damaged_folder_is_refused(
