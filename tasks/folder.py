@@ -70,8 +70,8 @@ def load(
     names = list(found.classes)
     if len(names) < 3:
         raise DataError(
-            f"{root} has {counted(len(names), 'class', 'classes')} with images: at least 3 are needed, "
-            f"one each for train, validation and test{_in_brackets(found.notes)}"
+            f"{root} has {counted(len(names), 'class', 'classes')} with images: at least 3 are "
+            f"needed, one each for train, validation and test{_in_brackets(found.notes)}"
         )
     if csv is not None:
         parts = by_table(names, Path(csv), "folder with images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -228,11 +229,7 @@ def test_what_is_wrong_is_named(
 
 def test_without_h5py_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_torchmeta(tmp_path)
-
-    def absent(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-
-    monkeypatch.setattr("fewshot_blo.tasks.reading.torchmeta.importlib.import_module", absent)
+    monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ConfigurationError, match=r"needs h5py: install fewshot_blo\[formats\]"):
         cifarfs.load(tmp_path)
 

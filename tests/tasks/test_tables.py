@@ -163,9 +163,8 @@ def test_classes_are_the_folders_of_paths(header: str, tmp_path: Path) -> None:
 def test_a_table_without_splits_and_a_table_of_classes(tmp_path: Path) -> None:
     root = flat(tmp_path / "data")
     table, classes = tmp_path / "images.csv", tmp_path / "classes.csv"
-    table.write_text(
-        "image;label\n" + "\n".join(f"{n}_{k}.png;{n}" for n in CLASSES for k in (0, 1))
-    )
+    lines = [f"{name}_{number}.png;{name}" for name in CLASSES for number in (0, 1)]
+    table.write_text("\n".join(["image;label", *lines]))
     classes.write_text("class_name;split\n" + "\n".join(f"{n};{s}" for n, s in SPLIT.items()))
     assert_divided(load(root, table=table, csv=classes, size=2))
     by_seed = {load(root, table=table, seed=seed, size=2).test.class_names for seed in range(9)}
