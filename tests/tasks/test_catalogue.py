@@ -159,7 +159,8 @@ def test_modules_of_data_sets_are_imported_when_they_load() -> None:
     program = (
         "import sys, fewshot_blo.tasks.catalogue as catalogue\n"
         "for kind in catalogue.DATA_SETS: kind().image_shape, kind().published_classes('val')\n"
-        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder', 'parquet')\n"
+        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder', "
+        "'parquet')\n"
         "print([name for name in modules if f'fewshot_blo.tasks.{name}' in sys.modules])"
     )
     command = [sys.executable, "-c", program]

@@ -71,7 +71,8 @@ def test_data_sets_of_torchvision() -> None:
         own = [np.asarray(image) for image, label in fake if int(label) == int(name)]
         rows = found.images[found.labels == place]
         np.testing.assert_array_equal(rows.permute(0, 2, 3, 1).numpy(), np.stack(own))
-    subset = torch.utils.data.Subset(Items(BYTES, LABELS, ["x", "y", "z"]), [0, 2, 3])  # type: ignore[arg-type]
+    whole: Any = Items(BYTES, LABELS, ["x", "y", "z"])
+    subset: Any = torch.utils.data.Subset(whole, [0, 2, 3])
     part = from_torchvision(subset, size=3, color=False)
     assert part.class_names == ("x", "y", "z")
     assert part.images.shape == (3, 1, 3, 3)

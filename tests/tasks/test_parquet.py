@@ -276,7 +276,7 @@ def test_several_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(info), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"has several columns of labels.*two \(int64\).*set label"):
         load(tmp_path, size=2)
-    with pytest.raises(DataError, match="row 0: the label is '0.5': it must be an integer or text"):
+    with pytest.raises(DataError, match="row 0: the label is .* it must be an integer or text"):
         load(tmp_path, label="mark", size=2)
     with pytest.raises(DataError, match="has no column 'three'; its columns are image, one"):
         load(tmp_path, label="three", size=2)
@@ -310,9 +310,7 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert_divided(Parquet(repository="a/pictures", size=2).load())
     assert asked == [("a/pictures", "main"), ("a/pictures", "refs/convert/parquet")]
-    with pytest.raises(
-        DataError, match=r"of nobody/none failed \(OSError: 404 Client Error\): try"
-    ):
+    with pytest.raises(DataError, match=r"nobody/none failed \(OSError: 404 Client Error\): try"):
         load("", repository="nobody/none", size=2)
     with pytest.raises(DataError, match="a/text has no parquet files"):
         load("", repository="a/text", size=2)
