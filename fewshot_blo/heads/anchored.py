@@ -12,7 +12,7 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Start, SupportSet, logarithms
 from fewshot_blo.heads.linear import ScaledLinearHead
-from fewshot_blo.heads.losses import mask_classes
+from fewshot_blo.objectives.cross_entropy import mask_classes
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 

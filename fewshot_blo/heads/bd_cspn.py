@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.heads.head import normalize
-from fewshot_blo.heads.losses import one_hot
 from fewshot_blo.heads.transductive import Rows, TransductiveHead, row_mean, weighted_means
+from fewshot_blo.objectives.cross_entropy import one_hot
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 

@@ -78,7 +78,8 @@ def columns_of(table: Table, texts: Collection[str] = ()) -> dict[str, Column]:
     elif isinstance(table, np.ndarray) and table.dtype.names is not None:
         raw = {name: table[name] for name in table.dtype.names}
     elif hasattr(table, "columns") or isinstance(table, Mapping):
-        raw = {str(n): table[n] for n in getattr(table, "columns", table)}
+        every: Any = table
+        raw = {str(n): every[n] for n in (every.columns if hasattr(every, "columns") else every)}
     else:
         raise DataError(
             f"the table is a {type(table).__name__}: it must be a DataFrame, a mapping of columns, "
