@@ -53,8 +53,12 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.kernel import LearnedSGD as LearnedSGD
     from fewshot_blo.kernel import Momentum as Momentum
     from fewshot_blo.machine.allocator import keep_freed_memory as keep_freed_memory
+    from fewshot_blo.networks import GRU as GRU
+    from fewshot_blo.networks import MLP as MLP
     from fewshot_blo.networks import Conv4 as Conv4
     from fewshot_blo.networks import ResNet12 as ResNet12
+    from fewshot_blo.networks import SineNetwork as SineNetwork
+    from fewshot_blo.networks import TransformerEncoder as TransformerEncoder
     from fewshot_blo.networks import WideResNet as WideResNet
     from fewshot_blo.networks import classifier as classifier
     from fewshot_blo.problems import Initialization as Initialization
@@ -84,7 +88,7 @@ _HOMES = {
     "hypergrad.linear_solve": "ConjugateGradient Dense MINRES Neumann Nystrom OneStep",
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
-    "networks": "Conv4 ResNet12 WideResNet classifier",
+    "networks": "Conv4 GRU MLP ResNet12 SineNetwork TransformerEncoder WideResNet classifier",
     "problems": "Initialization Pretraining SharedEncoder",
     "solving": "PlainProblem solve",
     "tasks": "DataError",

@@ -14,9 +14,8 @@ from torch import Tensor
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.figure import inline_image
 from fewshot_blo.records.scalars import in_short
-from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.episode_figure import draw_episodes
-from fewshot_blo.tasks.inputs import Inputs
+from fewshot_blo.tasks.inputs import Inputs, in_words, one_of
 
 _DRAWN_ROWS = 12
 
@@ -122,11 +121,8 @@ class TaskBatch:
     @property
     def _inputs(self) -> str:
         """Inputs in words."""
-        if isinstance(self.support_x, Mapping):
-            named = [f"{n} {list(x.shape[2:])} {kind(x)}" for n, x in self.support_x.items()]
-            return f"inputs {', '.join(named)}"
-        what = "images" if self.support_x.ndim == 5 else "inputs"
-        return f"{what} {list(self.support_x.shape[2:])} {kind(self.support_x)}"
+        what = "images" if one_of(self.support_x).ndim == 5 else "inputs"
+        return f"{what} {in_words(self.support_x, 2)}"
 
     def _repr_html_(self) -> str | None:
         """A figure of the first tasks, for notebooks; None if the inputs are not images."""

@@ -17,8 +17,9 @@ from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import LABEL_OF_PADDING, UNKNOWN, TaskBatch, send
-from fewshot_blo.tasks.dataset import ClassDataset, intensities
+from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of
 from fewshot_blo.tasks.protocols.protocol import Classes, Counts, Protocol
 from fewshot_blo.tasks.source import TaskSource
 
@@ -79,7 +80,7 @@ class ClassSampler(TaskSource):
         self.tasks = tasks
         self.seed = seed
         self.class_names = dataset.class_names
-        self.device = dataset.images.device if device is None else _device(device)
+        self.device = one_of(dataset.inputs).device if device is None else _device(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
         if self.augment is not None:
@@ -103,9 +104,9 @@ class ClassSampler(TaskSource):
         return first.drawn(repr(self), self.dataset.class_names)
 
     @property
-    def pool(self) -> Tensor:
-        """The images of the data set, ``[M, C, H, W]``, uint8."""
-        return self.dataset.images
+    def pool(self) -> Inputs:
+        """The examples of the data set, ``[M, ...]``; images are uint8."""
+        return self.dataset.inputs
 
     def plain(self) -> Self:
         """The same tasks without augmentation."""
@@ -175,13 +176,13 @@ class ClassSampler(TaskSource):
             images = int(self._classes.counts[plan.classes].max())
             drawn.append(rng.random((len(plan.classes), images)))
         # Of the largest class drawn, not of all: one large class costs the tasks it is in.
-        way, most = (max((each.shape[i] for each in drawn), default=1) for i in (0, 1))
+        way, most = (max((own.shape[i] for own in drawn), default=1) for i in (0, 1))
         classes, shots, queries = np.zeros((3, len(numbers), way), dtype=np.int64)
         keys = np.full((len(numbers), way, most), np.inf)
-        for t, (plan, each) in enumerate(zip(plans, drawn, strict=True)):
+        for t, (plan, own_keys) in enumerate(zip(plans, drawn, strict=True)):
             own = slice(len(plan.classes))
             classes[t, own], shots[t, own], queries[t, own] = plan[:3]
-            keys[t, own, : each.shape[1]] = each
+            keys[t, own, : own_keys.shape[1]] = own_keys
         # A random permutation of each class's images: argsort of uniform keys, absent images last.
         counts = self._classes.counts[classes]
         keys[np.arange(most) >= counts[..., None]] = np.inf
@@ -228,23 +229,24 @@ class ClassSampler(TaskSource):
 
     def _gathered(
         self, rows: Counts, embeddings: Tensor | None, numbers: Sequence[int], part: int
-    ) -> Tensor:
-        """Images ``[T, B, C, H, W]`` of image indices ``[T, B]``."""
+    ) -> Inputs:
+        """Inputs ``[T, B, ...]`` of example indices ``[T, B]``."""
         flat = torch.from_numpy(rows.reshape(-1))
-        source = self.dataset.images if embeddings is None else embeddings
-        chosen = source[send(flat.clamp(min=0), source.device)]
-        if embeddings is not None:
-            images = chosen.to(self.device).to(self.dtype)
-        elif self.augment is not None:
+        source = self.dataset.inputs if embeddings is None else embeddings
+        chosen = each(lambda x: x[send(flat.clamp(min=0), x.device)], source)
+        inputs: Inputs
+        if self.augment is not None:
             draws = draw(self.seed, numbers, rows.shape[1], part)
-            images = self.augment(chosen.to(self.device), draws, self.dtype)
+            inputs = self.augment(one_of(chosen).to(self.device), draws, self.dtype)
         else:
-            images = intensities(chosen, self.device, self.dtype)
+            inputs = each(lambda x: as_inputs(x, self.device, self.dtype), chosen)
         padded = flat < 0
         if padded.any():
-            mask = send(padded, self.device).reshape(-1, *[1] * (images.ndim - 1))
-            images.masked_fill_(mask, 0)
-        return images.reshape(*rows.shape, *source.shape[1:])
+            mask = send(padded, self.device)
+            inputs = each(
+                lambda x: x.masked_fill_(mask.reshape(-1, *[1] * (x.ndim - 1)), 0), inputs
+            )
+        return each(lambda x: x.reshape(*rows.shape, *x.shape[1:]), inputs)
 
 
 def _device(device: torch.device | str) -> torch.device:

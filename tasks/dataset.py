@@ -1,4 +1,4 @@
-"""``ClassDataset``: uint8 images grouped by class; ``Splits``: disjoint sets of classes."""
+"""``ClassDataset``: examples grouped by class; ``Splits``: disjoint sets of classes."""
 
 from __future__ import annotations
 
@@ -9,39 +9,51 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.shapes import kind
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import (
+    Inputs,
+    check_input,
+    each,
+    in_words,
+    joined,
+    named,
+    one_of,
+)
 
 
 @checked
 @dataclass(frozen=True)
 class ClassDataset:
-    """Images of named classes; the images of one class are consecutive.
+    """Examples of named classes; those of one class are consecutive.
+
+    Inputs may be anything that a network takes: images, features computed before, token ids, time
+    series, or several of them by name.
 
     Attributes:
-        images: ``[M, C, H, W]``, uint8, on any device.
+        inputs: ``[M, ...]`` on any device, or a mapping of such tensors. uint8 is for images ``[M,
+            C, H, W]``, which samplers scale to [0, 1]; other dtypes are taken as they are.
         labels: ``[M]``, int64, indices into ``class_names`` in ascending order.
-        class_names: one unique name per class; every class has at least one image.
+        class_names: one unique name per class; every class has at least one example.
 
     Raises:
         DataError: if shapes, dtypes or labels do not match.
     """
 
-    images: Tensor
+    inputs: Inputs
     labels: Tensor
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(
-                f"images are {self.images.dtype} of shape {list(self.images.shape)}; "
-                "they must be uint8 of shape [images, channels, height, width]"
-            )
-        if self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"{self.images.shape[0]} images have labels of shape {list(self.labels.shape)}: "
-                "there must be one label per image"
-            )
+        what = "images" if self.is_pictures else "examples"
+        if not named(self.inputs):
+            raise DataError("inputs are an empty mapping: name at least one tensor")
+        for name, tensor in named(self.inputs).items():
+            check_input(name, tensor)
+            if self.labels.shape != tensor.shape[:1]:
+                raise DataError(
+                    f"{tensor.shape[0]} {what} have labels of shape {list(self.labels.shape)}: "
+                    "there must be one label each"
+                )
         if self.labels.dtype != torch.int64:
             raise DataError(f"labels are {self.labels.dtype}; they must be int64")
         if (self.labels < 0).any():
@@ -64,53 +76,75 @@ class ClassDataset:
             )
         if (counts == 0).any():
             empty = self.class_names[int((counts == 0).nonzero()[0])]
-            raise DataError(f"class '{empty}' has no images: add images, or leave its name out")
+            raise DataError(f"class '{empty}' has no {what}: add some, or leave its name out")
 
     def __repr__(self) -> str:
         return f"ClassDataset({self.describe()})"
 
     def describe(self) -> str:
-        """Text for tables: number of classes and images, image shape, dtype and device."""
+        """Text for tables: number of classes and examples, their shape, dtype and device."""
         low, high = int(self.counts.min()), int(self.counts.max())
-        each = str(low) if low == high else f"{low} to {high}"
+        count = str(low) if low == high else f"{low} to {high}"
         classes = len(self.class_names)
         return (
-            f"{classes} class{'' if classes == 1 else 'es'}, {each} images each, {len(self)} in "
-            f"all, {list(self.images.shape[1:])} {kind(self.images)}"
+            f"{classes} class{'' if classes == 1 else 'es'}, {count} "
+            f"{'images' if self.is_pictures else 'examples'} each, {len(self)} in all, "
+            f"{in_words(self.inputs, 1)}"
         )
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether the inputs are uint8 images ``[M, C, H, W]``."""
+        return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
+
+    @property
+    def images(self) -> Tensor:
+        """The images, ``[M, C, H, W]``, uint8.
+
+        Raises:
+            DataError: if the examples are not images.
+        """
+        if not self.is_pictures:
+            raise DataError(
+                f"images are asked for, and the data set has {self.describe()}: give uint8 images "
+                "[images, channels, height, width]"
+            )
+        return one_of(self.inputs)
 
     @classmethod
     def from_labels(
-        cls, images: Tensor, labels: Tensor, class_names: Sequence[str]
+        cls, inputs: Inputs, labels: Tensor, class_names: Sequence[str]
     ) -> ClassDataset:
-        """Builds a data set from images in any order, sorted stably by label.
+        """Builds a data set from examples in any order, sorted stably by label.
 
         Args:
-            images: ``[M, C, H, W]``, uint8.
+            inputs: ``[M, ...]``, as in the attributes.
             labels: ``[M]``, indices into ``class_names``.
             class_names: one unique name per class.
         """
         order = torch.argsort(labels, stable=True)
-        return cls(images[order], labels[order].to(torch.int64), tuple(class_names))
+        ordered = each(lambda x: x[order.to(x.device)], inputs)
+        return cls(ordered, labels[order].to(torch.int64), tuple(class_names))
 
     @classmethod
-    def from_counts(cls, images: Tensor, counts: Mapping[str, int]) -> ClassDataset:
-        """Builds a data set from images in class order and the number of images per class."""
+    def from_counts(cls, inputs: Inputs, counts: Mapping[str, int]) -> ClassDataset:
+        """Builds a data set from examples in class order and the number of them per class."""
         sizes = torch.tensor(list(counts.values()), dtype=torch.int64)
         labels = torch.arange(len(counts)).repeat_interleave(sizes)
-        return cls(images, labels.to(images.device), tuple(counts))
+        return cls(inputs, labels.to(one_of(inputs).device), tuple(counts))
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return one_of(self.inputs).shape[0]
 
     @property
     def counts(self) -> Tensor:
-        """Number of images of each class, ``[classes]``."""
+        """Number of examples of each class, ``[classes]``."""
         return torch.bincount(self.labels, minlength=len(self.class_names))
 
     def to(self, device: torch.device | str) -> ClassDataset:
         """The same data set with its tensors on ``device``."""
-        return ClassDataset(self.images.to(device), self.labels.to(device), self.class_names)
+        moved = each(lambda x: x.to(device), self.inputs)
+        return ClassDataset(moved, self.labels.to(device), self.class_names)
 
     def select(self, classes: Sequence[int]) -> ClassDataset:
         """The classes at these positions, in this order.
@@ -128,13 +162,15 @@ class ClassDataset:
         counts, starts = counts[chosen], (ends - counts)[chosen]
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         if (chosen[1:] - chosen[:-1] == 1).all():
-            images = self.images[int(starts[0]) : int(starts[0] + counts.sum())]
+            rows = slice(int(starts[0]), int(starts[0] + counts.sum()))
+            inputs = each(lambda x: x[rows], self.inputs)
         else:
             # Row by row of the result: its place in its class, after the class's first row.
             places = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
-            images = self.images[(starts[labels] + places).to(self.images.device)]
+            chosen_rows = starts[labels] + places
+            inputs = each(lambda x: x[chosen_rows.to(x.device)], self.inputs)
         return ClassDataset(
-            images,
+            inputs,
             labels.to(self.labels.device),
             tuple(self.class_names[c] for c in classes),
         )
@@ -145,7 +181,7 @@ class ClassDataset:
         Grey is repeated, in the same memory; RGB is weighted as in ITU-R 601 and Pillow.
 
         Raises:
-            DataError: for any other conversion.
+            DataError: for any other conversion, or if the examples are not images.
         """
         own = self.images.shape[1]
         if own == channels:
@@ -156,10 +192,10 @@ class ClassDataset:
                 "RGB (3) can be converted to each other"
             )
         if own == 1:
-            return replace(self, images=self.images.expand(-1, 3, -1, -1))
+            return replace(self, inputs=self.images.expand(-1, 3, -1, -1))
         red, green, blue = torch.split(self.images.to(torch.int32), 1, 1)
         grey = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
-        return replace(self, images=grey.to(torch.uint8))
+        return replace(self, inputs=grey.to(torch.uint8))
 
     def with_rotations(self) -> ClassDataset:
         """Replaces each class by four, rotated by 0, 90, 180 and 270 degrees.
@@ -246,4 +282,4 @@ class Splits:
         counts = {
             n: c for d in parts for n, c in zip(d.class_names, d.counts.tolist(), strict=True)
         }
-        return ClassDataset.from_counts(torch.cat([d.images for d in parts]), counts)
+        return ClassDataset.from_counts(joined(*(d.inputs for d in parts)), counts)

@@ -127,7 +127,7 @@ def test_what_is_no_image_is_not_drawn() -> None:
     batch = make_sampler(make_dataset()).batch(0)
     assert features(batch)._repr_html_() is None
     five = torch.zeros(36, 5, 4, 4, dtype=torch.uint8)
-    spectral = replace(make_dataset(), images=five)
+    spectral = replace(make_dataset(), inputs=five)
     assert make_sampler(spectral)._repr_html_() is None
 
 

@@ -60,7 +60,7 @@ def own(function: str, *, size: PixelsOrOwn = 0, sharpen: NonNegative = 0.0) -> 
         ConfigurationError: if there is no such function, or size or sharpen is set for a network
             that is not a Backbone.
     """
-    network = own_network(function, "Conv4, ResNet12, WideResNet or a library's network")
+    network = own_network(function, "an encoder of this package or a library's network")
     if isinstance(network, Backbone):
         return _seeing(network.with_body(prepared(network.body)), size, sharpen)
     for name, value in (("size", size), ("sharpen", sharpen)):

@@ -12,6 +12,7 @@ from fewshot_blo.machine.default_device import default_device
 from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.machine.processes import joined, on_this_host
 from fewshot_blo.tasks import ClassDataset, ClassSampler
+from fewshot_blo.tasks.inputs import tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +66,10 @@ def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> C
 
 def _near(dataset: ClassDataset, device: torch.device) -> ClassDataset:
     """The data set on the device, or where it is if it would take half of a GPU's free memory."""
-    size = dataset.images.numel() * dataset.images.element_size()
+    size = sum(x.numel() * x.element_size() for x in tensors_of(dataset.inputs))
     if device.type == "cuda" and size > free_bytes(device) // 2:
         logger.info(
-            "%.1f GiB of images stay in the host's memory: the GPU has %.1f GiB free",
+            "%.1f GiB of data stay in the host's memory: the GPU has %.1f GiB free",
             size / 2**30,
             free_bytes(device) / 2**30,
         )

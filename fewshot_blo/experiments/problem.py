@@ -31,7 +31,8 @@ def build_problem(config: Config, image: torch.Size, *, trained: bool = True) ->
     device, dtype = build_device(config), build_dtype(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder = config.encoder.build(channels=image[0], trained=trained).to(dtype)
+        known = {"channels": image[0], "shape": tuple(image), "trained": trained}
+        encoder = config.encoder.build(**known).to(dtype)
         features = _feature_count(encoder, image, dtype)
         way = config.episodes.drawn(training=True).most_way
         given: dict[str, Any] = {"way": way, "features": features}

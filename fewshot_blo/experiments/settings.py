@@ -30,7 +30,7 @@ from fewshot_blo.training.settings import TrainSettings
 
 
 class Encoder(Component[nn.Module]):
-    """An encoder with its settings; it is built once the channels of the images are known."""
+    """An encoder with its settings; it is built once the shape of the inputs is known."""
 
     place = "encoder"
 
@@ -60,7 +60,7 @@ SLOTS: Mapping[Any, Slot] = {
     Encoder: Slot(
         "encoder",
         (*ENCODERS, pretrained, own),
-        given=frozenset(("channels", "trained")),
+        given=frozenset(("channels", "shape", "trained")),
         later=Encoder,
         also="torchvision:NAME, timm:NAME, hf:NAME or module:function of your own",
         shorthand=by_shorthand,

@@ -62,7 +62,7 @@ class Encoding:
             )
         support, query = (
             self.views(x.flatten(0, 1)).unflatten(0, (*x.shape[:2], -1)).unbind(2)
-            for x in batch.pictures[::2]
+            for x in (batch.support_x, batch.query_x)
         )
         for support_x, query_x in zip(support, query, strict=True):
             view = replace(batch, support_x=support_x, query_x=query_x)

@@ -88,7 +88,7 @@ def test_paired_difference_of_other_inner_steps_is_of_the_same_tasks() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"accuracy": torch.zeros(3)},
+        {"values": torch.zeros(3)},
         {"episodes": "5-way, seed 1"},
         {"class_names": ("a", "c")},
     ],
@@ -317,7 +317,7 @@ def test_how_far_it_is_where_there_is_no_terminal(
     assert capsys.readouterr() == ("", "")
     measure(shared_encoder(), "running", tasks=4, chunk=2, progress=True)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("embedding: image 56 of 56, ")
+    assert lines[0].startswith("embedding: example 56 of 56, ")
     assert lines[1].startswith("evaluating (running): task 2 of 4, ")
     assert lines[1].endswith(" left")
     assert lines[2].startswith("evaluating (running): task 4 of 4, ")

@@ -99,20 +99,65 @@ LABELS = torch.tensor([0, 0, 1])
 @pytest.mark.parametrize(
     ("images", "labels", "names", "message"),
     [
-        (IMAGES.float(), LABELS, ("a", "b"), r"torch\.float32.*must be uint8"),
-        (IMAGES[:, 0], LABELS, ("a", "b"), r"shape \[3, 2, 2\]"),
+        (IMAGES[:, 0], LABELS, ("a", "b"), r"uint8 of shape \[3, 2, 2\].*images alone"),
+        ({"x": IMAGES}, LABELS, ("a", "b"), "x are uint8"),
+        ({}, LABELS, ("a", "b"), "an empty mapping"),
+        (IMAGES.to(torch.complex64), LABELS, ("a", "b"), "complex64.*must be real"),
+        ({"x": IMAGES.float(), "y": LABELS[:2]}, LABELS, ("a", "b"), "2 examples have labels"),
         (IMAGES, LABELS[:2], ("a", "b"), "3 images have labels of shape"),
         (IMAGES, LABELS.flip(0), ("a", "b"), "labels must be in ascending order"),
         (IMAGES, LABELS - 1, ("a", "b"), "smallest label is -1"),
         (IMAGES, LABELS.float(), ("a", "b"), r"labels are torch\.float32"),
         (IMAGES, LABELS, ("a",), "largest label is 1 but there are 1 class names"),
         (IMAGES, LABELS, ("a", "b", "c"), "class 'c' has no images"),
+        (IMAGES.float(), LABELS, ("a", "b", "c"), "class 'c' has no examples"),
         (IMAGES, LABELS, ("a", "a"), r"not: \['a'\]"),
     ],
 )
 def test_what_does_not_fit(images: Any, labels: Any, names: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ClassDataset(images, labels, names)
+
+
+def of_any_kind() -> ClassDataset:
+    """Example ``i`` has the token ids ``i`` and the feature ``-i``."""
+    number = torch.arange(6)
+    inputs = {"ids": number[:, None].expand(6, 4), "mask": torch.ones(6, 4).bool()}
+    inputs["features"] = -number[:, None].double()
+    return ClassDataset.from_labels(inputs, torch.tensor([0, 1, 0, 1, 2, 2]), ("a", "b", "c"))
+
+
+def test_inputs_by_name_stay_together() -> None:
+    dataset = of_any_kind()
+    assert isinstance(dataset.inputs, dict)
+    assert (
+        dataset.inputs["ids"][:, 0].tolist()
+        == [0, 2, 1, 3, 4, 5]
+        == (-dataset.inputs["features"][:, 0]).tolist()
+    )
+    for classes in ([2, 0], [1, 2]):
+        chosen = dataset.select(classes).to("cpu")
+        assert isinstance(chosen.inputs, dict)
+        rows = torch.cat([(dataset.labels == c).nonzero()[:, 0] for c in classes])
+        assert all(chosen.inputs[name].equal(x[rows]) for name, x in dataset.inputs.items())
+    parts = Splits.consecutive(dataset, (1, 1, 1))
+    again = parts.joined()
+    assert isinstance(again.inputs, dict)
+    assert all(again.inputs[name].equal(x) for name, x in dataset.inputs.items())
+    assert repr(dataset) == (
+        "ClassDataset(3 classes, 2 examples each, 6 in all, ids [4] int64 on cpu, "
+        "mask [4] bool on cpu, features [1] float64 on cpu)"
+    )
+
+
+def test_what_is_no_image_has_no_images() -> None:
+    for convert in (
+        lambda: of_any_kind().images,
+        of_any_kind().with_rotations,
+        lambda: of_any_kind().with_channels(3),
+    ):
+        with pytest.raises(DataError, match=r"images are asked for, .* 3 classes"):
+            convert()
 
 
 def test_splits() -> None:

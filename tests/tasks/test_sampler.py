@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, TaskBatch, TaskSource
+from fewshot_blo.tasks import (
+    Augmentation,
+    ClassDataset,
+    DataError,
+    EpisodicSampler,
+    TaskBatch,
+    TaskSource,
+)
 
 CLASSES = 7
 COUNTS = [9, 12, 10, 9, 15, 11, 9]
@@ -236,3 +243,29 @@ def test_whole_classes_can_be_used() -> None:
 def test_negative_index() -> None:
     with pytest.raises(DataError, match="index is -1"):
         sampler().batch(-1)
+
+
+def test_tasks_of_any_inputs_are_those_of_images() -> None:
+    """The rows that are drawn do not depend on what they hold."""
+    images, count = DATASET, len(DATASET)
+    inputs = {"ids": torch.arange(count)[:, None], "x": torch.arange(count).double()[:, None]}
+    other = replace(images, inputs=inputs)
+    sizes: dict[str, Any] = {"way": (2, 3), "shot": (1, 2), "query": 2, "tasks": 4, "seed": 3}
+    drawn = EpisodicSampler(other, **sizes, dtype=torch.float32).batch(1)
+    expected = EpisodicSampler(images, **sizes).batch(1)
+    assert torch.equal(drawn.support_y, expected.support_y)
+    for found, pictures, labels in (
+        (drawn.support_x, expected.support_x, drawn.support_y),
+        (drawn.query_x, expected.query_x, drawn.query_y),
+    ):
+        assert isinstance(found, dict)
+        assert isinstance(pictures, torch.Tensor)
+        ids = found["ids"].squeeze(-1)
+        real = labels >= 0
+        assert torch.equal(images.images[ids[real]] / 255, pictures[real])
+        assert not ids[~real].any()
+        assert found["x"].dtype == torch.float32
+        assert torch.equal(found["x"].squeeze(-1), ids.float())
+    assert EpisodicSampler(other, **sizes).pool is inputs
+    with pytest.raises(DataError, match="images are asked for"):
+        EpisodicSampler(other, **sizes, augment=Augmentation(flip=0.5))
