@@ -1,4 +1,4 @@
-"""Data for few-shot learning: class data sets and the tasks drawn from them."""
+"""Data for few-shot learning: examples by class or by group, and the tasks drawn from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from fewshot_blo.tasks.augmentation import Augmentation
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.group_sampler import GroupSampler
+from fewshot_blo.tasks.groups import GroupedDataset, GroupSplits
 from fewshot_blo.tasks.sampler import EpisodicSampler
+from fewshot_blo.tasks.sequences import padded
 from fewshot_blo.tasks.source import TaskSource
 
 __all__ = [
@@ -14,7 +17,11 @@ __all__ = [
     "ClassDataset",
     "DataError",
     "EpisodicSampler",
+    "GroupSampler",
+    "GroupSplits",
+    "GroupedDataset",
     "Splits",
     "TaskBatch",
     "TaskSource",
+    "padded",
 ]
