@@ -41,7 +41,7 @@ from fewshot_blo.studies.products import Passes, passes_of_step
 from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS, draw_progress
 from fewshot_blo.studies.rows import over_seeds
 from fewshot_blo.studies.table import study_table
-from fewshot_blo.tasks import EpisodicSampler, Splits, TaskBatch
+from fewshot_blo.tasks import ClassSampler, Splits, TaskBatch
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.training.run import Run
 
@@ -138,7 +138,7 @@ def train_row(config: Config, splits: Splits, passes: int, test_tasks: int) -> d
     }
 
 
-def percent(problem: FewShotProblem, config: Config, sampler: EpisodicSampler, tasks: int) -> float:
+def percent(problem: FewShotProblem, config: Config, sampler: ClassSampler, tasks: int) -> float:
     """Accuracy in % on the sampler's first tasks, in the transductive mode."""
     return 100 * evaluate(problem, sampler, tasks=tasks, adaptation=config.adaptation).mean
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading.decoded import CacheError, check_disk, decoded_once, fingerprint
 from fewshot_blo.tasks.reading.downloads import downloaded_once
+from fewshot_blo.tasks.reading.splits_once import class_by_class, warn_uncached
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 SIDE = 28
@@ -37,6 +41,9 @@ def load(root: Path | str, *, download: bool = False) -> TrainTest:
             contains ``MNIST/raw``.
         download: download the files through torchvision if they are missing.
 
+    The first call unpacks the images into the cache folder (55 MB), sorted by digit; later calls,
+    and other processes, map the cache into memory.
+
     Raises:
         DataError: if files are missing or damaged.
     """
@@ -47,7 +54,24 @@ def load(root: Path | str, *, download: bool = False) -> TrainTest:
 
 
 def _dataset(root: Path, part: str) -> ClassDataset:
-    images, labels = _read(root, part, "images", 3), _read(root, part, "labels", 1)
+    files = _file(root, part, "images", 3), _file(root, part, "labels", 1)
+    made = cache(lambda: _sorted(root, part, *files))
+
+    def decode() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        check_disk(len(made()), 1, SIDE)
+        yield from class_by_class(made())
+
+    key = fingerprint(root, files)
+    try:
+        return decoded_once(root, f"mnist-{part}", key, (1, SIDE, SIDE), decode)
+    except CacheError as error:
+        warn_uncached(error)
+        return made()
+
+
+def _sorted(root: Path, part: str, *files: Path) -> ClassDataset:
+    """The images sorted by digit."""
+    images, labels = _read(files[0], 3), _read(files[1], 1)
     if len(images) != len(labels) or images.shape[1:] != (SIDE, SIDE) or labels.max() > 9:
         raise DataError(
             f"the {part} files of MNIST in {root} have images of shape {images.shape} and labels "
@@ -60,20 +84,24 @@ def _dataset(root: Path, part: str) -> ClassDataset:
     )
 
 
-def _file(root: Path, part: str, kind: str, axes: int) -> Path | None:
+def _file(root: Path, part: str, kind: str, axes: int) -> Path:
     name = f"{_NAMES[part]}-{kind}-idx{axes}-ubyte"
+    path = _found(root, name)
+    if path is None:
+        raise DataError(
+            f"MNIST's {name}(.gz) is not in {root}: put the four original files there, or set "
+            "download"
+        )
+    return path
+
+
+def _found(root: Path, name: str) -> Path | None:
     paths = (root / folder / (name + end) for folder in _FOLDERS for end in ("", ".gz"))
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
+def _read(path: Path, axes: int) -> NDArray[np.uint8]:
     """Reads an idx file: two zero bytes, dtype, number of dimensions, their sizes, the data."""
-    path = _file(root, part, kind, axes)
-    if path is None:
-        raise DataError(
-            f"MNIST's {_NAMES[part]}-{kind}-idx{axes}-ubyte(.gz) is not in {root}: put the four "
-            "original files there, or set download"
-        )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
@@ -89,7 +117,7 @@ def _read(root: Path, part: str, kind: str, axes: int) -> NDArray[np.uint8]:
 
 
 def _download(root: Path, again: bool) -> None:
-    if not again and _file(root, "train", "images", 3) is not None:
+    if not again and _found(root, "train-images-idx3-ubyte") is not None:
         return
     try:
         torchvision_module().datasets.MNIST(str(root), download=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fewshot_blo.machine.default_device import default_device
+from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.records.interrupts import interrupts
 from fewshot_blo.records.progress import Progress
 
@@ -61,6 +65,41 @@ def accidents(folder: Path) -> Callable[[str], str]:
         return item
 
     return meet
+
+
+def looks_at_gpu(folder: Path, named: str) -> Callable[[int], tuple[int, float, float]]:
+    """GPU, GiB that are free there, and later on; each of three jobs takes one item.
+
+    A GPU has 60 GiB free until a job looks, then 45, and in the end 3.
+    """
+    current, free = [0], [0.0]
+    pretended: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": lambda gpu: current.append(gpu),
+        "current_device": lambda: current[-1],
+        "mem_get_info": lambda device: (int(free[-1] * 2**30), 0),
+        "memory_reserved": lambda device: 0,
+        "memory_allocated": lambda device: 0,
+    }
+    for name, function in pretended.items():
+        setattr(torch.cuda, name, function)
+
+    def look(item: int) -> tuple[int, float, float]:
+        device = torch.device(named) if named else default_device()
+        gpu = current[-1] if device.index is None else device.index
+        with (folder / f"{gpu}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            is_first = not list(folder.glob(f"{gpu}-*"))
+            free.append(60.0 if is_first else 45.0)
+            own = free_bytes(device)
+            (folder / f"{gpu}-{item}").touch()
+        while len(list(folder.glob("?-*"))) < 3:
+            time.sleep(0.01)
+        free.append(3.0)
+        return gpu, own / 2**30, free_bytes(device) / 2**30
+
+    return look
 
 
 def _save(folder: Path) -> None:

@@ -11,9 +11,11 @@ from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare, compare_part
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural, NotEmpty
+from fewshot_blo.records.shard import Shard
 
 
 @checked
@@ -42,24 +44,34 @@ class CompareRequest:
 
 
 PROCESSES = "shards"
-OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources")
+OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources", slots=SLOTS)
 
 
 def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
-    settings: dict[str, Any] = {
-        "folder": request.folder,
-        "seeds": request.seeds,
-        "max_steps": request.max_steps,
-        "jobs": sharing.jobs,
-    }
-    sources, shard = list(request.sources), sharing.part
+    shard = sharing.part
     if shard is None:
-        compare(sources, measured, **settings)
+        compare(list(request.sources), measured, **_settings(request, sharing))
     else:
-        runs = compare_part(sources, measured, shard, **settings)
+        runs = run_part(measured, request, sharing, shard)
         print(
             f"part {shard} is done, {runs} run{'' if runs == 1 else 's'}; when all {shard.count} "
             "are, the same command without --shard prints the table"
         )
     return 0
+
+
+def run_part(
+    measured: EvaluationRequest, request: CompareRequest, sharing: Sharing, shard: Shard
+) -> int:
+    """Trains and evaluates the runs of a part; returns their number."""
+    return compare_part(list(request.sources), measured, shard, **_settings(request, sharing))
+
+
+def _settings(request: CompareRequest, sharing: Sharing) -> dict[str, Any]:
+    return {
+        "folder": request.folder,
+        "seeds": request.seeds,
+        "max_steps": request.max_steps,
+        "jobs": sharing.jobs,
+    }

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_blo.commands.group import started
+from fewshot_blo.commands.launched import started
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.measuring import measure, measure_by_jobs
 from fewshot_blo.experiments.part_files import USUAL, part_path, write_part
 from fewshot_blo.experiments.report import evaluate_checkpoints, report
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.sharing import Sharing
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.shard import Shard
@@ -38,7 +39,7 @@ class Checkpoints:
 
 
 PROCESSES = "together"
-OPTIONS = Options((EvaluationRequest, Checkpoints, Sharing), positional="checkpoints")
+OPTIONS = Options((EvaluationRequest, Checkpoints, Sharing), positional="checkpoints", slots=SLOTS)
 
 
 def run(request: EvaluationRequest, checkpoints: Checkpoints, sharing: Sharing) -> int:

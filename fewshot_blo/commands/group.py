@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from fewshot_blo.commands.launched import started
 from fewshot_blo.errors import ConfigurationError
 
 _SECONDS = 0.02
@@ -32,18 +33,6 @@ _LONG = timedelta(days=365)
 How = Literal["one", "together", "shards"]
 """How a command runs in several processes (its ``PROCESSES``): not at all, each step in all of
 them, or a part of the work in each."""
-
-
-def started() -> int:
-    """Number of processes that were started together (``WORLD_SIZE``).
-
-    Raises:
-        ConfigurationError: if it is not an integer.
-    """
-    text = os.environ.get("WORLD_SIZE") or "1"
-    if not text.isdecimal():
-        raise ConfigurationError(f"WORLD_SIZE is '{text}': it must be a number of processes")
-    return int(text)
 
 
 @dataclass(frozen=True)
@@ -75,17 +64,19 @@ class Meeting:
 
 
 def meeting() -> Meeting:
-    """Waits for the other processes.
+    """Waits for the other processes; from then on this one ends with ``torchrun``.
 
     Raises:
         ConfigurationError: if a variable that ``torchrun`` sets is missing.
     """
+    parent = os.getppid()
     try:
         store, rank, count = next(rendezvous("env://"))
     except ValueError as error:
         raise ConfigurationError(
             f"WORLD_SIZE is {started()}, but {error}: start several processes by torchrun"
         ) from error
+    Thread(target=_stop_with_parent, args=(parent,), daemon=True).start()
     return Meeting(of_this_attempt(store, rank, count), rank, count)
 
 
@@ -98,7 +89,6 @@ def group(met: Meeting) -> Iterator[None]:
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
-    Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.count)
     with quiet(met.rank > 0):
@@ -145,8 +135,3 @@ def quiet(is_quiet: bool) -> Iterator[None]:
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
-
-
-def is_restarted() -> bool:
-    """Whether ``torchrun`` has started these processes again after one of them failed."""
-    return (os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0") != "0"

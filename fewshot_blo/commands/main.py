@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot_blo import __version__
+from fewshot_blo.commands.launched import is_first
 from fewshot_blo.commands.unexpected import report_unexpected
 from fewshot_blo.records.terminal import CLOSED_PIPE, give_up_output, print_anything
 
@@ -59,24 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(first: str, words: Sequence[str]) -> int:
-    if first in ("--help", "-h", "help"):
-        print(_overview())
-        return 0
-    if first == "--version":
-        print(f"fewshot-blo {__version__}")
-        return 0
-    if first == "--completion":
-        return _completion(words[1:])
-    if first not in COMMANDS:
-        known = [*COMMANDS, *_FLAGS]
-        close = difflib.get_close_matches(first, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        print(f"fewshot-blo: there is no command '{first}'{hint}; --help has all", file=sys.stderr)
-        return 2
-    # Only now: it needs PyTorch, for which help and version do not wait.
-    running: Any = importlib.import_module("fewshot_blo.commands.running")
-    status: int = running.run(first, COMMANDS[first], words[1:])
+    if first in COMMANDS:
+        # Only now: it needs PyTorch, for which help and version do not wait.
+        running: Any = importlib.import_module("fewshot_blo.commands.running")
+        done: int = running.run(first, COMMANDS[first], words[1:])
+        return done
+    status, text = _answer(first, words[1:])
+    if is_first():
+        print(text, file=sys.stderr if status else sys.stdout)
     return status
+
+
+def _answer(first: str, words: Sequence[str]) -> tuple[int, str]:
+    """Exit status and text for what is no command."""
+    if first in ("--help", "-h", "help"):
+        return 0, _overview()
+    if first == "--version":
+        return 0, f"fewshot-blo {__version__}"
+    if first == "--completion":
+        return _completion(words)
+    known = [*COMMANDS, *_FLAGS]
+    close = difflib.get_close_matches(first, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return 2, f"fewshot-blo: there is no command '{first}'{hint}; --help has all"
 
 
 def _overview() -> str:
@@ -98,13 +104,11 @@ def _overview() -> str:
     )
 
 
-def _completion(words: Sequence[str]) -> int:
+def _completion(words: Sequence[str]) -> tuple[int, str]:
     if words not in (["bash"], ["zsh"]):
-        print("fewshot-blo: --completion needs the name of a shell, bash or zsh", file=sys.stderr)
-        return 2
+        return 2, "fewshot-blo: --completion needs the name of a shell, bash or zsh"
     completion: Any = importlib.import_module("fewshot_blo.commands.completion")
-    print(completion.script(words[0], list(COMMANDS)))
-    return 0
+    return 0, completion.script(words[0], list(COMMANDS))
 
 
 if __name__ == "__main__":

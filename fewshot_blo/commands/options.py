@@ -38,6 +38,17 @@ class HelpWanted(Exception):
         self.place, self.tree = place, tree
 
 
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether the words ask for help."""
+    return bool(_helps(words))
+
+
+def _helps(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options that ask for help, with the words behind them."""
+    named = [("help", "")] if "-h" in words else names_in(words)
+    return [pair for pair in named if pair[0] == "help" or pair[0].endswith(".help")]
+
+
 @dataclass(frozen=True)
 class Options:
     """What a command takes.
@@ -68,9 +79,9 @@ class Options:
 
     def _parse(self, words: Sequence[str]) -> list[Any]:
         named = names_in(words)
-        if any(name == "help" for name, _ in named) or "-h" in words:
+        wanted = _helps(words)
+        if any(name == "help" for name, _ in wanted):
             raise HelpWanted("", {})
-        wanted = [pair for pair in named if pair[0].endswith(".help")]
         named = [pair for pair in named if pair not in wanted]
         base, notes = self._read_files(named)
         # What is chosen decides which options there are, and these how words are to be read.

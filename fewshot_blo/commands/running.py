@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from fewshot_blo.commands.group import How, Meeting, group, meeting, quiet, started
+from fewshot_blo.commands.group import How, Meeting, group, meeting, quiet
 from fewshot_blo.commands.help import command_help, component_help
-from fewshot_blo.commands.options import HelpWanted, Options
+from fewshot_blo.commands.launched import is_first, started
+from fewshot_blo.commands.options import HelpWanted, Options, wants_help
 from fewshot_blo.commands.unexpected import report_unexpected
+from fewshot_blo.commands.words import names_in
 from fewshot_blo.errors import (
     CheckpointError,
     ConfigurationError,
@@ -27,6 +29,7 @@ from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.machine.memory import is_out_of_memory, memory_limit
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
+from fewshot_blo.records.shard import Shard
 from fewshot_blo.records.terminal import shown_lines
 from fewshot_blo.tasks import DataError
 
@@ -70,8 +73,11 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
     Of several processes that ``torchrun`` started, the first one to fail reports it.
     """
     requests: list[Any] = []
-    speaks: Speaks = _is_first
+    speaks: Speaks = is_first
     try:
+        if wants_help(words):  # For which nobody has to wait.
+            with quiet(not is_first()):
+                return _run(command, description, words, requests, speaks)
         how = _how(command)
         if started() == 1:
             return _run(command, description, words, requests, speaks)
@@ -91,10 +97,6 @@ def run(command: str, description: str, words: Sequence[str]) -> int:
         if is_out_of_memory(error):
             return _failed(speaks, f"fewshot-blo {command}: {shown_lines(_exhausted(error))}")
         return report_unexpected(error, command, words, _folder(requests)) if speaks() else 1
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _failed(speaks: Speaks, message: str) -> int:
@@ -118,11 +120,15 @@ def _run_in_shards(
     command: str, description: str, words: Sequence[str], requests: list[Any], met: Meeting
 ) -> int:
     """Each process does a shard; then the first one does what is left, such as the tables."""
+    if any(name == "shard" for name, _ in names_in(words)):
+        raise ConfigurationError(
+            f"torchrun divides the work among {met.count} processes by itself: leave out shard"
+        )
     # Each trains and writes alone from here on.
     os.environ.pop("WORLD_SIZE")
-    shard = f"--shard={met.rank + 1}/{met.count}"
+    shard = Shard(met.rank + 1, met.count)
     with quiet(met.rank > 0):
-        status = _run(command, description, [*words, shard], requests, met.speaks)
+        status = _run(command, description, words, requests, met.speaks, shard)
     if status:
         return status
     met.wait_for_all()
@@ -135,8 +141,14 @@ _LOWER = (
 
 
 def _run(
-    command: str, description: str, words: Sequence[str], requests: list[Any], speaks: Speaks
+    command: str,
+    description: str,
+    words: Sequence[str],
+    requests: list[Any],
+    speaks: Speaks,
+    shard: Shard | None = None,
 ) -> int:
+    """Runs it with its words, or a part of it only."""
     options = options_of(command)
     module: Any = importlib.import_module(f"fewshot_blo.commands.{command}")
     try:
@@ -159,8 +171,11 @@ def _run(
     else:
         return_freed_memory()
     with memory_limit(limit.memory_limit):
-        status: int = module.run(*parsed)
-    return status
+        if shard is None:
+            status: int = module.run(*parsed)
+            return status
+        module.run_part(*parsed, shard)
+    return 0
 
 
 def _refused(speaks: Speaks, command: str, error: Exception) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fewshot_blo.commands.group import is_restarted
+from fewshot_blo.commands.launched import is_restarted
 from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError

@@ -11,7 +11,7 @@ from fewshot_blo.experiments.settings import Config
 from fewshot_blo.machine.default_device import default_device
 from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.machine.processes import joined, on_this_host
-from fewshot_blo.tasks import ClassDataset, EpisodicSampler
+from fewshot_blo.tasks import ClassDataset, ClassSampler
 from fewshot_blo.tasks.inputs import tensors_of
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,12 @@ def _check_gpus(device: torch.device) -> None:
         )
 
 
-def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> EpisodicSampler:
+def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> ClassSampler:
     """The sampler of training tasks, or of validation and test tasks, from a split."""
     episodes, device = config.episodes, build_device(config)
-    return EpisodicSampler(
+    return ClassSampler(
         _near(dataset, device),
-        way=episodes.way if training else episodes.validation_way or episodes.way,
-        shot=episodes.shot if training else episodes.validation_shot or episodes.shot,
-        query=episodes.query if training else episodes.validation_query,
+        episodes.drawn(training=training),
         tasks=episodes.tasks,
         seed=episodes.seed if training else episodes.seed + 1,
         device=device,

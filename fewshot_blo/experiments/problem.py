@@ -34,8 +34,7 @@ def build_problem(config: Config, image: torch.Size, *, trained: bool = True) ->
         known = {"channels": image[0], "shape": tuple(image), "trained": trained}
         encoder = config.encoder.build(**known).to(dtype)
         features = _feature_count(encoder, image, dtype)
-        way = config.episodes.way
-        way = way if isinstance(way, int) else way[1]
+        way = config.episodes.drawn(training=True).most_way
         given: dict[str, Any] = {"way": way, "features": features}
         if "network" in inspect.signature(config.problem.kind).parameters:
             given["network"] = classifier(encoder, features, way).to(device, dtype)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import plain
-from fewshot_blo.experiments.settings import SLOTS, Config
+from fewshot_blo.experiments.settings import SLOTS, Config, Protocol
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
 from fewshot_blo.problems import NormMode
@@ -29,6 +29,8 @@ class EvaluationRequest:
         way: N, classes per task; 0 for that of the run's validation.
         shot: K, support images per class; 0 for that of the run's validation.
         query: Q, query images per class; 0 for that of the run's validation.
+        protocol: how tasks are drawn from the classes, with settings of its own; none for that of
+            the run.
         split: split whose classes tasks are drawn from; all joins the three splits, and is allowed
             only for another data set than that of the run.
         seed: seed of the tasks.
@@ -53,6 +55,7 @@ class EvaluationRequest:
     way: Natural = 0
     shot: Natural = 0
     query: Natural = 0
+    protocol: Protocol | None = None
     split: Literal["train", "validation", "test", "all"] = "test"
     seed: Natural = 1000
     steps: Annotated[int, AtLeast(-1)] = -1
@@ -113,6 +116,7 @@ def requested(config: Config, request: EvaluationRequest) -> Config:
             validation_way=request.way or episodes.validation_way,
             validation_shot=request.shot or episodes.validation_shot,
             validation_query=request.query or episodes.validation_query,
+            protocol=request.protocol or episodes.protocol,
             seed=request.seed - 1,
         ),
         adaptation=adaptation if request.steps < 0 else replace(adaptation, steps=request.steps),
@@ -154,14 +158,9 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
                 f"{path} and {reference} differ in their data sets ({differing}): runs can be "
                 "compared on one data set only (root sets its folder for all runs)"
             )
-        if _sizes(config) != _sizes(first):
+        own, others = (c.episodes.drawn(training=False).describe() for c in (config, first))
+        if own != others:
             raise ConfigurationError(
-                f"way, shot and query are {_sizes(config)} for {path} and {_sizes(first)} for "
-                f"{reference}: set way, shot and query to compare them on the same tasks"
+                f"the tasks are {own} for {path} and {others} for {reference}: set way, shot and "
+                "query, or protocol, to compare them on the same tasks"
             )
-
-
-def _sizes(config: Config) -> tuple[object, ...]:
-    episodes = config.episodes
-    way, shot = episodes.validation_way or episodes.way, episodes.validation_shot or episodes.shot
-    return way, shot, episodes.validation_query

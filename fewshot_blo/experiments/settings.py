@@ -24,7 +24,7 @@ from fewshot_blo.problems import PROBLEMS, FewShotProblem, SharedEncoder
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
 from fewshot_blo.records.ranges import AtLeast, Counting, Natural, Way
-from fewshot_blo.tasks import Augmentation
+from fewshot_blo.tasks import Augmentation, protocols
 from fewshot_blo.tasks.catalogue import DATA_SETS, DataSet, Glyphs
 from fewshot_blo.training.settings import TrainSettings
 
@@ -39,6 +39,12 @@ class Problem(Component[FewShotProblem]):
     """A few-shot problem with its settings; it is built once its encoder is."""
 
     place = "problem"
+
+
+class Protocol(Component[protocols.Protocol]):
+    """A protocol with its settings; it is built once way, shot and query are known."""
+
+    place = "episodes.protocol"
 
 
 def _for_training(kind: Callable[..., Strategy]) -> Strategy | None:
@@ -65,6 +71,12 @@ SLOTS: Mapping[Any, Slot] = {
         given=frozenset(("encoder", "network", "way", "features")),
         later=Problem,
     ),
+    Protocol: Slot(
+        "protocol",
+        protocols.PROTOCOLS,
+        given=frozenset(("way", "shot", "query")),
+        later=Protocol,
+    ),
     Head: Slot("head", HEADS, ending="Head"),
     Strategy: Slot("strategy", STRATEGIES, usual=_for_training),
     AnyLoss: Slot("loss", LOSSES),
@@ -88,6 +100,8 @@ class EpisodeSettings:
         validation_shot: K, support images per class in validation and evaluation; 0 for that of
             training.
         validation_query: Q, query images per class in validation and evaluation.
+        protocol: how tasks are drawn from the classes; protocols other than Episodic have settings
+            of their own, and take of way, shot and query what they need.
         tasks: T, tasks per batch.
         seed: seed of the training tasks; validation tasks use the next seed.
     """
@@ -98,8 +112,22 @@ class EpisodeSettings:
     validation_way: Natural = 0
     validation_shot: Natural = 0
     validation_query: Counting = 15
+    protocol: Protocol = Protocol(protocols.Episodic)
     tasks: Counting = 16
     seed: Annotated[int, AtLeast(-1)] = 0  # One below that of an evaluation.
+
+    def drawn(self, *, training: bool) -> protocols.Protocol:
+        """The protocol of training, or of validation and evaluation.
+
+        Raises:
+            ConfigurationError: if way, shot or query do not suit the protocol.
+        """
+        given = {"way": self.way, "shot": self.shot, "query": self.query}
+        if not training:
+            given["way"] = self.validation_way or self.way
+            given["shot"] = self.validation_shot or self.shot
+            given["query"] = self.validation_query
+        return self.protocol.build(**given)
 
 
 @checked

@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.machine.allocator import kept_bytes
+from fewshot_blo.machine.gpu_memory import free_on_gpu
 from fewshot_blo.machine.processes import on_this_host
+from fewshot_blo.machine.system_memory import resident_pages, system_free
 
 # Errors without a class of their own, of the CPU allocator, the CUDA runtime and its libraries.
 _OUT_OF_MEMORY_WORDS = (
@@ -103,12 +105,13 @@ class SavedBytes(saved_tensors_hooks):
 
 
 _limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+_gpu_limit: ContextVar[int | None] = ContextVar("_gpu_limit", default=None)
 _mapped: ContextVar[int] = ContextVar("_mapped", default=0)
 """Resident pages of files where the limit begins, which are those of the program."""
 
 
 @contextmanager
-def memory_limit(gibibytes: float | None) -> Iterator[None]:
+def memory_limit(gibibytes: float | None, *, on_gpu: bool = True) -> Iterator[None]:
     """Inside, chunks of tasks and images are sized to fit into this much memory.
 
     At least one task, or one image, is computed at a time, whatever it takes.
@@ -116,19 +119,22 @@ def memory_limit(gibibytes: float | None) -> Iterator[None]:
     Args:
         gibibytes: resident memory of the process in GiB, including the program itself (about half a
             GiB) but not files that are mapped later, whose pages the system drops where memory is
-            short; and as much again on a GPU. None for no limit.
+            short. None for no limit.
+        on_gpu: whether the process may hold as much again on a GPU, and no more.
 
     Raises:
         ConfigurationError: if it is not positive.
     """
     if gibibytes is not None and not gibibytes > 0:
         raise ConfigurationError(f"the memory limit is {gibibytes} GiB: it must be positive")
-    token = _limit.set(None if gibibytes is None else int(gibibytes * 2**30))
-    mapped = _mapped.set(_pages(Path("/"))[1])
+    limit = None if gibibytes is None else int(gibibytes * 2**30)
+    token, gpu_token = _limit.set(limit), _gpu_limit.set(limit if on_gpu else None)
+    mapped = _mapped.set(resident_pages(Path("/"))[1])
     try:
         yield
     finally:
         _limit.reset(token)
+        _gpu_limit.reset(gpu_token)
         _mapped.reset(mapped)
 
 
@@ -143,7 +149,7 @@ def share_of_memory(processes: int, root: Path = Path("/")) -> float | None:
     Their sum is the limit of this process, and at most what the system, whose files are at
     ``root``, has free; None if neither is known.
     """
-    whole = min(_limit.get() or sys.maxsize, _system_free(root))
+    whole = min(_limit.get() or sys.maxsize, system_free(root))
     return None if whole == sys.maxsize else max(whole, 1) / processes / 2**30
 
 
@@ -152,18 +158,16 @@ def free_bytes(device: torch.device, root: Path = Path("/")) -> int:
 
     On the CPU this is the minimum of the system's available memory, of what the process's control
     groups leave (containers, batch systems), and of what its own limits of address space and data
-    leave; unbounded if the system reports none of them. A ``memory_limit`` applies as well.
+    leave; unbounded if the system reports none of them. On a GPU that several jobs use it is at
+    most this job's share (``free_on_gpu``). A ``memory_limit`` applies as well.
 
     Args:
         device: a GPU or the CPU.
         root: root of the file system.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        own = (_limit.get() or sys.maxsize) - torch.cuda.memory_allocated(device)
-        return max(0, min(int(free) + int(cached), own))
-    return max(0, min(_system_free(root), _limit_free(root)))
+        return free_on_gpu(device, _gpu_limit.get() or sys.maxsize)
+    return max(0, min(system_free(root), _limit_free(root)))
 
 
 def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool = False) -> int:
@@ -181,13 +185,8 @@ def budget_bytes(device: torch.device, root: Path = Path("/"), *, recorded: bool
     """
     if device.type == "cuda":
         return int(0.8 * free_bytes(device)) // (2 if recorded else 1)
-    half = _system_free(root) // (2 * on_this_host())
+    half = system_free(root) // (2 * on_this_host())
     return max(0, min(half, int(0.8 * _limit_free(root))))
-
-
-def _system_free(root: Path) -> int:
-    limits = [*_available(root), *_control_group_free(root), *_process_free(root)]
-    return min(limits, default=sys.maxsize)
 
 
 def _limit_free(root: Path) -> int:
@@ -198,73 +197,9 @@ def _limit_free(root: Path) -> int:
 
 def _held(root: Path) -> int:
     """Resident bytes, without freed ones that the C library holds and files mapped since."""
-    resident, mapped = _pages(root)
+    resident, mapped = resident_pages(root)
     own = resident - max(0, mapped - _mapped.get())
     return own * resource.getpagesize() - kept_bytes()
-
-
-def _pages(root: Path) -> tuple[int, int]:
-    """Resident pages, and those of them that are of files."""
-    words = next(iter(_lines(root / "proc/self/statm")), "0 0 0").split()
-    return int(words[1]), int(words[2])
-
-
-def _available(root: Path) -> Iterator[int]:
-    for line in _lines(root / "proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
-
-
-def _control_group_free(root: Path) -> Iterator[int]:
-    """Bytes that the limit of each control group of this process leaves."""
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _group_free(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            yield from _group_free(root / "sys/fs/cgroup/memory", path, *names)
-
-
-def _group_free(mount: Path, path: str, limit_name: str, usage_name: str) -> Iterator[int]:
-    # In another namespace the path does not exist: then the mount itself is this group.
-    inner = mount / path.lstrip("/")
-    for group in (inner, *inner.parents):
-        limit, usage = _number(group / limit_name), _number(group / usage_name)
-        if limit is not None and usage is not None:
-            yield limit - usage + _reclaimable(group / "memory.stat")
-        if group == mount:
-            return
-
-
-def _reclaimable(statistics: Path) -> int:
-    """Bytes of cached files, which count as used and are reclaimed first."""
-    counts = dict(line.split() for line in _lines(statistics))
-    return int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
-
-
-def _process_free(root: Path) -> Iterator[int]:
-    """Bytes that the process's own limits (``ulimit -v``, ``ulimit -d``) leave."""
-    for line in _lines(root / "proc/self/statm"):
-        pages = [int(count) for count in line.split()]
-        for what, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-            limit, _ = resource.getrlimit(what)
-            if limit != resource.RLIM_INFINITY:
-                yield limit - used * resource.getpagesize()
-
-
-def _number(file: Path) -> int | None:
-    """The number in a file; None if there is no file, or it says "max"."""
-    lines = _lines(file)
-    return int(lines[0]) if lines and lines[0].isdigit() else None
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a system file; none if it is missing or not readable."""
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,15 +13,18 @@ from fewshot_blo.objectives.metric import (
     as_metric,
 )
 from fewshot_blo.objectives.of_torchmetrics import Torchmetrics
+from fewshot_blo.objectives.open_set import AUPR, AUROC, OpenSetAccuracy
 from fewshot_blo.objectives.regression import R2, Huber, MeanAbsoluteError, MeanSquaredError
 
 LOSSES = (CrossEntropy, MeanSquaredError, MeanAbsoluteError, Huber, BinaryCrossEntropy)
 """Losses that recipes can name."""
 
-METRICS = (Accuracy, *LOSSES, R2)
+METRICS = (Accuracy, *LOSSES, R2, AUROC, AUPR, OpenSetAccuracy)
 """Metrics that recipes can name."""
 
 __all__ = [
+    "AUPR",
+    "AUROC",
     "LOSSES",
     "METRICS",
     "R2",
@@ -35,6 +38,7 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Metric",
+    "OpenSetAccuracy",
     "Torchmetrics",
     "as_metric",
 ]

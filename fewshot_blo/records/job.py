@@ -18,6 +18,7 @@ import torch
 
 from fewshot_blo.machine.allocator import keep_freed_memory, return_freed_memory
 from fewshot_blo.machine.default_device import take_turn
+from fewshot_blo.machine.gpu_memory import share_gpus
 from fewshot_blo.machine.memory import memory_limit
 from fewshot_blo.records.progress import report_to
 
@@ -27,13 +28,14 @@ _PATIENCE = 600.0
 """Seconds in which it may finish a step and save after the end of its parent."""
 
 
-def main(inbox: int, outbox: int) -> None:
-    """Runs the job; the arguments are the ends of its pipes."""
+def main(inbox: int, outbox: int, notes: int) -> None:
+    """Runs the job; the arguments are the ends of its pipes, and a file of all jobs."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     orders, reports = Connection(inbox, writable=False), _Reports(outbox)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     sys.stdout = _Lines(reports)
     report_to(reports.progress)
+    share_gpus(notes)
     try:
         _work(orders, reports)
     except KeyboardInterrupt:
@@ -46,13 +48,15 @@ def main(inbox: int, outbox: int) -> None:
 
 
 def _work(orders: Connection, reports: _Reports) -> None:
-    if pickle.loads(orders.recv_bytes()):  # Before the first tensor, as in a command.
+    is_limited = pickle.loads(orders.recv_bytes())
+    if is_limited:  # Before the first tensor, as in a command.
         return_freed_memory()
     else:
         keep_freed_memory()
-    turn, gibibytes, make = pickle.loads(orders.recv_bytes())
-    take_turn(turn)
-    with memory_limit(gibibytes):
+    turn, jobs, gibibytes, make = pickle.loads(orders.recv_bytes())
+    take_turn(turn, jobs)
+    # A share of the host's memory is no limit of a GPU, which may be larger.
+    with memory_limit(gibibytes, on_gpu=is_limited):
         compute = make()
         while True:
             reports.send("ready", None)

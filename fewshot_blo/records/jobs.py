@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import wait
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import torch
@@ -36,8 +37,9 @@ def run_jobs(
     """Computes the results of items in several processes, each of which takes the next item.
 
     The threads and the free memory of this process are divided among the jobs, which take GPUs by
-    turns (``default_device``). What a job prints appears line by line, and the counts of its
-    progress are added to those of the others. Jobs end with this process, however it ends; SIGTERM
+    turns (``default_device``) and divide the memory of a GPU that several use (``free_on_gpu``).
+    What a job prints appears line by line, and the counts of its progress are added to those of the
+    others. Jobs end with this process, however it ends; SIGTERM
     and SIGHUP interrupt it as Ctrl-C does. Jobs get SIGTERM then, and have ten minutes in which to
     finish a step and save; at a second Ctrl-C they are killed.
 
@@ -65,11 +67,12 @@ def run_jobs(
     with _ended_by_signals(), ExitStack() as stack:
         shown = stack.enter_context(_Shown(progress))
         started: list[StartedJob] = []
+        notes = stack.enter_context(TemporaryFile())
         stack.callback(_end, started, shown)
         for number in range(1, count + 1):
-            started.append(StartedJob(number, count, threads))
+            started.append(StartedJob(number, count, threads, notes.fileno()))
             started[-1].send(is_limited())
-            started[-1].send((number - 1, share_of_memory(count), make))
+            started[-1].send((number - 1, count, share_of_memory(count), make))
         left = list(range(len(items)))[::-1]
         by_connection = {job.inbox: job for job in started}
         while by_connection:

@@ -15,7 +15,7 @@ from typing import Any
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from fewshot_blo.records.job import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    "from fewshot_blo.records.job import main; main(*map(int, sys.argv[2:]))"
 )
 
 
@@ -26,6 +26,7 @@ class StartedJob:
         number: of the job, from 1.
         count: number of jobs.
         threads: of PyTorch.
+        notes: descriptor of a file that all jobs share.
 
     Attributes:
         number, count: as above.
@@ -33,19 +34,20 @@ class StartedJob:
         inbox: what it sends.
     """
 
-    def __init__(self, number: int, count: int, threads: int) -> None:
+    def __init__(self, number: int, count: int, threads: int, notes: int) -> None:
         self.number, self.count, self.place = number, count, -1
         (child_in, own_out), (own_in, child_out) = os.pipe(), os.pipe()
         self.inbox = Connection(own_in, writable=False)
         self._outbox = Connection(own_out, readable=False)
         paths = json.dumps([path or str(Path.cwd()) for path in sys.path])
-        words = [sys.executable, "-I", "-c", _START, paths, str(child_in), str(child_out)]
+        files = (child_in, child_out, notes)
+        words = [sys.executable, "-I", "-c", _START, paths, *map(str, files)]
         number_of_threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         try:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE,  # It ends with this process, and the job with it.
-                pass_fds=(child_in, child_out),
+                pass_fds=files,
                 env={**os.environ, **number_of_threads},
                 start_new_session=True,  # Ctrl-C is for this process, which ends the jobs.
             )

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.reading.decoded import CacheError, check_disk, decoded_once
 
 
@@ -41,8 +41,7 @@ def splits_once(
     def decode() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         check_disk(sum(len(part) for _, part in made()), shape[0], shape[1])
         for _, part in made():
-            images = part.images.split(part.counts.tolist())
-            yield from zip(part.class_names, (each.numpy() for each in images), strict=True)
+            yield from class_by_class(part)
 
     try:
         whole = decoded_once(None, name, key, shape, decode, refresh=refresh)
@@ -50,6 +49,12 @@ def splits_once(
         warn_uncached(error)
         return made()
     return Splits.consecutive(whole, numbers(whole.class_names))
+
+
+def class_by_class(dataset: ClassDataset) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Class names, each with its images ``[M, C, H, W]``."""
+    images = dataset.images.split(dataset.counts.tolist())
+    yield from zip(dataset.class_names, (each.numpy() for each in images), strict=True)
 
 
 def warn_uncached(error: CacheError) -> None:

@@ -229,9 +229,9 @@ def test_training_and_validation_tasks() -> None:
     config = Config(episodes=episodes, device="cpu")
     training = build_sampler(config, make_dataset(), training=True)
     validation = build_sampler(config, make_dataset(), training=False)
-    assert (training.query, validation.query) == ((2, 2), (4, 4))
+    assert validation.describe() == "2..3-way 1-shot 4 queries a class"
     assert (training.seed, validation.seed) == (6, 7)
-    assert training.way == (2, 3)
+    assert training.describe() == "2..3-way 1-shot 2 queries a class"
 
 
 def test_training_images_alone_are_augmented() -> None:

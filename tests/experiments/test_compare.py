@@ -209,7 +209,7 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
 @pytest.mark.parametrize(
     ("changes", "request_changes", "match"),
     [
-        ({"episodes__shot": 2}, {}, r"way, shot and query are \(3, 2, 3\) for"),
+        ({"episodes__shot": 2}, {}, r"the tasks are 3-way 2-shot 3 queries a class for"),
         ({"data__seed": 1}, {}, "on one data set only"),
         ({"problem": "Initialization"}, {"views": "shifts"}, "the problem is Initialization"),
         ({"problem": "nothing"}, {}, "other"),

@@ -217,7 +217,7 @@ def test_a_part_of_runs_that_cannot_be_compared_is_refused(
     recipe = write_recipe(tmp_path / "other.yaml", folder, episodes__validation_query=1)
     words = comparison([str(recipe), checkpoints[0]], tmp_path / "runs", "--shard=2/2")
     assert cli.main(words) == 1
-    assert "way, shot and query are (3, 1, 3) for" in capsys.readouterr().err
+    assert "the tasks are 3-way 1-shot 3 queries a class for" in capsys.readouterr().err
 
 
 def test_another_request_is_evaluated_again(

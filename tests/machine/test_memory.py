@@ -23,6 +23,7 @@ from fewshot_blo.machine.memory import (
     peak_bytes,
     share_of_memory,
 )
+from fewshot_blo.machine.system_memory import system_free
 
 KIB = 1024
 
@@ -251,7 +252,7 @@ def test_files_that_are_mapped_later_are_not_of_the_limit(
 
 def test_processes_share_what_is_free(tmp_path: Path) -> None:
     root = system(tmp_path, proc__meminfo=MEMINFO)
-    free = memory._system_free(root) / 2**30
+    free = system_free(root) / 2**30
     assert share_of_memory(4, root) == pytest.approx(free / 4)
     with memory_limit(free / 2):
         assert share_of_memory(4, root) == pytest.approx(free / 8)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from every_strategy import STRATEGIES
 from oracles import make_batch, make_ragged_batch
-from test_contract import STRATEGIES, cases_with_modes, fit, make_problem
+from test_contract import cases_with_modes, fit, make_problem
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError

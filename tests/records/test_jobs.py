@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_jobs import accidents, squares
+from small_jobs import accidents, looks_at_gpu, squares
 
 from fewshot_blo.machine import default_device as default_device_module
+from fewshot_blo.machine.memory import free_bytes, memory_limit
 from fewshot_blo.records import jobs
 from fewshot_blo.records.jobs import run_jobs
 
@@ -86,13 +87,51 @@ def test_gpus_are_taken_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(default_device_module, "_turn", None)
+    for name, value in (("_turn", None), ("_jobs", 1), ("_is_taken", False)):
+        monkeypatch.setattr(default_device_module, name, value)
     assert default_device_module.default_device() == torch.device("cuda")
     assert taken == []
+    default_device_module.take_turn(0, 3)
+    assert [default_device_module.jobs_on(gpu) for gpu in range(2)] == [3, 3]  # Named by the user.
     for turn in range(3):
-        default_device_module.take_turn(turn)
+        default_device_module.take_turn(turn, 3)
         assert default_device_module.default_device() == torch.device("cuda")
     assert taken == [0, 1, 0]
+    assert [default_device_module.jobs_on(gpu) for gpu in range(2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("named", "limit", "expected"),
+    [
+        ("", None, {0: 30.0, 1: 60.0}),  # Two jobs on the first GPU, one on the second.
+        ("cuda:1", None, {1: 20.0}),
+        ("", 12.0, {0: 4.0, 1: 4.0}),
+    ],
+)
+def test_jobs_divide_the_memory_of_a_gpu(
+    named: str, limit: float | None, expected: dict[int, float], tmp_path: Path
+) -> None:
+    """Each holds what was free when the first one looked, divided by the jobs of this GPU."""
+    with memory_limit(limit):
+        make = partial(looks_at_gpu, tmp_path, named)
+        found = [free for _, free in run_jobs(make, range(3), 3, progress=False)]
+    assert {gpu: own for gpu, own, _ in found} == pytest.approx(expected)
+    assert len({(gpu, own) for gpu, own, _ in found}) == len(expected)
+    # Later others have taken much: what is free is less than the share.
+    assert {later for _, _, later in found} == {3.0}
+
+
+def test_a_share_of_the_host_is_none_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, free in (("mem_get_info", (80 * 2**30, 0)), ("current_device", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda *arguments, free=free: free)
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 2**30)
+    gpu = torch.device("cuda")
+    assert free_bytes(gpu) == 80 * 2**30
+    with memory_limit(4.0):
+        assert free_bytes(gpu) == 3 * 2**30
+    with memory_limit(4.0, on_gpu=False):
+        assert free_bytes(gpu) == 80 * 2**30
 
 
 def test_an_interrupt_ends_all(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import gzip
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_digits import idx
 
 from fewshot_blo.tasks import DataError, mnist
 
@@ -46,6 +48,41 @@ def test_images_keep_their_labels(own_root: Path) -> None:
     means = torch.stack([train.images[train.labels == c].float().mean(0) for c in range(10)])
     nearest = (test.images.float()[:, None] - means).square().sum((2, 3, 4)).argmin(1)
     assert (nearest == test.labels).all()
+
+
+def test_all_processes_map_the_same_images(
+    own_root: Path, own_cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = mnist.load(own_root)
+    monkeypatch.setattr(mnist, "_read", lambda *arguments: pytest.fail("they are unpacked again"))
+    again = mnist.load(own_root)
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert one.class_names == other.class_names
+    maps = Path("/proc/self/maps").read_text()
+    assert all(f"mnist-{part}.bin" in maps for part in ("train", "test"))
+
+
+def test_other_files_are_unpacked_again(own_root: Path, own_cache_home: Path) -> None:
+    mnist.load(own_root)
+    labels = (np.arange(600) % 10).astype(np.uint8)
+    (own_root / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    images = gzip.decompress((own_root / FILE).read_bytes())[16:]
+    first = np.frombuffer(images, np.uint8).reshape(600, 1, 28, 28)[::10]
+    assert np.array_equal(mnist.load(own_root).train.select([0]).images.numpy(), first)
+
+
+def test_without_a_cache_each_process_holds_them(
+    own_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = mnist.load(own_root)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="each process decodes the images and holds a copy"):
+        found = mnist.load(own_root)
+    assert torch.equal(found.train.images, expected.train.images)
+    assert torch.equal(found.test.labels, expected.test.labels)
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fewshot_blo.errors import ConfigurationError
@@ -16,7 +16,8 @@ _TURN, _TRIAL = ".turn.lock", ".trial.lock"
 def turn(folder: Path, name: str = _TURN) -> Iterator[None]:
     """Inside, this worker alone takes trials and writes results in the folder of a search.
 
-    Others wait.
+    Others wait. After an error that comes before anything is written into the folder, its lock is
+    removed, and so is the folder if it is new.
 
     Args:
         folder: the folder, which is created.
@@ -26,13 +27,34 @@ def turn(folder: Path, name: str = _TURN) -> Iterator[None]:
         CheckpointError: if the folder cannot be written to.
         ConfigurationError: if its file system has no locks.
     """
-    with writable(folder):
-        file = LockFile(folder / name)
+    path = folder / name
+    while True:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+        with writable(folder):
+            file = LockFile(path)
+        try:
+            _lock(file, folder, waits=True)
+            if not file.is_at(path):
+                continue  # Its holder has removed it.
+            with _undone(path, new):
+                yield
+            return
+        finally:
+            file.close()
+
+
+@contextmanager
+def _undone(path: Path, new: Sequence[Path]) -> Iterator[None]:
+    """Removes a lock file, and new folders, after an error if they have nothing else."""
     try:
-        _lock(file, folder, waits=True)
         yield
-    finally:
-        file.close()
+    except BaseException:
+        with suppress(OSError):  # Others have written into the folders.
+            if [*path.parent.iterdir()] == [path]:
+                path.unlink()  # Not unlocked yet: who waits for it sees that it is gone.
+                for folder in new:
+                    folder.rmdir()
+        raise
 
 
 def take_trial(folder: Path) -> LockFile | None:

@@ -53,7 +53,7 @@ def rows_of(search: Search) -> list[Row]:
     for trial in search.trials():
         if trial.state.name in _STATES:
             known = trial.user_attrs
-            value = trial.value if trial.state.name == "COMPLETE" else known.get("value")
+            value = trial.value if trial.state.name == "COMPLETE" else known.get("validation")
             rows.append(
                 Row(
                     trial.number,

@@ -78,11 +78,18 @@ class Search:
         self.settings: TrainSettings = recipe.train
         self.metric: Quantity = metric_of(recipe).quantity
         with turn(self.folder):
-            token = self._token()
+            saved = self._saved()
+            token = saved.get("folder") or secrets.token_hex(8)
             self.study: Study = open_study(
                 self.folder, request, self.settings.steps, maximize=self.metric.higher_is_better
             )
-            self._check_storage(token)
+            there = self.study.user_attrs.get("folder")
+            self._check_storage(there, token)
+            # The file first, and only now: a search without it would be that of another folder.
+            if not saved:
+                write_json(self.folder / SETTINGS, {**self._own(), "folder": token})
+            if there is None:
+                self.study.set_user_attr("folder", token)
 
     def claim(self) -> Claim | None:
         """A trial to work on: one that a dead worker left, or a new one; None if there is none.
@@ -185,36 +192,41 @@ class Search:
     def _is(state: str, trial: FrozenTrial) -> bool:
         return bool(trial.state.name == state)
 
-    def _token(self) -> str:
-        """The mark of this folder, after a check that it has no other search."""
-        path = self.folder / SETTINGS
-        own = {
+    def _own(self) -> dict[str, Any]:
+        """What all calls of a search have in common."""
+        return {
             "recipe": _compared(self.space.base),
             "search": [str(axis) for axis in self.space.axes],
             "seed": self.request.seed,
             "pruner": self.request.pruner,
         }
+
+    def _saved(self) -> Mapping[str, Any]:
+        """The same of the folder's search, with the folder's mark; empty if it has none.
+
+        Raises:
+            ConfigurationError: if it has another search.
+        """
+        path = self.folder / SETTINGS
         if not path.exists():
             if (self.folder / "trials").exists():
                 raise ConfigurationError(
                     f"{self.folder} has trials and no {SETTINGS}: choose another folder"
                 )
-            write_json(path, {**own, "folder": secrets.token_hex(8)})
-        saved = read_json(path)
-        for name, value in own.items():
+            return {}
+        saved: Mapping[str, Any] = read_json(path)
+        for name, value in self._own().items():
             if saved.get(name) != value:
                 raise ConfigurationError(
                     f"{self.folder} has a search with {_difference(name, saved.get(name), value)}: "
                     "give the same settings to go on with it, or choose another folder"
                 )
-        return str(saved.get("folder"))
+        return saved
 
-    def _check_storage(self, token: str) -> None:
+    def _check_storage(self, there: str | None, token: str) -> None:
         """Raises if the storage has the search of another folder, or has lost that of this one."""
-        there = self.study.user_attrs.get("folder")
-        if there is None and not (self.folder / "trials").exists():
-            self.study.set_user_attr("folder", token)
-        elif there != token:
+        is_new = there is None and not (self.folder / "trials").exists()
+        if not is_new and there != token:
             where = self.request.storage or self.folder / JOURNAL
             raise ConfigurationError(
                 f"{where} does not have the trials of {self.folder}: it was emptied, or the search "

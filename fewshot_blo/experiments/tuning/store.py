@@ -71,17 +71,18 @@ def open_study(folder: Path, request: TuneRequest, steps: int, *, maximize: bool
             load_if_exists=True,
             pruner=_pruner(request, steps),
         )
-    except OSError:
-        raise
     # What a library raises for a file or a database that is not its own may be anything.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         if request.storage:
+            reason = reason.replace(request.storage, _shown(request.storage))
             raise ConfigurationError(
                 f"storage {_shown(request.storage)} cannot be opened ({reason}): it must be an "
                 "address as sqlite:///FILE or postgresql://USER@HOST/NAME, whose driver is "
                 "installed"
             ) from error
+        if isinstance(error, OSError):
+            raise
         raise CheckpointError(
             f"{folder / JOURNAL} is damaged ({reason}): choose another folder, or remove it "
             "together with the trials"
@@ -112,14 +113,18 @@ def _journal(folder: Path) -> BaseStorage:
 
 def _database(address: str) -> BaseStorage:
     from optuna.storages import RDBStorage
+    from sqlalchemy import make_url
 
+    url = make_url(address)
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError("without a file it would end with its process")
     return RDBStorage(address)
 
 
 def _shown(address: str) -> str:
     """An address without its password."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    scheme, mark, rest = address.rpartition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _pruner(request: TuneRequest, steps: int) -> BasePruner:

@@ -88,7 +88,7 @@ def _figures(search: Search, run: Path) -> dict[str, Any]:
         default={},
     )
     figures = {
-        "value": best.get(name),
+        "validation": best.get(name),
         "interval": best.get(f"{name}_interval"),
         "steps": records[-1]["step"] if records else 0,
         "seconds": max((record.get("seconds", 0.0) for record in records), default=0.0),

@@ -10,8 +10,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceEr
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning import results, store, trial
+from fewshot_blo.experiments.tuning.claims import turn
 from fewshot_blo.experiments.tuning.request import TuneRequest
 from fewshot_blo.experiments.tuning.results import Row, best_of
 from fewshot_blo.experiments.tuning.search import Search
@@ -319,6 +322,71 @@ def test_trials_in_a_database(
     with pytest.raises(ConfigurationError, match=r"redis://h/0 cannot be opened") as caught:
         search(recipe, tmp_path / "third", storage="redis://user:secret@h/0")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("user:secret@h", "storage h cannot be opened (Could not parse SQLAlchemy URL"),
+        ("redis://user:secret@h/0", "storage redis://h/0 cannot be opened (Can't load plugin"),
+        ("sqlite:///{}/no/x.db", "x.db cannot be opened ((sqlite3.OperationalError) unable"),
+        ("sqlite:///{}/text", "text cannot be opened ((sqlite3.DatabaseError) file is not a"),
+        ("sqlite://", "storage sqlite:// cannot be opened (without a file it would end with its"),
+        ("sqlite:///:memory:", "cannot be opened (without a file it would end with its process"),
+    ],
+)
+def test_a_storage_that_fails_leaves_nothing_behind(
+    address: str, said: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("no database, and longer than the header of one\n" * 9)
+    folder = tmp_path / "new" / "search"
+    words = ["tune", str(recipe), f"--folder={folder}", f"--storage={address.format(tmp_path)}"]
+    assert cli.main(words) == 1
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, err.count("\n")) == ("", 1)
+    assert "secret" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    folder.mkdir(parents=True)  # What was there stays.
+    assert cli.main(words) == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_reached(
+    instant: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    address = f"sqlite:///{tmp_path}/trials.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_database", refuse)
+        with pytest.raises(ConfigurationError, match=r"trials\.db cannot be opened .*refused"):
+            search(recipe, tmp_path / "search", storage=address)
+    assert list(tmp_path.iterdir()) == []
+    # Once it can be, the same call begins.
+    assert len(search(recipe, tmp_path / "search", storage=address).rows) == TRIALS
+
+
+def test_who_waits_for_the_turn_of_a_worker_that_fails_makes_the_folder_anew(
+    tmp_path: Path,
+) -> None:
+    folder, begun = tmp_path / "new" / "search", threading.Event()
+
+    def fail() -> None:
+        with turn(folder):
+            begun.set()
+            time.sleep(0.3)
+            raise ValueError
+
+    with ThreadPoolExecutor(2) as threads:
+        failed = threads.submit(fail)
+        assert begun.wait(60)
+        with turn(folder):
+            (folder / "written").touch()
+        with pytest.raises(ValueError):  # noqa: PT011
+            failed.result()
+    assert {path.name for path in folder.iterdir()} == {".turn.lock", "written"}
 
 
 def test_a_folder_of_another_search_is_refused(
