@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Pixels, Positive
-from fewshot_blo.tasks.any_data_set import DataSet, expanded
+from fewshot_blo.records.ranges import AtLeast, AtMost, Pixels
+from fewshot_blo.tasks.any_data_set import DataSet
 from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.tasks.own_data_sets import Folder, Parquet
 
 __all__ = [
     "CIFARFS",
@@ -19,6 +20,7 @@ __all__ = [
     "Glyphs",
     "MiniImageNet",
     "Omniglot",
+    "Parquet",
     "TieredImageNet",
 ]
 
@@ -59,7 +61,8 @@ class Omniglot(DataSet):
 
     Attributes:
         root: folder that holds images_background and images_evaluation, as zip archives or
-            unpacked (https://github.com/brendenlake/omniglot); ~ is the home folder.
+            unpacked (https://github.com/brendenlake/omniglot), or torchmeta's data.hdf5; ~ is the
+            home folder.
         split: division of the characters: vinyals (1028, 172 and 423 for training, validation and
             test; Vinyals et al., 2016) or background (whole alphabets: 883, 81 and 659;
             Triantafillou et al., 2020).
@@ -115,7 +118,7 @@ class MiniImageNet(DataSet):
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
             train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
-            and -test.pkl; ~ is the home folder.
+            and -test.pkl, or the files of MetaOptNet, torchmeta or R2D2; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
         refresh: decode the images again, whatever the cache folder holds.
@@ -144,8 +147,8 @@ class TieredImageNet(DataSet):
 
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
-            train_images_png.pkl, train_labels.pkl and the same for val and test; ~ is the home
-            folder.
+            train_images_png.pkl, train_labels.pkl and the same for val and test, or the files of
+            torchmeta; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
         refresh: decode the images again, whatever the cache folder holds.
@@ -197,7 +200,8 @@ class CIFARFS(_CIFAR100Division):
 
     Attributes:
         root: folder that holds cifar-100-python, as torchvision keeps it, or
-            cifar100_fewshot_webp.npz; ~ is the home folder.
+            cifar100_fewshot_webp.npz, or the files of R2D2, MetaOptNet or torchmeta; ~ is the home
+            folder.
         size: height and width of the images in pixels.
         download: download CIFAR-100 if it is missing.
         refresh: decode the images again, whatever the cache folder holds.
@@ -216,7 +220,8 @@ class FC100(_CIFAR100Division):
 
     Attributes:
         root: folder that holds cifar-100-python, as torchvision keeps it, or
-            cifar100_fewshot_webp.npz; ~ is the home folder.
+            cifar100_fewshot_webp.npz, or the files of R2D2, MetaOptNet or torchmeta; ~ is the home
+            folder.
         size: height and width of the images in pixels.
         download: download CIFAR-100 if it is missing.
         refresh: decode the images again, whatever the cache folder holds.
@@ -226,63 +231,5 @@ class FC100(_CIFAR100Division):
     class_lists = "fc100"
 
 
-@checked
-@dataclass(frozen=True)
-class Folder(DataSet):
-    """Your own images: a folder with one subfolder for each class, split by class.
-
-    Images are cropped to a square.
-
-    Attributes:
-        root: folder that holds a subfolder of images for each class; ~ is the home folder.
-        csv: file with the columns class and split (train, validation or test) that divides the
-            classes; empty to divide them at random.
-        fractions: fractions of the classes for training, validation and test in a random division,
-            as [0.5,0.25,0.25]; each part gets at least one.
-        seed: seed of the random division.
-        color: read images in RGB; false for grey.
-        size: height and width of the images in pixels.
-        refresh: decode the images again, whatever the cache folder holds.
-    """
-
-    title = "Folder"
-    root: str = ""
-    csv: str = ""
-    seed: Natural = 0
-    color: bool = True
-    size: Pixels = 84
-    fractions: tuple[Positive, Positive, Positive] = (0.64, 0.16, 0.2)
-
-    def load(self) -> Splits:
-        from fewshot_blo.tasks import folder
-
-        return folder.load(
-            self._folder(self.root),
-            size=self.size,
-            fractions=self.fractions,
-            seed=self.seed,
-            csv=expanded(self.csv) if self.csv else None,
-            color=self.color,
-            refresh=self.refresh,
-        )
-
-    @property
-    def channels(self) -> int:
-        return 3 if self.color else 1
-
-    @property
-    def division(self) -> str:
-        if self.csv:
-            return f"csv {expanded(self.csv).resolve()}"
-        # Without fractions where they are the usual ones, as in checkpoints that lack them.
-        usual = self.fractions == Folder().fractions
-        by = "" if usual else f"fractions {' '.join(f'{x:g}' for x in self.fractions)}, "
-        return f"{by}seed {self.seed}"
-
-    @property
-    def images(self) -> str:
-        return f"{self.title} {expanded(self.root).resolve()}"
-
-
-DATA_SETS = (Glyphs, Omniglot, MiniImageNet, TieredImageNet, CIFARFS, FC100, Folder)
+DATA_SETS = (Glyphs, Omniglot, MiniImageNet, TieredImageNet, CIFARFS, FC100, Folder, Parquet)
 """All data sets, in the order in which they are listed."""

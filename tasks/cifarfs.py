@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial as bind
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from fewshot_blo.records.files import ARCHIVE_ERRORS, with_subfolders
 from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading import metaoptnet, r2d2, torchmeta
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
 from fewshot_blo.tasks.reading.decoded import check_disk, decoded_once, fingerprint
 from fewshot_blo.tasks.reading.downloads import downloaded_once
@@ -28,6 +30,10 @@ _GRID = "cifar100_fewshot_webp.npz"
 _ORIGINAL = "cifar-100-python"
 _ROWS, _COLUMNS = 20, 30
 _VARIANTS = ("cifarfs", "fc100")
+_NUMBERED = (
+    "the pickles in {} have no names of classes, and their numbers are not the places in "
+    "CIFAR-100: classes are called by their numbers"
+)
 
 Classes = Iterator[tuple[str, NDArray[np.uint8]]]
 
@@ -45,12 +51,19 @@ def load(
     ``cifarfs`` has 64, 16 and 20 classes (Bertinetto et al., 2019); ``fc100`` has 60, 20 and 20
     classes, and its splits share no superclass (Oreshkin et al., 2018).
 
-    ``root``, or a folder in it, holds one of two sources: the folder ``cifar-100-python`` as
-    torchvision keeps it, whose pickles are read without executing code; or
-    ``cifar100_fewshot_webp.npz`` with arrays ``c00`` to ``c99``, each the lossless WebP of one
-    class (a grid of 20 x 30 images), and ``classes``, their names. Both give the same images per
-    class, in different orders. The first call decodes them into the cache folder (184 MB at 32
-    pixels, for each variant); later calls map the cache into memory.
+    ``root``, or a folder in it, holds one of these sources, which give the same images per class,
+    in different orders:
+
+    - the folder ``cifar-100-python`` as torchvision keeps it;
+    - ``cifar100_fewshot_webp.npz`` with arrays ``c00`` to ``c99``, each the lossless WebP of one
+      class (a grid of 20 x 30 images), and ``classes``, their names;
+    - ``data/<class>/*.png`` beside ``splits``, in a folder ``cifar100`` or not (R2D2, learn2learn);
+    - ``CIFAR_FS_train.pickle``, ``-val`` and ``-test``, or ``FC100_train.pickle`` and so on, with
+      ``data`` and ``labels`` (MetaOptNet);
+    - ``data.hdf5`` with ``cifar-fs/train_labels.json`` and so on (torchmeta), which needs h5py.
+
+    Pickles are read without executing code. The first call decodes the images into the cache folder
+    (184 MB at 32 pixels, for each variant); later calls map the cache into memory.
 
     Args:
         root: folder of the data.
@@ -69,26 +82,28 @@ def load(
     root = Path(root)
     if download:
         downloaded_once(root, "CIFAR-100", lambda again: _download(root, again))
-    files = _source(root)
+    files, read = _source(root, variant)
     if not files:
         raise DataError(
             f"CIFAR-100 is not in {root}: put {_GRID} or the folder {_ORIGINAL} there, "
             "or set download"
         )
     parts = [class_list(variant, split) for split in SPLITS]
+    published = list(chain.from_iterable(parts))
 
     def decode() -> Iterator[tuple[str, Iterable[NDArray[np.uint8]]]]:
         check_disk(60_000, 3, size)
-        found = _from_grids(files[0]) if len(files) == 1 else _from_original(*files)
-        classes = dict(_checked(found))
-        for name in chain.from_iterable(parts):
+        classes = dict(_checked(read()))
+        for name in published if published[0] in classes else list(classes):
             yield name, _resized(classes.pop(name), size)
 
     name = f"{variant}-{size}px"
     dataset = decoded_once(
         root, name, fingerprint(root, files), (3, size, size), decode, refresh=refresh
     )
-    return Splits.consecutive(dataset, [len(part) for part in parts])
+    numbered = dataset.class_names[0] not in published
+    notes = (_NUMBERED.format(files[0].parent),) if numbered else ()
+    return Splits.consecutive(dataset, [len(part) for part in parts], notes)
 
 
 def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]]:
@@ -99,14 +114,23 @@ def _resized(images: NDArray[np.uint8], size: int) -> Iterable[NDArray[np.uint8]
     return (square(Image.fromarray(image), size=size) for image in pixels)
 
 
-def _source(root: Path) -> list[Path]:
-    """The files to read: the WebP grids, or train, test and meta of the original; may be empty."""
+def _source(root: Path, variant: str) -> tuple[list[Path], Callable[[], Classes]]:
+    """The files to read, none if there are none, and what reads them."""
     for folder in with_subfolders(root):
         if (folder / _GRID).is_file():
-            return [folder / _GRID]
+            return [folder / _GRID], bind(_from_grids, folder / _GRID)
         if (folder / _ORIGINAL).is_dir():
-            return _original_files(folder / _ORIGINAL)
-    return []
+            original = _original_files(folder / _ORIGINAL)
+            return original, bind(_from_original, *original)
+        if pickles := metaoptnet.cifar_files(folder, variant):
+            return pickles, bind(metaoptnet.cifar_classes, pickles, variant)
+        if hdf5 := torchmeta.cifar_files(folder, variant):
+            return hdf5, bind(torchmeta.cifar_classes, hdf5[0])
+    data = r2d2.data_folder(root, "cifar100", _VARIANTS[0])
+    if data is None:
+        return [], bind(iter, ())
+    classes = r2d2.classes_of(data, [n for split in SPLITS for n in class_list(variant, split)])
+    return [f for files in classes.values() for f in files], bind(r2d2.pixels, classes, SIDE)
 
 
 def _original_files(folder: Path) -> list[Path]:
@@ -122,7 +146,8 @@ def _checked(classes: Classes) -> Classes:
     expected = {name for split in SPLITS for name in class_list(_VARIANTS[0], split)}
     found = set()
     for name, images in classes:
-        if name not in expected or name in found:
+        # Pickles may have numbers instead of names; their classes are counted when they are read.
+        if (name not in expected and not name.isdigit()) or name in found:
             raise DataError(
                 f"class '{name}' is not in CIFAR-100, or occurs twice: download the data again"
             )
@@ -133,7 +158,7 @@ def _checked(classes: Classes) -> Classes:
             )
         found.add(name)
         yield name, images
-    if found != expected:
+    if found != expected and not (found and all(name.isdigit() for name in found)):
         raise DataError(
             f"{len(expected - found)} classes are missing, the first is {min(expected - found)}: "
             "download the data again"
@@ -193,7 +218,7 @@ def _download(root: Path, again: bool) -> None:
 
     Nothing is done where the data is there, except with ``again``.
     """
-    if not again and _source(root):
+    if not again and any(files for files, _ in (_source(root, name) for name in _VARIANTS)):
         return
     datasets = torchvision_module().datasets
     original = datasets.CIFAR100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path, PurePath
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading import metaoptnet, r2d2, torchmeta
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 from fewshot_blo.tasks.reading.imagenet import (
     Encoded,
@@ -47,7 +49,13 @@ def load(
       Larochelle, 2017) beside ``images/<filename>`` or ``images/<label>/<filename>``;
     - ``mini-imagenet-cache-train.pkl``, ``-val`` (or ``-validation``) and ``-test``, each a
       dictionary of ``image_data`` (uint8, ``[M, 84, 84, 3]``) and ``class_dict`` (indices of the
-      images of each class), read without executing code in the pickles.
+      images of each class);
+    - ``miniImageNet_category_split_train_phase_train.pickle``, ``-val`` and ``-test`` with ``data``
+      and ``labels`` (MetaOptNet), of which the other files of training classes are not read;
+    - ``train_data.hdf5``, ``train_labels.json`` and so on, in ``miniimagenet`` or not (torchmeta);
+    - ``data/<class>`` beside ``splits``, in ``miniimagenet`` or not (R2D2).
+
+    Pickles are read without executing code.
 
     Images are stretched to a square with the Lanczos filter. The first call decodes all of them
     into the cache folder (1.3 GB at 84 pixels); later calls map the cache into memory.
@@ -63,27 +71,44 @@ def load(
         DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
     root = Path(root)
-    return load_splits(
+    published, layout = _layout(root)
+    splits = load_splits(
         root,
-        PUBLISHED,
-        _layout(root),
+        published,
+        layout,
         size=size,
         partial=partial,
         progress=progress,
         refresh=refresh,
     )
+    if published.named_by_words:
+        notes = metaoptnet.miniimagenet_notes(root, splits.train.class_names)
+        return replace(splits, notes=notes)
+    return splits
 
 
-def _layout(root: Path) -> Callable[[str], Source]:
+def _layout(root: Path) -> tuple[Published, Callable[[str], Source]]:
     if any((root / split).is_dir() for split in SPLITS):
-        return lambda split: folder_source(root / split)
+        return PUBLISHED, lambda split: folder_source(root / split)
     if any((root / f"{split}.csv").is_file() for split in SPLITS):
-        return bind(_listed_files, root)
+        return PUBLISHED, bind(_listed_files, root)
     if any(root.glob("mini-imagenet-cache-*.pkl")):
-        return bind(_pickled, root)
+        return PUBLISHED, bind(_pickled, root)
+    if pickles := metaoptnet.miniimagenet_files(root):
+        # Where a pickle has no names of classes, they can only be counted.
+        numbered = replace(PUBLISHED, named_by_words=True)
+        return numbered, bind(metaoptnet.miniimagenet_source, pickles)
+    for folder in (root, root / "miniimagenet"):
+        if torchmeta.has_splits(folder):
+            return PUBLISHED, bind(torchmeta.split_source, folder)
+    if data := r2d2.data_folder(root, "miniimagenet", PUBLISHED.folder):
+        return PUBLISHED, lambda split: file_source(
+            r2d2.classes_of(data, sorted(PUBLISHED.classes(split)))
+        )
     raise DataError(
         f"{root} has none of the layouts of miniImageNet: folders train, val, test; or train.csv, "
-        "val.csv, test.csv and images; or mini-imagenet-cache-train.pkl, -val.pkl, -test.pkl"
+        "val.csv, test.csv and images; or mini-imagenet-cache-train.pkl, -val.pkl, -test.pkl; or "
+        "one of MetaOptNet, torchmeta or R2D2"
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.reading import torchmeta
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 from fewshot_blo.tasks.reading.imagenet import (
     Encoded,
@@ -48,7 +49,9 @@ def load(
     - ``train_images_png.pkl``, ``train_labels.pkl`` and so on, as published by Ren et al.: a list
       of PNG files as uint8 arrays, and a dictionary with ``label_specific`` (the class of each
       image) and ``label_specific_str`` (the class names, in words). They are read without
-      executing code in the pickles.
+      executing code in the pickles;
+    - ``train_data.hdf5``, ``train_labels.json`` and so on, in ``tieredimagenet`` or not
+      (torchmeta), which need h5py.
 
     The first call decodes all images into the cache folder (16.5 GB at 84 pixels) and holds one
     pickle in memory at a time. Later calls map the decoded images into memory: of the 9.5 GB of
@@ -83,9 +86,13 @@ def _layout(root: Path) -> Callable[[str], Source]:
         return lambda split: folder_source(root / split)
     if any(root.glob("*_images_png.pkl")):
         return bind(_pickled, root)
+    for folder in (root, root / "tieredimagenet"):
+        if torchmeta.has_splits(folder):
+            return bind(torchmeta.split_source, folder)
     raise DataError(
         f"{root} has none of the layouts of tieredImageNet: folders train, val, test; or "
-        "train_images_png.pkl, train_labels.pkl and the same for val and test"
+        "train_images_png.pkl, train_labels.pkl and the same for val and test; or train_data.hdf5, "
+        "train_labels.json and the same for val and test"
     )
 
 

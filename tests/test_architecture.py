@@ -206,7 +206,7 @@ def test_torchvision_is_imported_when_used(path: Path) -> None:
 
 OPTIONAL = {
     *("onnxruntime", "onnxscript", "optuna", "scipy", "sklearn", "timm", "transformers"),
-    *("starlette", "uvicorn"),
+    *("starlette", "uvicorn", "datasets", "h5py", "huggingface_hub", "pyarrow"),
 }
 
 

@@ -28,6 +28,7 @@ from fewshot_blo import heads
 from fewshot_blo.bilevel import Bilevel, OuterStep, Params, combine
 from fewshot_blo.errors import StructuralZeroError
 from fewshot_blo.heads import (
+    AlphaTIMHead,
     CosineHead,
     FullContextHead,
     Head,
@@ -37,8 +38,9 @@ from fewshot_blo.heads import (
     RelationHead,
     RidgeHead,
     TailHead,
+    TIMHead,
 )
-from fewshot_blo.heads.head import Start
+from fewshot_blo.heads.head import Start, SupportSetHead
 from fewshot_blo.hypergrad import (
     Strategy,
 )
@@ -71,6 +73,8 @@ PROBLEMS: tuple[str, ...] = (
     "encoder, propagation, closed_form",
     "encoder, tail, prototypes",
     "encoder, tail, prototypes, prox",
+    "encoder, alpha_tim, closed_form",
+    "encoder, tim, closed_form",
     "encoder, unit, prototypes",
 )
 
@@ -91,6 +95,8 @@ HEADS: dict[str, Head] = {
     "full_context": FullContextHead(steps=2),
     "relation": RelationHead(channels=2, hidden=5, units=3),
     "propagation": LabelPropagationHead(neighbours=4),
+    "alpha_tim": AlphaTIMHead(steps=3, step_size=1e-2),
+    "tim": TIMHead(steps=3, step_size=1e-2),
     "tail": make_tail(),
 }
 # The same for heads, from their usual start.
@@ -104,6 +110,9 @@ SOLVED = (
     "encoder, full_context",
     "encoder, relation",
     "encoder, propagation",
+    "encoder, alpha_tim",
+    "encoder, tim",
+    *(f"encoder, {kind.__name__}" for kind in heads.HEADS if issubclass(kind, SupportSetHead)),
 )
 """Problems with nothing to adapt."""
 AT_THE_SOLUTION = ("unroll recomputed", "encoder, ridge, closed_form")

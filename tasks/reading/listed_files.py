@@ -19,8 +19,9 @@ ADDRESS = "rows with an address instead of a file (download it)"
 class Finder:
     """Finds files by the names that tables give them.
 
-    A name is a path relative to the table or to a folder, or the name of one file below the folder,
-    in any case, with or without its suffix.
+    A name is a path relative to the table or to a folder, to the folder of its class or to a folder
+    ``images`` in them, or the name of one file below the folder, in any case, with or without its
+    suffix.
 
     Args:
         base: folder of the table.
@@ -32,16 +33,19 @@ class Finder:
         self.found = found
         self._by_name: dict[str, list[Path]] | None = None
 
-    def __call__(self, name: str) -> Path | None:
-        """The file of this name; None if there is none.
+    def __call__(self, name: str, label: str = "") -> Path | None:
+        """The file of this name, which is of this class; None if there is none.
 
         Raises:
             DataError: if several files have the name.
         """
+        folders = [self.base] + ([self.found.root] if self.found else [])
+        below = ["", "images"] + ([label, f"images/{label}"] if label else [])
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            for folder in (self.base, *([self.found.root] if self.found else [])):
-                if _is_file(folder / spelling):
-                    return folder / spelling
+            for inner in below:
+                for folder in folders:
+                    if _is_file(folder / inner / spelling):
+                        return folder / inner / spelling
         files = self._index().get(_plain(name.replace("\\", "/").rsplit("/", 1)[-1]), [])
         if len(files) > 1:
             raise DataError(
@@ -83,7 +87,8 @@ def files_of(
     passed_over: Counter[str] = Counter()
     absent: list[Row] = []
     for row in rows:
-        file = find(row.file) if row.file and row.label and "://" not in row.file else None
+        local = row.file and row.label and "://" not in row.file
+        file = find(row.file, row.label) if local else None
         if file is None:
             passed_over[_reason(row)] += 1
             absent += [row] if _reason(row) == ABSENT else []

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fewshot_blo.tasks.catalogue import (
     Glyphs,
     MiniImageNet,
     Omniglot,
+    Parquet,
     TieredImageNet,
 )
 from fewshot_blo.tasks.reading.class_lists import SPLITS
@@ -41,6 +43,19 @@ def write_class_folders(root: Path, data: DataSet) -> Path:
     return root
 
 
+def write_parquet(root: Path) -> Path:
+    """One small image for each of three splits."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    root.mkdir()
+    for split in SPLITS:
+        stream = BytesIO()
+        Image.new("RGB", (2, 2)).save(stream, "PNG")
+        table = pa.table({"image": [stream.getvalue()], "label": [split]})
+        parquet.write_table(table, root / f"{split}.parquet")
+    return root
+
+
 def with_files(data: DataSet, folder: Path, request: pytest.FixtureRequest) -> DataSet:
     """The data set with a folder that holds real files, or small ones in their layout."""
     kind = type(data)
@@ -50,6 +65,8 @@ def with_files(data: DataSet, folder: Path, request: pytest.FixtureRequest) -> D
         return data.changed(root=str(make_folder(folder, classes=5, images=1)))
     if kind is Glyphs:
         return data
+    if kind is Parquet:
+        return data.changed(root=str(write_parquet(folder)))
     root = request.getfixturevalue("data_root") / ("omniglot" if kind is Omniglot else "cifarfs")
     if not root.is_dir():
         pytest.skip(f"{root} is absent")
@@ -88,6 +105,8 @@ def test_a_folder_without_its_files_is_named(kind: type[DataSet], tmp_path: Path
         FC100(),
         Folder(size=10),
         Folder(color=False, seed=3, size=6),
+        Parquet(size=10),
+        Parquet(color=False, size=6),
     ],
     ids=repr,
 )
@@ -101,7 +120,7 @@ def test_what_is_said_of_it_is_true_of_what_it_loads(
         published = data.published_classes(split)
         assert len(published) == len(set(published))
         assert set(published) == (names if published else set())
-        assert bool(published) == (type(data) not in (Glyphs, Folder))
+        assert bool(published) == (type(data) not in (Glyphs, Folder, Parquet))
 
 
 @every_kind
@@ -140,7 +159,8 @@ def test_modules_of_data_sets_are_imported_when_they_load() -> None:
     program = (
         "import sys, fewshot_blo.tasks.catalogue as catalogue\n"
         "for kind in catalogue.DATA_SETS: kind().image_shape, kind().published_classes('val')\n"
-        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder')\n"
+        "modules = ('glyphs', 'omniglot', 'miniimagenet', 'tieredimagenet', 'cifarfs', 'folder', "
+        "'parquet')\n"
         "print([name for name in modules if f'fewshot_blo.tasks.{name}' in sys.modules])"
     )
     command = [sys.executable, "-c", program]
@@ -172,6 +192,8 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (Folder("a"), Folder("a/../a", seed=1, color=False, size=3), True),
         (Folder("a"), Folder("b"), False),
         (Folder("a"), Omniglot("a"), False),
+        (Parquet("a"), Parquet("a/../a", split="fractions", image="x"), True),
+        (Parquet("a"), Folder("a"), False),
     ],
 )
 def test_which_are_the_same_images(one: DataSet, other: DataSet, same: bool) -> None:

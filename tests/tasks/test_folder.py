@@ -102,12 +102,19 @@ def test_a_wrong_csv_is_named_with_its_line(root: Path, text: str, message: str)
         load(root, size=2, csv=write_csv(root, text))
 
 
-@pytest.mark.parametrize("content", [None, b"class,split\n\xff\xfe,train\n"])
-def test_an_unreadable_csv_is_named(root: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"splits\.csv cannot be read"),
+        (b"class,split\n\xff\xfe,train\n", "line 2: class '\xff\xfe' has no folder"),
+        ("class;split\nant".encode("utf-16")[:-1], r"splits\.csv cannot be read as text"),
+    ],
+)
+def test_an_unreadable_csv_is_named(root: Path, content: bytes | None, message: str) -> None:
     file = root.parent / "splits.csv"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(DataError, match=r"splits\.csv cannot be read"):
+    with pytest.raises(DataError, match=message):
         load(root, size=2, csv=file)
 
 
@@ -186,7 +193,7 @@ def two_classes(root: Path) -> None:
     [
         (truncated_image, r"ant/1\.png cannot be decoded"),
         (text_as_image, r"ant/1\.png cannot be decoded"),
-        (two_classes, "has 2 class subfolders with images: at least 3"),
+        (two_classes, "has 2 classes with images: at least 3"),
     ],
 )
 def test_a_damaged_folder_is_refused(

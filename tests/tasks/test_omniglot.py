@@ -11,7 +11,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fewshot_blo.tasks import DataError, Splits, omniglot
 from fewshot_blo.tasks.reading import class_lists
@@ -63,6 +63,45 @@ def archived(root: Path) -> Path:
         shutil.make_archive(str(root / group), "zip", root, group)
         shutil.rmtree(root / group)
     return root
+
+
+def in_hdf5(root: Path) -> Path:
+    """As torchmeta/datasets/omniglot.py writes it: inverted, in groups, with lists beside it."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    (root / "omniglot").mkdir(parents=True)
+    with h5py.File(root / "omniglot" / "data.hdf5", "w") as file:
+        for group, names in (("images_background", BACKGROUND), ("images_evaluation", EVALUATION)):
+            for name in names:
+                character = (BACKGROUND + EVALUATION).index(name)
+                grey = [drawing(character, drawer).convert("L") for drawer in range(20)]
+                inverted = np.stack([np.asarray(ImageOps.invert(image)) for image in grey])
+                file.create_dataset(f"{group}/{name}", data=inverted)
+    (root / "omniglot" / "vinyals_train_labels.json").write_text("[]")
+    return root
+
+
+def test_hdf5_gives_the_same_images(tmp_path: Path) -> None:
+    expected = omniglot.load(archived(tmp_path / "zip"))
+    root = in_hdf5(tmp_path / "hdf5")
+    for _ in range(2):
+        assert_same(omniglot.load(root), expected)
+
+
+def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    root = in_hdf5(tmp_path)
+    with h5py.File(root / "omniglot" / "data.hdf5", "a") as file:
+        del file[f"images_background/{BACKGROUND[0]}"]
+    with pytest.raises(DataError, match=f"characters, the first is {BACKGROUND[0]}"):
+        omniglot.load(root)
+    with h5py.File(root / "omniglot" / "data.hdf5", "a") as file:
+        file[f"images_background/{BACKGROUND[0]}"] = np.zeros((20, 28, 28), np.uint8)
+    with pytest.raises(DataError, match="has 28x28 pixels instead of 105x105"):
+        omniglot.load(root)
+    with h5py.File(root / "omniglot" / "data.hdf5", "a") as file:
+        del file["images_evaluation"]
+    with pytest.raises(DataError, match="has no group 'images_evaluation'"):
+        omniglot.load(root)
 
 
 def assert_same(one: Splits, other: Splits) -> None:
