@@ -101,7 +101,6 @@ class _InVocabulary(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def vmap(
-        info: Any, dims: tuple[int | None, None], ids: Tensor, vocabulary: int
-    ) -> tuple[Tensor, int | None]:
-        return _InVocabulary.apply(ids, vocabulary), dims[0]  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int | None]:
+        ids, vocabulary = args
+        return _InVocabulary.apply(ids, vocabulary), in_dims[0]  # type: ignore[no-untyped-call]
