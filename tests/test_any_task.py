@@ -43,7 +43,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_sinusoid(capsys: pytest.CaptureFixture[str]) -> None:
     run(0)
-    assert re.match(r"mean squared error \d+\.\d+ ± .*100 tasks, Sinusoid\(", printed(capsys))
+    assert re.match(r"mean squared error \d+\.\d+ ± .*100 tasks, sinusoid, ", printed(capsys))
 
 
 def test_a_family_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
