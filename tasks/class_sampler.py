@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
@@ -21,7 +20,7 @@ from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of, zeroed
 from fewshot_blo.tasks.protocols.protocol import Classes, Counts, Protocol
-from fewshot_blo.tasks.source import TaskSource
+from fewshot_blo.tasks.source import TaskSource, device_named
 
 
 class _Plans(NamedTuple):
@@ -80,7 +79,7 @@ class ClassSampler(TaskSource):
         self.tasks = tasks
         self.seed = seed
         self.class_names = dataset.class_names
-        self.device = one_of(dataset.inputs).device if device is None else _device(device)
+        self.device = one_of(dataset.inputs).device if device is None else device_named(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
         if self.augment is not None:
@@ -245,12 +244,3 @@ class ClassSampler(TaskSource):
             mask = send(padded, self.device)
             inputs = each(lambda x: zeroed(x, mask), inputs)
         return each(lambda x: x.reshape(*rows.shape, *x.shape[1:]), inputs)
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"device is '{device}': it must be one of PyTorch, such as cpu or cuda:1"
-        ) from error

@@ -14,7 +14,7 @@ from fewshot_blo.tasks.batch import LABEL_OF_PADDING, TaskBatch, send
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.groups import GroupedDataset
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, zeroed
-from fewshot_blo.tasks.source import TaskSource
+from fewshot_blo.tasks.source import TaskSource, device_named
 
 
 @checked
@@ -53,7 +53,7 @@ class GroupSampler(TaskSource):
         self.dataset, self.shot, self.query, self.tasks = dataset, shot, query, tasks
         self.seed, self.dtype = seed, dtype
         self.class_names = dataset.categories
-        self.device = torch.device(device) if device is not None else dataset.targets.device
+        self.device = device_named(device) if device is not None else dataset.targets.device
         self._counts: NDArray[np.int64] = dataset.counts.cpu().numpy()
         self._starts: NDArray[np.int64] = np.cumsum(self._counts) - self._counts
         small = np.flatnonzero(self._counts <= shot)

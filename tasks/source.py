@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import Inputs
@@ -78,3 +79,17 @@ class TaskSource(ABC):
     def plain(self) -> Self:
         """The same tasks without augmentation."""
         return copy.copy(self)
+
+
+def device_named(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ConfigurationError: if PyTorch has none of this name.
+    """
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"device is '{device}': it must be one of PyTorch, such as cpu or cuda:1"
+        ) from error

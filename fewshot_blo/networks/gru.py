@@ -7,8 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from fewshot_blo.networks.mlp import Shape
-from fewshot_blo.networks.sequences import SequenceInput, Sequences, Vocabulary
+from fewshot_blo.networks.sequences import SequenceInput, Sequences, SequenceShape, Vocabulary
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Width
 
@@ -36,7 +35,7 @@ class GRU(nn.Module):
     def __init__(
         self,
         *,
-        shape: Shape = (1, 1),
+        shape: SequenceShape = (1, 1),
         vocabulary: Vocabulary = 0,
         width: Width = 64,
         layers: Annotated[int, AtLeast(1), AtMost(1000)] = 1,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.records.ranges import AtLeast, AtMost
+from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, NotEmpty
 
 Vocabulary = Annotated[int, AtLeast(0), AtMost(10**6)]
+SequenceShape = Annotated[tuple[Counting, ...], NotEmpty()]
 Sequences = Tensor | Mapping[str, Tensor]
 """A batch of sequences: token ids ``[B, L]``, vectors ``[B, L, C]``, or a dictionary with one of
 these as "x" and a bool "mask" ``[B, L]``, True for real entries."""
@@ -100,7 +101,6 @@ class _InVocabulary(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def vmap(
-        info: Any, dims: tuple[int | None, None], ids: Tensor, vocabulary: int
-    ) -> tuple[Tensor, int | None]:
-        return _InVocabulary.apply(ids, vocabulary), dims[0]  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int | None]:
+        ids, vocabulary = args
+        return _InVocabulary.apply(ids, vocabulary), in_dims[0]  # type: ignore[no-untyped-call]

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.networks.mlp import Shape
-from fewshot_blo.networks.sequences import SequenceInput, Sequences, Vocabulary, mean_of_entries
+from fewshot_blo.networks.sequences import (
+    SequenceInput,
+    Sequences,
+    SequenceShape,
+    Vocabulary,
+    mean_of_entries,
+)
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, Width
 
@@ -43,7 +48,7 @@ class TransformerEncoder(nn.Module):
     def __init__(
         self,
         *,
-        shape: Shape = (1, 1),
+        shape: SequenceShape = (1, 1),
         vocabulary: Vocabulary = 0,
         width: Width = 64,
         depth: Annotated[int, AtLeast(1), AtMost(1000)] = 2,

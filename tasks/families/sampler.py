@@ -14,7 +14,7 @@ from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.batch import TaskBatch, send
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.families.family import Array, Family, Function
-from fewshot_blo.tasks.source import TaskSource
+from fewshot_blo.tasks.source import TaskSource, device_named
 
 Split = Literal["train", "validation", "test"]
 
@@ -56,7 +56,7 @@ class FunctionSampler(TaskSource):
             raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
         self.family, self.shot, self.query, self.tasks = family, shot, query, tasks
         self.seed, self.split = seed, split
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype = device_named(device), dtype
 
     def __repr__(self) -> str:
         return (

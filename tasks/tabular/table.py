@@ -132,7 +132,7 @@ def _objects(values: Sequence[Any]) -> NDArray[Any]:
 def _read_csv(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # Not UTF-8, or no path.
         raise DataError(f"{path} cannot be read ({error}): give a csv file in UTF-8") from error
     first = text.partition("\n")[0]
     separator = max(",;\t|", key=first.count)

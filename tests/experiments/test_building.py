@@ -185,16 +185,24 @@ NARROW = [64, 128, 256, 512]
     ("encoder", "features"),
     [
         ({"name": "Conv4", "hidden": 8}, 8),
+        ({"name": "MLP", "widths": [8, 6], "activation": "gelu"}, 6),
+        ({"name": "SineNetwork", "widths": [7]}, 7),
         ({"name": "ResNet12", "drop_block": 2, "drop_rate": 0.2}, 640),
         ({"name": "ResNet12", "widths": NARROW, "drop_block": 2, "drop_rate": 0.2}, 512),
     ],
-    ids=["Conv4", "ResNet12", "ResNet12-narrow"],
+    ids=["Conv4", "MLP", "SineNetwork", "ResNet12", "ResNet12-narrow"],
 )
 def test_networks_by_name(encoder: dict[str, Any], features: int) -> None:
     problem = build_problem(config_of(encoder, start="learned"), IMAGE)
     assert problem.outer["start/head.weight"].shape == (5, features)
     rates = [m.rate for m in problem.network.modules() if isinstance(m, DropBlock)]
-    assert rates == ([] if encoder["name"] == "Conv4" else [0.2, 0.2])
+    assert rates == ([0.2, 0.2] if "drop_rate" in encoder else [])
+
+
+@pytest.mark.parametrize("name", ["TransformerEncoder", "GRU"])
+def test_networks_of_sequences_refuse_images(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes floating-point vectors of shape"):
+        build_problem(config_of({"name": name}), IMAGE)
 
 
 def test_weights_follow_the_seed_and_nothing_else() -> None:
