@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from fewshot_blo.bilevel import Bilevel, OuterStep, TaskParams, combine
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.heads import LinearRegressionHead, RidgeHead
+from fewshot_blo.heads import LinearRegressionHead, RidgeRegressionHead
 from fewshot_blo.heads.head import Start
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import Backend
@@ -96,7 +96,7 @@ def plain_initialization(problem: Initialization, batch: TaskBatch, t: int) -> B
 def plain_encoder(problem: SharedEncoder, batch: TaskBatch, t: int) -> Bilevel:
     network, outer = problem.original.double(), problem.outer
     weights = {n: p for n, p in outer.items() if not n.startswith(("head/", "start/"))}
-    is_ridge = type(problem.head) is RidgeHead
+    is_ridge = type(problem.head) is RidgeRegressionHead
 
     def features(part: str) -> tuple[Tensor, Tensor]:
         inputs, targets = single_task(batch, t, part)
@@ -104,18 +104,18 @@ def plain_encoder(problem: SharedEncoder, batch: TaskBatch, t: int) -> Bilevel:
         return x / x.shape[1] ** 0.5, targets
 
     def outputs(v: TaskParams, x: Tensor) -> Tensor:
-        if is_ridge:
-            return outer["head/log_scale"].exp() * x @ v["head.weight"][0].T
         return x @ v["head.weight"][0].T + v["head.bias"][0]
 
     def start() -> TaskParams:
         x, y = features("support")
         if problem.start == "learned":
             return {n: outer[f"start/{n}"].unsqueeze(0) for n in ("head.weight", "head.bias")}
-        if is_ridge:  # By the normal equations, not by the kernel matrix.
-            identity = torch.eye(x.shape[1], dtype=x.dtype)
-            weight = torch.linalg.solve(x.T @ x + outer["head/log_lam"].exp() * identity, x.T @ y)
-            return {"head.weight": weight.T.unsqueeze(0)}
+        if is_ridge:  # By the normal equations with a column of ones, not by a kernel matrix.
+            wide = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            penalty = torch.ones(wide.shape[1], dtype=x.dtype).index_fill(0, torch.tensor(-1), 0)
+            normal = wide.T @ wide + outer["head/log_lam"].exp() * penalty.diag()
+            both = torch.linalg.solve(normal, wide.T @ y)
+            return {"head.weight": both[:-1].T.unsqueeze(0), "head.bias": both[-1:]}
         zeros = x.new_zeros(1, OUTPUTS, x.shape[1])
         return {"head.weight": zeros, "head.bias": x.new_zeros(1, OUTPUTS)}
 
@@ -123,7 +123,7 @@ def plain_encoder(problem: SharedEncoder, batch: TaskBatch, t: int) -> Bilevel:
         x, y = features("support")
         if is_ridge:
             weight = v["head.weight"][0]
-            error = ((x @ weight.T - y) ** 2).sum()
+            error = ((outputs(v, x) - y) ** 2).sum()
             return (0.5 * error + 0.5 * outer["head/log_lam"].exp() * (weight**2).sum()).reshape(1)
         distance = sum(((p - start()[n]) ** 2).sum() for n, p in v.items())
         return (squares(outputs(v, x), y) + 0.5 * problem.prox * distance).reshape(1)
@@ -142,7 +142,7 @@ def make_problem(name: str) -> tuple[FewShotProblem, Callable[[TaskBatch, int], 
     if "initialization" in name:
         initial = Initialization(network, loss=loss, prox=0.5)
         return initial, lambda batch, t: plain_initialization(initial, batch, t)
-    head = RidgeHead(lam=0.3) if "ridge" in name else LinearRegressionHead()
+    head = RidgeRegressionHead(lam=0.3) if "ridge" in name else LinearRegressionHead()
     start: Start | None = "learned" if "learned" in name else None
     shared = SharedEncoder(network, head, loss=loss, start=start, way=OUTPUTS, features=4)
     return shared, lambda batch, t: plain_encoder(shared, batch, t)

@@ -18,6 +18,7 @@ from fewshot_blo.heads.max_margin import MaxMarginHead
 from fewshot_blo.heads.pt_map import PTMAPHead
 from fewshot_blo.heads.relation import RelationHead
 from fewshot_blo.heads.ridge import RidgeHead
+from fewshot_blo.heads.ridge_regression import RidgeRegressionHead
 from fewshot_blo.heads.soft_k_means import SoftKMeansHead
 from fewshot_blo.heads.tail import TailHead
 from fewshot_blo.heads.tim import TIMHead
@@ -27,6 +28,7 @@ HEADS = (
     CosineHead,
     RidgeHead,
     LinearRegressionHead,
+    RidgeRegressionHead,
     MaxMarginHead,
     MatchingHead,
     FullContextHead,
@@ -61,6 +63,7 @@ __all__ = [
     "PTMAPHead",
     "RelationHead",
     "RidgeHead",
+    "RidgeRegressionHead",
     "SoftKMeansHead",
     "TIMHead",
     "TailHead",

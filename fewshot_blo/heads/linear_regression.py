@@ -19,7 +19,7 @@ from fewshot_blo.records.checked import checked
 class LinearRegressionHead(Head):
     """Linear outputs ``W x + b`` that minimise a loss of targets ``[T, B, E]``.
 
-    For tasks without classes; ``RidgeHead`` has a closed form for squared errors.
+    For tasks without classes; ``RidgeRegressionHead`` has a closed form for squared errors.
 
     Attributes:
         loss_function: loss on the support set; also a function of your own,

@@ -19,8 +19,7 @@ from fewshot_blo.records.ranges import Positive
 @checked
 @dataclass(frozen=True)
 class RidgeHead(ScaledLinearHead):
-    """Ridge regression ``s W x``: W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y,
-    or for the targets of tasks without classes.
+    """Ridge regression ``s W x``: W minimises ``|X W' - Y|²/2 + λ |W|²/2`` for one-hot labels Y.
 
     s and λ are outer variables, learned as logarithms. The minimiser has a closed form, which gives
     an exact hypergradient without inner steps.
@@ -36,7 +35,6 @@ class RidgeHead(ScaledLinearHead):
     lam: Positive = 1.0
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form", "zeros", "learned")
-    needs_classes: ClassVar[bool] = False
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Logarithms of s and λ."""
@@ -45,14 +43,14 @@ class RidgeHead(ScaledLinearHead):
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """``W' = X' (X X' + λ I)^-1 Y``, from a linear system of the size of the support set."""
-        x = support.features * support.real.unsqueeze(-1)
+        x = support.features * (support.labels >= 0).unsqueeze(-1)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.transpose(1, 2) + learned["log_lam"].exp() * identity
-        return {"head.weight": solve(kernel, support.targets).transpose(1, 2) @ x}
+        return {"head.weight": solve(kernel, support.one_hot).transpose(1, 2) @ x}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """The regularised squared error that W minimises, ``[T]``, without padded classes."""
-        weight = params["head.weight"] * support.real_classes.unsqueeze(2)
-        error = support.features @ weight.transpose(1, 2) - support.targets
-        squares = (error * support.real.unsqueeze(-1)).square().sum((1, 2))
+        weight = params["head.weight"] * (support.classes >= 0).unsqueeze(2)
+        error = support.features @ weight.transpose(1, 2) - support.one_hot
+        squares = (error * (support.labels >= 0).unsqueeze(-1)).square().sum((1, 2))
         return 0.5 * squares + 0.5 * learned["log_lam"].exp() * weight.square().sum((1, 2))

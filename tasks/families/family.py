@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -39,7 +40,8 @@ class Family(ABC):
             for own in fields(self)
             if (value := getattr(self, own.name)) != own.default
         ]
-        return ", ".join([type(self).__name__.lower(), *changed])
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).lower()
+        return ", ".join([name, *changed])
 
     @property
     def inputs(self) -> int:

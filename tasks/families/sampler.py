@@ -60,13 +60,14 @@ class FunctionSampler(TaskSource):
 
     def __repr__(self) -> str:
         return (
-            f"FunctionSampler({self.describe()}, {self.tasks} tasks a batch, {self.split}, seed "
+            f"FunctionSampler({self.describe()}, {self.tasks} tasks a batch, seed "
             f"{self.seed}, {kind_of(self.dtype, self.device)})"
         )
 
     def describe(self) -> str:
-        """Text for tables: the family, and the numbers of points."""
-        return f"{self.family.describe()}, {self.shot} shots, {self.query} queries"
+        """Text for tables: the family, the numbers of points, and the stream of tasks."""
+        sizes = f"{self.shot} shots, {self.query} queries"
+        return f"{self.family.describe()}, {sizes}, {self.split} tasks"
 
     def batch(self, index: int) -> TaskBatch:
         """The tasks ``index * T`` to ``index * T + T - 1``.

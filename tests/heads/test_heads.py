@@ -16,6 +16,7 @@ from fewshot_blo.heads import (
     MaxMarginHead,
     RelationHead,
     RidgeHead,
+    RidgeRegressionHead,
 )
 from fewshot_blo.heads.head import SupportSet, normalize
 
@@ -185,3 +186,19 @@ def test_linear_heads_are_exported_as_weights_and_biases(head: Head) -> None:
 def test_other_heads_cannot_be_exported() -> None:
     with pytest.raises(ConfigurationError, match="logits of MatchingHead are not linear"):
         MatchingHead().linear({}, {})
+
+
+def test_ridge_regression_equals_scikit_learns() -> None:
+    ridge = pytest.importorskip("sklearn.linear_model").Ridge(alpha=0.3)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    y = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64) + 5
+    rows = torch.ones(2, 6, dtype=torch.bool)
+    rows[1, 4:] = False
+    head = RidgeRegressionHead(lam=0.3)
+    learned = {name: value.double() for name, value in head.learned(4).items()}
+    support = SupportSet(x, y, torch.zeros(2, 0, dtype=torch.int64), rows)
+    found = head.logits(head.from_support(support, learned), x, learned)
+    for t in range(2):
+        ridge.fit(x[t][rows[t]], y[t][rows[t]])
+        assert torch.allclose(found[t], torch.from_numpy(ridge.predict(x[t])), rtol=1e-6)
