@@ -14,8 +14,10 @@ validation classes, whose priors come from the same regression.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +38,37 @@ from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 VALIDATION_TASKS, AT_A_TIME = 200, 100
 SHOTS = (0, 1, 5)
-Make = Callable[[Tensor, float], SharedEncoder]
 
 
 def problem(head: Head, prox: float | None = None) -> SharedEncoder:
     return SharedEncoder(nn.Identity(), head, unit=True, prox=prox, backend="batched", prove=False)
 
 
-ROWS: dict[str, tuple[Make, Sequence[float], bool]] = {
-    "class means, no prior": (lambda priors, weight: problem(CosineHead()), (0.0,), False),
-    "ridge, no prior": (lambda priors, weight: problem(RidgeHead(lam=weight)), WEIGHTS, False),
-    "anchored ridge": (
-        lambda priors, weight: problem(AnchoredRidgeHead(priors, lam=weight)),
-        WEIGHTS,
-        True,
-    ),
-    "anchored cross-entropy": (
-        lambda priors, weight: problem(AnchoredLinearHead(priors), prox=weight),
-        WEIGHTS,
-        True,
+@dataclass(frozen=True)
+class Row:
+    """A head in the table.
+
+    Attributes:
+        make: the problem, from the priors and a weight.
+        weights: weights to choose from.
+        has_priors: whether it uses the priors.
+        steps: inner steps that adapt to a task.
+    """
+
+    make: Callable[[Tensor, float], SharedEncoder]
+    weights: Sequence[float] = WEIGHTS
+    has_priors: bool = True
+    steps: InnerSteps = InnerSteps(0)
+
+
+ROWS = {
+    "class means, no prior": Row(lambda priors, weight: problem(CosineHead()), (0.0,), False),
+    "ridge, no prior": Row(lambda priors, weight: problem(RidgeHead(lam=weight)), has_priors=False),
+    "anchored ridge": Row(lambda priors, weight: problem(AnchoredRidgeHead(priors, lam=weight))),
+    "anchored cross-entropy": Row(
+        lambda priors, weight: problem(AnchoredLinearHead(priors), prox=weight), steps=InnerSteps()
     ),
 }
-"""Problems by priors and a weight, the weights to choose from, and whether there are priors."""
 
 
 def main() -> None:
@@ -83,7 +94,7 @@ def main() -> None:
         priors = predicted(names["train"], means, names["validation"], weight)
         validation = parts["validation"], features["validation"]
         of = problem(AnchoredRidgeHead(priors))
-        return float(accuracies(of, *validation, 0, VALIDATION_TASKS).mean())
+        return float(accuracies(of, *validation, 0, VALIDATION_TASKS, InnerSteps(0)).mean())
 
     regression = max(WEIGHTS, key=zero_shot)
     priors = {
@@ -93,7 +104,9 @@ def main() -> None:
     print("| head | 0 shots | 1 shot | 5 shots |\n|---|---|---|---|")
     rows = []
     for row in ROWS:
-        cells = [measured(row, shot, parts, features, priors, arguments.tasks) for shot in SHOTS]
+        cells = [
+            measured(ROWS[row], shot, parts, features, priors, arguments.tasks) for shot in SHOTS
+        ]
         rows.append({"head": row, "cells": cells})
         print(f"| {row} | {' | '.join(map(words, cells))} |", flush=True)
     if arguments.output:
@@ -111,10 +124,9 @@ def words(cell: Mapping[str, Any] | None) -> str:
 def embedded_names(folder: Path, parts: Mapping[str, ClassDataset]) -> dict[str, Tensor]:
     """Embedded class names of each part, ``[C, E]``, of unit length: means over tokens."""
     torchvision_module()  # transformers imports it, and its extension may be unable to load.
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    transformers = importlib.import_module("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
     found = {}
     for name, part in parts.items():
         texts = [f"a photo of a {label.replace('_', ' ')}" for label in part.class_names]
@@ -134,7 +146,7 @@ def predicted(names: Tensor, means: Tensor, others: Tensor, weight: float) -> Te
 
 
 def measured(
-    row: str,
+    row: Row,
     shot: int,
     parts: Mapping[str, ClassDataset],
     features: Mapping[str, Tensor],
@@ -142,18 +154,17 @@ def measured(
     tasks: int,
 ) -> dict[str, Any] | None:
     """Accuracy in percent at the weight that is best on validation; None without any shot."""
-    make, weights, has_priors = ROWS[row]
-    if shot == 0 and not has_priors:
+    if shot == 0 and not row.has_priors:
         return None
 
     def found(part: str, weight: float, count: int) -> Tensor:
-        of = make(priors[part], weight)
-        return 100 * accuracies(of, parts[part], features[part], shot, count)
+        of = row.make(priors[part], weight)
+        return 100 * accuracies(of, parts[part], features[part], shot, count, row.steps)
 
     def score(weight: float) -> float:
         return float(found("validation", weight, VALIDATION_TASKS).mean())
 
-    best = max(weights, key=score)
+    best = max(row.weights, key=score)
     accuracy = found("test", best, tasks)
     interval = 1.96 * accuracy.std() / len(accuracy) ** 0.5
     return {
@@ -165,7 +176,12 @@ def measured(
 
 
 def accuracies(
-    of: SharedEncoder, dataset: ClassDataset, features: Tensor, shot: int, tasks: int
+    of: SharedEncoder,
+    dataset: ClassDataset,
+    features: Tensor,
+    shot: int,
+    tasks: int,
+    steps: InnerSteps,
 ) -> Tensor:
     """Accuracy of each task, ``[T]``; with no shots the support sets have no rows that exist."""
     chosen = drawn(dataset, max(shot, 1), tasks)["balanced"]
@@ -182,8 +198,6 @@ def accuracies(
             chosen.labels[part],
             dataset.labels[support[:, ::count]],
         )
-        closed = of.head.starts[0] == "closed_form" or isinstance(of.head, CosineHead)
-        steps = InnerSteps(0) if closed else InnerSteps()
         logits = adapted(of, batch, "transductive", steps)()
         found.append((logits.argmax(2) == batch.query_y).double().mean(1))
     return torch.cat(found)
