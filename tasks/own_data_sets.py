@@ -148,6 +148,10 @@ class Parquet(DataSet):
         return _at_random(self.fractions, self.seed) if self.split == "fractions" else self.split
 
     @property
+    def lacks_files(self) -> bool:
+        return not (self.root or self.repository)
+
+    @property
     def images(self) -> str:
         source = self.repository or expanded(self.root).resolve()
         return f"{self.title} {source}"

@@ -276,7 +276,7 @@ def test_several_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(info), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"has several columns of labels.*two \(int64\).*set label"):
         load(tmp_path, size=2)
-    with pytest.raises(DataError, match="row 0: the label is .* it must be an integer or text"):
+    with pytest.raises(DataError, match=r"row 0: the label is .* it must be an integer or text"):
         load(tmp_path, label="mark", size=2)
     with pytest.raises(DataError, match="has no column 'three'; its columns are image, one"):
         load(tmp_path, label="three", size=2)
