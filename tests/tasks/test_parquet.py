@@ -312,6 +312,9 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("a/pictures", "main"), ("a/pictures", "refs/convert/parquet")]
     with pytest.raises(DataError, match=r"nobody/none failed \(OSError: 404 Client Error\): try"):
         load("", repository="nobody/none", size=2)
+    assert not Parquet(repository="a/pictures").lacks_files
+    assert Parquet().lacks_files
+    assert_divided(Parquet(str(tmp_path / "full"), repository="nobody/none", size=2).load())
     with pytest.raises(DataError, match="a/text has no parquet files"):
         load("", repository="a/text", size=2)
 
