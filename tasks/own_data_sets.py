@@ -124,7 +124,7 @@ class Parquet(DataSet):
         from fewshot_blo.tasks import parquet
 
         return parquet.load(
-            "" if self.repository and not self.root else self._folder(self.root),
+            None if self.repository and not self.root else self._folder(self.root),
             repository=self.repository,
             image=self.image,
             label=self.label,

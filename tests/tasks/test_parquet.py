@@ -291,7 +291,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError, match=r"need pyarrow: install fewshot_blo\[formats\]"):
         load(tmp_path, size=2)
     with pytest.raises(ConfigurationError, match=r"needs huggingface_hub; install fewshot_blo\[hf"):
-        load("", repository="timm/mini-imagenet", size=2)
+        load(None, repository="timm/mini-imagenet", size=2)
 
 
 def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,12 +311,12 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_divided(Parquet(repository="a/pictures", size=2).load())
     assert asked == [("a/pictures", "main"), ("a/pictures", "refs/convert/parquet")]
     with pytest.raises(DataError, match=r"nobody/none failed \(OSError: 404 Client Error\): try"):
-        load("", repository="nobody/none", size=2)
+        load(None, repository="nobody/none", size=2)
     assert not Parquet(repository="a/pictures").lacks_files
     assert Parquet().lacks_files
     assert_divided(Parquet(str(tmp_path / "full"), repository="nobody/none", size=2).load())
     with pytest.raises(DataError, match="a/text has no parquet files"):
-        load("", repository="a/text", size=2)
+        load(None, repository="a/text", size=2)
 
 
 @pytest.mark.parametrize(
