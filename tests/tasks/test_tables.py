@@ -212,10 +212,13 @@ def test_sets_that_divide_neither_way(
     damage: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     for name in CLASSES:
-        save(tmp_path / SPLIT[name] / name / "0.png", name, 0)
-    damage(tmp_path)
+        save(tmp_path / "data" / SPLIT[name] / name / "0.png", name, 0)
+    damage(tmp_path / "data")
     with pytest.raises(DataError, match=message):
-        load(tmp_path, size=2)
+        load(tmp_path / "data", size=2)
+    table = tmp_path / "classes.csv"  # The remedy that the first one names.
+    table.write_text("class,split\nant,train\nbee,val\ndog,test")
+    assert load(tmp_path / "data", csv=table, size=2).validation.class_names == ("bee",)
 
 
 @pytest.mark.parametrize(
