@@ -56,7 +56,8 @@ def class_files(root: Path, table: Path | None, *, divide: bool) -> ClassFiles:
     if table is not None and table.is_file():
         return _listed(root, [(table, None)], divide)
     tables = _tables(root if table is None else table)
-    if tables:
+    # In ``root`` may be files of these names that are about something else.
+    if tables and (table is not None or _lists_images(tables[0][0])):
         return _listed(root, tables, divide)
     if table is not None:
         raise DataError(
@@ -79,6 +80,15 @@ def _tables(folder: Path) -> list[tuple[Path, int | None]]:
         if all(path.is_file() for path, _ in named):
             return list(named)
     return []
+
+
+def _lists_images(table: Path) -> bool:
+    try:
+        if table.suffix.lower() == ".json":
+            return "class_roots" in json.loads(table.read_text(encoding="utf-8-sig"))
+        return bool(read_manifest(table))
+    except (OSError, TypeError, ValueError):  # A DataError too.
+        return False
 
 
 def _sets(found: Walk, root: Path, classes: dict[str, list[Path]]) -> dict[str, int]:

@@ -243,6 +243,17 @@ def test_wrong_tables_are_named(text: str, message: str, tmp_path: Path) -> None
         load(root, table=tmp_path / "absent.csv", size=2)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_files_about_something_else_are_passed_over(suffix: str, tmp_path: Path) -> None:
+    for name in CLASSES:
+        save(tmp_path / name / "0.png", name, 0)
+    for short in ("train", "val", "test"):
+        (tmp_path / f"{short}{suffix}").write_text('{"epochs": 3}')
+    splits = load(tmp_path, size=2)
+    assert len(splits.joined().class_names) == 5
+    assert splits.notes == (f"3 entries passed over: 3 {suffix}",)
+
+
 def test_a_corrupt_image_of_a_table_is_named(tmp_path: Path) -> None:
     root = flat(tmp_path)
     (root / "images" / "cat_1.png").write_bytes(b"no image")
