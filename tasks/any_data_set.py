@@ -138,6 +138,11 @@ class DataSet(ABC):
         divided_anew = self.images == trained.images and self.division != trained.division
         return divided_anew or not held_out.isdisjoint(trained.published_classes("train"))
 
+    @property
+    def lacks_files(self) -> bool:
+        """Whether it reads files and no setting says where they are."""
+        return vars(self).get("root") == ""
+
     def changed(self, **settings: Any) -> Self:
         """A copy with these settings changed; settings that it does not have are ignored."""
         return replace(self, **{name: settings[name] for name in vars(self).keys() & settings})

@@ -66,7 +66,7 @@ def load(
     """
     root = Path(root)
     check_size(size)
-    found = class_files(root, None if table is None else Path(table))
+    found = class_files(root, None if table is None else Path(table), divide=csv is None)
     names = list(found.classes)
     if len(names) < 3:
         raise DataError(

@@ -36,7 +36,7 @@ def from_torchvision(
     tensors, floating-point ones in [0, 1]. All are read into memory.
 
     Args:
-        dataset: has a length and items; a ``Subset`` too.
+        dataset: has items; a ``Subset`` or an ``IterableDataset`` too.
         size: height and width in pixels, of the largest centred square; by default the images' own,
             which must then be the same.
         color: RGB, else grey; by default as the first image.
@@ -137,7 +137,10 @@ Pair = tuple[Any, Any, str]
 
 
 def _items(dataset: Any) -> Iterator[Any]:
-    return (dataset[number] for number in range(len(dataset)))
+    # By number, for PyTorch's data sets need not stop at their end.
+    return (
+        (dataset[n] for n in range(len(dataset))) if hasattr(dataset, "__len__") else iter(dataset)
+    )
 
 
 def _pair(item: Any, where: str) -> Pair:

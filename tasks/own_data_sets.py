@@ -91,7 +91,7 @@ class Parquet(ImageDataSet):
     Attributes:
         root: folder of parquet files, or one file; ~ is the home folder.
         repository: data set on Hugging Face's hub, such as timm/mini-imagenet, which is downloaded
-            and used instead of root.
+            where root is empty.
         image: column of the images; empty to find it.
         label: column of the labels; empty to find it.
         split: division of the classes: stored (as the files' splits divide them), separate (so,
@@ -124,7 +124,7 @@ class Parquet(ImageDataSet):
         from fewshot_blo.tasks import parquet
 
         return parquet.load(
-            "" if self.repository else self._folder(self.root),
+            None if self.repository and not self.root else self._folder(self.root),
             repository=self.repository,
             image=self.image,
             label=self.label,
@@ -148,6 +148,10 @@ class Parquet(ImageDataSet):
         return _at_random(self.fractions, self.seed) if self.split == "fractions" else self.split
 
     @property
+    def lacks_files(self) -> bool:
+        return not (self.root or self.repository)
+
+    @property
     def images(self) -> str:
-        source = self.repository or expanded(self.root).resolve()
+        source = expanded(self.root).resolve() if self.root else self.repository
         return f"{self.title} {source}"

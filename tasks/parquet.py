@@ -39,7 +39,7 @@ Places = Mapping[str, Sequence[tuple[int, int]]]
 
 @checked
 def load(
-    root: Path | str,
+    root: Path | str | None,
     *,
     repository: str = "",
     image: str = "",
@@ -60,9 +60,9 @@ def load(
     called. The first call decodes the images into the cache folder; later calls map them.
 
     Args:
-        root: folder of parquet files, or one file.
+        root: folder of parquet files, or one file; None for those of ``repository``.
         repository: data set on Hugging Face's hub, such as ``timm/mini-imagenet``, which is
-            downloaded and used instead of ``root``; needs huggingface_hub.
+            downloaded where ``root`` is None; needs huggingface_hub.
         image, label: names of the columns; empty to find them.
         split: division of the classes: ``stored``, as the files' splits divide them; ``separate``,
             as ``stored``, where the labels of each split start anew: classes are called train/0;
@@ -80,7 +80,7 @@ def load(
         DataError: if files, columns, labels or images are not such, or do not give three splits.
     """
     check_size(size)
-    root = _downloaded(repository) if repository else Path(root)
+    root = _downloaded(repository) if root is None else Path(root)
     rows = find_rows(root, image, label)
     places = _by_class(rows, separate=split == "separate")
     notes = [text for text in [sentence(rows.passed_over)] if text]

@@ -81,7 +81,9 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
     assert any(line.startswith("torch<2.15") for line in described.get_all("Requires-Dist", []))
     assert set(described.get_all("Provides-Extra", [])) == {
         "backbones",
+        "formats",
         "heic",
+        "hf",
         "mutation",
         "onnx",
         "peers",

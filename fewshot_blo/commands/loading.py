@@ -15,7 +15,7 @@ def load(data: DataSet) -> TaskSplits:
         ConfigurationError: if the folder of the files is not named, with the option for it.
         DataError: if files are missing or bad.
     """
-    if vars(data).get("root") == "":
+    if data.lacks_files:
         raise ConfigurationError(
             f"{data.title} needs the folder of its files: name it with --data.root"
         )

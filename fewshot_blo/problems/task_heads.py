@@ -40,7 +40,9 @@ class TaskHeads:
         batch: TaskBatch,
     ) -> None:
         if head.needs_classes:
-            need_classes(batch, type(head).__name__, "use a head for any targets, as RidgeRegression")
+            need_classes(
+                batch, type(head).__name__, "use a head for any targets, as RidgeRegression"
+            )
         self.head, self.prox, self.outer = head, prox, outer
         self.features, self.batch = features, batch
         sizes = [batch.support_y.shape[1], batch.query_y.shape[1]]

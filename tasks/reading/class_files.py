@@ -36,7 +36,7 @@ class ClassFiles:
     notes: list[str]
 
 
-def class_files(root: Path, table: Path | None) -> ClassFiles:
+def class_files(root: Path, table: Path | None, *, divide: bool) -> ClassFiles:
     """Finds the classes of ``root`` and their images.
 
     They are said by the first of these that there is: ``table``; tables named train, val and test
@@ -46,6 +46,7 @@ def class_files(root: Path, table: Path | None) -> ClassFiles:
         root: folder of the images.
         table: a CSV file of images and classes, and perhaps of splits; or a JSON file of easyfsl;
             or a folder with one of either for each split; None to look for these in ``root``.
+        divide: whether the splits that they say are to divide the classes.
 
     Raises:
         DataError: if ``root`` is no folder, or a table is wrong, or names images with two classes.
@@ -53,10 +54,11 @@ def class_files(root: Path, table: Path | None) -> ClassFiles:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give a folder with one subfolder per class")
     if table is not None and table.is_file():
-        return _listed(root, [(table, None)])
+        return _listed(root, [(table, None)], divide)
     tables = _tables(root if table is None else table)
-    if tables:
-        return _listed(root, tables)
+    # In ``root`` may be files of these names that are about something else.
+    if tables and (table is not None or _lists_images(tables[0][0])):
+        return _listed(root, tables, divide)
     if table is not None:
         raise DataError(
             f"{table} is no table, nor a folder of tables train, val and test that end in .csv, "
@@ -66,7 +68,7 @@ def class_files(root: Path, table: Path | None) -> ClassFiles:
     classes = by_class(found, root)
     sets = _sets(found, root, classes)
     if sets:
-        return _divided(root, found, sets)
+        return _divided(root, found, sets, divide)
     found.passed_over[BESIDE] += len(found.files) - sum(map(len, classes.values()))
     return ClassFiles(with_images(classes), None, [*found.notes(), *empty_classes(classes)])
 
@@ -80,6 +82,15 @@ def _tables(folder: Path) -> list[tuple[Path, int | None]]:
     return []
 
 
+def _lists_images(table: Path) -> bool:
+    try:
+        if table.suffix.lower() == ".json":
+            return "class_roots" in json.loads(table.read_text(encoding="utf-8-sig"))
+        return bool(read_manifest(table))
+    except (OSError, TypeError, ValueError):  # A DataError too.
+        return False
+
+
 def _sets(found: Walk, root: Path, classes: dict[str, list[Path]]) -> dict[str, int]:
     """The positions of the splits that all folders with images are, each of class folders."""
     full = with_images(classes)
@@ -88,7 +99,7 @@ def _sets(found: Walk, root: Path, classes: dict[str, list[Path]]) -> dict[str, 
     return sets if len(sets) == len(full) > 1 and 0 in sets.values() and inner else {}
 
 
-def _divided(root: Path, found: Walk, sets: dict[str, int]) -> ClassFiles:
+def _divided(root: Path, found: Walk, sets: dict[str, int], divide: bool) -> ClassFiles:
     listed: list[Listed] = []
     empty: list[str] = []
     for folder, split in sets.items():
@@ -96,10 +107,10 @@ def _divided(root: Path, found: Walk, sets: dict[str, int]) -> ClassFiles:
         empty += empty_classes(classes)
         listed += [(file, name, split) for name, files in classes.items() for file in files]
     found.passed_over[BESIDE] += len(found.files) - len(listed)
-    return _grouped(listed, str(root), [*found.notes(), *empty])
+    return _grouped(listed, str(root), [*found.notes(), *empty], divide)
 
 
-def _grouped(listed: Sequence[Listed], source: str, notes: list[str]) -> ClassFiles:
+def _grouped(listed: Sequence[Listed], source: str, notes: list[str], divide: bool) -> ClassFiles:
     """The images by class, and the parts that their splits say."""
     classes: dict[str, list[Path]] = {}
     stored: dict[str, set[int]] = {}
@@ -107,7 +118,7 @@ def _grouped(listed: Sequence[Listed], source: str, notes: list[str]) -> ClassFi
         classes.setdefault(name, []).append(file)
         if split is not None:
             stored.setdefault(name, set()).add(split)
-    if not stored:
+    if not stored or not divide:
         return ClassFiles(classes, None, notes)
     parts = stored_parts(stored)
     if parts is None:
@@ -116,7 +127,7 @@ def _grouped(listed: Sequence[Listed], source: str, notes: list[str]) -> ClassFi
     return ClassFiles(classes, parts, notes)
 
 
-def _listed(root: Path, tables: Sequence[tuple[Path, int | None]]) -> ClassFiles:
+def _listed(root: Path, tables: Sequence[tuple[Path, int | None]], divide: bool) -> ClassFiles:
     """The images of tables, each of a split or with a column that says it."""
     found = walk(root)
     listed: list[Listed] = []
@@ -138,7 +149,7 @@ def _listed(root: Path, tables: Sequence[tuple[Path, int | None]]) -> ClassFiles
     found.passed_over["images that no table lists"] += sum(f not in known for f in found.files)
     for table, _ in tables:  # They are no images, but read.
         found.passed_over[table.suffix.lower()] -= table.is_relative_to(root)
-    return _grouped(listed, source, [*found.notes(), *notes])
+    return _grouped(listed, source, [*found.notes(), *notes], divide)
 
 
 def _rows_of(

@@ -57,7 +57,7 @@ def columns_of(
     """
     kinds = {n: f.get("_type") if isinstance(f, dict) else None for n, f in features.items()}
     images = [name for name, kind in kinds.items() if kind == "Image" and name in types] or [
-        n for n, kind in types.items() if kind.startswith("struct<bytes:") or "binary" in kind
+        n for n, kind in types.items() if "binary" in kind and "list<" not in kind
     ]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in types] or [
         n for n, kind in types.items() if kind.startswith(("int", "uint")) or "string" in kind

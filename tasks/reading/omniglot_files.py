@@ -120,12 +120,18 @@ def _list_hdf5(source: Path, name: str) -> list[tuple[str, str]]:
         group = file.get(name)
         if group is None:
             raise DataError(f"{source} has no group '{name}': it is not what torchmeta writes")
-        return [
-            (f"{name}/{alphabet}/{character}/{number:02d}.png", stamp)
-            for alphabet in group
-            for character in group[alphabet]
-            for number in range(len(group[alphabet][character]))
-        ]
+        try:
+            return [
+                (f"{name}/{alphabet}/{character}/{number:02d}.png", stamp)
+                for alphabet in group
+                for character in group[alphabet]
+                for number in range(len(group[alphabet][character]))
+            ]
+        except (TypeError, ValueError, LookupError, AttributeError, OSError) as error:
+            raise DataError(
+                f"{source} does not hold an array a character in '{name}' ({error}): it is not "
+                "what torchmeta writes"
+            ) from error
 
 
 def _list_archive(source: Path) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def _schema(parquet: Any, file: Path) -> Any:
     try:
         return parquet.read_schema(file)
     except (OSError, ValueError) as error:  # pyarrow's errors of content are ValueErrors.
-        raise DataError(f"{file} cannot be read as parquet ({error}): download it again") from error
+        raise DataError(
+            f"{file} cannot be read as parquet ({_line(error)}): download it again"
+        ) from error
 
 
 def _columns(file: Path, schema: Any, image: str, label: str) -> Columns:
@@ -116,7 +119,7 @@ def _labels(
         values = parquet.read_table(file, columns=[columns.label])[columns.label].to_pylist()
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file}: column {columns.label} cannot be read ({error}): download it again"
+            f"{file}: column {columns.label} cannot be read ({_line(error)}): download it again"
         ) from error
     names = [class_of(v, columns.names, f"{file}, row {n}") for n, v in enumerate(values)]
     if missing := names.count(None):
@@ -133,17 +136,28 @@ def images_of(rows: Rows, size: int, color: bool) -> Iterator[tuple[int, int, ND
         DataError: if an image cannot be decoded.
     """
     parquet = _pyarrow()
-    column = rows.columns.image
     for place, file in enumerate(rows.files):
-        row = 0
+        for row, value in enumerate(_values(parquet, file, rows.columns.image)):
+            if rows.labels[place][row] is not None:
+                name = f"in row {row} of {file}"
+                source = _content(value, file, name)
+                yield place, row, read_image(source, size=size, color=color, name=name)
+
+
+def _values(parquet: Any, file: Path, column: str) -> Iterator[Any]:
+    try:
         with parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=64, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    if rows.labels[place][row] is not None:
-                        name = f"in row {row} of {file}"
-                        source = _content(value, file, name)
-                        yield place, row, read_image(source, size=size, color=color, name=name)
-                    row += 1
+                yield from batch.column(0).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file}: column {column} cannot be read ({_line(error)}): download it again"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """The message of an error of pyarrow, which may have several lines, in one."""
+    return " ".join(str(error).split())
 
 
 def _content(value: Any, file: Path, name: str) -> Source:
@@ -162,6 +176,10 @@ def _content(value: Any, file: Path, name: str) -> Source:
             f"image {name} is the file '{path}', which is not in {file.parent}: write the parquet "
             "file with its images inside (push_to_hub and to_parquet of datasets do)"
         )
-    if isinstance(value, list):
-        return np.asarray(value, np.uint8)
-    raise DataError(f"image {name} is empty: leave the row out, or set image to another column")
+    with suppress(ValueError, TypeError, OverflowError):
+        if isinstance(value, list):
+            return np.asarray(value, np.uint8)
+    raise DataError(
+        f"image {name} is {'empty' if value is None else 'no image'}: leave the row out, or set "
+        "image to another column"
+    )

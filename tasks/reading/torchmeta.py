@@ -93,19 +93,32 @@ def _encoded(path: Path, labels: Path, size: int) -> Encoded:
     for name in class_names(labels):
         if name not in group:
             raise DataError(f"{labels} names class '{name}', which {path} lacks: write both again")
-        counts[name] = len(group[name])
+        counts[name] = _checked(group[name], name, path).shape[0]
 
     def decode(place: tuple[str, int]) -> NDArray[np.uint8]:
         name, index = place
-        values = group[name][index]
-        if values.dtype != np.uint8 or values.ndim not in (1, 2, 3):
-            raise DataError(f"{path}: class '{name}' is no array of uint8 images or image files")
+        try:
+            values: NDArray[np.uint8] = group[name][index]
+        except OSError as error:
+            raise DataError(
+                f"{path}: class '{name}' cannot be read ({error}): write the file again"
+            ) from error
         source = values.tobytes() if values.ndim == 1 else values
         text = f"{index} of class '{name}' in {path}"
         return read_image(source, size=size, color=True, crop=False, name=text)
 
     places = {name: [(name, n) for n in range(counts[name])] for name in sorted(counts)}
     return Encoded(places, decode)
+
+
+def _checked(array: Any, name: str, path: Path) -> Any:
+    """The array of a class, if it is one of images or of the bytes of image files."""
+    numbers = getattr(array, "dtype", None)
+    files = getattr(numbers, "metadata", None) or {}  # h5py's mark of a variable length.
+    images = numbers == np.uint8 and array.ndim in (3, 4)
+    if not images and not (files.get("vlen") == np.uint8 and array.ndim == 1):
+        raise DataError(f"{path}: class '{name}' is no array of uint8 images or image files")
+    return array
 
 
 def class_names(path: Path) -> list[str]:

@@ -79,6 +79,11 @@ def test_data_sets_of_torchvision() -> None:
     assert from_torchvision(Items(BYTES[..., 0], LABELS)).images.shape == (6, 1, 5, 4)
 
 
+def test_items_that_are_only_iterated() -> None:
+    dataset = from_torchvision(iter(list(zip(BYTES, LABELS, strict=True))))
+    assert dataset.images.equal(CHANNELS_FIRST[ORDER])
+
+
 def test_names_of_torchvision() -> None:
     folder = Items(BYTES, ["b", "a", "a", "b", "b", "b"])
     assert from_torchvision(folder).class_names == ("a", "b")

@@ -99,6 +99,11 @@ def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 28x28 pixels instead of 105x105"):
         omniglot.load(root)
     with h5py.File(root / "omniglot" / "data.hdf5", "a") as file:
+        file["images_background/Loose"] = 3
+    with pytest.raises(DataError, match="does not hold an array a character"):
+        omniglot.load(root)
+    with h5py.File(root / "omniglot" / "data.hdf5", "a") as file:
+        del file["images_background/Loose"]
         del file["images_evaluation"]
     with pytest.raises(DataError, match="has no group 'images_evaluation'"):
         omniglot.load(root)

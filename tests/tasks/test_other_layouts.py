@@ -339,6 +339,10 @@ def test_tieredimagenet_of_torchmeta(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda file: file.create_group("other"), "has no group 'datasets'"),
+        (
+            lambda file: file.create_group("datasets/n01855672"),
+            "class 'n01855672' is no array of uint8 images or image files",
+        ),
         (lambda file: file.create_group("datasets"), "names class 'n01855672', which .*lacks"),
     ],
 )

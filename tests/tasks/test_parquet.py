@@ -227,6 +227,19 @@ def corrupt(root: Path) -> None:
     pq.write_table(table.replace_schema_metadata(info), file)
 
 
+def damaged_inside(root: Path) -> None:
+    file = root / "data" / "test-00000-of-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[4:40] = bytes(36)  # The first page of images; the schema at the end is whole.
+    file.write_bytes(content)
+
+
+def of_numbers(root: Path) -> None:
+    for split in SPLIT:
+        table = pa.table({"image": [[[0, 300], [-1, 0]]], "label": [split]})
+        pq.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet")
+
+
 def elsewhere(root: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": None, "path": "../../secret.png"}], kind)
@@ -247,6 +260,8 @@ def no_label(**given: Any) -> Callable[[Path], None]:
     [
         (text, "cannot be read as parquet"),
         (corrupt, r"in row 0 of .*test-00000-of-00001\.parquet cannot be decoded"),
+        (damaged_inside, r"column image cannot be read \(.*\): download it again"),
+        (of_numbers, r"has no column of images; its columns are image \(list<.*set image to one"),
         (elsewhere, r"is the file '\.\./\.\./secret\.png', which is not in"),
         (no_label(labels=[7, 7]), "row 0: the label is 7, but there are 5 class names"),
         (no_label(label="mark", features={}), "has no column of labels|other columns"),
@@ -262,6 +277,17 @@ def test_what_is_wrong_is_named(
     with pytest.raises(DataError, match=message) as error:
         load(root, size=2)
     assert "\n" not in str(error.value)
+
+
+def test_nested_lists_are_pixels(tmp_path: Path) -> None:
+    for split, names in SPLIT.items():
+        values = [[[grey(name, k)] * 3] * 3 for k in range(2) for name in names]
+        table = pa.table({"image": values, "label": [*names, *names]})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    assert_divided(load(tmp_path, image="image", label="label", size=2))
+    pq.write_table(pa.table({"image": [[[300]]], "label": ["dog"]}), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"in row 0 of .*test\.parquet is no image: leave"):
+        load(tmp_path, image="image", size=2)
 
 
 def test_several_columns_are_named(tmp_path: Path) -> None:
@@ -291,7 +317,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError, match=r"need pyarrow: install fewshot_blo\[formats\]"):
         load(tmp_path, size=2)
     with pytest.raises(ConfigurationError, match=r"needs huggingface_hub; install fewshot_blo\[hf"):
-        load("", repository="timm/mini-imagenet", size=2)
+        load(None, repository="timm/mini-imagenet", size=2)
 
 
 def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,9 +337,12 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_divided(Parquet(repository="a/pictures", size=2).load())
     assert asked == [("a/pictures", "main"), ("a/pictures", "refs/convert/parquet")]
     with pytest.raises(DataError, match=r"nobody/none failed \(OSError: 404 Client Error\): try"):
-        load("", repository="nobody/none", size=2)
+        load(None, repository="nobody/none", size=2)
+    assert not Parquet(repository="a/pictures").lacks_files
+    assert Parquet().lacks_files
+    assert_divided(Parquet(str(tmp_path / "full"), repository="nobody/none", size=2).load())
     with pytest.raises(DataError, match="a/text has no parquet files"):
-        load("", repository="a/text", size=2)
+        load(None, repository="a/text", size=2)
 
 
 @pytest.mark.parametrize(

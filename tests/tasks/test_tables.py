@@ -212,10 +212,13 @@ def test_sets_that_divide_neither_way(
     damage: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     for name in CLASSES:
-        save(tmp_path / SPLIT[name] / name / "0.png", name, 0)
-    damage(tmp_path)
+        save(tmp_path / "data" / SPLIT[name] / name / "0.png", name, 0)
+    damage(tmp_path / "data")
     with pytest.raises(DataError, match=message):
-        load(tmp_path, size=2)
+        load(tmp_path / "data", size=2)
+    table = tmp_path / "classes.csv"  # The remedy that the first one names.
+    table.write_text("class,split\nant,train\nbee,val\ndog,test")
+    assert load(tmp_path / "data", csv=table, size=2).validation.class_names == ("bee",)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +241,17 @@ def test_wrong_tables_are_named(text: str, message: str, tmp_path: Path) -> None
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="is no table, nor a folder of tables"):
         load(root, table=tmp_path / "absent.csv", size=2)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_files_about_something_else_are_passed_over(suffix: str, tmp_path: Path) -> None:
+    for name in CLASSES:
+        save(tmp_path / name / "0.png", name, 0)
+    for short in ("train", "val", "test"):
+        (tmp_path / f"{short}{suffix}").write_text('{"epochs": 3}')
+    splits = load(tmp_path, size=2)
+    assert len(splits.joined().class_names) == 5
+    assert splits.notes == (f"3 entries passed over: 3 {suffix}",)
 
 
 def test_a_corrupt_image_of_a_table_is_named(tmp_path: Path) -> None:
