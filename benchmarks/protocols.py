@@ -16,11 +16,12 @@ from fewshot_blo.evaluation.evaluate import embed, evaluate
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.settings import config_from
 from fewshot_blo.objectives import AUPR, AUROC, OpenSetAccuracy
+from fewshot_blo.objectives.open_set import Score
 from fewshot_blo.tasks import ClassSampler
 from fewshot_blo.tasks.protocols import Dirichlet, Episodic, OpenSet
 from fewshot_blo.training import checkpoint as checkpoints
 
-SCORES = ("probability", "logit", "energy")
+SCORES: tuple[Score, ...] = ("probability", "logit", "energy")
 
 
 def main() -> None:

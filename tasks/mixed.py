@@ -17,7 +17,7 @@ from fewshot_blo.records.ranges import Counting, Natural, Positive
 from fewshot_blo.tasks.batch import LABEL_OF_PADDING, TaskBatch, send
 from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.inputs import each
+from fewshot_blo.tasks.inputs import each, named
 from fewshot_blo.tasks.protocols.protocol import Sizes
 from fewshot_blo.tasks.source import TaskSource
 
@@ -36,8 +36,8 @@ class MixedSampler(TaskSource):
         seed: seed of the choice of a sampler.
 
     Raises:
-        DataError: if there is no sampler, the images or devices of two samplers differ, or weights
-            are not those of the samplers.
+        DataError: if there is no sampler, the examples or devices of two samplers differ, or the
+            weights are not those of the samplers.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MixedSampler(TaskSource):
         (first_name, first), *_ = samplers.items()
         for name, sampler in samplers.items():
             for what, own, other in (
-                ("images", _kind(sampler), _kind(first)),
+                ("examples", _kind(sampler), _kind(first)),
                 ("device", sampler.device, first.device),
             ):
                 if own != other:
@@ -147,7 +147,9 @@ class MixedSampler(TaskSource):
 
 
 def _kind(sampler: ClassSampler) -> Sequence[object]:
-    return list(sampler.dataset.images.shape[1:]), sampler.dtype
+    """Shapes and dtypes, by name if there are names."""
+    inputs = named(sampler.dataset.inputs).items()
+    return [f"{name} {list(x.shape[1:])} {x.dtype}" for name, x in inputs], sampler.dtype
 
 
 def _lengthened(tensor: Tensor, rows: int, value: int = 0) -> Tensor:
