@@ -41,8 +41,9 @@ from fewshot_blo.studies.products import Passes, passes_of_step
 from fewshot_blo.studies.progress import GRADIENTS, PRODUCTS, draw_progress
 from fewshot_blo.studies.rows import over_seeds
 from fewshot_blo.studies.table import study_table
-from fewshot_blo.tasks import ClassSampler, Splits, TaskBatch
+from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.tasks.split import TaskSplits
 from fewshot_blo.training.run import Run
 
 ACCURACY = "validation accuracy, %"
@@ -101,7 +102,7 @@ def validations(steps: int) -> list[int]:
     return sorted({max(1, round(steps * part)) for part in parts})
 
 
-def train_row(config: Config, splits: Splits, passes: int, test_tasks: int) -> dict[str, Any]:
+def train_row(config: Config, splits: TaskSplits, passes: int, test_tasks: int) -> dict[str, Any]:
     """Trains a row, and returns its cost, the log of its validations and its test accuracy.
 
     ``train`` has wall time, with that of validation, so the outer steps are taken here, by the
@@ -138,7 +139,7 @@ def train_row(config: Config, splits: Splits, passes: int, test_tasks: int) -> d
     }
 
 
-def percent(problem: FewShotProblem, config: Config, sampler: ClassSampler, tasks: int) -> float:
+def percent(problem: FewShotProblem, config: Config, sampler: TaskSource, tasks: int) -> float:
     """Accuracy in % on the sampler's first tasks, in the transductive mode."""
     return 100 * evaluate(problem, sampler, tasks=tasks, adaptation=config.adaptation).mean
 
@@ -231,7 +232,7 @@ def known(file: Path, config: Config, passes: int, test_tasks: int) -> dict[str,
 
 
 @cache
-def loaded(data: DataSet) -> Splits:
+def loaded(data: DataSet) -> TaskSplits:
     """The data set, read once."""
     return data.load()
 

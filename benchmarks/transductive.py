@@ -78,14 +78,16 @@ ROWS: dict[str, Row] = {
     ),
     "soft k-means": Row(
         "centred",
-        lambda shot: [SoftKMeansHead(s, n) for s in (5.0, 10.0, 20.0) for n in (1, 3, 10)],
+        lambda shot: [
+            SoftKMeansHead(s, n) for s in (5.0, 10.0, 20.0, 40.0) for n in (1, 3, 10, 20)
+        ],
     ),
-    "BD-CSPN": Row("centred", lambda shot: [BDCSPNHead(s) for s in (5.0, 10.0, 20.0, 40.0)]),
+    "BD-CSPN": Row("centred", lambda shot: [BDCSPNHead(s) for s in (1.0, 2.0, 5.0, 10.0, 20.0)]),
     "LaplacianShot": Row(
         "centred",
         lambda shot: [
             LaplacianShotHead(lam, rectified=rectified)
-            for lam in (0.1, 0.3, 0.5, 0.7, 1.0)
+            for lam in (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
             for rectified in (False, True)
         ],
     ),

@@ -1,4 +1,4 @@
-"""Data for few-shot learning: class data sets and the tasks drawn from them."""
+"""Data for few-shot learning: examples by class or by group, and the tasks drawn from them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from fewshot_blo.tasks.batch import TaskBatch
 from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset, Splits
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.group_sampler import GroupSampler
+from fewshot_blo.tasks.groups import GroupedDataset, GroupSplits
 from fewshot_blo.tasks.mixed import MixedSampler
 from fewshot_blo.tasks.sampler import EpisodicSampler
+from fewshot_blo.tasks.sequences import padded
 from fewshot_blo.tasks.source import TaskSource
 
 __all__ = [
@@ -17,8 +20,12 @@ __all__ = [
     "ClassSampler",
     "DataError",
     "EpisodicSampler",
+    "GroupSampler",
+    "GroupSplits",
+    "GroupedDataset",
     "MixedSampler",
     "Splits",
     "TaskBatch",
     "TaskSource",
+    "padded",
 ]

@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.machine.memory import free_bytes
+from fewshot_blo.tasks.augmentation import Augmentation
+from fewshot_blo.tasks.class_sampler import ClassSampler
+from fewshot_blo.tasks.dataset import ClassDataset
+from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import tensors_of
+from fewshot_blo.tasks.protocols.protocol import Protocol
 from fewshot_blo.tasks.reading.class_lists import class_list, published
+from fewshot_blo.tasks.source import TaskSource
+from fewshot_blo.tasks.split import TaskSplits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the tasks of a run are drawn.
+
+    Attributes:
+        protocol: for data with classes.
+        shot, query: numbers of support and query examples of a task without classes.
+        tasks: T, number of tasks in a batch.
+        seed: seed of the tasks.
+        device, dtype: of the batches.
+        augment: data augmentation of images; None for none.
+    """
+
+    protocol: Protocol
+    shot: int | tuple[int, int]
+    query: int | tuple[int, int]
+    tasks: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    augment: Augmentation | None
+
+    def whole(self, name: Literal["shot", "query"]) -> int:
+        """The number of support or query examples of a task.
+
+        Raises:
+            DataError: if it is a range.
+        """
+        size = self.shot if name == "shot" else self.query
+        if not isinstance(size, int):
+            raise DataError(f"{name} is {size}: tasks without classes need one number")
+        return size
 
 
 @dataclass(frozen=True)
 class DataSet(ABC):
     """Settings of a data set: ``load`` reads them, and other data sets are compared by them.
 
-    A subclass adds its settings as fields; one of them must be ``size``.
+    A subclass adds its settings as fields; one of them must be ``size`` if it has images. Its
+    splits are classes, unless it overrides ``sampler``.
 
     Attributes:
         title: name of the data set as papers write it.
@@ -32,17 +80,37 @@ class DataSet(ABC):
     refresh: bool = field(default=False, kw_only=True, compare=False)
 
     @abstractmethod
-    def load(self) -> Splits:
-        """Loads the training, validation and test classes.
+    def load(self) -> TaskSplits:
+        """Loads training, validation and test data: classes, in ``Splits``, or any other.
 
         Raises:
             ConfigurationError: if the data set needs a folder and ``root`` is empty.
             DataError: if files are missing or corrupt, or a setting is invalid.
         """
 
+    def sampler(self, split: Any, drawing: Drawing) -> TaskSource:
+        """The tasks of a split.
+
+        Args:
+            split: one of those that ``load`` returns: classes here.
+            drawing: how tasks are drawn.
+
+        Raises:
+            DataError: if there are too few classes or images.
+        """
+        return ClassSampler(
+            _near(split, drawing.device),
+            drawing.protocol,
+            tasks=drawing.tasks,
+            seed=drawing.seed,
+            device=drawing.device,
+            dtype=drawing.dtype,
+            augment=drawing.augment,
+        )
+
     @property
     def channels(self) -> int:
-        """Number of image channels: 1 for grey, 3 for colour."""
+        """Number of image channels: 1 for grey, 3 for colour, 0 for data of other kinds."""
         return 3
 
     @property
@@ -89,6 +157,19 @@ class DataSet(ABC):
                 f"root is empty: {self.title} needs the folder of its files; set root"
             )
         return expanded(root)
+
+
+def _near(dataset: ClassDataset, device: torch.device) -> ClassDataset:
+    """The data set on the device, or where it is if it would take half of a GPU's free memory."""
+    size = sum(x.numel() * x.element_size() for x in tensors_of(dataset.inputs))
+    if device.type == "cuda" and size > free_bytes(device) // 2:
+        logger.info(
+            "%.1f GiB of data stay in the host's memory: the GPU has %.1f GiB free",
+            size / 2**30,
+            free_bytes(device) / 2**30,
+        )
+        return dataset
+    return dataset.to(device)
 
 
 def expanded(path: str) -> Path:

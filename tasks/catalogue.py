@@ -10,6 +10,7 @@ from fewshot_blo.records.ranges import AtLeast, AtMost, Pixels
 from fewshot_blo.tasks.any_data_set import DataSet
 from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.own_data_sets import Folder, Parquet
+from fewshot_blo.tasks.tasks_without_images import Functions, Table
 
 __all__ = [
     "CIFARFS",
@@ -17,10 +18,12 @@ __all__ = [
     "FC100",
     "DataSet",
     "Folder",
+    "Functions",
     "Glyphs",
     "MiniImageNet",
     "Omniglot",
     "Parquet",
+    "Table",
     "TieredImageNet",
 ]
 
@@ -231,5 +234,16 @@ class FC100(_CIFAR100Division):
     class_lists = "fc100"
 
 
-DATA_SETS = (Glyphs, Omniglot, MiniImageNet, TieredImageNet, CIFARFS, FC100, Folder, Parquet)
+DATA_SETS = (
+    Glyphs,
+    Omniglot,
+    MiniImageNet,
+    TieredImageNet,
+    CIFARFS,
+    FC100,
+    Folder,
+    Parquet,
+    Functions,
+    Table,
+)
 """All data sets, in the order in which they are listed."""

@@ -19,7 +19,7 @@ from fewshot_blo.tasks.augmentation import Augmentation, draw
 from fewshot_blo.tasks.batch import LABEL_OF_PADDING, UNKNOWN, TaskBatch, send
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of
+from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of, zeroed
 from fewshot_blo.tasks.protocols.protocol import Classes, Counts, Protocol
 from fewshot_blo.tasks.source import TaskSource
 
@@ -123,7 +123,7 @@ class ClassSampler(TaskSource):
 
         Args:
             index: batch index, at least 0.
-            embeddings: floating-point ``[M, ...]``, returned in place of the M images.
+            embeddings: floating-point ``[M, ...]``, returned in place of the M examples.
 
         Raises:
             DataError: if ``index`` is negative, or embeddings are combined with augmentation.
@@ -176,13 +176,13 @@ class ClassSampler(TaskSource):
             images = int(self._classes.counts[plan.classes].max())
             drawn.append(rng.random((len(plan.classes), images)))
         # Of the largest class drawn, not of all: one large class costs the tasks it is in.
-        way, most = (max((own.shape[i] for own in drawn), default=1) for i in (0, 1))
+        way, most = (max((uniform.shape[i] for uniform in drawn), default=1) for i in (0, 1))
         classes, shots, queries = np.zeros((3, len(numbers), way), dtype=np.int64)
         keys = np.full((len(numbers), way, most), np.inf)
-        for t, (plan, own_keys) in enumerate(zip(plans, drawn, strict=True)):
+        for t, (plan, uniform) in enumerate(zip(plans, drawn, strict=True)):
             own = slice(len(plan.classes))
             classes[t, own], shots[t, own], queries[t, own] = plan[:3]
-            keys[t, own, : own_keys.shape[1]] = own_keys
+            keys[t, own, : uniform.shape[1]] = uniform
         # A random permutation of each class's images: argsort of uniform keys, absent images last.
         counts = self._classes.counts[classes]
         keys[np.arange(most) >= counts[..., None]] = np.inf
@@ -243,9 +243,7 @@ class ClassSampler(TaskSource):
         padded = flat < 0
         if padded.any():
             mask = send(padded, self.device)
-            inputs = each(
-                lambda x: x.masked_fill_(mask.reshape(-1, *[1] * (x.ndim - 1)), 0), inputs
-            )
+            inputs = each(lambda x: zeroed(x, mask), inputs)
         return each(lambda x: x.reshape(*rows.shape, *x.shape[1:]), inputs)
 
 

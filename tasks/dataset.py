@@ -137,6 +137,25 @@ class ClassDataset:
         return one_of(self.inputs).shape[0]
 
     @property
+    def shape(self) -> torch.Size:
+        """Shape of one example.
+
+        Raises:
+            DataError: if examples are several tensors by name.
+        """
+        if not isinstance(self.inputs, Tensor):
+            raise DataError(
+                f"examples are {in_words(self.inputs, 1)}: settings build networks of one tensor, "
+                "so build the problem in Python"
+            )
+        return self.inputs.shape[1:]
+
+    @property
+    def outputs(self) -> None:
+        """None: the number of outputs is the way of the tasks."""
+        return
+
+    @property
     def counts(self) -> Tensor:
         """Number of examples of each class, ``[classes]``."""
         return torch.bincount(self.labels, minlength=len(self.class_names))

@@ -79,6 +79,21 @@ class GroupedDataset:
         return self.examples.class_names
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels, which all tasks share; empty for floating-point targets."""
+        return self.categories
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of one example."""
+        return self.examples.shape
+
+    @property
+    def outputs(self) -> int:
+        """Number of categories, or of entries of a target."""
+        return len(self.categories) or self.targets[0].numel()
+
+    @property
     def counts(self) -> Tensor:
         """Number of examples of each group, ``[groups]``."""
         return self.examples.counts

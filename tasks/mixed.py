@@ -36,8 +36,8 @@ class MixedSampler(TaskSource):
         seed: seed of the choice of a sampler.
 
     Raises:
-        DataError: if there is no sampler, the examples or devices of two samplers differ, or the
-            weights are not those of the samplers.
+        DataError: if there is no sampler, the inputs or devices of two samplers differ, or weights
+            are not those of the samplers.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MixedSampler(TaskSource):
         (first_name, first), *_ = samplers.items()
         for name, sampler in samplers.items():
             for what, own, other in (
-                ("examples", _kind(sampler), _kind(first)),
+                ("inputs", _kind(sampler), _kind(first)),
                 ("device", sampler.device, first.device),
             ):
                 if own != other:
@@ -147,9 +147,8 @@ class MixedSampler(TaskSource):
 
 
 def _kind(sampler: ClassSampler) -> Sequence[object]:
-    """Shapes and dtypes, by name if there are names."""
-    inputs = named(sampler.dataset.inputs).items()
-    return [f"{name} {list(x.shape[1:])} {x.dtype}" for name, x in inputs], sampler.dtype
+    inputs = named(sampler.dataset.inputs)
+    return {name: list(x.shape[1:]) for name, x in inputs.items()}, sampler.dtype
 
 
 def _lengthened(tensor: Tensor, rows: int, value: int = 0) -> Tensor:

@@ -11,8 +11,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from fewshot_blo.checks.backends import TOLERANCE, Comparison, check_kernel
 from fewshot_blo.checks.device import DeviceCheck, check_device
 from fewshot_blo.checks.hypergradient import measure_hypergradient
@@ -21,7 +19,7 @@ from fewshot_blo.checks.precisions import measure_precisions
 from fewshot_blo.commands.loading import load
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
-from fewshot_blo.experiments.data import build_sampler
+from fewshot_blo.experiments.data import build_outputs, build_sampler
 from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.experiments.training import build_start, with_classes
 from fewshot_blo.hypergrad import Strategy
@@ -33,6 +31,7 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.ranges import Counting
 from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.tasks.split import Split
 from fewshot_blo.training import checkpoint as checkpoints
 
 _FEW = 3
@@ -62,12 +61,11 @@ OPTIONS = Options((Config, CheckRequest), slots=SLOTS, files=True)
 def run(config: Config, request: CheckRequest) -> int:
     """Runs it; returns the exit status."""
     splits = load(config.data)
-    image = splits.train.images.shape[1:]
     config = with_classes(config, splits)
     config = replace(config, episodes=replace(config.episodes, tasks=request.check_tasks))
     _, strategy = config.strategy.phases[-1]
     norm, rule = config.train.norm, strategy.inner.update_rule(plain=False)
-    make = _maker(config, image, request.checkpoint)
+    make = _maker(config, splits.train, request.checkpoint)
     config64 = replace(config, dtype="float64")
     batch = build_sampler(config64, splits.train, training=True).batch(0)
     few = replace(config.episodes, query=min(config.episodes.query, _FEW))
@@ -139,15 +137,15 @@ def _line(comparison: Comparison) -> str:
     return f"{what} {comparison.difference:.1e}  {'agrees' if comparison.agrees else 'DIFFERS'}"
 
 
-def _maker(
-    config: Config, image: torch.Size, checkpoint: Path | None
-) -> Callable[..., FewShotProblem]:
+def _maker(config: Config, split: Split, checkpoint: Path | None) -> Callable[..., FewShotProblem]:
     """Makes the problem in a dtype, with other settings of the kernel, always with one start."""
     trained = None if checkpoint is None else checkpoints.load(checkpoint)
 
     def make(dtype: Literal["float32", "float64"], **settings: Any) -> FewShotProblem:
         changed = replace(config, dtype=dtype, problem=config.problem.changed(**settings))
-        problem = build_start(changed, image, resume=trained is not None)
+        problem = build_start(
+            changed, split.shape, outputs=build_outputs(config, split), resume=trained is not None
+        )
         if trained is not None:
             backend = problem.backend
             trained.restore(problem)

@@ -41,7 +41,10 @@ def run(request: DataRequest) -> int:
     """Runs it; returns the exit status."""
     splits = load(request.data)
     for name, dataset in splits:
-        counts, shape = dataset.counts, "x".join(map(str, dataset.images.shape[1:]))
+        if not request.data.channels:
+            print(f"{name:11} {dataset.describe()}")
+            continue
+        counts, shape = dataset.counts, "x".join(map(str, dataset.shape))
         print(
             f"{name:11} {len(dataset.class_names):5} classes, {len(dataset):7} images of {shape}, "
             f"{int(counts.min())} to {int(counts.max())} a class"

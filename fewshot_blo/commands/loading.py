@@ -5,11 +5,11 @@ from __future__ import annotations
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.terminal import shown
 from fewshot_blo.tasks.catalogue import DataSet
-from fewshot_blo.tasks.dataset import Splits
+from fewshot_blo.tasks.split import TaskSplits
 
 
-def load(data: DataSet) -> Splits:
-    """Reads the images, and prints what was passed over.
+def load(data: DataSet) -> TaskSplits:
+    """Reads the data, and prints what was passed over.
 
     Raises:
         ConfigurationError: if the folder of the files is not named, with the option for it.

@@ -53,8 +53,11 @@ def run(config: Config, request: TrainRequest) -> int:
     """Runs it; returns the exit status."""
     folder = request.run
     splits = load(config.data)
-    counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
-    print(f"classes: {counts}", flush=True)
+    if config.data.channels:
+        counts = ", ".join(f"{len(split.class_names)} for {name}" for name, split in splits)
+        print(f"classes: {counts}", flush=True)
+    else:
+        print("\n".join(f"{name}: {split.describe()}" for name, split in splits), flush=True)
     # For random modules of a user's own: PyTorch starts its global generator anew each time.
     torch.manual_seed(config.train.seed + joined().rank)
     result = train_from_config(

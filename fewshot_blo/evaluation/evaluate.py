@@ -196,7 +196,7 @@ def adapted(
     Returns:
         A function that returns the outputs on the query sets, logits ``[T, N*Q, N]``.
     """
-    keys = torch.zeros_like(batch.classes[:, 0])  # Any keys: dropout is off.
+    keys = torch.zeros(batch.tasks, dtype=torch.int64, device=batch.device)  # Any: dropout is off.
     bound = problem.bind(batch, norm, keys)
     inner = adapt(
         bound.bilevel.inner_loss, bound.bilevel.inner_init, adaptation, outer=bound.bilevel.outer

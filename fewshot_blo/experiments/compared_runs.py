@@ -20,8 +20,8 @@ from fewshot_blo.experiments.request import EvaluationRequest, check_comparable,
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.records.shard import Shard
-from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.tasks.split import TaskSplits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.run import BEST, LAST
 
@@ -162,7 +162,7 @@ class ComparedRuns:
             progress=self.progress,
         )
 
-    def _splits(self, beside: Mapping[Path, Config] | None) -> Splits | None:
+    def _splits(self, beside: Mapping[Path, Config] | None) -> TaskSplits | None:
         """The data set to test on, where it is loaded already or several runs need it."""
         if self.recipes and not self.request.data and not self.request.size:
             return self._splits_of(next(iter(self.recipes.values())).data)
@@ -187,7 +187,7 @@ class ComparedRuns:
         return found
 
     @cached_property
-    def _splits_of(self) -> Callable[[DataSet], Splits]:
+    def _splits_of(self) -> Callable[[DataSet], TaskSplits]:
         return cache(lambda data: data.load())
 
     def _file(self, path: Path) -> Path:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+from typing import Any
 
 import torch
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.machine.default_device import default_device
-from fewshot_blo.machine.memory import free_bytes
 from fewshot_blo.machine.processes import joined, on_this_host
-from fewshot_blo.tasks import ClassDataset, ClassSampler
-from fewshot_blo.tasks.inputs import tensors_of
-
-logger = logging.getLogger(__name__)
+from fewshot_blo.tasks import TaskSource
+from fewshot_blo.tasks.any_data_set import Drawing
+from fewshot_blo.tasks.split import Split
 
 
 def build_device(config: Config) -> torch.device:
@@ -50,31 +48,26 @@ def _check_gpus(device: torch.device) -> None:
         )
 
 
-def build_sampler(config: Config, dataset: ClassDataset, *, training: bool) -> ClassSampler:
-    """The sampler of training tasks, or of validation and test tasks, from a split."""
-    episodes, device = config.episodes, build_device(config)
-    return ClassSampler(
-        _near(dataset, device),
-        episodes.drawn(training=training),
+def build_sampler(config: Config, split: Any, *, training: bool) -> TaskSource:
+    """The source of training tasks, or of validation and test tasks, from a split."""
+    episodes = config.episodes
+    sizes = episodes.sizes(training=training)
+    drawing = Drawing(
+        protocol=episodes.drawn(training=training),
+        shot=sizes["shot"],
+        query=sizes["query"],
         tasks=episodes.tasks,
         seed=episodes.seed if training else episodes.seed + 1,
-        device=device,
+        device=build_device(config),
         dtype=build_dtype(config),
         augment=config.augment if training else None,
     )
+    return config.data.sampler(split, drawing)
 
 
-def _near(dataset: ClassDataset, device: torch.device) -> ClassDataset:
-    """The data set on the device, or where it is if it would take half of a GPU's free memory."""
-    size = sum(x.numel() * x.element_size() for x in tensors_of(dataset.inputs))
-    if device.type == "cuda" and size > free_bytes(device) // 2:
-        logger.info(
-            "%.1f GiB of data stay in the host's memory: the GPU has %.1f GiB free",
-            size / 2**30,
-            free_bytes(device) / 2**30,
-        )
-        return dataset
-    return dataset.to(device)
+def build_outputs(config: Config, split: Split) -> int:
+    """Number of outputs that the tasks ask for: their largest way, or entries of their targets."""
+    return split.outputs or config.episodes.drawn(training=True).most_way
 
 
 def build_dtype(config: Config) -> torch.dtype:

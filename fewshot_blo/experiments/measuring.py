@@ -12,7 +12,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
-from fewshot_blo.experiments.data import build_device, build_sampler
+from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import Config, config_from
@@ -23,7 +23,7 @@ from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.records.jobs import run_jobs
 from fewshot_blo.records.provenance import provenance
 from fewshot_blo.records.shard import Shard, by_all
-from fewshot_blo.tasks import ClassDataset, Splits
+from fewshot_blo.tasks.split import Split, TaskSplits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 
@@ -48,7 +48,7 @@ class Measured:
 def measure(
     paths: Sequence[Path],
     request: EvaluationRequest,
-    splits: Splits | None = None,
+    splits: TaskSplits | None = None,
     *,
     allowed: Collection[str] = (),
     beside: Mapping[Path, Config] | None = None,
@@ -97,7 +97,7 @@ def measure(
 def measure_together(
     paths: Sequence[Path],
     request: EvaluationRequest,
-    splits: Splits | None = None,
+    splits: TaskSplits | None = None,
     *,
     allowed: Collection[str] = (),
     say: Say,
@@ -209,14 +209,15 @@ def _saved(
 def _evaluate(
     checkpoint: Checkpoint,
     config: Config,
-    dataset: ClassDataset,
+    split: Split,
     request: EvaluationRequest,
     shard: Shard | None,
     progress: bool,
 ) -> list[Evaluation]:
-    problem = build_problem(config, dataset.images.shape[1:], trained=False)
+    outputs = build_outputs(config, split)
+    problem = build_problem(config, split.shape, outputs=outputs, trained=False)
     checkpoint.restore(problem)
-    sampler = build_sampler(config, dataset, training=False)
+    sampler = build_sampler(config, split, training=False)
     differing = norm_modes(problem)
     norms = differing if request.norm == "all" else (request.norm,)
     return [

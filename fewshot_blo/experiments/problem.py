@@ -16,12 +16,15 @@ from fewshot_blo.objectives import CrossEntropy, Metric
 from fewshot_blo.problems import FewShotProblem
 
 
-def build_problem(config: Config, image: torch.Size, *, trained: bool = True) -> FewShotProblem:
+def build_problem(
+    config: Config, image: torch.Size, *, outputs: int | None = None, trained: bool = True
+) -> FewShotProblem:
     """Builds the few-shot problem, with initial weights drawn from the seed.
 
     Args:
         config: the settings.
-        image: shape of one image, ``[C, H, W]``.
+        image: shape of one example, ``[C, H, W]`` of an image.
+        outputs: number of outputs of a task; by default that of its classes.
         trained: whether to load the weights of pretrained networks; False if a checkpoint has them.
 
     Raises:
@@ -31,10 +34,10 @@ def build_problem(config: Config, image: torch.Size, *, trained: bool = True) ->
     device, dtype = build_device(config), build_dtype(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        known = {"channels": image[0], "shape": tuple(image), "trained": trained}
+        known = {"channels": image[0] if image else 1, "shape": tuple(image), "trained": trained}
         encoder = config.encoder.build(**known).to(dtype)
         features = _feature_count(encoder, image, dtype)
-        way = config.episodes.drawn(training=True).most_way
+        way = outputs or config.episodes.drawn(training=True).most_way
         given: dict[str, Any] = {"way": way, "features": features}
         if "network" in inspect.signature(config.problem.kind).parameters:
             given["network"] = classifier(encoder, features, way).to(device, dtype)
@@ -53,14 +56,14 @@ def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) ->
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
-            f"the network fails on images of shape {list(image)} ({reason}): choose another image "
-            "size in the settings of the data set, or a network for such images"
+            f"the network fails on inputs of shape {list(image)} ({reason}): choose a network for "
+            "such inputs, as MLP for numbers, or another image size in the settings of the data set"
         ) from error
     finally:
         encoder.train(was_training)
     if features.ndim != 2:
         raise ConfigurationError(
-            f"the network returns shape {list(features.shape)} for 2 images; it must return "
+            f"the network returns shape {list(features.shape)} for 2 inputs; it must return "
             "features [2, D]: flatten or pool its output"
         )
     return features.shape[1]

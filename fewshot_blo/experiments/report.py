@@ -14,7 +14,7 @@ from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.machine.processes import joined
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.terminal import shown
-from fewshot_blo.tasks import Splits
+from fewshot_blo.tasks.split import TaskSplits
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def evaluate_checkpoints(
     paths: Sequence[Path],
     request: EvaluationRequest,
-    splits: Splits | None = None,
+    splits: TaskSplits | None = None,
     *,
     allowed: Collection[str] = (),
     progress: bool = True,

@@ -75,11 +75,16 @@ def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
     """The other data set that the request names; None if it is that of the run.
 
     Raises:
-        ConfigurationError: if there is no data set of this name.
+        ConfigurationError: if there is no data set of this name, or one has no images.
     """
     if not request.data:
         return None
     other: DataSet = SLOTS[DataSet].kind(request.data, "data")()
+    if not (other.channels and trained.channels):
+        raise ConfigurationError(
+            f"data is {request.data}, and the run's is {trained.title}: another data set can be "
+            "tested on where both have images; leave it out"
+        )
     other = other.changed(root=request.root, size=request.size or trained.image_shape[1])
     # Without a folder in the request, a data set of the same kind is in the run's folder.
     same = other if request.root else other.changed(root=vars(trained).get("root", ""))

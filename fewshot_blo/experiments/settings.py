@@ -26,6 +26,7 @@ from fewshot_blo.records.older import settings_of_run
 from fewshot_blo.records.ranges import AtLeast, Counting, Natural, Way
 from fewshot_blo.tasks import Augmentation, protocols
 from fewshot_blo.tasks.catalogue import DATA_SETS, DataSet, Glyphs
+from fewshot_blo.tasks.families import FAMILIES, Family
 from fewshot_blo.training.settings import TrainSettings
 
 
@@ -81,6 +82,7 @@ SLOTS: Mapping[Any, Slot] = {
     Strategy: Slot("strategy", STRATEGIES, usual=_for_training),
     AnyLoss: Slot("loss", LOSSES),
     Metric: Slot("metric", METRICS),
+    Family: Slot("family", FAMILIES),
     UpdateRule: Slot("update rule", RULES),
     LinearSolver: Slot("linear solver", SOLVERS),
 }
@@ -93,9 +95,9 @@ class EpisodeSettings:
     """Shapes, number and seed of the tasks.
 
     Attributes:
-        way: N, classes per task; or an inclusive range [low, high].
-        shot: K, support images per class; or a range.
-        query: Q, query images per class in training; or a range.
+        way: N, classes per task, if it has any; or an inclusive range [low, high].
+        shot: K, support examples per class, or per task without classes; or a range.
+        query: Q, query examples in training, as shot; or a range.
         validation_way: N, classes per task in validation and evaluation; 0 for that of training.
         validation_shot: K, support images per class in validation and evaluation; 0 for that of
             training.
@@ -122,12 +124,14 @@ class EpisodeSettings:
         Raises:
             ConfigurationError: if way, shot or query do not suit the protocol.
         """
-        given = {"way": self.way, "shot": self.shot, "query": self.query}
-        if not training:
-            given["way"] = self.validation_way or self.way
-            given["shot"] = self.validation_shot or self.shot
-            given["query"] = self.validation_query
-        return self.protocol.build(**given)
+        return self.protocol.build(**self.sizes(training=training))
+
+    def sizes(self, *, training: bool) -> Mapping[str, int | tuple[int, int]]:
+        """Way, shot and query of training, or of validation and evaluation."""
+        if training:
+            return {"way": self.way, "shot": self.shot, "query": self.query}
+        way, shot = self.validation_way or self.way, self.validation_shot or self.shot
+        return {"way": way, "shot": shot, "query": self.validation_query}
 
 
 @checked

@@ -11,20 +11,20 @@ import torch
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.result import Evaluation
-from fewshot_blo.experiments.data import build_sampler
+from fewshot_blo.experiments.data import build_outputs, build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.tasks.split import TaskSplits
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.train import TrainResult, train
 
 
 def train_from_config(
     config: Config,
-    splits: Splits,
+    splits: TaskSplits,
     folder: Path,
     *,
     resume: bool,
@@ -49,7 +49,8 @@ def train_from_config(
         DataError: if a split has too few classes, or classes with too few images, for the tasks.
     """
     config = with_classes(config, splits)
-    problem = build_start(config, splits.train.images.shape[1:], resume=resume)
+    outputs = build_outputs(config, splits.train)
+    problem = build_start(config, splits.train.shape, outputs=outputs, resume=resume)
     training = build_sampler(config, splits.train, training=True)
     validation = build_sampler(config, splits.validation, training=False)
     if tested:
@@ -81,7 +82,7 @@ def _today(saved: Mapping[str, Any]) -> Mapping[str, Any]:
         ) from error
 
 
-def with_classes(config: Config, splits: Splits) -> Config:
+def with_classes(config: Config, splits: TaskSplits) -> Config:
     """The settings with ``classes`` set to the number of training classes if it is 0."""
     if config.problem.settings.get("classes") != 0:
         return config
@@ -89,12 +90,15 @@ def with_classes(config: Config, splits: Splits) -> Config:
     return replace(config, problem=config.problem.changed(classes=count))
 
 
-def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> FewShotProblem:
+def build_start(
+    config: Config, image: torch.Size, *, outputs: int | None = None, resume: bool = False
+) -> FewShotProblem:
     """Builds the problem with the weights that training starts from, those of ``start_from``.
 
     Args:
         config: the settings, after ``with_classes``.
-        image: shape of one image, ``[C, H, W]``.
+        image: shape of one example, ``[C, H, W]`` of an image.
+        outputs: as in ``build_problem``.
         resume: whether a checkpoint will supply the weights, so that none are loaded here.
 
     Raises:
@@ -107,7 +111,7 @@ def build_start(config: Config, image: torch.Size, *, resume: bool = False) -> F
         raise ConfigurationError(
             f"start_from is the recipe {start}: compare trains it first; here name a checkpoint"
         )
-    problem = build_problem(config, image, trained=not resume)
+    problem = build_problem(config, image, outputs=outputs, trained=not resume)
     if start and not resume:
         checkpoint = checkpoints.load(Path(start))
         _check_unseen(config.data, checkpoint.config.get("data"), start)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.request import EvaluationRequest, other_data
 from fewshot_blo.experiments.settings import Config
-from fewshot_blo.tasks import ClassDataset, Splits
+from fewshot_blo.tasks import Splits
 from fewshot_blo.tasks.reading.class_lists import SPLITS
+from fewshot_blo.tasks.split import TaskSplits
 
 
 def unseen(
     runs: Mapping[Path, Config],
     request: EvaluationRequest,
-    splits: Splits,
+    splits: TaskSplits,
     say: Callable[[str], None],
-) -> ClassDataset:
-    """The classes of a split, without those that a run was trained on in another data set.
+) -> Any:
+    """A split; its classes without those that a run was trained on in another data set.
 
     CIFAR-FS and FC100 share all their classes, miniImageNet and tieredImageNet some. The published
     pickles of tieredImageNet have no class ids, so that shared classes cannot be found; a message
@@ -33,9 +35,10 @@ def unseen(
     Raises:
         ConfigurationError: if no class is left.
     """
-    dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     if not request.data:
-        return dataset
+        return getattr(splits, request.split)
+    assert isinstance(splits, Splits)
+    dataset = splits.joined() if request.split == "all" else getattr(splits, request.split)
     trained = [run.data for run in runs.values()]
     tested = {data: other for data in trained if (other := other_data(data, request)) is not None}
     seen = {name for data in tested for name in data.published_classes("train")}
@@ -55,11 +58,11 @@ def unseen(
     return dataset.select(kept)
 
 
-def as_trained(
-    path: Path, run: Config, dataset: ClassDataset, say: Callable[[str], None]
-) -> ClassDataset:
-    """The images, converted to grey or colour as those that the run was trained on."""
+def as_trained(path: Path, run: Config, dataset: Any, say: Callable[[str], None]) -> Any:
+    """The split, with images converted to grey or colour as those that the run was trained on."""
     count = run.data.channels
+    if not count:
+        return dataset
     if dataset.images.shape[1] != count:
         say(f"{path}: images are converted to {'grey' if count == 1 else 'RGB'}, as in training")
     return dataset.with_channels(count)

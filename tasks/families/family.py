@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, TypeAlias
 
 import numpy as np
@@ -31,6 +31,15 @@ class Family(ABC):
     """
 
     noise: Noise = field(default=0.0, kw_only=True)
+
+    def describe(self) -> str:
+        """Text for tables: the name, and settings other than the usual ones."""
+        changed = [
+            f"{own.name} {value}"
+            for own in fields(self)
+            if (value := getattr(self, own.name)) != own.default
+        ]
+        return ", ".join([type(self).__name__.lower(), *changed])
 
     @property
     def inputs(self) -> int:

@@ -66,7 +66,7 @@ class FunctionSampler(TaskSource):
 
     def describe(self) -> str:
         """Text for tables: the family, and the numbers of points."""
-        return f"{self.family}, {self.shot} shots, {self.query} queries"
+        return f"{self.family.describe()}, {self.shot} shots, {self.query} queries"
 
     def batch(self, index: int) -> TaskBatch:
         """The tasks ``index * T`` to ``index * T + T - 1``.

@@ -75,11 +75,11 @@ def columns_of(table: Table, texts: Collection[str] = ()) -> dict[str, Column]:
     raw: dict[str, Any]
     if isinstance(table, str | Path):
         raw = _read_csv(Path(table).expanduser())
-    elif isinstance(table, np.ndarray) and table.dtype.names is not None:
-        raw = {name: table[name] for name in table.dtype.names}
+    elif isinstance(table, np.ndarray) and (fields := table.dtype.names):
+        raw = {name: table[name] for name in fields}
     elif hasattr(table, "columns") or isinstance(table, Mapping):
-        every: Any = table
-        raw = {str(n): every[n] for n in (every.columns if hasattr(every, "columns") else every)}
+        names: Any = getattr(table, "columns", table)
+        raw = {str(name): table[name] for name in names}
     else:
         raise DataError(
             f"the table is a {type(table).__name__}: it must be a DataFrame, a mapping of columns, "

@@ -237,10 +237,10 @@ def test_training_and_validation_tasks() -> None:
 def test_training_images_alone_are_augmented() -> None:
     episodes = EpisodeSettings(way=2, query=2, validation_query=2)
     config = Config(augment=Augmentation(flip=0.5), episodes=episodes, device="cpu")
-    assert build_sampler(config, make_dataset(), training=True).augment == config.augment
-    assert build_sampler(config, make_dataset(), training=False).augment is None
+    assert vars(build_sampler(config, make_dataset(), training=True))["augment"] == config.augment
+    assert vars(build_sampler(config, make_dataset(), training=False))["augment"] is None
     plain = replace(config, augment=Augmentation())
-    assert build_sampler(plain, make_dataset(), training=True).augment is None
+    assert vars(build_sampler(plain, make_dataset(), training=True))["augment"] is None
 
 
 def test_a_network_of_a_users_own(network: str) -> None:

@@ -88,7 +88,7 @@ def test_what_cannot_be_mixed() -> None:
     with pytest.raises(DataError, match="there is no sampler to mix"):
         MixedSampler({}, tasks=1)
     with pytest.raises(
-        DataError, match=r"examples of large and one differ .* load both with one size"
+        DataError, match=r"inputs of large and one differ .* load both with one size"
     ):
         MixedSampler({"one": one, "large": large}, tasks=1)
     with pytest.raises(DataError, match="weights are of two, and samplers are one"):

@@ -14,7 +14,8 @@ from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.experiments.tuning.search import Claim, Search
 from fewshot_blo.machine.memory import is_out_of_memory, release_memory
 from fewshot_blo.records.logs import LOG, read_log
-from fewshot_blo.tasks import DataError, Splits
+from fewshot_blo.tasks import DataError
+from fewshot_blo.tasks.split import TaskSplits
 from fewshot_blo.training.run import LAST
 
 _OF_SETTINGS = (ConfigurationError, DataError, DivergenceError, StructuralZeroError)
@@ -24,7 +25,7 @@ class _Pruned(Exception):
     """The pruner ends the trial."""
 
 
-def run_trial(search: Search, claim: Claim, splits: Splits) -> bool:
+def run_trial(search: Search, claim: Claim, splits: TaskSplits) -> bool:
     """Trains a trial's settings, or goes on with them where they were left.
 
     Args:
@@ -52,7 +53,7 @@ def run_trial(search: Search, claim: Claim, splits: Splits) -> bool:
     return True
 
 
-def _train(search: Search, claim: Claim, splits: Splits) -> bool:
+def _train(search: Search, claim: Claim, splits: TaskSplits) -> bool:
     config = search.space.config(claim.values)
 
     def validated(step: int, result: Evaluation) -> None:

@@ -16,7 +16,7 @@ from fewshot_blo.experiments.tuning.space import Space, make_space, words_of
 from fewshot_blo.experiments.tuning.store import quiet
 from fewshot_blo.experiments.tuning.trial import run_trial
 from fewshot_blo.records.interrupts import interrupts
-from fewshot_blo.tasks import Splits
+from fewshot_blo.tasks.split import TaskSplits
 
 
 def read_search(request: TuneRequest) -> tuple[Config, Space]:
@@ -37,7 +37,7 @@ def read_search(request: TuneRequest) -> tuple[Config, Space]:
 
 def work_on(
     search: Search,
-    splits: Splits,
+    splits: TaskSplits,
     stop: threading.Event,
     say: Callable[[str], None],
 ) -> bool:
