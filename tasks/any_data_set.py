@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from typing_extensions import Self
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.machine.memory import free_bytes
@@ -64,20 +65,16 @@ class Drawing:
 class DataSet(ABC):
     """Settings of a data set: ``load`` reads them, and other data sets are compared by them.
 
-    A subclass adds its settings as fields; one of them must be ``size`` if it has images. Its
-    splits are classes, unless it overrides ``sampler``.
+    A subclass adds its settings as fields. Its splits are classes, unless it overrides ``sampler``.
 
     Attributes:
         title: name of the data set as papers write it.
         class_lists: name of the published class lists of its splits; empty if there are none or
             several.
-        refresh: decode the images again, whatever the cache folder holds; settings that differ in
-            it alone are equal.
     """
 
     title: ClassVar[str]
     class_lists: ClassVar[str] = ""
-    refresh: bool = field(default=False, kw_only=True, compare=False)
 
     @abstractmethod
     def load(self) -> TaskSplits:
@@ -111,13 +108,7 @@ class DataSet(ABC):
     @property
     def channels(self) -> int:
         """Number of image channels: 1 for grey, 3 for colour, 0 for data of other kinds."""
-        return 3
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of an image, known without loading the data."""
-        size: int = vars(self)["size"]
-        return self.channels, size, size
+        return 0
 
     @property
     def images(self) -> str:
@@ -147,7 +138,7 @@ class DataSet(ABC):
         divided_anew = self.images == trained.images and self.division != trained.division
         return divided_anew or not held_out.isdisjoint(trained.published_classes("train"))
 
-    def changed(self, **settings: Any) -> DataSet:
+    def changed(self, **settings: Any) -> Self:
         """A copy with these settings changed; settings that it does not have are ignored."""
         return replace(self, **{name: settings[name] for name in vars(self).keys() & settings})
 
@@ -157,6 +148,29 @@ class DataSet(ABC):
                 f"root is empty: {self.title} needs the folder of its files; set root"
             )
         return expanded(root)
+
+
+@dataclass(frozen=True)
+class ImageDataSet(DataSet):
+    """Settings of a data set of images; one of its fields must be ``size``.
+
+    Attributes:
+        refresh: decode the images again, whatever the cache folder holds; settings that differ in
+            it alone are equal.
+    """
+
+    refresh: bool = field(default=False, kw_only=True, compare=False)
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels: 1 for grey, 3 for colour."""
+        return 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of an image, known without loading the data."""
+        size: int = vars(self)["size"]
+        return self.channels, size, size
 
 
 def _near(dataset: ClassDataset, device: torch.device) -> ClassDataset:

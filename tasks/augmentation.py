@@ -14,8 +14,8 @@ from torch import Tensor
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Share
 from fewshot_blo.tasks.batch import send
-from fewshot_blo.tasks.dataset import intensities
 from fewshot_blo.tasks.errors import DataError
+from fewshot_blo.tasks.inputs import as_inputs
 
 # One column of draws per transform: changing one setting leaves the draws of the others unchanged.
 _FLIP, _TURN, _DOWN, _RIGHT, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION = range(8)
@@ -92,7 +92,7 @@ class Augmentation:
         self.check(images.shape[1:])
         draws = send(draws, images.device)
         working = torch.promote_types(dtype, torch.float32)
-        x = intensities(self._moved(images, draws), images.device, working)
+        x = as_inputs(self._moved(images, draws), images.device, working)
         if self.rotation:
             x = self._rotated(x, draws[:, _ANGLE])
         for strength, column in (

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Pixels
-from fewshot_blo.tasks.any_data_set import DataSet
+from fewshot_blo.tasks.any_data_set import DataSet, ImageDataSet
 from fewshot_blo.tasks.dataset import Splits
 from fewshot_blo.tasks.own_data_sets import Folder, Parquet
 from fewshot_blo.tasks.tasks_without_images import Functions, Table
@@ -32,7 +32,7 @@ __all__ = [
 
 @checked
 @dataclass(frozen=True)
-class Glyphs(DataSet):
+class Glyphs(ImageDataSet):
     """Over 1,000 printed letters of 15 scripts in grey, 20 pictures each, split by letter.
 
     Rendered from the DejaVu and STIX fonts that matplotlib carries; needs no files.
@@ -57,7 +57,7 @@ class Glyphs(DataSet):
 
 @checked
 @dataclass(frozen=True)
-class Omniglot(DataSet):
+class Omniglot(ImageDataSet):
     """1,623 handwritten characters of 50 alphabets in grey, 20 drawings each.
 
     Source: Lake et al., Science 2015.
@@ -113,7 +113,7 @@ class Omniglot(DataSet):
 
 @checked
 @dataclass(frozen=True)
-class MiniImageNet(DataSet):
+class MiniImageNet(ImageDataSet):
     """100 classes of ImageNet with 600 images each, in colour; split into 64, 16 and 20 classes.
 
     Source: Vinyals et al., 2016 (arXiv:1606.04080), in the splits of Ravi and Larochelle, 2017.
@@ -143,7 +143,7 @@ class MiniImageNet(DataSet):
 
 @checked
 @dataclass(frozen=True)
-class TieredImageNet(DataSet):
+class TieredImageNet(ImageDataSet):
     """608 classes of ImageNet in colour; the splits (351, 97, 160) share no WordNet category.
 
     Source: Ren et al., 2018 (arXiv:1803.00676).
@@ -173,7 +173,7 @@ class TieredImageNet(DataSet):
 
 @checked
 @dataclass(frozen=True)
-class _CIFAR100Division(DataSet):
+class _CIFAR100Division(ImageDataSet):
     """A split of the classes of CIFAR-100."""
 
     class_lists: ClassVar[Literal["cifarfs", "fc100"]]

@@ -237,11 +237,6 @@ class ClassDataset:
         return ClassDataset(torch.cat([self.images, self.images.flip(3)]), labels, names)
 
 
-def intensities(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Converts uint8 images to intensities in [0, 1] on a device, after the transfer as uint8."""
-    return images.to(device).to(dtype).div_(255)
-
-
 @checked
 @dataclass(frozen=True)
 class Splits:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Natural, Pixels, Positive
-from fewshot_blo.tasks.any_data_set import DataSet, expanded
+from fewshot_blo.tasks.any_data_set import ImageDataSet, expanded
 from fewshot_blo.tasks.dataset import Splits
 
 _USUAL = (0.64, 0.16, 0.2)
@@ -22,7 +22,7 @@ def _at_random(fractions: tuple[float, float, float], seed: int) -> str:
 
 @checked
 @dataclass(frozen=True)
-class Folder(DataSet):
+class Folder(ImageDataSet):
     """Your own images: a folder with one subfolder for each class, split by class.
 
     Images are cropped to a square.
@@ -83,7 +83,7 @@ class Folder(DataSet):
 
 @checked
 @dataclass(frozen=True)
-class Parquet(DataSet):
+class Parquet(ImageDataSet):
     """Parquet files of images and labels, as Hugging Face's hub has them.
 
     Images are cropped to a square. Needs the extra formats, and hf to download.

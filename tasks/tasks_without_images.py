@@ -25,7 +25,6 @@ class Functions(DataSet):
 
     Attributes:
         family: the functions: Sinusoid, SinusoidOrLine, Harmonic or LinearMixture.
-        refresh: has no effect: there are no files.
     """
 
     title = "Functions"
@@ -68,7 +67,6 @@ class Table(DataSet):
         least: smallest number of rows of a group; smaller groups are left out, which is said.
         missing: refuse missing values of features, or fill them by means and zeros.
         seed: seed of the division of the groups.
-        refresh: has no effect: the file is read each time.
     """
 
     title = "Table"
@@ -83,11 +81,12 @@ class Table(DataSet):
     seed: Natural = 0
 
     def load(self) -> GroupSplits:
+        file = self._folder(self.root)
         for name in ("group", "target"):
             if not vars(self)[name]:
                 raise ConfigurationError(f"{name} is empty: name that column of the table")
         return group_table(
-            self._folder(self.root),
+            file,
             group=self.group,
             target=self.target,
             features=self.features,

@@ -40,9 +40,9 @@ def command_help(command: str, description: str, options: Options) -> str:
     names = [name for plan in plans for name, part in plan.parts.items()]
     if names:
         example = "strategy" if "strategy" in names else names[0]
-        lines += ["", f"--{example}.help NAME has the settings of a component, and"]
-        group = "train" if "train" in names else "episodes"
-        lines[-1] += f" --{group}.help all that is to say of a group."
+        lines += ["", f"--{example}.help NAME has the settings of a component."]
+        if groups := [name for name in ("train", "episodes") if name in names]:
+            lines[-1] += f" --{groups[0]}.help has all that is to say of a group."
     return "\n".join(lines)
 
 

@@ -85,7 +85,7 @@ def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
             f"data is {request.data}, and the run's is {trained.title}: another data set can be "
             "tested on where both have images; leave it out"
         )
-    other = other.changed(root=request.root, size=request.size or trained.image_shape[1])
+    other = other.changed(root=request.root, size=request.size or vars(trained)["size"])
     # Without a folder in the request, a data set of the same kind is in the run's folder.
     same = other if request.root else other.changed(root=vars(trained).get("root", ""))
     return None if same.images == trained.images else other

@@ -62,7 +62,12 @@ class OpenSetMetric(Metric):
 @checked
 @dataclass(frozen=True)
 class AUROC(OpenSetMetric):
-    """Probability that a known query has a higher score than an unknown one; ties count half."""
+    """Probability that a known query has a higher score than an unknown one; ties count half.
+
+    Attributes:
+        score: what is high for known queries: the largest probability, the largest logit, or the
+            energy, as in ``OpenSetMetric``.
+    """
 
     @property
     def name(self) -> str:
@@ -81,6 +86,10 @@ class AUPR(OpenSetMetric):
 
     It is the mean, over unknown queries, of the share of unknown ones among all queries whose score
     is at most theirs; it depends on the share of unknown queries, unlike ``AUROC``.
+
+    Attributes:
+        score: what is high for known queries: the largest probability, the largest logit, or the
+            energy, as in ``OpenSetMetric``.
     """
 
     @property
@@ -103,6 +112,8 @@ class OpenSetAccuracy(OpenSetMetric):
     of scores, and not a threshold that could be used without their labels.
 
     Attributes:
+        score: what is high for known queries: the largest probability, the largest logit, or the
+            energy, as in ``OpenSetMetric``.
         accepted: share of the known queries that are accepted, at least.
     """
 

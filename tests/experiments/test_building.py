@@ -266,7 +266,7 @@ def test_a_network_of_a_users_own(network: str) -> None:
         ("own_network:wants", "missing 1 required positional argument"),
         ("own_network:nothing", "returned int: it must return a torch module"),
         ("own_network:maps", r"returns shape \[2, 4, 14, 14\].*flatten or pool"),
-        ("own_network:colour", r"fails on images of shape \[1, 16, 16\]"),
+        ("own_network:colour", r"fails on inputs of shape \[1, 16, 16\]"),
     ],
 )
 def test_networks_that_do_not_fit(network: str, function: str, match: str) -> None:

@@ -21,6 +21,7 @@ from fewshot_blo.hypergrad.linear_solve import ConjugateGradient, Neumann, OneSt
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD, Momentum
 from fewshot_blo.networks import NARROW, Conv4, ResNet12, WideResNet
 from fewshot_blo.records.older import is_flat, settings_of_run, state_of_strategy
+from fewshot_blo.tasks.any_data_set import ImageDataSet
 from fewshot_blo.tasks.catalogue import CIFARFS, FC100, Folder, Glyphs, Omniglot
 from fewshot_blo.training.checkpoint import load
 from fewshot_blo.training.run import LAST
@@ -428,6 +429,7 @@ def test_released_models_are_built_and_restored(path: Path) -> None:
     config = replace(config_from(loaded.config), device="cpu")
     written = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
     assert config_from(written) == config_from(loaded.config)
+    assert isinstance(config.data, ImageDataSet)
     image = torch.Size(config.data.image_shape)
     problem = build_problem(config, image, trained=False)
     loaded.restore(problem)

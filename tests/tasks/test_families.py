@@ -176,7 +176,7 @@ def test_a_family_of_ones_own() -> None:
     ratio = y / x[..., 0] ** 2
     assert np.ptp(ratio, axis=1).max() < 1e-12
     assert repr(FunctionSampler(Parabola())).startswith(
-        "FunctionSampler(Parabola(noise=0.0), 10 shots, 10 queries, 25 tasks a batch, train, seed 0"
+        "FunctionSampler(parabola, 10 shots, 10 queries, 25 tasks a batch, train, seed 0"
     )
 
 
