@@ -64,7 +64,8 @@ def rank(results: Mapping[str, Mapping[str, Evaluation]]) -> Ranking:
 
 
 def _places(own: Mapping[str, Evaluation]) -> Mapping[str, float]:
-    left: Sequence[str] = sorted(own, key=lambda method: own[method].mean, reverse=True)
+    high = next(iter(own.values())).metric.higher_is_better
+    left: Sequence[str] = sorted(own, key=lambda method: own[method].mean, reverse=high)
     found: dict[str, float] = {}
     while left:
         best, *others = left

@@ -184,6 +184,14 @@ def test_evaluate_with_other_tasks(trained: Path, capsys: pytest.CaptureFixture[
     assert "1 tasks, 2-way 2-shot 1 queries a class, seed 5, 0 inner steps)" in out
 
 
+def test_evaluate_with_another_protocol(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = ["--tasks=2", "--way=2", "--query=1", "--protocol=Dirichlet", "--protocol.alpha=5"]
+    assert cli.main(["evaluate", str(trained / BEST), *request]) == 0
+    assert "2-way 1-shot 2 queries Dirichlet(5), seed 1000" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(trained / BEST), "--protocol=Dirichlets"]) == 2
+    assert "did you mean Dirichlet?" in capsys.readouterr().err
+
+
 def test_evaluate_finds_moved_data(trained: Path, folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(folder)

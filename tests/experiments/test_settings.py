@@ -30,8 +30,9 @@ from fewshot_blo.hypergrad.linear_solve import LinearSolver
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.kernel.rules import UpdateRule
 from fewshot_blo.records.quantity import ACCURACY
-from fewshot_blo.tasks import Augmentation
+from fewshot_blo.tasks import Augmentation, DataError
 from fewshot_blo.tasks.catalogue import DataSet
+from fewshot_blo.tasks.protocols import Dirichlet, Episodic, MetaDataset
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.train import TrainResult
 
@@ -243,3 +244,24 @@ def test_a_recipe_with_a_wrong_setting_is_named(tmp_path: Path) -> None:
     file.write_text("train: {stepz: 3}\n")
     with pytest.raises(ConfigurationError, match=r"recipe .*recipe\.yaml: .*'train\.stepz'"):
         read_recipe(file)
+
+
+def test_a_protocol_by_name(parsed: Any) -> None:
+    words = ["--episodes.protocol=MetaDataset", "--episodes.protocol.ways=[2,9]"]
+    episodes = config_from(parsed(*words)).episodes
+    assert episodes.drawn(training=True) == MetaDataset((2, 9))
+    assert config_from({"episodes": {"protocol": "Dirichlet", "way": 3}}).episodes.drawn(
+        training=False
+    ) == Dirichlet(3, 1, 15)
+    assert config_from({}).episodes.drawn(training=True) == Episodic(5, 1, 5)
+
+
+def test_a_protocol_that_sizes_do_not_suit() -> None:
+    episodes = config_from({"episodes": {"protocol": "Unequal", "shot": 2}}).episodes
+    with pytest.raises(DataError, match="shot is 2 and shots is empty"):
+        episodes.drawn(training=True)
+    episodes = config_from({"episodes": {"protocol": "Dirichlet", "way": [2, 3]}}).episodes
+    with pytest.raises(ConfigurationError, match=r"episodes.protocol: way is \(2, 3\): it must be"):
+        episodes.drawn(training=True)
+    with pytest.raises(ConfigurationError, match="did you mean MetaDataset"):
+        config_from({"episodes": {"protocol": "Metadata"}})
