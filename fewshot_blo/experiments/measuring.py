@@ -229,6 +229,7 @@ def _evaluate(
             adaptation=config.adaptation,
             chunk=request.chunk,
             views=request.views,
+            metrics=request.measured(),
             shard=shard,
             progress=progress,
         )

@@ -13,6 +13,7 @@ from fewshot_blo.experiments.components import plain
 from fewshot_blo.experiments.settings import SLOTS, Config, Protocol
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
+from fewshot_blo.objectives import Metric
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Counting, Natural
@@ -38,6 +39,7 @@ class EvaluationRequest:
         norm: norm mode of the query set; all evaluates every mode that gives different results.
         views: views of an image, over which features are averaged: one, mirrored (two), shifts
             (nine), mirrored_shifts (18), crops (ten), or scales (three, pretrained networks only).
+        metrics: further metrics beside that of the run, as MeanAbsoluteError or AUROC.
         chunk: tasks adapted at a time; 0 for as many as fit into memory, which is measured.
         root: folder of the data set; empty for that of the run.
         data: name of another data set, to measure transfer to it. Its images are converted to the
@@ -61,6 +63,7 @@ class EvaluationRequest:
     steps: Annotated[int, AtLeast(-1)] = -1
     norm: NormMode | Literal["all"] = "all"
     views: Views = "one"
+    metrics: tuple[str, ...] = ()
     chunk: Natural = 0
     root: str = ""
     data: str = ""
@@ -69,6 +72,14 @@ class EvaluationRequest:
     device: str = ""
     precision: Precision | Literal[""] = ""
     output: Path | None = None
+
+    def measured(self) -> list[Metric]:
+        """The further metrics.
+
+        Raises:
+            ConfigurationError: if there is no metric of a name.
+        """
+        return [SLOTS[Metric].kind(name, "metrics")() for name in self.metrics]
 
 
 def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
