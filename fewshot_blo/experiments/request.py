@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,7 +63,7 @@ class EvaluationRequest:
     steps: Annotated[int, AtLeast(-1)] = -1
     norm: NormMode | Literal["all"] = "all"
     views: Views = "one"
-    metrics: tuple[str, ...] = ()
+    metrics: Sequence[str] = ()
     chunk: Natural = 0
     root: str = ""
     data: str = ""

@@ -61,6 +61,11 @@ class R2(Metric):
 
     higher_is_better: ClassVar[bool] = True
 
+    @property
+    def name(self) -> str:
+        """R2."""
+        return "R2"
+
     def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         """Of outputs and targets of one shape; all entries of a row count alike."""
         check_shapes("R²", outputs, targets)
