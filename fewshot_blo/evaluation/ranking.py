@@ -36,12 +36,12 @@ class Ranking:
 
 
 def rank(results: Mapping[str, Mapping[str, Evaluation]]) -> Ranking:
-    """Ranks methods on each data set by their mean, as Meta-Dataset's tables do.
+    """Ranks methods on each data set by their mean, in the manner of Meta-Dataset's tables.
 
     From the best down, a method ties with the best method left if the 95 % confidence interval of
     their difference contains 0, and methods that tie share the mean of their places. Intervals
-    are of paired differences, for all methods see the same tasks. Source: Triantafillou et al.,
-    2020 (arXiv:1903.03096), where intervals are unpaired.
+    are of paired differences, for all methods see the same tasks. Average ranks are those of
+    Triantafillou et al., 2020 (arXiv:1903.03096); the rule for ties is our own.
 
     Args:
         results: evaluations by method, then data set, on the same tasks of each data set.

@@ -89,7 +89,7 @@ def train(
         problem: problem to train.
         strategy: strategy that computes the hypergradients.
         tasks: training tasks; batch i is used in outer step i. Running statistics, for evaluation
-            with norm "running", are only estimated from an ``EpisodicSampler``.
+            with norm "running", are estimated from their examples.
         validation: tasks from held-out classes.
         folder: folder of the run.
         settings: settings of the outer loop.
