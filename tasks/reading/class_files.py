@@ -201,8 +201,8 @@ def _specified(
             raise DataError(
                 f"{table}: the folder '{place}' of class '{name}' is not in {root}: put it there"
             )
-        below = found if folder.is_relative_to(found.root) else walk(folder)
-        listed += [(file, composed(name), split) for file in below.below(folder)]
+        # Not those of ``found`` in the folder, which would be sought among all files each time.
+        listed += [(file, composed(name), split) for file in walk(folder).files]
     return listed, Counter(), []
 
 
