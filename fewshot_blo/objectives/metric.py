@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.quantity import Quantity
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,6 +58,7 @@ class Metric(ABC):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
     """A function of your own as a metric or loss.
