@@ -29,7 +29,7 @@ from fewshot_blo.records.tables import markdown
 
 def draw(rows: Sequence[Errors], path: Path) -> None:
     """Draws the error of each method over inner steps."""
-    figure = new_figure(7, 4.5)
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     for row in rows:
         axes.errorbar(INNER_STEPS, row.means, row.intervals, marker="o", capsize=2, label=row.name)
@@ -40,7 +40,8 @@ def draw(rows: Sequence[Errors], path: Path) -> None:
         title="Sinusoids: test error after adaptation, with 95 % intervals",
     )
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.set_xticks(INNER_STEPS)
+    figure.legend(loc="outside right upper")
     save_figure(figure, path)
 
 
