@@ -122,8 +122,12 @@ def check_shapes(name: str, outputs: Tensor, targets: Tensor) -> None:
         ConfigurationError: if they do not.
     """
     if outputs.shape != targets.shape:
+        remedy = (
+            f"give the network {list(targets.shape[2:])} outputs a row"
+            if targets.ndim > 2
+            else "give targets a last dimension, or name a loss of classes if they are labels"
+        )
         raise ConfigurationError(
             f"outputs have shape {list(outputs.shape)} and targets {list(targets.shape)}: "
-            f"{name} needs the same shape, so give the network {list(targets.shape[2:])} outputs a "
-            "row, or change the shape of the targets"
+            f"{name} needs the same shape; {remedy}"
         )
