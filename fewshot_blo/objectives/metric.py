@@ -82,14 +82,7 @@ class FunctionMetric(Metric):
         Raises:
             ConfigurationError: if it does not return one number a task.
         """
-        found = self.function(outputs, targets, rows)
-        if not isinstance(found, Tensor) or found.shape != rows.shape[:1]:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigurationError(
-                f"{self.name} returns {shape} for {len(rows)} tasks: it must return one number a "
-                f"task, [{len(rows)}]"
-            )
-        return found
+        return one_a_task(self.name, self.function(outputs, targets, rows), len(rows))
 
 
 AnyLoss = Union[Metric, LossFunction]  # noqa: UP007
@@ -101,6 +94,20 @@ def as_metric(loss: AnyLoss) -> Metric:
     if hasattr(loss, "higher_is_better"):
         return cast(Metric, loss)
     return FunctionMetric(loss)
+
+
+def one_a_task(name: str, found: object, tasks: int) -> Tensor:
+    """What a metric, which may be one of the user's own, returned for so many tasks.
+
+    Raises:
+        ConfigurationError: if it is not one number a task.
+    """
+    if not isinstance(found, Tensor) or found.shape != (tasks,):
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigurationError(
+            f"{name} returns {shape} for {tasks} tasks: it must return one number a task, [{tasks}]"
+        )
+    return found
 
 
 def mean_of_rows(values: Tensor, rows: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ class Torchmetrics(Metric):
         Raises:
             ConfigurationError: if it is not one number.
         """
-        if not targets.is_floating_point() and targets.ndim == 2:
+        # Of outputs of the same shape, whole targets are numbers, which may be negative.
+        if not targets.is_floating_point() and targets.ndim == 2 and outputs.ndim == 3:
             rows = rows & (targets >= 0)
         found = []
         for output, target, real in zip(outputs.detach(), targets, rows, strict=True):
