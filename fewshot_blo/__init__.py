@@ -24,10 +24,12 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.heads import FullContextHead as FullContextHead
     from fewshot_blo.heads import LabelPropagationHead as LabelPropagationHead
     from fewshot_blo.heads import LinearHead as LinearHead
+    from fewshot_blo.heads import LinearRegressionHead as LinearRegressionHead
     from fewshot_blo.heads import MatchingHead as MatchingHead
     from fewshot_blo.heads import MaxMarginHead as MaxMarginHead
     from fewshot_blo.heads import RelationHead as RelationHead
     from fewshot_blo.heads import RidgeHead as RidgeHead
+    from fewshot_blo.heads import RidgeRegressionHead as RidgeRegressionHead
     from fewshot_blo.heads import TailHead as TailHead
     from fewshot_blo.hypergrad import BOME as BOME
     from fewshot_blo.hypergrad import SABA as SABA
@@ -78,8 +80,8 @@ _HOMES = {
     "experiments.tuning.tune": "tune",
     "finetune": "fit load_classifier",
     "heads": (
-        "CosineHead FullContextHead LabelPropagationHead LinearHead MatchingHead "
-        "MaxMarginHead RelationHead RidgeHead TailHead"
+        "CosineHead FullContextHead LabelPropagationHead LinearHead LinearRegressionHead "
+        "MatchingHead MaxMarginHead RelationHead RidgeHead RidgeRegressionHead TailHead"
     ),
     "hypergrad": (
         "AmIGO BOME FiniteDifference Implicit MoreauEnvelope Penalty Reptile SABA SOBA StocBiO "

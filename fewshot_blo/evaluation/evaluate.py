@@ -69,7 +69,7 @@ def evaluate(
         embeddings: features ``[M, D]`` of all examples of the source's ``pool``, from ``embed``;
             by default they are computed where possible.
         views: views of an image, over which a shared encoder's features are averaged.
-        metrics: further metrics, which ``Evaluation.others`` holds by name.
+        metrics: further metrics, with names of their own, for ``Evaluation.others``.
         shard: the part of the tasks that is evaluated, for ``merge`` with the other parts; None
             for all.
         progress: show a progress bar, or lines where there is no terminal.
@@ -77,13 +77,19 @@ def evaluate(
     Raises:
         ConfigurationError: if ``tasks`` is not positive, ``chunk`` is negative, running statistics
             have not been estimated, views or embeddings are given for a problem without features
-            or are combined, a single task does not fit into memory, or the shard has no task.
+            or are combined, two further metrics have one name, a single task does not fit into memory, or
+            the shard has no task.
         DivergenceError: if the logits of a task are not finite after the inner steps.
     """
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
             "norm is running, but running statistics have not been estimated (train estimates "
             "them): call update_statistics, or use another norm mode"
+        )
+    names = [metric.name for metric in metrics]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigurationError(
+            f"two of the further metrics are called {twice[0]}: leave one out, or give it another name"
         )
     if views != "one":
         if embeddings is not None:
@@ -122,7 +128,7 @@ def evaluate(
         views,
         None if shard is None else part_of(shard, tasks, problem, source, adaptation),
         problem.metric.quantity,
-        {metric.name: own for metric, own in zip(metrics, values[1:], strict=True)},
+        {metric.quantity: own for metric, own in zip(metrics, values[1:], strict=True)},
     )
 
 

@@ -120,8 +120,10 @@ def check_shapes(name: str, outputs: Tensor, targets: Tensor) -> None:
         ConfigurationError: if they do not.
     """
     if outputs.shape != targets.shape:
+        remedy = f"give the network {list(targets.shape[2:])} outputs a row, or change the targets"
+        if targets.ndim == 2:
+            remedy = "give targets a last dimension, or name CrossEntropy or Accuracy for labels"
         raise ConfigurationError(
             f"outputs have shape {list(outputs.shape)} and targets {list(targets.shape)}: "
-            f"{name} needs the same shape, so give the network {list(targets.shape[2:])} outputs a "
-            "row, or change the shape of the targets"
+            f"{name} needs the same shape, so {remedy}"
         )

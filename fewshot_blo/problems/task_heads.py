@@ -40,9 +40,8 @@ class TaskHeads:
         batch: TaskBatch,
     ) -> None:
         if head.needs_classes:
-            need_classes(
-                batch, type(head).__name__, "use a head for any targets, as RidgeRegression"
-            )
+            remedy = "use a head for any targets, as RidgeRegressionHead or LinearRegressionHead"
+            need_classes(batch, type(head).__name__, remedy)
         self.head, self.prox, self.outer = head, prox, outer
         self.features, self.batch = features, batch
         sizes = [batch.support_y.shape[1], batch.query_y.shape[1]]
