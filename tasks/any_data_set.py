@@ -154,9 +154,7 @@ class DataSet(ABC):
 
     def _folder(self, root: str) -> Path:
         if not root:
-            raise ConfigurationError(
-                f"root is empty: {self.title} needs {self.files}; set root"
-            )
+            raise ConfigurationError(f"root is empty: {self.title} needs {self.files}; set root")
         return expanded(root)
 
 

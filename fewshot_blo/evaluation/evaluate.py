@@ -89,7 +89,7 @@ def evaluate(
     names = [metric.name for metric in metrics]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigurationError(
-            f"two of the further metrics are called {twice[0]}: leave one out, or give it another name"
+            f"two of the further metrics are called {twice[0]}: leave one out, or rename it"
         )
     if views != "one":
         if embeddings is not None:

@@ -37,8 +37,8 @@ class OpenSet(Protocol):
         every = self.way + self.unknown
         if every > len(classes.counts):
             raise DataError(
-                f"{self.way}-way tasks with {self.unknown} unknown classes need {every} classes, but "
-                f"this split has {len(classes.counts)}: lower way or unknown"
+                f"{self.way}-way tasks with {self.unknown} unknown classes need {every} classes, "
+                f"but this split has {len(classes.counts)}: lower way or unknown"
             )
         classes.check(every, self.shot, self.query)
         return Sizes(self.way * self.shot, every * self.query)
