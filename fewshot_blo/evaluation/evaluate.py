@@ -77,8 +77,8 @@ def evaluate(
     Raises:
         ConfigurationError: if ``tasks`` is not positive, ``chunk`` is negative, running statistics
             have not been estimated, views or embeddings are given for a problem without features
-            or are combined, two further metrics have one name, a single task does not fit into memory, or
-            the shard has no task.
+            or are combined, two further metrics have one name, a single task does not fit into
+            memory, or the shard has no task.
         DivergenceError: if the logits of a task are not finite after the inner steps.
     """
     if norm == "running" and not has_statistics(problem.network):

@@ -1,4 +1,4 @@
-"""``OpenSet``: tasks with queries of classes that have no support images."""
+"""``OpenSet``: tasks with queries of classes that have no support examples."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class OpenSet(Protocol):
 
     Attributes:
         way: N, number of classes.
-        shot: K, number of support images a class.
-        query: Q, number of query images a class.
+        shot: K, number of support examples a class.
+        query: Q, number of query examples a class.
         unknown: M, number of unknown classes.
     """
 
