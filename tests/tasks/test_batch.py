@@ -154,7 +154,7 @@ def test_inputs_by_name_that_differ_in_their_rows_are_named() -> None:
 def test_support_and_query_inputs_have_the_same_names() -> None:
     x, y = torch.zeros(2, 3, 1), torch.zeros(2, 3, 1)
     for support, query in (({"a": x}, {"b": x}), ({"a": x}, x), ({}, {})):
-        with pytest.raises(ConfigurationError, match="in support_x and .* in query_x: both must"):
+        with pytest.raises(ConfigurationError, match=r"in support_x and .* in query_x: both must"):
             TaskBatch(support, y, query, y)
 
 

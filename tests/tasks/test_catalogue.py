@@ -282,5 +282,5 @@ def test_functions_and_tables_are_sources_of_tasks_without_classes(tmp_path: Pat
             data.sampler(split, drawing(shot=(1, 5)))
         with pytest.raises(DataError, match="protocol is Dirichlet, which draws classes"):
             data.sampler(split, drawing(protocol=Dirichlet()))
-    with pytest.raises(ConfigurationError, match="group is empty: name that column"):
+    with pytest.raises(ConfigurationError, match=r"group is empty: set data\.group"):
         Table(root=str(tmp_path / "t.csv")).load()

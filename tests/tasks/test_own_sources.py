@@ -74,7 +74,7 @@ def test_batches_of_different_numbers_of_rows() -> None:
 
 def test_a_pool_without_embeddings() -> None:
     problem = SharedEncoder(nn.Linear(1, 2), RidgeRegressionHead(), loss=MeanSquaredError())
-    with pytest.raises(DataError, match="Own has a pool, .* override it"):
+    with pytest.raises(DataError, match=r"Own has a pool, .* override it"):
         evaluate(problem, Own(examples=torch.zeros(9, 1)), tasks=2, adaptation=CLOSED)
 
 
@@ -92,7 +92,7 @@ def test_running_statistics_are_of_inputs_as_the_network_gets_them() -> None:
 
 def test_a_metric_that_is_nan_ends_training_at_its_first_validation(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigurationError, match="step 1: R2 is NaN for 2 of 4 .* first for task 1"
+        ConfigurationError, match=r"step 1: R2 is NaN for 2 of 4 .* first for task 1"
     ):
         trained(tmp_path, Own(constant=True), R2())
     assert (tmp_path / "last.pt").exists()
