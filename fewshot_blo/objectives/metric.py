@@ -132,7 +132,7 @@ def check_shapes(name: str, outputs: Tensor, targets: Tensor) -> None:
             f"{name} needs the same shape, so "
             + (
                 "add a last dimension to the targets"
-                if targets.ndim == 2
+                if outputs.shape == (*targets.shape, 1)
                 else f"give the network {list(targets.shape[2:])} outputs a row, or change the "
                 "shape of the targets"
             )

@@ -183,5 +183,5 @@ def test_a_class_of_ones_own_must_return_one_number_a_task(shape: tuple[int, ...
 
     batch = TaskBatch(OUTPUTS, TARGETS, OUTPUTS, TARGETS)
     for of in (on_query, on_support):
-        with pytest.raises(ConfigurationError, match="own returns .* for 3 tasks"):
+        with pytest.raises(ConfigurationError, match=r"own returns .* for 3 tasks"):
             of(Own(), OUTPUTS, batch)
