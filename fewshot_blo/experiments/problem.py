@@ -53,7 +53,9 @@ def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) ->
     encoder.eval()  # The running statistics of a pretrained network must not change.
     try:
         features: torch.Tensor = encoder(torch.zeros(2, *image, dtype=dtype))
-    except RuntimeError as error:
+    except (RuntimeError, ConfigurationError) as error:
+        if len(image) == 3 and isinstance(error, ConfigurationError):
+            raise
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
             f"the network fails on inputs of shape {list(image)} ({reason}): choose a network for "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.quantity import Quantity
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,6 +58,7 @@ class Metric(ABC):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
     """A function of your own as a metric or loss.
@@ -127,13 +129,12 @@ def check_shapes(name: str, outputs: Tensor, targets: Tensor) -> None:
         ConfigurationError: if they do not.
     """
     if outputs.shape != targets.shape:
+        remedy = (
+            f"give the network {list(targets.shape[2:])} outputs a row"
+            if targets.ndim > 2
+            else "give targets a last dimension, or name a loss of classes if they are labels"
+        )
         raise ConfigurationError(
             f"outputs have shape {list(outputs.shape)} and targets {list(targets.shape)}: "
-            f"{name} needs the same shape, so "
-            + (
-                "add a last dimension to the targets"
-                if outputs.shape == (*targets.shape, 1)
-                else f"give the network {list(targets.shape[2:])} outputs a row, or change the "
-                "shape of the targets"
-            )
+            f"{name} needs the same shape; {remedy}"
         )

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Torchmetrics(Metric):
     """A metric of torchmetrics, such as ``Torchmetrics(torchmetrics.R2Score())``.

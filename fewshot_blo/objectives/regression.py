@@ -14,6 +14,7 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 
 
+@checked
 @dataclass(frozen=True)
 class MeanSquaredError(Metric):
     """Mean squared difference of outputs and targets over a task's rows and their entries."""
@@ -24,6 +25,7 @@ class MeanSquaredError(Metric):
         return mean_of_rows((outputs - targets.to(outputs)).square(), rows)
 
 
+@checked
 @dataclass(frozen=True)
 class MeanAbsoluteError(Metric):
     """Mean absolute difference of outputs and targets over a task's rows and their entries."""
@@ -52,6 +54,7 @@ class Huber(Metric):
         return mean_of_rows(losses, rows)
 
 
+@checked
 @dataclass(frozen=True)
 class R2(Metric):
     """Coefficient of determination of each task, ``1 - Σ (y - f)² / Σ (y - mean y)²``.

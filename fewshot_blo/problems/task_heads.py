@@ -39,9 +39,13 @@ class TaskHeads:
         features: Tensor,
         batch: TaskBatch,
     ) -> None:
+        name = type(head).__name__
         if head.needs_classes:
-            need_classes(
-                batch, type(head).__name__, "use a head for any targets, as RidgeRegression"
+            need_classes(batch, name, "use a head for any targets, as RidgeRegression")
+        elif batch.way:
+            raise ConfigurationError(
+                f"{name} is for tasks without classes, and these have {batch.way}: use a head of "
+                "classes, as Ridge or Linear"
             )
         self.head, self.prox, self.outer = head, prox, outer
         self.features, self.batch = features, batch

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fewshot_blo.evaluation.evaluate import adapted, evaluate
 from fewshot_blo.heads import HEADS, LinearHead
-from fewshot_blo.heads.linear_regression import LinearRegressionHead
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.networks import Conv4
@@ -70,7 +69,7 @@ def alone(batch: TaskBatch, task: int) -> TaskBatch:
     [
         *((protocol, LinearHead) for protocol in PROTOCOLS),
         # The head of tasks without classes takes the mean over outputs, padded ones too.
-        *((MetaDataset((2, 5), 4), head) for head in HEADS if head is not LinearRegressionHead),
+        *((MetaDataset((2, 5), 4), head) for head in HEADS if head.needs_classes),
     ],
     ids=lambda own: getattr(own, "__name__", type(own).__name__),
 )

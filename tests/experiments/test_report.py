@@ -358,6 +358,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "norm": evaluation.norm,
         "protocol": evaluation.protocol,
+        "metric": "accuracy",
         "tasks": 7,
         "mean": evaluation.mean,
         "interval_95": evaluation.interval,
