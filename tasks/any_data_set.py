@@ -75,12 +75,17 @@ class DataSet(ABC):
 
     Attributes:
         title: name of the data set as papers write it.
+        files: what ``root`` names, for messages.
         class_lists: name of the published class lists of its splits; empty if there are none or
             several.
+        has_classes: whether tasks are drawn from classes, by a protocol and with augmentation of
+            images; if not, settings of these are refused.
     """
 
     title: ClassVar[str]
+    files: ClassVar[str] = "the folder of its files"
     class_lists: ClassVar[str] = ""
+    has_classes: ClassVar[bool] = True
 
     @abstractmethod
     def load(self) -> TaskSplits:
@@ -155,9 +160,7 @@ class DataSet(ABC):
 
     def _folder(self, root: str) -> Path:
         if not root:
-            raise ConfigurationError(
-                f"root is empty: {self.title} needs the folder of its files; set root"
-            )
+            raise ConfigurationError(f"root is empty: {self.title} needs {self.files}; set root")
         return expanded(root)
 
 

@@ -82,6 +82,11 @@ class ClassSampler(TaskSource):
         self.device = one_of(dataset.inputs).device if device is None else device_named(device)
         self.dtype = dtype
         self.augment = augment if augment is not None and augment.active else None
+        if self.augment is not None and not dataset.is_pictures:
+            raise DataError(
+                f"augment is for uint8 images, and the data set has {dataset.describe()}: leave it "
+                "out"
+            )
         if self.augment is not None:
             self.augment.check(dataset.images.shape[1:])
         self._classes = Classes(dataset.counts.cpu().numpy(), dataset.class_names)

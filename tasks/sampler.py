@@ -25,8 +25,8 @@ class EpisodicSampler(ClassSampler):
     Args:
         dataset: classes to draw from; images are gathered on its device.
         way: N, number of classes in a task, or an inclusive range to draw it from for each task.
-        shot: K, number of support images per class, or a range; equal for all classes of a task.
-        query: Q, number of query images per class, or a range; equal for all classes of a task.
+        shot: K, number of support examples per class, or a range; equal for all classes of a task.
+        query: Q, number of query examples per class, or a range; equal for all classes of a task.
         tasks: T, number of tasks in a batch.
         seed: seed of the tasks, at least 0.
         device: device of the batches; the data set's device by default.

@@ -24,10 +24,11 @@ class Functions(DataSet):
     Training, validation and test tasks come from streams of random numbers of their own.
 
     Attributes:
-        family: the functions: Sinusoid, SinusoidOrLine, Harmonic or LinearMixture.
+        family: the functions.
     """
 
     title = "Functions"
+    has_classes = False
     family: Family = Sinusoid()
 
     def load(self) -> FunctionSplits:
@@ -70,6 +71,8 @@ class Table(DataSet):
     """
 
     title = "Table"
+    files = "its csv file"
+    has_classes = False
     root: str = ""
     group: str = ""
     target: str = ""
@@ -84,7 +87,9 @@ class Table(DataSet):
         file = self._folder(self.root)
         for name in ("group", "target"):
             if not vars(self)[name]:
-                raise ConfigurationError(f"{name} is empty: name that column of the table")
+                raise ConfigurationError(
+                    f"{name} is empty: set data.{name} to the name of that column of the table"
+                )
         return group_table(
             file,
             group=self.group,

@@ -1,4 +1,4 @@
-"""A strategy and a head of one's own: one file and one name each, and they are there everywhere."""
+"""Components of one's own: one file and one name each, and they are there everywhere."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ class AbsoluteHead(CosineHead):
         distance = (features.unsqueeze(2) - weights).abs().mean(-1)
         return -self.scale * distance
 '''
+METRIC = '''"""Whether the right class is among the two most likely ones."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewshot_blo.objectives.metric import Metric
+
+
+@dataclass(frozen=True)
+class Near(Metric):
+    """Share of queries whose class is among the two most likely ones."""
+
+    higher_is_better: ClassVar[bool] = True
+    percent: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
+
+    def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+        found = (outputs.topk(2).indices == targets.unsqueeze(-1)).any(-1)
+        return (found & rows).sum(1) / rows.sum(1)
+'''
 RECIPE = """
 episodes: {way: 3, query: 3, tasks: 2, validation_query: 3}
 encoder: {name: Conv4, hidden: 4}
@@ -63,30 +85,43 @@ rows:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package and the suite with the document's strategy and a head added."""
+    """A copy of the package and the suite with the documents' components and a head added."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("fewshot_blo", "tasks", "tests"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "setup.cfg", folder)
-    document = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    example = re.findall(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)[0]
-    package = folder / "fewshot_blo"
-    (package / "hypergrad" / "alternating.py").write_text(example, encoding="utf-8")
-    (package / "heads" / "absolute.py").write_text(HEAD, encoding="utf-8")
-    _named(package / "hypergrad", "alternating", "Alternating", "STRATEGIES = (")
-    _named(package / "heads", "absolute", "AbsoluteHead", "HEADS = (")
+    strategy, data_set = _example("extending", 0), _example("extending", 1)
+    protocol = _example("protocols", 0)
+    for home, module, text, name, names in (
+        ("hypergrad/__init__.py", "alternating", strategy, "Alternating", "STRATEGIES = ("),
+        ("heads/__init__.py", "absolute", HEAD, "AbsoluteHead", "HEADS = ("),
+        ("objectives/__init__.py", "near", METRIC, "Near", "METRICS = ("),
+        ("tasks/catalogue.py", "clouds", data_set, "Clouds", "DATA_SETS = ("),
+        ("tasks/protocols/__init__.py", "long_tail", protocol, "LongTail", _PROTOCOLS),
+    ):
+        _add(folder, home, module, text, name, names)
     return folder
 
 
-def _named(package: Path, module: str, name: str, names: str) -> None:
-    """Adds a name to the package's list."""
-    file = package / "__init__.py"
-    text = file.read_text(encoding="utf-8")
-    line = f"from fewshot_blo.{package.name}.{module} import {name}\n"
-    assert names in text
-    text = text.replace(names, f"{line}{names}{name}, ", 1)
-    file.write_text(text, encoding="utf-8")
+_PROTOCOLS = "PROTOCOLS: tuple[type[Protocol], ...] = ("
+
+
+def _example(document: str, number: int) -> str:
+    text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return blocks[number]
+
+
+def _add(folder: Path, home: str, module: str, text: str, name: str, names: str) -> None:
+    """Adds a module, and a name to a list in another file of its folder."""
+    file = folder / "fewshot_blo" / home
+    file.with_name(f"{module}.py").write_text(text, encoding="utf-8")
+    package = ".".join(Path("fewshot_blo", home).parent.parts)
+    listed = file.read_text(encoding="utf-8")
+    assert names in listed
+    line = f"from {package}.{module} import {name}\n"
+    file.write_text(listed.replace(names, f"{line}{names}{name}, ", 1), encoding="utf-8")
 
 
 def run(checkout: Path, *words: str) -> str:
@@ -117,6 +152,20 @@ def test_they_are_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
     words = ("-m", "fewshot_blo", "compare", str(recipe), "--tasks", "4", "--norm", "transductive")
     table = run(checkout, *words, "--folder", str(tmp_path / "compared"))
     assert "| alternating" in table
+
+
+@pytest.mark.slow
+def test_data_sets_protocols_and_metrics_are_on_the_command_line(
+    checkout: Path, tmp_path: Path
+) -> None:
+    said = run(checkout, "-m", "fewshot_blo", "train", "--data.help", "Clouds")
+    assert "standard deviation of the points of a class (at least 0) [0.5]" in said
+    words = ["-m", "fewshot_blo", "train", str(tmp_path), "--data", "Clouds", "--encoder", "MLP"]
+    words += ["--episodes.protocol", "LongTail", "--episodes.shot", "4", "--train.steps", "2"]
+    words += ["--train.validation_tasks", "2", "--test_tasks", "2"]
+    said = run(checkout, *words, "--problem.metric", "Near")
+    assert "5-way 4-shot long tail, 15 queries a class" in said
+    assert re.search(r"^  near \d+\.\d\d ± ", said, re.MULTILINE)
 
 
 @pytest.mark.slow

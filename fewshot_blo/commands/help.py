@@ -150,12 +150,12 @@ def _setting(
     bare: bool = False,
 ) -> str:
     text = texts.get(name, "")
-    shown = _shown(setting.default)
+    shown = _shown(setting.default, words=is_list(setting.annotation))
     text = text if whole else _first(text, shown)
     # What a text says, as "in [0, 1)", is not said twice.
     limits = ranges(plan.kind).get(name, "") if whole and plan.kind else ""
     text += f" ({limits})" if limits and limits not in text else ""
-    text += f" [{shown}]" if shown else ""
+    text += f" {shown if shown.startswith('[') else f'[{shown}]'}" if shown else ""
     option = name.upper() if bare else f"--{plan.at(name)} {type_in_words(setting.annotation)}"
     return _line(option.rstrip(), text)
 
@@ -197,15 +197,19 @@ def type_in_words(annotation: Any) -> str:
     return "|".join(dict.fromkeys(word for a in inner if (word := type_in_words(a)))) or "VALUE"
 
 
-def _shown(default: Any) -> str:
-    """A default as it is written; nothing for one that is empty."""
+def _shown(default: Any, *, words: bool) -> str:
+    """A default as it is written, a list as words or in brackets; nothing for one that is empty."""
     if default is inspect.Parameter.empty or default is None or default in ("", (), {}):
         return ""
     if isinstance(default, bool):
         return "" if not default else "true"
     if isinstance(default, list | tuple):
-        return " ".join(map(str, default))
-    return f"{default:g}" if isinstance(default, float) else str(default)
+        return " ".join(map(str, default)) if words else f"[{','.join(map(_number, default))}]"
+    return _number(default)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _line(option: str, text: str) -> str:

@@ -16,9 +16,7 @@ def load(data: DataSet) -> TaskSplits:
         DataError: if files are missing or bad.
     """
     if data.lacks_files:
-        raise ConfigurationError(
-            f"{data.title} needs the folder of its files: name it with --data.root"
-        )
+        raise ConfigurationError(f"{data.title} needs {data.files}: name it with --data.root")
     splits = data.load()
     for sentence in splits.notes:
         print(shown(sentence), flush=True)

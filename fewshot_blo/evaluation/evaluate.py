@@ -69,7 +69,7 @@ def evaluate(
         embeddings: features ``[M, D]`` of all examples of the source's ``pool``, from ``embed``;
             by default they are computed where possible.
         views: views of an image, over which a shared encoder's features are averaged.
-        metrics: further metrics, which ``Evaluation.others`` holds by name.
+        metrics: further metrics, with names of their own, for ``Evaluation.others``.
         shard: the part of the tasks that is evaluated, for ``merge`` with the other parts; None
             for all.
         progress: show a progress bar, or lines where there is no terminal.
@@ -129,7 +129,7 @@ def evaluate(
         views,
         None if shard is None else part_of(shard, tasks, problem, source, adaptation),
         problem.metric.quantity,
-        {metric.name: own for metric, own in zip(metrics, values[1:], strict=True)},
+        {metric.quantity: own for metric, own in zip(metrics, values[1:], strict=True)},
     )
 
 

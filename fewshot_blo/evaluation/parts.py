@@ -59,7 +59,7 @@ def merge(parts: Sequence[Evaluation]) -> Evaluation:
         first.precision,
         first.views,
         metric=first.metric,
-        others={n: torch.cat([part.others[n] for part in ordered]) for n in first.others},
+        others={m: torch.cat([part.others[m] for part in ordered]) for m in first.others},
     )
 
 
@@ -101,7 +101,7 @@ def _same(evaluation: Evaluation) -> Mapping[str, object]:
     assert part is not None
     return {
         "norm mode": evaluation.norm,
-        "metrics": [evaluation.metric.name, *evaluation.others],
+        "metrics": [metric.name for metric in (evaluation.metric, *evaluation.others)],
         "protocol": evaluation.protocol,
         "number of tasks": part.tasks,
         "adaptation": part.adaptation,

@@ -53,7 +53,7 @@ class Evaluation:
         views: views of an image, over which features are averaged.
         part: which part of an evaluation this is; None for all of it.
         metric: what was measured.
-        others: further metrics of each task by name, ``[tasks]`` each.
+        others: values of further metrics, ``[tasks]`` each, by ``Metric.quantity``.
     """
 
     norm: NormMode
@@ -66,7 +66,7 @@ class Evaluation:
     views: Views = "one"
     part: Part | None = None
     metric: Quantity = ACCURACY
-    others: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[Quantity, Tensor] = field(default_factory=dict)
 
     @property
     def confusion(self) -> Tensor:
@@ -109,16 +109,29 @@ class Evaluation:
         return half_width(self.values)
 
     def __str__(self) -> str:
+        return "\n    ".join([self.line, *self.further])
+
+    @property
+    def line(self) -> str:
+        """The metric with its interval and protocol, without further metrics."""
         return (
             f"{self.named}{self.metric.text(self.mean, self.interval)} "
             f"({self.norm}, {len(self.values)} tasks, {self.protocol})"
         )
 
+    @property
+    def further(self) -> Sequence[str]:
+        """Name and value of each further metric, with its interval."""
+        return [
+            f"{metric.name} {metric.text(float(values.mean()), half_width(values))}"
+            for metric, values in self.others.items()
+        ]
+
     def __repr__(self) -> str:
         if not self.class_names:
-            return f"Evaluation({self})"
+            return f"Evaluation({self.line})"
         error = f"calibration error {100 * self.calibration_error:.1f} %"
-        return f"Evaluation({self}, {error}, {len(self.class_names)} classes)"
+        return f"Evaluation({self.line}, {error}, {len(self.class_names)} classes)"
 
     @property
     def named(self) -> str:

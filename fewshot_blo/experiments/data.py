@@ -12,6 +12,7 @@ from fewshot_blo.machine.default_device import default_device
 from fewshot_blo.machine.processes import joined, on_this_host
 from fewshot_blo.tasks import TaskSource
 from fewshot_blo.tasks.any_data_set import Drawing
+from fewshot_blo.tasks.protocols import Episodic
 from fewshot_blo.tasks.split import Split
 
 
@@ -49,7 +50,14 @@ def _check_gpus(device: torch.device) -> None:
 
 
 def build_sampler(config: Config, split: Any, *, training: bool) -> TaskSource:
-    """The source of training tasks, or of validation and test tasks, from a split."""
+    """The source of training tasks, or of validation and test tasks, from a split.
+
+    Raises:
+        ConfigurationError: if the data have no classes, and settings need some.
+        DataError: if the split has too few classes or examples for the tasks.
+    """
+    if not config.data.has_classes:
+        _check_unused(config)
     episodes = config.episodes
     sizes = episodes.sizes(training=training)
     drawing = Drawing(
@@ -63,6 +71,20 @@ def build_sampler(config: Config, split: Any, *, training: bool) -> TaskSource:
         augment=config.augment if training else None,
     )
     return config.data.sampler(split, drawing)
+
+
+def _check_unused(config: Config) -> None:
+    """Raises where settings would have no effect, for the data have no classes."""
+    protocol = config.episodes.protocol.kind
+    for what, given in (
+        (f"protocol {protocol.__name__}", protocol is not Episodic),
+        ("augment", config.augment.active),
+    ):
+        if given:
+            raise ConfigurationError(
+                f"{what} is for tasks drawn from classes of images or other examples, and "
+                f"{config.data.title} has none: leave it out"
+            )
 
 
 def build_outputs(config: Config, split: Split) -> int:

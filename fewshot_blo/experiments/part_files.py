@@ -76,7 +76,7 @@ def _plain(evaluation: Evaluation) -> Mapping[str, Any]:
         "part": asdict(evaluation.part),
         "metric": asdict(evaluation.metric),
         "task_values": evaluation.values.tolist(),
-        "others": {name: values.tolist() for name, values in evaluation.others.items()},
+        "others": [[asdict(m), values.tolist()] for m, values in evaluation.others.items()],
         "class_names": list(evaluation.class_names),
         "pairs": evaluation.counts.pairs.tolist(),
         "bins": evaluation.counts.bins.tolist(),
@@ -96,5 +96,5 @@ def _evaluation(own: Mapping[str, Any]) -> Evaluation:
         own["views"],
         Part(**{**own["part"], "shard": Shard(**own["part"]["shard"])}),
         Quantity(**own["metric"]),
-        {n: torch.tensor(values, dtype=torch.float64) for n, values in own["others"].items()},
+        {Quantity(**m): torch.tensor(x, dtype=torch.float64) for m, x in own["others"]},
     )

@@ -51,15 +51,17 @@ def _feature_count(encoder: nn.Module, image: torch.Size, dtype: torch.dtype) ->
     """D of the encoder's features ``[B, D]`` of images ``[B, C, H, W]``."""
     was_training = encoder.training
     encoder.eval()  # The running statistics of a pretrained network must not change.
+    failures: tuple[type[Exception], ...] = (RuntimeError,)
+    remedy = "choose another encoder, or another image size in the settings of the data set"
+    if len(image) != 3:
+        failures = (RuntimeError, ConfigurationError)  # A network's advice on images is no help.
+        remedy = "choose an encoder for such inputs, as MLP for numbers"
     try:
         features: torch.Tensor = encoder(torch.zeros(2, *image, dtype=dtype))
-    except (RuntimeError, ConfigurationError) as error:
-        if len(image) == 3 and isinstance(error, ConfigurationError):
-            raise
+    except failures as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
-            f"the network fails on inputs of shape {list(image)} ({reason}): choose a network for "
-            "such inputs, as MLP for numbers, or another image size in the settings of the data set"
+            f"the network fails on inputs of shape {list(image)} ({reason}): {remedy}"
         ) from error
     finally:
         encoder.train(was_training)

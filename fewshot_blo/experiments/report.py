@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fewshot_blo.evaluation.result import Evaluation, half_width, paired_difference
+from fewshot_blo.evaluation.result import Evaluation, paired_difference
 from fewshot_blo.experiments.measuring import Measured, measure_together
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.machine.processes import joined
@@ -72,14 +72,14 @@ def _print_tables(results: Mapping[str, Sequence[Evaluation]]) -> None:
     for path, evaluations in results.items():
         print(path)
         for evaluation, reference in zip(evaluations, results[first], strict=False):
-            print(f"  {evaluation}")
+            print(f"  {evaluation.line}")
             if path != first and evaluation.norm == reference.norm:
                 mean, half = paired_difference(reference, evaluation)
                 metric = evaluation.metric
                 difference = f"{metric.difference(mean)} ± {metric.half(half)}"
                 print(f"    {difference} minus {first}, same tasks")
-            for name, values in evaluation.others.items():
-                print(f"    {name} {float(values.mean()):.4g} ± {half_width(values):.2g}")
+            for text in evaluation.further:
+                print(f"    {text}")
         if not evaluations[0].class_names:
             continue
         norm = evaluations[0].norm
@@ -121,8 +121,8 @@ def _plain(measured: Measured) -> dict[str, object]:
                 "interval_95": _number(evaluation.interval),
                 f"task_{evaluation.metric.key}": [*map(_number, evaluation.values.tolist())],
                 **{
-                    f"task_{n}": [*map(_number, values.tolist())]
-                    for n, values in evaluation.others.items()
+                    f"task_{m.key}": [*map(_number, values.tolist())]
+                    for m, values in evaluation.others.items()
                 },
                 **_of_classes(evaluation),
             }

@@ -29,8 +29,8 @@ class EvaluationRequest:
     Attributes:
         tasks: number of tasks.
         way: N, classes per task; 0 for that of the run's validation.
-        shot: K, support images per class; 0 for that of the run's validation.
-        query: Q, query images per class; 0 for that of the run's validation.
+        shot: K, support examples per class; 0 for that of the run's validation.
+        query: Q, query examples per class; 0 for that of the run's validation.
         protocol: how tasks are drawn from the classes, with settings of its own; none for that of
             the run.
         split: split whose classes tasks are drawn from; all joins the three splits, and is allowed

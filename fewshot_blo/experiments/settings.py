@@ -99,9 +99,9 @@ class EpisodeSettings:
         shot: K, support examples per class, or per task without classes; or a range.
         query: Q, query examples in training, as shot; or a range.
         validation_way: N, classes per task in validation and evaluation; 0 for that of training.
-        validation_shot: K, support images per class in validation and evaluation; 0 for that of
+        validation_shot: K, support examples per class in validation and evaluation; 0 for that of
             training.
-        validation_query: Q, query images per class in validation and evaluation.
+        validation_query: Q, query examples per class in validation and evaluation.
         protocol: how tasks are drawn from the classes; protocols other than Episodic have settings
             of their own, and take of way, shot and query what they need.
         tasks: T, tasks per batch.

@@ -192,6 +192,6 @@ def draw(records: Sequence[Record], path: Path, metric: Quantity) -> None:
             ha="right" if left else "left",
             textcoords="offset points",
         )
-    axes.set(xlabel="training time (minutes)", ylabel=f"{metric.label}, {norm}")
+    axes.set(xlabel="training time (minutes)", ylabel=f"{metric.label}, norm mode {norm}")
     axes.grid(alpha=0.3)
     save_figure(figure, path)

@@ -34,6 +34,15 @@ class OpenSetMetric(Metric):
 
     score: Score = "probability"
 
+    @property
+    def name(self) -> str:
+        """Name in tables, with the score unless it is the usual one."""
+        return self._of_what if self.score == "probability" else f"{self._of_what} ({self.score})"
+
+    @property
+    def _of_what(self) -> str:
+        return type(self).__name__
+
     def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         """Of logits ``[T, B, N]`` and labels ``[T, B]``; float64.
 
@@ -69,10 +78,6 @@ class AUROC(OpenSetMetric):
             energy, as in ``OpenSetMetric``.
     """
 
-    @property
-    def name(self) -> str:
-        return "AUROC"
-
     def _of(self, scores: Tensor, known: Tensor, unknown: Tensor, right: Tensor) -> Tensor:
         below = (_number(scores, unknown, strictly=True) + _number(scores, unknown)) / 2
         pairs = known.sum(1) * unknown.sum(1)
@@ -91,10 +96,6 @@ class AUPR(OpenSetMetric):
         score: what is high for known queries: the largest probability, the largest logit, or the
             energy, as in ``OpenSetMetric``.
     """
-
-    @property
-    def name(self) -> str:
-        return "AUPR"
 
     def _of(self, scores: Tensor, known: Tensor, unknown: Tensor, right: Tensor) -> Tensor:
         found = _number(scores, unknown)
@@ -120,7 +121,7 @@ class OpenSetAccuracy(OpenSetMetric):
     accepted: Annotated[float, Above(0), AtMost(1)] = 0.95
 
     @property
-    def name(self) -> str:
+    def _of_what(self) -> str:
         return f"accuracy at {100 * self.accepted:g} % of known"
 
     def _of(self, scores: Tensor, known: Tensor, unknown: Tensor, right: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ def _masked(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
     if batch.way:
         return mask_classes(outputs, batch.classes)
     if metric.needs_classes:
-        need_classes(batch, metric.name, "name a loss for such targets, as MeanSquaredError")
+        remedy = "name a loss or metric for such targets, as MeanSquaredError"
+        need_classes(batch, metric.name, remedy)
     return outputs
 
 

@@ -41,7 +41,7 @@ class TaskHeads:
     ) -> None:
         name = type(head).__name__
         if head.needs_classes:
-            need_classes(batch, name, "use a head for any targets, as RidgeRegression")
+            need_classes(batch, name, "use RidgeRegressionHead or LinearRegressionHead")
         elif batch.way:
             raise ConfigurationError(
                 f"{name} is for tasks without classes, and these have {batch.way}: use a head of "

@@ -19,14 +19,14 @@ _TRIES = 10_000
 class Dirichlet(Protocol):
     """N-way K-shot tasks with N*Q queries in all, divided among the classes by Dirichlet draws.
 
-    Shares that need more images than a class has are drawn again. The published code draws support
-    and query images independently, so that a query may be a support image; here they are distinct.
+    Shares that need more examples than a class has are drawn again. The published code draws
+    support and query examples independently, so that one may be both; here they are distinct.
     Source: Veilleux et al., 2021 (arXiv:2204.11181), where alpha is 2 and 75 queries are drawn.
 
     Attributes:
         way: N, number of classes.
-        shot: K, number of support images a class.
-        query: Q, mean number of query images a class.
+        shot: K, number of support examples a class.
+        query: Q, mean number of query examples a class.
         alpha: concentration: larger values give shares that are more equal.
     """
 

@@ -29,8 +29,8 @@ class Episodic(Protocol):
 
     Attributes:
         way: N, number of classes, or an inclusive range to draw it from for each task.
-        shot: K, number of support images a class, or a range.
-        query: Q, number of query images a class, or a range.
+        shot: K, number of support examples a class, or a range.
+        query: Q, number of query examples a class, or a range.
 
     Raises:
         DataError: if a range is not ascending.

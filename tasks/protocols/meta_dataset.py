@@ -32,8 +32,8 @@ class MetaDataset(Protocol):
 
     Attributes:
         ways: smallest and largest number of classes; at most as many as there are.
-        queries: largest number of query images a class.
-        support: largest number of support images of a task.
+        queries: largest number of query examples a class.
+        support: largest number of support examples of a task.
         contribution: largest number of images of a class that count toward the support size.
         imbalance: weights of the classes are log-uniform in [1 / imbalance, imbalance].
         grouped: draw all classes of a task from one group, which is drawn uniformly: an alphabet

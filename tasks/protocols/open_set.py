@@ -1,4 +1,4 @@
-"""``OpenSet``: tasks with queries of classes that have no support images."""
+"""``OpenSet``: tasks with queries of classes that have no support examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Way
+from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.protocols.protocol import Classes, Plan, Protocol, Sizes
 
 
@@ -17,13 +18,13 @@ class OpenSet(Protocol):
     """N-way K-shot tasks with Q queries of each of the N classes and of each of M unknown ones.
 
     Queries of unknown classes have the label ``UNKNOWN`` (-2). Losses and accuracy leave them out;
-    ``evaluation.open_set`` measures how well they are told apart. Source: Liu et al., 2020
-    (arXiv:2005.13713); Jeong et al., 2021, where N and M are 5 and Q is 15.
+    the metrics AUROC, AUPR and OpenSetAccuracy measure how well they are told apart. Source: Liu et
+    al., 2020 (arXiv:2005.13713); Jeong et al., 2021, where N and M are 5 and Q is 15.
 
     Attributes:
         way: N, number of classes.
-        shot: K, number of support images a class.
-        query: Q, number of query images a class.
+        shot: K, number of support examples a class.
+        query: Q, number of query examples a class.
         unknown: M, number of unknown classes.
     """
 
@@ -34,6 +35,11 @@ class OpenSet(Protocol):
 
     def sizes(self, classes: Classes) -> Sizes:
         every = self.way + self.unknown
+        if every > len(classes.counts):
+            raise DataError(
+                f"{self.way}-way tasks with {self.unknown} unknown classes need {every} classes, "
+                f"but this split has {len(classes.counts)}: lower way or unknown"
+            )
         classes.check(every, self.shot, self.query)
         return Sizes(self.way * self.shot, every * self.query)
 

@@ -23,8 +23,8 @@ class Plan(NamedTuple):
     Attributes:
         classes: ``[n]``, distinct classes of the data set. The last ``unknown`` of them are not
             classes of the task: their queries have the label ``UNKNOWN``.
-        shots: ``[n]``, number of support images of each; 0 for unknown classes.
-        queries: ``[n]``, number of query images of each.
+        shots: ``[n]``, number of support examples of each; 0 for unknown classes.
+        queries: ``[n]``, number of query examples of each.
         unknown: number of unknown classes.
     """
 

@@ -19,9 +19,9 @@ class Remaining(Protocol):
 
     Attributes:
         way: N, number of classes.
-        shot: K, number of support images a class, where the remaining ones are queries.
-        query: Q, number of query images a class, where the remaining ones are support images.
-        remaining: whether the remaining images are queries or support images.
+        shot: K, number of support examples a class, where the remaining ones are queries.
+        query: Q, number of query examples a class, where the remaining ones are support examples.
+        remaining: whether the remaining examples are queries or support examples.
     """
 
     way: Way = 5

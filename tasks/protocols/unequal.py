@@ -27,7 +27,7 @@ class Unequal(Protocol):
     Attributes:
         way: N, number of classes.
         shot: range of the number of shots, drawn for each class by itself.
-        query: Q, number of query images a class.
+        query: Q, number of query examples a class.
         shots: number of shots of each of the N classes, in place of ``shot``.
 
     Raises:

@@ -9,6 +9,7 @@ import torch
 from small_runs import SETTINGS, make_dataset
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import adapted, evaluate
 from fewshot_blo.heads import HEADS, LinearHead
 from fewshot_blo.hypergrad import Unroll
@@ -117,5 +118,12 @@ def test_a_mixture_trains(tmp_path: Any) -> None:
 def test_open_set_metrics_in_an_evaluation() -> None:
     source = sampler(OpenSet(3, 2, 3, 2))
     found = evaluate(problem(), source, tasks=6, adaptation=ADAPTATION, metrics=(AUROC(),))
-    assert found.others["AUROC"].shape == (6,)
-    assert ((found.others["AUROC"] >= 0) & (found.others["AUROC"] <= 1)).all()
+    (values,) = found.others.values()
+    assert values.shape == (6,)
+    assert ((values >= 0) & (values <= 1)).all()
+    assert f"\n    AUROC {100 * float(values.mean()):.2f} ± " in str(found)
+    assert str(found).endswith(" %")
+    both = evaluate(problem(), source, tasks=2, metrics=(AUROC(), AUROC("logit")))
+    assert [metric.name for metric in both.others] == ["AUROC", "AUROC (logit)"]
+    with pytest.raises(ConfigurationError, match="two of the further metrics are called AUROC"):
+        evaluate(problem(), source, tasks=2, metrics=(AUROC(), AUROC()))

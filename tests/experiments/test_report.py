@@ -358,7 +358,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "norm": evaluation.norm,
         "protocol": evaluation.protocol,
-        "metric": "accuracy",
+        "metric": evaluation.metric.name,
         "tasks": 7,
         "mean": evaluation.mean,
         "interval_95": evaluation.interval,
@@ -406,7 +406,7 @@ def test_comparisons_are_refused_before_anything_is_evaluated(
 
 def test_a_metric_that_is_nan_is_null_in_json(tmp_path: Path) -> None:
     values = torch.tensor([0.5, torch.nan], dtype=torch.float64)
-    error, further = Quantity("mean squared error"), {"R2": values}
+    error, further = Quantity("mean squared error"), {Quantity("R2"): values}
     evaluation = Evaluation(
         "support", "tasks", 1, values, (), Counts.none(), metric=error, others=further
     )

@@ -108,8 +108,10 @@ def test_rows_of_no_class_count_neither_in_the_loss_nor_in_accuracy() -> None:
 def test_shapes_that_would_broadcast_are_refused() -> None:
     flat = TARGETS[..., 0]
     for metric in (MeanSquaredError(), MeanAbsoluteError(), Huber(), R2(), BinaryCrossEntropy()):
-        with pytest.raises(ConfigurationError, match=r"outputs have shape \[3, 6, 1\]"):
+        with pytest.raises(ConfigurationError, match=r"\[3, 6, 1\].*targets a last dimension, or "):
             metric(OUTPUTS[..., :1], flat, ROWS)
+    with pytest.raises(ConfigurationError, match=r"give the network \[2\] outputs a row"):
+        MeanSquaredError()(OUTPUTS[..., :1], TARGETS, ROWS)
 
 
 def test_a_function_of_ones_own() -> None:

@@ -64,7 +64,7 @@ def test_perfect_separation() -> None:
     for metric in (AUROC(), AUPR(), OpenSetAccuracy()):
         assert metric(logits, labels, labels != -1).tolist() == [1.0]
     assert OpenSetAccuracy(accepted=0.5).name == "accuracy at 50 % of known"
-    assert (AUROC().name, AUPR().name) == ("AUROC", "AUPR")
+    assert (AUROC().name, AUPR("logit").name) == ("AUROC", "AUPR (logit)")
 
 
 def test_tasks_without_unknown_queries() -> None:

@@ -86,9 +86,7 @@ def test_it_loads_as_it_is_or_says_what_it_needs(kind: type[DataSet]) -> None:
         return
     with pytest.raises(ConfigurationError) as error:
         data.load()
-    assert str(error.value) == (
-        f"root is empty: {data.title} needs the folder of its files; set root"
-    )
+    assert str(error.value) == f"root is empty: {data.title} needs {data.files}; set root"
 
 
 @every_kind
