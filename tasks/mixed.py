@@ -17,7 +17,7 @@ from fewshot_blo.records.ranges import Counting, Natural, Positive
 from fewshot_blo.tasks.batch import LABEL_OF_PADDING, TaskBatch, send
 from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.errors import DataError
-from fewshot_blo.tasks.inputs import each, named
+from fewshot_blo.tasks.inputs import as_inputs, each, named
 from fewshot_blo.tasks.protocols.protocol import Sizes
 from fewshot_blo.tasks.source import TaskSource
 
@@ -147,8 +147,15 @@ class MixedSampler(TaskSource):
 
 
 def _kind(sampler: ClassSampler) -> Sequence[object]:
-    inputs = named(sampler.dataset.inputs)
-    return {name: list(x.shape[1:]) for name, x in inputs.items()}, sampler.dtype
+    inputs = sampler.dataset.inputs
+    kinds = {n: (list(x.shape[1:]), _type(x, sampler.dtype)) for n, x in named(inputs).items()}
+    # A tensor and a mapping of one tensor are different to a network.
+    return isinstance(inputs, Mapping), kinds
+
+
+def _type(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type in which a network gets examples: torch.cat would convert whole numbers to it."""
+    return as_inputs(x[:0], x.device, dtype).dtype
 
 
 def _lengthened(tensor: Tensor, rows: int, value: int = 0) -> Tensor:

@@ -16,6 +16,7 @@ from fewshot_blo.evaluation.evaluate import ADAPTATION, adapted
 from fewshot_blo.evaluation.result import half_width
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.objectives.cross_entropy import mask_classes
+from fewshot_blo.objectives.tasks import need_classes
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Above, Below, Counting, Natural
@@ -97,8 +98,8 @@ def conformal(
         chunk: number of tasks at a time.
 
     Raises:
-        ConfigurationError: if a task has no test query left, or embeddings are combined with
-            ``calibration``, whose images they are not of.
+        ConfigurationError: if tasks have no classes, a task has no test query left, or embeddings
+            are combined with ``calibration``, whose images they are not of.
     """
     if embeddings is not None and calibration is not None:
         raise ConfigurationError(
@@ -173,6 +174,7 @@ def _scored(
     try:
         for start in range(numbers.start, numbers.stop, chunk):
             batch = source.between(start, min(start + chunk, numbers.stop), embeddings)
+            need_classes(batch, "conformal", "prediction sets are sets of classes")
             problem.prepare(batch, derivatives="first")
             with torch.no_grad():
                 logits = mask_classes(adapted(problem, batch, norm, adaptation)(), batch.classes)

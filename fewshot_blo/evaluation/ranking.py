@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ def rank(results: Mapping[str, Mapping[str, Evaluation]]) -> Ranking:
         results: evaluations by method, then data set, on the same tasks of each data set.
 
     Raises:
-        ConfigurationError: if methods were evaluated on different data sets or tasks.
+        ConfigurationError: if methods were evaluated on different data sets or tasks, or a mean is
+            NaN.
     """
     sets = [set(own) for own in results.values()]
     if not sets or any(own != sets[0] for own in sets):
@@ -55,6 +57,14 @@ def rank(results: Mapping[str, Mapping[str, Evaluation]]) -> Ranking:
             "methods were evaluated on different data sets, or none: a rank needs all of them on "
             "all data sets"
         )
+    for method, evaluations in results.items():
+        for name, own_one in evaluations.items():
+            if math.isnan(own_one.mean):
+                raise ConfigurationError(
+                    f"the {own_one.metric.name} of {method} on {name} is NaN for "
+                    f"{int(own_one.values.isnan().sum())} tasks, which has no rank: leave the "
+                    "method, the data set or these tasks out"
+                )
     ranks: dict[str, dict[str, float]] = {method: {} for method in results}
     for name in next(iter(results.values())):
         own = {method: evaluations[name] for method, evaluations in results.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,10 +117,13 @@ def _plain(measured: Measured) -> dict[str, object]:
                 "protocol": evaluation.protocol,
                 "metric": evaluation.metric.name,
                 "tasks": len(evaluation.values),
-                "mean": evaluation.mean,
-                "interval_95": evaluation.interval if len(evaluation.values) > 1 else None,
-                f"task_{evaluation.metric.key}": evaluation.values.tolist(),
-                **{f"task_{m.key}": values.tolist() for m, values in evaluation.others.items()},
+                "mean": _number(evaluation.mean),
+                "interval_95": _number(evaluation.interval),
+                f"task_{evaluation.metric.key}": [*map(_number, evaluation.values.tolist())],
+                **{
+                    f"task_{m.key}": [*map(_number, values.tolist())]
+                    for m, values in evaluation.others.items()
+                },
                 **_of_classes(evaluation),
             }
             for evaluation in evaluations
@@ -127,6 +131,11 @@ def _plain(measured: Measured) -> dict[str, object]:
         for path, evaluations in measured.evaluations.items()
     }
     return {"provenance": measured.provenance, "checkpoints": figures}
+
+
+def _number(value: float) -> float | None:
+    """A value; JSON has no NaN, which R2 is for equal targets, but null."""
+    return None if math.isnan(value) else value
 
 
 def _of_classes(evaluation: Evaluation) -> dict[str, object]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.heads.head import Head, Start, SupportSet
 from fewshot_blo.objectives import AnyLoss, MeanSquaredError, as_metric
+from fewshot_blo.objectives.metric import one_a_task
 from fewshot_blo.records.checked import checked
 
 
@@ -57,6 +58,13 @@ class LinearRegressionHead(Head):
         return features @ params["head.weight"].transpose(1, 2) + params["head.bias"].unsqueeze(1)
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
-        """Its loss of the outputs, ``[T]``."""
+        """Its loss of the outputs, ``[T]``.
+
+        Raises:
+            ConfigurationError: if it does not return one number a task.
+        """
         outputs = self.logits(params, support.features, learned)
-        return as_metric(self.loss_function)(outputs, support.targets, support.real)
+        metric = as_metric(self.loss_function)
+        found = metric(outputs, support.targets, support.real)
+        # One number for all tasks would divide their gradients by how many there are.
+        return one_a_task(metric.name, found, len(outputs))

@@ -107,9 +107,10 @@ def train(
         CheckpointError: if the folder holds another run, another process writes to it, there is
             nothing to resume, or a checkpoint cannot be written.
         ConfigurationError: if the strategy does not suit the problem, ``config`` is not plain
-            data, a single task does not fit into memory, or processes differ in an argument.
-        DivergenceError: if a loss or gradient is not finite; ``last.pt`` then holds an earlier
-            step.
+            data, a single task does not fit into memory, processes differ in an argument, or the
+            metric of a validation is NaN.
+        DivergenceError: if a loss or gradient is not finite, and ``last.pt`` then holds an earlier
+            step; or if the metric of no validation is finite.
         ProcessError: if another process of the group has failed.
     """
     folder, processes = Path(folder), joined()

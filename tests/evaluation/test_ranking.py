@@ -60,3 +60,12 @@ def test_all_methods_on_all_data_sets_and_the_same_tasks() -> None:
         rank({})
     with pytest.raises(ConfigurationError, match="needs the same tasks"):
         rank({"a": {"one": own}, "b": {"one": evaluation(NOISE, "5-way, seed 1")}})
+
+
+def test_nan_has_no_rank() -> None:
+    """It is neither above nor below any number, and sorted anywhere."""
+    values = {"a": 0.1 + NOISE, "b": NOISE.clone(), "c": 0.9 + NOISE}
+    values["b"][3] = torch.nan
+    results = {method: {"one": evaluation(own)} for method, own in values.items()}
+    with pytest.raises(ConfigurationError, match="accuracy of b on one is NaN for 1 tasks"):
+        rank(results)

@@ -11,18 +11,27 @@ from small_runs import SETTINGS, make_folder, run
 
 from fewshot_blo.backbones.encoders import own
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.result import Evaluation, paired_difference
 from fewshot_blo.experiments.data import build_sampler
+from fewshot_blo.experiments.measuring import Measured
 from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.report import evaluate_checkpoints
-from fewshot_blo.experiments.request import EvaluationRequest, other_data, requested
+from fewshot_blo.experiments.report import evaluate_checkpoints, report
+from fewshot_blo.experiments.request import (
+    EvaluationRequest,
+    check_comparable,
+    other_data,
+    requested,
+)
 from fewshot_blo.experiments.settings import Config, Encoder, EpisodeSettings, Problem
 from fewshot_blo.experiments.unseen import as_trained, unseen
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.networks import Conv4
+from fewshot_blo.objectives import CrossEntropy
 from fewshot_blo.problems import Initialization, SharedEncoder
+from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, Splits, folder, glyphs
 from fewshot_blo.tasks.catalogue import CIFARFS, FC100, Folder, MiniImageNet
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
@@ -393,3 +402,29 @@ def test_comparisons_are_refused_before_anything_is_evaluated(
         evaluate_checkpoints([paths[0], path], REQUEST)
     assert capsys.readouterr().out == ""
     evaluate_checkpoints([paths[0], path], replace(REQUEST, shot=1))
+
+
+def test_a_metric_that_is_nan_is_null_in_json(tmp_path: Path) -> None:
+    values = torch.tensor([0.5, torch.nan], dtype=torch.float64)
+    error, further = Quantity("mean squared error"), {Quantity("R2"): values}
+    evaluation = Evaluation(
+        "support", "tasks", 1, values, (), Counts.none(), metric=error, others=further
+    )
+    report(Measured({"best.pt": [evaluation]}, (), {}), tmp_path / "found.json", progress=False)
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    text = (tmp_path / "found.json").read_text()
+    (found,) = json.loads(text, parse_constant=refused)["checkpoints"]["best.pt"]
+    assert (found["mean"], found["interval_95"]) == (None, None)
+    assert found["task_mean_squared_error"] == found["task_R2"] == [0.5, None]
+
+
+def test_runs_of_different_metrics_are_not_compared(config: Config) -> None:
+    """Known from their settings, before anything is trained."""
+    loss = replace(config, problem=config.problem.changed(metric=CrossEntropy()))
+    runs = {Path("one"): config, Path("two"): loss}
+    check_comparable({Path("one"): config, Path("two"): config})
+    with pytest.raises(ConfigurationError, match="two measures cross entropy and one accuracy"):
+        check_comparable(runs)

@@ -163,5 +163,5 @@ def test_rows_are_a_mask(rows: torch.Tensor) -> None:
     """Of numbers, ~rows and x[rows] would be something else."""
     x = torch.zeros(2, 3, 1)
     for name in ("support_rows", "query_rows"):
-        with pytest.raises(ConfigurationError, match=f"{name} are .* must be a mask"):
+        with pytest.raises(ConfigurationError, match=rf"{name} are .* must be a mask"):
             TaskBatch(x, x, x, x, **{name: rows})

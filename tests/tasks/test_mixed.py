@@ -97,3 +97,23 @@ def test_what_cannot_be_mixed() -> None:
         MixedSampler({"one": one}, tasks=1).batch(-1)
     with pytest.raises(DataError, match="leave them out"):
         MixedSampler({"one": one}, tasks=1).between(0, 1, torch.zeros(54, 2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.zeros(54, 4, dtype=torch.int64),
+        torch.zeros(54, 4, dtype=torch.bool),
+        {"inputs": torch.zeros(54, 4)},
+    ],
+    ids=["whole numbers", "masks", "by name"],
+)
+def test_inputs_of_different_types_are_not_mixed(other: Any) -> None:
+    """Joined, they would be converted, and only in batches that have tasks of both."""
+    labels, names = torch.arange(6).repeat_interleave(9), tuple("abcdef")
+    sources = (
+        EpisodicSampler(ClassDataset(x, labels, names), way=2, shot=1, query=1, tasks=1)
+        for x in (torch.zeros(54, 4), other)
+    )
+    with pytest.raises(DataError, match="inputs of two and one differ"):
+        MixedSampler(dict(zip(("one", "two"), sources, strict=True)), tasks=4)

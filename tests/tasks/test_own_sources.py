@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.evaluation.conformal import conformal
 from fewshot_blo.evaluation.evaluate import evaluate
-from fewshot_blo.heads import RidgeRegressionHead
+from fewshot_blo.heads import LinearRegressionHead, RidgeRegressionHead
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.objectives import R2, FunctionMetric, Huber, MeanSquaredError, Metric
@@ -109,3 +110,19 @@ def test_a_metric_that_is_never_finite_has_no_best(tmp_path: Path) -> None:
 def test_metrics_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="metrics has several called 'huber'"):
         evaluate(initialization(), Own(), tasks=2, metrics=[Huber(1.0), Huber(0.1)])
+
+
+def test_a_head_whose_loss_is_one_number_for_all_tasks() -> None:
+    class Whole(Metric):
+        def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+            return (outputs - targets).square().mean()
+
+    head = LinearRegressionHead(Whole())
+    problem = SharedEncoder(nn.Linear(1, 2), head, loss=MeanSquaredError())
+    with pytest.raises(ConfigurationError, match=r"whole returns \[\] for 1 tasks"):
+        evaluate(problem, Own(), tasks=2, adaptation=STEPS)
+
+
+def test_prediction_sets_need_classes() -> None:
+    with pytest.raises(ConfigurationError, match="conformal needs tasks with classes"):
+        conformal(initialization(), Own(), tasks=2, calibration_tasks=2)
