@@ -12,17 +12,19 @@ import torch
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.linear_solve import ConjugateGradient
-from fewshot_blo.kernel import SGD, InnerSteps
+from fewshot_blo.kernel import SGD, Adam, InnerSteps
+from fewshot_blo.kernel.rules import UpdateRule
 from fewshot_blo.networks import MLP, classifier
 from fewshot_blo.objectives import MeanSquaredError
 from fewshot_blo.problems import Initialization
+from fewshot_blo.records.tensor_files import LAST
 from fewshot_blo.tasks.families import FunctionSampler, Sinusoid
 from fewshot_blo.tasks.families.sampler import Split
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.train import train
 
 SHOT, QUERY, TEST_QUERY, TASKS, TEST_TASKS = 10, 10, 50, 25, 600
-INNER_STEPS = range(11)
+INNER_STEPS = (0, 1, 2, 3, 5, 7, 9, 12, 16, 20)
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,35 @@ class Method:
         adapted: which parameters adapt to a task.
         prox: weight of the proximal term.
         rate: learning rate of the outer optimizer.
-        validated: inner steps of validation.
+        steps: outer steps, about as many as fit into 45 s of the processor.
+        tested: rule of the inner steps in validation and test.
     """
 
     strategy: Strategy
     adapted: str = "all"
     prox: float = 0.0
     rate: float = 0.005
-    validated: int = 5
+    steps: int = 5000
+    tested: UpdateRule = SGD(0.02)
 
 
 METHODS: Mapping[str, Method] = {
     "MAML": Method(Unroll(InnerSteps(1, SGD(0.02)))),
     "first-order MAML": Method(Unroll(InnerSteps(1, SGD(0.02)), first_order=True)),
-    "ANIL": Method(Unroll(InnerSteps(1, SGD(0.05))), "head"),
+    "ANIL": Method(Unroll(InnerSteps(5, SGD(0.02))), "head", steps=4000),
     "implicit, prox": Method(
-        Implicit(InnerSteps(10, SGD(0.01)), ConjugateGradient(5, damping=1.0)), prox=0.5
+        Implicit(InnerSteps(16, Adam(0.03)), ConjugateGradient(5, damping=0.1)),
+        prox=2.0,
+        steps=1500,
+        tested=Adam(0.03),
     ),
-    "penalty, prox": Method(Penalty(InnerSteps(10, SGD(0.01))), prox=0.5),
+    "penalty, prox": Method(
+        Penalty(InnerSteps(20, Adam(0.05)), rho=0.03),
+        prox=2.0,
+        rate=0.01,
+        steps=600,
+        tested=Adam(0.03),
+    ),
 }
 
 
@@ -62,16 +75,18 @@ class Errors:
     Attributes:
         name: of the method.
         means, intervals: error after each number of inner steps, and half of its 95 % interval.
+        steps: outer steps.
         seconds: of the processor, for training with its validations.
     """
 
     name: str
     means: Sequence[float]
     intervals: Sequence[float]
+    steps: int
     seconds: float
 
 
-def measured(steps: int, seed: int, folder: Path) -> Callable[[str], Errors]:
+def measured(share: float, seed: int, folder: Path) -> Callable[[str], Errors]:
     """Trains and tests a method by name."""
 
     def sampler(split: Split, query: int) -> FunctionSampler:
@@ -88,14 +103,15 @@ def measured(steps: int, seed: int, folder: Path) -> Callable[[str], Errors]:
             prox=method.prox,
             adapted=method.adapted,
         )
-        inner = method.strategy.inner
-        start = time.process_time()
+        steps, rule = max(round(share * method.steps), 1), method.tested
+        start, run = time.process_time(), folder / name.replace(", ", "-").replace(" ", "-")
         train(
             problem,
             method.strategy,
             sampler("train", QUERY),
             sampler("validation", TEST_QUERY),
-            folder=folder / name.replace(", ", "-").replace(" ", "-"),
+            folder=run,
+            resume=(run / LAST).exists(),
             settings=TrainSettings(
                 steps=steps,
                 learning_rate=method.rate,
@@ -106,16 +122,17 @@ def measured(steps: int, seed: int, folder: Path) -> Callable[[str], Errors]:
                 log_every=max(steps // 100, 1),
                 seed=seed,
             ),
-            adaptation=InnerSteps(method.validated, inner.rule),
+            adaptation=InnerSteps(9, rule),
             progress=False,
         )
         seconds, found = time.process_time() - start, []
         for count in INNER_STEPS:
-            adaptation = InnerSteps(count, inner.rule)
+            adaptation = InnerSteps(count, rule)
             test = sampler("test", TEST_QUERY)
             found.append(
                 evaluate(problem, test, tasks=TEST_TASKS, norm="support", adaptation=adaptation)
             )
-        return Errors(name, [e.mean for e in found], [e.interval for e in found], seconds)
+        means, intervals = [e.mean for e in found], [e.interval for e in found]
+        return Errors(name, means, intervals, steps, seconds)
 
     return measure

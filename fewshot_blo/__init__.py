@@ -20,17 +20,25 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.experiments.tuning.tune import tune as tune
     from fewshot_blo.finetune import fit as fit
     from fewshot_blo.finetune import load_classifier as load_classifier
+    from fewshot_blo.heads import AlphaTIMHead as AlphaTIMHead
+    from fewshot_blo.heads import AnchoredLinearHead as AnchoredLinearHead
+    from fewshot_blo.heads import AnchoredRidgeHead as AnchoredRidgeHead
+    from fewshot_blo.heads import BDCSPNHead as BDCSPNHead
     from fewshot_blo.heads import CosineHead as CosineHead
     from fewshot_blo.heads import FullContextHead as FullContextHead
     from fewshot_blo.heads import LabelPropagationHead as LabelPropagationHead
+    from fewshot_blo.heads import LaplacianShotHead as LaplacianShotHead
     from fewshot_blo.heads import LinearHead as LinearHead
     from fewshot_blo.heads import LinearRegressionHead as LinearRegressionHead
     from fewshot_blo.heads import MatchingHead as MatchingHead
     from fewshot_blo.heads import MaxMarginHead as MaxMarginHead
+    from fewshot_blo.heads import PTMAPHead as PTMAPHead
     from fewshot_blo.heads import RelationHead as RelationHead
     from fewshot_blo.heads import RidgeHead as RidgeHead
     from fewshot_blo.heads import RidgeRegressionHead as RidgeRegressionHead
+    from fewshot_blo.heads import SoftKMeansHead as SoftKMeansHead
     from fewshot_blo.heads import TailHead as TailHead
+    from fewshot_blo.heads import TIMHead as TIMHead
     from fewshot_blo.hypergrad import BOME as BOME
     from fewshot_blo.hypergrad import SABA as SABA
     from fewshot_blo.hypergrad import SOBA as SOBA
@@ -63,6 +71,11 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.networks import TransformerEncoder as TransformerEncoder
     from fewshot_blo.networks import WideResNet as WideResNet
     from fewshot_blo.networks import classifier as classifier
+    from fewshot_blo.objectives import Accuracy as Accuracy
+    from fewshot_blo.objectives import CrossEntropy as CrossEntropy
+    from fewshot_blo.objectives import MeanAbsoluteError as MeanAbsoluteError
+    from fewshot_blo.objectives import MeanSquaredError as MeanSquaredError
+    from fewshot_blo.objectives import Torchmetrics as Torchmetrics
     from fewshot_blo.problems import Initialization as Initialization
     from fewshot_blo.problems import Pretraining as Pretraining
     from fewshot_blo.problems import SharedEncoder as SharedEncoder
@@ -80,8 +93,10 @@ _HOMES = {
     "experiments.tuning.tune": "tune",
     "finetune": "fit load_classifier",
     "heads": (
-        "CosineHead FullContextHead LabelPropagationHead LinearHead LinearRegressionHead "
-        "MatchingHead MaxMarginHead RelationHead RidgeHead RidgeRegressionHead TailHead"
+        "AlphaTIMHead AnchoredLinearHead AnchoredRidgeHead BDCSPNHead CosineHead FullContextHead "
+        "LabelPropagationHead LaplacianShotHead LinearHead LinearRegressionHead MatchingHead "
+        "MaxMarginHead PTMAPHead RelationHead RidgeHead RidgeRegressionHead SoftKMeansHead TIMHead "
+        "TailHead"
     ),
     "hypergrad": (
         "AmIGO BOME FiniteDifference Implicit MoreauEnvelope Penalty Reptile SABA SOBA StocBiO "
@@ -91,6 +106,7 @@ _HOMES = {
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
     "networks": "Conv4 GRU MLP ResNet12 SineNetwork TransformerEncoder WideResNet classifier",
+    "objectives": "Accuracy CrossEntropy MeanAbsoluteError MeanSquaredError Torchmetrics",
     "problems": "Initialization Pretraining SharedEncoder",
     "solving": "PlainProblem solve",
     "tasks": "DataError",

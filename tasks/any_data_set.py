@@ -19,6 +19,7 @@ from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import tensors_of
+from fewshot_blo.tasks.protocols.episodic import Episodic
 from fewshot_blo.tasks.protocols.protocol import Protocol
 from fewshot_blo.tasks.reading.class_lists import class_list, published
 from fewshot_blo.tasks.source import TaskSource
@@ -50,11 +51,16 @@ class Drawing:
     augment: Augmentation | None
 
     def whole(self, name: Literal["shot", "query"]) -> int:
-        """The number of support or query examples of a task.
+        """The number of support or query examples of a task without classes.
 
         Raises:
-            DataError: if it is a range.
+            DataError: if it is a range, or a protocol for classes is asked for.
         """
+        if type(self.protocol) is not Episodic:
+            raise DataError(
+                f"protocol is {type(self.protocol).__name__}, which draws classes, and these tasks "
+                "have none: leave it out"
+            )
         size = self.shot if name == "shot" else self.query
         if not isinstance(size, int):
             raise DataError(f"{name} is {size}: tasks without classes need one number")

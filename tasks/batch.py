@@ -47,7 +47,8 @@ class TaskBatch:
             they follow the labels, whatever is given; without, all rows are real by default.
 
     Raises:
-        ConfigurationError: if the tensors disagree in the number of tasks or rows.
+        ConfigurationError: if the tensors disagree in the number of tasks or rows, inputs in their
+            names, or rows are no masks.
     """
 
     support_x: Any  # ``Inputs``: whoever uses a part of it knows which of the two it is.
@@ -79,6 +80,8 @@ class TaskBatch:
             _check_tensor("classes", classes)
         else:
             classes = support_y.new_zeros(len(support_y), 0, dtype=torch.int64)
+        _check_rows("support_rows", support_rows)
+        _check_rows("query_rows", query_rows)
         rows = {
             "support_rows": _real(support_y, support_rows, labelled=classes.shape[1] > 0),
             "query_rows": _real(query_y, query_rows, labelled=classes.shape[1] > 0),
@@ -103,6 +106,7 @@ class TaskBatch:
                         f"{name} has leading shape {list(tensor.shape[:2])} and {part}y has "
                         f"{list(targets.shape[:2])}: both must be [tasks, rows]"
                     )
+        _check_names(self.support_x, self.query_x)
 
     def __repr__(self) -> str:
         rows = self.support_y.shape[1], self.query_y.shape[1]
@@ -243,6 +247,23 @@ def _check_tensor(name: str, tensor: object) -> None:
         raise ConfigurationError(
             f"{name} is {in_short(tensor)}: it must be a tensor of at least 2 dimensions, tasks "
             "and rows"
+        )
+
+
+def _check_names(support: Inputs, query: Inputs) -> None:
+    names = [list(x) if isinstance(x, Mapping) else "one tensor" for x in (support, query)]
+    if [] in names or {*names[0]} != {*names[1]}:
+        raise ConfigurationError(
+            f"inputs are {names[0]} in support_x and {names[1]} in query_x: both must be a tensor, "
+            "or have the same names, at least one"
+        )
+
+
+def _check_rows(name: str, rows: Tensor | None) -> None:
+    if rows is not None and (rows.dtype != torch.bool or rows.ndim != 2):
+        raise ConfigurationError(
+            f"{name} are {rows.dtype} of shape {list(rows.shape)}: they must be a mask, bool "
+            "[tasks, rows], which is False where padded"
         )
 
 

@@ -55,6 +55,9 @@ class TaskSource(ABC):
             raise DataError(
                 f"embeddings are given, but {self.describe()} does not draw its tasks from a fixed "
                 "set of examples: leave them out"
+                if self.pool is None
+                else f"{self.describe()} has a pool, whose examples are embedded once, but its "
+                "between takes no embeddings: override it to use them, or leave pool out"
             )
         size = self.batch(start).tasks if start == 0 else self.batch(0).tasks
         numbers = range(start // size, -(-stop // size))
@@ -65,6 +68,15 @@ class TaskSource(ABC):
                 "the same number, so that tasks can be numbered"
             )
         first = numbers.start * size
+        shapes = [{name: list(x.shape[1:]) for name, x in part.flat.items()} for part in parts]
+        for other in shapes[1:]:
+            if other != shapes[0]:
+                own = next(n for n in [*shapes[0], *other] if other.get(n) != shapes[0].get(n))
+                raise DataError(
+                    f"{own} of batches of {self.describe()} have shapes {shapes[0].get(own)} and "
+                    f"{other.get(own)} a task: pad all batches to one number of rows, with labels "
+                    "-1, or support_rows and query_rows where there are no classes"
+                )
         return TaskBatch.joined(parts)[start - first : stop - first]
 
     def describe(self) -> str:

@@ -195,5 +195,12 @@ def test_classes_are_asked_for_where_they_are_needed() -> None:
     shared = SharedEncoder(network, loss=MeanSquaredError(), backend="loop")
     with pytest.raises(ConfigurationError, match="LinearHead needs tasks with classes"):
         shared.bind(batch, "support")
+    shared = SharedEncoder(network, RidgeRegressionHead(), loss=MeanSquaredError(), backend="loop")
+    labels = torch.zeros(TASKS, 5, dtype=torch.int64)
+    classes = torch.arange(3).expand(TASKS, 3)
+    support = {name: x[:, :4] for name, x in batch.query_x.items()}
+    of_classes = TaskBatch(support, labels[:, :4], batch.query_x, labels[:, :4], classes)
+    with pytest.raises(ConfigurationError, match="RidgeRegressionHead is for tasks without class"):
+        shared.bind(of_classes, "support")
     assert Initialization(network).metric == Accuracy()
     assert Initialization(network, loss=MeanSquaredError()).metric == MeanSquaredError()

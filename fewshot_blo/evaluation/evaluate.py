@@ -77,19 +77,14 @@ def evaluate(
     Raises:
         ConfigurationError: if ``tasks`` is not positive, ``chunk`` is negative, running statistics
             have not been estimated, views or embeddings are given for a problem without features
-            or are combined, two further metrics have one name, a single task does not fit into
-            memory, or the shard has no task.
+            or are combined, a single task does not fit into memory, the shard has no task, or two
+            metrics have one name.
         DivergenceError: if the logits of a task are not finite after the inner steps.
     """
     if norm == "running" and not has_statistics(problem.network):
         raise ConfigurationError(
             "norm is running, but running statistics have not been estimated (train estimates "
             "them): call update_statistics, or use another norm mode"
-        )
-    names = [metric.name for metric in metrics]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigurationError(
-            f"two of the further metrics are called {twice[0]}: leave one out, or rename it"
         )
     if views != "one":
         if embeddings is not None:
@@ -98,6 +93,12 @@ def evaluate(
                 "out, or embed with problem.with_views(views).embedder and set views to one"
             )
         problem = problem.with_views(views)
+    names = [metric.name for metric in metrics]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(
+            f"metrics has several called '{twice[0]}', and results are by name: evaluate one at a "
+            "time, or name a FunctionMetric by its label"
+        )
     numbers = range(tasks) if shard is None else shard.within(tasks)
     if not numbers:
         raise ConfigurationError(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.problem import metric_of
 from fewshot_blo.experiments.settings import SLOTS, Config, Protocol
 from fewshot_blo.kernel.precision import Precision
 from fewshot_blo.networks.views import Views
@@ -159,7 +160,7 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
         configs: settings of the runs by checkpoint or recipe, with the changes of the request.
 
     Raises:
-        ConfigurationError: if data sets, ways, shots or numbers of queries differ.
+        ConfigurationError: if data sets, metrics, ways, shots or numbers of queries differ.
     """
     reference, first = next(iter(configs.items()))
     for path, config in configs.items():
@@ -173,6 +174,12 @@ def check_comparable(configs: Mapping[Path, Config]) -> None:
             raise ConfigurationError(
                 f"{path} and {reference} differ in their data sets ({differing}): runs can be "
                 "compared on one data set only (root sets its folder for all runs)"
+            )
+        measured, other = (metric_of(c).quantity.name for c in (config, first))
+        if measured != other:
+            raise ConfigurationError(
+                f"{path} measures {measured} and {reference} {other}: runs can be compared by one "
+                "metric only; evaluate each by itself, with further metrics if need be"
             )
         own, others = (c.episodes.drawn(training=False).describe() for c in (config, first))
         if own != others:

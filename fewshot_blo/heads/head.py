@@ -55,13 +55,11 @@ class SupportSet:
 
     @property
     def targets(self) -> Tensor:
-        """One-hot labels, or the targets ``[T, B, E]`` of tasks without classes.
+        """The targets ``[T, B, E]`` of tasks without classes.
 
         Raises:
-            ConfigurationError: if there are no classes, and targets have another shape.
+            ConfigurationError: if they have another shape.
         """
-        if self.classes.shape[1]:
-            return self.one_hot
         if self.labels.ndim != 3:
             raise ConfigurationError(
                 f"targets have shape {list(self.labels.shape)}: a head needs [tasks, rows, "
@@ -94,8 +92,8 @@ class Head(ABC):
 
     Attributes:
         starts: possible starts of its inner problem, the default first.
-        needs_classes: whether tasks must have classes; if not, targets may be any ``[T, B, E]``,
-            and E takes the place of N.
+        needs_classes: whether tasks must have classes; if not, they must have none, targets are
+            ``[T, B, E]``, and E takes the place of N.
         prox: default weight of the proximal term.
         scaled: whether features are divided by √D or by their length before they reach the head;
             if not, the head gets them as the encoder returns them.

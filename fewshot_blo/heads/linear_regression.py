@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads.head import Head, Start, SupportSet
 from fewshot_blo.objectives import AnyLoss, MeanSquaredError, as_metric
 from fewshot_blo.records.checked import checked
@@ -19,7 +19,8 @@ from fewshot_blo.records.checked import checked
 class LinearRegressionHead(Head):
     """Linear outputs ``W x + b`` that minimise a loss of targets ``[T, B, E]``.
 
-    For tasks without classes; ``RidgeRegressionHead`` has a closed form for squared errors.
+    For tasks without classes; the start "prototypes" is the mean target. ``RidgeRegressionHead``
+    has a closed form for squared errors.
 
     Attributes:
         loss_function: loss on the support set; also a function of your own,
@@ -28,7 +29,7 @@ class LinearRegressionHead(Head):
 
     loss_function: AnyLoss = MeanSquaredError()
 
-    starts: ClassVar[tuple[Start, ...]] = ("zeros", "learned")
+    starts: ClassVar[tuple[Start, ...]] = ("zeros", "prototypes", "learned")
     needs_classes: ClassVar[bool] = False
     prox: ClassVar[float] = 0.1
 
@@ -38,13 +39,15 @@ class LinearRegressionHead(Head):
         return {"head.weight": weight, "head.bias": features.new_zeros(tasks, way)}
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
-        """Not available: it starts at zero or at outer variables.
-
-        Raises:
-            ConfigurationError: always.
-        """
-        del support, learned
-        raise ConfigurationError("LinearRegressionHead has no start from the support set")
+        """Zero weights, and the mean target of the support set as bias."""
+        del learned
+        real = support.real.unsqueeze(-1)
+        bias = torch.where(real, support.targets, 0).sum(1) / real.sum(1)
+        features = support.features
+        return {
+            "head.weight": features.new_zeros(len(bias), bias.shape[1], features.shape[2]),
+            "head.bias": bias,
+        }
 
     def logits(
         self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None

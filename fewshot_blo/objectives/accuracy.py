@@ -8,8 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Accuracy(Metric):
     """Fraction of a task's rows with the right class; rows with a negative label do not count."""

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_blo.objectives.metric import Metric, check_shapes, mean_of_rows
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Metric):
     """Mean binary cross-entropy of logits over a task's rows and their entries."""

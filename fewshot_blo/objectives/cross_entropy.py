@@ -12,8 +12,10 @@ from torch import Tensor
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.objectives.accuracy import Accuracy
 from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class CrossEntropy(Metric):
     """Mean cross-entropy over a task's rows; rows with a negative label do not count."""

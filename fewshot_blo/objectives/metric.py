@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.records.checked import checked
 from fewshot_blo.records.quantity import Quantity
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -58,6 +59,7 @@ class Metric(ABC):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
     """A function of your own as a metric or loss.
@@ -81,14 +83,7 @@ class FunctionMetric(Metric):
         Raises:
             ConfigurationError: if it does not return one number a task.
         """
-        found = self.function(outputs, targets, rows)
-        if not isinstance(found, Tensor) or found.shape != rows.shape[:1]:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigurationError(
-                f"{self.name} returns {shape} for {len(rows)} tasks: it must return one number a "
-                f"task, [{len(rows)}]"
-            )
-        return found
+        return one_a_task(self.name, self.function(outputs, targets, rows), len(rows))
 
 
 AnyLoss = Union[Metric, LossFunction]  # noqa: UP007
@@ -114,6 +109,20 @@ def as_metric(loss: AnyLoss) -> Metric:
     return FunctionMetric(loss)
 
 
+def one_a_task(name: str, found: object, tasks: int) -> Tensor:
+    """What a metric, which may be one of the user's own, returned for so many tasks.
+
+    Raises:
+        ConfigurationError: if it is not one number a task.
+    """
+    if not isinstance(found, Tensor) or found.shape != (tasks,):
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigurationError(
+            f"{name} returns {shape} for {tasks} tasks: it must return one number a task, [{tasks}]"
+        )
+    return found
+
+
 def mean_of_rows(values: Tensor, rows: Tensor) -> Tensor:
     """Mean of each task's values over its real rows and all further dimensions, ``[T]``.
 
@@ -133,10 +142,12 @@ def check_shapes(name: str, outputs: Tensor, targets: Tensor) -> None:
         ConfigurationError: if they do not.
     """
     if outputs.shape != targets.shape:
-        remedy = f"give the network {list(targets.shape[2:])} outputs a row, or change the targets"
-        if targets.ndim == 2:
-            remedy = "give targets a last dimension, or name CrossEntropy or Accuracy for labels"
+        remedy = (
+            f"give the network {list(targets.shape[2:])} outputs a row"
+            if targets.ndim > 2
+            else "give targets a last dimension, or name a loss of classes if they are labels"
+        )
         raise ConfigurationError(
             f"outputs have shape {list(outputs.shape)} and targets {list(targets.shape)}: "
-            f"{name} needs the same shape, so {remedy}"
+            f"{name} needs the same shape; {remedy}"
         )

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.records.checked import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Torchmetrics(Metric):
     """A metric of torchmetrics, such as ``Torchmetrics(torchmetrics.R2Score())``.
@@ -52,7 +54,8 @@ class Torchmetrics(Metric):
         Raises:
             ConfigurationError: if it is not one number.
         """
-        if not targets.is_floating_point() and targets.ndim == 2:
+        # Of outputs of the same shape, whole targets are numbers, which may be negative.
+        if not targets.is_floating_point() and targets.ndim == 2 and outputs.ndim == 3:
             rows = rows & (targets >= 0)
         found = []
         for output, target, real in zip(outputs.detach(), targets, rows, strict=True):

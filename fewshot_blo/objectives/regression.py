@@ -14,6 +14,7 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 
 
+@checked
 @dataclass(frozen=True)
 class MeanSquaredError(Metric):
     """Mean squared difference of outputs and targets over a task's rows and their entries."""
@@ -21,9 +22,10 @@ class MeanSquaredError(Metric):
     def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         """Of outputs and targets of one shape, ``[T, B, ...]``."""
         check_shapes("the mean squared error", outputs, targets)
-        return mean_of_rows((outputs - targets).square(), rows)
+        return mean_of_rows((outputs - targets.to(outputs)).square(), rows)
 
 
+@checked
 @dataclass(frozen=True)
 class MeanAbsoluteError(Metric):
     """Mean absolute difference of outputs and targets over a task's rows and their entries."""
@@ -31,7 +33,7 @@ class MeanAbsoluteError(Metric):
     def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         """Of outputs and targets of one shape, ``[T, B, ...]``."""
         check_shapes("the mean absolute error", outputs, targets)
-        return mean_of_rows((outputs - targets).abs(), rows)
+        return mean_of_rows((outputs - targets.to(outputs)).abs(), rows)
 
 
 @checked
@@ -52,6 +54,7 @@ class Huber(Metric):
         return mean_of_rows(losses, rows)
 
 
+@checked
 @dataclass(frozen=True)
 class R2(Metric):
     """Coefficient of determination of each task, ``1 - Σ (y - f)² / Σ (y - mean y)²``.
@@ -73,4 +76,10 @@ class R2(Metric):
         mean = torch.where(rows.unsqueeze(2), y, 0).sum(1) / rows.sum(1, keepdim=True)
         error = mean_of_rows((outputs.reshape(y.shape) - y).square(), rows)
         spread = mean_of_rows((y - mean.unsqueeze(1)).square(), rows)
-        return 1 - error / spread.masked_fill(spread == 0, torch.nan)
+        # Equal targets may differ from their rounded mean.
+        real = rows.unsqueeze(2)
+        low, high = (
+            torch.where(real, y, torch.inf).amin(1),
+            torch.where(real, y, -torch.inf).amax(1),
+        )
+        return 1 - error / spread.masked_fill((low == high).all(1), torch.nan)

@@ -6,20 +6,22 @@ from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.objectives.cross_entropy import mask_classes
-from fewshot_blo.objectives.metric import Metric
+from fewshot_blo.objectives.metric import Metric, one_a_task
 from fewshot_blo.tasks import TaskBatch
 
 
 def on_support(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
     """Of outputs ``[T, B, ...]`` on the support sets, ``[T]``."""
     outputs = _masked(metric, outputs, batch)
-    return metric(outputs, batch.support_y, batch.support_rows)
+    found = metric(outputs, batch.support_y, batch.support_rows)
+    return one_a_task(metric.name, found, batch.tasks)
 
 
 def on_query(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
     """Of outputs ``[T, B, ...]`` on the query sets, ``[T]``."""
     outputs = _masked(metric, outputs, batch)
-    return metric(outputs, batch.query_y, batch.query_rows)
+    found = metric(outputs, batch.query_y, batch.query_rows)
+    return one_a_task(metric.name, found, batch.tasks)
 
 
 def _masked(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:

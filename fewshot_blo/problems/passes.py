@@ -34,8 +34,10 @@ def example_passes(
         device: device of the network.
     """
     pool = tasks.pool
-    examples = _of_tasks(tasks) if pool is None else _spread(pool)
-    found = each(lambda x: as_inputs(x, device, tasks.dtype), examples)
+    if pool is None:  # Its tasks have inputs as networks get them.
+        found = each(lambda x: x.to(device), _of_tasks(tasks))
+    else:
+        found = each(lambda x: as_inputs(x, device, tasks.dtype), _spread(pool))
     starts = range(0, len(one_of(found)), _BATCH)
     parts = (each(lambda x, start=start: x[start : start + _BATCH], found) for start in starts)
     return (partial(network, part) for part in parts)

@@ -39,9 +39,14 @@ class TaskHeads:
         features: Tensor,
         batch: TaskBatch,
     ) -> None:
+        name = type(head).__name__
         if head.needs_classes:
-            remedy = "use a head for any targets, as RidgeRegressionHead or LinearRegressionHead"
-            need_classes(batch, type(head).__name__, remedy)
+            need_classes(batch, name, "use RidgeRegressionHead or LinearRegressionHead")
+        elif batch.way:
+            raise ConfigurationError(
+                f"{name} is for tasks without classes, and these have {batch.way}: use a head of "
+                "classes, as Ridge or Linear"
+            )
         self.head, self.prox, self.outer = head, prox, outer
         self.features, self.batch = features, batch
         sizes = [batch.support_y.shape[1], batch.query_y.shape[1]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fewshot_blo.errors import CheckpointError
+import math
+
+from fewshot_blo.errors import CheckpointError, ConfigurationError, DivergenceError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
@@ -31,6 +33,9 @@ def validate(
         validation: validation tasks.
         adaptation: inner steps that adapt to a task.
         log: log of the run, in the process that writes it.
+
+    Raises:
+        ConfigurationError: if the metric is NaN.
     """
     with run.average.applied(run.problem.outer):
         update_statistics(run.problem, tasks, adaptation)
@@ -47,6 +52,15 @@ def validate(
             ),
             merge,
         )
+        if math.isnan(result.mean):
+            run.save(LAST)
+            missing = result.values.isnan()
+            raise ConfigurationError(
+                f"step {run.step}: {run.metric.name} is NaN for {int(missing.sum())} of "
+                f"{len(missing)} validation tasks, first for task {int(missing.int().argmax())}, "
+                "and variables cannot be chosen by it: each task needs query rows, and R2 needs "
+                "targets that differ; change the validation tasks, or the metric"
+            )
         if run.metric.is_better(result.mean, run.best["value"]):
             run.best = {"step": run.step, "value": result.mean}
             run.save(BEST)
@@ -68,7 +82,14 @@ def restore_best(run: Run) -> None:
 
     Raises:
         CheckpointError: if its checkpoint was removed.
+        DivergenceError: if no validation was finite.
     """
+    if run.best["value"] == run.metric.worst:
+        raise DivergenceError(
+            f"{run.metric.name} was not finite in any validation, so there are no best variables: "
+            f"lower the learning rate or the steps of adaptation; {run.folder / LAST} has the "
+            f"variables of step {run.step}"
+        )
     best = run.folder / BEST
 
     def load() -> Checkpoint:

@@ -40,8 +40,10 @@ class Encoding:
             if not len(real):
                 raise DataError(f"column '{column.name}' has no value in training: leave it out")
             if column.is_numeric:
-                # A constant column becomes zeros.
-                scales[column.name] = float(real.mean()), float(real.std()) or 1.0
+                # A constant column becomes zeros; the mean of equal values may be rounded.
+                constant = real.min() == real.max()
+                mean, scale = (real[0], 1.0) if constant else (real.mean(), real.std())
+                scales[column.name] = float(mean), float(scale)
             else:
                 categories[column.name] = tuple(sorted(set(real)))
         return cls(scales, categories)

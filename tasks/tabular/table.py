@@ -96,11 +96,17 @@ def named(columns: Mapping[str, Column], name: str, what: str) -> Column:
     """The column of a name.
 
     Raises:
-        DataError: if there is none; ``what`` is the setting that names it.
+        DataError: if there is none, or it has infinite values; ``what`` is the setting that names
+            it.
     """
     if name not in columns:
         raise DataError(f"{what} is '{name}': there is no such column among {', '.join(columns)}")
-    return columns[name]
+    column = columns[name]
+    if column.is_numeric and len(rows := np.flatnonzero(np.isinf(column.values))):
+        raise DataError(
+            f"column '{name}' is infinite in row {rows[0]}: drop such rows, or leave the column out"
+        )
+    return column
 
 
 def _column(name: str, values: NDArray[Any], is_text: bool) -> Column:

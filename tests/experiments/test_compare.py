@@ -22,6 +22,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
@@ -298,9 +299,14 @@ def test_recipes_give_hypergradients(path: Path) -> None:
     if isinstance(head, RelationHead) and config.encoder.kind is Conv4:
         few = few.changed(head=RelationHead(channels=8))
     config = replace(config, encoder=small, problem=few, device="cpu")
-    image = torch.Size([1, 28, 28] if config.data.channels == 1 else [3, 32, 32])
-    problem = build_problem(config, image, trained=False)
+    if config.data.channels:
+        image = torch.Size([1, 28, 28] if config.data.channels == 1 else [3, 32, 32])
+        problem, tasks = build_problem(config, image, trained=False), random_tasks(config, image)
+    else:  # Functions, which need no files.
+        split = config.data.load().train
+        problem = build_problem(config, split.shape, outputs=split.outputs, trained=False)
+        tasks = build_sampler(config, split, training=True).batch(0)
     for _, strategy in config.strategy.phases:
-        step = hypergradient(problem, strategy, strategy.init(), random_tasks(config, image))
+        step = hypergradient(problem, strategy, strategy.init(), tasks)
         step.check_finite("recipe")
         assert any(bool(g.any()) for g in step.gradient.values())

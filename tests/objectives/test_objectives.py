@@ -25,7 +25,7 @@ from fewshot_blo.objectives import (
     Torchmetrics,
     as_metric,
 )
-from fewshot_blo.objectives.tasks import on_query
+from fewshot_blo.objectives.tasks import on_query, on_support
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.tasks.batch import UNKNOWN
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
@@ -160,3 +160,45 @@ def test_tasks_without_classes_are_named_where_labels_are_needed() -> None:
         on_query(Accuracy(), OUTPUTS, TaskBatch(OUTPUTS, labels, OUTPUTS, labels))
     found = on_query(MeanSquaredError(), OUTPUTS, batch)
     assert found.tolist() == pytest.approx(of_rows(F.mse_loss), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.1, 1234.567])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_r2_of_equal_targets_is_nan_however_their_mean_is_rounded(
+    value: float, dtype: torch.dtype
+) -> None:
+    for rows in range(2, 20):
+        targets = torch.full((1, rows, 1), value, dtype=dtype)
+        real = torch.ones(1, rows, dtype=torch.bool)
+        assert R2()(targets + 0.1, targets, real).isnan().all()
+        padded = torch.cat([targets, targets - 5], 1)
+        mask = torch.cat([real, ~real], 1)
+        assert R2()(padded + 0.1, padded, mask).isnan().all()
+
+
+def test_negative_whole_targets_of_regression_are_numbers_for_torchmetrics() -> None:
+    torchmetrics = its_module()
+    outputs, targets = torch.zeros(1, 4), torch.tensor([[-3, -1, 0, 2]])
+    found = Torchmetrics(torchmetrics.MeanSquaredError())(outputs, targets, targets < 9)
+    assert found.tolist() == [(9 + 1 + 0 + 4) / 4]
+
+
+@pytest.mark.parametrize("kind", [MeanSquaredError, MeanAbsoluteError])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_targets_of_other_types_are_converted(kind: type[Metric], dtype: torch.dtype) -> None:
+    outputs, targets = torch.full((1, 3, 1), 0.5), torch.tensor([0, 1, 1]).to(dtype)
+    found = kind()(outputs, targets.reshape(1, 3, 1), torch.ones(1, 3, dtype=torch.bool))
+    assert found.dtype == torch.float32
+    assert found.item() in (0.25, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1), (3, 6)])
+def test_a_class_of_ones_own_must_return_one_number_a_task(shape: tuple[int, ...]) -> None:
+    class Own(Metric):
+        def __call__(self, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+            return torch.zeros(shape)
+
+    batch = TaskBatch(OUTPUTS, TARGETS, OUTPUTS, TARGETS)
+    for of in (on_query, on_support):
+        with pytest.raises(ConfigurationError, match=r"own returns .* for 3 tasks"):
+            of(Own(), OUTPUTS, batch)

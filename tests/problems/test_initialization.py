@@ -18,6 +18,7 @@ from fewshot_blo.kernel import SGD, InnerSteps, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.objectives import Accuracy
 from fewshot_blo.objectives.cross_entropy import task_cross_entropy
+from fewshot_blo.objectives.tasks import on_query
 from fewshot_blo.problems import Initialization, SharedEncoder
 from fewshot_blo.problems.few_shot import norm_modes
 
@@ -226,7 +227,7 @@ def test_losses_and_accuracies_leave_padding_out() -> None:
     logits = torch.randn(3, 6, 3, generator=generator, dtype=torch.float64)
     logits[1, :, 2] += 50  # a class that the second task does not have
     losses = task_cross_entropy(logits, batch.query_y, batch.classes)
-    accuracies = Accuracy()(logits, batch.query_y, batch.query_rows)
+    accuracies = on_query(Accuracy(), logits, batch)
     for t, task in enumerate(single_tasks(batch)):
         rows = logits[t, batch.query_y[t] >= 0][:, : task.way]
         torch.testing.assert_close(losses[t], F.cross_entropy(rows, task.query_y[0]))

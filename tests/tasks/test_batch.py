@@ -149,3 +149,19 @@ def test_inputs_by_name_that_differ_in_their_rows_are_named() -> None:
         replace(regression(), support_x=inputs)
     with pytest.raises(ConfigurationError, match=r"support_x\['mask'\] is None"):
         replace(regression(), support_x={"ids": inputs["ids"], "mask": None})
+
+
+def test_support_and_query_inputs_have_the_same_names() -> None:
+    x, y = torch.zeros(2, 3, 1), torch.zeros(2, 3, 1)
+    for support, query in (({"a": x}, {"b": x}), ({"a": x}, x), ({}, {})):
+        with pytest.raises(ConfigurationError, match=r"in support_x and .* in query_x: both must"):
+            TaskBatch(support, y, query, y)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(2, 3), torch.ones(2, 3, 1, dtype=torch.bool)])
+def test_rows_are_a_mask(rows: torch.Tensor) -> None:
+    """Of numbers, ~rows and x[rows] would be something else."""
+    x = torch.zeros(2, 3, 1)
+    for name in ("support_rows", "query_rows"):
+        with pytest.raises(ConfigurationError, match=f"{name} are .* must be a mask"):
+            TaskBatch(x, x, x, x, **{name: rows})

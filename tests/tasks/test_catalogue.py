@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from small_runs import make_folder
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.tasks import DataError
-from fewshot_blo.tasks.any_data_set import DataSet, ImageDataSet
+from fewshot_blo.tasks.any_data_set import DataSet, Drawing, ImageDataSet
 from fewshot_blo.tasks.catalogue import (
     CIFARFS,
     DATA_SETS,
@@ -32,6 +33,7 @@ from fewshot_blo.tasks.catalogue import (
     TieredImageNet,
 )
 from fewshot_blo.tasks.families import Harmonic
+from fewshot_blo.tasks.protocols import Dirichlet, Episodic
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 
 every_kind = pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
@@ -254,3 +256,31 @@ def test_fractions_are_part_of_the_division() -> None:
     assert usual.division == "seed 0"
     assert other.division == "fractions 0.5 0.25 0.25, seed 0"
     assert other.holds_out_classes_of(usual)
+
+
+def drawing(**changes: Any) -> Drawing:
+    found = Drawing(Episodic(), 3, 4, 2, 0, torch.device("cpu"), torch.float64, None)
+    return replace(found, **changes)
+
+
+def test_functions_and_tables_are_sources_of_tasks_without_classes(tmp_path: Path) -> None:
+    rows = [f"g{row % 6},{row},{row / 7}" for row in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["group,x,y", *rows]))
+    table = Table(root=str(tmp_path / "t.csv"), group="group", target="y")
+    every: tuple[Any, ...] = (Functions(Harmonic()), table)
+    for data in every:
+        for name, split in data.load():
+            batch = data.sampler(split, drawing()).batch(0)
+            assert (batch.way, batch.support_y.shape, batch.query_y.shape) == (
+                0,
+                (2, 3, split.outputs),
+                (2, 4, split.outputs),
+            ), name
+            assert batch.support_x.shape[2:] == split.shape
+            assert batch.support_x.dtype == torch.float64
+        with pytest.raises(DataError, match=r"shot is \(1, 5\): tasks without classes need one"):
+            data.sampler(split, drawing(shot=(1, 5)))
+        with pytest.raises(DataError, match="protocol is Dirichlet, which draws classes"):
+            data.sampler(split, drawing(protocol=Dirichlet()))
+    with pytest.raises(ConfigurationError, match=r"group is empty: set data\.group"):
+        Table(root=str(tmp_path / "t.csv")).load()

@@ -226,3 +226,20 @@ def test_damaged_files(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         group_table(path, group="a", target="b")
+
+
+def test_a_constant_column_is_zero_however_its_mean_is_rounded() -> None:
+    train = group_table(TABLE, group="school", target="score").train.group_names
+    constant = np.array([0.1 if school in train else 0.2 for school in SCHOOLS])
+    splits = group_table({**TABLE, "constant": constant}, group="school", target="score")
+    column = splits.train.feature_names.index("constant")
+    assert tensor_of(splits.train.examples.inputs)[:, column].eq(0).all()
+    assert np.allclose(tensor_of(splits.test.examples.inputs)[:, column], 0.1)
+
+
+@pytest.mark.parametrize("name", ["age", "score"])
+def test_infinite_values_are_refused(name: str) -> None:
+    values = np.array(TABLE[name], dtype=float)
+    values[3] = np.inf
+    with pytest.raises(DataError, match=f"column '{name}' is infinite in row 3"):
+        group_table({**TABLE, name: values}, group="school", target="score")

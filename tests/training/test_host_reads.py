@@ -25,11 +25,13 @@ from fewshot_blo.heads import (
     LabelPropagationHead,
     LaplacianShotHead,
     LinearHead,
+    LinearRegressionHead,
     MatchingHead,
     MaxMarginHead,
     PTMAPHead,
     RelationHead,
     RidgeHead,
+    RidgeRegressionHead,
     SoftKMeansHead,
     TailHead,
     TIMHead,
@@ -53,6 +55,7 @@ from fewshot_blo.hypergrad.linear_solve import MINRES, ConjugateGradient, Neuman
 from fewshot_blo.hypergrad.penalty import PenaltyState
 from fewshot_blo.kernel import SGD, Adam, InnerSteps, LearnedSGD
 from fewshot_blo.networks import classifier
+from fewshot_blo.objectives import MeanSquaredError
 from fewshot_blo.problems import FewShotProblem, Initialization, Pretraining, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training.run import Run
@@ -96,6 +99,8 @@ HEADS: dict[str, Callable[[], Head]] = {
     "LaplacianShot": LaplacianShotHead,
     "anchored linear": lambda: AnchoredLinearHead(torch.ones(9, 64)),
     "anchored ridge": lambda: AnchoredRidgeHead(torch.ones(9, 64)),
+    "linear regression": LinearRegressionHead,
+    "ridge regression": RidgeRegressionHead,
     "matching": MatchingHead,
     "full context": lambda: FullContextHead(steps=2),
     "relation": lambda: RelationHead(channels=4),
@@ -164,11 +169,20 @@ def test_no_strategy_reads_on_the_host(
     assert reads_of_steps(run, batch) == []
 
 
+def of_numbers(batch: TaskBatch) -> TaskBatch:
+    """The tasks with numbers as targets in place of labels."""
+    support_y, query_y = (y.double().unsqueeze(2) for y in (batch.support_y, batch.query_y))
+    rows = {"support_rows": batch.support_rows, "query_rows": batch.query_rows}
+    return TaskBatch(batch.support_x, support_y, batch.query_x, query_y, **rows)
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("head", HEADS)
 def test_no_head_reads_on_the_host(head: str, ragged: bool, tmp_path: Any) -> None:
-    batch = make_ragged_batch() if ragged else make_batch()
-    problem = shared_encoder(HEADS[head]())
+    batch, made = make_ragged_batch() if ragged else make_batch(), HEADS[head]()
+    problem = shared_encoder(made)
+    if not made.needs_classes:
+        batch, problem = of_numbers(batch), shared_encoder(made, loss=MeanSquaredError())
     run = make_run(problem, Unroll(InnerSteps(2, SGD(0.1))), tmp_path)
     assert reads_of_steps(run, batch) == []
     with HostReads() as reads:
