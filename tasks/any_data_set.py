@@ -19,7 +19,6 @@ from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import tensors_of
-from fewshot_blo.tasks.protocols.episodic import Episodic
 from fewshot_blo.tasks.protocols.protocol import Protocol
 from fewshot_blo.tasks.reading.class_lists import class_list, published
 from fewshot_blo.tasks.source import TaskSource
@@ -54,13 +53,8 @@ class Drawing:
         """The number of support or query examples of a task without classes.
 
         Raises:
-            DataError: if it is a range, or a protocol for classes is asked for.
+            DataError: if it is a range.
         """
-        if type(self.protocol) is not Episodic:
-            raise DataError(
-                f"protocol is {type(self.protocol).__name__}, which draws classes, and these tasks "
-                "have none: leave it out"
-            )
         size = self.shot if name == "shot" else self.query
         if not isinstance(size, int):
             raise DataError(f"{name} is {size}: tasks without classes need one number")

@@ -112,6 +112,7 @@ class ClassDataset:
         return one_of(self.inputs)
 
     @classmethod
+    @checked
     def from_labels(
         cls, inputs: Inputs, labels: Tensor, class_names: Sequence[str]
     ) -> ClassDataset:

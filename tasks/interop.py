@@ -83,7 +83,7 @@ def _channels_first(images: Tensor) -> Tensor:
         return images.permute(0, 3, 1, 2).contiguous()
     raise DataError(
         f"images have shape {list(images.shape)}: they must be [M, H, W], [M, H, W, C] or "
-        "[M, C, H, W] with C 1 or 3"
+        "[M, C, H, W] with C 1 or 3; for other data use ClassDataset.from_labels"
     )
 
 

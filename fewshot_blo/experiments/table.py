@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -56,6 +56,12 @@ class Row:
         """What was measured."""
         return self.evaluations[0][0].metric
 
+    def further(self) -> Iterator[tuple[Quantity, Tensor]]:
+        """Further metrics of each task, ``[tasks]``, in the first norm mode; mean over seeds."""
+        firsts = [run[0] for run in self.evaluations]
+        for metric in firsts[0].others:
+            yield metric, torch.stack([first.others[metric] for first in firsts]).mean(0)
+
     def cost(self) -> dict[str, float]:
         """Logged outer steps, seconds, tasks per second and peak GiB, averaged over seeds.
 
@@ -84,6 +90,9 @@ class Row:
                 if len(means) == len(others):
                     pairs = [a - b for a, b in zip(means, others, strict=True)]
                     record[f"{norm} difference sd over seeds"] = factor * deviation(pairs)
+        for metric, values in self.further():
+            record[metric.label] = metric.factor * float(values.mean())
+            record[f"{metric.label} interval"] = metric.factor * half_width(values)
         return {**record, **self.cost()}
 
 
@@ -118,6 +127,7 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
     """The table in Markdown, with its protocol."""
     metric = example.metric
     columns = ["method", *MODES, f"minus {records[0]['method']}, paired"]
+    columns += [other.label for other in example.others]
     columns += ["outer steps", "minutes", "tasks/s", "peak GiB"]
     lines = []
     for record in records:
@@ -127,6 +137,7 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
                 record["method"],
                 *(_value(record, norm, metric) for norm in MODES),
                 "" if shared is None else _difference(record, shared, metric),
+                *(_value(record, other.label, other) for other in example.others),
                 _number(record, "steps", 1, 0),
                 _number(record, "seconds", 1 / 60, 1),
                 _number(record, "tasks_per_second", 1, 1),
@@ -141,14 +152,16 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
         "both methods have the same number of seeds]. The paired difference is in the first norm "
         "mode that both have."
     )
+    if example.others:
+        protocol += f" Further metrics are in norm mode {example.norm}, the first."
     return f"{markdown(columns, lines)}\n{protocol}\n"
 
 
-def _value(record: Record, norm: str, metric: Quantity) -> str:
-    if norm not in record:
+def _value(record: Record, name: str, metric: Quantity) -> str:
+    if name not in record:
         return "–"
-    value, half = (record[name] / metric.factor for name in (norm, f"{norm} interval"))
-    seeds = _over_seeds(record, f"{norm} sd over seeds", metric)
+    value, half = (record[own] / metric.factor for own in (name, f"{name} interval"))
+    seeds = _over_seeds(record, f"{name} sd over seeds", metric)
     return f"{metric.number(value)} ± {metric.half(half)}{seeds}"
 
 

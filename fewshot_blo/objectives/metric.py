@@ -10,6 +10,7 @@ from typing import ClassVar, Union, cast
 
 import torch
 from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.checked import checked
@@ -90,7 +91,19 @@ AnyLoss = Union[Metric, LossFunction]  # noqa: UP007
 
 
 def as_metric(loss: AnyLoss) -> Metric:
-    """A loss as a metric: a plain function is wrapped."""
+    """A loss as a metric: a plain function is wrapped.
+
+    Raises:
+        ConfigurationError: if it is a class, or a loss of ``torch.nn``, which knows no tasks.
+    """
+    if isinstance(loss, type):
+        raise ConfigurationError(f"loss is the class {loss.__name__}: give {loss.__name__}()")
+    if isinstance(loss, _Loss):
+        raise ConfigurationError(
+            f"loss is torch.nn.{type(loss).__name__}, which takes outputs and targets and mixes "
+            "tasks: use one of fewshot_blo.objectives, as MeanSquaredError(), or a function "
+            "(outputs, targets, rows) -> [T]"
+        )
     if hasattr(loss, "higher_is_better"):
         return cast(Metric, loss)
     return FunctionMetric(loss)

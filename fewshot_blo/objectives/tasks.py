@@ -36,6 +36,8 @@ def _masked(metric: Metric, outputs: Tensor, batch: TaskBatch) -> Tensor:
 def need_classes(batch: TaskBatch, what: str, remedy: str) -> None:
     """Raises ``ConfigurationError`` if tasks have no classes, which something needs."""
     if not batch.way:
+        if batch.query_y.ndim == 2 and not batch.query_y.is_floating_point():
+            remedy = "if its targets are labels, give TaskBatch the classes of each task, [T, N]"
         raise ConfigurationError(
             f"{what} needs tasks with classes, and these have none: {batch!r}; {remedy}"
         )

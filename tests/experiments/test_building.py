@@ -25,7 +25,7 @@ from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import InnerSteps, LearnedSGD
 from fewshot_blo.networks.resnet12 import DropBlock
 from fewshot_blo.problems import FewShotProblem, Initialization, SharedEncoder
-from fewshot_blo.tasks import Augmentation, ClassDataset, DataError
+from fewshot_blo.tasks import Augmentation
 from fewshot_blo.tasks.catalogue import (
     CIFARFS,
     FC100,
@@ -306,14 +306,6 @@ def test_settings_that_need_classes_are_refused_without_them(
     config = config_from({"data": "Functions", **settings})
     with pytest.raises(ConfigurationError, match=match):
         build_sampler(config, config.data.load().train, training=True)
-
-
-def test_augmentation_is_for_images() -> None:
-    points = ClassDataset(torch.zeros(10, 3), torch.arange(5).repeat_interleave(2), tuple("abcde"))
-    with pytest.raises(DataError, match=r"augment is for uint8 images.*\[3\] float32"):
-        build_sampler(
-            config_from({"augment": {"flip": 0.5}, "episodes": {"query": 1}}), points, training=True
-        )
 
 
 def test_devices() -> None:

@@ -19,6 +19,7 @@ from small_runs import make_folder, write_recipe
 from fewshot_blo.backbones.encoders import pretrained
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.evaluation.counts import Counts
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.data import build_sampler
@@ -27,9 +28,11 @@ from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config
+from fewshot_blo.experiments.table import Row, comparison
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.heads import RelationHead
 from fewshot_blo.networks import Conv4
+from fewshot_blo.objectives import AUROC, R2, MeanSquaredError
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
 from fewshot_blo.training import train as train_module
@@ -111,6 +114,31 @@ def test_the_mean_over_seeds(compared: Path) -> None:
     spread = torch.stack([a.mean() for a in accuracies if a is not None]).std()
     assert deviation(row.seed_means("support")) == pytest.approx(float(spread))
     assert not torch.equal(accuracies[0], accuracies[1])
+
+
+def test_further_metrics_have_columns(tmp_path: Path) -> None:
+    def run(r2: float, auroc: float) -> list[Evaluation]:
+        others = {
+            R2().quantity: torch.tensor([r2, r2]),
+            AUROC().quantity: torch.tensor([auroc] * 2),
+        }
+        values = torch.tensor([1.0, 2.0])
+        error = MeanSquaredError().quantity
+        return [
+            Evaluation("support", "", 1, values, [], Counts.none(), metric=error, others=others)
+        ]
+
+    path = tmp_path / "best.pt"
+    rows = [
+        Row("one", [path], [run(0.5, 0.8)]),
+        Row("two", [path] * 2, [run(0.0, 1.0), run(1.0, 0.0)]),
+    ]
+    text = comparison([row.record(rows[0]) for row in rows], rows[0].evaluations[0][0])
+    header, _, *lines = text.splitlines()
+    assert [cell.strip() for cell in header.split("|")][6:8] == ["R2", "AUROC (%)"]
+    assert [line.split("|")[6].strip() for line in lines[:2]] == ["0.5 ± 0"] * 2
+    assert [line.split("|")[7].strip() for line in lines[:2]] == ["80.00 ± 0.00", "50.00 ± 0.00"]
+    assert "Further metrics are in norm mode support" in text
 
 
 def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_a_function_of_ones_own() -> None:
         wrong(OUTPUTS, TARGETS, ROWS)
 
 
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (MeanSquaredError, r"loss is the class MeanSquaredError: give MeanSquaredError\(\)"),
+        (torch.nn.MSELoss(), r"loss is torch.nn.MSELoss.*or a function \(outputs, targets, rows\)"),
+    ],
+)
+def test_losses_that_are_none(loss: Any, match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        as_metric(loss)
+
+
 def test_quantities_name_direction_and_unit() -> None:
     names = [kind().quantity.name for kind in METRICS]
     assert len(set(names)) == len(names)
@@ -143,6 +155,9 @@ def test_tasks_without_classes_are_named_where_labels_are_needed() -> None:
     batch = TaskBatch(OUTPUTS, TARGETS, OUTPUTS, TARGETS, query_rows=ROWS)
     with pytest.raises(ConfigurationError, match="accuracy needs tasks with classes"):
         on_query(Accuracy(), OUTPUTS, batch)
+    labels = torch.zeros(3, 6, dtype=torch.int64)
+    with pytest.raises(ConfigurationError, match="give TaskBatch the classes of each task"):
+        on_query(Accuracy(), OUTPUTS, TaskBatch(OUTPUTS, labels, OUTPUTS, labels))
     found = on_query(MeanSquaredError(), OUTPUTS, batch)
     assert found.tolist() == pytest.approx(of_rows(F.mse_loss), rel=1e-12)
 

@@ -33,7 +33,7 @@ from fewshot_blo.tasks.catalogue import (
     TieredImageNet,
 )
 from fewshot_blo.tasks.families import Harmonic
-from fewshot_blo.tasks.protocols import Dirichlet, Episodic
+from fewshot_blo.tasks.protocols import Episodic
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 
 every_kind = pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
@@ -280,7 +280,6 @@ def test_functions_and_tables_are_sources_of_tasks_without_classes(tmp_path: Pat
             assert batch.support_x.dtype == torch.float64
         with pytest.raises(DataError, match=r"shot is \(1, 5\): tasks without classes need one"):
             data.sampler(split, drawing(shot=(1, 5)))
-        with pytest.raises(DataError, match="protocol is Dirichlet, which draws classes"):
-            data.sampler(split, drawing(protocol=Dirichlet()))
+        assert not data.has_classes
     with pytest.raises(ConfigurationError, match=r"group is empty: set data\.group"):
         Table(root=str(tmp_path / "t.csv")).load()

@@ -267,5 +267,5 @@ def test_tasks_of_any_inputs_are_those_of_images() -> None:
         assert found["x"].dtype == torch.float32
         assert torch.equal(found["x"].squeeze(-1), ids.float())
     assert EpisodicSampler(other, **sizes).pool is inputs
-    with pytest.raises(DataError, match="images are asked for"):
+    with pytest.raises(DataError, match=r"augment is for uint8 images, .*leave it out"):
         EpisodicSampler(other, **sizes, augment=Augmentation(flip=0.5))
