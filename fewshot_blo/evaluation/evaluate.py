@@ -123,7 +123,7 @@ def evaluate(
         episodes,
         adaptation.most,
         values[0],
-        [source.class_names[c] if source.class_names else str(c) for c in counts.classes.tolist()],
+        _names(source, counts),
         counts,
         problem.precision,
         views,
@@ -188,6 +188,12 @@ def _embeddings(
     if not alone or embedder is None or pool is None:
         return None
     return embed(embedder, pool, source.dtype, problem.precision, progress=progress)
+
+
+def _names(source: TaskSource, counts: Counts) -> list[str]:
+    """Names of the classes that were drawn; numbers if they have none."""
+    drawn: list[int] = counts.classes.tolist()
+    return [source.class_names[c] for c in drawn] if source.class_names else list(map(str, drawn))
 
 
 def _device(problem: FewShotProblem) -> torch.device:

@@ -69,7 +69,7 @@ class MetaDataset(Protocol):
         members = classes.groups if self.grouped else [np.arange(len(classes.counts))]
         for own in members:
             if len(own) < self.ways[0]:
-                name = classes.names[own[0]].partition("/")[0]
+                name = classes.names[int(own[0])].partition("/")[0]
                 raise DataError(
                     f"group '{name}' has {len(own)} classes, and ways starts at {self.ways[0]}: "
                     "lower ways, leave the group out, or set grouped to false (groups are classes "
