@@ -20,7 +20,7 @@ from fewshot_blo.tasks.dataset import ClassDataset
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of, zeroed
 from fewshot_blo.tasks.protocols.protocol import Classes, Counts, Protocol
-from fewshot_blo.tasks.source import TaskSource, device_named
+from fewshot_blo.tasks.source import NumberedSource, check_dtype, device_named
 
 
 class _Plans(NamedTuple):
@@ -38,7 +38,7 @@ class _Plans(NamedTuple):
 
 
 @checked
-class ClassSampler(TaskSource):
+class ClassSampler(NumberedSource):
     """Draws tasks of the classes of a data set by a protocol.
 
     Task ``i`` depends only on ``(seed, i)``, not on batch size, device, number of processes or
@@ -72,8 +72,7 @@ class ClassSampler(TaskSource):
         dtype: torch.dtype = torch.float32,
         augment: Augmentation | None = None,
     ) -> None:
-        if not dtype.is_floating_point:
-            raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
+        check_dtype(dtype)
         self.dataset = dataset
         self.protocol = protocol
         self.tasks = tasks
@@ -122,22 +121,8 @@ class ClassSampler(TaskSource):
         """Text for tables: way, shot and queries."""
         return self.protocol.describe()
 
-    def batch(self, index: int, embeddings: Tensor | None = None) -> TaskBatch:
-        """The tasks ``index * T`` to ``index * T + T - 1``.
-
-        Args:
-            index: batch index, at least 0.
-            embeddings: floating-point ``[M, ...]``, returned in place of the M examples.
-
-        Raises:
-            DataError: if ``index`` is negative, or embeddings are combined with augmentation.
-        """
-        if index < 0:
-            raise DataError(f"index is {index}: it must be at least 0")
-        return self.between(index * self.tasks, (index + 1) * self.tasks, embeddings)
-
     def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
-        """The tasks ``start`` to ``stop - 1`` as one batch; otherwise as ``batch``.
+        """The tasks ``start`` to ``stop - 1`` as one batch.
 
         Raises:
             DataError: if embeddings are combined with augmentation.
@@ -145,7 +130,7 @@ class ClassSampler(TaskSource):
         return self.numbered(range(start, stop), embeddings)
 
     def numbered(self, numbers: Sequence[int], embeddings: Tensor | None = None) -> TaskBatch:
-        """The tasks of these numbers as one batch; otherwise as ``batch``.
+        """The tasks of these numbers as one batch.
 
         Raises:
             DataError: if embeddings are combined with augmentation.

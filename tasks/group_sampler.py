@@ -14,11 +14,11 @@ from fewshot_blo.tasks.batch import LABEL_OF_PADDING, TaskBatch, send
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.groups import GroupedDataset
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, zeroed
-from fewshot_blo.tasks.source import TaskSource, device_named
+from fewshot_blo.tasks.source import NumberedSource, check_dtype, device_named
 
 
 @checked
-class GroupSampler(TaskSource):
+class GroupSampler(NumberedSource):
     """Draws tasks of K support and up to Q query examples of one group each.
 
     Task ``i`` depends only on ``(seed, i)``. Its group is drawn uniformly, its examples without
@@ -48,8 +48,7 @@ class GroupSampler(TaskSource):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if not dtype.is_floating_point:
-            raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
+        check_dtype(dtype)
         self.dataset, self.shot, self.query, self.tasks = dataset, shot, query, tasks
         self.seed, self.dtype = seed, dtype
         self.class_names = dataset.categories
@@ -78,16 +77,6 @@ class GroupSampler(TaskSource):
     def pool(self) -> Inputs:
         """The inputs of all examples, ``[M, ...]``."""
         return self.dataset.examples.inputs
-
-    def batch(self, index: int) -> TaskBatch:
-        """The tasks ``index * T`` to ``index * T + T - 1``.
-
-        Raises:
-            DataError: if ``index`` is negative.
-        """
-        if index < 0:
-            raise DataError(f"index is {index}: it must be at least 0")
-        return self.between(index * self.tasks, (index + 1) * self.tasks)
 
     def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
         """The tasks ``start`` to ``stop - 1``; embeddings ``[M, ...]`` in place of the inputs."""

@@ -19,11 +19,11 @@ from fewshot_blo.tasks.class_sampler import ClassSampler
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.inputs import as_inputs, each, named
 from fewshot_blo.tasks.protocols.protocol import Sizes
-from fewshot_blo.tasks.source import TaskSource
+from fewshot_blo.tasks.source import NumberedSource
 
 
 @checked
-class MixedSampler(TaskSource):
+class MixedSampler(NumberedSource):
     """Draws each task from one of several samplers, as in training on Meta-Dataset.
 
     Task ``i`` is task ``i`` of a sampler that is drawn by its weight; it depends only on the seeds
@@ -99,24 +99,13 @@ class MixedSampler(TaskSource):
         plain.samplers = {name: sampler.plain() for name, sampler in self.samplers.items()}
         return plain
 
-    def batch(self, index: int) -> TaskBatch:
-        """The tasks ``index * T`` to ``index * T + T - 1``.
-
-        Raises:
-            DataError: if ``index`` is negative.
-        """
-        if index < 0:
-            raise DataError(f"index is {index}: it must be at least 0")
-        return self.between(index * self.tasks, (index + 1) * self.tasks)
-
     def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
         """The tasks ``start`` to ``stop - 1`` as one batch.
 
         Raises:
             DataError: if embeddings are given: there is no single set of images.
         """
-        if embeddings is not None:
-            return super().between(start, stop, embeddings)
+        self.check_without(embeddings)
         numbers = np.arange(start, stop)
         chosen = np.array([self._choice(int(number)) for number in numbers], dtype=np.int64)
         parts, places = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,15 +52,8 @@ class TaskSource(ABC):
         Raises:
             DataError: if embeddings are given and there is no pool, or batches differ in size.
         """
-        if embeddings is not None:
-            raise DataError(
-                f"embeddings are given, but {self.describe()} does not draw its tasks from a fixed "
-                "set of examples: leave them out"
-                if self.pool is None
-                else f"{self.describe()} has a pool, whose examples are embedded once, but its "
-                "between takes no embeddings: override it to use them, or leave pool out"
-            )
-        size = self.batch(start).tasks if start == 0 else self.batch(0).tasks
+        self.check_without(embeddings)
+        size = self._tasks_of_a_batch
         numbers = range(start // size, -(-stop // size))
         parts = [self.batch(number) for number in numbers]
         if wrong := [part.tasks for part in parts if part.tasks != size]:
@@ -79,6 +73,25 @@ class TaskSource(ABC):
                 )
         return TaskBatch.joined(parts)[start - first : stop - first]
 
+    @cached_property
+    def _tasks_of_a_batch(self) -> int:
+        return self.batch(0).tasks
+
+    def check_without(self, embeddings: Tensor | None) -> None:
+        """Checks that no embeddings are given, for a source that cannot use them.
+
+        Raises:
+            DataError: if they are.
+        """
+        if embeddings is not None:
+            raise DataError(
+                f"embeddings are given, but {self.describe()} does not draw its tasks from a fixed "
+                "set of examples: leave them out"
+                if self.pool is None
+                else f"{self.describe()} has a pool, whose examples are embedded once, but its "
+                "between takes no embeddings: override it to use them, or leave pool out"
+            )
+
     def describe(self) -> str:
         """Text for tables, which tells different tasks apart: way, shot and queries, say."""
         return type(self).__name__
@@ -91,6 +104,36 @@ class TaskSource(ABC):
     def plain(self) -> Self:
         """The same tasks without augmentation."""
         return copy.copy(self)
+
+
+class NumberedSource(TaskSource):
+    """A source that draws a task by its number alone; a subclass implements ``between``.
+
+    Attributes:
+        tasks: T, number of tasks in a batch.
+    """
+
+    tasks: int
+
+    def batch(self, index: int, embeddings: Tensor | None = None) -> TaskBatch:
+        """The tasks ``index * T`` to ``index * T + T - 1``; otherwise as ``between``.
+
+        Raises:
+            DataError: if ``index`` is negative.
+        """
+        if index < 0:
+            raise DataError(f"index is {index}: it must be at least 0")
+        return self.between(index * self.tasks, (index + 1) * self.tasks, embeddings)
+
+    @abstractmethod
+    def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
+        """The tasks ``start`` to ``stop - 1`` as one batch; arguments as in ``TaskSource``."""
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises DataError unless a dtype of inputs is floating-point."""
+    if not dtype.is_floating_point:
+        raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
 
 
 def device_named(device: torch.device | str) -> torch.device:

@@ -12,15 +12,14 @@ from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
 from fewshot_blo.records.shapes import kind_of
 from fewshot_blo.tasks.batch import TaskBatch, send
-from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.families.family import Array, Family, Function
-from fewshot_blo.tasks.source import TaskSource, device_named
+from fewshot_blo.tasks.source import NumberedSource, check_dtype, device_named
 
 Split = Literal["train", "validation", "test"]
 
 
 @checked
-class FunctionSampler(TaskSource):
+class FunctionSampler(NumberedSource):
     """Draws tasks of K support and Q query points on a function of a family.
 
     Task ``i`` depends only on ``(seed, split, i)``, so that each split has tasks of its own. Inputs
@@ -52,8 +51,7 @@ class FunctionSampler(TaskSource):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if not dtype.is_floating_point:
-            raise DataError(f"dtype is {dtype}: it must be a floating-point dtype")
+        check_dtype(dtype)
         self.family, self.shot, self.query, self.tasks = family, shot, query, tasks
         self.seed, self.split = seed, split
         self.device, self.dtype = device_named(device), dtype
@@ -69,24 +67,13 @@ class FunctionSampler(TaskSource):
         sizes = f"{self.shot} shots, {self.query} queries"
         return f"{self.family.describe()}, {sizes}, {self.split} tasks"
 
-    def batch(self, index: int) -> TaskBatch:
-        """The tasks ``index * T`` to ``index * T + T - 1``.
-
-        Raises:
-            DataError: if ``index`` is negative.
-        """
-        if index < 0:
-            raise DataError(f"index is {index}: it must be at least 0")
-        return self.between(index * self.tasks, (index + 1) * self.tasks)
-
     def between(self, start: int, stop: int, embeddings: Tensor | None = None) -> TaskBatch:
         """The tasks ``start`` to ``stop - 1`` as one batch.
 
         Raises:
             DataError: if embeddings are given: there is no fixed set of examples.
         """
-        if embeddings is not None:
-            return super().between(start, stop, embeddings)
+        self.check_without(embeddings)
         drawn = [self._drawn(number) for number in range(start, stop)]
         x, y = (
             send(torch.from_numpy(np.stack(part)), self.device, self.dtype)
