@@ -92,8 +92,11 @@ TESTS: dict[str, list[str]] = {
     "fewshot_blo/hypergrad/systems.py": [HYPERGRAD + "linear_solve.py"],
     "tasks/sampler.py": ["tests/tasks/test_sampler.py", "tests/tasks/test_batch.py"],
     "fewshot_blo/evaluation/counts.py": ["tests/evaluation"],
+    "fewshot_blo/evaluation/conformal.py": ["tests/evaluation"],
     "fewshot_blo/evaluation/evaluate.py": ["tests/evaluation"],
+    "fewshot_blo/evaluation/incremental.py": ["tests/evaluation"],
     "fewshot_blo/evaluation/parts.py": ["tests/evaluation"],
+    "fewshot_blo/evaluation/ranking.py": ["tests/evaluation"],
     "fewshot_blo/evaluation/result.py": ["tests/evaluation"],
 }
 """For each mutated module, the fast tests that must detect its mutants."""

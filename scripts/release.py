@@ -101,7 +101,7 @@ def _card(
     if train["steps"]:
         chosen = (
             "a single model: the checkpoint with the highest accuracy on\nvalidation classes "
-            f"(outer step {best['step']} of {train['steps']}: {100 * best['accuracy']:.2f} %)"
+            f"(outer step {best['step']} of {train['steps']}: {100 * best['value']:.2f} %)"
         )
     made = "\n".join(_training(run) for run in runs)
     return f"""# {name}

@@ -73,7 +73,9 @@ class TaskBatch:
         given = {"support_x": support_x, "support_y": support_y}
         given |= {"query_x": query_x, "query_y": query_y}
         for name, inputs in given.items():
-            tensors = inputs if isinstance(inputs, Mapping) else {name: inputs}
+            tensors: Mapping[str, object] = {name: inputs}
+            if isinstance(inputs, Mapping) and name.endswith("_x"):
+                tensors = inputs
             for own, tensor in tensors.items():
                 _check_tensor(name if own == name else f"{name}['{own}']", tensor)
         if classes is not None:
@@ -259,11 +261,16 @@ def _check_names(support: Inputs, query: Inputs) -> None:
         )
 
 
-def _check_rows(name: str, rows: Tensor | None) -> None:
-    if rows is not None and (rows.dtype != torch.bool or rows.ndim != 2):
+def _check_rows(name: str, rows: object) -> None:
+    if rows is None:
+        return
+    if not isinstance(rows, Tensor) or rows.dtype != torch.bool or rows.ndim != 2:
+        shape = in_short(rows)
+        if isinstance(rows, Tensor):
+            shape = f"{rows.dtype} of shape {list(rows.shape)}"
         raise ConfigurationError(
-            f"{name} are {rows.dtype} of shape {list(rows.shape)}: they must be a mask, bool "
-            "[tasks, rows], which is False where padded"
+            f"{name} are {shape}: they must be a mask, bool [tasks, rows], which is False where "
+            "padded"
         )
 
 

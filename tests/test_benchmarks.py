@@ -366,7 +366,8 @@ def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProce
 @pytest.mark.slow
 def test_speed_command(tmp_path: Path) -> None:
     output = tmp_path / "speed.json"
-    options = "--network conv4-8-28 --tasks 2 --steps 1 --device cpu --repeats 2"
+    # Without peers, whose columns the rows of pretended pools have.
+    options = "--network conv4-8-28 --tasks 2 --steps 1 --device cpu --repeats 2 --no_peers"
     arguments = [*options.split(), "--output", str(output)]
     result = run_script(sys.executable, str(BENCHMARKS / "speed.py"), *arguments)
     assert result.returncode == 0, result.stderr
@@ -377,14 +378,7 @@ def test_speed_command(tmp_path: Path) -> None:
     assert row["floor"]["distance"] > 0
     assert {"processor", "cores", "commit", "command", "packages"} <= set(report["machine"])
     assert report["seed"] == 0
-    for name in ("higher", "learn2learn", "TorchOpt"):
-        if name not in report["missing"]:
-            ratios = row["contenders"][name]["times_faster"]
-            assert set(ratios) == {"as run", "same allocator"}
-    for name in ("JAX, vmap", "JAX, lax.map"):
-        if name not in report["missing"]:
-            assert set(row["contenders"][name]["times_faster"]) == {"as run"}
-            assert row["contenders"][name]["compile_seconds"] > 0
+    assert report["missing"] == {}
     assert output.with_suffix(".md").read_text() in result.stdout
 
 

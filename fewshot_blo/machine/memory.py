@@ -199,7 +199,8 @@ def _held(root: Path) -> int:
     """Resident bytes, without freed ones that the C library holds and files mapped since."""
     resident, mapped = resident_pages(root)
     own = resident - max(0, mapped - _mapped.get())
-    return own * resource.getpagesize() - kept_bytes()
+    # Freed bytes may have gone back to the system already: what is held is never negative.
+    return max(0, own * resource.getpagesize() - kept_bytes())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

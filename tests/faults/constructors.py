@@ -32,6 +32,7 @@ from fewshot_blo.hypergrad.linear_solve import SOLVERS
 from fewshot_blo.kernel.lbfgs import LBFGS
 from fewshot_blo.kernel.rules import RULES
 from fewshot_blo.networks import ENCODERS
+from fewshot_blo.objectives import METRICS
 from fewshot_blo.problems import PROBLEMS
 from fewshot_blo.records.scalars import in_short
 from fewshot_blo.solving.constraints import Box, Simplex
@@ -40,6 +41,8 @@ from fewshot_blo.studies.recipe import STUDIES
 from fewshot_blo.studies.rows import RowSettings
 from fewshot_blo.tasks import Augmentation, ClassDataset, DataError, EpisodicSampler, TaskBatch
 from fewshot_blo.tasks.catalogue import DATA_SETS
+from fewshot_blo.tasks.families import FAMILIES
+from fewshot_blo.tasks.protocols import PROTOCOLS
 
 OURS = (
     CheckpointError,
@@ -169,6 +172,9 @@ def public() -> list[Callable[..., Any]]:
         *ENCODERS,
         *PROBLEMS,
         *DATA_SETS,
+        *METRICS,
+        *PROTOCOLS,
+        *FAMILIES,
         *STUDIES.values(),
     )
     requests = [kind for command in COMMANDS for kind in options_of(command).kinds]

@@ -170,7 +170,7 @@ def test_free_memory_within_a_limit_of_the_user() -> None:
         del held
         assert free_bytes(HOST) - free == pytest.approx(2**30, rel=0.1)
     with memory_limit(1e-3):
-        assert free_bytes(HOST) == 0
+        assert free_bytes(HOST) <= 1e-3 * 2**30
     with memory_limit(None):
         assert free_bytes(HOST) > 0
 
