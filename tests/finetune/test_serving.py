@@ -377,3 +377,13 @@ def test_a_classifier_without_thumbnails(versions: Versions, tmp_path: Path) -> 
         (row,) = client.post("/predict", files=files(("a.png", png(0, 70)))).json()
         assert row["nearest"][0]["picture"] is None
         assert row["nearest"][0]["file"] is None
+
+
+def test_pictures_of_a_version_that_was_undone_can_still_be_loaded(
+    versions: Versions, tmp_path: Path
+) -> None:
+    other = Versions(versions.now.classifier, tmp_path / "c.pt")
+    version, _ = other.add_class("new", [Picture("60.png", png(0, 60))])
+    assert other.undo().number == 1
+    assert other.numbered(2) is version
+    assert other.add_class("other", [Picture("61.png", png(1, 61))])[0].number == 3

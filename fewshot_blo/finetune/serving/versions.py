@@ -53,6 +53,7 @@ class Versions:
     def __init__(self, classifier: Classifier, file: Path, folder: Path | None = None) -> None:
         self._name = file if folder is None else folder / file.name
         self._versions = [Version(1, classifier, file)]
+        self._undone: Version | None = None
         self._last = 1
         self._lock = threading.Lock()
 
@@ -67,8 +68,12 @@ class Versions:
         return len(self._versions) > 1
 
     def numbered(self, number: int) -> Version | None:
-        """The version of that number, if it is in memory."""
-        return next((v for v in list(self._versions) if v.number == number), None)
+        """The version of that number, if it is in memory.
+
+        The one that was undone last is: a page may still load the pictures of its answers.
+        """
+        held = [*self._versions, *([self._undone] if self._undone else [])]
+        return next((v for v in held if v.number == number), None)
 
     def add_class(self, name: str, pictures: Sequence[Picture]) -> tuple[Version, Growth]:
         """Learns a new class.
@@ -93,7 +98,7 @@ class Versions:
         with self._lock:
             if not self.can_undo:
                 raise ConfigurationError("there is no version before this one")
-            self._versions.pop()
+            self._undone = self._versions.pop()
             return self.now
 
     def _grow(
