@@ -54,7 +54,8 @@ def chosen_steps(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> Inne
         start: initial inner parameters, ``[T, ...]``.
         inner: the steps.
     """
-    if inner.steps is not None and inner.rule is not None and inner.tolerance is None:
+    given = inner.steps is not None and inner.rule is not None and inner.tolerance is None
+    if given or inner.steps == 0:
         return inner
     taken = 0
 

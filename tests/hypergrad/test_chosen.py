@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from oracles import Quadratic
@@ -144,3 +146,15 @@ def test_steps_fall_as_rho_grows() -> None:
         step, state = outer_step(strategy, problem, state)
     assert float(state.rho) > 1e15
     assert step.inner["v"].abs().max() < 10
+
+
+def test_nothing_is_measured_for_no_steps() -> None:
+    calls: list[int] = []
+    problem, strategy = Quadratic.random().bilevel(), Unroll(InnerSteps(0))
+
+    def counted(v: dict[str, Tensor]) -> Tensor:
+        calls.append(1)
+        return problem.inner_loss(v)
+
+    strategy.hypergradient(replace(problem, inner_loss=counted), strategy.init())
+    assert len(calls) <= 1  # For the loss that is reported.
