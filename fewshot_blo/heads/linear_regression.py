@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.heads.head import Head, Start, SupportSet
+from fewshot_blo.heads.head import Start, SupportSet
+from fewshot_blo.heads.regression import RegressionHead
 from fewshot_blo.objectives import AnyLoss, MeanSquaredError, as_metric
 from fewshot_blo.objectives.metric import one_a_task
 from fewshot_blo.records.checked import checked
@@ -17,7 +18,7 @@ from fewshot_blo.records.checked import checked
 
 @checked
 @dataclass(frozen=True)
-class LinearRegressionHead(Head):
+class LinearRegressionHead(RegressionHead):
     """Linear outputs ``W x + b`` that minimise a loss of targets ``[T, B, E]``.
 
     For tasks without classes; the start "prototypes" is the mean target. ``RidgeRegressionHead``
@@ -31,31 +32,15 @@ class LinearRegressionHead(Head):
     loss_function: AnyLoss = MeanSquaredError()
 
     starts: ClassVar[tuple[Start, ...]] = ("zeros", "prototypes", "learned")
-    needs_classes: ClassVar[bool] = False
     prox: ClassVar[float] = 0.1
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Zero weights ``[T, E, D]`` and biases ``[T, E]``."""
-        weight = features.new_zeros(tasks, way, features.shape[-1])
-        return {"head.weight": weight, "head.bias": features.new_zeros(tasks, way)}
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """Zero weights, and the mean target of the support set as bias."""
         del learned
         real = support.real.unsqueeze(-1)
-        bias = torch.where(real, support.targets, 0).sum(1) / real.sum(1)
-        features = support.features
-        return {
-            "head.weight": features.new_zeros(len(bias), bias.shape[1], features.shape[2]),
-            "head.bias": bias,
-        }
-
-    def logits(
-        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
-    ) -> Tensor:
-        """Outputs ``W x + b``, ``[T, B, E]``."""
-        del learned, real
-        return features @ params["head.weight"].transpose(1, 2) + params["head.bias"].unsqueeze(1)
+        mean = torch.where(real, support.targets, 0).sum(1) / real.sum(1)
+        tasks, entries = mean.shape
+        return {**self.zeros(tasks, entries, support.features), "head.bias": mean}
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """Its loss of the outputs, ``[T]``.

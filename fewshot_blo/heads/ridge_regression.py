@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams
-from fewshot_blo.heads.head import Head, Start, SupportSet, logarithms
+from fewshot_blo.heads.head import Start, SupportSet, logarithms
 from fewshot_blo.heads.linear_systems import solve
+from fewshot_blo.heads.regression import RegressionHead
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Positive
 
 
 @checked
 @dataclass(frozen=True)
-class RidgeRegressionHead(Head):
+class RidgeRegressionHead(RegressionHead):
     """Ridge regression ``W x + b`` of targets ``[T, B, E]``, of tasks without classes.
 
     W and b minimise ``|X W' + b - Y|²/2 + λ |W|²/2``, without a penalty of b. λ is an outer
@@ -33,17 +34,11 @@ class RidgeRegressionHead(Head):
     lam: Positive = 1.0
 
     starts: ClassVar[tuple[Start, ...]] = ("closed_form", "zeros", "learned")
-    needs_classes: ClassVar[bool] = False
 
     def learned(self, features: int | None) -> dict[str, Tensor]:
         """Logarithm of λ."""
         del features
         return logarithms(lam=self.lam)
-
-    def zeros(self, tasks: int, way: int, features: Tensor) -> TaskParams:
-        """Zero weights ``[T, E, D]`` and biases ``[T, E]``."""
-        weight = features.new_zeros(tasks, way, features.shape[-1])
-        return {"head.weight": weight, "head.bias": features.new_zeros(tasks, way)}
 
     def from_support(self, support: SupportSet, learned: Params) -> TaskParams:
         """``W' = X' (X X' + λ I)^-1 Y`` of centred X and Y, and ``b`` from their means."""
@@ -59,13 +54,6 @@ class RidgeRegressionHead(Head):
         weight = solve(kernel, y).transpose(1, 2) @ x
         bias = mean_y - mean_x @ weight.transpose(1, 2)
         return {"head.weight": weight, "head.bias": bias.squeeze(1)}
-
-    def logits(
-        self, params: TaskParams, features: Tensor, learned: Params, real: Tensor | None = None
-    ) -> Tensor:
-        """Outputs ``W x + b``, ``[T, B, E]``."""
-        del learned, real
-        return features @ params["head.weight"].transpose(1, 2) + params["head.bias"].unsqueeze(1)
 
     def loss(self, params: TaskParams, support: SupportSet, learned: Params) -> Tensor:
         """The regularised squared error that W and b minimise, ``[T]``."""
