@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import random
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import yaml
 from small_images import picture
 from small_runs import make_folder, options, write_recipe
 
+from faults.elsewhere import elsewhere
 from faults.row import Row
 from fewshot_blo.commands import main as cli
 from fewshot_blo.commands.running import options_of
@@ -336,14 +336,12 @@ def fuzz(count: int, *, seed: int = 0, seconds: float | None = None) -> Row:
         seconds: after which no further one begins.
     """
     row, rng = Row("nonsense", "command lines and settings files"), random.Random(seed)
-    begun, before, home = time.perf_counter(), Path.cwd(), os.environ.get("HOME", "")
+    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder).resolve())
         place = world.root / "place"
         place.mkdir()
-        os.chdir(place)  # Where relative outputs go, and those of ``~``.
-        os.environ["HOME"] = str(place)
-        try:
+        with elsewhere(place):
             for _ in range(count):
                 if seconds is not None and time.perf_counter() - begun > seconds:
                     break
@@ -351,9 +349,6 @@ def fuzz(count: int, *, seed: int = 0, seconds: float | None = None) -> Row:
                 shutil.rmtree(world.output, ignore_errors=True)
                 for left in place.iterdir():
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
-        finally:
-            os.chdir(before)
-            os.environ["HOME"] = home
     return row
 
 

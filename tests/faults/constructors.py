@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 import fewshot_blo
+from faults.elsewhere import elsewhere
 from faults.row import Row
 from fewshot_blo.backbones.backbone import Backbone, Preprocessing
 from fewshot_blo.commands.main import COMMANDS
@@ -216,11 +219,12 @@ def fuzz(every: int = 1, first: int = 0) -> Row:
         first: the first case.
     """
     row = Row("nonsense", "constructors")
-    for number, (kind, name, value, others) in enumerate(cases()):
-        if number % every != first % every:
-            continue
-        fault = _fault(kind, name, value, others)
-        row.add(f"{kind.__name__}({name}={in_short(value)}): {fault}" if fault else None)
+    with tempfile.TemporaryDirectory() as folder, elsewhere(Path(folder)):
+        for number, (kind, name, value, others) in enumerate(cases()):
+            if number % every == first % every:
+                fault = _fault(kind, name, value, others)
+                case = f"{kind.__name__}({name}={in_short(value)})"
+                row.add(f"{case}: {fault}" if fault else None)
     return row
 
 
