@@ -25,9 +25,9 @@ pyright: $(VENV)/.pyright
 	$(BIN)/python scripts/document_blocks.py build/documents
 	$(BIN)/pyright --pythonpath $(BIN)/python fewshot_blo tasks build/documents
 
-# Kills, full disks, damage, malicious files, nonsense: about an hour and a half. The table is docs/faults.md.
+# Kills, full disks, damage, malicious files, nonsense: about an hour and a half. The table is docs/results/faults.md.
 faults: $(VENV)/.installed
-	PYTHONPATH=tests $(BIN)/python -m faults --output docs/faults.md
+	PYTHONPATH=tests $(BIN)/python -m faults --output docs/results/faults.md
 
 # Two and four processes against one: every strategy, problem and norm mode.
 ranks: $(VENV)/.installed

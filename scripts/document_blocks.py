@@ -22,9 +22,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for number, module in enumerate(modules(document.read_text(encoding="utf-8")), 1):
-            (folder / f"{document.stem.lower()}_{number}.py").write_text(module, encoding="utf-8")
+            stem = document.stem.lower().replace("-", "_")
+            (folder / f"{stem}_{number}.py").write_text(module, encoding="utf-8")
 
 
 def modules(document: str) -> list[str]:

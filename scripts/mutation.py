@@ -4,7 +4,7 @@
     nice python scripts/mutation.py --mutants 90 --seed 0
 
 It is not part of CI, because a mutant takes about ten seconds. Cosmic Ray mutates a copy of the
-last commit, and the survivors are written to ``docs/mutations.md``. An interrupted run is resumed
+last commit, and the survivors are written to ``docs/results/mutations.md``. An interrupted run is resumed
 if the mutated modules have not changed. ``--again`` runs only the survivors, after tests have been
 added. For each survivor either a test is added, or a reason in the last column of the table, which
 later runs keep.
@@ -31,7 +31,7 @@ from typing import Any
 # Cosmic Ray is imported where it is used: the tests check ``TESTS`` without it.
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "docs/mutations.md"
+TABLE = ROOT / "docs/results/mutations.md"
 TIMEOUT = 90.0
 """Seconds for the tests of one mutant; one that takes longer is killed."""
 

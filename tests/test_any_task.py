@@ -1,4 +1,4 @@
-"""The blocks of docs/any_task.md, run as they stand."""
+"""The blocks of docs/guides/any_task.md, run as they stand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "docs" / "any_task.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "guides" / "any_task.md").read_text(encoding="utf-8")
 # The block with packages that are not among the test requirements is marked py: type checkers of
 # documents read python alone.
 BLOCKS = re.findall(r"^```py(?:thon)?\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
@@ -33,7 +33,7 @@ def run(number: int) -> dict[str, Any]:
     # A module of its own, for dataclasses look theirs up.
     module = types.ModuleType(f"any_task_{number}")
     sys.modules[module.__name__] = module
-    exec(compile(BLOCKS[number], f"docs/any_task.md, block {number}", "exec"), module.__dict__)
+    exec(compile(BLOCKS[number], f"docs/guides/any_task.md, block {number}", "exec"), module.__dict__)
     return module.__dict__
 
 

@@ -108,7 +108,7 @@ _PROTOCOLS = "PROTOCOLS: tuple[type[Protocol], ...] = ("
 
 
 def _example(document: str, number: int) -> str:
-    text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / f"{document}.md").read_text(encoding="utf-8")
     blocks: list[str] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return blocks[number]
 

@@ -17,7 +17,7 @@ from fewshot_blo.experiments.settings import SLOTS, Config, EpisodeSettings, Pro
 from fewshot_blo.tasks import ClassDataset, ClassSampler, Splits, glyphs
 from fewshot_blo.tasks.protocols import PROTOCOLS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "protocols.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "protocols.md"
 
 
 def blocks() -> list[str]:

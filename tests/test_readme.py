@@ -50,7 +50,7 @@ def test_weights_of_noise_learn_to_decay() -> None:
 
 def test_the_strategy_is_one() -> None:
     """Of a quadratic: its inner steps are those of the formula, and F_u is all of its gradient."""
-    strategy = run_example("docs/extending.md", 0)["Alternating"]()
+    strategy = run_example("docs/guides/extending.md", 0)["Alternating"]()
     quadratic = Quadratic.random()
     step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
     assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})
@@ -60,13 +60,13 @@ def test_the_strategy_is_one() -> None:
 
 def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
     problem, sampler = make_problem(), make_sampler(make_dataset())
-    found = run_example("docs/scaling.md", 1)["in_parts"](problem, sampler, 3)
+    found = run_example("docs/guides/scaling.md", 1)["in_parts"](problem, sampler, 3)
     assert torch.equal(found.values, evaluate(problem, sampler, tasks=600).values)
 
 
 def test_an_array_of_slurm_has_each_part_once(tmp_path: Path) -> None:
     """The lines of the script, with the command replaced by one that writes its last word."""
-    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "scaling.md").read_text(encoding="utf-8")
     scripts = re.findall(r"^    (#!/bin/bash\n(?:    .*\n)+)", text, re.MULTILINE)
     (script,) = (script for script in scripts if "--array" in script)
     lines = f'fewshot-blo() {{ echo "${{@: -1}}"; }}\n{textwrap.dedent("    " + script)}'
@@ -90,5 +90,5 @@ def test_training_in_a_group_is_that_of_its_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
-    run_example("docs/scaling.md", 0)
+    run_example("docs/guides/scaling.md", 0)
     assert (tmp_path / "runs/group/best.pt").exists()
