@@ -37,7 +37,7 @@ def saved_settings(saved: Mapping[str, Any], source: str, trusted: Collection[st
     function = config.encoder.settings.get("function", "")
     if config.encoder.kind is own and function not in trusted:
         raise ConfigurationError(
-            f"building the network of {source} would call '{function}': if you trust this function, "
-            f"allow it (network {function})"
+            f"building the network of {source} would call '{function}': if you trust this "
+            f"function, allow it (network {function})"
         )
     return config

@@ -62,8 +62,8 @@ def facts(config: Config) -> str:
         "method": _settings({"name": _method(config), **_plain_only(tree["problem"])}),
         "training tasks": config.episodes.drawn(training=True).describe(),
         "test tasks": _test_tasks(config),
-        "limits": "measured on the test classes of this data set alone, with the tasks above and one "
-        "training seed; other data, ways and shots are not measured here; every image is "
+        "limits": "measured on the test classes of this data set alone, with the tasks above and "
+        "one training seed; other data, ways and shots are not measured here; every image is "
         "taken to be of one of the classes of its support set",
         "licence": "MIT for weights and settings; for the images see the data set's terms",
     }

@@ -106,8 +106,8 @@ def read_model(folder: Path) -> Stored:
         part, _, name = key.partition("/")
         if part not in parts:
             raise CheckpointError(
-                f"{folder / WEIGHTS} holds '{key}': the tensors of a model are named outer/NAME and "
-                "buffers/NAME; use a folder that save_pretrained wrote"
+                f"{folder / WEIGHTS} holds '{key}': the tensors of a model are named outer/NAME "
+                "and buffers/NAME; use a folder that save_pretrained wrote"
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(
@@ -164,8 +164,8 @@ def _config(path: Path) -> dict[str, Any]:
     for name, is_wrong in wrong.items():
         if is_wrong:
             raise CheckpointError(
-                f"{path}: {name} is {str(found.get(name))[:60]}, which is not possible: use another "
-                "copy, or a folder that save_pretrained wrote"
+                f"{path}: {name} is {str(found.get(name))[:60]}, which is not possible: use "
+                "another copy, or a folder that save_pretrained wrote"
             )
     assert isinstance(shape, list)
     kept = {name: found[name] for name in ("name", "settings", "outputs")}

@@ -20,17 +20,14 @@ from fewshot_blo.experiments.settings import Config
 from fewshot_blo.models.card import plain_card, read_metadata
 from fewshot_blo.models.files import Stored, read_model, write_model
 from fewshot_blo.models.hub import check_name, download, is_repository, upload
+from fewshot_blo.models.inputs import Images, as_images, as_labels
 from fewshot_blo.models.restoring import example_shape, for_sharing, restored
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting
 from fewshot_blo.records.shipped import checkpoint_file, released_folder
 from fewshot_blo.tasks import TaskBatch, TaskSource
-from fewshot_blo.tasks.reading.images import Source, read_image
 from fewshot_blo.training import checkpoint as checkpoints
-
-Images = Tensor | Sequence[Source]
-"""Images ``[B, C, H, W]``, uint8 or in [0, 1]; or paths, Pillow images, arrays ``[H, W, C]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +53,7 @@ class PretrainedModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata of the card: licence, tags, data set and accuracies, as far as it has any."""
+        """The metadata of the card: licence, tags, data set, accuracies; empty without."""
         return read_metadata(self.card)
 
     @classmethod
@@ -120,8 +117,8 @@ class PretrainedModel:
         if not folder.is_dir():
             if not is_repository(str(source)):
                 raise CheckpointError(
-                    f"there is no folder {source}, and it is no model of the hub (owner/name): check "
-                    "the path, or use load_pretrained for released models"
+                    f"there is no folder {source}, and it is no model of the hub (owner/name): "
+                    "check the path, or use load_pretrained for released models"
                 )
             folder = download(str(source), revision=revision, token=token, endpoint=endpoint)
         stored = read_model(folder)
@@ -206,13 +203,14 @@ class PretrainedModel:
             DataError: if an image cannot be read.
         """
         device, dtype = build_device(self.config), build_dtype(self.config)
-        known = self._labels(labels)
-        x, q = self._images(support, "support"), self._images(queries, "queries")
-        if len(x) != len(known):
-            raise ConfigurationError(
-                f"support has {len(x)} images and labels {len(known)} entries: give one label each"
-            )
+        x, q = as_images(support, self.shape, "support"), as_images(queries, self.shape, "queries")
+        known = as_labels(labels, len(x))
         way = int(known.max()) + 1
+        if self._is_fixed and way != self.outputs:
+            raise ConfigurationError(
+                f"labels have {way} classes, and {self.name} has a learned head of {self.outputs}: "
+                "give so many, or use a model with a shared encoder"
+            )
         unknown = torch.zeros(1, len(q), dtype=torch.int64)  # Not used without a loss of queries.
         batch = TaskBatch(x[None], known[None], q[None], unknown, torch.arange(way)[None])
         batch = batch.to(device, dtype)
@@ -239,51 +237,11 @@ class PretrainedModel:
         adaptation = self.config.adaptation
         return evaluate(self.problem, source, tasks=tasks, norm=norm, adaptation=adaptation)
 
-    def _labels(self, labels: Tensor | Sequence[int]) -> Tensor:
-        known = torch.as_tensor(labels).cpu()
-        whole = not known.is_floating_point() and known.dtype != torch.bool
-        if known.ndim != 1 or not whole or not len(known):
-            raise ConfigurationError(
-                f"labels have type {known.dtype} and shape {list(known.shape)}: they must be "
-                "integers [B], one for each support image"
-            )
-        known = known.long()
-        found = known.unique().tolist()
-        if found != list(range(len(found))):
-            raise ConfigurationError(
-                f"labels are {found[:10]}: they must be 0 to N-1, each of them at least once"
-            )
-        if self._is_fixed and len(found) != self.outputs:
-            raise ConfigurationError(
-                f"labels have {len(found)} classes, and {self.name} has a learned head of "
-                f"{self.outputs}: give so many, or use a model with a shared encoder"
-            )
-        return known
-
     @property
     def _is_fixed(self) -> bool:
         """Whether the number of classes is that of a learned head."""
         weight = self.problem.outer.get("head.weight")
         return weight is not None and weight.shape[0] == self.outputs
-
-    def _images(self, images: Images, name: str) -> Tensor:
-        if not isinstance(images, Tensor):
-            color, size = self.shape[0] == 3, self.shape[1]
-            pixels = [torch.from_numpy(read_image(i, size=size, color=color)) for i in images]
-            images = torch.stack(pixels) if pixels else torch.zeros(0)
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape or not len(images):
-            raise ConfigurationError(
-                f"{name} has shape {list(images.shape)}: it must be [B, *{list(self.shape)}], or a "
-                "list of paths or Pillow images"
-            )
-        if images.dtype == torch.uint8:
-            return images.float() / 255
-        if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-            raise ConfigurationError(
-                f"{name} has type {images.dtype} and values outside [0, 1] or that are no numbers: "
-                "give intensities in [0, 1], or uint8"
-            )
-        return images
 
 
 def load_pretrained(name: str, *, device: str = "auto") -> PretrainedModel:
