@@ -63,6 +63,8 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.kernel import LearnedSGD as LearnedSGD
     from fewshot_blo.kernel import Momentum as Momentum
     from fewshot_blo.machine.allocator import keep_freed_memory as keep_freed_memory
+    from fewshot_blo.models import PretrainedModel as PretrainedModel
+    from fewshot_blo.models import load_pretrained as load_pretrained
     from fewshot_blo.networks import GRU as GRU
     from fewshot_blo.networks import MLP as MLP
     from fewshot_blo.networks import Conv4 as Conv4
@@ -105,6 +107,7 @@ _HOMES = {
     "hypergrad.linear_solve": "ConjugateGradient Dense MINRES Neumann Nystrom OneStep",
     "kernel": "SGD Adam InnerSteps LearnedSGD Momentum",
     "machine.allocator": "keep_freed_memory",
+    "models": "PretrainedModel load_pretrained",
     "networks": "Conv4 GRU MLP ResNet12 SineNetwork TransformerEncoder WideResNet classifier",
     "objectives": "Accuracy CrossEntropy MeanAbsoluteError MeanSquaredError Torchmetrics",
     "problems": "Initialization Pretraining SharedEncoder",

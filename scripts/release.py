@@ -5,7 +5,8 @@
 
 All figures on the card are read from the run's folder and from the evaluation file of ``compare``
 or ``evaluate``. The first two lines of the recipe, which are comments, give the card's title and
-source. The released checkpoint does not include the optimizer state and the data folder.
+source. Data set, split, backbone, protocol, limits and licence follow from the settings. The
+released checkpoint does not include the optimizer state and the data folder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.table import Row
+from fewshot_blo.models.card import facts, metadata
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 from fewshot_blo.training.run import BEST, PROVENANCE
@@ -104,9 +106,13 @@ def _card(
             f"(outer step {best['step']} of {train['steps']}: {100 * best['value']:.2f} %)"
         )
     made = "\n".join(_training(run) for run in runs)
-    return f"""# {name}
+    config = config_from(checkpoint.config)
+    return f"""{metadata(name, config, figures)}
+# {name}
 
 {title} Source: {source}
+
+{facts(config)}
 
 | norm mode | accuracy on test classes, % | calibration error, % |
 |---|---|---|
@@ -122,7 +128,14 @@ one training seed ({seed}).
 
 To reproduce the figures:
 
-    fewshot-blo evaluate checkpoints/released/{name}/best.pt --tasks {tasks} --root DIR
+    fewshot-blo evaluate {name} --tasks {tasks} --root DIR
+
+To use it:
+
+    from fewshot_blo import load_pretrained
+
+    model = load_pretrained("{name}")
+    probabilities = model.predict(support, labels, queries)
 """
 
 

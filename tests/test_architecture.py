@@ -32,6 +32,7 @@ ROOMS = (
     "training",
     "checks",
     "experiments",
+    "models",
     "finetune",
     "studies",
     "commands",

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fewshot_blo", "tasks")
+# Folders of the checkout by their place in the package.
+FOLDERS = {
+    "fewshot_blo": "fewshot_blo",
+    "tasks": "fewshot_blo/tasks",
+    "checkpoints/released": "fewshot_blo/released",
+    "recipes": "fewshot_blo/recipes",
+}
 SOURCES = (*FOLDERS, "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -58,18 +64,22 @@ def information(wheel: Path) -> str:
 
 
 def test_wheel_holds_every_file_and_no_other(wheel: Path) -> None:
-    files = {
-        path.relative_to(ROOT).as_posix()
-        for folder in FOLDERS
+    expected = {
+        f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, place in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    expected = {n if n.startswith("fewshot_blo/") else f"fewshot_blo/{n}" for n in files}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.startswith(information(wheel))}
     assert held == expected
     assert {"fewshot_blo/py.typed", "fewshot_blo/tasks/py.typed"} <= held
     assert any(name.startswith("fewshot_blo/tasks/splits/") for name in held)
+    assert {
+        "fewshot_blo/recipes/glyphs.yaml",
+        "fewshot_blo/recipes/studies/cleaning-50.yaml",
+    } <= held
+    assert sum(name.startswith("fewshot_blo/released/") for name in held) == 3 * 8
 
 
 def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:

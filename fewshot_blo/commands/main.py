@@ -25,6 +25,8 @@ COMMANDS = {
     "serve": "Open a page where pictures are labelled, labels corrected and classes added.",
     "export": "Write a classifier as a file that needs nothing of this package.",
     "check": "Compare the kernel with a plain loop over your own network, in float64.",
+    "models": "List the released models, or print the card of one.",
+    "recipes": "List the recipes of the package, or print one.",
     "data": "Load a data set, say what is in it, and draw a picture of episodes.",
 }
 _FLAGS = ("--help", "--version", "--completion")

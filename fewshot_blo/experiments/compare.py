@@ -15,6 +15,7 @@ from fewshot_blo.experiments.table import Row, write_comparison
 from fewshot_blo.records.jobs import run_jobs
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.shard import Shard
+from fewshot_blo.records.shipped import checkpoint_file, recipe_file
 from fewshot_blo.training.run import BEST, LAST
 
 
@@ -31,8 +32,9 @@ def compare(
     """Trains recipes that have no finished run, evaluates all on the same tasks, writes a table.
 
     Args:
-        sources: recipes (YAML files of settings), folders of runs, or checkpoints. A folder whose
-            subfolders are runs counts as one method with several seeds.
+        sources: recipes (YAML files of settings), folders of runs, or checkpoints; also names of
+            recipes and released models of the package. A folder whose subfolders are runs counts as
+            one method with several seeds.
         request: settings of the evaluation. Its ``root`` is the folder of the recipes' data set;
             its ``output`` is replaced by ``<folder>/evaluation.json``.
         folder: folder of the table and of the runs of recipes, ``<folder>/<recipe>/seed<k>``.
@@ -51,6 +53,7 @@ def compare(
             data sets or tasks differ.
         KeyboardInterrupt: if training was interrupted; the same call resumes it.
     """
+    sources = _files(sources)
     names = _names(sources)
     runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
     groups = runs.groups()
@@ -98,6 +101,7 @@ def compare_part(
     Raises:
         CheckpointError, ChildProcessError, ConfigurationError, KeyboardInterrupt: as ``compare``.
     """
+    sources = _files(sources)
     _names(sources)
     runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
     groups = shard.of(runs.groups())
@@ -117,6 +121,11 @@ def _prepare(runs: ComparedRuns, groups: Sequence[Sequence[Run]], jobs: int) -> 
 
 def _preparation(runs: ComparedRuns) -> Callable[[Sequence[Run]], None]:
     return runs.prepare
+
+
+def _files(sources: Sequence[Path]) -> list[Path]:
+    """The sources, with the files of recipes and released models that are given by name."""
+    return [checkpoint_file(recipe_file(source)) for source in sources]
 
 
 def _names(sources: Sequence[Path]) -> list[str]:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fewshot_blo.backbones.encoders import own
-from fewshot_blo.errors import CheckpointError, ConfigurationError
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
-from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.experiments.saved import saved_settings
+from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.unseen import as_trained, unseen
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.processes import joined
@@ -74,7 +74,8 @@ def measure(
             training classes, a network of your own is not allowed, or the shard has no task.
     """
     loaded = {path: checkpoints.load(path) for path in paths}
-    runs = {path: _saved(path, loaded[path], request, allowed) for path in paths}
+    trusted = (*allowed, request.network)
+    runs = {p: saved_settings(loaded[p].config, str(p), trusted) for p in paths}
     configs = {path: requested(runs[path], request) for path in paths}
     check_comparable(configs)
     first = configs[paths[0]]
@@ -178,32 +179,6 @@ def merged(parts: Sequence[Measured]) -> Measured:
         for path in first.evaluations
     }
     return Measured(evaluations, first.notes, first.provenance)
-
-
-def _saved(
-    path: Path, checkpoint: Checkpoint, request: EvaluationRequest, allowed: Collection[str]
-) -> Config:
-    """The settings of a run, after checking that its network may be built."""
-    saved = checkpoint.config
-    if "problem" not in saved:
-        raise CheckpointError(
-            f"{path} was saved without a configuration (train(..., config=None)): build the "
-            "problem yourself, load the checkpoint, restore it and call evaluate"
-        )
-    try:
-        config = config_from(saved)
-    except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} has settings that are unknown to this version "
-            f"({' '.join(str(error).split())}): evaluate it with the version that trained it"
-        ) from error
-    function = config.encoder.settings.get("function", "")
-    if config.encoder.kind is own and function not in (*allowed, request.network):
-        raise ConfigurationError(
-            f"building the network of {path} would call '{function}': if you trust this function, "
-            f"allow it (network {function})"
-        )
-    return config
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.older import settings_of_run
 from fewshot_blo.records.ranges import Counting
+from fewshot_blo.records.shipped import recipe_file, recipe_instead_of
 
 
 def names_settings(path: Path | str) -> bool:
@@ -23,7 +24,7 @@ def names_settings(path: Path | str) -> bool:
 
 
 def read_settings(path: Path) -> Tree:
-    """The settings in a YAML file, converted to the present form.
+    """The settings in a YAML file, or in a recipe of the package, converted to the present form.
 
     Raises:
         ConfigurationError: if the file cannot be read, or does not hold the settings of a run.
@@ -37,16 +38,19 @@ def read_settings(path: Path) -> Tree:
 
 
 def read_yaml(path: Path) -> object:
-    """What a YAML file holds.
+    """What a YAML file holds, or, where there is no such file, a recipe of the package.
 
     Raises:
         ConfigurationError: if the file cannot be read.
     """
     content: object
     try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+        file = recipe_file(path).expanduser()
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}{recipe_instead_of(path)}"
+        ) from error
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} cannot be read: {reason}") from error
@@ -69,7 +73,7 @@ def read_recipe(path: Path, root: str = "", max_steps: Counting | None = None) -
     """The settings of a recipe.
 
     Args:
-        path: file of the recipe.
+        path: file of the recipe, or the name of one of the package, as omniglot-5w1s/maml.
         root: folder of the data set; empty for that of the recipe.
         max_steps: upper bound of the outer steps; None for no bound.
 
@@ -90,6 +94,6 @@ def read_recipe(path: Path, root: str = "", max_steps: Counting | None = None) -
 def is_study(path: Path) -> bool:
     """Whether a recipe is that of a study, which has the key ``study`` at its top level."""
     with suppress(OSError):  # is_file raises it too, for names that are too long.
-        file = path.expanduser()
+        file = recipe_file(path).expanduser()
         return file.is_file() and b"\nstudy:" in b"\n" + file.read_bytes()
     return False

@@ -16,6 +16,7 @@ from fewshot_blo.errors import CheckpointError
 from fewshot_blo.machine.memory import is_out_of_memory
 from fewshot_blo.records.checked_zip import DamagedError, checked, is_intact
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.shipped import checkpoint_file, instead_of
 
 LAST, BEST = "last.pt", "best.pt"
 """Names of the checkpoints of a run."""
@@ -53,7 +54,8 @@ def read_tensors(path: Path, what: str, device: torch.device | str = "cpu") -> A
     breaks their structure is noticed.
 
     Args:
-        path: path of the file: safetensors if it has that suffix, else PyTorch's format.
+        path: path of the file: safetensors if it has that suffix, else PyTorch's format. Where
+            there is no such file, the name of a released model stands for its checkpoint.
         what: expected kind of file, for the error.
         device: device of the tensors.
 
@@ -61,8 +63,9 @@ def read_tensors(path: Path, what: str, device: torch.device | str = "cpu") -> A
         CheckpointError: if the file is missing, damaged, or holds anything else. The message names
             the damaged record, and intact files beside it.
     """
+    path = checkpoint_file(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no {what} {path}: check the path")
+        raise CheckpointError(f"there is no {what} {path}: check the path{instead_of(path)}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

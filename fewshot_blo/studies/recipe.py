@@ -15,6 +15,7 @@ from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.values import in_words
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.records.older import strategy_of_run
+from fewshot_blo.records.shipped import recipe_file, recipe_instead_of
 from fewshot_blo.studies.images.augmentation import LearnedAugmentation
 from fewshot_blo.studies.images.cleaning import Cleaning
 from fewshot_blo.studies.images.denoising import Denoising
@@ -70,11 +71,13 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
         ConfigurationError: if the file cannot be read, or its settings are invalid.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(recipe_file(path).read_text(encoding="utf-8"))
         kind, rows = STUDIES[content["study"]], dict(content["rows"])
         settings = content.get("settings", {})
     except OSError as error:
-        raise ConfigurationError(f"recipe {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"recipe {path} cannot be read: {error.strerror}{recipe_instead_of(path)}"
+        ) from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -60,8 +60,7 @@ class Checkpoint:
         Raises:
             CheckpointError: if a name or shape differs.
         """
-        _copy(problem.outer, self.outer)
-        _copy(dict(problem.network.named_buffers()), self.buffers)
+        restore_weights(problem, self.outer, self.buffers)
         problem.backend = self.settled["backend"]
 
     def start(self, problem: FewShotProblem) -> None:
@@ -80,6 +79,18 @@ class Checkpoint:
         # The problem may have further running statistics, which training estimates.
         shared = own_buffers.keys() & buffers.keys()
         _copy({n: own_buffers[n] for n in shared}, {n: buffers[n] for n in shared})
+
+
+def restore_weights(
+    problem: FewShotProblem, outer: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> None:
+    """Copies outer variables and buffers of the network into a problem of the same configuration.
+
+    Raises:
+        CheckpointError: if a name or shape differs.
+    """
+    _copy(problem.outer, outer)
+    _copy(dict(problem.network.named_buffers()), buffers)
 
 
 def random_state() -> dict[str, Any]:

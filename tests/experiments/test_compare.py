@@ -43,7 +43,7 @@ from fewshot_blo.training.step import hypergradient
 
 RECIPES = sorted(
     path
-    for path in (Path(__file__).resolve().parents[2] / "recipes").glob("*/*.yaml")
+    for path in (Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml")
     if path.parent.name != "studies"
 )
 REQUEST = EvaluationRequest(tasks=8)

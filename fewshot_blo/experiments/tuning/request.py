@@ -12,6 +12,7 @@ from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.sharing import check_jobs
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural
+from fewshot_blo.records.shipped import recipe_file
 
 Pruner = Literal["median", "hyperband", "none"]
 
@@ -69,4 +70,4 @@ class TuneRequest:
     def source(self) -> Path:
         """The recipe's file."""
         assert self.recipe is not None
-        return self.recipe
+        return recipe_file(self.recipe)
