@@ -29,6 +29,9 @@ from fewshot_blo.records.shipped import checkpoint_file, released_folder
 from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
 
+# Backends of the kernel that every machine has; others are chosen anew.
+_EVERYWHERE = ("loop", "batched")
+
 
 @dataclass(frozen=True, eq=False)
 class PretrainedModel:
@@ -79,6 +82,8 @@ class PretrainedModel:
         outputs = config.episodes.drawn(training=True).most_way
         here = replace(config, device=device)
         problem = restored(here, shape, outputs, saved.outer, saved.buffers, str(path))
+        if saved.settled["backend"] in _EVERYWHERE:
+            problem.backend = saved.settled["backend"]
         beside = file.with_name("card.md")
         name = file.parent.name
         card = beside.read_text(encoding="utf-8") if beside.is_file() else plain_card(name, config)
