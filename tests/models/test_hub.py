@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, model: PretrainedModel
 def test_the_card_is_one_that_the_hub_reads(model: PretrainedModel) -> None:
     from huggingface_hub import ModelCard
 
-    data = ModelCard(model.card).data
+    data: Any = ModelCard(model.card).data
     assert (data.license, data.library_name) == ("mit", "fewshot_blo")
     assert data.datasets == ["omniglot"]
     assert [result.metric_value for result in data.eval_results] == [98.96, 98.65, 98.73]
