@@ -94,6 +94,7 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "formats",
         "heic",
         "hf",
+        "docs",
         "mutation",
         "onnx",
         "peers",

@@ -10,6 +10,7 @@ import pytest
 from small_runs import make_folder, write_recipe
 
 from fewshot_blo.commands import main as cli
+from fewshot_blo.models.card import read_metadata, without_metadata
 from fewshot_blo.training.checkpoint import load
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "release.py"
@@ -37,7 +38,19 @@ def test_a_card_and_its_model(
     recipe = write_recipe(tmp_path / "method.yaml", data)
     found = released(recipe, tmp_path / "runs", tmp_path / "released", monkeypatch)
     card = (found / "card.md").read_text()
-    assert card.startswith("# small\n\nA small run. Source: Nobody et al.\n")
+    text = without_metadata(card)
+    assert text.startswith("# small\n\nA small run. Source: Nobody et al.\n")
+    for row in (
+        "data set",
+        "split",
+        "backbone",
+        "training tasks",
+        "test tasks",
+        "limits",
+        "licence",
+    ):
+        assert f"\n| {row} | " in text
+    assert read_metadata(card)["model-index"][0]["name"] == "small"
     stated = re.search(r"\| transductive \| (\d+\.\d\d ± \d+\.\d\d) \|", card)
     assert stated is not None
     assert "- method: commit `" in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_blo.models.pretrained import PretrainedModel, load_pretrained
+from fewshot_blo.models.pretrained import PretrainedModel
+from fewshot_blo.models.released import load_pretrained
 
 __all__ = ["PretrainedModel", "load_pretrained"]

@@ -116,7 +116,7 @@ def read_model(folder: Path) -> Stored:
         parts[part][name] = tensor
     path = folder / CARD
     card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return Stored(**config, **parts, card=card)
+    return Stored(**config, outer=parts["outer"], buffers=parts["buffers"], card=card)
 
 
 def _check_size(path: Path, name: str) -> None:

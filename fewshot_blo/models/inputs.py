@@ -28,7 +28,7 @@ def as_images(images: Images, shape: tuple[int, ...], name: str) -> Tensor:
     """
     if not isinstance(images, Tensor):
         color, size = shape[0] == 3, shape[1]
-        pixels = [torch.from_numpy(read_image(i, size=size, color=color)) for i in images]
+        pixels = [torch.tensor(read_image(i, size=size, color=color)) for i in images]
         images = torch.stack(pixels) if pixels else torch.zeros(0)
     if images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
         sides = ", ".join(map(str, shape))

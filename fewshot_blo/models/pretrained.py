@@ -25,9 +25,12 @@ from fewshot_blo.models.restoring import example_shape, for_sharing, restored
 from fewshot_blo.problems import FewShotProblem, NormMode
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting
-from fewshot_blo.records.shipped import checkpoint_file, released_folder
+from fewshot_blo.records.shipped import checkpoint_file
 from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.training import checkpoint as checkpoints
+
+# Backends of the kernel that every machine has; others are chosen anew.
+_EVERYWHERE = ("loop", "batched")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,8 @@ class PretrainedModel:
         outputs = config.episodes.drawn(training=True).most_way
         here = replace(config, device=device)
         problem = restored(here, shape, outputs, saved.outer, saved.buffers, str(path))
+        if saved.settled["backend"] in _EVERYWHERE:
+            problem.backend = saved.settled["backend"]
         beside = file.with_name("card.md")
         name = file.parent.name
         card = beside.read_text(encoding="utf-8") if beside.is_file() else plain_card(name, config)
@@ -188,7 +193,8 @@ class PretrainedModel:
         Args:
             support: B labelled images: ``[B, C, H, W]`` of the model's ``shape``, uint8 or
                 floating-point in [0, 1]; or paths, Pillow images or arrays, which are cropped to a
-                square, resized, and converted to grey or RGB.
+                square, resized, and converted to grey or RGB. Omniglot's models know white ink on
+                black.
             labels: their labels ``[B]``, each of 0 to N-1 at least once.
             queries: M images to label, as ``support``.
             norm: source of the batch norm statistics of the queries. With "transductive" they are
@@ -242,20 +248,3 @@ class PretrainedModel:
         """Whether the number of classes is that of a learned head."""
         weight = self.problem.outer.get("head.weight")
         return weight is not None and weight.shape[0] == self.outputs
-
-
-def load_pretrained(name: str, *, device: str = "auto") -> PretrainedModel:
-    """A released model of the package by name, as ``omniglot-5w1s-unroll``.
-
-    ``fewshot-blo models`` lists them; ``PretrainedModel.from_pretrained`` loads those of folders
-    and of Hugging Face's hub.
-
-    Args:
-        name: name of the model.
-        device: cpu, cuda or cuda:1; auto uses a GPU if there is one.
-
-    Raises:
-        CheckpointError: if there is no model of this name; the message has the nearest names.
-    """
-    released_folder(name)
-    return PretrainedModel.from_checkpoint(name, device=device)

@@ -187,7 +187,7 @@ def public() -> list[Callable[..., Any]]:
 
 
 # Records of the program, not settings; and what has no argument.
-_SKIPPED = {"Bilevel", "OuterStep", "keep_freed_memory", "load_classifier"}
+_SKIPPED = {"Bilevel", "OuterStep", "keep_freed_memory", "load_classifier", "PretrainedModel"}
 
 
 def cases() -> Iterator[tuple[Callable[..., Any], str, Any, dict[str, Any]]]:
