@@ -5,10 +5,9 @@
 
 It is not part of CI, because a mutant takes about ten seconds. Cosmic Ray mutates a copy of the
 last commit, and the survivors are written to ``docs/results/mutations.md``. An interrupted run is
-resumed if the mutated modules have not changed. ``--again`` runs only the survivors, after tests have
-been added. For each survivor either a test is added, or a reason in the last column of the table, which
-later runs keep.
-"""
+resumed if the mutated modules have not changed. ``--again`` runs only the survivors, after tests
+have been added. For each survivor either a test is added, or a reason in the last column of the
+table, which later runs keep."""
 
 from __future__ import annotations
 
