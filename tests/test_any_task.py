@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from documents import run_block
 
 from fewshot_blo.tasks.reading.torchvision_import import torchvision_module
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "docs" / "guides" / "any_task.md").read_text(encoding="utf-8")
-# The block with packages that are not among the test requirements is marked py: type checkers of
-# documents read python alone.
-BLOCKS = re.findall(r"^```py(?:thon)?\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+PAGE = "docs/guides/any_task.md"
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(number: int) -> dict[str, Any]:
     """The names that a block leaves."""
-    # A module of its own, for dataclasses look theirs up.
-    module = types.ModuleType(f"any_task_{number}")
-    sys.modules[module.__name__] = module
-    name = f"docs/guides/any_task.md, block {number}"
-    exec(compile(BLOCKS[number], name, "exec"), module.__dict__)
-    return module.__dict__
+    return run_block(PAGE, number)
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:

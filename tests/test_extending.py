@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = '''"""Nearest class means under the absolute distance."""
@@ -91,8 +92,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "setup.cfg", folder)
-    strategy, data_set = _example("extending", 0), _example("extending", 1)
-    protocol = _example("protocols", 0)
+    strategy, data_set = blocks("docs/guides/extending.md")[:2]
+    protocol = blocks("docs/guides/protocols.md")[0]
     for home, module, text, name, names in (
         ("hypergrad/__init__.py", "alternating", strategy, "Alternating", "STRATEGIES = ("),
         ("heads/__init__.py", "absolute", HEAD, "AbsoluteHead", "HEADS = ("),
@@ -105,12 +106,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _PROTOCOLS = "PROTOCOLS: tuple[type[Protocol], ...] = ("
-
-
-def _example(document: str, number: int) -> str:
-    text = (ROOT / "docs" / "guides" / f"{document}.md").read_text(encoding="utf-8")
-    blocks: list[str] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return blocks[number]
 
 
 def _add(folder: Path, home: str, module: str, text: str, name: str, names: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from documents import blocks
 from small_runs import make_dataset
 
 from fewshot_blo.experiments.data import build_sampler
@@ -20,12 +20,8 @@ from fewshot_blo.tasks.protocols import PROTOCOLS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "protocols.md"
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-
-
 def test_a_protocol_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "long_tail.py").write_text(blocks()[0], encoding="utf-8")
+    (tmp_path / "long_tail.py").write_text(blocks("docs/guides/protocols.md")[0], encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     own = importlib.import_module("long_tail").LongTail
     labels = torch.arange(6).repeat_interleave(30)
@@ -45,7 +41,7 @@ def test_the_other_blocks_run(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> N
     splits = Splits(*(make_dataset(classes, 40, seed=seed) for seed, classes in sizes))
     monkeypatch.setattr(glyphs, "load", lambda: splits)
     names: dict[str, Any] = {}
-    for block in blocks()[1:]:
+    for block in blocks("docs/guides/protocols.md")[1:]:
         exec(compile(block.replace("tasks=20", "tasks=2"), str(PAGE), "exec"), names)
     said = capsys.readouterr().out
     assert "| average rank |" in said

@@ -3,14 +3,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import textwrap
-import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from documents import run_block
 from oracles import Quadratic, assert_same
 from small_runs import make_dataset, make_problem, make_sampler
 
@@ -21,36 +19,25 @@ from fewshot_blo.records.shard import Shard
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_example(document: str, number: int) -> dict[str, Any]:
-    """The names that one of a document's Python blocks leaves."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    # A module of its own, for dataclasses look theirs up.
-    module = types.ModuleType("readme_example")
-    sys.modules[module.__name__] = module
-    exec(compile(blocks[number], document, "exec"), module.__dict__)
-    return module.__dict__
-
-
 @pytest.mark.slow
 def test_the_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    run_example("README.md", 0)
+    run_block("README.md", 0)
     assert re.search(r"^\d\d\.\d\d ± \d\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_weights_of_noise_learn_to_decay() -> None:
     torch.manual_seed(0)
-    decay = run_example("README.md", 1)["solution"].outer["decay"]
+    decay = run_block("README.md", 1)["solution"].outer["decay"]
     assert decay[2:].mean() > decay[:2].max()  # Two weights of twenty carry the signal.
 
 
 def test_the_strategy_is_one() -> None:
     """Of a quadratic: its inner steps are those of the formula, and F_u is all of its gradient."""
-    strategy = run_example("docs/guides/extending.md", 0)["Alternating"]()
+    strategy = run_block("docs/guides/extending.md", 0)["Alternating"]()
     quadratic = Quadratic.random()
     step, state = outer_step(strategy, quadratic.bilevel(), strategy.init())
     assert_same(step.gradient, {"u": quadratic.r * quadratic.u.detach()})
@@ -60,7 +47,7 @@ def test_the_strategy_is_one() -> None:
 
 def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
     problem, sampler = make_problem(), make_sampler(make_dataset())
-    found = run_example("docs/guides/scaling.md", 1)["in_parts"](problem, sampler, 3)
+    found = run_block("docs/guides/scaling.md", 1)["in_parts"](problem, sampler, 3)
     assert torch.equal(found.values, evaluate(problem, sampler, tasks=600).values)
 
 
@@ -90,5 +77,5 @@ def test_training_in_a_group_is_that_of_its_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
-    run_example("docs/guides/scaling.md", 0)
+    run_block("docs/guides/scaling.md", 0)
     assert (tmp_path / "runs/group/best.pt").exists()

@@ -49,7 +49,7 @@ def instead_of(path: Path) -> str:
 def recipe_names() -> list[str]:
     """The names of the recipes, sorted, as ``omniglot-5w1s/maml``."""
     files = RECIPES.rglob(f"*{_SUFFIX}")
-    return sorted(str(path.relative_to(RECIPES).as_posix())[: -len(_SUFFIX)] for path in files)
+    return sorted(path.relative_to(RECIPES).as_posix().removesuffix(_SUFFIX) for path in files)
 
 
 def recipe_file(path: Path) -> Path:
@@ -57,7 +57,7 @@ def recipe_file(path: Path) -> Path:
 
     The name may begin with the folder ``recipes`` and end with the suffix of its file.
     """
-    name = path.as_posix().removeprefix("recipes/").removesuffix(_SUFFIX)
+    name = _recipe_name(path)
     if not path.expanduser().is_file() and name in recipe_names():
         return RECIPES / f"{name}{_SUFFIX}"
     return path
@@ -65,9 +65,12 @@ def recipe_file(path: Path) -> Path:
 
 def recipe_instead_of(path: Path) -> str:
     """The recipes that a missing file was most likely meant to name, as a remedy."""
-    name = path.as_posix().removeprefix("recipes/").removesuffix(_SUFFIX)
-    close = difflib.get_close_matches(name, recipe_names())
+    close = difflib.get_close_matches(_recipe_name(path), recipe_names())
     return f"; recipes of the package with such names: {', '.join(close)}" if close else ""
+
+
+def _recipe_name(path: Path) -> str:
+    return path.as_posix().removeprefix("recipes/").removesuffix(_SUFFIX)
 
 
 def recipe_title(name: str) -> str:

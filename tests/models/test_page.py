@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import blocks
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "models.md"
+PAGE = "docs/guides/models.md"
 
 
 def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("safetensors", reason="needs safetensors")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"docs/guides/models.md, block {number}", "exec"), names)
+    for number, block in enumerate(blocks(PAGE)):
+        exec(compile(block, f"{PAGE}, block {number}", "exec"), names)
     assert names["probabilities"].shape == (75, 5)
     assert names["accuracy"].mean > 0.8
     assert (tmp_path / "saved" / "unroll" / "model.safetensors").is_file()
