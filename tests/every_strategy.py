@@ -40,12 +40,13 @@ STRATEGIES: dict[str, Strategy] = {
     "stocbio": StocBiO(InnerSteps(2, SGD(0.1)), 2, 0.1),
     "implicit by MINRES": Implicit(InnerSteps(3, SGD(0.1)), MINRES(3)),
     "implicit by Nyström": Implicit(InnerSteps(3, SGD(0.1)), Nystrom(4, 0.5)),
-    # Rounding over a length of 1e-5 would be more than the loop may differ by.
+    # Rounding is divided by the length: over 1e-5 it would be more than the loop may differ by, and
+    # over 0.01 it is, by the order of sums of some processors.
     "finite differences": FiniteDifference(
-        InnerSteps(3, SGD(0.1)), ConjugateGradient(3, damping=1.0), length=0.01
+        InnerSteps(3, SGD(0.1)), ConjugateGradient(3, damping=1.0), length=0.1
     ),
     "finite differences in one step": FiniteDifference(
-        InnerSteps(1, SGD(0.1)), OneStep(0.1), length=0.01
+        InnerSteps(1, SGD(0.1)), OneStep(0.1), length=0.1
     ),
     "moreau envelope": MoreauEnvelope(InnerSteps(1, SGD(0.1)), 0.1, gamma=0.5, weight=2.0),
     "reptile": Reptile(InnerSteps(2, SGD(0.1))),

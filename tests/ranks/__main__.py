@@ -13,7 +13,7 @@ from fewshot_blo.records.tables import markdown
 from ranks.start import start_group
 
 TOLERANCE = {"finite differences": 1e-11, "": 1e-12}
-"""By the strategy's name: finite differences divide rounding by their length, here 0.01."""
+"""By the strategy's name: finite differences divide rounding by their length, here 0.1."""
 
 
 def main() -> None:
