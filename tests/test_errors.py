@@ -18,10 +18,10 @@ ESTIMATOR = "fewshot_blo.finetune.estimator"
 @pytest.mark.parametrize(
     ("library", "use", "requirement"),
     [
-        ("timm", lambda: load_backbone("timm:resnet18"), "fewshot_blo[backbones]"),
-        ("transformers", lambda: load_backbone("hf:nobody/nothing"), "transformers"),
-        ("sklearn.metrics", Denoising, "fewshot_blo[sklearn]"),
-        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), "fewshot_blo[sklearn]"),
+        ("timm", lambda: load_backbone("timm:resnet18"), "'.[backbones]' in a checkout of fewshot_blo"),
+        ("transformers", lambda: load_backbone("hf:nobody/nothing"), "'transformers'"),
+        ("sklearn.metrics", Denoising, "'.[sklearn]' in a checkout of fewshot_blo"),
+        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), "'.[sklearn]' in a checkout of fewshot_blo"),
     ],
 )
 def test_the_error_names_the_command_that_installs_it(
@@ -31,4 +31,4 @@ def test_the_error_names_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, library, None)  # An import of it fails.
     with pytest.raises(ConfigurationError) as caught:
         use()
-    assert str(caught.value) == f"{library} is not installed: pip install '{requirement}'"
+    assert str(caught.value) == f"{library} is not installed: pip install {requirement}"

@@ -62,7 +62,7 @@ def remedy(suffix: str) -> str:
     if suffix in suffixes():
         return ""
     if suffix in _HEIC:
-        return "install fewshot_blo[heic]"
+        return pip_install(".[heic]")
     return "install Pillow 11.3 or later" if suffix in _AVIF else ""
 
 
