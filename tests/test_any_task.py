@@ -33,7 +33,9 @@ def run(number: int) -> dict[str, Any]:
     # A module of its own, for dataclasses look theirs up.
     module = types.ModuleType(f"any_task_{number}")
     sys.modules[module.__name__] = module
-    exec(compile(BLOCKS[number], f"docs/guides/any_task.md, block {number}", "exec"), module.__dict__)
+    exec(
+        compile(BLOCKS[number], f"docs/guides/any_task.md, block {number}", "exec"), module.__dict__
+    )
     return module.__dict__
 
 

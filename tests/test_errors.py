@@ -12,16 +12,17 @@ from fewshot_blo.backbones import load_backbone
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies import Denoising
 
+BACKBONES, SKLEARN = (f"'.[{e}]' in a checkout of fewshot_blo" for e in ("backbones", "sklearn"))
 ESTIMATOR = "fewshot_blo.finetune.estimator"
 
 
 @pytest.mark.parametrize(
     ("library", "use", "requirement"),
     [
-        ("timm", lambda: load_backbone("timm:resnet18"), "'.[backbones]' in a checkout of fewshot_blo"),
+        ("timm", lambda: load_backbone("timm:resnet18"), BACKBONES),
         ("transformers", lambda: load_backbone("hf:nobody/nothing"), "'transformers'"),
-        ("sklearn.metrics", Denoising, "'.[sklearn]' in a checkout of fewshot_blo"),
-        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), "'.[sklearn]' in a checkout of fewshot_blo"),
+        ("sklearn.metrics", Denoising, SKLEARN),
+        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), SKLEARN),
     ],
 )
 def test_the_error_names_the_command_that_installs_it(

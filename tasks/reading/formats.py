@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fewshot_blo.errors import pip_install
+
 BY_CONTENT = (
     *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PSD", "QOI"),
     *("ICO", "ICNS", "DDS"),
