@@ -158,30 +158,44 @@ def counts(report: str) -> tuple[int, int, int, float]:
 def table(results: Sequence[Result]) -> str:
     """The document with one row for each result."""
     rows = [
-        f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} "
-        f"| {r.passed} | {r.skipped} | {r.failed} | {r.seconds:.0f} | {r.processes} | `{r.commit}` |"
+        f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} | {r.passed} "
+        f"| {r.skipped} | {r.failed} | {r.seconds:.0f} | {r.processes} | `{r.commit}` |"
         for r in results
     ]
     return "\n".join([_HEADER, *rows, ""])
 
 
-_HEADER = """\
+_COLUMNS = (
+    "environment",
+    "Python",
+    "torch",
+    "torchvision",
+    "numpy",
+    "tests",
+    "passed",
+    "skipped",
+    "failed",
+    "seconds",
+    "processes",
+    "commit",
+)
+_HEADER = f"""\
 # Tests with the lowest and the newest versions
 
-Written by `make matrix` (`python scripts/matrix.py --help`), on CPUs. "lowest" has the lowest version
-that `setup.cfg` declares for each requirement, "newest" the newest torch and torchvision below its
-upper bounds and the newest of all others. Other pairs of Python and torch are in
-`.github/workflows/ci.yml`. Tests that need a GPU, a browser or files of data are skipped where there
-are none.
+Written by `make matrix` (`python scripts/matrix.py --help`), on CPUs. "lowest" has the lowest
+version that `setup.cfg` declares for each requirement, "newest" the newest torch and torchvision
+below its upper bounds and the newest of all others. Other pairs of Python and torch are in
+`.github/workflows/ci.yml`. Tests that need a GPU, a browser or files of data are skipped where
+there are none.
 
-| environment | Python | torch | torchvision | numpy | tests | passed | skipped | failed | seconds | processes | commit |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""
+| {" | ".join(_COLUMNS)} |
+|{"---|" * len(_COLUMNS)}"""
 
 
 def environments(kinds: Sequence[str]) -> list[Environment]:
     """Those for which an interpreter is installed."""
     bounds = lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))
-    found = [python for python in PYTHONS if shutil.which(f"python{python}")]
+    found = [python for python in PYTHONS if _runs(f"python{python}")]
     made = []
     for python in found:
         pair = {name: bounds[name] for name in NEWEST}
@@ -230,6 +244,13 @@ def main() -> None:
         print(f"{environment.folder.name}: {result}")
         bad = bad or result.failed > 0
     sys.exit(bad)
+
+
+def _runs(command: str) -> bool:
+    """Whether a Python of this name is there and starts: a shim of pyenv may name an absent one."""
+    if shutil.which(command) is None:
+        return False
+    return subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 def _lines(pinned: Mapping[str, str]) -> str:
