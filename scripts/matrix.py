@@ -94,7 +94,9 @@ class Environment:
         return Result(
             self.kind,
             _output(self.interpreter, "-c", "import platform; print(platform.python_version())"),
-            *(self.version(name) for name in ("torch", "torchvision", "numpy")),
+            self.version("torch"),
+            self.version("torchvision"),
+            self.version("numpy"),
             " ".join(paths) or "all",
             passed,
             skipped,
@@ -158,8 +160,9 @@ def counts(report: str) -> tuple[int, int, int, float]:
 def table(results: Sequence[Result]) -> str:
     """The document with one row for each result."""
     rows = [
-        f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} | {r.passed} "
-        f"| {r.skipped} | {r.failed} | {r.seconds:.0f} | {r.processes} | `{r.commit}` |"
+        f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} "
+        f"| {r.passed} | {r.skipped} | {r.failed} | {r.seconds:.0f} "
+        f"| {r.processes} | `{r.commit}` |"
         for r in results
     ]
     return "\n".join([_HEADER, *rows, ""])
