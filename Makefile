@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers faults ranks clean
+.PHONY: train test lint pyright peers faults ranks matrix clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -32,6 +32,11 @@ faults: $(VENV)/.installed
 # Two and four processes against one: every strategy, problem and norm mode.
 ranks: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m ranks
+
+# The lowest and the newest declared versions, each in a fresh environment: gigabytes, and a run of the
+# tests for each. The table is docs/results/versions.md.
+matrix:
+	$(PYTHON) scripts/matrix.py
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers

@@ -58,12 +58,23 @@ SINGULAR = (
 """Another cause of a NaN after inner steps: checking for singularity would need a host sync."""
 
 
+def pip_install(requirement: str) -> str:
+    """The command that installs a library, as errors name it.
+
+    Args:
+        requirement: a library, as ``transformers``, or an extra of this package, as ``.[onnx]``.
+            The package is on no index, so that its extras are installed from a checkout.
+    """
+    place = " in a checkout of fewshot_blo" if requirement.startswith(".") else ""
+    return f"pip install '{requirement}'{place}"
+
+
 @contextmanager
 def installed_by(requirement: str) -> Iterator[None]:
     """Inside, importing a missing optional library raises an error that says how to install it.
 
     Args:
-        requirement: requirement for ``pip install`` that provides it, as ``fewshot_blo[onnx]``.
+        requirement: requirement that provides it, as for ``pip_install``.
 
     Raises:
         ConfigurationError: if a library is missing, with the command that installs it.
@@ -72,5 +83,5 @@ def installed_by(requirement: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{error.name} is not installed: pip install '{requirement}'"
+            f"{error.name} is not installed: {pip_install(requirement)}"
         ) from error

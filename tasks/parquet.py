@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, pip_install
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.files import cache_folder
 from fewshot_blo.records.ranges import Positive
@@ -204,7 +204,7 @@ def _downloaded(repository: str) -> Path:
         hub = importlib.import_module("huggingface_hub")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"repository is '{repository}': it needs huggingface_hub; install fewshot_blo[hf], or "
+            f"repository is '{repository}': it needs huggingface_hub; {pip_install('.[hf]')}, or "
             "download its parquet files and set root"
         ) from error
     try:

@@ -12,16 +12,17 @@ from fewshot_blo.backbones import load_backbone
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.studies import Denoising
 
+BACKBONES, SKLEARN = (f"'.[{e}]' in a checkout of fewshot_blo" for e in ("backbones", "sklearn"))
 ESTIMATOR = "fewshot_blo.finetune.estimator"
 
 
 @pytest.mark.parametrize(
     ("library", "use", "requirement"),
     [
-        ("timm", lambda: load_backbone("timm:resnet18"), "fewshot_blo[backbones]"),
-        ("transformers", lambda: load_backbone("hf:nobody/nothing"), "transformers"),
-        ("sklearn.metrics", Denoising, "fewshot_blo[sklearn]"),
-        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), "fewshot_blo[sklearn]"),
+        ("timm", lambda: load_backbone("timm:resnet18"), BACKBONES),
+        ("transformers", lambda: load_backbone("hf:nobody/nothing"), "'transformers'"),
+        ("sklearn.metrics", Denoising, SKLEARN),
+        ("sklearn.base", lambda: importlib.import_module(ESTIMATOR), SKLEARN),
     ],
 )
 def test_the_error_names_the_command_that_installs_it(
@@ -31,4 +32,4 @@ def test_the_error_names_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, library, None)  # An import of it fails.
     with pytest.raises(ConfigurationError) as caught:
         use()
-    assert str(caught.value) == f"{library} is not installed: pip install '{requirement}'"
+    assert str(caught.value) == f"{library} is not installed: pip install {requirement}"

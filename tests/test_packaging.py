@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
+
+import fewshot_blo
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folders of the checkout by their place in the package.
@@ -91,6 +96,7 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
     assert any(line.startswith("torch<2.15") for line in described.get_all("Requires-Dist", []))
     assert set(described.get_all("Provides-Extra", [])) == {
         "backbones",
+        "docs",
         "formats",
         "heic",
         "hf",
@@ -104,6 +110,41 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "test",
         "tune",
     }
+
+
+def test_metadata_is_complete(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        described = message_from_string(archive.read(f"{information(wheel)}/METADATA").decode())
+        names = archive.namelist()
+    classifiers = set(described.get_all("Classifier", []))
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)}
+    assert pythons | {"Typing :: Typed", "Operating System :: POSIX :: Linux"} <= classifiers
+    assert any(name.startswith("Topic :: ") for name in classifiers)
+    assert "License :: OSI Approved :: MIT License" in classifiers
+    assert described["Version"] == fewshot_blo.__version__
+    assert described["Description-Content-Type"] == "text/markdown"
+    assert {"Summary", "Keywords", "Author"} <= set(described.keys())
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_every_document_names_the_same_version() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    version, date = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\S+)$", changes, re.MULTILINE)[0]
+    assert version == citation["version"] == fewshot_blo.__version__
+    assert date == citation["date-released"]
+
+
+def test_extras_are_installed_from_a_checkout() -> None:
+    """The package is on no index: pip would look for its name there."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    sources = [*ROOT.glob("fewshot_blo/**/*.py"), *ROOT.glob("tasks/**/*.py")]
+    texts = {path: path.read_text(encoding="utf-8") for path in (*documents, *sources)}
+    assert [path for path, text in texts.items() if "fewshot_blo[" in text] == []
+    named = {name for text in texts.values() for name in re.findall(r"[\"']\.\[(\w+)\]", text)}
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert {"heic", "tune"} <= named <= set(settings["options.extras_require"])
 
 
 def imported_files(folder: Path, site: Path) -> list[str]:

@@ -104,7 +104,7 @@ def _square(name: str, height: int, width: int) -> int:
 
 def _timm() -> ModuleType:
     torchvision_module()  # timm imports torchvision, which may need its operators declared.
-    with installed_by("fewshot_blo[backbones]"):
+    with installed_by(".[backbones]"):
         import timm
     module: ModuleType = timm
     return module

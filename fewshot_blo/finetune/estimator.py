@@ -22,7 +22,7 @@ from fewshot_blo.finetune.near_duplicates import near_duplicates
 from fewshot_blo.tasks.reading.images import common_bits
 from fewshot_blo.tasks.reading.several import several
 
-with installed_by("fewshot_blo[sklearn]"):
+with installed_by(".[sklearn]"):
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fewshot_blo.errors import pip_install
+
 BY_CONTENT = (
     *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PSD", "QOI"),
     *("ICO", "ICNS", "DDS"),
@@ -62,7 +64,7 @@ def remedy(suffix: str) -> str:
     if suffix in suffixes():
         return ""
     if suffix in _HEIC:
-        return "install fewshot_blo[heic]"
+        return pip_install(".[heic]")
     return "install Pillow 11.3 or later" if suffix in _AVIF else ""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, pip_install
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.columns import NO_LABEL, Columns, class_of, columns_of, features_of
 from fewshot_blo.tasks.reading.division import SPLIT_OF
@@ -73,7 +73,7 @@ def _pyarrow() -> Any:
         return importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "parquet files need pyarrow: install fewshot_blo[formats], or pyarrow itself"
+            f"parquet files need pyarrow: {pip_install('.[formats]')}, or install pyarrow itself"
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, pip_install
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS, class_list
 from fewshot_blo.tasks.reading.imagenet import Encoded, Source
@@ -36,7 +36,7 @@ def hdf5_file(path: Path) -> Any:
         h5py = importlib.import_module("h5py")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{path} needs h5py: install fewshot_blo[formats], or h5py itself"
+            f"{path} needs h5py: {pip_install('.[formats]')}, or install h5py itself"
         ) from error
     try:
         return h5py.File(path, "r")

@@ -311,7 +311,7 @@ def test_onnx_without_its_packages(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("onnxscript"))
     monkeypatch.setitem(sys.modules, library, None)
-    message = rf"{library} is not installed: pip install 'fewshot_blo\[onnx\]'"
+    message = rf"{library} is not installed: pip install '\.\[onnx\]' in a checkout of fewshot_blo"
     with pytest.raises(ConfigurationError, match=message):
         export(make_classifier(CANDIDATES[0]), tmp_path / "m.onnx")
 

@@ -365,7 +365,10 @@ def test_what_the_extra_installs(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     assert cli.main(["serve", str(versions.now.file)]) == 1
-    assert "is not installed: pip install 'fewshot_blo[serve]'" in capsys.readouterr().err
+    assert (
+        "is not installed: pip install '.[serve]' in a checkout of fewshot_blo"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_classifier_without_thumbnails(versions: Versions, tmp_path: Path) -> None:

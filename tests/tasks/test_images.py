@@ -110,8 +110,8 @@ def test_a_file_is_closed_and_named(tmp_path: Path) -> None:
 def test_the_remedy_is_for_the_format_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="save it anew or leave it out"):
         open_image(b"content", color=True, name="a.png")
-    monkeypatch.setattr(images, "remedy", {".heic": "install fewshot_blo[heic]"}.get)
-    with pytest.raises(DataError, match=r"install fewshot_blo\[heic\]"):
+    monkeypatch.setattr(images, "remedy", {".heic": "pip install '.[heic]'"}.get)
+    with pytest.raises(DataError, match=r"pip install '\.\[heic\]'"):
         open_image(b"content", color=True, name="a.heic")
 
 

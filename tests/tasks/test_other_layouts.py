@@ -230,7 +230,7 @@ def test_what_is_wrong_is_named(
 def test_without_h5py_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_torchmeta(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ConfigurationError, match=r"needs h5py: install fewshot_blo\[formats\]"):
+    with pytest.raises(ConfigurationError, match=r"needs h5py: pip install '\.\[formats\]'"):
         cifarfs.load(tmp_path)
 
 

@@ -314,9 +314,9 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     stored(tmp_path)
     for module in ("pyarrow.parquet", "huggingface_hub"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigurationError, match=r"need pyarrow: install fewshot_blo\[formats\]"):
+    with pytest.raises(ConfigurationError, match=r"need pyarrow: pip install '\.\[formats\]'"):
         load(tmp_path, size=2)
-    with pytest.raises(ConfigurationError, match=r"needs huggingface_hub; install fewshot_blo\[hf"):
+    with pytest.raises(ConfigurationError, match=r"needs huggingface_hub; pip install '\.\[hf"):
         load(None, repository="timm/mini-imagenet", size=2)
 
 

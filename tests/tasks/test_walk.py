@@ -88,8 +88,8 @@ def test_a_huge_image_without_a_suffix_is_one(
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("a.heic", " (install fewshot_blo[heic])"),
-        ("b.HIF", " (install fewshot_blo[heic])"),
+        ("a.heic", " (pip install '.[heic]' in a checkout of fewshot_blo)"),
+        ("b.HIF", " (pip install '.[heic]' in a checkout of fewshot_blo)"),
         ("c.avif", " (install Pillow 11.3 or later)"),
         ("d.eps", ""),
         ("e.pdf", ""),

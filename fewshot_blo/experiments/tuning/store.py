@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
     Raises:
         ConfigurationError: if Optuna is not installed, with the command that installs it.
     """
-    with installed_by("fewshot_blo[tune]"):
+    with installed_by(".[tune]"):
         import optuna
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -192,7 +192,7 @@ def _pt2(module: Deployed, images: Tensor) -> bytes:
 
 
 def _onnx(module: Deployed, images: Tensor) -> bytes:
-    with installed_by("fewshot_blo[onnx]"):
+    with installed_by(".[onnx]"):
         importlib.import_module("onnxscript")
         importlib.import_module("onnxruntime")
     found = torch.onnx.export(

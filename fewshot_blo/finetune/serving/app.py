@@ -15,7 +15,7 @@ from fewshot_blo.finetune.serving.uploads import BODY_MIB, FILE_MIB, FILES, uplo
 from fewshot_blo.finetune.serving.versions import Version, Versions
 from fewshot_blo.tasks import DataError
 
-with installed_by("fewshot_blo[serve]"):
+with installed_by(".[serve]"):
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException

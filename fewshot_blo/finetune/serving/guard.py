@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from fewshot_blo.errors import installed_by
 
-with installed_by("fewshot_blo[serve]"):
+with installed_by(".[serve]"):
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

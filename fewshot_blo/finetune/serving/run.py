@@ -11,7 +11,7 @@ from fewshot_blo.finetune.serving.app import application
 from fewshot_blo.finetune.serving.guard import is_loopback
 from fewshot_blo.finetune.serving.versions import Versions
 
-with installed_by("fewshot_blo[serve]"):
+with installed_by(".[serve]"):
     import uvicorn
 
 _GRACE = 3

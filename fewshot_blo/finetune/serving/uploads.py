@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fewshot_blo.errors import installed_by
 from fewshot_blo.finetune.serving.answers import Picture
 
-with installed_by("fewshot_blo[serve]"):
+with installed_by(".[serve]"):
     importlib.import_module("python_multipart")  # Starlette misses it at the first form only.
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException

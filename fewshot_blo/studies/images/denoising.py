@@ -81,7 +81,7 @@ class Denoising(Study):
     updates: Counting = 600
 
     def __post_init__(self) -> None:
-        with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.
+        with installed_by(".[sklearn]"):  # Needed by measure: fail before the first step.
             importlib.import_module("sklearn.metrics")
 
     @cached_property

@@ -73,7 +73,7 @@ class SourceReweighting(Study):
                 f"least_noise is {self.least_noise} and most_noise {self.most_noise}: they must "
                 "satisfy 0 < least_noise <= most_noise <= 1"
             )
-        with installed_by("fewshot_blo[sklearn]"):  # Needed by measure: fail before the first step.
+        with installed_by(".[sklearn]"):  # Needed by measure: fail before the first step.
             importlib.import_module("sklearn.metrics")
 
     @cached_property

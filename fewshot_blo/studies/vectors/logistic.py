@@ -79,7 +79,7 @@ class LogisticRegularisation(Study):
                 f"useful is {self.useful}: it must be at least 1 and less than features, "
                 f"{self.features}"
             )
-        with installed_by("fewshot_blo[sklearn]"):  # Needed in the end: fail before the first step.
+        with installed_by(".[sklearn]"):  # Needed in the end: fail before the first step.
             importlib.import_module("scipy.optimize")
 
     @cached_property

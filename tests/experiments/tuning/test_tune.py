@@ -448,7 +448,8 @@ def test_without_optuna_the_command_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert cli.main(["tune", str(recipe), f"--folder={tmp_path / 'x'}"]) == 1
     error = capsys.readouterr().err
-    assert error == "fewshot-blo tune: optuna is not installed: pip install 'fewshot_blo[tune]'\n"
+    install = "pip install '.[tune]' in a checkout of fewshot_blo"
+    assert error == f"fewshot-blo tune: optuna is not installed: {install}\n"
     assert not (tmp_path / "x").exists()
 
 

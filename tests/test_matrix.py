@@ -1,0 +1,74 @@
+"""The matrix of versions: what it pins, counts and writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Any:
+    specification = importlib.util.spec_from_file_location("matrix", ROOT / "scripts/matrix.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["matrix"] = module  # Dataclasses look their module up.
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_lowest_versions_are_the_lower_bounds(matrix: Any) -> None:
+    settings = """
+[options]
+install_requires =
+    torch>=2.8,<2.15
+    jsonargparse[signatures]>=4.49,<5
+    numpy>=1.26
+    pyyaml
+[options.extras_require]
+test =
+    # A comment.
+    numpy>=1.20
+    ruff==0.17.*
+    scipy>=1.11
+"""
+    expected = {"torch": "2.8", "jsonargparse": "4.49", "numpy": "1.26", "scipy": "1.11"}
+    assert matrix.lowest(settings) == expected
+
+
+def test_newest_versions_are_allowed_and_in_the_workflow(matrix: Any) -> None:
+    requirements = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    for name, version in matrix.NEWEST.items():
+        major, minor = version.split(".")[:2]
+        assert f"<{major}.{int(minor) + 1}\n" in requirements
+        assert f'{name}: "{version}"' in workflow
+        assert f'{name}: "{matrix.lowest(requirements)[name]}.0"' in workflow
+
+
+def test_a_report_is_counted(matrix: Any) -> None:
+    suite = '<testsuite tests="9" skipped="2" failures="1" errors="1" time="3.5"/>'
+    assert matrix.counts(f"<testsuites>{suite}</testsuites>") == (5, 2, 2, 3.5)
+
+
+def test_a_later_result_replaces_that_of_its_environment(
+    matrix: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "versions.json")
+    monkeypatch.setattr(matrix, "TABLE", tmp_path / "versions.md")
+    versions = ("2.8.0", "0.23.0", "1.26.0")
+    for kind, python, failed in (("lowest", "3.11.7", 3), ("newest", "3.11.7", 0)):
+        result = matrix.Result(kind, python, *versions, "all", 5, 1, failed, 9.4, 2, "abc")
+        matrix.keep(result)
+    matrix.keep(matrix.Result("lowest", "3.11.8", *versions, "all", 8, 1, 0, 9.6, 2, "def"))
+    rows = (tmp_path / "versions.md").read_text(encoding="utf-8").splitlines()[-2:]
+    assert rows == [
+        "| lowest | 3.11.8 | 2.8.0 | 0.23.0 | 1.26.0 | all | 8 | 1 | 0 | 10 | 2 | `def` |",
+        "| newest | 3.11.7 | 2.8.0 | 0.23.0 | 1.26.0 | all | 5 | 1 | 0 | 9 | 2 | `abc` |",
+    ]
