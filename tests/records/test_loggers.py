@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_solve_logs_too(tmp_path: Path) -> None:
         start = {"u": torch.ones(2)}, {"v": torch.zeros(2)}
         return PlainProblem(*start, inner_loss=loss, outer_loss=loss)
 
-    own, method = Recorder(), Unroll(InnerSteps(1, SGD(0.1)))
+    own, method = Recorder(), Unroll(InnerSteps(1, SGD(0.5)))
     options: dict[str, Any] = {"steps": 2, "every": 1, "progress": False, "loggers": (own,)}
     solve(problem(), method, folder=tmp_path, **options)
     assert own.calls[0].settings["steps"] == 2
@@ -236,6 +237,7 @@ def test_weights_and_biases_gets_no_point_twice(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Packages warn of each other.
 def test_the_package_wandb_writes_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     log(tmp_path, 1, 5, WeightsAndBiases(mode="offline"))
@@ -269,6 +271,7 @@ def sent(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Packages warn of each other.
 def test_the_package_mlflow_keeps_one_run(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     log(tmp_path, 1, 7, MLflow())
@@ -283,3 +286,18 @@ def test_the_package_mlflow_keeps_one_run(tmp_path: Path) -> None:
     for name, steps in (("seconds", range(1, 10)), ("accuracy/validation", range(2, 10, 2))):
         history = client.get_metric_history(found.info.run_id, name)
         assert [m.step for m in history] == list(steps)
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "guides" / "loggers.md"
+    own, used = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "milestones.py").write_text(own)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(used, str(page), "exec"), {})
+    assert len(table(tmp_path / "runs" / "a")) == 2
+    (logger,) = built(["milestones:Milestones"])
+    logger.start(LoggedRun(tmp_path, {}))
+    logger.write({"step": 1, "accuracy/validation": 0.5})
+    logger.close()
+    assert (tmp_path / "milestones.txt").read_text() == "step 1: 0.5\n"

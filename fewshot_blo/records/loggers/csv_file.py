@@ -33,7 +33,8 @@ class CSV:
     file: str = "log.csv"
 
     def __post_init__(self) -> None:
-        if PurePath(self.file).name != self.file or "\0" in self.file or self.file == "..":
+        name = PurePath(self.file).name
+        if name != self.file or name in ("", "..") or "\0" in name:
             raise ConfigurationError(
                 f"file is '{self.file}': it must be the name of a file in the run's folder, such "
                 "as log.csv"
