@@ -85,6 +85,8 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "heic",
         "hf",
         "mutation",
+        "mlflow",
+        "wandb",
         "onnx",
         "peers",
         "pyright",

@@ -254,4 +254,6 @@ def _check(
     if resume and folder is None:
         raise ConfigurationError("there is nothing to resume: name the folder of the run")
     if logs and folder is None:
-        raise ConfigurationError("loggers go on with the log of a folder: name the folder of the run")
+        raise ConfigurationError(
+            "loggers go on with the log of a folder: name the folder of the run"
+        )

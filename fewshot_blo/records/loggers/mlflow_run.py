@@ -81,8 +81,10 @@ class MLflow:
     def _begin(self, run: LoggedRun, *, artifacts: bool) -> None:
         found = self._client.get_experiment_by_name(self.experiment)
         place = (run.folder.resolve() / "mlflow_artifacts").as_uri() if artifacts else None
-        made = found.experiment_id if found else self._client.create_experiment(
-            self.experiment, artifact_location=place
+        made = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(self.experiment, artifact_location=place)
         )
         name = self.name or run.folder.resolve().name
         self._id = self._client.create_run(made, run_name=name).info.run_id
@@ -98,7 +100,7 @@ class MLflow:
         if new:
             metrics = [self._metric(name, value, now, step) for name, value in new.items()]
             self._client.log_batch(self._id, metrics=metrics)
-            self._last.update(dict.fromkeys(new, step))
+            self._last.update((name, step) for name in new)
 
     def close(self) -> None:
         """Marks the run as finished."""
