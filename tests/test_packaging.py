@@ -102,6 +102,8 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "hf",
         "docs",
         "mutation",
+        "mlflow",
+        "wandb",
         "onnx",
         "peers",
         "pyright",

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from fewshot_blo.records.events import Events
 from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.loggers.guarded import Guarded
+from fewshot_blo.records.loggers.logger import LoggedRun, Logger
 from fewshot_blo.records.quantity import ACCURACY
 
 LOG = "log.jsonl"
@@ -34,9 +36,21 @@ class RunLog:
     Args:
         folder: folder of the run.
         step: number of outer steps taken so far.
+        loggers: further loggers; each is given the earlier records and every one that is written.
+        settings: settings of the run, for the loggers.
+
+    Raises:
+        ConfigurationError: if a logger raises it when it is started.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        loggers: Sequence[Logger] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = folder / LOG
         records, is_damaged = _parsed(self.path)
         if is_damaged:
@@ -45,6 +59,8 @@ class RunLog:
         self._start = time.perf_counter() - self._seconds_before()
         self._open()
         self._events = Events(folder / _EVENTS, purge_step=step + 1)
+        run = LoggedRun(folder, settings or {}, step, tuple(self.records))
+        self._loggers = Guarded(loggers, run)
 
     def __enter__(self) -> RunLog:
         return self
@@ -86,6 +102,7 @@ class RunLog:
         except OSError as error:
             raise OSError(f"cannot write the log {self.path}: {error}; free disk space") from error
         self.records.append(dict(record))
+        self._loggers.write(record)
 
     def flush(self) -> None:
         """Writes events that are held back."""
@@ -107,6 +124,7 @@ class RunLog:
                 self._events.add(name, float(value), record["step"])
 
     def _close(self) -> None:
+        self._loggers.close()
         self._file.close()
         self._events.close()
         draw_curves(self.records, self.path.parent / CURVES)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from fewshot_blo.errors import DivergenceError
 from fewshot_blo.machine.memory import is_out_of_memory
 from fewshot_blo.machine.processes import ALONE, Processes
 from fewshot_blo.records.interrupts import interrupts
+from fewshot_blo.records.loggers import Logger
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.progress import Progress
 from fewshot_blo.records.tensor_files import LAST
@@ -71,6 +72,8 @@ def take_steps(
     progress: bool,
     save_minutes: float = 10.0,
     processes: Processes = ALONE,
+    loggers: Sequence[Logger] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> bool:
     """Takes outer steps until the run is finished or interrupted, then saves it.
 
@@ -85,6 +88,8 @@ def take_steps(
         progress: show progress.
         save_minutes: minutes after a save at which another one is due; 0 for none by time.
         processes: those that take the steps together.
+        loggers: further loggers, which the first process calls.
+        settings: settings of the run, for the loggers.
 
     Returns:
         Whether it was interrupted (Ctrl-C, SIGTERM or SIGHUP) before it was finished.
@@ -93,7 +98,11 @@ def take_steps(
         MemoryError: if the host's memory runs out; it names the step and the last save.
     """
     logs = folder is not None and processes.is_first
-    writing = RunLog(folder, step=run.step) if folder is not None and logs else nullcontext()
+    writing = (
+        RunLog(folder, step=run.step, loggers=loggers, settings=settings)
+        if folder is not None and logs
+        else nullcontext()
+    )
     saves: list[int] = []  # The steps that were saved.
     shown = Progress(title, steps, "step", start=run.step, shown=progress and processes.is_first)
     with (

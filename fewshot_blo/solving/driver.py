@@ -19,6 +19,7 @@ from fewshot_blo.hypergrad import Implicit, Strategy
 from fewshot_blo.hypergrad.strategy import check_start
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.locks import writing
+from fewshot_blo.records.loggers import Logger
 from fewshot_blo.records.outer_loop import take_steps
 from fewshot_blo.records.ranges import Counting, Natural, Positive
 from fewshot_blo.records.shapes import shapes
@@ -95,6 +96,7 @@ def solve(
     folder: Path | str | None = None,
     resume: bool = False,
     progress: bool = True,
+    loggers: Sequence[Logger] = (),
 ) -> Solution:
     """Takes outer steps, each with the hypergradient of a strategy.
 
@@ -128,6 +130,7 @@ def solve(
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
         progress: show a progress bar, or lines where there is no terminal; False is silent.
+        loggers: further loggers beside the log of the folder.
 
     Raises:
         CheckpointError: if the folder holds another run, another process writes to it, or there is
@@ -139,7 +142,7 @@ def solve(
             attribute ``solution`` has what was found.
     """
     strategy = Implicit() if strategy is None else strategy
-    _check(patience, validate, folder, resume=resume)
+    _check(patience, validate, folder, resume=resume, logs=bool(loggers))
     check_start(strategy, start)
     _check_named(problem, strategy, steps, optimizer, patience)
     place = None if folder is None else Path(folder)
@@ -155,7 +158,15 @@ def solve(
             run.resume()
         else:
             run.start()
-        interrupted = take_steps(run, steps=most, folder=place, title="solving", progress=progress)
+        interrupted = take_steps(
+            run,
+            steps=most,
+            folder=place,
+            title="solving",
+            progress=progress,
+            loggers=loggers,
+            settings=plan.plain() | {"strategy": repr(strategy)},
+        )
     if run.converged and steps is None and place is None:
         run = improved(run, progress=progress)
     outer, inner = run.found()
@@ -236,8 +247,13 @@ def _check(
     folder: Path | str | None,
     *,
     resume: bool,
+    logs: bool,
 ) -> None:
     if patience and validate is None:
         raise ConfigurationError(f"patience is {patience}: it needs validate, a held-out loss")
     if resume and folder is None:
         raise ConfigurationError("there is nothing to resume: name the folder of the run")
+    if logs and folder is None:
+        raise ConfigurationError(
+            "loggers go on with the log of a folder: name the folder of the run"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +33,14 @@ class Plan:
     every: int
     tolerance: float | None = None
     seconds: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, for loggers."""
+        return {
+            "steps": self.steps,
+            "start": str(self.start),
+            "patience": self.patience,
+            "every": self.every,
+            "tolerance": self.tolerance,
+            "seconds": self.seconds,
+        }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError
+from fewshot_blo.records.loggers.logger import flat
 
 CONFIG = "config.yaml"
 """File with the settings of a run, in its folder."""
@@ -20,6 +21,7 @@ _MAY_CHANGE = {
     "train.memory",
     "train.graph",
     "train.save_minutes",
+    "train.loggers",
     "start_from",
     "encoder.weights",
 }
@@ -39,7 +41,7 @@ def check_resumable(
     Raises:
         CheckpointError: if a setting differs and any step depends on it.
     """
-    before, now = _flat(saved), _flat(own)
+    before, now = flat(saved), flat(own)
     differ = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
     refused = sorted(differ - _MAY_CHANGE - ({"train.steps"} if may_extend else set()))
     if not refused:
@@ -53,12 +55,3 @@ def check_resumable(
         f"{file} has another configuration: {values}{hint}; resume with the settings in "
         f"{file.parent / CONFIG}, or choose another folder"
     )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
-    return flat

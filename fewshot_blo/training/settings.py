@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.graph import GraphMode
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.checked import checked
+from fewshot_blo.records.loggers.named import check_names
 from fewshot_blo.records.ranges import Counting, Decay, Natural, NonNegative
 
 
@@ -47,9 +48,12 @@ class TrainSettings:
             ``best.pt`` use; 0 for none.
         rates: learning rate factors by group of outer variables (encoder, head, start, step_sizes,
             regularisation, classifier) or by a part of one, such as encoder/blocks.3; 1 for others.
+        loggers: further loggers beside log.jsonl and TensorBoard's events: CSV, WeightsAndBiases,
+            MLflow or module:Name of your own; one with settings is written as {name: CSV, file:
+            table.csv}.
 
     Raises:
-        ConfigurationError: if a setting is out of range.
+        ConfigurationError: if a setting is out of range, or there is no such logger.
     """
 
     steps: Natural = 200
@@ -71,8 +75,10 @@ class TrainSettings:
     seed: Natural = 0
     ema: Decay = 0.0
     rates: dict[str, NonNegative] = field(default_factory=dict)
+    loggers: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        check_names(self.loggers)
         if self.norm == "running":
             raise ConfigurationError(
                 "norm is 'running', which is for evaluation: running statistics are estimated "

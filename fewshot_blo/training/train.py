@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems import FewShotProblem
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.locks import writing
+from fewshot_blo.records.loggers import Logger
+from fewshot_blo.records.loggers.named import built
 from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.outer_loop import Taken, take_steps
 from fewshot_blo.records.quantity import Quantity
@@ -72,6 +74,7 @@ def train(
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     progress: bool = True,
     validated: Callable[[int, Evaluation], None] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> TrainResult:
     """Trains the outer variables of a problem in place, and leaves them at the best validation.
 
@@ -102,13 +105,15 @@ def train(
             where there is no terminal; False is silent.
         validated: called after each validation, when it is logged and saved, with the number of
             outer steps and the result; an exception that it raises ends the run.
+        loggers: further loggers beside the folder's log and those of ``settings.loggers``; the
+            first process calls them. One that fails is left out with a warning.
 
     Raises:
         CheckpointError: if the folder holds another run, another process writes to it, there is
             nothing to resume, or a checkpoint cannot be written.
         ConfigurationError: if the strategy does not suit the problem, ``config`` is not plain
-            data, a single task does not fit into memory, processes differ in an argument, or the
-            metric of a validation is NaN.
+            data, a single task does not fit into memory, processes differ in an argument, the
+            metric of a validation is NaN, or a logger's package is missing.
         DivergenceError: if a loss or gradient is not finite, and ``last.pt`` then holds an earlier
             step; or if the metric of no validation is finite.
         ProcessError: if another process of the group has failed.
@@ -123,6 +128,8 @@ def train(
         read_config,
         processes=processes,
     )
+    every: list[Logger] = []
+    processes.on_first(lambda: every.extend((*built(settings.loggers), *loggers)))
     first_batch = tasks.batch(0)
     if processes.count > 1:
         processes.check_alike(
@@ -158,6 +165,8 @@ def train(
             progress=progress,
             save_minutes=settings.save_minutes,
             processes=processes,
+            loggers=every,
+            settings=run.config,
         )
         if not interrupted:
             restore_best(run)

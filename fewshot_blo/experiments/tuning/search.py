@@ -33,7 +33,7 @@ _TRIES = 3
 # They change no result, and may differ between machines.
 _MAY_DIFFER = {
     "data": ("root", "download", "refresh"),
-    "train": ("memory", "graph", "save_minutes"),
+    "train": ("memory", "graph", "save_minutes", "loggers"),
 }
 
 

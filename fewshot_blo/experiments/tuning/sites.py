@@ -31,6 +31,7 @@ _MACHINE = (
     "train.log_every",
     "train.memory",
     "train.save_minutes",
+    "train.loggers",
     "problem.backend",
 )
 
