@@ -28,7 +28,8 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.machine.memory import peak_bytes
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import save_figure
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
 
@@ -94,18 +95,23 @@ def slope(xs: list[float], ys: list[float]) -> float:
 
 
 def draw(axis: str, rows: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Seconds and MiB against one axis."""
-    figure = new_figure(11, 4.5)
-    panels: Any = figure.subplots(1, 2)
-    for name, points in rows.items():
-        xs = [p[axis] for p in points]
-        panels[0].plot(xs, [p["seconds"] for p in points], marker=".", label=name)
-        panels[1].plot(xs, [p["bytes"] / 2**20 for p in points], marker=".", label=name)
-    for axes, label in zip(panels, ("seconds", "peak MiB of tensors"), strict=True):
-        axes.set(xlabel=axis, ylabel=label, xscale="log", yscale="log")
-        axes.grid(alpha=0.3)
-    panels[0].legend()
-    save_figure(figure, path)
+    """Draws seconds and MiB of tensors against one axis."""
+    measured = {"seconds": ("time (s)", "Time", 1), "bytes": ("peak memory (MiB)", "Memory", 2**20)}
+    sides = [
+        Panel(
+            {
+                name: Curve([p[axis] for p in points], [p[key] / unit for p in points])
+                for name, points in rows.items()
+            },
+            f"{axis} (count)",
+            label,
+            title,
+            xscale="log",
+            yscale="log",
+        )
+        for key, (label, title, unit) in measured.items()
+    ]
+    save_figure(curve_figure(f"Cost of one hypergradient against {axis}", sides), path)
 
 
 def main() -> None:
