@@ -24,6 +24,8 @@ MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
 Record = dict[str, Any]
 """Figures of a method by name."""
 
+_LETTER_INCHES = 0.1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -191,9 +193,9 @@ def draw(records: Sequence[Record], path: Path, metric: Quantity) -> None:
     title = f"{metric.name.capitalize()} and training time of each method"
     figure = new_figure(title, width, 1.8 + 0.35 * len(shown))
     values, times = panels(figure, 1, 2, share_y=True)
-    places, style = range(len(shown)), {"fmt": "o", "capsize": 3, "color": COLOURS[0]}
+    places = range(len(shown))
     means, halves = ([record[key] for record in shown] for key in (norm, f"{norm} interval"))
-    values.errorbar(means, places, xerr=halves, **style)
+    values.errorbar(means, places, xerr=halves, fmt="o", capsize=3, color=COLOURS[0])
     times.plot([record["seconds"] / 60 for record in shown], places, "o", color=COLOURS[0])
     values.set_yticks(places, names, parse_math=False)
     values.set(ylim=(len(shown) - 0.5, -0.5), title=f"Norm mode {norm}", ylabel="method")

@@ -33,7 +33,11 @@ _LETTER_INCHES = 0.1
 
 
 def new_figure(
-    title: str, width: float, height: float, *, layout: Literal["constrained"] | None = "constrained"
+    title: str,
+    width: float,
+    height: float,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
 ) -> Figure:
     """A figure with its title alone; imports matplotlib lazily.
 

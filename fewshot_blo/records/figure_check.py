@@ -38,8 +38,7 @@ def _faults_of_axes(axes: Axes, *, alone: bool) -> list[str]:
     if not any(other.get_xlabel() for other in alike):
         faults.append(f"panel {name} has no label of its horizontal axis")
     alike = axes.get_shared_y_axes().get_siblings(axes)
-    named = any(other.get_ylabel() for other in alike)
-    if not named and not any(text.get_text() for text in axes.get_yticklabels() if _is_word(text)):
+    if not any(other.get_ylabel() for other in alike):
         faults.append(f"panel {name} has no label of its vertical axis")
     _, labels = axes.get_legend_handles_labels()
     if len(labels) > MOST_LINES:

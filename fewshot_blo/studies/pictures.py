@@ -39,7 +39,7 @@ def histograms(
     for place, (name, entries) in enumerate(values.items()):
         axes = grid[place]
         for (group, mask), colour in zip(groups.items(), COLOURS, strict=False):
-            axes.hist(entries[mask].numpy(), 40, (0, 1), alpha=0.6, color=colour, label=group)
+            axes.hist(entries[mask].numpy(), 40, range=(0, 1), alpha=0.6, color=colour, label=group)
         axes.set_yscale("log")
         axes.set_title(name, fontsize=11)
         if place + columns >= len(values):

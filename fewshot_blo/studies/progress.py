@@ -56,9 +56,7 @@ def draw_progress(
     save_figure(curve_figure(f"Convergence of each row: {title}", sides), path)
 
 
-def _panel(
-    curves: Mapping[str, Curve], xlabel: str, ylabel: str, title: str, yscale: str
-) -> Panel:
+def _panel(curves: Mapping[str, Curve], xlabel: str, ylabel: str, title: str, yscale: str) -> Panel:
     has_points = any(len(curve.xs) for curve in curves.values())
     return Panel(curves, xlabel, ylabel, title, "log" if has_points else "linear", yscale)
 

@@ -156,7 +156,10 @@ class AntiDistillation(QuadraticStudy):
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
         """Draws the learned targets, and in a file ``-damping`` distances over the terms K."""
         lines = {name: (self._grid.tolist(), u["u"].tolist()) for name, u in solutions.items()}
-        title, scales = "Learned targets of anti-distillation", {"xscale": "linear", "yscale": "linear"}
+        title, scales = (
+            "Learned targets of anti-distillation",
+            {"xscale": "linear", "yscale": "linear"},
+        )
         curves(title, lines, "place x", "learned target u(x)", path, **scales)
         counts = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000]
         pairs = [[self.quadratics.ending(q) for q in self._pair(terms)] for terms in counts]
