@@ -24,7 +24,8 @@ _CELL_INCHES = 0.6
 _LETTER_INCHES = 0.09
 _TITLE_INCHES = 0.45
 _HEAD_INCHES = 0.4
-_LEAST_WIDTH = 4.0
+_LEAST_WIDTH, _LEAST_LEFT = 4.0, 0.9
+"""Space for the title, and for the numbers of tasks beside the rows."""
 
 
 def draw_episodes(
@@ -46,7 +47,8 @@ def draw_episodes(
     tasks, way = classes.shape
     names = [[_label(c, class_names) for c in row if c >= 0] for row in classes.tolist()]
     shots, queries = _columns(*(max(1, y.shape[1] // way) for y in (support_y, query_y)))
-    left = 0.3 + _LETTER_INCHES * max(len(name) for row in names for name in row)
+    letters = max(len(name) for row in names for name in row)
+    left = max(_LEAST_LEFT, 0.3 + _LETTER_INCHES * letters)
     images = (shots + queries + 0.6) * _CELL_INCHES
     width = max(_LEAST_WIDTH, left + images)
     rows = way * _CELL_INCHES

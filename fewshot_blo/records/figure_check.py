@@ -26,12 +26,14 @@ def below_standard(figure: Figure) -> list[str]:
     of_bars = [bar.ax for bar in bars]
     drawn = [axes for axes in figure.axes if axes.has_data() and axes not in of_bars]
     plots = [axes for axes in drawn if axes.axison and not _is_picture(axes)]
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    explained = {text.get_text() for one in legends if one is not None for text in one.get_texts()}
     for axes in plots:
-        faults += _faults_of_axes(axes, alone=len(drawn) == 1)
+        faults += _faults_of_axes(axes, explained, alone=len(drawn) == 1)
     return faults
 
 
-def _faults_of_axes(axes: Axes, *, alone: bool) -> list[str]:
+def _faults_of_axes(axes: Axes, explained: set[str], *, alone: bool) -> list[str]:
     name = repr(axes.get_title())
     faults = [] if alone or axes.get_title() else ["a panel has no title"]
     alike = axes.get_shared_x_axes().get_siblings(axes)
@@ -41,6 +43,9 @@ def _faults_of_axes(axes: Axes, *, alone: bool) -> list[str]:
     if not any(other.get_ylabel() for other in alike):
         faults.append(f"panel {name} has no label of its vertical axis")
     _, labels = axes.get_legend_handles_labels()
+    missing = [label for label in labels if label not in explained]
+    if len(labels) > 1 and missing:
+        faults.append(f"panel {name} has no legend with {missing[0]!r}")
     if len(labels) > MOST_LINES:
         faults.append(
             f"panel {name} has {len(labels)} named lines: at most {MOST_LINES} can be told apart, "
