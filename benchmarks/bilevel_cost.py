@@ -1,6 +1,7 @@
 """Time and peak memory of a hypergradient against inner steps and outer variables.
 
     python benchmarks/bilevel_cost.py [--output FILE] [--device cuda]
+    python benchmarks/bilevel_cost.py --redraw --output FILE
 
 The outer variables are pixels of training images, as in poisoning and distillation; the inner
 problem is softmax regression on them, ``G = CE(v; u) + |v|² / 2000``, and F the cross-entropy of
@@ -114,6 +115,12 @@ def draw(axis: str, rows: dict[str, list[dict[str, float]]], path: Path) -> None
     save_figure(curve_figure(f"Cost of one hypergradient against {axis}", sides), path)
 
 
+def draw_all(content: Mapping[str, Any], output: Path) -> None:
+    """Draws what was measured against each axis, beside the file of the output."""
+    for axis, rows in content["axes"].items():
+        draw(axis, rows, output.with_name(f"{output.stem}-{axis.split()[0]}.png"))
+
+
 def main() -> None:
     """Measures both axes, prints slopes, writes JSON and two pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -122,7 +129,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--variables", type=int, nargs="+", default=list(VARIABLES))
     parser.add_argument("--output", type=Path, default=Path("runs/bilevel-cost.json"))
+    parser.add_argument("--redraw", action="store_true", help="only draw what FILE holds")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        draw_all(json.loads(arguments.output.read_text(encoding="utf-8")), arguments.output)
+        return
 
     keep_freed_memory()
     device = torch.device(arguments.device)
@@ -147,9 +158,7 @@ def main() -> None:
                 flush=True,
             )
         content["axes"][axis] = rows
-        draw(
-            axis, rows, arguments.output.with_name(f"{arguments.output.stem}-{axis.split()[0]}.png")
-        )
+        draw_all(content, arguments.output)
         with atomic_write(arguments.output) as file:
             file.write(json.dumps(content, indent=1).encode())
 

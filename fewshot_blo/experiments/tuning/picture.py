@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot_blo.experiments.tuning.results import Row, best_of, short, written
 from fewshot_blo.experiments.tuning.space import Axis, Space
-from fewshot_blo.records.figure import COLOURS, new_figure, save_figure, side_legend, style
+from fewshot_blo.records.figure import COLOURS, new_figure, save_figure, style
 from fewshot_blo.records.quantity import Quantity
 
 _COLUMNS = 3
@@ -32,7 +32,9 @@ def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path)
     title = f"{len(rows)} trials over {len(space.axes)} settings; the star is the best one"
     figure = new_figure(title, 4 * _COLUMNS, 4 + 3 * below)
     grid = figure.add_gridspec(1 + below, _COLUMNS, height_ratios=[1.3] + [1.0] * below)
-    _history(figure.add_subplot(grid[0, :]), metric, shown)
+    history = figure.add_subplot(grid[0, :])
+    _history(history, metric, shown)
+    figure.legend(*history.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     names = short([axis.name for axis in space.axes])
     for index, (axis, name) in enumerate(zip(space.axes, names, strict=True)):
         place = grid[1 + index // _COLUMNS, index % _COLUMNS]
@@ -59,8 +61,6 @@ def _history(axes: Any, metric: Quantity, rows: Sequence[Row]) -> None:
         axes.plot(*points, marker, color=colour, label="pruned, best until then")
     axes.set(xlabel="trial (number)", ylabel=f"validation {metric.label}", title="Trials")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if complete or pruned:
-        side_legend(axes)
 
 
 def _points(metric: Quantity, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
