@@ -34,7 +34,8 @@ def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path)
     grid = figure.add_gridspec(1 + below, _COLUMNS, height_ratios=[1.3] + [1.0] * below)
     history = figure.add_subplot(grid[0, :])
     _history(history, metric, shown)
-    figure.legend(*history.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    if shown:
+        figure.legend(*history.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     names = short([axis.name for axis in space.axes])
     for index, (axis, name) in enumerate(zip(space.axes, names, strict=True)):
         place = grid[1 + index // _COLUMNS, index % _COLUMNS]
