@@ -20,7 +20,7 @@ def misplaced(figure: Figure) -> list[str]:
     figure.canvas.draw()
     boxes = {text: text.get_window_extent() for text in _texts(figure)}
     faults = [f"{t.get_text()!r} is cut" for t, box in boxes.items() if not _within(figure, box)]
-    faults += [f"{t.get_text()!r} is small" for t in boxes if t.get_fontsize() < LEAST_FONT]
+    faults += [f"{t.get_text()!r} is small" for t in boxes if float(t.get_fontsize()) < LEAST_FONT]
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         if _overlap(a, b):
             faults.append(f"{one.get_text()!r} and {other.get_text()!r} overlap")
@@ -64,10 +64,10 @@ def _legends(figure: Figure) -> list[Any]:
 def _within(figure: Figure, box: Bbox) -> bool:
     whole = figure.bbox
     low = box.x0 >= whole.x0 - _SLACK and box.y0 >= whole.y0 - _SLACK
-    return low and box.x1 <= whole.x1 + _SLACK and box.y1 <= whole.y1 + _SLACK
+    return bool(low and box.x1 <= whole.x1 + _SLACK and box.y1 <= whole.y1 + _SLACK)
 
 
 def _overlap(a: Bbox, b: Bbox) -> bool:
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return width > _SLACK and height > _SLACK
+    return bool(width > _SLACK and height > _SLACK)

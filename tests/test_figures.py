@@ -144,12 +144,12 @@ def costs(path: Path) -> None:
 
 def sinusoids(path: Path) -> None:
     import sinusoid
+    from sinusoid_methods import INNER_STEPS, Errors
 
-    steps = sinusoid.INNER_STEPS
-    means = [3.0 / (1 + step) for step in steps]
-    halves = [0.1 / (1 + step) for step in steps]
+    means = [3.0 / (1 + step) for step in INNER_STEPS]
+    halves = [0.1 / (1 + step) for step in INNER_STEPS]
     names = ("MAML", "first-order MAML", "implicit, prox")
-    sinusoid.draw([sinusoid.Errors(name, means, halves, 1, 1.0) for name in names], path)
+    sinusoid.draw([Errors(name, means, halves, 1, 1.0) for name in names], path)
 
 
 EVERY: list[Callable[[Path], None]] = [
