@@ -1,6 +1,7 @@
 """Time and peak memory of a hypergradient against inner steps and outer variables.
 
     python benchmarks/bilevel_cost.py [--output FILE] [--device cuda]
+    python benchmarks/bilevel_cost.py --redraw --output FILE
 
 The outer variables are pixels of training images, as in poisoning and distillation; the inner
 problem is softmax regression on them, ``G = CE(v; u) + |v|² / 2000``, and F the cross-entropy of
@@ -28,7 +29,8 @@ from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.kernel import InnerSteps
 from fewshot_blo.machine.allocator import keep_freed_memory
 from fewshot_blo.machine.memory import peak_bytes
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import save_figure
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.provenance import provenance
 
@@ -94,18 +96,29 @@ def slope(xs: list[float], ys: list[float]) -> float:
 
 
 def draw(axis: str, rows: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Seconds and MiB against one axis."""
-    figure = new_figure(11, 4.5)
-    panels: Any = figure.subplots(1, 2)
-    for name, points in rows.items():
-        xs = [p[axis] for p in points]
-        panels[0].plot(xs, [p["seconds"] for p in points], marker=".", label=name)
-        panels[1].plot(xs, [p["bytes"] / 2**20 for p in points], marker=".", label=name)
-    for axes, label in zip(panels, ("seconds", "peak MiB of tensors"), strict=True):
-        axes.set(xlabel=axis, ylabel=label, xscale="log", yscale="log")
-        axes.grid(alpha=0.3)
-    panels[0].legend()
-    save_figure(figure, path)
+    """Draws seconds and MiB of tensors against one axis."""
+    measured = {"seconds": ("time (s)", "Time", 1), "bytes": ("peak memory (MiB)", "Memory", 2**20)}
+    sides = [
+        Panel(
+            {
+                name: Curve([p[axis] for p in points], [p[key] / unit for p in points])
+                for name, points in rows.items()
+            },
+            f"{axis} (count)",
+            label,
+            title,
+            xscale="log",
+            yscale="log",
+        )
+        for key, (label, title, unit) in measured.items()
+    ]
+    save_figure(curve_figure(f"Cost of one hypergradient against {axis}", sides), path)
+
+
+def draw_all(content: Mapping[str, Any], output: Path) -> None:
+    """Draws what was measured against each axis, beside the file of the output."""
+    for axis, rows in content["axes"].items():
+        draw(axis, rows, output.with_name(f"{output.stem}-{axis.split()[0]}.png"))
 
 
 def main() -> None:
@@ -116,7 +129,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--variables", type=int, nargs="+", default=list(VARIABLES))
     parser.add_argument("--output", type=Path, default=Path("runs/bilevel-cost.json"))
+    parser.add_argument("--redraw", action="store_true", help="only draw what FILE holds")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        draw_all(json.loads(arguments.output.read_text(encoding="utf-8")), arguments.output)
+        return
 
     keep_freed_memory()
     device = torch.device(arguments.device)
@@ -141,9 +158,7 @@ def main() -> None:
                 flush=True,
             )
         content["axes"][axis] = rows
-        draw(
-            axis, rows, arguments.output.with_name(f"{arguments.output.stem}-{axis.split()[0]}.png")
-        )
+        draw_all(content, arguments.output)
         with atomic_write(arguments.output) as file:
             file.write(json.dumps(content, indent=1).encode())
 

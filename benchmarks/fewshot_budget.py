@@ -158,7 +158,7 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], passes: int, fold
     }
     text = study_table(records, seeds=max(len(many) for many in results.values()))
     write_table(folder, text, records)
-    draw_progress(records, means, folder / "progress.png", seconds="CPU seconds")
+    draw_progress(records, means, folder / "progress.png", seconds="CPU time (s)")
     return text
 
 

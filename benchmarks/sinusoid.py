@@ -21,7 +21,8 @@ import torch
 from machine import describe
 from sinusoid_methods import INNER_STEPS, METHODS, SHOT, TEST_TASKS, Errors, measured
 
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import save_figure
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.jobs import run_jobs
 from fewshot_blo.records.tables import markdown
@@ -29,19 +30,16 @@ from fewshot_blo.records.tables import markdown
 
 def draw(rows: Sequence[Errors], path: Path) -> None:
     """Draws the error of each method over inner steps."""
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    for row in rows:
-        axes.errorbar(INNER_STEPS, row.means, row.intervals, marker="o", capsize=2, label=row.name)
-    axes.set(
-        xlabel="inner steps on 10 points",
-        ylabel="mean squared error on new points",
+    curves = {row.name: Curve(INNER_STEPS, row.means, row.intervals) for row in rows}
+    panel = Panel(
+        curves,
+        "inner steps on 10 points (count)",
+        "mean squared error on new points",
         yscale="log",
-        title="Sinusoids: test error after adaptation, with 95 % intervals",
     )
-    axes.grid(alpha=0.3)
-    axes.set_xticks(INNER_STEPS)
-    figure.legend(loc="outside right upper")
+    title = "Sinusoids: test error after adaptation, with 95 % intervals"
+    figure = curve_figure(title, [panel])
+    figure.axes[0].set_xticks(INNER_STEPS)
     save_figure(figure, path)
 
 

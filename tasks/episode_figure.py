@@ -23,6 +23,9 @@ _GAP = 0.08
 _CELL_INCHES = 0.6
 _LETTER_INCHES = 0.09
 _TITLE_INCHES = 0.45
+_HEAD_INCHES = 0.4
+_LEAST_WIDTH, _LEAST_LEFT = 4.0, 0.9
+"""Space for the title, and for the numbers of tasks beside the rows."""
 
 
 def draw_episodes(
@@ -44,13 +47,15 @@ def draw_episodes(
     tasks, way = classes.shape
     names = [[_label(c, class_names) for c in row if c >= 0] for row in classes.tolist()]
     shots, queries = _columns(*(max(1, y.shape[1] // way) for y in (support_y, query_y)))
-    left = 0.3 + _LETTER_INCHES * max(len(name) for row in names for name in row)
-    width = left + (shots + queries + 0.6) * _CELL_INCHES
+    letters = max(len(name) for row in names for name in row)
+    left = max(_LEAST_LEFT, 0.3 + _LETTER_INCHES * letters)
+    images = (shots + queries + 0.6) * _CELL_INCHES
+    width = max(_LEAST_WIDTH, left + images)
     rows = way * _CELL_INCHES
-    height = tasks * (_TITLE_INCHES + rows) + 0.1
-    figure = new_figure(width, height, layout=None)
+    height = tasks * (_TITLE_INCHES + rows) + 0.1 + _HEAD_INCHES
+    figure = new_figure("Few-shot tasks: support and query images", width, height, layout=None)
     for t in range(tasks):
-        bottom = height - (t + 1) * (_TITLE_INCHES + rows)
+        bottom = height - _HEAD_INCHES - (t + 1) * (_TITLE_INCHES + rows)
         box = (left / width, bottom / height, 1 - (left + 0.1) / width, rows / height)
         support = _mosaic(support_x[t], support_y[t], len(names[t]), shots)
         query = _mosaic(query_x[t], query_y[t], len(names[t]), queries)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.problems import NormMode
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.figure import COLOURS, new_figure, panels, save_figure
 from fewshot_blo.records.logs import LOG, read_log
 from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.records.tables import deviation, markdown, write_table
@@ -23,6 +23,8 @@ MODES: tuple[NormMode, ...] = ("transductive", "support", "running")
 
 Record = dict[str, Any]
 """Figures of a method by name."""
+
+_LETTER_INCHES = 0.1
 
 
 @dataclass(frozen=True)
@@ -183,28 +185,21 @@ def _number(record: Record, name: str, factor: float, digits: int) -> str:
 
 
 def draw(records: Sequence[Record], path: Path, metric: Quantity) -> None:
-    """Draws the metric with its 95 % interval over training time, as a PNG."""
-    figure = new_figure(8, 5)
-    axes = figure.subplots()
+    """Draws the metric with its 95 % interval and the training time, a line a method, as a PNG."""
     norm = next(norm for norm in MODES if norm in records[0])
-    points = []
-    for record in records:
-        minutes = record.get("seconds", math.nan) / 60
-        if norm not in record or math.isnan(minutes):
-            continue
-        axes.errorbar(minutes, record[norm], record[f"{norm} interval"], marker="o", capsize=3)
-        points.append((record["method"], minutes, record[norm]))
-    # A name at the right end would leave the figure: it is drawn on the left of its point.
-    _, right = axes.get_xlim()
-    for name, minutes, value in points:
-        left = minutes > 0.7 * right
-        axes.annotate(
-            name,
-            (minutes, value),
-            xytext=(-6 if left else 6, 4),
-            ha="right" if left else "left",
-            textcoords="offset points",
-        )
-    axes.set(xlabel="training time (minutes)", ylabel=f"{metric.label}, norm mode {norm}")
-    axes.grid(alpha=0.3)
+    shown = [r for r in records if norm in r and not math.isnan(r.get("seconds", math.nan))]
+    names = [record["method"] for record in shown]
+    width = 8 + _LETTER_INCHES * max((len(name) for name in names), default=0)
+    title = f"{metric.name.capitalize()} and training time of each method"
+    figure = new_figure(title, width, 1.8 + 0.35 * len(shown))
+    values, times = panels(figure, 1, 2, share_y=True)
+    places = range(len(shown))
+    means, halves = ([record[key] for record in shown] for key in (norm, f"{norm} interval"))
+    values.errorbar(means, places, xerr=halves, fmt="o", capsize=3, color=COLOURS[0])
+    times.plot([record["seconds"] / 60 for record in shown], places, "o", color=COLOURS[0])
+    values.set_yticks(places, names, parse_math=False)
+    values.set(ylim=(len(shown) - 0.5, -0.5), title=f"Norm mode {norm}", ylabel="method")
+    values.set_xlabel(f"{metric.label}, ± 95 % interval")
+    times.set(xlabel="training time (minutes)", title="Training time")
+    times.set_xlim(0, None)
     save_figure(figure, path)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_blo.records.events import Events
-from fewshot_blo.records.figure import new_figure, save_figure
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.loggers.guarded import Guarded
 from fewshot_blo.records.loggers.logger import LoggedRun, Logger
-from fewshot_blo.records.quantity import ACCURACY
+from fewshot_blo.records.training_curves import draw_curves
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
@@ -175,54 +174,6 @@ def _set_aside(path: Path) -> None:
         "with the records that can",
         stacklevel=3,
     )
-
-
-def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Draws loss and metric over outer steps, in training and validation, as a PNG."""
-    figure = new_figure(10, 4)
-    loss, metric = figure.subplots(1, 2)
-    key = _metric_of(records)
-    _plot(loss, records, "loss/outer", "query loss (F)", "tab:blue")
-    _plot(loss, records, "loss/inner", "support loss (G)", "tab:orange")
-    _plot(metric, records, f"{key}/train", "training tasks", "tab:blue")
-    _plot(metric, records, f"{key}/validation", "validation tasks", "tab:red", marker="o")
-    loss.set(xlabel="outer step", ylabel="loss", title="Loss")
-    name = key.replace("_", " ")
-    metric.set(xlabel="outer step", ylabel=name, title=name.capitalize())
-    if key == ACCURACY.key:
-        metric.set_ylim(None, 1.01)
-    for axes in (loss, metric):
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    save_figure(figure, path)
-
-
-def _metric_of(records: list[dict[str, Any]]) -> str:
-    """The metric that validation or training tasks have in a log."""
-    names = (name.partition("/") for record in records for name in record)
-    return next((key for key, _, part in names if part in ("validation", "train")), ACCURACY.key)
-
-
-def _plot(
-    axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, marker: str = ""
-) -> None:
-    """Draws a curve; without a marker, faint with its moving average over a tenth of the steps."""
-    points = [(r["step"], r[name]) for r in records if name in r]
-    if not points:
-        return
-    steps, values = zip(*points, strict=True)
-    if marker:
-        axes.plot(steps, values, color=colour, marker=marker, label=label)
-        return
-    axes.plot(steps, values, color=colour, alpha=0.25)
-    smooth = []
-    for index in range(len(values)):
-        # A centred window: a mean over past steps only lags behind a falling curve.
-        reach = min(len(values) // 20, index, len(values) - 1 - index)
-        window = values[index - reach : index + reach + 1]
-        smooth.append(sum(window) / len(window))
-    axes.plot(steps, smooth, color=colour, label=label)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import COLOURS, colour_bar, new_figure, panels, save_figure
 
-_NAMES = "blue orange green red purple brown pink gray olive cyan"
-COLOURS = {
-    "color": [f"tab:{name}" for name in _NAMES.split()] * 2,
-    "linestyle": ["-"] * 10 + ["--"] * 10,
-}
-"""Styles of up to twenty distinguishable lines."""
+_LETTER_INCHES = 0.09
 
 
 def histograms(
-    values: Mapping[str, Tensor], groups: Mapping[str, Tensor], label: str, path: Path
+    title: str,
+    values: Mapping[str, Tensor],
+    groups: Mapping[str, Tensor],
+    label: str,
+    path: Path,
 ) -> None:
     """Draws one histogram over [0, 1] per row of a table, with groups of entries in colours.
 
+    Counts are on one logarithmic scale, for rows whose values are all alike hide others otherwise.
+
     Args:
+        title: what the figure shows.
         values: values of each row, ``[M]``.
         groups: masks of the groups by name, ``[M]``.
         label: label of the horizontal axes.
@@ -31,40 +34,66 @@ def histograms(
     """
     columns = min(len(values), 4)
     lines = -(-len(values) // columns)
-    figure = new_figure(3.2 * columns, 2.4 * lines + 0.4)
-    grid: Any = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    for axes in grid.flat[len(values) :]:
+    figure = new_figure(title, max(6.0, 2.9 * columns + 1.4), 2.4 * lines + 0.9)
+    grid = panels(figure, lines, columns, share_x=True, share_y=True)
+    for place, (name, entries) in enumerate(values.items()):
+        axes = grid[place]
+        for (group, mask), colour in zip(groups.items(), COLOURS, strict=False):
+            axes.hist(entries[mask].numpy(), 40, range=(0, 1), alpha=0.6, color=colour, label=group)
+        axes.set_yscale("log")
+        axes.set_title(name, fontsize=11)
+        if place + columns >= len(values):
+            axes.set_xlabel(label)
+            axes.tick_params(labelbottom=True)
+        if place % columns == 0:
+            axes.set_ylabel("training images (count)")
+    for axes in grid[len(values) :]:
         axes.remove()
-    for axes, (name, entries) in zip(grid.flat, values.items(), strict=False):
-        for group, mask in groups.items():
-            axes.hist(entries[mask].numpy(), 40, (0, 1), alpha=0.6, label=group)
-        axes.set(title=name, xlabel=label)
-    grid[0, 0].legend()
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=9, frameon=False)
     save_figure(figure, path)
 
 
-def images(pictures: Mapping[str, Tensor], titles: list[str], path: Path) -> None:
+def images(
+    title: str,
+    pictures: Mapping[str, Tensor],
+    titles: Sequence[str],
+    path: Path,
+    *,
+    label: str = "",
+) -> None:
     """Draws one line of images per row of a table.
 
     Args:
+        title: what the figure shows.
         pictures: images of each row, ``[M, H, W]`` in grey or ``[M, H, W, 3]`` in colour.
         titles: titles of the M columns.
         path: file of the figure.
+        label: quantity and unit of values, of which each row has a scale and a colour bar of its
+            own; by default, the images are drawn from black at 0 to white at 1.
     """
     columns = len(titles)
-    figure = new_figure(0.8 * columns + 2, 0.95 * len(pictures) + 0.3)
+    cell = max(0.8, _LETTER_INCHES * max(len(words) for words in titles) + 0.1)
+    left = 0.3 + _LETTER_INCHES * max(len(name) for name in pictures)
+    width = max(4.5, cell * columns + left + (1.3 if label else 0))
+    figure = new_figure(title, width, 0.95 * len(pictures) + 0.8)
     grid: Any = figure.subplots(len(pictures), columns, squeeze=False)
     for line, (name, row) in zip(grid, pictures.items(), strict=True):
+        low, high = (float(row.min()), float(row.max())) if label else (0.0, 1.0)
         for axes, image in zip(line, row, strict=True):
-            axes.imshow(image.numpy(), cmap="gray")
+            shown = image.numpy() if label else image.clamp(0, 1).numpy()
+            drawn = axes.imshow(shown, cmap="gray", vmin=low, vmax=high)
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title)
+        if label:
+            colour_bar(drawn, list(line), label)
+    for axes, words in zip(grid[0], titles, strict=True):
+        axes.set_title(words, fontsize=10)
     save_figure(figure, path)
 
 
 def curves(
+    title: str,
     lines: Mapping[str, tuple[list[float], list[float]]],
     xlabel: str,
     ylabel: str,
@@ -76,17 +105,12 @@ def curves(
     """Draws one curve per row of a table.
 
     Args:
+        title: what the figure shows.
         lines: horizontal and vertical values of each row.
-        xlabel, ylabel: labels of the axes.
+        xlabel, ylabel: labels of the axes, with units.
         path: file of the figure.
         xscale, yscale: scales of the axes, "log" or "linear".
     """
-    figure = new_figure(8.5, 4.5)
-    axes = figure.subplots()
-    axes.set_prop_cycle(**COLOURS)
-    for name, (xs, ys) in lines.items():
-        axes.plot(xs, ys, marker="." if len(xs) < 30 else "", label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center")
-    save_figure(figure, path)
+    drawn = {name: Curve(xs, ys) for name, (xs, ys) in lines.items()}
+    panel = Panel(drawn, xlabel, ylabel, xscale=xscale, yscale=yscale)
+    save_figure(curve_figure(title, [panel]), path)

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_blo.records.figure import new_figure, save_figure
-from fewshot_blo.studies.pictures import COLOURS
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import save_figure
 
 GRADIENTS, PRODUCTS = "gradients a step", "Hessian products a step"
-_SHORT = 300.0
-"""Largest ratio of values on an axis with labels within decades."""
 _OF_EVERY_RECORD = ("step", "seconds")
 _PARTS_OF_RECORDS = ("loss/", "hypergradient/", "certificate/")
 
@@ -21,11 +19,12 @@ def draw_progress(
     logs: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
     *,
-    seconds: str = "seconds",
+    seconds: str = "time (s)",
 ) -> None:
     """Draws the study's observed figure, or the outer loss, over passes and seconds.
 
-    A pass is a gradient of a loss, or a product with second derivatives of G.
+    A pass is a gradient of a loss, or a product with second derivatives of G. A row whose passes
+    were not counted is drawn over seconds alone.
 
     Args:
         records: lines of the table, with the number of gradients and products per outer step.
@@ -37,48 +36,42 @@ def draw_progress(
         record["method"]: record.get(GRADIENTS, 0.0) + record.get(PRODUCTS, 0.0)
         for record in records
     }
-    figure = new_figure(13, 4.5)
-    by_passes, by_seconds = figure.subplots(1, 2, sharey=True)
-    for axes in (by_passes, by_seconds):
-        axes.set_prop_cycle(**COLOURS)
     followed = "loss/outer"
+    by_passes, by_seconds = {}, {}
     for name, log in logs.items():
         own = (key for record in log for key in record if _observed(key))
         followed = next(own, followed)
         values = [record[followed] for record in log]
-        # A row that was not counted has an empty line, for the same colours on both sides.
         counted = log if passes[name] else []
-        xs = [passes[name] * record["step"] for record in counted]
-        by_passes.plot(xs, values[: len(xs)])
-        by_seconds.plot([record["seconds"] for record in log], values, label=name)
-    by_passes.set(xlabel="gradients and Hessian products", ylabel=followed)
-    by_seconds.set(xlabel=seconds)
-    for axes in (by_passes, by_seconds):
-        axes.grid(alpha=0.3)
-        points = [point for line in axes.lines for point in line.get_xydata()]
-        if points:
-            axes.set_xscale("log")
-            _label(axes.xaxis, [x for x, _ in points])
-        ys = [y for _, y in points]
-        # Within a decade, a linear axis has readable ticks.
-        if points and 0 < 10 * min(ys) < max(ys):
-            axes.set_yscale("log")
-            _label(axes.yaxis, ys)
-    figure.legend(loc="outside right center")
-    save_figure(figure, path)
+        steps = [passes[name] * record["step"] for record in counted]
+        by_passes[name] = Curve(steps, values[: len(steps)])
+        by_seconds[name] = Curve([record["seconds"] for record in log], values)
+    title = "outer loss" if followed == "loss/outer" else _with_unit(followed)
+    scale = _scale([y for curve in by_seconds.values() for y in curve.ys])
+    label = "passes: gradients and Hessian products (count)"
+    sides = [
+        _panel(by_passes, label, title, "by passes", scale),
+        _panel(by_seconds, seconds, title, "by time", scale),
+    ]
+    save_figure(curve_figure(f"Convergence of each row: {title}", sides), path)
+
+
+def _panel(curves: Mapping[str, Curve], xlabel: str, ylabel: str, title: str, yscale: str) -> Panel:
+    has_points = any(len(curve.xs) for curve in curves.values())
+    return Panel(curves, xlabel, ylabel, title, "log" if has_points else "linear", yscale)
+
+
+def _scale(values: Sequence[float]) -> str:
+    """Within a decade, a linear axis has readable ticks."""
+    return "log" if values and 0 < 10 * min(values) < max(values) else "linear"
+
+
+def _with_unit(name: str) -> str:
+    """A label of an axis from the name of a table's column: ``test error (%)``."""
+    quantity, percent, _ = name.rpartition("%")
+    return f"{quantity.rstrip(' ,')} (%)" if percent else name
 
 
 def _observed(key: str) -> bool:
     """Whether a figure of a record is one that the study observes."""
     return key not in _OF_EVERY_RECORD and not key.startswith(_PARTS_OF_RECORDS)
-
-
-def _label(axis: Any, values: Sequence[float]) -> None:
-    """Labels a logarithmic axis so that labels do not overlap, at 1, 2 and 5 where it is short."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_minor_formatter(NullFormatter())
-    positive = [value for value in values if value > 0]
-    if positive and max(positive) < _SHORT * min(positive):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

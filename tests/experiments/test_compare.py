@@ -88,7 +88,8 @@ def test_table_and_picture(compared: Path) -> None:
     difference = float(maml["transductive"]) - float(proto["transductive"])
     assert float(maml["transductive difference"]) == pytest.approx(difference)
     with Image.open(compared / "accuracy.png") as picture:
-        assert picture.size == (960, 600)
+        assert picture.format == "PNG"
+        assert picture.size[1] == 300  # Two methods.
 
 
 def test_a_budget_of_steps_for_all_recipes(recipes: list[Path]) -> None:

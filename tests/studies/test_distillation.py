@@ -143,7 +143,7 @@ def test_the_picture_has_one_image_of_each_digit(
     drawn: list[Mapping[str, torch.Tensor]] = []
     monkeypatch.setattr(
         "fewshot_blo.studies.images.distillation.images",
-        lambda rows, titles, path: drawn.append(rows),
+        lambda title, rows, titles, path: drawn.append(rows),
     )
     distillation = study(digits_root, per_class=2)
     values = distillation.labels.float()[:, None, None, None].expand(-1, 1, 28, 28)

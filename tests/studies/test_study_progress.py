@@ -44,7 +44,7 @@ def labels(axis: Any) -> list[str]:
 def test_the_observed_figure_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     figure = drawn(monkeypatch, tmp_path, [20.0, 15.0, 14.0], [500, 2000, 12800])
     left = figure.axes[0]
-    assert left.get_ylabel() == "test error %"
+    assert left.get_ylabel() == "test error (%)"
     assert left.lines[0].get_xdata().tolist() == [1500, 6000, 38400]  # type: ignore[union-attr]
     assert figure.axes[1].get_xlabel() == "CPU seconds"
 

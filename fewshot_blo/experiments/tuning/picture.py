@@ -9,10 +9,13 @@ from typing import Any
 
 from fewshot_blo.experiments.tuning.results import Row, best_of, short, written
 from fewshot_blo.experiments.tuning.space import Axis, Space
-from fewshot_blo.records.figure import new_figure, save_figure
+from fewshot_blo.records.figure import COLOURS, new_figure, save_figure, style
 from fewshot_blo.records.quantity import Quantity
 
 _COLUMNS = 3
+_STATES = {"complete": ("o", COLOURS[0]), "pruned": ("x", COLOURS[4])}
+"""Marker and colour of a trial's points by its state."""
+_BEST = COLOURS[1]
 
 
 def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path) -> None:
@@ -26,10 +29,13 @@ def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path)
     """
     shown = [row for row in rows if not math.isnan(row.value)]
     below = -(-len(space.axes) // _COLUMNS)
-    figure = new_figure(4 * _COLUMNS, 4 + 3 * below)
+    title = f"{len(rows)} trials over {len(space.axes)} settings; the star is the best one"
+    figure = new_figure(title, 4 * _COLUMNS, 4 + 3 * below)
     grid = figure.add_gridspec(1 + below, _COLUMNS, height_ratios=[1.3] + [1.0] * below)
-    figure.suptitle(f"{len(rows)} trials over {len(space.axes)} settings; the star is the best one")
-    _history(figure.add_subplot(grid[0, :]), metric, shown)
+    history = figure.add_subplot(grid[0, :])
+    _history(history, metric, shown)
+    if shown:
+        figure.legend(*history.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     names = short([axis.name for axis in space.axes])
     for index, (axis, name) in enumerate(zip(space.axes, names, strict=True)):
         place = grid[1 + index // _COLUMNS, index % _COLUMNS]
@@ -38,25 +44,24 @@ def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path)
 
 
 def _history(axes: Any, metric: Quantity, rows: Sequence[Row]) -> None:
+    style(axes)
     complete = [row for row in rows if row.state == "complete"]
     pruned = [row for row in rows if row.state == "pruned"]
     if complete:
         intervals = [0 if math.isnan(r.interval) else metric.factor * r.interval for r in complete]
         numbers, values = _points(metric, complete)
-        axes.errorbar(numbers, values, intervals, fmt="o", capsize=3, label="complete, ± 95 %")
+        marks = {"fmt": "o", "capsize": 3, "color": _STATES["complete"][1]}
+        axes.errorbar(numbers, values, intervals, label="complete, ± 95 %", **marks)
         best = [max(values[: n + 1], key=metric.rank) for n in range(len(values))]
-        axes.step(numbers, best, where="post", color="tab:red", label="best so far")
+        axes.step(numbers, best, where="post", color=_BEST, label="best so far")
         if complete[0].number == 0:
             axes.axhline(values[0], color="gray", linestyle="--", label="recipe")
     if pruned:
-        axes.plot(
-            *_points(metric, pruned), "x", color="tab:orange", label="pruned, best until then"
-        )
-    axes.set(xlabel="trial", ylabel=f"validation {metric.label}", title="Trials")
+        marker, colour = _STATES["pruned"]
+        points = _points(metric, pruned)
+        axes.plot(*points, marker, color=colour, label="pruned, best until then")
+    axes.set(xlabel="trial (number)", ylabel=f"validation {metric.label}", title="Trials")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    if complete or pruned:
-        axes.legend(loc="best")
 
 
 def _points(metric: Quantity, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
@@ -64,9 +69,10 @@ def _points(metric: Quantity, rows: Sequence[Row]) -> tuple[list[int], list[floa
 
 
 def _slice(axes: Any, metric: Quantity, axis: Axis, name: str, rows: Sequence[Row]) -> None:
+    style(axes)
     places = {repr(choice): index for index, choice in enumerate(axis.choices)}
     best = best_of(metric, rows)
-    for state, marker, colour in (("complete", "o", "tab:blue"), ("pruned", "x", "tab:orange")):
+    for state, (marker, colour) in _STATES.items():
         own = [row for row in rows if row.state == state and axis.name in row.values]
         values = [row.values[axis.name] for row in own]
         at = [places[repr(value)] for value in values] if axis.choices else values
@@ -74,11 +80,10 @@ def _slice(axes: Any, metric: Quantity, axis: Axis, name: str, rows: Sequence[Ro
     if best is not None:
         value = best.values[axis.name]
         where = places[repr(value)] if axis.choices else value
-        axes.plot([where], [metric.factor * best.value], "*", color="tab:red", markersize=12)
+        axes.plot([where], [metric.factor * best.value], "*", color=_BEST, markersize=12)
     _scale(axes, axis)
     title = f"{metric.name.capitalize()} by {name}"
     axes.set(xlabel=axis.name, ylabel=f"validation {metric.label}", title=title)
-    axes.grid(alpha=0.3)
 
 
 def _scale(axes: Any, axis: Axis) -> None:

@@ -224,7 +224,8 @@ class LearnedAugmentation(Study):
         rows = {"image": shown, "by hand": moved(shown, noise)}
         rows |= {name: self.changed(u, shown, noise) for name, u in solutions.items()}
         titles = [str(digit) for digit in range(10)]
-        images({name: row[:, 0] for name, row in rows.items()}, titles, path)
+        shown_rows = {name: row[:, 0] for name, row in rows.items()}
+        images("One image of each digit, changed by each row", shown_rows, titles, path)
 
 
 def unchanged(x: Tensor, noise: Tensor) -> Tensor:

@@ -234,4 +234,5 @@ class Denoising(Study):
         """Draws histograms of the weights of correct and wrong labels."""
         weights = {name: u["logit"].sigmoid() for name, u in solutions.items()}
         groups = {"right label": ~self.wrong, "wrong label": self.wrong}
-        histograms(weights, groups, "weight of a training image", path)
+        title = "Learned weights of training images with right and wrong labels"
+        histograms(title, weights, groups, "weight of an image", path)

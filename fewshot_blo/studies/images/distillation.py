@@ -197,4 +197,5 @@ class Distillation(Study):
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
         """Draws the first synthetic image of each digit."""
         rows = {name: u["images"][:10, 0] for name, u in solutions.items()}
-        images(rows, [str(digit) for digit in range(10)], path)
+        title = "The first distilled image of each digit"
+        images(title, rows, [str(digit) for digit in range(10)], path)

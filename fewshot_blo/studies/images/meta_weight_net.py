@@ -177,5 +177,6 @@ class MetaWeightNet(Study):
         for name, u in solutions.items():
             weights = self.weights(u, losses)
             lines[name] = (losses.tolist(), (weights / weights.max()).tolist())
-        label = "weight, of the largest"
-        curves(lines, "loss of an image", label, path, xscale="linear", yscale="linear")
+        label = "weight / largest weight"
+        title, scales = "Learned weight over the loss", {"xscale": "linear", "yscale": "linear"}
+        curves(title, lines, "loss of an image (nats)", label, path, **scales)

@@ -156,7 +156,8 @@ class Poisoning(Study):
         shown = torch.linspace(0, self.count - 1, min(_SHOWN, self.count)).long()
         pictures = {"before": self.poison.x[shown, 0]}
         pictures |= {name: u["images"][shown, 0] for name, u in solutions.items()}
-        images(pictures, [str(int(label)) for label in self.poison.y[shown]], path)
+        labels = [str(int(label)) for label in self.poison.y[shown]]
+        images("Poison images, each below the label that it is given", pictures, labels, path)
 
 
 @checked

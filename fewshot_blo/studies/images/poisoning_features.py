@@ -225,7 +225,8 @@ class CleanLabelPoisoning(Study):
         pictures = {"target": self._divided_test[0].x, "before": self.poison.x}
         pictures |= {name: u["images"] for name, u in solutions.items()}
         names = [f"as {self.classes[int(side > 0)]}" for side in self.poison.sides]
-        images({name: x.movedim(1, -1) for name, x in pictures.items()}, names, path)
+        rows = {name: x.movedim(1, -1) for name, x in pictures.items()}
+        images("Targets and their poison images", rows, names, path)
 
 
 def _of_classes(root: str, classes: tuple[str, str]) -> list[Tensor]:

@@ -189,8 +189,8 @@ class SourceReweighting(Study):
         places = [float(place) for place in range(self.sources)]
         share = {name: u["logit"].softmax(0) * self.sources for name, u in solutions.items()}
         lines = {name: (places, weights.tolist()) for name, weights in share.items()}
-        label = "source, in the order of noise"
-        curves(lines, label, "weight, 1 if all are equal", path, xscale="linear")
+        title, label = "Learned weights of the sources", "source in the order of its noise (number)"
+        curves(title, lines, label, "weight (1: all are equal)", path, xscale="linear")
 
 
 def rank_correlation(weights: Tensor, noise: Tensor) -> float:

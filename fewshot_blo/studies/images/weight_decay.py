@@ -158,10 +158,13 @@ class WeightDecay(Study):
         first = next(name for name, p in self._model.named_parameters() if p.ndim == 2)
         logs = {name: u[first].view(-1, 28, 28) for name, u in solutions.items()}
         if self.network == "linear":
-            images(logs, [str(digit) for digit in range(10)], path)
+            title = "Logarithms of the weight decay learned for each pixel, by digit"
+            digits = [str(digit) for digit in range(10)]
+            images(title, logs, digits, path, label="log decay")
         else:
             means = {name: log.mean(0, keepdim=True) for name, log in logs.items()}
-            images(means, ["mean log decay"], path)
+            title = "Logarithms of the weight decay learned for each pixel"
+            images(title, means, ["mean over units"], path, label="log decay")
 
 
 def decays(v: Mapping[str, Tensor], u: Params) -> Tensor:

@@ -156,7 +156,11 @@ class AntiDistillation(QuadraticStudy):
     def draw(self, solutions: Mapping[str, Params], path: Path) -> None:
         """Draws the learned targets, and in a file ``-damping`` distances over the terms K."""
         lines = {name: (self._grid.tolist(), u["u"].tolist()) for name, u in solutions.items()}
-        curves(lines, "place", "learned target", path, xscale="linear", yscale="linear")
+        title, scales = (
+            "Learned targets of anti-distillation",
+            {"xscale": "linear", "yscale": "linear"},
+        )
+        curves(title, lines, "place x", "learned target u(x)", path, **scales)
         counts = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000]
         pairs = [[self.quadratics.ending(q) for q in self._pair(terms)] for terms in counts]
         least, terms = self.quadratics.ending(self.quadratics.exact()), [float(n) for n in counts]
@@ -166,7 +170,8 @@ class AntiDistillation(QuadraticStudy):
             "damped inverse to series": (terms, [_relative(b, a) for a, b in pairs]),
         }
         place = path.with_name(f"{path.stem}-damping{path.suffix}")
-        curves(lines, "terms K, damping 1/(αK)", "relative distance of solutions", place)
+        title = "Series of K terms and inverse with damping 1/(αK)"
+        curves(title, lines, "terms K (count)", "relative distance of solutions", place)
 
 
 def _relative(u: Tensor, reference: Tensor) -> float:

@@ -115,4 +115,8 @@ class MinNorm(QuadraticStudy):
         every |= {name: found["u"] for name, found in solutions.items()}
         places = [float(i) for i in range(self.outer_unknowns)]
         lines = {name: (places, u.tolist()) for name, u in every.items()}
-        curves(lines, "outer variable", "value", path, xscale="linear", yscale="linear")
+        title, scales = (
+            "Outer variables that each row found",
+            {"xscale": "linear", "yscale": "linear"},
+        )
+        curves(title, lines, "index of the outer variable", "value", path, **scales)

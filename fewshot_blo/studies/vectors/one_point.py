@@ -106,4 +106,5 @@ class OnePoint(Study):
             for name, u in solutions.items()
         }
         lines = {name: (self.places.tolist(), y.tolist()) for name, y in every.items()}
-        curves(lines, "place", "value", path, xscale="linear", yscale="linear")
+        title = "Functions retrained on one learned example"
+        curves(title, lines, "place x", "value", path, xscale="linear", yscale="linear")

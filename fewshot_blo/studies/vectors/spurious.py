@@ -59,7 +59,8 @@ class Spurious(Study):
         values = {f"F + {rho}/2 G_y²": _outer(y) + 0.5 * rho * slopes**2 for rho in (1, 10, 100)}
         values |= {f"F + {lam} G": _outer(y) + lam * _inner(y) for lam in (1, 10)}
         lines = {name: (y.tolist(), value.tolist()) for name, value in values.items()}
-        curves(lines, "y", "objective", path, xscale="linear")
+        title = "Penalised outer objectives: spurious minima of penalties on the gradient"
+        curves(title, lines, "inner variable y", "penalised objective", path, xscale="linear")
 
 
 def _inner(y: Tensor) -> Tensor:
