@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Which hypergradient?
 #
-# A bilevel problem needs the derivative of an outer loss through the solution of an inner one. There
-# are many ways to compute it. Here six of them meet one problem whose answer is known in closed form:
-# how large is the error, and what does it cost?
+# A bilevel problem needs the derivative of an outer loss through the solution of an inner one.
+# There are many ways to compute it. Here seven of them meet one problem whose answer is known in
+# closed form: how large is the error, and what does it cost?
 
 # %%
 import math
@@ -62,8 +62,8 @@ problem = PlainProblem(
 
 # %% [markdown]
 # The inner solution solves a linear system with the matrix H, the Hessian of the inner loss. By the
-# implicit function theorem the hypergradient is `-exp(u) v H⁻¹ F_v`, where `F_v` is the gradient of the
-# outer loss. Autograd through the linear system says the same.
+# implicit function theorem the hypergradient is `-exp(u) v H⁻¹ F_v`, where `F_v` is the gradient of
+# the outer loss. Autograd through the linear system says the same.
 
 # %%
 leaf = u.detach().clone().requires_grad_()
@@ -81,9 +81,9 @@ print(f"curvatures of the inner loss: {curvatures[0]:.2f} to {curvatures[-1]:.2f
 # %% [markdown]
 # ## Strategies with growing budgets
 #
-# Each strategy begins at `v = 0`. A budget of T means T inner steps; those that solve a linear system
-# get T steps for it, too. The penalty method and the value function have a weight that must grow with
-# the precision that is asked for: here like T.
+# Each strategy begins at `v = 0`. A budget of T means T inner steps; those that solve a linear
+# system get T steps for it, too. The penalty method and the value function have a weight that must
+# grow with the precision that is asked for: here it is T.
 
 # %%
 step = SGD(float(1 / curvatures[-1]))
@@ -130,9 +130,8 @@ for name, found_rows in rows.items():
 # %% [markdown]
 # ## Error against cost
 #
-# Left: what a tight count says. A gradient of a loss counts as one, a product with the Hessian as two,
-# which is about what it costs. Right: the angle between each hypergradient and the exact one, which
-# decides whether an outer step goes downhill.
+# A gradient of a loss counts as one, a product with the Hessian as two. The angle to the exact
+# hypergradient decides whether an outer step goes downhill: beyond 90 degrees it goes uphill.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
@@ -152,5 +151,23 @@ for axis in axes:
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
 plt.show()
 
+# %%
+last = {name: row[-1] for name, row in rows.items()}
+assert all(last[name][0] < 1e-10 for name in ("Unroll", "Implicit, CG", "FiniteDifference, CG"))
+assert all(1e-3 < last[name][0] < 3e-2 for name in ("Penalty", "ValueFunction"))
+assert last["ValueFunction"][2] == last["FiniteDifference, CG"][2] == 0
+
 # %% [markdown]
-# EXPLAIN
+# ## What to choose
+#
+# - **Implicit** with conjugate gradients is exact at the least cost, where the inner problem is
+#   convex and solved. `FiniteDifference` does the same without second derivatives, up to rounding.
+# - **Unroll** is the derivative of the steps that were taken, so that it also suits few steps from
+#   a fixed start, as in few-shot learning. Its memory grows with T unless steps are recomputed.
+#   With only the last steps an error remains, here with an angle of one to two degrees.
+# - **ValueFunction** takes no second derivatives, and **Penalty** keeps no graph of the steps. Both
+#   solve a nearby problem, whose error falls as the weight grows; with a large weight the
+#   steps must be small. With too few steps for its weight the penalty method even pointed uphill.
+#
+# This is one small convex problem. For your own, `fewshot-blo check` measures the error, and
+# `solve` reports how far a strategy is from implicit differentiation.
