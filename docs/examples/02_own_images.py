@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -88,10 +89,8 @@ print(selection.describe())
 # %%
 def tensors(numbers: list[int]) -> Tensor:
     """Pictures as ``fit`` sees them: uint8 ``[M, 3, 28, 28]``."""
-    grey = torch.stack(
-        [torch.frombuffer(pictures[n].tobytes(), dtype=torch.uint8) for n in numbers]
-    )
-    return grey.reshape(-1, 1, 28, 28).expand(-1, 3, -1, -1)
+    grey = torch.stack([torch.from_numpy(np.array(pictures[n])) for n in numbers])
+    return grey[:, None].expand(-1, 3, -1, -1)
 
 
 ones = [n for n in range(len(labels)) if labels[n] < 6 and n not in kept]

@@ -57,7 +57,8 @@ def tasks(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 def losses(stacked: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Mean squared error of each task, ``[T]``."""
     outputs = torch.vmap(lambda p, inputs: functional_call(network, p, (inputs,)))(stacked, x)
-    return (outputs - y).square().mean((1, 2))
+    errors: Tensor = outputs - y
+    return errors.square().mean((1, 2))
 
 
 def outer_loss(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
@@ -81,7 +82,7 @@ print("entries of the hypergradient:", sum(g.numel() for g in hypergradient))
 # %%
 total = torch.zeros((), dtype=torch.float64)
 for x, y, x_query, y_query in zip(*batch, strict=True):
-    v = dict(network.named_parameters())
+    v: dict[str, Tensor] = dict(network.named_parameters())
     for _ in range(5):
         loss = (functional_call(network, v, (x,)) - y).square().mean()
         gradients = torch.autograd.grad(loss, list(v.values()), create_graph=True)
@@ -109,11 +110,11 @@ before = outer_loss(unseen).item()
 optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
 curve = []
 for _ in range(800):
-    loss = outer_loss(tasks(16, generator))
+    step_loss = outer_loss(tasks(16, generator))
     optimizer.zero_grad()
-    loss.backward()
+    step_loss.backward()
     optimizer.step()
-    curve.append(loss.item())
+    curve.append(step_loss.item())
 
 after = outer_loss(unseen).item()
 print(f"mean loss on 200 new tasks: {before:.3f} before, {after:.3f} after")
@@ -147,14 +148,14 @@ for axis, title, start in (
 ):
     axis.plot(x[0], y[0], "o", color="black", label="given points")
     for steps, style in ((0, ":"), (1, "--"), (5, "-")):
-        v = dict(
+        adapted = dict(
             adapt(
                 lambda v: losses(dict(v), x, y),
                 {name: p[None] for name, p in start.items()},
                 InnerSteps(steps, SGD(0.1)),
             )
         )
-        values = functional_call(network, {name: p[0] for name, p in v.items()}, (grid,))
+        values = functional_call(network, {name: p[0] for name, p in adapted.items()}, (grid,))
         axis.plot(grid, values.detach(), style, label=f"inner steps: {steps}")
     axis.set_title(title)
     axis.set_xlabel("x")

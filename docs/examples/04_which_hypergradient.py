@@ -8,6 +8,7 @@
 # %%
 import math
 import time
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import torch
@@ -45,15 +46,17 @@ y, y_outer = x @ truth + torch.randn(40), x_outer @ truth + torch.randn(40)
 u = torch.full((10,), -1.5)
 
 
-def inner_loss(v: dict[str, Tensor], u: dict[str, Tensor]) -> Tensor:
+def inner_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
     """Error on the first examples, and weight decay."""
-    error = 0.5 * (x @ v["w"] - y).square().mean()
-    return error + 0.5 * u["decay"].exp() @ v["w"].square()
+    error = (x @ v["w"] - y).square().mean()
+    decay: Tensor = u["decay"].exp() @ v["w"].square()
+    return (error + decay) / 2
 
 
-def outer_loss(v: dict[str, Tensor], u: dict[str, Tensor]) -> Tensor:
+def outer_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
     """Error on the other examples."""
-    return 0.5 * (x_outer @ v["w"] - y_outer).square().mean()
+    error: Tensor = x_outer @ v["w"] - y_outer
+    return error.square().mean() / 2
 
 
 problem = PlainProblem(
