@@ -1,4 +1,4 @@
-"""The examples' notebooks are what their sources give: same code, whole outputs, titled pictures."""
+"""Notebooks of examples have the code of their sources, whole outputs and titled pictures."""
 
 from __future__ import annotations
 

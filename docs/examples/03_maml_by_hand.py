@@ -137,7 +137,7 @@ plt.show()
 # the same five steps on ten points find the shape of a bump that was never seen.
 
 # %%
-x, y, _, _ = tasks(1, torch.Generator().manual_seed(11))
+x, y, *_ = tasks(1, torch.Generator().manual_seed(11))
 grid = torch.linspace(-3, 3, 200, dtype=torch.float64)[:, None]
 learned = {name: p.detach() for name, p in network.named_parameters()}
 
@@ -147,16 +147,16 @@ for axis, title, start in (
     (axes[1], "From learned weights", learned),
 ):
     axis.plot(x[0], y[0], "o", color="black", label="given points")
-    for steps, style in ((0, ":"), (1, "--"), (5, "-")):
+    for count, style in ((0, ":"), (1, "--"), (5, "-")):
         adapted = dict(
             adapt(
                 lambda v: losses(dict(v), x, y),
                 {name: p[None] for name, p in start.items()},
-                InnerSteps(steps, SGD(0.1)),
+                InnerSteps(count, SGD(0.1)),
             )
         )
         values = functional_call(network, {name: p[0] for name, p in adapted.items()}, (grid,))
-        axis.plot(grid, values.detach(), style, label=f"inner steps: {steps}")
+        axis.plot(grid, values.detach(), style, label=f"inner steps: {count}")
     axis.set_title(title)
     axis.set_xlabel("x")
 axes[0].set_ylabel("y")

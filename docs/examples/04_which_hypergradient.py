@@ -48,9 +48,9 @@ u = torch.full((10,), -1.5)
 
 def inner_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
     """Error on the first examples, and weight decay."""
-    error = (x @ v["w"] - y).square().mean()
+    error: Tensor = x @ v["w"] - y
     decay: Tensor = u["decay"].exp() @ v["w"].square()
-    return (error + decay) / 2
+    return error.square().mean() / 2 + decay / 2
 
 
 def outer_loss(v: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> Tensor:
