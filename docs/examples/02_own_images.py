@@ -105,8 +105,8 @@ assert low <= by_class.mean() <= high
 print(selection.known.describe())
 
 # %% [markdown]
-# The last sentence is about pictures of none of the classes, such as a 7. Where held-out pictures do
-# not tell them apart, the detection is off, and the sentence says so.
+# The last sentence is about pictures of none of the classes, such as a 7. Where held-out pictures
+# do not tell them apart, the detection is off, and the sentence says so.
 
 # %%
 shown = [int(i) for i in torch.cat([right.nonzero()[::70, 0][:6], (~right).nonzero()[:6, 0]])]
