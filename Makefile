@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers faults ranks matrix clean
+.PHONY: train test lint pyright peers faults ranks matrix examples clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python scripts/document_blocks.py build/documents
 	$(BIN)/mypy build/documents
+
+# Runs docs/examples/*.py and writes their notebooks; `make examples ARGUMENTS=--check` writes none.
+examples: $(VENV)/.docs
+	$(BIN)/python scripts/examples.py $(ARGUMENTS)
 
 # Both packages and the documents' examples as editors see them. Not in lint: it runs on Node.js.
 pyright: $(VENV)/.pyright
@@ -52,6 +56,10 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable ".[docs,sklearn]"
 	touch $@
 
 $(VENV)/.pyright: $(VENV)/.installed
