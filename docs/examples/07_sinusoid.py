@@ -43,7 +43,7 @@ result = train(
     tasks,
     validation,
     folder="run",
-    settings=TrainSettings(steps=3000, learning_rate=5e-3, validate_every=1000),
+    settings=TrainSettings(steps=1000, learning_rate=5e-3, validate_every=500),
     adaptation=step,
     progress=False,
 )
