@@ -21,8 +21,8 @@ print(f"{len(x)} digits of {x.shape[1]} pixels, {len(set(y))} classes")
 # %% [markdown]
 # ## Cross-validation
 #
-# `StratifiedShuffleSplit` draws small training sets: 1, 2, 5 and 10 digits of each class on average,
-# each with 500 other digits for testing. Each point is the mean of five draws.
+# `StratifiedShuffleSplit` draws small training sets: 1, 2, 5 and 10 digits of each class, each
+# with 500 other digits for testing. Each point is the mean of five draws.
 
 # %%
 pipeline = make_pipeline(PCA(9, random_state=0), FewShotClassifier(backbone=None))
