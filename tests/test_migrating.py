@@ -23,10 +23,12 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def run(page: str, number: int) -> dict[str, Any]:
-    """The names that one of a page's programs leaves."""
+def run(page: str, number: int, changed: tuple[str, str] = ("", "")) -> dict[str, Any]:
+    """The names that one of a page's programs leaves, with a change of its text."""
+    program = programs(page)[number]
+    assert changed[0] in program
     names: dict[str, Any] = {}
-    exec(compile(programs(page)[number], f"docs/migrating/{page}.md", "exec"), names)
+    exec(compile(program.replace(*changed), f"docs/migrating/{page}.md", "exec"), names)
     return names
 
 
@@ -47,6 +49,21 @@ def test_the_gradients_of_maml_are_the_same(library: str) -> None:
     need(library)
     theirs, ours = run(library, 0)["gradient"], run(library, 1)["gradient"]
     assert_same(ours, theirs, 1e-10)
+
+
+def test_first_order_is_that_of_learn2learn() -> None:
+    need("learn2learn")
+    theirs = run("learn2learn", 0, ("first_order=False", "first_order=True"))["gradient"]
+    ours = run("learn2learn", 1, ("SGD(0.1))", "SGD(0.1)), first_order=True"))["gradient"]
+    assert_same(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("option", ["copy_initial_weights=True", "track_higher_grads=False"])
+def test_these_options_of_higher_leave_no_gradient(option: str) -> None:
+    need("higher")
+    asked = f"copy_initial_weights=False, {option}" if option.startswith("track") else option
+    gradient = run("higher", 0, ("copy_initial_weights=False", asked))["gradient"]
+    assert all(p is None for p in gradient.values())
 
 
 @pytest.mark.parametrize("page", ["higher", "learn2learn", "torchopt", "easyfsl"])
