@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers faults ranks clean
+.PHONY: train test lint pyright peers faults ranks docs clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -33,6 +33,10 @@ faults: $(VENV)/.installed
 ranks: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m ranks
 
+# The site, build/site/index.html. A warning, as of a dead link, is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n docs build/site
+
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers
 
@@ -47,6 +51,10 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable ".[docs]"
 	touch $@
 
 $(VENV)/.pyright: $(VENV)/.installed
