@@ -1,4 +1,4 @@
-"""Directive ``{command-help}``: what ``fewshot-blo COMMAND --help`` prints when the site is built."""
+"""Directive ``{command-help}``: what the help of every command prints when the site is built."""
 
 from __future__ import annotations
 
