@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint pyright peers faults ranks matrix examples clean
+.PHONY: train test lint pyright peers faults ranks matrix examples docs clean
 
 train: $(VENV)/.installed
 	$(BIN)/fewshot-blo train --run runs/glyphs
@@ -41,6 +41,10 @@ ranks: $(VENV)/.installed
 # tests for each. The table is docs/results/versions.md.
 matrix:
 	$(PYTHON) scripts/matrix.py
+
+# The site, build/site/index.html. A warning, as of a dead link, is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n docs build/site
 
 # higher and learn2learn, which parity tests and benchmarks compare with.
 peers: $(VENV)/.peers

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
 import fewshot_blo
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "fewshot_blo"
 author = "the authors of fewshot_blo"
@@ -11,23 +18,45 @@ release = version = fewshot_blo.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "command_help",
+    "linked_names",
 ]
 exclude_patterns = ["_build"]
 
 # Notebooks are shown with the outputs they are kept with: `make examples` runs them.
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
-autodoc_typehints = "description"
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# The site is built offline, without the inventories of other projects.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL|collections|pathlib|typing|datetime)\..*"),
+]
 
 html_theme = "furo"
 html_title = f"fewshot_blo {release}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+
+
+def _on_the_site(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links to the page of benchmarks, which stands beside its scripts, lead to it on the site."""
+    source[0] = source[0].replace("../../benchmarks/README.md", "../results/benchmarks.md")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _on_the_site)
