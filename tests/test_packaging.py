@@ -100,7 +100,6 @@ def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
         "formats",
         "heic",
         "hf",
-        "docs",
         "mutation",
         "mlflow",
         "wandb",

@@ -105,6 +105,6 @@ def _failed(what: str, repository: str, error: Exception) -> CheckpointError:
 
 
 def _library() -> Any:
-    with installed_by("fewshot_blo[hf]"):
+    with installed_by(".[hf]"):
         importlib.import_module("huggingface_hub.errors")
         return importlib.import_module("huggingface_hub")

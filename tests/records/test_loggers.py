@@ -192,7 +192,7 @@ def test_a_missing_package_is_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError) as error:
         kind()
-    remedy = f'pip install "fewshot_blo[{package}]"'
+    remedy = f"pip install '.[{package}]' in a checkout of fewshot_blo"
     assert str(error.value) == f"{kind.__name__} needs the package {package}: {remedy}"
     check_names([kind.__name__])  # A run's settings can be read without it.
 
@@ -214,8 +214,13 @@ def test_weights_and_biases_gets_no_point_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake, runs = ModuleType("wandb"), list[FakeRun]()
+
+    def init(**options: Any) -> FakeRun:
+        runs.append(FakeRun(**options))
+        return runs[-1]
+
     fake.__dict__["Settings"] = dict
-    fake.__dict__["init"] = lambda **options: runs.append(FakeRun(**options)) or runs[-1]
+    fake.__dict__["init"] = init
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log(tmp_path, 1, 7, WeightsAndBiases(project="a", mode="offline"))

@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fewshot_blo.records import logs
 from fewshot_blo.records.events import Events
-from fewshot_blo.records.logs import CURVES, LOG, RunLog, draw_curves, read_log
+from fewshot_blo.records.logs import CURVES, LOG, RunLog, read_log
+from fewshot_blo.records.training_curves import draw_curves
 
 
 def record(step: int) -> dict[str, object]:

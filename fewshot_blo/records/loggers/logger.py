@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, pip_install
 
 Record = Mapping[str, Any]
 """Values by name; ``step`` is the number of outer steps. Several records may have one step."""
@@ -77,5 +77,5 @@ def check_installed(logger: str, package: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigurationError(
-            f'{logger} needs the package {package}: pip install "fewshot_blo[{package}]"'
+            f"{logger} needs the package {package}: {pip_install(f'.[{package}]')}"
         )
