@@ -1,7 +1,7 @@
 """Does fine-tuning on one's own pictures keep what it promises?
 
-    python benchmarks/own_images.py --root DIR --weights FILE --checkpoint FILE [--draws 100]
-        [--output FILE]
+    python benchmarks/own_images.py --root DIR --weights FILE --checkpoint FILE
+        --protonet FILE [--draws 100] [--output FILE]
 
 Each draw takes some test classes of a data set and a few pictures of each, selects a classifier as
 ``fit`` does, and compares its promise with its accuracy on pictures of these classes that it has
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifierCV
 from sklearn.svm import LinearSVC
@@ -56,7 +57,7 @@ COUNTS = {
     "1, 30, 30, 5, 5": (1, 30, 30, 5, 5),
     "2, 20, 20": (2, 20, 20),
 }
-DATA = ("mobilenet-cifarfs", "conv4-cifarfs", "mobilenet-tiny-imagenet")
+DATA = ("mobilenet-cifarfs", "conv4-cifarfs", "mobilenet-tiny-imagenet", "protonet-digits")
 VIEWS: tuple[Views, ...] = ("one", "mirrored", "crops")
 STRANGERS, PER_CLASS = 5, 50
 COVERAGES = (0.8, 0.9, 0.95)
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--weights", required=True, help="MobileNetV3-small")
     parser.add_argument("--checkpoint", type=Path, required=True, help="Conv4 of a SimpleShot run")
+    parser.add_argument("--protonet", type=Path, required=True, help="Conv4 of a ProtoNet run")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--only", nargs="+", default=list(COUNTS), choices=list(COUNTS))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
@@ -126,6 +128,7 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[], Features]]:
         lambda: embedded(small, cifar(arguments.root)),
         lambda: embedded(Backbone(simple_shot(arguments.checkpoint)), cifar(arguments.root)),
         lambda: embedded(mobile, tiny(arguments.root)),
+        lambda: embedded(Backbone(protonet(arguments.protonet)), digits()),
     )
     return dict(zip(DATA, loads, strict=True))
 
@@ -147,6 +150,24 @@ def simple_shot(path: Path) -> nn.Module:
     names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     network.load_state_dict({name: tensors[f"encoder.{name}"] for name in names}, strict=False)
     return network.eval()
+
+
+def protonet(path: Path) -> nn.Module:
+    """The network of a ProtoNet checkpoint for grey images, which takes the mean of the colours."""
+    content = read_tensors(path, "checkpoint")
+    network = Conv4(hidden=64)
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    tensors = {**content["outer"], **content["buffers"]}
+    network.load_state_dict({name: tensors[name] for name in names}, strict=False)
+    return nn.Sequential(Grey(), network).eval()
+
+
+class Grey(nn.Module):
+    """The mean of the colours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 1, H, W]`` of ``[B, 3, H, W]``."""
+        return x.mean(1, keepdim=True)
 
 
 def embedded(backbone: Backbone, images: Tensor) -> Features:
@@ -176,6 +197,19 @@ def tiny(root: Path) -> Tensor:
 
         by_class = [[n for n in names if f"/{c}/" in n][:PER_CLASS] for c in classes]
         return torch.stack([torch.stack([pixels(name) for name in own]) for own in by_class])
+
+
+def digits() -> Tensor:
+    """The first handwritten digits of each class of scikit-learn's, as characters of Omniglot."""
+    found, labels = load_digits(return_X_y=True)
+    scaled = torch.from_numpy(255 * found / 16).to(torch.uint8).reshape(-1, 8, 8)
+
+    def resized(picture: Tensor) -> Tensor:
+        image = Image.fromarray(picture.numpy()).resize((28, 28))
+        return torch.from_numpy(np.array(image)).expand(3, 28, 28)
+
+    pictures = torch.stack([resized(picture) for picture in scaled])
+    return torch.stack([pictures[labels == label][:PER_CLASS] for label in range(10)])
 
 
 def draw(features: Features, counts: Sequence[int], seed: int) -> Draw:

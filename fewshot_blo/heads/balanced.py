@@ -25,6 +25,10 @@ class BalancedHead(LinearHead):
     where s_i is inversely proportional to the number of images of the class of i, with mean 1.
     Each member is divided by the class-balanced root mean square of its centred logits on the
     support set, so that all members weigh alike and logits of the support set have this size 1.
+    Biases make the class-balanced mean of the logits of the support set zero. Probabilities do not
+    depend on it, but ``log Σ_n exp(logit_n)``, by which images of none of the classes are told,
+    does: without it, prototypes that are much alike give logits a large level, which is another
+    for each support set.
 
     Which member is the best depends on the network and on the number of images, and a few images
     cannot tell; their average is close to the best of them.
@@ -75,11 +79,16 @@ def _ridge(x: Tensor, y: Tensor, weight: Tensor, lam: float) -> tuple[Tensor, Te
 def _scaled(
     weight: Tensor, bias: Tensor, x: Tensor, share: Tensor, present: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The linear map, divided by the root mean square of its centred logits of present classes."""
+    """The linear map with mean logit 0, divided by the root mean square of its centred logits.
+
+    Both are of the present classes and of the support set, whose images weigh by ``share``.
+    """
     logits = x @ weight.transpose(1, 2) + bias.unsqueeze(1)
     mask = present.unsqueeze(1).to(x.dtype)
     number = mask.sum(2, keepdim=True)
-    centred = (logits - (logits * mask).sum(2, keepdim=True) / number) * mask
+    means = (logits * mask).sum(2, keepdim=True) / number
+    centred = (logits - means) * mask
     square = (share * centred.square().sum(2) / number.squeeze(2)).sum(1)
     factor = torch.rsqrt(square + 1e-12).unsqueeze(1)
+    bias = bias - (share.unsqueeze(2) * means).sum(1)
     return weight * factor.unsqueeze(2) * present.unsqueeze(2), bias * factor * present

@@ -21,13 +21,17 @@ def clusters(
     generator: torch.Generator,
     strange: bool = False,
     noise: float = 0.5,
+    common: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures of classes of such sizes, or of as many others, as 40 features, and labels."""
+    """Pictures of classes of such sizes, or of as many others, as 40 features, and labels.
+
+    All pictures have ``common`` added to each feature.
+    """
     ways = len(counts)
     centres = 3 * torch.eye(40)[ways * strange : ways * strange + ways]
     labels = torch.arange(ways).repeat_interleave(torch.tensor(counts))
     noises = torch.randn(len(labels), 40, generator=generator)
-    return (centres[labels] + noise * noises)[..., None, None], labels
+    return (centres[labels] + noise * noises + common)[..., None, None], labels
 
 
 def fitted(x: Tensor, labels: Tensor) -> tuple[Classifier, Selection]:
@@ -59,6 +63,26 @@ def test_strangers_are_found_at_the_stated_rates(count: int, least: float) -> No
     assert sum(flagged) / 8 < (0.11 if count == 6 else 0.07)
     assert min(found) > least
     assert sum(covered) / 8 > 0.88
+
+
+def test_what_all_features_share_does_not_hide_strangers() -> None:
+    """As after a ReLU: all prototypes are alike, and logits large for every picture."""
+    flagged, found, inside = [], [], []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        classifier, selection = fitted(*clusters([10] * 6, generator, common=6.0, noise=1.0))
+        new = classifier.predict(clusters([100] * 6, generator, common=6.0, noise=1.0)[0])
+        others = classifier.predict(
+            clusters([100] * 6, generator, strange=True, noise=1.0, common=6.0)[0]
+        )
+        flagged.append(float((~new.known).double().mean()))
+        found.append(float((~others.known).double().mean()))
+        assert selection.known.interval is not None
+        low, high = selection.known.interval
+        inside.append(low <= found[-1] <= high)
+    assert 0.02 < sum(flagged) / 8 < 0.08
+    assert min(found) > 0.2, found
+    assert sum(inside) >= 7, (found, flagged)
 
 
 @pytest.mark.parametrize("counts", [(5,) * 5, (10,) * 5, (1, 20, 20, 5, 5)])

@@ -32,7 +32,9 @@ def test_average_of_prototypes_and_weighted_ridge_regressions(width: int) -> Non
     expected = 0
     for logits in maps:
         centred = logits - logits.mean(1, keepdims=True)
-        expected += logits / np.sqrt(np.average((centred**2).mean(1), weights=weights)) / 3
+        level = np.average(logits.mean(1), weights=weights)
+        size = np.sqrt(np.average((centred**2).mean(1), weights=weights))
+        expected += (logits - level) / size / 3
     found = head.logits(params, x, {})[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
 
