@@ -24,6 +24,7 @@ extensions = [
     "sphinx_design",
     "command_help",
     "linked_names",
+    "readable_api",
 ]
 exclude_patterns = ["_build"]
 
@@ -42,7 +43,7 @@ napoleon_use_ivar = True
 
 # The site is built offline, without the inventories of other projects.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL|collections|pathlib|typing|datetime)\..*"),
+    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL|collections|pathlib|typing|dataclasses|datetime)\..*"),
 ]
 
 html_theme = "furo"
