@@ -36,6 +36,7 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
@@ -43,7 +44,9 @@ napoleon_use_ivar = True
 
 # The site is built offline, without the inventories of other projects.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL|collections|pathlib|typing|dataclasses|datetime)\..*"),
+    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL)\..*"),
+    (r"py:.*", r"(collections|dataclasses|datetime|pathlib|typing)\..*"),
+    (r"py:class", r"Tensor|NDArray|Path|InitVar|Image\.Image"),  # The same, by their last names.
 ]
 
 html_theme = "furo"

@@ -20,34 +20,42 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
-from fewshot_blo.records import ranges as marks
 from fewshot_blo.records.checked import ranges
 
 # Characters of the private use area: they stand for text that Sphinx must not interpret.
 _COLON, _SPACE = "\ue000", "\ue001"
 _FIELD = re.compile(r"^(\s*):(ivar|param) ([*\w]+(?:, [*\w]+)*): ?(.*)$")
 _NAME = re.compile(r"(?<![\w.'\"])[A-Z]\w*(?![\w.('\"])")
-_KIND = "|".join(name for name, kind in vars(marks).items() if inspect.isclass(kind))
+_KIND = "AtLeast|Above|AtMost|Below|OrInfinite|NotEmpty"
 _MARK = rf", ~?(?:fewshot_blo\.records\.ranges\.)?(?:{_KIND})\([^()]*\)"
-_ANNOTATED = re.compile(rf"Annotated\[([\w.~ |]+)(?:{_MARK})+\]")
+_ANNOTATED = re.compile(rf"(?:~?typing\.)?Annotated\[((?:[^\[\]]|\[[^\[\]]*\])+?)(?:{_MARK})+\]")
+# What cannot be read as Python, or is called otherwise on other systems.
+_DEFAULTS = {"<factory>": "...", "PosixPath(": "Path("}
 
 
 def resolved(annotation: str | None, names: Mapping[str, Any]) -> str | None:
     """A signature with what aliases stand for, and with the types behind marked ones."""
     if annotation is None:
         return None
+    for shown, meant in _DEFAULTS.items():
+        annotation = annotation.replace(shown, meant)
 
     def meaning(found: re.Match[str]) -> str:
         alias = names.get(found[0])
         return found[0] if get_origin(alias) is None else stringify_annotation(alias, "smart")
 
-    return _ANNOTATED.sub(r"\1", _NAME.sub(meaning, annotation))
+    annotation, count = _NAME.sub(meaning, annotation), 1
+    while count:  # A marked type may be within another.
+        annotation, count = _ANNOTATED.subn(r"\1", annotation)
+    return annotation
 
 
 def _signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str | None, str | None]:
-    names = vars(sys.modules.get(getattr(obj, "__module__", None) or "", marks))
+    kinds = reversed(obj.__mro__) if inspect.isclass(obj) else (obj,)
+    modules = [sys.modules.get(getattr(kind, "__module__", None) or "") for kind in kinds]
+    names = {name: value for module in modules if module for name, value in vars(module).items()}
     return resolved(signature, names), resolved(returns, names)
 
 
@@ -86,9 +94,8 @@ def _field(found: re.Match[str], limits: Mapping[str, str]) -> str:
 
 def _names(app: Sphinx, tree: nodes.document) -> None:
     for link in list(tree.findall(addnodes.pending_xref)):
-        if link.get("reftype") == "obj" and isinstance(link.parent, nodes.paragraph | nodes.term):
-            if _SPACE in link.astext() or _is_described(link):
-                link.replace_self(link.children)
+        if link.get("reftype") == "obj" and _is_described(link):
+            link.replace_self(link.children)
     for text in list(tree.findall(nodes.Text)):
         if _SPACE in text:
             text.parent.replace(text, nodes.Text(text.replace(_SPACE, " ")))
