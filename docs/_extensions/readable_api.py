@@ -30,7 +30,11 @@ _KIND = "AtLeast|Above|AtMost|Below|OrInfinite|NotEmpty"
 _MARK = rf", ~?(?:fewshot_blo\.records\.ranges\.)?(?:{_KIND})\([^()]*\)"
 _ANNOTATED = re.compile(rf"(?:~?typing\.)?Annotated\[((?:[^\[\]]|\[[^\[\]]*\])+?)(?:{_MARK})+\]")
 # What cannot be read as Python, or is called otherwise on other systems.
-_DEFAULTS = {"<factory>": "...", "PosixPath(": "Path("}
+_DEFAULTS = {
+    r"<factory>": "...",
+    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
+    r"\bPosixPath\(": "Path(",
+}
 
 
 def resolved(annotation: str | None, names: Mapping[str, Any]) -> str | None:
@@ -38,7 +42,7 @@ def resolved(annotation: str | None, names: Mapping[str, Any]) -> str | None:
     if annotation is None:
         return None
     for shown, meant in _DEFAULTS.items():
-        annotation = annotation.replace(shown, meant)
+        annotation = re.sub(shown, meant, annotation)
 
     def meaning(found: re.Match[str]) -> str:
         alias = names.get(found[0])
