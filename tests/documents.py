@@ -30,6 +30,7 @@ TESTED: Mapping[str, tuple[str, int]] = {
     "docs/migrating/learn2learn.md": ("tests/test_migrating.py", 2),
     "docs/migrating/torchmeta.md": ("tests/test_migrating.py", 1),
     "docs/migrating/torchopt.md": ("tests/test_migrating.py", 2),
+    "docs/start/bilevel.md": ("tests/test_guides.py", 1),
 }
 """The test that runs the blocks of a page, and the number of blocks it runs."""
 
