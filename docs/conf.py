@@ -54,6 +54,7 @@ html_title = f"fewshot_blo {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 
 
 def _on_the_site(app: Sphinx, page: str, source: list[str]) -> None:

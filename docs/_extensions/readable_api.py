@@ -4,6 +4,7 @@
   stands in words in the description: "steps: number of steps (at least 0)".
 * "low, high: ends" documents two names at once.
 * A property's first line may have a colon, which Google's style reads as the end of a type.
+* "Attributes" are called so, and not "Variables".
 * Names of described arguments are no links: Sphinx would look for any attribute of this name.
 """
 
@@ -100,6 +101,9 @@ def _names(app: Sphinx, tree: nodes.document) -> None:
     for link in list(tree.findall(addnodes.pending_xref)):
         if link.get("reftype") == "obj" and _is_described(link):
             link.replace_self(link.children)
+    for name in tree.findall(nodes.field_name):
+        if name.astext() == "Variables":  # So napoleon calls the section "Attributes".
+            name.children = [nodes.Text("Attributes")]
     for text in list(tree.findall(nodes.Text)):
         if _SPACE in text:
             text.parent.replace(text, nodes.Text(text.replace(_SPACE, " ")))
