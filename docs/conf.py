@@ -41,6 +41,7 @@ maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # Signatures have them.
 
 # The site is built offline, without the inventories of other projects.
 nitpick_ignore_regex = [
