@@ -63,7 +63,8 @@ $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --editable ".[docs,sklearn]"
+	$(BIN)/python -m pip install --editable ".[docs,sklearn]" || \
+		{ echo "The site and the examples need the extras docs and sklearn: see pip's message above" >&2; exit 1; }
 	touch $@
 
 $(VENV)/.pyright: $(VENV)/.installed

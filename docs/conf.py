@@ -24,6 +24,7 @@ extensions = [
     "sphinx_design",
     "command_help",
     "linked_names",
+    "readable_api",
 ]
 exclude_patterns = ["_build"]
 
@@ -35,14 +36,18 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # Signatures have them.
 
 # The site is built offline, without the inventories of other projects.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL|collections|pathlib|typing|datetime)\..*"),
+    (r"py:.*", r"(torch|numpy|np|matplotlib|PIL)\..*"),
+    (r"py:.*", r"(collections|dataclasses|datetime|pathlib|typing)\..*"),
+    (r"py:class", r"Tensor|NDArray|Path|InitVar|Image\.Image"),  # The same, by their last names.
 ]
 
 html_theme = "furo"
@@ -50,6 +55,7 @@ html_title = f"fewshot_blo {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 
 
 def _on_the_site(app: Sphinx, page: str, source: list[str]) -> None:

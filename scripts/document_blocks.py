@@ -1,7 +1,7 @@
 """Writes the Python blocks of README.md and docs/ as modules, which type checkers read.
 
-Each block is a module of its own, ``FOLDER/readme_1.py``. It has the lines of its document's block
-at the same numbers, so that a type checker names the line of the document.
+Each block is a module of its own, as ``FOLDER/docs_guides_data_1.py``. It has the lines of its
+document's block at the same numbers, so that a type checker names the line of the document.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ def main() -> None:
     folder.mkdir(parents=True)
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for number, module in enumerate(modules(document.read_text(encoding="utf-8")), 1):
-            stem = document.stem.lower().replace("-", "_")
-            (folder / f"{stem}_{number}.py").write_text(module, encoding="utf-8")
+            name = f"{module_name(document.relative_to(ROOT))}_{number}.py"
+            (folder / name).write_text(module, encoding="utf-8")
+
+
+def module_name(document: Path) -> str:
+    """Of a document by its path in the repository: pages of two folders may have one name."""
+    return "_".join(document.with_suffix("").parts).lower().replace("-", "_")
 
 
 def modules(document: str) -> list[str]:

@@ -76,7 +76,7 @@ class Counts:
         return empty.index_add(0, row, right), empty.index_add(0, row, count)
 
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean of |accuracy - confidence| over the intervals.
+        """Expected calibration error: the mean of ``|accuracy - confidence|`` over the intervals.
 
         Intervals are weighted by their number of queries (Guo et al., arXiv 1706.04599, equation
         3). NaN without queries.

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from documents import run_block
 from small_runs import make_folder, write_recipe
 
 from fewshot_blo import tune
@@ -543,3 +544,19 @@ def test_a_killed_job_leaves_its_trial_to_the_other_and_ctrl_c_saves(
         _, space = read_search(request)
         tries = [trial.user_attrs["tries"] for trial in Search(request, space).trials()]
     assert sorted(tries) == [0, 1]  # The second trial was left, the first one was not.
+
+
+def test_the_page_runs(
+    recipe: Path,
+    instant: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "runs" / "a" / "config.yaml"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(recipe.read_text())
+    rows = run_block("docs/guides/tuning.md", 0)["result"].rows
+    assert len(rows) == 20
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{rows[-1].number} ")
