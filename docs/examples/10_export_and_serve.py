@@ -54,32 +54,37 @@ data = read_labelled("digits", size=28)
 print(data.class_names, data.counts.tolist())
 
 # %% [markdown]
-# The network is the encoder of a model that comes with the package. A network of your own is a
-# function in a module. A file of a classifier names that function, and whoever loads the file has
-# to name it too, so that a file cannot choose code to run.
+# A network of your own is a function in a module. Here its weights are those of a model that comes
+# with the package, by name. The file of a classifier names the function, and whoever loads the file
+# has to name it too, so that a file cannot choose code to run.
 
 # %%
 Path("my_networks.py").write_text(
     '''
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewshot_blo import load_pretrained
-from fewshot_blo.backbones import Backbone, Preprocessing
+from fewshot_blo import Conv4, load_pretrained
 
 
-class Grey(nn.Module):
+class GreyConv4(Conv4):
+    """Takes the mean of the colours, for the weights are of grey pictures."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1, keepdim=True)
+        return super().forward(x.mean(1, keepdim=True))
 
 
-def omniglot() -> Backbone:
-    network = load_pretrained("omniglot-5w1s-protonet").problem.network
-    return Backbone(nn.Sequential(Grey(), network), Preprocessing(size=28))
+def omniglot() -> Conv4:
+    network = GreyConv4(hidden=64)
+    trained = load_pretrained("omniglot-5w1s-protonet").problem.network
+    # The trained network has no counters of batches, and PyTorch's batch norm has.
+    network.load_state_dict(trained.state_dict(), strict=False)
+    return network
 ''',
     encoding="utf-8",
 )
 source = Source("my_networks:omniglot")
-classifier, selection = fit(data, source.load(), source, adapts="head", progress=False)
+backbone = source.load(size=28)
+classifier, selection = fit(data, backbone, source, adapts="head", progress=False)
 save_classifier(classifier, "classifier.pt")
 print(selection.describe())
 
@@ -184,11 +189,12 @@ def sent(numbers: list[int]) -> list[tuple[str, tuple[str, bytes]]]:
     return files
 
 
-fives = [n for n in order if labels[n] == 5]
-reply = client.post("/classes", data={"name": "digit 5"}, files=sent(fives[:6]))
-print(reply.json()["learned"])
+for label in range(5, 10):
+    name, numbers = f"digit {label}", [n for n in order if labels[n] == label]
+    learned = client.post("/classes", data={"name": name}, files=sent(numbers[:6])).json()
+    rows = client.post("/predict", files=sent(numbers[6:56])).json()
+    print(*(learned["learned"], *learned["notes"]), sep="\n    ")
+    print(f"    {sum(row['label'] == name for row in rows)} of 50 other pictures get this label")
+    client.post("/undo")
 print("files:", *sorted(path.name for path in Path().glob("classifier*.pt")))
-
-rows = client.post("/predict", files=sent(fives[6:56])).json()
-print(sum(row["label"] == "digit 5" for row in rows), "of 50 other fives get their label")
 print("classes of model.onnx:", *json.loads(Path("model.json").read_text("utf-8"))["classes"])
