@@ -55,6 +55,7 @@ print(data.class_names, data.counts.tolist())
 # `fewshot-blo models` lists such models by name. `fit` tries several ways to fine-tune, compares
 # them by cross-validation, and trains the best one on all pictures.
 
+
 # %%
 class Grey(nn.Module):
     """The mean of the colours, for a network that was trained on grey pictures."""

@@ -6,7 +6,6 @@
 # and sends it a picture. Each step is also one command.
 
 # %%
-import io
 import json
 import runpy
 from pathlib import Path
@@ -133,7 +132,9 @@ for axis in axes.flat:
     axis.set_axis_off()
 for axis, n in zip(axes.flat, shown, strict=False):
     axis.imshow(pixels[n])
-    axis.set_title(f"{data.class_names[found[n].argmax()]}, {100 * found[n].max():.0f} %", fontsize=10)
+    axis.set_title(
+        f"{data.class_names[found[n].argmax()]}, {100 * found[n].max():.0f} %", fontsize=10
+    )
 figure.suptitle("Answers of onnxruntime: right (above) and wrong (below)")
 plt.show()
 
@@ -174,27 +175,30 @@ reply = client.get("/classes", headers={"host": "example.org"})
 print(reply.status_code, reply.json()["error"])
 
 # %% [markdown]
-# The server learns: a new class from six pictures is a new file, and the file before it stays. The
-# exported model is as it was.
-
-
-# %%
-def sent(numbers: list[int]) -> list[tuple[str, tuple[str, bytes]]]:
-    """Pictures as a form sends them."""
-    files = []
-    for n in numbers:
-        stream = io.BytesIO()
-        picture(n).save(stream, "PNG")
-        files.append(("files", (f"{n}.png", stream.getvalue())))
-    return files
-
-
-for label in range(5, 10):
-    name, numbers = f"digit {label}", [n for n in order if labels[n] == label]
-    learned = client.post("/classes", data={"name": name}, files=sent(numbers[:6])).json()
-    rows = client.post("/predict", files=sent(numbers[6:56])).json()
-    print(*(learned["learned"], *learned["notes"]), sep="\n    ")
-    print(f"    {sum(row['label'] == name for row in rows)} of 50 other pictures get this label")
-    client.post("/undo")
-print("files:", *sorted(path.name for path in Path().glob("classifier*.pt")))
-print("classes of model.onnx:", *json.loads(Path("model.json").read_text("utf-8"))["classes"])
+# ## The same on the command line
+#
+# `finetune` writes `runs/finetune/classifier.pt`. A module of your own is found if its folder is in
+# `PYTHONPATH`. With a network of torchvision, timm or transformers `--own` is not needed.
+#
+#     fewshot-blo finetune digits --backbone my_networks:omniglot --size 28 --adapts head
+#     fewshot-blo export runs/finetune/classifier.pt model.onnx --own my_networks:omniglot
+#     python model_predict.py PICTURES...
+#     fewshot-blo serve runs/finetune/classifier.pt --own my_networks:omniglot
+#     curl -F files=@new.png http://127.0.0.1:8000/predict
+#
+# `export` writes `.pt2` files for `torch.export`, too, and `--resizing outside` leaves cropping and
+# resizing to the caller, for large pictures.
+#
+# ## Limits
+#
+# - The model does not open files. Decoding, turning a photograph as its EXIF data say, and white
+#   under transparency are in the script and in `model.json`; another program has to do them, too.
+# - Only classifiers of square pictures are exported by `export`; for arrays and features there is
+#   `to_module`.
+# - The network must be one that `torch.export` can trace with any number of pictures. Networks that
+#   `train` has converted cannot be: hence the copy of the weights into a plain `Conv4` above.
+# - The exported model stays as it is. The server can learn classes and corrections, and says how
+#   many of the new pictures it recognises when each is held out: read that, and fit anew where it
+#   is low.
+# - The server has no passwords. It is for this machine, unless `--host` opens it to all who reach
+#   that address.
