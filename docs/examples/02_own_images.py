@@ -116,7 +116,7 @@ print(f"and {found:.0f} % of {len(strangers.known)} pictures of 6 to 9")
 
 # %%
 shown = [int(i) for i in torch.cat([right.nonzero()[::70, 0][:6], (~right).nonzero()[:6, 0]])]
-figure, axes = plt.subplots(2, 6, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(2, 6, figsize=(9, 4), layout="constrained")
 for axis, i in zip(axes.flat, shown, strict=False):
     chosen = int(answers.probabilities[i].argmax())
     axis.imshow(pictures[ones[i]], cmap="gray_r")

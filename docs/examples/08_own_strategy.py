@@ -282,7 +282,7 @@ axis.set_ylabel("accuracy on new letters, %")
 axis.set_ylim(0, 100)
 axis.set_title("Validation: mean of 100 tasks, 95 % interval")
 axis.grid(alpha=0.3)
-axis.legend(loc="lower right")
+axis.legend(loc="center right")
 plt.show()
 
 # %%
