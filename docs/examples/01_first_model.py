@@ -79,7 +79,7 @@ result = train(
     tasks,
     validation,
     folder="run",
-    settings=TrainSettings(steps=120, validate_every=20, validation_tasks=100),
+    settings=TrainSettings(steps=80, validate_every=20, validation_tasks=100),
     progress=False,
     validated=lambda step, found: history.append((step, found)),
 )
