@@ -31,18 +31,22 @@ SECONDS = 120
 Notebook = dict[str, Any]
 
 # Runs in the kernel before the first cell. Titles of figures become their alternative text, which
-# readers of screens hear and `faults` reads.
+# readers of screens hear and `faults` reads, as it reads what a figure lacks. Titles of panels will
+# do for a figure.
 _SET_UP = """
 import io
 import matplotlib.pyplot
 from IPython import get_ipython
 from matplotlib.figure import Figure
+from fewshot_blo.records.figure_check import below_standard
 
 def _png(figure):
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-    return file.getvalue(), {"alt": "; ".join(title for title in titles if title)}
+    below = [fault for fault in below_standard(figure) if fault != "the figure has no title"]
+    described = {"alt": "; ".join(title for title in titles if title)}
+    return file.getvalue(), described | ({"below_standard": below} if below else {})
 
 matplotlib.pyplot.figure().clear()
 matplotlib.pyplot.close("all")
@@ -152,15 +156,18 @@ def faults(ran: Notebook) -> Iterator[str]:
                 yield f"{where} wrote to stderr: {output['text']!r}"
             yield from (f"{where} names {path}" for path in _machine_paths(output["text"]))
         else:
-            if "image/png" in output["data"] and not output["metadata"]["image/png"].get("alt"):
-                yield f"{where} has a picture without a title"
+            if "image/png" in output["data"]:
+                picture = output["metadata"]["image/png"]
+                if not picture.get("alt"):
+                    yield f"{where} has a picture without a title"
+                yield from (f"{where}: {fault}" for fault in picture.get("below_standard", ()))
             text = json.dumps({k: v for k, v in output["data"].items() if k != "image/png"})
             yield from (f"{where} names {path}" for path in _machine_paths(text))
 
 
 def _machine_paths(text: str) -> list[str]:
-    """Absolute paths in a text."""
-    return re.findall(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]*", text)
+    """Absolute paths in a text, but for the addresses of the server's thumbnails."""
+    return re.findall(r"(?<![\w.:/])/(?!training/\d)(?:[\w.-]+/)+[\w.-]*", text)
 
 
 def _cell(number: int, kind: str, source: str) -> Notebook:

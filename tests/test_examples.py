@@ -49,6 +49,9 @@ def test_faults_of_outputs_are_found() -> None:
     picture = {"output_type": "display_data", "data": {"image/png": ""}}
     assert output(**picture, metadata={"image/png": {"alt": "Loss"}}) == []
     assert "without a title" in output(**picture, metadata={"image/png": {"alt": ""}})[0]
+    lacking = {"alt": "Loss", "below_standard": ["a colour bar has no label"]}
+    assert "no label" in output(**picture, metadata={"image/png": lacking})[0]
+    assert output(**text, text='{"picture": "/training/1/32.jpg"}') == []
     assert list(script().faults({"cells": []})) == ["no cell has an output"]
 
 

@@ -17,14 +17,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import fewshot_blo
-from fewshot_blo import Conv4
+from fewshot_blo import load_pretrained
 from fewshot_blo.backbones import Backbone, Preprocessing
 from fewshot_blo.finetune import fit
 from fewshot_blo.finetune.classifier import Source
 from fewshot_blo.finetune.labelled_folder import read_labelled
 from fewshot_blo.finetune.report import Origin, write_report
-from fewshot_blo.training.checkpoint import load
 
 # %% [markdown]
 # ## A folder with one subfolder per class
@@ -53,13 +51,12 @@ print(data.class_names, data.counts.tolist())
 # ## The network, and the fit
 #
 # Any network from images to features will do: `load_backbone` has those of torchvision, timm and
-# transformers. Here it is the released prototypical network. `fit` tries several ways to fine-tune,
-# compares them by cross-validation, and trains the best one on all pictures.
+# transformers. Here it is the encoder of a prototypical network that comes with the package:
+# `fewshot-blo models` lists such models by name. `fit` tries several ways to fine-tune, compares
+# them by cross-validation, and trains the best one on all pictures.
+
 
 # %%
-root = Path(fewshot_blo.__file__).parents[1]
-
-
 class Grey(nn.Module):
     """The mean of the colours, for a network that was trained on grey pictures."""
 
@@ -68,9 +65,7 @@ class Grey(nn.Module):
         return x.mean(1, keepdim=True)
 
 
-trained = load(root / "checkpoints" / "released" / "omniglot-5w1s-protonet" / "best.pt")
-network = Conv4(hidden=64)
-network.load_state_dict({**trained.outer, **trained.buffers})
+network = load_pretrained("omniglot-5w1s-protonet").problem.network
 backbone = Backbone(nn.Sequential(Grey(), network), Preprocessing(size=28))
 
 classifier, selection = fit(
@@ -121,7 +116,7 @@ print(f"and {found:.0f} % of {len(strangers.known)} pictures of 6 to 9")
 
 # %%
 shown = [int(i) for i in torch.cat([right.nonzero()[::70, 0][:6], (~right).nonzero()[:6, 0]])]
-figure, axes = plt.subplots(2, 6, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(2, 6, figsize=(9, 4), layout="constrained")
 for axis, i in zip(axes.flat, shown, strict=False):
     chosen = int(answers.probabilities[i].argmax())
     axis.imshow(pictures[ones[i]], cmap="gray_r")

@@ -125,10 +125,13 @@ for t in (2, 4, 8, 16, 32, 64, 128):
         row = (error, passes.gradients, passes.products, milliseconds, angle)
         rows.setdefault(name, []).append(row)
 
-print(f"{'with T = 128':22} {'error':>8} {'gradients':>10} {'products':>9} {'ms':>6}")
+print(
+    f"{'with T = 128':22} {'error':>8} {'degrees':>8} {'gradients':>10} {'products':>9} {'ms':>6}"
+)
 for name, found_rows in rows.items():
-    error, gradients, products, milliseconds, _ = found_rows[-1]
-    print(f"{name:22} {error:8.1e} {gradients:10} {products:9} {milliseconds:6.0f}")
+    error, gradients, products, milliseconds, angle = found_rows[-1]
+    figures = f"{error:8.1e} {angle:8.1e} {gradients:10} {products:9} {milliseconds:6.0f}"
+    print(f"{name:22} {figures}")
 
 # %% [markdown]
 # ## Error against cost
@@ -163,11 +166,12 @@ assert last["ValueFunction"][2] == last["FiniteDifference, CG"][2] == 0
 # %% [markdown]
 # ## What to choose
 #
-# - **Implicit** with conjugate gradients is exact at the least cost, where the inner problem is
-#   convex and solved. `FiniteDifference` does the same without second derivatives, up to rounding.
+# - **Implicit** with conjugate gradients is exact at little more than the cost of the inner steps,
+#   where the inner problem is convex and solved. `FiniteDifference` does the same without second
+#   derivatives, up to rounding.
 # - **Unroll** is the derivative of the steps that were taken, so that it also suits few steps from
 #   a fixed start, as in few-shot learning. Its memory grows with T unless steps are recomputed.
-#   With only the last steps an error remains, here with an angle of one to two degrees.
+#   With only the last steps an error remains, however many steps there are.
 # - **ValueFunction** takes no second derivatives, and **Penalty** keeps no graph of the steps. Both
 #   solve a nearby problem, whose error falls as the weight grows; with a large weight the
 #   steps must be small. With too few steps for its weight the penalty method even pointed uphill.

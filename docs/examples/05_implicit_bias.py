@@ -25,7 +25,7 @@ study = OnePoint(seed=0)
 # %% [markdown]
 # ## The problem
 #
-# A function is a sum of 21 waves with weights `w`. The inner problem fits it to *one* example (x,
+# A function is a sum of waves with weights `w`. The inner problem fits it to *one* example (x,
 # y): infinitely many functions go through it. The outer problem moves this example so that the
 # function agrees with 30 given points.
 #
@@ -104,7 +104,7 @@ plt.show()
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
 for axis, name in zip(axes, starts, strict=True):
     axis.plot(study.places, study.targets, "o", color="gray", markersize=4, label="given points")
-    axis.plot(study.places, found[name], color=colours[name], label="as found")
+    axis.plot(study.places, found[name], color="#009E73", label="as found")
     axis.plot(study.places, again[name], "--", color="black", label="trained anew")
     axis.set_title(f"{name} start")
     axis.set_xlabel("place x")

@@ -49,7 +49,7 @@ plt.ylim(0, 102)
 plt.xlabel("labelled digits a class")
 plt.ylabel("accuracy on 500 other digits, %")
 plt.title("Few labelled digits, by cross-validation")
-plt.legend(loc="lower right")
+plt.legend(loc="center right")
 plt.show()
 
 # %% [markdown]
