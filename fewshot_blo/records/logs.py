@@ -55,7 +55,6 @@ class RunLog:
         if is_damaged:
             _set_aside(self.path)
         self.records = [record for record in records if record["step"] <= step]
-        self._start = time.perf_counter() - self._seconds_before()
         self._open()
         self._events = Events(folder / _EVENTS, purge_step=step + 1)
         earlier = tuple(dict(record) for record in self.records)
@@ -65,6 +64,8 @@ class RunLog:
             self._file.close()
             self._events.close()
             raise
+        # The time for loggers to start is not that of the run.
+        self._start = time.perf_counter() - self._seconds_before()
 
     def __enter__(self) -> RunLog:
         return self
