@@ -63,6 +63,7 @@ def test_the_gradients_of_maml_are_the_same(library: str) -> None:
     assert_same(ours, theirs, 1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:We've integrated functorch:FutureWarning")  # TorchOpt's own.
 def test_the_implicit_gradients_of_torchopt_are_the_same() -> None:
     need("torchopt")
     assert_same(run("torchopt", 3)["gradient"], run("torchopt", 2)["gradient"], 1e-8)
