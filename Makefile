@@ -46,7 +46,7 @@ matrix:
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n docs build/site
 
-# higher and learn2learn, which parity tests and benchmarks compare with.
+# higher, learn2learn, TorchOpt and easyfsl, which tests and benchmarks compare with.
 peers: $(VENV)/.peers
 
 $(VENV)/.torch:

@@ -81,6 +81,11 @@ if TYPE_CHECKING:  # The same names for type checkers and editors.
     from fewshot_blo.problems import Initialization as Initialization
     from fewshot_blo.problems import Pretraining as Pretraining
     from fewshot_blo.problems import SharedEncoder as SharedEncoder
+    from fewshot_blo.records.loggers import CSV as CSV
+    from fewshot_blo.records.loggers import LoggedRun as LoggedRun
+    from fewshot_blo.records.loggers import Logger as Logger
+    from fewshot_blo.records.loggers import MLflow as MLflow
+    from fewshot_blo.records.loggers import WeightsAndBiases as WeightsAndBiases
     from fewshot_blo.solving import PlainProblem as PlainProblem
     from fewshot_blo.solving import solve as solve
     from fewshot_blo.tasks import DataError as DataError
@@ -111,6 +116,7 @@ _HOMES = {
     "networks": "Conv4 GRU MLP ResNet12 SineNetwork TransformerEncoder WideResNet classifier",
     "objectives": "Accuracy CrossEntropy MeanAbsoluteError MeanSquaredError Torchmetrics",
     "problems": "Initialization Pretraining SharedEncoder",
+    "records.loggers": "CSV LoggedRun Logger MLflow WeightsAndBiases",
     "solving": "PlainProblem solve",
     "tasks": "DataError",
     "training.settings": "TrainSettings",

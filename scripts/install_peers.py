@@ -1,7 +1,8 @@
-"""Installs higher and learn2learn, with which parity tests and benchmarks compare.
+"""Installs higher, learn2learn, TorchOpt and easyfsl, with which tests and benchmarks compare.
 
-They are installed for the Python that runs this script; installed versions of torch, torchvision
-and numpy are not replaced. learn2learn 0.2.0 is the last release. Its archive contains C files that
+torchmeta is not among them: its last release, 1.8.0, needs torch below 1.10. The others are
+installed for the Python that runs this script; installed versions of torch, torchvision and numpy
+are not replaced. learn2learn 0.2.0 is the last release. Its archive contains C files that
 do not compile on Python 3.11 and later, because an old Cython generated them. Here it is built from
 its Cython sources. The wheel is kept in the folder FEWSHOT_BLO_WHEELS, by default
 ``~/.cache/fewshot_blo/wheels``, and is built once for each version of Python.
@@ -20,6 +21,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+PEERS = ("higher", "easyfsl", "torchopt")
 VERSION = "0.2.0"
 ARCHIVE_SHA256 = "69f1d7cb0d0a6be7a2c6ad8e83e2ebbe70fb05e51d61e45e63078b40c75ea419"
 BUILD_SYSTEM = """\
@@ -35,8 +37,8 @@ def main() -> None:
     Raises:
         SystemExit: if pip fails; its output has the reason.
     """
-    if installed_version("higher") and installed_version("learn2learn") == VERSION:
-        print("higher and learn2learn are installed")
+    if all(map(installed_version, PEERS)) and installed_version("learn2learn") == VERSION:
+        print(f"{', '.join(PEERS)} and learn2learn are installed")
         return
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -44,7 +46,7 @@ def main() -> None:
         wheel = cached_wheel() or build_wheel(scratch)
         # Its requirements name packages that it imports for other purposes only (qpth, gsutil).
         pip("install", "--no-deps", "--no-index", str(wheel))
-    print(f"installed higher and learn2learn {VERSION}")
+    print(f"installed {', '.join(PEERS)} and learn2learn {VERSION}")
 
 
 def installed_version(package: str) -> str | None:

@@ -23,12 +23,24 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def run(page: str, number: int, changed: tuple[str, str] = ("", "")) -> dict[str, Any]:
-    """The names that one of a page's programs leaves, with a change of its text."""
+def run(page: str, number: int) -> dict[str, Any]:
+    """The names that one of a page's programs leaves; it ends with an assertion."""
     program = programs(page)[number]
+    assert program.splitlines()[-1].startswith("assert ")
+    return executed(page, program)
+
+
+def unasserted(page: str, number: int, changed: tuple[str, str]) -> Any:
+    """The gradient of a program with a change, and without the assertion at its end."""
+    program, _, _ = programs(page)[number].rpartition("assert ")
     assert changed[0] in program
+    return executed(page, program.replace(*changed))["gradient"]
+
+
+def executed(page: str, program: str) -> dict[str, Any]:
+    """The names that a program leaves."""
     names: dict[str, Any] = {}
-    exec(compile(program.replace(*changed), f"docs/migrating/{page}.md", "exec"), names)
+    exec(compile(program, f"docs/migrating/{page}.md", "exec"), names)
     return names
 
 
@@ -51,10 +63,16 @@ def test_the_gradients_of_maml_are_the_same(library: str) -> None:
     assert_same(ours, theirs, 1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:We've integrated functorch:FutureWarning")  # TorchOpt's own.
+def test_the_implicit_gradients_of_torchopt_are_the_same() -> None:
+    need("torchopt")
+    assert_same(run("torchopt", 3)["gradient"], run("torchopt", 2)["gradient"], 1e-8)
+
+
 def test_first_order_is_that_of_learn2learn() -> None:
     need("learn2learn")
-    theirs = run("learn2learn", 0, ("first_order=False", "first_order=True"))["gradient"]
-    ours = run("learn2learn", 1, ("SGD(0.1))", "SGD(0.1)), first_order=True"))["gradient"]
+    theirs = unasserted("learn2learn", 0, ("first_order=False", "first_order=True"))
+    ours = unasserted("learn2learn", 1, ("SGD(0.1))", "SGD(0.1)), first_order=True"))
     assert_same(ours, theirs, 1e-10)
 
 
@@ -62,24 +80,26 @@ def test_first_order_is_that_of_learn2learn() -> None:
 def test_these_options_of_higher_leave_no_gradient(option: str) -> None:
     need("higher")
     asked = f"copy_initial_weights=False, {option}" if option.startswith("track") else option
-    gradient = run("higher", 0, ("copy_initial_weights=False", asked))["gradient"]
+    gradient = unasserted("higher", 0, ("copy_initial_weights=False", asked))
     assert all(p is None for p in gradient.values())
 
 
-@pytest.mark.parametrize("page", ["higher", "learn2learn", "torchopt", "easyfsl"])
-def test_our_programs_run(page: str) -> None:
+OURS = [(p, 1) for p in ("higher", "learn2learn", "torchopt", "easyfsl")]
+
+
+@pytest.mark.parametrize(("page", "number"), [*OURS, ("torchopt", 3), ("torchmeta", 0)])
+def test_our_programs_find_what_is_asserted(page: str, number: int) -> None:
     """Without the other library, too."""
-    names = run(page, 1)
-    found = names["gradient"].values() if "gradient" in names else [names["labels"]]
-    assert all(bool(x.isfinite().all()) for x in found)
+    run(page, number)
+
+
+def test_the_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = programs("index")
+    executed("index", program)
+    assert (tmp_path / "runs" / "maml" / "best.pt").exists()
 
 
 def test_the_labels_of_a_protonet_are_the_same() -> None:
     need("easyfsl")
     assert torch.equal(run("easyfsl", 0)["labels"], run("easyfsl", 1)["labels"])
-
-
-def test_the_batches_have_torchmeta_s_shapes() -> None:
-    names = run("torchmeta", 0)
-    assert list(names["support_x"].shape) == [8, 5, 1, 28, 28]
-    assert list(names["query_y"].shape) == [8, 25]

@@ -191,7 +191,7 @@ def type_in_words(annotation: Any) -> str:
     if get_origin(annotation) in (tuple,):
         return "[" + ",".join(type_in_words(a) for a in inner) + "]"
     if get_origin(annotation) is dict:
-        return "{NAME: NUMBER}"
+        return "{NAME: " + type_in_words(inner[1]) + "}"
     if is_list(annotation):
         return f"{type_in_words(inner[0])} ..."
     return "|".join(dict.fromkeys(word for a in inner if (word := type_in_words(a)))) or "VALUE"

@@ -55,11 +55,17 @@ class RunLog:
         if is_damaged:
             _set_aside(self.path)
         self.records = [record for record in records if record["step"] <= step]
-        self._start = time.perf_counter() - self._seconds_before()
         self._open()
         self._events = Events(folder / _EVENTS, purge_step=step + 1)
-        run = LoggedRun(folder, settings or {}, step, tuple(self.records))
-        self._loggers = Guarded(loggers, run)
+        earlier = tuple(dict(record) for record in self.records)
+        try:
+            self._loggers = Guarded(loggers, LoggedRun(folder, settings or {}, step, earlier))
+        except BaseException:
+            self._file.close()
+            self._events.close()
+            raise
+        # The time for loggers to start is not that of the run.
+        self._start = time.perf_counter() - self._seconds_before()
 
     def __enter__(self) -> RunLog:
         return self
@@ -123,10 +129,12 @@ class RunLog:
                 self._events.add(name, float(value), record["step"])
 
     def _close(self) -> None:
-        self._loggers.close()
-        self._file.close()
-        self._events.close()
-        draw_curves(self.records, self.path.parent / CURVES)
+        try:
+            self._file.close()
+            self._events.close()
+            draw_curves(self.records, self.path.parent / CURVES)
+        finally:
+            self._loggers.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

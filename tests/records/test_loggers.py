@@ -5,7 +5,9 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,14 @@ from small_runs import SETTINGS, SignallingSampler, log_records, run
 from fewshot_blo import PlainProblem, TrainSettings, Unroll, solve
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel import SGD, InnerSteps
-from fewshot_blo.records.loggers import CSV, LoggedRun, Logger, MLflow, WeightsAndBiases
+from fewshot_blo.records.loggers import (
+    CSV,
+    LoggedRun,
+    Logger,
+    MLflow,
+    WeightsAndBiases,
+    guarded,
+)
 from fewshot_blo.records.loggers.named import built, check_names
 from fewshot_blo.records.logs import LOG, RunLog, read_log
 
@@ -43,8 +52,8 @@ def log(folder: Path, first: int, last: int, *loggers: Logger) -> None:
 class Recorder:
     """A logger of one's own, which fails in the call of this number."""
 
-    def __init__(self, fails: int = -1) -> None:
-        self.fails, self.calls = fails, list[Any]()
+    def __init__(self, fails: int = -1, kind: type[BaseException] = ConnectionError) -> None:
+        self.fails, self.kind, self.calls = fails, kind, list[Any]()
 
     def start(self, run: LoggedRun) -> None:
         self._call(run)
@@ -58,12 +67,34 @@ class Recorder:
     def _call(self, what: Any) -> None:
         self.calls.append(what)
         if len(self.calls) == self.fails:
-            raise ConnectionError("the server\nis gone")
+            raise self.kind("the server\nis gone")
+
+
+class Blocking(Recorder):
+    """A logger whose server does not answer in the call of this number until it is released."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks, self.released = blocks, threading.Event()
+
+    def _call(self, what: Any) -> None:
+        super()._call(what)
+        if len(self.calls) == self.blocks:
+            self.released.wait(60)
 
 
 def table(folder: Path, name: str = "log.csv") -> list[dict[str, str]]:
     with (folder / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def wait_for(seen: Callable[[], bool]) -> None:
+    """Loggers write in a thread of their own."""
+    for _ in range(2000):
+        if seen():
+            return
+        time.sleep(0.005)
+    raise AssertionError("not seen within 10 s")
 
 
 def as_text(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -76,7 +107,7 @@ def test_a_table_with_columns_that_come_later(tmp_path: Path) -> None:
     with RunLog(tmp_path, step=0, loggers=(logger,)) as own:
         for number, record in enumerate(records(1, 4), 1):
             own.write(record)
-            assert table(tmp_path) == as_text(records(1, 4)[:number])
+            wait_for(lambda rows=records(1, 4)[:number]: table(tmp_path) == as_text(rows))
     assert not list(tmp_path.glob(".*.tmp"))
 
 
@@ -88,7 +119,7 @@ def test_a_resumed_table_has_no_row_twice(tmp_path: Path) -> None:
     log(tmp_path, 10, 10, CSV())
     assert table(tmp_path) == as_text(records(1, 10))
     with RunLog(tmp_path, step=10, loggers=(CSV(),)) as own:
-        (tmp_path / "log.csv").unlink()
+        (tmp_path / "log.csv").unlink()  # It was written before the first record.
         own.write(records(11, 11)[0])
     assert table(tmp_path) == as_text(records(1, 11))
 
@@ -107,10 +138,14 @@ def test_a_logger_of_ones_own_is_told_of_the_run(tmp_path: Path) -> None:
     assert own.calls == [told, *records(4, 6), "closed"]
 
 
-@pytest.mark.parametrize("fails", [1, 3, 9])
-def test_a_logger_that_fails_is_left_out(tmp_path: Path, fails: int) -> None:
-    failing, other = Recorder(fails), Recorder()
-    with pytest.warns(UserWarning, match="Recorder failed in .*the server is gone") as warned:
+@pytest.mark.parametrize("kind", [ConnectionError, SystemExit])
+@pytest.mark.parametrize(("fails", "call"), [(1, "start"), (3, "write"), (9, "close")])
+def test_a_logger_that_fails_is_left_out(
+    tmp_path: Path, fails: int, call: str, kind: type[BaseException]
+) -> None:
+    failing, other = Recorder(fails, kind), Recorder()
+    message = rf"Recorder failed \({kind.__name__} in {call}: the server is gone\)"
+    with pytest.warns(UserWarning, match=message) as warned:
         log(tmp_path, 1, 5, failing, other)
     assert len(warned) == 1
     assert len(failing.calls) == fails
@@ -119,19 +154,62 @@ def test_a_logger_that_fails_is_left_out(tmp_path: Path, fails: int) -> None:
 
 
 def test_a_run_goes_on_without_a_logger_that_fails(tmp_path: Path) -> None:
+    failing = Recorder(4)
     with pytest.warns(UserWarning, match="goes on without it"):
-        result = run(tmp_path, loggers=[Recorder(4)])
+        result = run(tmp_path, loggers=[failing])
+    assert len(failing.calls) == 4
     assert result.step == SETTINGS.steps
     assert len(log_records(tmp_path)) == 9
 
 
+@pytest.mark.parametrize(("blocks", "call"), [(1, "started"), (4, "ended write")])
+def test_a_logger_that_blocks_does_not_hold_up_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, call: str
+) -> None:
+    monkeypatch.setattr(guarded, "_START_SECONDS" if blocks == 1 else "_CLOSE_SECONDS", 0.2)
+    blocking, other = Blocking(blocks), Recorder()
+    with pytest.warns(UserWarning, match=f"Blocking failed.*has not {call} within") as warned:
+        log(tmp_path, 1, 5, blocking, other)
+    assert len(warned) == 1
+    assert len(blocking.calls) == blocks
+    assert other.calls[-1] == "closed"
+    assert read_log(tmp_path / LOG) == records(1, 5)
+    blocking.released.set()  # It closes when it answers after all.
+    wait_for(lambda: blocking.calls[-1] == "closed")
+
+
+def test_settings_that_do_not_suit_end_the_run_before_its_first_step(tmp_path: Path) -> None:
+    other = Recorder()
+    with pytest.raises(ConfigurationError, match="is gone"):
+        run(tmp_path, loggers=[other, Recorder(1, ConfigurationError)])
+    assert other.calls[1:] == ["closed"]
+    assert log_records(tmp_path) == []
+
+
+def test_a_logger_cannot_change_the_log(tmp_path: Path) -> None:
+    class Renaming(Recorder):
+        def start(self, run: LoggedRun) -> None:
+            for record in run.records:
+                dict.clear(record)  # type: ignore[arg-type]
+
+        def write(self, record: Mapping[str, Any]) -> None:
+            dict.clear(record)  # type: ignore[arg-type]
+
+    log(tmp_path, 1, 2, Renaming())
+    log(tmp_path, 3, 4, Renaming())
+    assert read_log(tmp_path / LOG) == records(1, 4)
+
+
 def test_a_run_logs_as_its_settings_say_and_resumes(tmp_path: Path) -> None:
     chosen = TrainSettings(**{**vars(SETTINGS), "loggers": ("CSV",)})
-    interrupted = run(tmp_path, settings=chosen, tasks=SignallingSampler(3, 15))
-    assert interrupted.interrupted
+    first = Recorder()
+    signalled = SignallingSampler(3, 15)
+    assert run(tmp_path, settings=chosen, tasks=signalled, loggers=[first]).interrupted
+    assert first.calls[-1] == "closed"
     assert len(table(tmp_path)) < 9
     own = Recorder()
     run(tmp_path, settings=chosen, resume=True, loggers=(own,))
+    assert own.calls[-1] == "closed"
     steps = [str(record["step"]) for record in read_log(tmp_path / LOG)]
     assert [row["step"] for row in table(tmp_path)] == steps == list("122344566")
     assert own.calls[0].settings["train"]["steps"] == SETTINGS.steps

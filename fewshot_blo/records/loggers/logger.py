@@ -34,20 +34,26 @@ class LoggedRun:
 class Logger(Protocol):
     """Receives the records of a run, in the first process of several.
 
-    An exception other than ``ConfigurationError`` ends the logging, with a warning, and not the
-    run. ``log.jsonl`` in the run's folder has all records in any case.
+    A run makes all calls in one thread, which is not that of the training: they may take long, and
+    the training goes on meanwhile. An exception ends the logging, with a warning, and not the run;
+    only a ``ConfigurationError`` in ``start`` is an error of the run. ``log.jsonl`` in the run's
+    folder has all records in any case.
     """
 
     def start(self, run: LoggedRun) -> None:
-        """Called before the first step of each attempt, before ``write``."""
+        """Called before the first step of each attempt, which waits for it for 5 minutes."""
         ...
 
     def write(self, record: Record) -> None:
-        """Called for each record."""
+        """Called for each record, in their order."""
         ...
 
     def close(self) -> None:
-        """Called at the end of an attempt, whether the run is finished or interrupted."""
+        """Called at the end of an attempt, whether the run is finished or interrupted.
+
+        The run is saved and the files of its log are complete. The attempt ends 2 minutes later
+        at the latest.
+        """
         ...
 
 
