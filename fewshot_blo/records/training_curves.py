@@ -29,6 +29,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     if key == ACCURACY.key:
         metric.set_ylim(None, 101)
     for axes in (loss, metric):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
             side_legend(axes)
     save_figure(figure, path)
