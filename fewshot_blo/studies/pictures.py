@@ -88,7 +88,7 @@ def images(
     cell = max(0.8, _LETTER_INCHES * max(len(words) for words in titles) + 0.1)
     left = 0.3 + _LETTER_INCHES * max(len(name) for name in pictures)
     width = max(4.5, cell * columns + left + (1.3 if label else 0))
-    figure = new_figure(title, width, 0.95 * len(pictures) + 0.8, layout="compressed")
+    figure = new_figure(title, width, 0.95 * len(pictures) + 0.5, layout="compressed")
     grid: Any = figure.subplots(len(pictures), columns, squeeze=False)
     for line, (name, row) in zip(grid, pictures.items(), strict=True):
         low, high = _scale_of(row) if label else (0.0, 1.0)
