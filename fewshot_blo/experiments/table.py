@@ -198,7 +198,7 @@ def draw(records: Sequence[Record], path: Path, metric: Quantity) -> None:
     values.errorbar(means, places, xerr=halves, fmt="o", capsize=3, color=COLOURS[0])
     times.plot([record["seconds"] / 60 for record in shown], places, "o", color=COLOURS[0])
     values.set_yticks(places, names, parse_math=False)
-    values.set(ylim=(len(shown) - 0.5, -0.5), title=f"Norm mode {norm}", ylabel="method")
+    values.set(ylim=(max(len(shown), 1) - 0.5, -0.5), title=f"Norm mode {norm}", ylabel="method")
     values.set_xlabel(f"{metric.label}, ± 95 % interval")
     times.set(xlabel="training time (minutes)", title="Training time")
     times.set_xlim(0, None)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _SHORT = 300.0
 """Largest ratio of values on a logarithmic axis with labels within decades."""
-_MARKED = 30
+MARKED = 30
 """Smallest number of points that are drawn without markers."""
+_LETTER_INCHES = 0.08
+"""Width of a letter of a legend, at most on average."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def curve_figure(title: str, side_by_side: Sequence[Panel]) -> Figure:
     names = list(side_by_side[0].curves)
     groups = divided(names)
     columns = len(side_by_side)
-    figure = new_figure(title, 3.0 + 4.6 * columns, 0.6 + 3.7 * len(groups))
+    legend = max(3.0, 0.9 + _LETTER_INCHES * max(map(len, names), default=0))
+    figure = new_figure(title, legend + 4.6 * columns, 0.6 + 3.7 * len(groups))
     shared = len({panel.ylabel for panel in side_by_side}) == 1
     every = panels(figure, len(groups), columns, share_x="col", share_y=shared)
     for place, axes in enumerate(every):
@@ -97,12 +100,13 @@ def divided(names: Sequence[str]) -> list[list[str]]:
 
 
 def _draw(axes: Axes, curves: Mapping[str, Curve], own: Sequence[str]) -> None:
+    marker = "o" if max((len(c.xs) for c in curves.values()), default=0) < MARKED else ""
     for name in curves.keys() - set(own):
         axes.plot(curves[name].xs, curves[name].ys, color="0.85", linewidth=1, zorder=1)
     for name, colour in zip(own, COLOURS, strict=False):
         curve = curves[name]
-        marker = "o" if len(curve.xs) < _MARKED else ""
-        axes.plot(curve.xs, curve.ys, color=colour, marker=marker, markersize=4, label=name)
+        own_marker = "o" if len(curve.xs) == 1 else marker
+        axes.plot(curve.xs, curve.ys, color=colour, marker=own_marker, markersize=4, label=name)
         if len(curve.halves):
             low, high = band(curve)
             axes.fill_between(curve.xs, low, high, color=colour, alpha=0.2, linewidth=0)

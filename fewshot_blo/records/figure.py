@@ -19,7 +19,9 @@ from fewshot_blo.records.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours of at most seven lines, without the light yellow.
@@ -27,9 +29,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 Source: Okabe & Ito, Color Universal Design (2008).
 """
 
-_DPI = 120
-_LETTER_INCHES = 0.1
+LETTER_INCHES = 0.1
 """Width of a letter of a title, at most on average."""
+
+_DPI = 120
 
 
 def new_figure(
@@ -37,23 +40,28 @@ def new_figure(
     width: float,
     height: float,
     *,
-    layout: Literal["constrained"] | None = "constrained",
+    layout: Literal["constrained", "compressed"] | None = "constrained",
 ) -> Figure:
     """A figure with its title alone; imports matplotlib lazily.
 
     Args:
         title: what the figure shows; it is wrapped to the width.
         width, height: size in inches.
-        layout: layout engine of matplotlib; None for manual placement.
+        layout: layout engine of matplotlib, compressed for rows of images; None for manual
+            placement.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    lines = textwrap.fill(title, max(10, int(width / _LETTER_INCHES)))
-    figure.suptitle(lines, fontsize=12, parse_math=False)
+    figure.suptitle(wrapped(title, width), fontsize=12, parse_math=False)
     return figure
+
+
+def wrapped(title: str, width: float) -> str:
+    """A title in lines of at most ``width`` inches."""
+    return textwrap.fill(title, max(10, int(width / LETTER_INCHES)))
 
 
 def panels(
@@ -87,7 +95,20 @@ def style(axes: Axes) -> None:
 
 def side_legend(axes: Axes) -> None:
     """Puts the legend of axes to their right, where it covers no data."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
+    plain(axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False))
+
+
+def plain(legend: Legend) -> None:
+    """Draws the names of a legend as they are: a ``$`` in them starts no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def whole_numbers(axis: XAxis) -> None:
+    """Labels a linear axis of counts at whole numbers alone, also where it has a single one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
 
 def colour_bar(image: Any, axes: Axes | list[Axes], label: str) -> None:

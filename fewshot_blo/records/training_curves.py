@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_blo.records.figure import COLOURS, new_figure, panels, save_figure, side_legend
+from fewshot_blo.records.figure import (
+    COLOURS,
+    new_figure,
+    panels,
+    save_figure,
+    side_legend,
+    whole_numbers,
+)
 from fewshot_blo.records.quantity import ACCURACY
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     if key == ACCURACY.key:
         metric.set_ylim(None, 101)
     for axes in (loss, metric):
+        whole_numbers(axes.xaxis)
         if axes.lines:
             side_legend(axes)
     save_figure(figure, path)
@@ -58,7 +66,8 @@ def _plot(axes: Axes, points: list[tuple[int, float]], label: str, colour: str) 
         reach = min(len(values) // 20, index, len(values) - 1 - index)
         window = values[index - reach : index + reach + 1]
         smooth.append(sum(window) / len(window))
-    axes.plot(steps, smooth, color=colour, label=label)
+    marker = "o" if len(steps) < 2 else ""
+    axes.plot(steps, smooth, color=colour, marker=marker, markersize=4, label=label)
 
 
 def _plot_validation(axes: Axes, records: list[dict[str, Any]], name: str, factor: float) -> None:
@@ -74,6 +83,8 @@ def _plot_validation(axes: Axes, records: list[dict[str, Any]], name: str, facto
         low = [m - h for m, h in zip(middle, half, strict=True)]
         high = [m + h for m, h in zip(middle, half, strict=True)]
         where = [r["step"] for r in own]
-        axes.fill_between(
-            where, low, high, color=COLOURS[1], alpha=0.2, linewidth=0, label="± 95 % interval"
-        )
+        look: dict[str, Any] = {"color": COLOURS[1], "label": "± 95 % interval"}
+        if len(own) == 1:  # A band of one point has no width.
+            axes.errorbar(where, middle, half, fmt="none", capsize=3, **look)
+        else:
+            axes.fill_between(where, low, high, alpha=0.2, linewidth=0, **look)

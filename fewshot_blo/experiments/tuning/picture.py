@@ -9,10 +9,21 @@ from typing import Any
 
 from fewshot_blo.experiments.tuning.results import Row, best_of, short, written
 from fewshot_blo.experiments.tuning.space import Axis, Space
-from fewshot_blo.records.figure import COLOURS, new_figure, save_figure, style
+from fewshot_blo.records.figure import (
+    COLOURS,
+    new_figure,
+    plain,
+    save_figure,
+    style,
+    whole_numbers,
+    wrapped,
+)
 from fewshot_blo.records.quantity import Quantity
 
 _COLUMNS = 3
+_PANEL_INCHES = 3.3
+_LETTERS = 32
+"""Most letters of a panel's choices that are written beside each other."""
 _STATES = {"complete": ("o", COLOURS[0]), "pruned": ("x", COLOURS[4])}
 """Marker and colour of a trial's points by its state."""
 _BEST = COLOURS[1]
@@ -29,18 +40,32 @@ def draw_search(space: Space, metric: Quantity, rows: Sequence[Row], path: Path)
     """
     shown = [row for row in rows if not math.isnan(row.value)]
     below = -(-len(space.axes) // _COLUMNS)
-    title = f"{len(rows)} trials over {len(space.axes)} settings; the star is the best one"
-    figure = new_figure(title, 4 * _COLUMNS, 4 + 3 * below)
+    trials, settings = _counted(len(rows), "trial"), _counted(len(space.axes), "setting")
+    title = f"{trials} over {settings}; the star is the best one"
+    figure = new_figure(title, 4 * _COLUMNS, 4 + (3 + _slanted(space)) * below)
     grid = figure.add_gridspec(1 + below, _COLUMNS, height_ratios=[1.3] + [1.0] * below)
     history = figure.add_subplot(grid[0, :])
     _history(history, metric, shown)
     if shown:
-        figure.legend(*history.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        named = history.get_legend_handles_labels()
+        plain(figure.legend(*named, loc="outside lower center", ncols=4, frameon=False))
     names = short([axis.name for axis in space.axes])
     for index, (axis, name) in enumerate(zip(space.axes, names, strict=True)):
         place = grid[1 + index // _COLUMNS, index % _COLUMNS]
-        _slice(figure.add_subplot(place), metric, axis, name, shown)
+        first = figure.axes[1] if index else None
+        _slice(figure.add_subplot(place, sharey=first), metric, axis, name, shown)
     save_figure(figure, path)
+
+
+def _slanted(space: Space) -> float:
+    """Height in inches of choices too long to be written beside each other."""
+    every = [[written(choice) for choice in axis.choices] for axis in space.axes]
+    long = [max(map(len, names)) for names in every if sum(map(len, names)) > _LETTERS]
+    return 0.05 * max(long, default=0)
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _history(axes: Any, metric: Quantity, rows: Sequence[Row]) -> None:
@@ -61,7 +86,7 @@ def _history(axes: Any, metric: Quantity, rows: Sequence[Row]) -> None:
         points = _points(metric, pruned)
         axes.plot(*points, marker, color=colour, label="pruned, best until then")
     axes.set(xlabel="trial (number)", ylabel=f"validation {metric.label}", title="Trials")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes.xaxis)
 
 
 def _points(metric: Quantity, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
@@ -82,14 +107,21 @@ def _slice(axes: Any, metric: Quantity, axis: Axis, name: str, rows: Sequence[Ro
         where = places[repr(value)] if axis.choices else value
         axes.plot([where], [metric.factor * best.value], "*", color=_BEST, markersize=12)
     _scale(axes, axis)
-    title = f"{metric.name.capitalize()} by {name}"
-    axes.set(xlabel=axis.name, ylabel=f"validation {metric.label}", title=title)
+    axes.margins(y=0.1)  # The star of the best trial is larger than its point.
+    axes.set_title(wrapped(f"{metric.name.capitalize()} by {name}", _PANEL_INCHES))
+    label = wrapped(axis.name, _PANEL_INCHES)
+    axes.set(xlabel=label, ylabel=f"validation {metric.label}")
 
 
 def _scale(axes: Any, axis: Axis) -> None:
     """The whole range of a setting, whose trials may lie in a part of it."""
     if axis.choices:
-        axes.set_xticks(range(len(axis.choices)), [written(choice) for choice in axis.choices])
+        names = [written(choice) for choice in axis.choices]
+        axes.set_xticks(range(len(names)), names, parse_math=False)
+        if sum(map(len, names)) > _LETTERS:
+            axes.tick_params("x", labelrotation=30)
+            for text in axes.get_xticklabels():
+                text.set(ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(axis.choices) - 0.5)
         return
     margin = 0.05
@@ -103,4 +135,4 @@ def _scale(axes: Any, axis: Axis) -> None:
     reach = margin * (axis.high - axis.low)
     axes.set_xlim(axis.low - reach, axis.high + reach)
     if axis.whole:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes.xaxis)
