@@ -2,6 +2,7 @@
 
     python scripts/matrix.py                                # what this machine can run; the table
     python scripts/matrix.py --only lowest tests/kernel     # one kind of environment, some tests
+    python scripts/matrix.py --python 3.10 --install        # environments alone, without tests
     python scripts/matrix.py --constraints                  # the lowest versions, for pip
 
 Environments are made in ``build/matrix``, for each of Python 3.10 to 3.13 that is installed. With
@@ -68,9 +69,12 @@ class Environment:
         if not (keep and self.folder.exists()):
             command = [f"python{self.python}", "-m", "venv", "--clear", str(self.folder)]
             subprocess.run(command, check=True)
+        pip = [self.interpreter, "-m", "pip", "install", "--quiet"]
+        # The pip of Python 3.10 and 3.11 tries versions of requirements for hours.
+        subprocess.run([*pip, "--upgrade", "pip>=25"], check=True)
         constraints = self.folder / "constraints.txt"
         constraints.write_text(_lines(self.pinned), encoding="utf-8")
-        pip = [self.interpreter, "-m", "pip", "install", "--quiet", f"--constraint={constraints}"]
+        pip.append(f"--constraint={constraints}")
         # Together, or torchvision brings a torch of its own.
         subprocess.run([*pip, "torch", "torchvision"], check=True)
         subprocess.run([*pip, "--editable", f"{ROOT}[test]"], check=True)
@@ -195,12 +199,12 @@ there are none.
 |{"---|" * len(_COLUMNS)}"""
 
 
-def environments(kinds: Sequence[str]) -> list[Environment]:
-    """Those for which an interpreter is installed."""
+def environments(kinds: Sequence[str], pythons: Sequence[str]) -> list[Environment]:
+    """Those of some Pythons for which an interpreter is installed."""
     bounds = lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))
     found = [python for python in PYTHONS if _runs(f"python{python}")]
     made = []
-    for python in found:
+    for python in [python for python in found if python in pythons]:
         pair = {name: bounds[name] for name in NEWEST}
         pinned = {"lowest": bounds if python == found[0] else pair, "newest": NEWEST}
         made += [Environment(python, kind, pinned[kind]) for kind in KINDS if kind in kinds]
@@ -221,6 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tests", nargs="*", help="tests to run, as for pytest (default: all)")
     parser.add_argument("--only", choices=KINDS, help="one kind of environment (default: both)")
+    parser.add_argument("--python", choices=PYTHONS, help="one version (default: all installed)")
+    parser.add_argument("--install", action="store_true", help="make the environments, and end")
     parser.add_argument("--keep", action="store_true", help="go on with earlier environments")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -230,8 +236,9 @@ def main() -> None:
     if options.constraints:
         sys.stdout.write(_lines(lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))))
         return
-    chosen = environments([options.only] if options.only else KINDS)
-    absent = sorted({*PYTHONS} - {environment.python for environment in chosen})
+    pythons = [options.python] if options.python else PYTHONS
+    chosen = environments([options.only] if options.only else KINDS, pythons)
+    absent = sorted({*pythons} - {environment.python for environment in chosen})
     if absent:
         print(f"not installed, hence not run: Python {', '.join(absent)}")
     bad = False
@@ -241,6 +248,8 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             print(f"{environment.folder.name} cannot be installed: {error}", file=sys.stderr)
             bad = True
+            continue
+        if options.install:
             continue
         result = environment.test(options.tests, options.processes)
         keep(result)
