@@ -88,7 +88,7 @@ class Environment:
         """Runs tests, all without paths; their output is in ``tests.log`` of the folder."""
         report, log = self.folder / "tests.xml", self.folder / "tests.log"
         report.unlink(missing_ok=True)
-        options = ["-q", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
+        options = ["-v", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
         command = [self.interpreter, "-m", "pytest", *options, *paths]
         with log.open("w", encoding="utf-8") as file:
             subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False)

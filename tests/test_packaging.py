@@ -121,7 +121,8 @@ def test_metadata_is_complete(wheel: Path) -> None:
     pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)}
     assert pythons | {"Typing :: Typed", "Operating System :: POSIX :: Linux"} <= classifiers
     assert any(name.startswith("Topic :: ") for name in classifiers)
-    assert "License :: OSI Approved :: MIT License" in classifiers
+    # Newer versions of setuptools write the second.
+    assert "MIT" in (described["License"], described["License-Expression"])
     assert described["Version"] == fewshot_blo.__version__
     assert described["Description-Content-Type"] == "text/markdown"
     assert {"Summary", "Keywords", "Author"} <= set(described.keys())
