@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -175,3 +177,21 @@ def test_installed_wheel_is_used_beside_a_users_own_tasks(wheel: Path, tmp_path:
         str(ROOT / "fewshot_blo" / "__init__.py"),
         str(ROOT / "fewshot_blo" / "tasks" / "__init__.py"),
     ]
+
+
+def test_installed_wheel_trains_and_predicts_by_name(wheel: Path, tmp_path: Path) -> None:
+    """What ``scripts/check_wheel.py`` does in a fresh environment, here without one."""
+    site, work = tmp_path / "site", tmp_path / "work"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    work.mkdir()
+    path = ROOT / "scripts" / "check_wheel.py"
+    specification = importlib.util.spec_from_file_location("check_wheel", path)
+    assert specification is not None
+    assert specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    found = {**os.environ, "PYTHONPATH": str(site)}
+    told = script.use(sys.executable, work, found, [script.TRAINING])
+    assert f"of 75 printed letters; {site}" in told
+    assert (work / "runs" / "glyphs" / "best.pt").is_file()
