@@ -17,6 +17,7 @@ import argparse
 import configparser
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -88,6 +89,7 @@ class Environment:
         """Runs tests, all without paths; their output is in ``tests.log`` of the folder."""
         report, log = self.folder / "tests.xml", self.folder / "tests.log"
         report.unlink(missing_ok=True)
+        commit = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
         options = ["-v", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
         command = [self.interpreter, "-m", "pytest", *options, *paths]
         with log.open("w", encoding="utf-8") as file:
@@ -107,7 +109,8 @@ class Environment:
             failed,
             seconds,
             processes,
-            _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+            commit,
+            _machine(),
         )
 
 
@@ -127,6 +130,7 @@ class Result:
     seconds: float
     processes: int
     commit: str
+    machine: str
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -166,7 +170,7 @@ def table(results: Sequence[Result]) -> str:
     rows = [
         f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} "
         f"| {r.passed} | {r.skipped} | {r.failed} | {r.seconds:.0f} "
-        f"| {r.processes} | `{r.commit}` |"
+        f"| {r.processes} | `{r.commit}` | {r.machine} |"
         for r in results
     ]
     return "\n".join([_HEADER, *rows, ""])
@@ -185,6 +189,7 @@ _COLUMNS = (
     "seconds",
     "processes",
     "commit",
+    "machine",
 )
 _HEADER = f"""\
 # Tests with the lowest and the newest versions
@@ -263,6 +268,13 @@ def _runs(command: str) -> bool:
     if shutil.which(command) is None:
         return False
     return subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def _machine() -> str:
+    """Model of the processor, and the number of cores."""
+    described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _lines(pinned: Mapping[str, str]) -> str:
