@@ -2,6 +2,7 @@
 
     python scripts/matrix.py                                # what this machine can run; the table
     python scripts/matrix.py --only lowest tests/kernel     # one kind of environment, some tests
+    python scripts/matrix.py --python 3.10 --install        # environments alone, without tests
     python scripts/matrix.py --constraints                  # the lowest versions, for pip
 
 Environments are made in ``build/matrix``, for each of Python 3.10 to 3.13 that is installed. With
@@ -16,6 +17,7 @@ import argparse
 import configparser
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -68,9 +70,12 @@ class Environment:
         if not (keep and self.folder.exists()):
             command = [f"python{self.python}", "-m", "venv", "--clear", str(self.folder)]
             subprocess.run(command, check=True)
+        pip = [self.interpreter, "-m", "pip", "install", "--quiet"]
+        # The pip of Python 3.10 and 3.11 tries versions of requirements for hours.
+        subprocess.run([*pip, "--upgrade", "pip>=25"], check=True)
         constraints = self.folder / "constraints.txt"
         constraints.write_text(_lines(self.pinned), encoding="utf-8")
-        pip = [self.interpreter, "-m", "pip", "install", "--quiet", f"--constraint={constraints}"]
+        pip.append(f"--constraint={constraints}")
         # Together, or torchvision brings a torch of its own.
         subprocess.run([*pip, "torch", "torchvision"], check=True)
         subprocess.run([*pip, "--editable", f"{ROOT}[test]"], check=True)
@@ -84,7 +89,8 @@ class Environment:
         """Runs tests, all without paths; their output is in ``tests.log`` of the folder."""
         report, log = self.folder / "tests.xml", self.folder / "tests.log"
         report.unlink(missing_ok=True)
-        options = ["-q", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
+        commit = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
+        options = ["-v", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
         command = [self.interpreter, "-m", "pytest", *options, *paths]
         with log.open("w", encoding="utf-8") as file:
             subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False)
@@ -103,7 +109,8 @@ class Environment:
             failed,
             seconds,
             processes,
-            _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+            commit,
+            _machine(),
         )
 
 
@@ -123,6 +130,7 @@ class Result:
     seconds: float
     processes: int
     commit: str
+    machine: str
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -162,7 +170,7 @@ def table(results: Sequence[Result]) -> str:
     rows = [
         f"| {r.kind} | {r.python} | {r.torch} | {r.torchvision} | {r.numpy} | {r.tests} "
         f"| {r.passed} | {r.skipped} | {r.failed} | {r.seconds:.0f} "
-        f"| {r.processes} | `{r.commit}` |"
+        f"| {r.processes} | `{r.commit}` | {r.machine} |"
         for r in results
     ]
     return "\n".join([_HEADER, *rows, ""])
@@ -181,6 +189,7 @@ _COLUMNS = (
     "seconds",
     "processes",
     "commit",
+    "machine",
 )
 _HEADER = f"""\
 # Tests with the lowest and the newest versions
@@ -195,12 +204,12 @@ there are none.
 |{"---|" * len(_COLUMNS)}"""
 
 
-def environments(kinds: Sequence[str]) -> list[Environment]:
-    """Those for which an interpreter is installed."""
+def environments(kinds: Sequence[str], pythons: Sequence[str]) -> list[Environment]:
+    """Those of some Pythons for which an interpreter is installed."""
     bounds = lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))
     found = [python for python in PYTHONS if _runs(f"python{python}")]
     made = []
-    for python in found:
+    for python in [python for python in found if python in pythons]:
         pair = {name: bounds[name] for name in NEWEST}
         pinned = {"lowest": bounds if python == found[0] else pair, "newest": NEWEST}
         made += [Environment(python, kind, pinned[kind]) for kind in KINDS if kind in kinds]
@@ -221,6 +230,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tests", nargs="*", help="tests to run, as for pytest (default: all)")
     parser.add_argument("--only", choices=KINDS, help="one kind of environment (default: both)")
+    parser.add_argument("--python", choices=PYTHONS, help="one version (default: all installed)")
+    parser.add_argument("--install", action="store_true", help="make the environments, and end")
     parser.add_argument("--keep", action="store_true", help="go on with earlier environments")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -230,8 +241,9 @@ def main() -> None:
     if options.constraints:
         sys.stdout.write(_lines(lowest((ROOT / "setup.cfg").read_text(encoding="utf-8"))))
         return
-    chosen = environments([options.only] if options.only else KINDS)
-    absent = sorted({*PYTHONS} - {environment.python for environment in chosen})
+    pythons = [options.python] if options.python else PYTHONS
+    chosen = environments([options.only] if options.only else KINDS, pythons)
+    absent = sorted({*pythons} - {environment.python for environment in chosen})
     if absent:
         print(f"not installed, hence not run: Python {', '.join(absent)}")
     bad = False
@@ -241,6 +253,8 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             print(f"{environment.folder.name} cannot be installed: {error}", file=sys.stderr)
             bad = True
+            continue
+        if options.install:
             continue
         result = environment.test(options.tests, options.processes)
         keep(result)
@@ -254,6 +268,13 @@ def _runs(command: str) -> bool:
     if shutil.which(command) is None:
         return False
     return subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def _machine() -> str:
+    """Model of the processor, and the number of cores."""
+    described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _lines(pinned: Mapping[str, str]) -> str:

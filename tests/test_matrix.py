@@ -64,11 +64,11 @@ def test_a_later_result_replaces_that_of_its_environment(
     monkeypatch.setattr(matrix, "TABLE", tmp_path / "versions.md")
     versions = ("2.8.0", "0.23.0", "1.26.0")
     for kind, python, failed in (("lowest", "3.11.7", 3), ("newest", "3.11.7", 0)):
-        result = matrix.Result(kind, python, *versions, "all", 5, 1, failed, 9.4, 2, "abc")
+        result = matrix.Result(kind, python, *versions, "all", 5, 1, failed, 9.4, 2, "abc", "CPU")
         matrix.keep(result)
-    matrix.keep(matrix.Result("lowest", "3.11.8", *versions, "all", 8, 1, 0, 9.6, 2, "def"))
+    matrix.keep(matrix.Result("lowest", "3.11.8", *versions, "all", 8, 1, 0, 9.6, 2, "def", "CPU"))
     rows = (tmp_path / "versions.md").read_text(encoding="utf-8").splitlines()[-2:]
     assert rows == [
-        "| lowest | 3.11.8 | 2.8.0 | 0.23.0 | 1.26.0 | all | 8 | 1 | 0 | 10 | 2 | `def` |",
-        "| newest | 3.11.7 | 2.8.0 | 0.23.0 | 1.26.0 | all | 5 | 1 | 0 | 9 | 2 | `abc` |",
+        "| lowest | 3.11.8 | 2.8.0 | 0.23.0 | 1.26.0 | all | 8 | 1 | 0 | 10 | 2 | `def` | CPU |",
+        "| newest | 3.11.7 | 2.8.0 | 0.23.0 | 1.26.0 | all | 5 | 1 | 0 | 9 | 2 | `abc` | CPU |",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from fewshot_blo.errors import installed_by
 from fewshot_blo.finetune.serving.answers import Picture
 
 with installed_by(".[serve]"):
-    importlib.import_module("python_multipart")  # Starlette misses it at the first form only.
+    from python_multipart.exceptions import FormParserError
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
     from starlette.formparsers import MultiPartException, MultiPartParser
@@ -60,9 +59,9 @@ async def upload(request: Request) -> Upload:
         form = await parser.parse()
     except _TooLarge as error:
         raise _too_large() from error
-    except MultiPartException as error:
+    except (MultiPartException, FormParserError) as error:  # Old versions pass on the latter.
         raise HTTPException(
-            400, f"the form cannot be read ({error.message}); send at most {FILES} pictures"
+            400, f"the form cannot be read ({error}); send at most {FILES} pictures"
         ) from error
     try:
         texts = {name: value for name, value in form.multi_items() if isinstance(value, str)}
