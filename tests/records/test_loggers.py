@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,10 @@ def table(folder: Path, name: str = "log.csv") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def has_rows(folder: Path, rows: list[dict[str, Any]]) -> bool:
+    return table(folder) == as_text(rows)
+
+
 def wait_for(seen: Callable[[], bool]) -> None:
     """Loggers write in a thread of their own."""
     for _ in range(2000):
@@ -107,7 +112,7 @@ def test_a_table_with_columns_that_come_later(tmp_path: Path) -> None:
     with RunLog(tmp_path, step=0, loggers=(logger,)) as own:
         for number, record in enumerate(records(1, 4), 1):
             own.write(record)
-            wait_for(lambda rows=records(1, 4)[:number]: table(tmp_path) == as_text(rows))
+            wait_for(partial(has_rows, tmp_path, records(1, 4)[:number]))
     assert not list(tmp_path.glob(".*.tmp"))
 
 
