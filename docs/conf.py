@@ -48,6 +48,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|matplotlib|PIL)\..*"),
     (r"py:.*", r"(collections|dataclasses|datetime|pathlib|typing)\..*"),
     (r"py:class", r"Tensor|NDArray|Path|InitVar|Image\.Image"),  # The same, by their last names.
+    (r"py:class", r"fewshot_blo\..*\.(Own|Item|T)"),  # Type variables have no entry.
 ]
 
 html_theme = "furo"
