@@ -233,7 +233,7 @@ plt.show()
 # the same tasks.
 
 # %%
-settings = TrainSettings(steps=45, learning_rate=3e-3, validate_every=15, validation_tasks=100)
+settings = TrainSettings(steps=45, learning_rate=3e-3, validate_every=15, validation_tasks=50)
 chosen: dict[str, Strategy] = {
     "DiagonalHessian, 4 probes": DiagonalHessian(inner, 4),
     "Implicit, CG of 4 steps": Implicit(inner, ConjugateGradient(4)),
@@ -255,7 +255,7 @@ def trained(method: Strategy, folder: str) -> tuple[list[tuple[int, Evaluation]]
         progress=False,
         validated=lambda step, found: course.append((step, found)),
     )
-    return course, evaluate(problem, test, tasks=200, adaptation=inner, progress=False)
+    return course, evaluate(problem, test, tasks=150, adaptation=inner, progress=False)
 
 
 courses: dict[str, list[tuple[int, Evaluation]]] = {}
@@ -280,7 +280,7 @@ axis.axhline(20, color="gray", linestyle="--", label="guessing")
 axis.set_xlabel("outer step (8 tasks each)")
 axis.set_ylabel("accuracy on new letters, %")
 axis.set_ylim(0, 100)
-axis.set_title("Validation: mean of 100 tasks, 95 % interval")
+axis.set_title("Validation: mean of 50 tasks, 95 % interval")
 axis.grid(alpha=0.3)
 axis.legend(loc="center right")
 plt.show()
