@@ -35,6 +35,14 @@ def test_a_notebook_has_the_code_of_its_source_and_outputs_without_faults(source
     assert last["source"].startswith("*Run by `scripts/examples.py` at commit `")
 
 
+def test_there_are_at_least_eight_and_the_page_lists_each_once() -> None:
+    page = (SCRIPT.parents[1] / "docs" / "examples" / "index.md").read_text(encoding="utf-8")
+    assert len(SOURCES) >= 8
+    for source in SOURCES:
+        assert page.count(f"({source.stem}.ipynb): ") == 1, source.stem
+        assert source.read_text(encoding="utf-8").startswith("# %% [markdown]\n# # "), source.stem
+
+
 def output(**parts: Any) -> list[str]:
     cell = {"cell_type": "code", "outputs": [parts]}
     return list(script().faults({"cells": [cell]}))

@@ -102,5 +102,10 @@ left.legend()
 for start, end in zip(before.tolist(), after.tolist(), strict=True):
     right.plot([0, 1], [start, end], color="#0072B2", marker="o")
 right.set_xticks([0, 1], ["equal weights", "learned weights"])
-right.set(ylabel="test accuracy, %", title="Accuracy, one line a seed", xlim=(-0.3, 1.3))
+right.set(
+    xlabel="inner problem",
+    ylabel="test accuracy, %",
+    title="Accuracy, one line a seed",
+    xlim=(-0.3, 1.3),
+)
 plt.show()
