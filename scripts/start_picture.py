@@ -1,6 +1,6 @@
 """Draws the picture of the start page: a task of new letters, and accuracy while meta-training.
 
-    python scripts/start_picture.py [--steps 120] [--tasks 200] [--output docs/images/start.png]
+    python scripts/start_picture.py [--steps 120] [--tasks 100] [--output docs/images/start.png]
 
 Trains on the glyphs of the package with seed 0, some minutes on one core; accuracy is that of tasks
 of the validation letters, which no training task has.
@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -71,7 +71,7 @@ def draw_task(axes: Axes, batch: TaskBatch) -> None:
     axes.imshow(torch.cat([torch.cat([row[0], white, *row[1:]], 1) for row in rows]), cmap="gray")
     axes.set(xticks=[], yticks=[])
     axes.set_title("A task: five new letters", fontsize=FONT)
-    below = {"ha": "center", "va": "top", "fontsize": FONT}
+    below: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": FONT}
     axes.text(size / 2, size * (WAY + 0.1), "labelled", **below)
     axes.text(size * (4 / 3 + QUERIES / 2), size * (WAY + 0.1), "to classify", **below)
 
@@ -98,7 +98,7 @@ def draw_accuracy(axes: Axes, found: Sequence[tuple[int, Evaluation]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("docs/images/start.png"))
     arguments = parser.parse_args()
     batch, found = followed(arguments.steps, arguments.tasks)
