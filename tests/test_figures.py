@@ -12,6 +12,8 @@ import pytest
 import torch
 from figure_layout import misplaced
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 from fewshot_blo.experiments.table import draw
 from fewshot_blo.experiments.tuning.picture import draw_search
@@ -66,13 +68,17 @@ def searched(path: Path) -> None:
     draw_search(Space({}, axes), ACCURACY, rows, path)
 
 
-def convergence(path: Path, count: int = 11) -> None:
+def convergence(path: Path) -> None:
+    convergence_of(NAMES, path)
+
+
+def convergence_of(names: list[str], path: Path) -> None:
     logs = {
         name: [
             {"step": s, "seconds": s / 90, "validation error, retrained, %": 90 / s + n}
             for s in (1, 5, 20)
         ]
-        for n, name in enumerate(NAMES[:count])
+        for n, name in enumerate(names)
     }
     draw_progress(
         [{"method": name, GRADIENTS: 3.0 * (name != "method 2")} for name in logs], logs, path
@@ -126,6 +132,43 @@ def episodes(path: Path) -> None:
     episode_picture(batch, path, class_names=names)
 
 
+def one_step(path: Path) -> None:
+    record = {"step": 1, "loss/outer": 1.0, "accuracy/train": 0.5, "accuracy/validation": 0.6}
+    draw_curves([record | {"accuracy/validation_interval": 0.02}], path)
+
+
+def one_trial(path: Path) -> None:
+    axes = (Axis("network.normalisation_of_long_name", "no", choices=("no", "batch")),)
+    row = Row(0, {axes[0].name: "no"}, "complete", 0.6, math.nan, 10, 1.0, "")
+    draw_search(Space({}, axes), ACCURACY, [row], path)
+
+
+def none_compared(path: Path) -> None:
+    draw(
+        [{"method": "a", "transductive": math.nan, "transductive interval": math.nan}],
+        path,
+        ACCURACY,
+    )
+
+
+def long_histograms(path: Path) -> None:
+    values = {
+        f"omniglot-5w1s/implicit-conjugate-gradients-{n}_$x$": torch.rand(9) for n in range(5)
+    }
+    pictures.histograms("Weights", values, {"all": torch.ones(9) > 0}, "weight of an image", path)
+
+
+def long_rows(path: Path) -> None:
+    rows = {
+        f"omniglot-5w1s/implicit-conjugate-gradients-{n}_$x$": torch.ones(2, 9, 9) for n in (1, 2)
+    }
+    pictures.images("Logarithms of decays", rows, ["0", "1"], path, label="log decay")
+
+
+def long_names(path: Path) -> None:
+    convergence_of([f"omniglot-5w1s/implicit-conjugate-gradients-{n}_$x$" for n in range(3)], path)
+
+
 def short_episodes(path: Path) -> None:
     dataset = ClassDataset(
         torch.zeros(8, 1, 10, 10).byte(), torch.arange(4).repeat_interleave(2), tuple("abcd")
@@ -154,7 +197,8 @@ def sinusoids(path: Path) -> None:
 
 EVERY: list[Callable[[Path], None]] = [
     training, compared, searched, convergence, histograms, digits, decays, one_decay, colours,
-    weights, many_lines, episodes, short_episodes, costs, sinusoids,
+    weights, many_lines, episodes, short_episodes, costs, sinusoids, one_step, one_trial,
+    none_compared, long_histograms, long_rows, long_names,
 ]  # fmt: skip
 
 
@@ -181,6 +225,47 @@ def test_every_figure(make: Callable[[Path], None], saved: list[Figure], tmp_pat
         assert below_standard(figure) == []
         figure.set_dpi(120)
         assert misplaced(figure) == []
+
+
+def test_names_with_a_dollar_stay_whole(saved: list[Figure], tmp_path: Path) -> None:
+    for make in (long_histograms, long_rows, long_names):
+        make(tmp_path / "names.png")
+    drawn = [text for figure in saved for text in figure.findobj(Text) if "$x$" in text.get_text()]
+    assert len(drawn) == 5 + 2 + 3
+    assert not any(text.get_parse_math() for text in drawn)
+
+
+def test_a_single_step_is_marked_with_its_interval(saved: list[Figure], tmp_path: Path) -> None:
+    one_step(tmp_path / "curves.png")
+    loss, metric = saved[0].axes
+    for axes, names in (
+        (loss, ["query loss (F)"]),
+        (metric, ["training tasks", "validation tasks"]),
+    ):
+        named = [line for line in axes.lines if line.get_label() in names]
+        assert [line.get_marker() for line in named] == ["o"] * len(names)
+    assert "± 95 % interval" in [c.get_label() for c in metric.containers]
+    assert all(float(tick).is_integer() for axes in (loss, metric) for tick in axes.get_xticks())
+
+
+def test_long_choices_are_slanted(saved: list[Figure], tmp_path: Path) -> None:
+    choices = ("batch", "instance normalisation without scale")
+    axes = (Axis("normalisation", "batch", choices=choices),)
+    row = Row(0, {"normalisation": "batch"}, "complete", 0.6, 0.02, 10, 1.0, "")
+    draw_search(Space({}, axes), ACCURACY, [row], tmp_path / "search.png")
+    labels = saved[0].axes[1].get_xticklabels()
+    assert [label.get_text() for label in labels] == list(choices)
+    assert {label.get_rotation() for label in labels} == {30.0}
+
+
+def test_values_that_are_alike_or_no_numbers_have_a_scale(
+    saved: list[Figure], tmp_path: Path
+) -> None:
+    for values in (torch.ones(2, 9, 9), torch.full((2, 9, 9), math.nan)):
+        pictures.images("Decays", {"row": values}, ["0", "1"], tmp_path / "d.png", label="decay")
+    scales = [[image.get_clim() for image in figure.findobj(AxesImage)] for figure in saved]
+    assert scales[0] == [pytest.approx((0.9, 1.1))] * 2
+    assert scales[1] == [(0.0, 1.0)] * 2
 
 
 def test_no_figure_is_left_out() -> None:
