@@ -169,13 +169,20 @@ def test_a_run_goes_on_without_a_logger_that_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("blocks", "call"), [(1, "started"), (4, "ended write")])
 def test_a_logger_that_blocks_does_not_hold_up_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, call: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    blocks: int,
+    call: str,
 ) -> None:
     monkeypatch.setattr(guarded, "_START_SECONDS" if blocks == 1 else "_CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(guarded, "_SILENT_SECONDS", 0.1)
     blocking, other = Blocking(blocks), Recorder()
     with pytest.warns(UserWarning, match=f"Blocking failed.*has not {call} within") as warned:
         log(tmp_path, 1, 5, blocking, other)
     assert len(warned) == 1
+    said = "the run is saved; waiting up to 0 s for the logger Blocking to end"
+    assert (said in capsys.readouterr().err) == (call == "ended write")
     assert len(blocking.calls) == blocks
     assert other.calls[-1] == "closed"
     assert read_log(tmp_path / LOG) == records(1, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.records.loggers.logger import LoggedRun, Logger, Record
 
 _START_SECONDS, _CLOSE_SECONDS = 300.0, 120.0
+_SILENT_SECONDS = 5.0
 
 
 class Guarded:
@@ -53,7 +55,15 @@ class Guarded:
         for calls in self._calls:
             calls.records.put(None)
         for calls in tuple(self._calls):
-            calls.thread.join(_CLOSE_SECONDS)
+            calls.thread.join(_SILENT_SECONDS)
+            if calls.thread.is_alive() and sys.stderr is not None:
+                print(
+                    f"the run is saved; waiting up to {_CLOSE_SECONDS:.0f} s for the logger "
+                    f"{type(calls.logger).__name__} to end (Ctrl-C does not wait)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            calls.thread.join(_CLOSE_SECONDS - _SILENT_SECONDS)
             if calls.thread.is_alive():
                 why = f"it has not ended {calls.doing} within {_CLOSE_SECONDS:.0f} s"
                 self._leave_out(calls, why)
