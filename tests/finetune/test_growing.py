@@ -11,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 from small_images import NAMES, noisy, picture, smooth
-from torch import Tensor
+from torch import Tensor, nn
 
+from fewshot_blo.backbones import Backbone, Preprocessing
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.finetune import (
     Classifier,
     LabelledImages,
+    Source,
+    fit,
     load_classifier,
     read_labelled,
     save_classifier,
@@ -57,6 +60,24 @@ def test_the_head_solved_again_is_that_of_fitting(
     again = classifier.solved(classifier.features, classifier.labels)
     for name, value in classifier.params.items():
         torch.testing.assert_close(again[name], value)
+
+
+def test_a_new_class_fits_in_where_features_are_much_alike() -> None:
+    """As after a ReLU: a large part is common to all, and logits had a level of their own."""
+    same = Backbone(nn.Identity(), Preprocessing(None, (0.0,) * 40, (1.0,) * 40), pool="flatten")
+    for seed in range(4):
+        torch.manual_seed(seed)
+        centres = 6 + 3 * torch.eye(40)[:6]
+        labels = torch.arange(6).repeat_interleave(10)
+        x = (centres[labels] + torch.randn(60, 40))[..., None, None]
+        old = labels < 5
+        data = LabelledImages(x[old], labels[old], tuple("abcde"), ())
+        few = fit(data, same, Source("x"), adapts="head", views="one", progress=False)[0]
+        few.add_class("f", x[~old])
+        new = (centres.repeat_interleave(50, 0) + torch.randn(300, 40))[..., None, None]
+        right = few.predict(new).probabilities.argmax(1).reshape(6, 50) == torch.arange(6)[:, None]
+        assert right[:5].double().mean() > 0.75
+        assert right[5].double().mean() > 0.6
 
 
 @pytest.mark.parametrize("candidate", [*HEADS, TAIL])
