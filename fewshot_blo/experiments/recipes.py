@@ -69,7 +69,7 @@ def at_home(value: Any) -> Any:
 
 
 @checked
-def read_recipe(path: Path, root: str = "", max_steps: Counting | None = None) -> Config:
+def read_recipe(path: Path | str, root: str = "", max_steps: Counting | None = None) -> Config:
     """The settings of a recipe.
 
     Args:
@@ -81,7 +81,7 @@ def read_recipe(path: Path, root: str = "", max_steps: Counting | None = None) -
         ConfigurationError: if the file does not hold the settings of a run, or max_steps is not
             positive.
     """
-    settings = read_settings(path)
+    settings = read_settings(Path(path))
     try:
         config = config_from(settings)
     except ConfigurationError as error:

@@ -60,7 +60,7 @@ STUDIES: Mapping[str, type[Study]] = {
 _SLOTS = {**SLOTS, Strategy: replace(SLOTS[Strategy], usual=lambda kind: None)}
 
 
-def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
+def read_study(path: Path | str, root: str = "") -> tuple[Study, dict[str, RowSettings]]:
     """The study of a recipe, and the settings of its rows by name.
 
     Args:
@@ -70,6 +70,7 @@ def read_study(path: Path, root: str = "") -> tuple[Study, dict[str, RowSettings
     Raises:
         ConfigurationError: if the file cannot be read, or its settings are invalid.
     """
+    path = Path(path)
     try:
         content = yaml.safe_load(recipe_file(path).read_text(encoding="utf-8"))
         kind, rows = STUDIES[content["study"]], dict(content["rows"])

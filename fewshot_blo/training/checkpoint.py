@@ -106,7 +106,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
+def save(checkpoint: Checkpoint, path: Path | str) -> None:
     """Writes a checkpoint atomically: an earlier file at ``path`` stays if writing fails.
 
     Raises:
@@ -120,13 +120,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "average": dict(checkpoint.average),
         "strategy": dict(checkpoint.strategy),
     }
-    write_tensors(data, path, "checkpoint")
+    write_tensors(data, Path(path), "checkpoint")
 
 
 _PLAIN = ("step", "config", "optimizer", "settled", "best", "random_state")
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load(path: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     """Loads a checkpoint without executing code in the file.
 
     Args:
@@ -138,6 +138,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     Raises:
         CheckpointError: if the file is missing, truncated or not a checkpoint of this package.
     """
+    path = Path(path)
     data = read_tensors(path, "checkpoint")
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__

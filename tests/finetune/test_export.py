@@ -15,10 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from fewshot_blo.backbones import Backbone, Preprocessing
 from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import CheckpointError, ConfigurationError
-from fewshot_blo.finetune import Classifier, LabelledImages, read_labelled, save_classifier
+from fewshot_blo.finetune import (
+    Classifier,
+    LabelledImages,
+    Source,
+    fit,
+    read_labelled,
+    save_classifier,
+)
 from fewshot_blo.finetune.candidates import Candidate
 from fewshot_blo.finetune.export import Deployed, export, to_module, write
 from fewshot_blo.finetune.export.agreement import compare
@@ -388,6 +397,22 @@ def test_a_folder_that_cannot_be_written_to_is_said_first(
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot write to the folder"):
         export(make_classifier(PROTOTYPES), tmp_path / "file" / "m.pt2")
+
+
+class BranchesOnValues(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+
+
+def test_a_network_that_cannot_be_traced_is_one_line(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = read_labelled(make_folder(3, 3, 3), 16)
+    backbone = Backbone(BranchesOnValues(), Preprocessing(size=16))
+    classifier, _ = fit(data, backbone, Source("mine"), adapts="head", views="one", progress=False)
+    with pytest.raises(ConfigurationError, match=r"cannot trace the network.*depend on values"):
+        export(classifier, tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
 
 
 def test_features_are_no_pictures(

@@ -34,7 +34,7 @@ PROCESSOR = "preprocessor_config.json"
 
 def export(
     classifier: Classifier,
-    path: Path,
+    path: Path | str,
     *,
     resizing: Resizing = "inside",
     pictures: Sequence[Path] = (),
@@ -60,10 +60,12 @@ def export(
     Raises:
         CheckpointError: if a probability differs by more than 1e-3; no file is then written.
         ConfigurationError: if the name has another ending, a package is not installed, the
-            classifier does not take pictures, or a file of another origin would be replaced.
+            classifier does not take pictures, its network cannot be traced, or a file of another
+            origin would be replaced.
         DataError: if a picture cannot be decoded.
     """
     writers: dict[str, Callable[[Deployed, Tensor], bytes]] = {".onnx": _onnx, ".pt2": _pt2}
+    path = Path(path)
     if path.suffix not in writers:
         raise ConfigurationError(f"{path} must end in .onnx or .pt2")
     if not takes_pictures(classifier):
@@ -181,7 +183,16 @@ def _exported(module: Deployed, images: Tensor) -> torch.export.ExportedProgram:
     axes = {0: batch}
     if module.resize is not None:
         axes |= {n: torch.export.Dim(a, min=1) for n, a in ((1, "height"), (2, "width"))}
-    return torch.export.export(module, (images,), dynamic_shapes={"images": axes})
+    try:
+        return torch.export.export(module, (images,), dynamic_shapes={"images": axes})
+    except Exception as error:  # Whatever tracing a user's network raises.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:160]
+        raise ConfigurationError(
+            f"torch.export cannot trace the network ({type(error).__name__}: {reason}): its "
+            "forward must not depend on values or on the number of images; a network of a few-shot "
+            "problem is rewritten for many tasks, so give its weights to the module that it was "
+            "made of"
+        ) from error
 
 
 def _pt2(module: Deployed, images: Tensor) -> bytes:
