@@ -85,11 +85,10 @@ class Environment:
         program = f"import importlib.metadata; print(importlib.metadata.version('{name}'))"
         return _output(self.interpreter, "-c", program)
 
-    def test(self, paths: Sequence[str], processes: int) -> Result:
+    def test(self, paths: Sequence[str], processes: int, commit: str) -> Result:
         """Runs tests, all without paths; their output is in ``tests.log`` of the folder."""
         report, log = self.folder / "tests.xml", self.folder / "tests.log"
         report.unlink(missing_ok=True)
-        commit = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
         options = ["-v", f"--numprocesses={processes}", "--dist=worksteal", f"--junitxml={report}"]
         command = [self.interpreter, "-m", "pytest", *options, *paths]
         with log.open("w", encoding="utf-8") as file:
@@ -247,6 +246,8 @@ def main() -> None:
     if absent:
         print(f"not installed, hence not run: Python {', '.join(absent)}")
     bad = False
+    # Now, for each result changes the table.
+    commit = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
     for environment in chosen:
         try:
             environment.install(keep=options.keep)
@@ -256,7 +257,7 @@ def main() -> None:
             continue
         if options.install:
             continue
-        result = environment.test(options.tests, options.processes)
+        result = environment.test(options.tests, options.processes, commit)
         keep(result)
         print(f"{environment.folder.name}: {result}")
         bad = bad or result.failed > 0

@@ -162,10 +162,10 @@ def difference(found: Found, reference: Found) -> Difference:
         ("gradient", found.first, reference.first),
         ("second derivative", found.second, reference.second),
     ):
-        norms = {name: float(p.norm()) for name, p in theirs.items()}
+        norms = {name: float(p.detach().norm()) for name, p in theirs.items()}
         least = 1e-3 * max(norms.values(), default=0.0) or 1.0
         for name, theirs_of in theirs.items():
-            error = float((mine[name] - theirs_of).norm()) / max(norms[name], least)
+            error = float((mine[name] - theirs_of).detach().norm()) / max(norms[name], least)
             if not error <= worst.relative:
                 where = kind if kind == "output" else f"{kind} of '{name}'"
                 worst = Difference(error, where)

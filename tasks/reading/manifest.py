@@ -144,7 +144,8 @@ def _text(path: Path) -> str:
 
 def _rows(text: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:
     """Line number and cells of each row that is not empty."""
-    reader = csv.reader(text.split("\n"), delimiter=separator, skipinitialspace=True)
+    lines = text.replace("\0", "\ufffd").split("\n")  # Python 3.10 refuses files with a NUL.
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:

@@ -142,7 +142,10 @@ def _read_csv(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error}): give a csv file in UTF-8") from error
     first = text.partition("\n")[0]
     separator = max(",;\t|", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as CSV ({error}): correct it") from error
     if len(rows) < 2:
         raise DataError(f"{path} has no rows: it needs a header and at least one row")
     header = [name.strip() for name in rows[0]]

@@ -69,7 +69,7 @@ def test_r2_equals_scikit_learns() -> None:
     r2_score = pytest.importorskip("sklearn.metrics").r2_score
     outputs, targets = OUTPUTS[..., :1], TARGETS[..., :1]
     found = R2()(outputs, targets, ROWS)
-    expected = of_rows(lambda o, t: r2_score(t, o), outputs, targets)
+    expected = of_rows(lambda o, t: r2_score(t.numpy(), o.numpy()), outputs, targets)
     assert found.tolist() == pytest.approx(expected, rel=1e-10)
     assert R2()(outputs, torch.ones_like(targets), ROWS).isnan().all()
 

@@ -217,6 +217,7 @@ def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
     ("text", "message"),
     [
         ("a,b\n", "has no rows"),
+        ("a,b\n" + "x" * 200_000 + ",1\n", "cannot be read as CSV .*field larger than"),
         ("a,a\n1,2\n", "several columns named 'a'"),
         ("a,b\n1,2\n3\n", "1 values in row 3 and 2 columns"),
     ],

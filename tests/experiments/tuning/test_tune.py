@@ -33,7 +33,7 @@ from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.tuning import results, store, trial
 from fewshot_blo.experiments.tuning.claims import turn
 from fewshot_blo.experiments.tuning.request import TuneRequest
-from fewshot_blo.experiments.tuning.results import Row, best_of
+from fewshot_blo.experiments.tuning.results import best_of
 from fewshot_blo.experiments.tuning.search import Search
 from fewshot_blo.experiments.tuning.space import Space
 from fewshot_blo.experiments.tuning.store import JOURNAL, quiet
@@ -103,9 +103,9 @@ def search(recipe: Path, folder: Path, **options: Any) -> TuneResult:
     return tune(recipe, folder=folder, **options)
 
 
-def told(rows: Any) -> list[Row]:
-    """The rows without what depends on the machine."""
-    return [replace(row, seconds=0.0) for row in rows]
+def told(rows: Any) -> list[str]:
+    """The rows without what depends on the machine, as text, for NaN is not equal to itself."""
+    return [str(replace(row, seconds=0.0)) for row in rows]
 
 
 def validating(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, int], None]) -> None:

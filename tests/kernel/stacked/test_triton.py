@@ -48,6 +48,8 @@ def check(file: str, kernels: str, **settings: str) -> None:
 )
 @pytest.mark.parametrize("file", FILES)
 def test_interpreted(file: str) -> None:
+    if file == "test_convolution.py" and release("triton") < (3, 5):
+        pytest.skip("Triton before 3.5 has no products of matrices in float64")
     check(file, "triton", TRITON_INTERPRET="1")
 
 
