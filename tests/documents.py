@@ -27,9 +27,10 @@ TESTED: Mapping[str, tuple[str, int]] = {
     "docs/guides/tuning.md": ("tests/experiments/tuning/test_tune.py", 1),
     "docs/migrating/easyfsl.md": ("tests/test_migrating.py", 2),
     "docs/migrating/higher.md": ("tests/test_migrating.py", 2),
+    "docs/migrating/index.md": ("tests/test_migrating.py", 1),
     "docs/migrating/learn2learn.md": ("tests/test_migrating.py", 2),
     "docs/migrating/torchmeta.md": ("tests/test_migrating.py", 1),
-    "docs/migrating/torchopt.md": ("tests/test_migrating.py", 2),
+    "docs/migrating/torchopt.md": ("tests/test_migrating.py", 4),
     "docs/start/bilevel.md": ("tests/test_guides.py", 1),
 }
 """The test that runs the blocks of a page, and the number of blocks it runs."""
