@@ -113,12 +113,15 @@ def _journal(folder: Path) -> BaseStorage:
 
 def _database(address: str) -> BaseStorage:
     from optuna.storages import RDBStorage
-    from sqlalchemy import make_url
+    from sqlalchemy import NullPool, make_url
 
     url = make_url(address)
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+    if url.get_backend_name() != "sqlite":
+        return RDBStorage(address)
+    if url.database in (None, "", ":memory:"):
         raise ValueError("without a file it would end with its process")
-    return RDBStorage(address)
+    # A pool would keep the file open, also if the storage turns out to be none.
+    return RDBStorage(address, engine_kwargs={"poolclass": NullPool})
 
 
 def _shown(address: str) -> str:
