@@ -327,24 +327,20 @@ def fault(status: int | str, error: str) -> str:
     return ""
 
 
-def fuzz(count: int, *, seed: int = 0, seconds: float | None = None) -> Row:
+def fuzz(count: int, *, seed: int = 0) -> Row:
     """Runs generated command lines.
 
     Args:
         count: how many.
         seed: of the generator.
-        seconds: after which no further one begins.
     """
     row, rng = Row("nonsense", "command lines and settings files"), random.Random(seed)
-    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder).resolve())
         place = world.root / "place"
         place.mkdir()
         with elsewhere(place):
             for _ in range(count):
-                if seconds is not None and time.perf_counter() - begun > seconds:
-                    break
                 row.add(_wrong(generated(world, rng)))
                 shutil.rmtree(world.output, ignore_errors=True)
                 for left in place.iterdir():

@@ -34,9 +34,9 @@ def test_constructors_refuse_nonsense() -> None:
 
 
 def test_command_lines_never_end_in_a_traceback() -> None:
-    result = commands.fuzz(200, seed=1, seconds=12)
+    result = commands.fuzz(40, seed=1)
     assert result.failures == []
-    assert result.tried == result.survived > 20
+    assert result.tried == result.survived == 40
 
 
 def test_every_component_is_checked() -> None:
