@@ -47,8 +47,8 @@ class SquareLanczos(nn.Module):
         side = torch.minimum(height, width)
         inputs = (
             pixels.permute(0, 3, 1, 2).double(),
-            self._weights(width, side, pixels.shape[2]).T,
-            self._weights(height, side, pixels.shape[1]),
+            self._weights(width, side, pixels.shape[2], axis=1),
+            self._weights(height, side, pixels.shape[1], axis=0),
         )
         if not self.columns_first:
             return _rows_first(*inputs)
@@ -59,19 +59,24 @@ class SquareLanczos(nn.Module):
             return found
         return _columns_first(*inputs) if tall else _rows_first(*inputs)
 
-    def _weights(self, length: Tensor, side: Tensor, count: int) -> Tensor:
-        """Weights ``[S, count]`` that resize the middle ``side`` of ``length`` pixels to S."""
-        places = torch.arange(count).double()
+    def _weights(self, length: Tensor, side: Tensor, count: int, axis: int) -> Tensor:
+        """Weights that resize the middle ``side`` of ``length`` pixels to S.
+
+        They are ``[S, count]``, or ``[count, S]`` with S on axis 1. These are not transposed
+        afterwards: before 1.24 ONNX Runtime fuses that with the product, and then has no float64.
+        """
+        places = torch.arange(count).double().unsqueeze(axis)
         scale = side / self.size
         stretch = scale.clamp(min=1)
         centres = (length - side) / 2 + (torch.arange(self.size).double() + 0.5) * scale
+        centres = centres.unsqueeze(1 - axis)
         # The filter's window ends at whole pixels. Where an end is negative, Pillow truncates and
         # ``floor`` does not, but the picture's margin is at zero in either case.
         first = (centres - _LOBES * stretch + 0.5).floor()
         end = (centres + _LOBES * stretch + 0.5).floor()
-        inside = (places >= first[:, None]) & (places < end[:, None])
-        weights = self._lanczos((places - centres[:, None] + 0.5) / stretch) * inside
-        weights = weights / weights.sum(1, keepdim=True)
+        inside = (places >= first) & (places < end)
+        weights = self._lanczos((places - centres + 0.5) / stretch) * inside
+        weights = weights / weights.sum(1 - axis, keepdim=True)
         whole = weights / _UNIT
         nearest = (whole.abs() + 0.5).floor() * whole.sign()  # Halves away from zero.
         return nearest * _UNIT
