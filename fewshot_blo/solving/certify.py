@@ -90,11 +90,11 @@ def certify(
 def _flat_share(product: MatVec, slope: TaskParams, q: TaskParams, largest: float) -> float:
     """The share of F_v that is left of ``G_vv q`` and in the null space of ``G_vv``."""
     applied = product(q)
-    left = {name: slope[name] - x for name, x in applied.items()}
+    left = {name: (slope[name] - x).detach() for name, x in applied.items()}
     size, rest = float(task_dot(slope, slope)), float(task_dot(left, left))
     if not (rest > 0 and size > _TINY**2):
         return 0.0
-    bent = product(left)
+    bent = {name: x.detach() for name, x in product(left).items()}
     is_flat = math.sqrt(float(task_dot(bent, bent))) <= _FLAT * largest * math.sqrt(rest)
     return math.sqrt(rest / size) if is_flat else 0.0
 

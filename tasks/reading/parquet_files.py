@@ -178,7 +178,9 @@ def _content(value: Any, file: Path, name: str) -> Source:
         )
     with suppress(ValueError, TypeError, OverflowError):
         if isinstance(value, list):
-            return np.asarray(value, np.uint8)
+            pixels = np.asarray(value, np.int64)  # NumPy 1 lets 300 pass as a uint8.
+            if pixels.size and pixels.min() >= 0 and pixels.max() <= 255:
+                return pixels.astype(np.uint8)
     raise DataError(
         f"image {name} is {'empty' if value is None else 'no image'}: leave the row out, or set "
         "image to another column"

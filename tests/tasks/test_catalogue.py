@@ -144,9 +144,9 @@ def test_settings_are_those_of_the_function_that_loads(kind: type[ImageDataSet])
 
 @every_kind
 def test_every_setting_is_documented(kind: type[DataSet]) -> None:
-    documented = kind.__doc__ or ""
+    documented = inspect.getdoc(kind) or ""
     for field in fields(kind):
-        assert f"\n        {field.name}: " in documented, field.name
+        assert f"\n    {field.name}: " in documented, field.name
 
 
 @every_kind
