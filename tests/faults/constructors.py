@@ -186,8 +186,16 @@ def public() -> list[Callable[..., Any]]:
     return [k for k in kinds if not (inspect.isclass(k) and issubclass(k, BaseException))]
 
 
-# Records of the program, not settings; and what has no argument.
-_SKIPPED = {"Bilevel", "OuterStep", "keep_freed_memory", "load_classifier", "PretrainedModel"}
+# Records of the program and a protocol, not settings; and what has no argument.
+_SKIPPED = {
+    "Bilevel",
+    "LoggedRun",
+    "Logger",
+    "OuterStep",
+    "PretrainedModel",
+    "keep_freed_memory",
+    "load_classifier",
+}
 
 
 def cases() -> Iterator[tuple[Callable[..., Any], str, Any, dict[str, Any]]]:
