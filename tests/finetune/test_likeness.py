@@ -40,10 +40,10 @@ def fitted(x: Tensor, labels: Tensor) -> tuple[Classifier, Selection]:
     return fit(data, same, Source("features"), adapts="head", views="one", progress=False)
 
 
-@pytest.mark.parametrize(("count", "least"), [(6, 0.5), (40, 0.9)])
-def test_strangers_are_found_at_the_stated_rates(count: int, least: float) -> None:
+@pytest.mark.parametrize(("count", "draws", "least"), [(6, 30, 0.5), (40, 8, 0.9)])
+def test_strangers_are_found_at_the_stated_rates(count: int, draws: int, least: float) -> None:
     flagged, found, covered = [], [], []
-    for seed in range(8):
+    for seed in range(draws):
         generator = torch.Generator().manual_seed(seed)
         classifier, selection = fitted(*clusters([count] * 4, generator))
         known = selection.known
@@ -59,10 +59,10 @@ def test_strangers_are_found_at_the_stated_rates(count: int, least: float) -> No
         sets = known.sets(new.probabilities, 0.9)
         covered.append(float(sets.gather(1, truth[:, None]).double().mean()))
         assert sets.any(1).all()
-    # A quantile of 24 held-out images is far less precise than one of 160.
-    assert sum(flagged) / 8 < (0.11 if count == 6 else 0.07)
+    # Below the second lowest of 24 held-out images lie 2 of 25 new ones, in a draw 0 to 25 %.
+    assert sum(flagged) / draws < (0.11 if count == 6 else 0.07)
     assert min(found) > least
-    assert sum(covered) / 8 > 0.88
+    assert sum(covered) / draws > 0.88
 
 
 def test_what_all_features_share_does_not_hide_strangers() -> None:
