@@ -199,6 +199,8 @@ below its upper bounds and the newest of all others. Other pairs of Python and t
 `.github/workflows/ci.yml`. Tests that need a GPU, a browser or files of data are skipped where
 there are none.
 
+Rows of some files are of later commits than rows of all: they repeat what failed there, mended.
+
 | {" | ".join(_COLUMNS)} |
 |{"---|" * len(_COLUMNS)}"""
 
