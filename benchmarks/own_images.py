@@ -126,9 +126,14 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[], Features]]:
     small = mobile.preprocessed(size=128, interpolation="bicubic")
     loads = (
         lambda: embedded(small, cifar(arguments.root)),
-        lambda: embedded(Backbone(simple_shot(arguments.checkpoint)), cifar(arguments.root)),
+        lambda: embedded(
+            Backbone(trained(Conv4(channels=3), arguments.checkpoint, "encoder.")),
+            cifar(arguments.root),
+        ),
         lambda: embedded(mobile, tiny(arguments.root)),
-        lambda: embedded(Backbone(protonet(arguments.protonet)), digits()),
+        lambda: embedded(
+            Backbone(nn.Sequential(Grey(), trained(Conv4(hidden=64), arguments.protonet))), digits()
+        ),
     )
     return dict(zip(DATA, loads, strict=True))
 
@@ -142,24 +147,13 @@ def cached(path: Path, load: Callable[[], Features]) -> Features:
     return found
 
 
-def simple_shot(path: Path) -> nn.Module:
-    """The Conv4 encoder of a checkpoint."""
+def trained(network: Conv4, path: Path, prefix: str = "") -> Conv4:
+    """A network with the weights of a checkpoint, which has them under the prefix."""
     content = read_tensors(path, "checkpoint")
     tensors = {**content["outer"], **content["buffers"]}
-    network = Conv4(channels=3)
     names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    network.load_state_dict({name: tensors[f"encoder.{name}"] for name in names}, strict=False)
+    network.load_state_dict({name: tensors[f"{prefix}{name}"] for name in names}, strict=False)
     return network.eval()
-
-
-def protonet(path: Path) -> nn.Module:
-    """The network of a ProtoNet checkpoint for grey images, which takes the mean of the colours."""
-    content = read_tensors(path, "checkpoint")
-    network = Conv4(hidden=64)
-    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    tensors = {**content["outer"], **content["buffers"]}
-    network.load_state_dict({name: tensors[name] for name in names}, strict=False)
-    return nn.Sequential(Grey(), network).eval()
 
 
 class Grey(nn.Module):

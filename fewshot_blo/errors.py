@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +57,13 @@ SINGULAR = (
     "alpha (label propagation) or compute in float64"
 )
 """Another cause of a NaN after inner steps: checking for singularity would need a host sync."""
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """`` (did you mean ...?)`` with the most similar of the names; empty if none is similar."""
+    by_small = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(str(name).lower(), list(by_small), n=1, cutoff=0.6)
+    return f" (did you mean {by_small[close[0]]}?)" if close else ""
 
 
 def pip_install(requirement: str) -> str:

@@ -1,32 +1,29 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from script_modules import script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "document_blocks.py"
 
 
-def script() -> Any:
-    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_a_line_of_a_block_keeps_its_number() -> None:
     document = "text\n```python\na = 1\n```\n\n    python\n```python\nb = 2\nc = 3\n```\n"
-    assert script().modules(document) == ["\n\na = 1\n", "\n\n\n\n\n\n\nb = 2\nc = 3\n"]
+    assert script("document_blocks").modules(document) == [
+        "\n\na = 1\n",
+        "\n\n\n\n\n\n\nb = 2\nc = 3\n",
+    ]
 
 
 def test_pages_of_two_folders_have_modules_of_their_own() -> None:
-    names = [script().module_name(Path(page)) for page in ("docs/index.md", "docs/start/index.md")]
+    names = [
+        script("document_blocks").module_name(Path(page))
+        for page in ("docs/index.md", "docs/start/index.md")
+    ]
     assert names == ["docs_index", "docs_start_index"]
 
 

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_modules import script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "examples.py"
 
 
-def script() -> Any:
-    specification = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-SOURCES = script().sources()
+SOURCES = script("examples").sources()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_a_notebook_has_the_code_of_its_source_and_outputs_without_faults(source: Path) -> None:
     kept = json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8"))
-    made = script().notebook(source.read_text(encoding="utf-8"))
+    made = script("examples").notebook(source.read_text(encoding="utf-8"))
     *cells, last = kept["cells"]
     pairs = [(cell["cell_type"], cell["source"]) for cell in cells]
     assert pairs == [(cell["cell_type"], cell["source"]) for cell in made["cells"]]
-    assert list(script().faults(kept)) == []
+    assert list(script("examples").faults(kept)) == []
     assert last["source"].startswith("*Run by `scripts/examples.py` at commit `")
 
 
@@ -45,7 +36,7 @@ def test_there_are_at_least_eight_and_the_page_lists_each_once() -> None:
 
 def output(**parts: Any) -> list[str]:
     cell = {"cell_type": "code", "outputs": [parts]}
-    return list(script().faults({"cells": [cell]}))
+    return list(script("examples").faults({"cells": [cell]}))
 
 
 def test_faults_of_outputs_are_found() -> None:
@@ -60,11 +51,11 @@ def test_faults_of_outputs_are_found() -> None:
     lacking = {"alt": "Loss", "below_standard": ["a colour bar has no label"]}
     assert "no label" in output(**picture, metadata={"image/png": lacking})[0]
     assert output(**text, text='{"picture": "/training/1/32.jpg"}') == []
-    assert list(script().faults({"cells": []})) == ["no cell has an output"]
+    assert list(script("examples").faults({"cells": []})) == ["no cell has an output"]
 
 
 def test_a_source_without_cells_or_with_code_in_a_text_is_refused() -> None:
     with pytest.raises(ValueError, match="is in no cell: add '# %%'"):
-        script().notebook("import os\n")
+        script("examples").notebook("import os\n")
     with pytest.raises(ValueError, match="begin it with '# '"):
-        script().notebook("# %% [markdown]\n# text\nx = 1\n")
+        script("examples").notebook("# %% [markdown]\n# text\nx = 1\n")

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_modules import script
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def matrix() -> Any:
-    specification = importlib.util.spec_from_file_location("matrix", ROOT / "scripts/matrix.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["matrix"] = module  # Dataclasses look their module up.
-    specification.loader.exec_module(module)
-    return module
+    return script("matrix")
 
 
 def test_lowest_versions_are_the_lower_bounds(matrix: Any) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from script_modules import script
 
 import fewshot_blo
 
@@ -186,13 +187,8 @@ def test_installed_wheel_trains_and_predicts_by_name(wheel: Path, tmp_path: Path
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     work.mkdir()
-    path = ROOT / "scripts" / "check_wheel.py"
-    specification = importlib.util.spec_from_file_location("check_wheel", path)
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    checks = script("check_wheel")
     found = {**os.environ, "PYTHONPATH": str(site)}
-    told = script.use(sys.executable, work, found, [script.TRAINING])
+    told = checks.use(sys.executable, work, found, [checks.TRAINING])
     assert f"of 75 printed letters; {site}" in told
     assert (work / "runs" / "glyphs" / "best.pt").is_file()

@@ -13,8 +13,8 @@ from docstring_parser import parse
 
 from fewshot_blo.commands.options import CONFIG, Options
 from fewshot_blo.commands.words import is_list
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Tree, nearest
+from fewshot_blo.errors import ConfigurationError, nearest
+from fewshot_blo.experiments.components import Tree
 from fewshot_blo.experiments.plan import Plan, Setting
 from fewshot_blo.records.checked import ranges
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from fewshot_blo.commands.methods import hint
 from fewshot_blo.commands.words import names_in, pairs_in, tree_of
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, nearest
 from fewshot_blo.experiments.components import (
     NAME,
     Slots,
     Tree,
     UnknownComponentError,
     merged,
-    nearest,
     parameters,
 )
 from fewshot_blo.experiments.plan import Plan

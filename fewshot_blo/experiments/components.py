@@ -7,7 +7,6 @@ its settings, and its docstring is their help.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin,
 
 from typing_extensions import Self
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -130,13 +129,6 @@ class UnknownComponentError(ConfigurationError):
             f"use one of {', '.join([*slot.names, *filter(None, [slot.also])])}"
         )
         self.name = name
-
-
-def nearest(name: object, names: Sequence[str]) -> str:
-    """`` (did you mean ...?)`` with the most similar of the names; empty if none is similar."""
-    by_small = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(str(name).lower(), list(by_small), n=1, cutoff=0.6)
-    return f" (did you mean {by_small[close[0]]}?)" if close else ""
 
 
 Slots = Mapping[Any, Slot]

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, nearest
 from fewshot_blo.experiments.components import (
     NAME,
     Component,
     Slot,
     Slots,
     Tree,
-    nearest,
     parameters,
     placed,
 )

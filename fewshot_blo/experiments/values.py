@@ -9,8 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import nearest
+from fewshot_blo.errors import ConfigurationError, nearest
 
 _ONE = {
     bool: "true or false",

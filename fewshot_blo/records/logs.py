@@ -15,7 +15,7 @@ from typing import Any
 from fewshot_blo.records.events import Events
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.loggers.guarded import Guarded
-from fewshot_blo.records.loggers.logger import LoggedRun, Logger
+from fewshot_blo.records.loggers.logger import LoggedRun, Logger, numbers
 from fewshot_blo.records.training_curves import draw_curves
 
 LOG = "log.jsonl"
@@ -124,9 +124,8 @@ class RunLog:
             self._add_events(record)
 
     def _add_events(self, record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self._events.add(name, float(value), record["step"])
+        for name, value in numbers(record).items():
+            self._events.add(name, value, record["step"])
 
     def _close(self) -> None:
         try:

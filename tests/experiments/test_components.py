@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Component, Slot, merged, nearest, plain
+from fewshot_blo.errors import ConfigurationError, nearest
+from fewshot_blo.experiments.components import Component, Slot, merged, plain
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS, Config, Encoder, config_from
 from fewshot_blo.experiments.values import converted

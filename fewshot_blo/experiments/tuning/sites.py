@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import NAME, Tree, nearest
+from fewshot_blo.errors import ConfigurationError, nearest
+from fewshot_blo.experiments.components import NAME, Tree
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.settings import SLOTS, Config
 from fewshot_blo.records.checked import limits_of

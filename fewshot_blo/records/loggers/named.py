@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from typing_extensions import get_protocol_members
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, nearest
 from fewshot_blo.records.loggers import CSV, Logger, MLflow, WeightsAndBiases
 
 LOGGERS: tuple[Callable[..., Logger], ...] = (CSV, WeightsAndBiases, MLflow)
@@ -35,7 +34,7 @@ def check_names(chosen: Sequence[Chosen]) -> None:
         for setting in settings:
             if setting not in known:
                 raise ConfigurationError(
-                    f"loggers: {name} has no setting '{setting}'{_nearest(setting, known)}; it has "
+                    f"loggers: {name} has no setting '{setting}'{nearest(setting, known)}; it has "
                     f"{', '.join(known)}"
                 )
 
@@ -87,7 +86,7 @@ def _kind(name: str) -> Callable[..., Logger]:
     by_name = {kind.__name__: kind for kind in LOGGERS}
     if name not in by_name:
         raise ConfigurationError(
-            f"loggers has '{name}': there is no such logger{_nearest(name, list(by_name))}; use "
+            f"loggers has '{name}': there is no such logger{nearest(name, list(by_name))}; use "
             f"{_names()}, or module:Name of your own"
         )
     return by_name[name]
@@ -95,9 +94,3 @@ def _kind(name: str) -> Callable[..., Logger]:
 
 def _names() -> str:
     return ", ".join(kind.__name__ for kind in LOGGERS)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    by_small = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), list(by_small), n=1)
-    return f" (did you mean {by_small[close[0]]}?)" if close else ""
