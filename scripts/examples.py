@@ -13,6 +13,7 @@ The last cell of a notebook says what it was run with.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -112,20 +113,18 @@ def run(example: Notebook) -> tuple[list[str], Notebook]:
     Returns:
         What is wrong with it, in sentences, and the notebook with its outputs.
     """
-    import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     # Else IPython warns of modules that were loaded before its debugger.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    node = nbformat.from_dict(example)  # type: ignore[no-untyped-call]
+    nbformat: Any = importlib.import_module("nbformat")  # Its functions have no types.
+    node = nbformat.from_dict(example)
     with tempfile.TemporaryDirectory(prefix="example") as folder:
         client = NotebookClient(node, timeout=SECONDS, resources={"metadata": {"path": folder}})
         try:
             with client.setup_kernel():
-                set_up = nbformat.from_dict(  # type: ignore[no-untyped-call]
-                    {**_cell(0, "code", _SET_UP), "outputs": []}
-                )
+                set_up = nbformat.from_dict({**_cell(0, "code", _SET_UP), "outputs": []})
                 node.cells.append(set_up)
                 client.execute_cell(set_up, len(node.cells) - 1, store_history=False)
                 node.cells.pop()
