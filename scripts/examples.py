@@ -6,8 +6,9 @@
 
 A source is Python in the "percent" format: cells begin with a line ``# %%``, cells of text with
 ``# %% [markdown]``, and their lines are comments. Each example runs in a kernel of its own, in an
-empty folder. An exception, more than 120 s, a warning or what else ``faults`` finds is an error.
-The last cell of a notebook says what it was run with.
+empty folder. An exception, a warning or what else ``faults`` finds is an error. So is a notebook
+that took more than 120 s, where it is written: a check may run on a slower or busier machine. The
+last cell of a notebook says what it was run with.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "examples"
 SECONDS = 120
+HANGING = 1200
 Notebook = dict[str, Any]
 
 # Runs in the kernel before the first cell. Titles of figures become their alternative text, which
@@ -69,7 +71,7 @@ def main() -> None:
         begun = time.monotonic()
         found, ran = run(notebook(path.read_text(encoding="utf-8")))
         seconds = time.monotonic() - begun
-        if seconds > SECONDS:
+        if seconds > SECONDS and not options.check:
             found.append(f"took {seconds:.0f} s, but at most {SECONDS} s are allowed")
         failed += bool(found)
         print(f"{path.stem}: {seconds:.0f} s", *found, sep="\n  ", flush=True)
@@ -121,7 +123,7 @@ def run(example: Notebook) -> tuple[list[str], Notebook]:
     nbformat: Any = importlib.import_module("nbformat")  # Its functions have no types.
     node = nbformat.from_dict(example)
     with tempfile.TemporaryDirectory(prefix="example") as folder:
-        client = NotebookClient(node, timeout=SECONDS, resources={"metadata": {"path": folder}})
+        client = NotebookClient(node, timeout=HANGING, resources={"metadata": {"path": folder}})
         try:
             with client.setup_kernel():
                 set_up = nbformat.from_dict({**_cell(0, "code", _SET_UP), "outputs": []})
@@ -133,7 +135,7 @@ def run(example: Notebook) -> tuple[list[str], Notebook]:
         except CellExecutionError as error:
             return [str(error)], example
         except CellTimeoutError:
-            return [f"a cell took more than {SECONDS} s"], example
+            return [f"a cell took more than {HANGING} s"], example
     ran: Notebook = json.loads(json.dumps(node))
     for cell in ran["cells"]:
         cell["metadata"] = {}
