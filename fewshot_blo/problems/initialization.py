@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
@@ -25,10 +25,10 @@ from fewshot_blo.kernel.adapt import at_step
 from fewshot_blo.kernel.first_batch import FirstBatch
 from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.kernel.precision import Precision, check_precision
-from fewshot_blo.networks.norms import NORM_LAYERS
-from fewshot_blo.networks.parts import ENCODER, HEAD, of_encoder, part_prefix
+from fewshot_blo.networks.parts import ENCODER, of_encoder
 from fewshot_blo.objectives import AnyLoss, CrossEntropy, Metric, as_metric
 from fewshot_blo.objectives.tasks import need_classes, on_query, on_support
+from fewshot_blo.problems.adapted_parameters import HEAD_NAMES, adapted_names, check_head
 from fewshot_blo.problems.few_shot import (
     BoundTasks,
     FewShotProblem,
@@ -38,12 +38,11 @@ from fewshot_blo.problems.few_shot import (
     real_rows,
     task_keys,
 )
+from fewshot_blo.problems.inner_batches import inner_batches
 from fewshot_blo.records.checked import checked
-from fewshot_blo.records.ranges import AtLeast, AtMost, NonNegative
+from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, NonNegative
 from fewshot_blo.records.shapes import size
 from fewshot_blo.tasks import TaskBatch
-
-_HEAD = tuple(part_prefix(HEAD) + name for name in ("weight", "bias"))
 
 
 @checked
@@ -79,6 +78,9 @@ class Initialization(FewShotProblem):
         entry_steps: learn a step size for each entry of the parameters, as in Meta-SGD.
         own_steps: number of inner steps with learned step sizes of their own, as in MAML++; needs
             ``per_step`` of the rule. 0 shares the step sizes between all steps.
+        inner_batch: support examples of a task that an inner step takes at most, in turn: with K
+            shots of N way and B here, step s takes those of part s of K N / B, and part 0 follows
+            the last. 0 takes all in every step.
         backend: how the network's forward pass runs for the tasks of a batch; "auto" chooses at the
             first batch.
         precision: number format of the network's matrix products and convolutions.
@@ -102,6 +104,7 @@ class Initialization(FewShotProblem):
         step_size: NonNegative | None = None,
         entry_steps: bool = False,
         own_steps: Annotated[int, AtLeast(0), AtMost(1000)] = 0,
+        inner_batch: Natural = 0,
         backend: BackendChoice = "auto",
         precision: Precision = "float32",
         prove: bool = True,
@@ -110,15 +113,15 @@ class Initialization(FewShotProblem):
         self._choice = FirstBatch(prove)
         self.loss = as_metric(loss)
         self.metric = metric or self.loss.usual_metric
-        self.prox = prox
+        self.prox, self.inner_batch = prox, inner_batch
         self.backend = backend
         self.precision = precision
         trainable = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        adapting = _adapting(network, adapted, list(trainable))
+        adapting = adapted_names(network, adapted, list(trainable))
         self._from_prototypes = start == "prototypes"
         if self._from_prototypes:
-            _check_head(self.network, adapting)
-        from_support = _HEAD if self._from_prototypes else ()
+            check_head(self.network, adapting)
+        from_support = HEAD_NAMES if self._from_prototypes else ()
         learned = {name: p for name, p in trainable.items() if name not in from_support}
         self.adapted = [name for name in adapting if name in learned]
         check_precision(precision, trainable[adapting[0]])
@@ -179,13 +182,15 @@ class Initialization(FewShotProblem):
         """
         forward = make_forward(self.original, self.network, self.backend, self.precision)
         shared = self._shared()
-        support_rows = real_rows(batch, batch.support_rows)
+        parts = inner_batches(batch, self.inner_batch)
         support_keys, query_keys = task_keys(batch, keys)
         start = self._start(batch, forward, support_keys)
 
         def inner_loss(phi: TaskParams) -> Tensor:
-            outputs = forward(phi, shared, batch.support_x, rows=support_rows, keys=support_keys)
-            loss = on_support(self.loss, outputs, batch)
+            part = parts()
+            rows = real_rows(part, part.support_rows)
+            outputs = forward(phi, shared, part.support_x, rows=rows, keys=support_keys)
+            loss = on_support(self.loss, outputs, part)
             if self.prox == 0:
                 return loss
             distance = {name: p - start[name] for name, p in phi.items()}
@@ -220,40 +225,3 @@ class Initialization(FewShotProblem):
 
     def _shared(self) -> dict[str, Tensor]:
         return {n: p for n, p in self.outer.encoder.items() if n not in self.adapted}
-
-
-_WORDS = {"all": "", "head": part_prefix(HEAD), "body": part_prefix(ENCODER)}
-
-
-def _adapting(network: nn.Module, adapted: str | Sequence[str], names: list[str]) -> list[str]:
-    """The trainable parameters that adapt, by name."""
-    if adapted == "no_norms":
-        norms = {n for n, module in network.named_modules() if isinstance(module, NORM_LAYERS)}
-        found = [name for name in names if name.rpartition(".")[0] not in norms]
-        asked = "is outside of norm layers"
-    else:
-        if isinstance(adapted, str):
-            prefixes: tuple[str, ...] = (_WORDS.get(adapted, adapted),)
-        else:
-            prefixes = tuple(adapted)
-        found = [name for name in names if name.startswith(prefixes)]
-        asked = f"has a name that starts with {prefixes}"
-    if not found:
-        raise ConfigurationError(
-            f"no parameter adapts: no trainable parameter {asked}; the network's are {names[:8]}"
-        )
-    return found
-
-
-def _check_head(network: nn.Module, adapting: Container[str]) -> None:
-    encoder, head = (getattr(network, name, None) for name in (ENCODER, HEAD))
-    if not (isinstance(encoder, nn.Module) and isinstance(head, nn.Linear)):
-        raise ConfigurationError(
-            f"the network is a {type(network).__name__} without an encoder and a linear head: use "
-            "classifier(encoder, features, way) to start from prototypes"
-        )
-    if not all(name in adapting for name in _HEAD):
-        raise ConfigurationError(
-            f"start prototypes needs a head that adapts, but {' and '.join(_HEAD)} do not: adapt "
-            "them, or use a learned start"
-        )

@@ -49,7 +49,7 @@ def check_resumable(
     values = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in refused)
     hint = ""
     if "train.steps" in refused:
-        hint = " (the cosine schedule depends on the number of steps; only a run with the "
+        hint = " (the schedule depends on the number of steps; only a run with the "
         hint += "constant schedule can be extended)"
     raise CheckpointError(
         f"{file} has another configuration: {values}{hint}; resume with the settings in "

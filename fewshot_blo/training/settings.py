@@ -25,7 +25,7 @@ class TrainSettings:
         optimizer: outer optimizer: adam (AdamW), or sgd with Nesterov momentum.
         momentum: momentum of the outer optimizer sgd.
         weight_decay: weight decay of the outer optimizer; decoupled for adam (AdamW).
-        schedule: learning rate schedule; cosine decays to zero over the steps.
+        schedule: learning rate schedule; cosine and linear decay to zero over the steps.
         clip: norm to which a longer hypergradient is shortened; 0 for no limit.
         norm: norm mode of the query set in training and validation.
         start: start of the inner problems: cold resets them for each batch, warm continues from
@@ -61,7 +61,7 @@ class TrainSettings:
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: Decay = 0.9
     weight_decay: NonNegative = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: NonNegative = 10.0
     norm: NormMode = "transductive"
     start: Literal["cold", "warm"] = "cold"
@@ -89,4 +89,6 @@ class TrainSettings:
         """The learning rate of outer step ``step``, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - step / self.steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))

@@ -167,7 +167,7 @@ def test_a_run_with_constant_learning_rate_can_be_extended(tmp_path: Path) -> No
 
 def test_a_run_with_cosine_schedule_cannot_be_extended(tmp_path: Path) -> None:
     run(tmp_path, settings=replace(SETTINGS, steps=2))
-    with pytest.raises(CheckpointError, match=r"train\.steps was 2 and is 6 \(the cosine schedule"):
+    with pytest.raises(CheckpointError, match=r"train\.steps was 2 and is 6 \(the schedule"):
         run(tmp_path, resume=True)
 
 
@@ -350,6 +350,9 @@ def test_learning_rate_schedules() -> None:
     cosine = TrainSettings(steps=4, learning_rate=0.2)
     rates = [cosine.learning_rate_at(step) for step in range(5)]
     assert rates == pytest.approx([0.2, 0.1 + 0.1 / math.sqrt(2), 0.1, 0.1 - 0.1 / math.sqrt(2), 0])
+    linear = replace(cosine, schedule="linear")
+    rates = [linear.learning_rate_at(step) for step in range(5)]
+    assert rates == pytest.approx([0.2, 0.15, 0.1, 0.05, 0])
     constant = replace(cosine, schedule="constant")
     assert {constant.learning_rate_at(step) for step in range(5)} == {0.2}
 
