@@ -41,8 +41,9 @@ def load(
     folder names, normalized to Unicode NFC. Where the folder has a file ``classes.csv`` with the
     columns ``class`` and ``split``, it divides the classes. Else folders ``train``, ``val`` and
     ``test`` of class folders, or tables of these names, are the splits; where all of them hold the
-    same classes, they are joined. The first call decodes the images into the cache folder; later calls with the same
-    division, size and colours map the cache into memory.
+    same classes, they are joined. The first call decodes the images into the cache folder; later
+    calls with the same division, size and colours map the cache into memory. The splits' notes say
+    if images were enlarged.
 
     Args:
         root: folder with one subfolder per class, or with ``train``, ``val`` and ``test``, or with
@@ -73,7 +74,7 @@ def load(
     csv, table = _within(root, csv), _within(root, table)
     if csv is None and table is None:
         csv = own_table(root)
-        notes += (f"{csv} divides the classes",) if csv else ()
+        notes += (f"{csv.name} in the folder divides the classes",) if csv else ()
     found = class_files(root, table, csv=csv)
     names = list(found.classes)
     if len(names) < 3:

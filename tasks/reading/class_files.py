@@ -137,9 +137,7 @@ def _grouped(listed: Sequence[Listed], source: str, notes: list[str], divide: bo
     return ClassFiles(classes, parts, notes)
 
 
-def _listed(
-    root: Path, tables: Sequence[tuple[Path, int | None]], csv: Path | None
-) -> ClassFiles:
+def _listed(root: Path, tables: Sequence[tuple[Path, int | None]], csv: Path | None) -> ClassFiles:
     """The images of tables, each of a split or with a column that says it."""
     found = _walked(root, csv)
     listed: list[Listed] = []

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fewshot_blo.records.files import ARCHIVE_ERRORS, cache_folder
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.turns import turn
-from fewshot_blo.tasks.reading.walk import counted, is_hidden
+from fewshot_blo.tasks.reading.walk import is_hidden
 
 _ENCRYPTED = 0x1
 _PREFIX = ".unpacking-"
@@ -56,7 +56,7 @@ def unpacked(path: Path, *, refresh: bool = False) -> Unpacked:
             # Another process may have unpacked it since.
             if refresh or _kept(folder) != key:
                 _unpack(path, key, folder, is_left)
-    return Unpacked(_inner(folder / _FILES), (f"{path} is read as unpacked in {folder}",))
+    return Unpacked(_inner(folder / _FILES), (f"{path} is unpacked in {folder}, and read there",))
 
 
 def _key(path: Path) -> str:
