@@ -152,6 +152,15 @@ def test_an_archive_larger_than_the_disk_is_refused(
         unpacked(archive)
 
 
+def test_a_cache_folder_that_cannot_be_made_is_said(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"unpack it yourself and name the folder, or set"):
+        folder.load(archive, size=4)
+
+
 def test_what_a_killed_process_left_is_removed(archive: Path) -> None:
     parent = unpacked(archive).root.parents[2]
     left = parent / ".unpacking-0123"
