@@ -121,7 +121,8 @@ class MiniImageNet(ImageDataSet):
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
             train.csv, val.csv, test.csv and images, or mini-imagenet-cache-train.pkl, -val.pkl
-            and -test.pkl, or the files of MetaOptNet, torchmeta or R2D2; ~ is the home folder.
+            and -test.pkl, or the files of MetaOptNet, torchmeta or R2D2, or a zip archive of one of
+            these; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
         refresh: decode the images again, whatever the cache folder holds.
@@ -151,7 +152,7 @@ class TieredImageNet(ImageDataSet):
     Attributes:
         root: folder that holds train, val and test with a folder of images for each class, or
             train_images_png.pkl, train_labels.pkl and the same for val and test, or the files of
-            torchmeta; ~ is the home folder.
+            torchmeta, or a zip archive of one of these; ~ is the home folder.
         size: height and width of the images in pixels.
         partial: accept missing classes and images.
         refresh: decode the images again, whatever the cache folder holds.

@@ -25,6 +25,7 @@ from fewshot_blo.tasks.reading.imagenet import (
     load_splits,
 )
 from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary
+from fewshot_blo.tasks.reading.unpacked import unpacked
 
 PUBLISHED = Published(
     "miniImageNet", "miniimagenet", {"train": 38_400, "val": 9_600, "test": 12_000}
@@ -61,7 +62,8 @@ def load(
     into the cache folder (1.3 GB at 84 pixels); later calls map the cache into memory.
 
     Args:
-        root: folder of the data.
+        root: folder of the data, or a zip archive of it, which is unpacked into the cache folder
+            once.
         size: height and width in pixels.
         partial: accept missing classes and images.
         progress: show the progress of decoding as a bar, or as lines where there is no terminal.
@@ -70,7 +72,7 @@ def load(
     Raises:
         DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
-    root = Path(root)
+    root, notes = unpacked(Path(root), refresh=refresh)
     published, layout = _layout(root)
     splits = load_splits(
         root,
@@ -82,9 +84,8 @@ def load(
         refresh=refresh,
     )
     if published.named_by_words:
-        notes = metaoptnet.miniimagenet_notes(root, splits.train.class_names)
-        return replace(splits, notes=notes)
-    return splits
+        notes += metaoptnet.miniimagenet_notes(root, splits.train.class_names)
+    return replace(splits, notes=notes)
 
 
 def _layout(root: Path) -> tuple[Published, Callable[[str], Source]]:

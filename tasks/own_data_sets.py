@@ -30,11 +30,13 @@ class Folder(ImageDataSet):
     Attributes:
         root: folder that holds a subfolder of images for each class, or folders train, val and
             test of these, or train.csv, val.csv and test.csv (files and classes; LibFewShot,
-            easyfsl), or train.json and so on (easyfsl); ~ is the home folder.
+            easyfsl), or train.json and so on (easyfsl); or a zip archive of one; ~ is the home
+            folder.
         table: CSV file of images and their classes, and perhaps splits, or a folder of tables for
             each split, used instead of class folders; empty for none.
         csv: file with the columns class and split (train, validation or test) that divides the
-            classes; empty to divide them as root or table says, or else at random.
+            classes; empty to divide them as classes.csv in root, which has these columns, or root
+            or table says, or else at random.
         fractions: fractions of the classes for training, validation and test in a random division,
             as [0.5,0.25,0.25]; each part gets at least one.
         seed: seed of the random division.

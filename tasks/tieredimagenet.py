@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial as bind
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,7 @@ from fewshot_blo.tasks.reading.imagenet import (
 )
 from fewshot_blo.tasks.reading.images import read_image
 from fewshot_blo.tasks.reading.pickles import as_text, load_dictionary, load_pickle
+from fewshot_blo.tasks.reading.unpacked import unpacked
 
 PUBLISHED = Published(
     "tieredImageNet",
@@ -58,7 +60,8 @@ def load(
     the train split, only the pages in use are resident.
 
     Args:
-        root: folder of the data.
+        root: folder of the data, or a zip archive of it, which is unpacked into the cache folder
+            once.
         size: height and width in pixels.
         partial: accept missing classes and images.
         progress: show the progress of decoding as a bar, or as lines where there is no terminal.
@@ -67,10 +70,10 @@ def load(
     Raises:
         DataError: if files are missing or corrupt, or classes or images differ from the published.
     """
-    root = Path(root)
+    root, notes = unpacked(Path(root), refresh=refresh)
     if (root / "tiered-imagenet").is_dir():
         root = root / "tiered-imagenet"
-    return load_splits(
+    splits = load_splits(
         root,
         PUBLISHED,
         _layout(root),
@@ -79,6 +82,7 @@ def load(
         progress=progress,
         refresh=refresh,
     )
+    return replace(splits, notes=notes)
 
 
 def _layout(root: Path) -> Callable[[str], Source]:

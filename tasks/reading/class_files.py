@@ -12,6 +12,7 @@ from pathlib import Path
 from fewshot_blo.tasks.errors import DataError
 from fewshot_blo.tasks.reading.class_lists import SPLITS
 from fewshot_blo.tasks.reading.division import IMAGE_SPLITS, SPLIT_OF, check_parts, stored_parts
+from fewshot_blo.tasks.reading.formats import suffix_of
 from fewshot_blo.tasks.reading.image_folders import BESIDE, by_class, empty_classes, with_images
 from fewshot_blo.tasks.reading.listed_files import files_of
 from fewshot_blo.tasks.reading.manifest import SUFFIXES, read_manifest
@@ -36,7 +37,7 @@ class ClassFiles:
     notes: list[str]
 
 
-def class_files(root: Path, table: Path | None, *, divide: bool) -> ClassFiles:
+def class_files(root: Path, table: Path | None, *, csv: Path | None) -> ClassFiles:
     """Finds the classes of ``root`` and their images.
 
     They are said by the first of these that there is: ``table``; tables named train, val and test
@@ -46,7 +47,8 @@ def class_files(root: Path, table: Path | None, *, divide: bool) -> ClassFiles:
         root: folder of the images.
         table: a CSV file of images and classes, and perhaps of splits; or a JSON file of easyfsl;
             or a folder with one of either for each split; None to look for these in ``root``.
-        divide: whether the splits that they say are to divide the classes.
+        csv: a table of the classes and their splits, by which the caller divides them instead of by
+            these; None for none.
 
     Raises:
         DataError: if ``root`` is no folder, or a table is wrong, or names images with two classes.
@@ -54,23 +56,31 @@ def class_files(root: Path, table: Path | None, *, divide: bool) -> ClassFiles:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give a folder with one subfolder per class")
     if table is not None and table.is_file():
-        return _listed(root, [(table, None)], divide)
+        return _listed(root, [(table, None)], csv)
     tables = _tables(root if table is None else table)
     # In ``root`` may be files of these names that are about something else.
     if tables and (table is not None or _lists_images(tables[0][0])):
-        return _listed(root, tables, divide)
+        return _listed(root, tables, csv)
     if table is not None:
         raise DataError(
             f"{table} is no table, nor a folder of tables train, val and test that end in .csv, "
             ".tsv or .json: name one"
         )
-    found = walk(root)
+    found = _walked(root, csv)
     classes = by_class(found, root)
     sets = _sets(found, root, classes)
     if sets:
-        return _divided(root, found, sets, divide)
+        return _divided(root, found, sets, divide=csv is None)
     found.passed_over[BESIDE] += len(found.files) - sum(map(len, classes.values()))
     return ClassFiles(with_images(classes), None, [*found.notes(), *empty_classes(classes)])
+
+
+def _walked(root: Path, csv: Path | None) -> Walk:
+    """The images of a folder; a table of the splits in it is read, and so not passed over."""
+    found = walk(root)
+    if csv is not None and csv.is_relative_to(root):
+        found.passed_over[suffix_of(csv.name)] -= 1
+    return found
 
 
 def _tables(folder: Path) -> list[tuple[Path, int | None]]:
@@ -99,7 +109,7 @@ def _sets(found: Walk, root: Path, classes: dict[str, list[Path]]) -> dict[str, 
     return sets if len(sets) == len(full) > 1 and 0 in sets.values() and inner else {}
 
 
-def _divided(root: Path, found: Walk, sets: dict[str, int], divide: bool) -> ClassFiles:
+def _divided(root: Path, found: Walk, sets: dict[str, int], *, divide: bool) -> ClassFiles:
     listed: list[Listed] = []
     empty: list[str] = []
     for folder, split in sets.items():
@@ -127,9 +137,9 @@ def _grouped(listed: Sequence[Listed], source: str, notes: list[str], divide: bo
     return ClassFiles(classes, parts, notes)
 
 
-def _listed(root: Path, tables: Sequence[tuple[Path, int | None]], divide: bool) -> ClassFiles:
+def _listed(root: Path, tables: Sequence[tuple[Path, int | None]], csv: Path | None) -> ClassFiles:
     """The images of tables, each of a split or with a column that says it."""
-    found = walk(root)
+    found = _walked(root, csv)
     listed: list[Listed] = []
     passed_over: Counter[str] = Counter()
     notes: list[str] = []
@@ -149,7 +159,7 @@ def _listed(root: Path, tables: Sequence[tuple[Path, int | None]], divide: bool)
     found.passed_over["images that no table lists"] += sum(f not in known for f in found.files)
     for table, _ in tables:  # They are no images, but read.
         found.passed_over[table.suffix.lower()] -= table.is_relative_to(root)
-    return _grouped(listed, source, [*found.notes(), *notes], divide)
+    return _grouped(listed, source, [*found.notes(), *notes], csv is None)
 
 
 def _rows_of(

@@ -81,6 +81,15 @@ def by_table(names: Sequence[str], file: Path, kind: str) -> list[list[str]]:
     return parts
 
 
+def own_table(root: Path) -> Path | None:
+    """``classes.csv`` in a folder of class folders, if it has the columns class and split."""
+    file = root / "classes.csv"
+    try:
+        return file if file.is_file() and read_class_table(file) else None
+    except DataError:  # It is about something else.
+        return None
+
+
 def check_parts(parts: Parts, source: str) -> None:
     """Raises ``DataError`` if a part has no class, naming the source that divides them."""
     for split, part in zip(NAMES, parts, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -68,6 +68,28 @@ def read_image(
         DataError: as in ``open_image``.
     """
     return square(open_image(source, color=color, name=name, bits=bits), size=size, crop=crop)
+
+
+def enlargement(files: Mapping[str, Path], size: int) -> tuple[str, ...]:
+    """A sentence on images that are smaller than ``size``, where there are any; headers are read.
+
+    Args:
+        files: an image of each class.
+        size: height and width in pixels that they are resized to.
+    """
+    small = []
+    for file in files.values():
+        with warnings.catch_warnings(), suppress(Exception):  # Decoding it will say what is wrong.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=readable(str(file))) as image:
+                small += [image.size] if min(image.size) < size else []
+    if not small:
+        return ()
+    width, height = min(small, key=min)
+    return (
+        f"images are enlarged to {size}x{size}: the first one of {len(small)} of {len(files)} "
+        f"classes is smaller, {width}x{height} the smallest",
+    )
 
 
 def square(image: Image.Image, *, size: int, crop: bool = True) -> NDArray[np.uint8]:

@@ -268,3 +268,44 @@ def test_without_a_cache_folder_images_stay_in_memory(
     with pytest.warns(UserWarning, match="XDG_CACHE_HOME.*holds a copy"):
         found = load(root, size=6)
     assert same(found, usual)
+
+
+def test_classes_csv_in_the_folder_divides_its_classes(root: Path) -> None:
+    (root / "classes.csv").write_text("class,split\neel,train\nbee,test\nant,val\n")
+    splits = load(root, size=2)
+    assert [part.class_names for _, part in splits] == [("eel",), ("ant",), ("bee",)]
+    assert splits.notes == ("classes.csv in the folder divides the classes",)
+    other = write_csv(root, "class,split\nbee,train\neel,test\nant,val\n")
+    assert load(root, size=2, csv=other).train.class_names == ("bee",)
+
+
+def test_a_wrong_classes_csv_is_an_error_and_one_about_something_else_is_passed_over(
+    root: Path,
+) -> None:
+    file = root / "classes.csv"
+    file.write_text("class,split\nant,train\nyak,test\n")
+    with pytest.raises(DataError, match=r"classes\.csv, line 3: class 'yak' has no folder with"):
+        load(root, size=2)
+    file.write_text("class,name\nant,Ant\n")
+    splits = load(root, size=2)
+    assert sum(len(part.class_names) for _, part in splits) == 5
+    assert splits.notes == ("1 entry passed over: 1 .csv",)
+
+
+def test_a_csv_may_be_named_relative_to_the_folder(root: Path) -> None:
+    (root / "lists").mkdir()
+    (root / "lists" / "mine.csv").write_text("class,split\neel,train\nbee,test\nant,val\n")
+    splits = load(root, size=2, csv="lists/mine.csv")
+    assert splits.train.class_names == ("eel",)
+    assert "passed over: 1 .csv" not in " ".join(splits.notes)
+    with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+        load(root, size=2, csv="none.csv")
+
+
+def test_enlarged_images_are_said(root: Path) -> None:
+    assert load(root, size=9).notes == ()
+    Image.new("RGB", (40, 30)).save(root / "cat" / "0.png")
+    assert load(root, size=10).notes == (
+        "images are enlarged to 10x10: the first one of 4 of 5 classes is smaller, 12x9 the "
+        "smallest",
+    )
