@@ -59,7 +59,7 @@ class PublishedRow:
     Attributes:
         name: its name, which begins with that of its recipe.
         title: what a table prints as the method.
-        table: the table that it is in; empty for a figure of the text.
+        table: the table that it is in; text for a figure of the text.
         commits: commits of the code that was measured, in order of time.
         evaluation: what was measured: ``tasks``, ``seed`` of the tasks, and other settings of
             ``evaluate`` that differ from its usual ones.
