@@ -59,7 +59,7 @@ def _known_by(row: PublishedRow, rows: Rows) -> str:
     return ", ".join(f"`{word}`" for word in (row.name, row.digest or row.of, *row.commits))
 
 
-_TRAINED: Mapping[str, Cell] = {
+_TRAINED: dict[str, Cell] = {
     "outer steps": _cost("steps", 0),
     "images a step": _images,
     "minutes": _cost("minutes", 1),
@@ -67,11 +67,11 @@ _TRAINED: Mapping[str, Cell] = {
     "peak GiB": _cost("peak_gib", 2),
     "row, settings, commit": _known_by,
 }
-_EVALUATED: Mapping[str, Cell] = {"row, evaluated, commit": _known_by}
-_METHOD: Mapping[str, Cell] = {"method": lambda row, rows: row.title}
+_EVALUATED: dict[str, Cell] = {"row, evaluated, commit": _known_by}
+_METHOD: dict[str, Cell] = {"method": lambda row, rows: row.title}
 _ALL = {norm: _figure(norm) for norm in ("transductive", "support", "running")}
 _TWO = {norm: _figure(norm) for norm in ("transductive", "running")}
-_PAIRED: Mapping[str, Cell] = {"minus ProtoNet, paired": _difference}
+_PAIRED: dict[str, Cell] = {"minus ProtoNet, paired": _difference}
 _OF_SHAPE = _METHOD | _TWO | _PAIRED | _EVALUATED
 
 TABLES: Mapping[str, tuple[str, Mapping[str, Cell]]] = {

@@ -66,9 +66,7 @@ def compare(
     return rows
 
 
-def run_all(
-    runs: ComparedRuns, names: Sequence[str], output: Path, *, jobs: int = 1
-) -> list[Row]:
+def run_all(runs: ComparedRuns, names: Sequence[str], output: Path, *, jobs: int = 1) -> list[Row]:
     """Trains and evaluates runs, and writes their figures to a JSON file.
 
     Args:

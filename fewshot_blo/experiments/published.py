@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import Tree
+from fewshot_blo.experiments.components import Tree, plain
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.request import EvaluationRequest
@@ -83,16 +83,18 @@ def changes(row: PublishedRow, rows: Mapping[str, PublishedRow]) -> Iterator[str
         rows: all rows.
     """
     try:
-        # Settings that are new since have their default on both sides, if the recipe leaves it.
-        measured = flat(frozen(config_from(row.settings)))
         recipe = read_recipe(row.recipe)
+        today = _frozen(plain(SLOTS, recipe))
+        # Settings that are new since have their default on both sides, if the recipe leaves it.
+        same = today == row.settings
+        before = today if same else frozen(config_from(row.settings))
     except ConfigurationError as error:
         yield f"published row {row.name}: {error}; {_REMEDY}"
         return
-    measured["start_from"] = _start(row, rows)
-    today = {**flat(frozen(recipe)), "start_from": recipe.start_from}
+    measured = {**flat(before), "start_from": _start(row, rows)}
+    today = {**flat(today), "start_from": recipe.start_from}
     for name in measured.keys() | today.keys():
-        was, now = measured.get(name, "absent"), today.get(name, "absent")
+        was, now = (repr(tree[name]) if name in tree else "absent" for tree in (measured, today))
         if was != now:
             yield (
                 f"published row {row.name}: {name} was {was} when it was measured, and is {now} in "
