@@ -18,7 +18,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from fewshot_blo.records.published import (
     published_rows,
 )
 from fewshot_blo.records.quantity import Quantity
-from fewshot_blo.records.shipped import released_models
+from fewshot_blo.records.shipped import recipe_names, released_models
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.run import BEST, PROVENANCE
@@ -52,34 +51,8 @@ from fewshot_blo.training.run import BEST, PROVENANCE
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The content of an evaluation file, and its path for messages."""
-
-    report: Mapping[str, Any]
-    file: Path
-
-    def values(self, paths: Sequence[Path], norm: str, metric: Quantity) -> list[Tensor]:
-        """The metric of each task for each checkpoint, ``[tasks]``."""
-        return [
-            torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
-            for path in paths
-            for found in self._of(path)
-            if found["norm"] == norm
-        ]
-
-    def norms(self, path: Path) -> list[str]:
-        """The norm modes that were evaluated."""
-        return [found["norm"] for found in self._of(path)]
-
-    def _of(self, path: Path) -> Sequence[Mapping[str, Any]]:
-        for name, found in self.report["checkpoints"].items():
-            if Path(name).resolve() == path.resolve():
-                figures: Sequence[Mapping[str, Any]] = found
-                return figures
-        raise ConfigurationError(
-            f"{self.file} has no evaluation of {path}: name the file of an evaluation of all runs"
-        )
+Report = Mapping[str, Any]
+"""Content of an evaluation file."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -90,6 +63,8 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = published_rows(options.file)
         if row.name in rows:
             raise ConfigurationError(f"there is a row {row.name}: choose another name")
+        if row.of and row.of not in released_models():
+            published_row(row.of, rows)
         for sentence in changes(row, {**rows, row.name: row}) if row.settings else ():
             raise ConfigurationError(sentence)
     except (ConfigurationError, OSError) as error:
@@ -127,7 +102,6 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         raise ConfigurationError(
             f"{options.evaluation} does not say how it was measured: evaluate again"
         )
-    evaluated = Evaluated(report, options.evaluation)
     paths = [_checkpoint(run) for run in options.runs]
     configs = [config_from(checkpoints.load(path).config) for path in paths]
     metric = metric_of(configs[0]).quantity
@@ -143,10 +117,10 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         commits=list(dict.fromkeys(commits)),
         evaluation=report["settings"],
         figures={
-            norm: _figure(evaluated.values(paths, norm, metric), metric)
-            for norm in evaluated.norms(paths[0])
+            found["norm"]: _figure(_values(report, paths, found["norm"], metric), metric)
+            for found in _evaluations(report, paths[0])
         },
-        difference=_difference(options, evaluated, paths, metric),
+        difference=_difference(options, report, paths, metric),
         note=options.note,
         **own,
     )
@@ -154,6 +128,10 @@ def _row(options: argparse.Namespace) -> PublishedRow:
 
 def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[str, Any]:
     """The entries of a row with training of its own, once the runs agree with their recipe."""
+    if options.recipe not in recipe_names():
+        raise ConfigurationError(
+            f"recipe is {options.recipe}: it must be one of the package, without folder and suffix"
+        )
     if not options.name.startswith(options.recipe):
         raise ConfigurationError(
             f"name is {options.name}: it must begin with that of the recipe, {options.recipe}"
@@ -161,6 +139,11 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
     if options.start and options.start not in released_models():
         published_row(options.start, published_rows(options.file))
     for run, config in zip(options.runs, configs, strict=True):
+        if bool(config.start_from) != bool(options.start):
+            raise ConfigurationError(
+                f"{run} started from '{config.start_from}', and start is '{options.start}': name "
+                "the row or the released model that it started from, and none otherwise"
+            )
         expected = with_seed(read_recipe(options.recipe, max_steps=options.max_steps), config.seed)
         for sentence in _differing(flat(frozen(config)), flat(frozen(expected))):
             raise ConfigurationError(
@@ -216,20 +199,41 @@ def _figure(values: Sequence[Tensor], metric: Quantity) -> Figure:
 
 
 def _difference(
-    options: argparse.Namespace, evaluated: Evaluated, paths: Sequence[Path], metric: Quantity
+    options: argparse.Namespace, report: Report, paths: Sequence[Path], metric: Quantity
 ) -> Difference | None:
     if not options.minus:
         return None
     published_row(options.minus, published_rows(options.file))
     others = [_checkpoint(run) for run in options.minus_runs]
     own, other = (
-        torch.stack(evaluated.values(each, options.minus_norm, metric)).mean(0)
+        torch.stack(_values(report, each, options.minus_norm, metric)).mean(0)
         for each in (paths, others)
     )
     difference = own - other
     mean, half = float(difference.mean()), half_width(difference)
     return Difference(
         options.minus, options.minus_norm, float(metric.number(mean)), float(metric.half(half))
+    )
+
+
+def _values(report: Report, paths: Sequence[Path], norm: str, metric: Quantity) -> list[Tensor]:
+    """The metric of each task for each checkpoint, ``[tasks]``."""
+    return [
+        torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
+        for path in paths
+        for found in _evaluations(report, path)
+        if found["norm"] == norm
+    ]
+
+
+def _evaluations(report: Report, path: Path) -> Sequence[Report]:
+    """The evaluations of a checkpoint, one for each norm mode."""
+    for name, found in report["checkpoints"].items():
+        if Path(name).resolve() == path.resolve():
+            figures: Sequence[Report] = found
+            return figures
+    raise ConfigurationError(
+        f"the evaluation file has no evaluation of {path}: name that of an evaluation of all runs"
     )
 
 

@@ -15,6 +15,7 @@ from fewshot_blo.commands import main as cli
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.published import changes, config_of, frozen, request_of
 from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.request import evaluation_settings
 from fewshot_blo.records import shipped
 from fewshot_blo.records.published import (
     PUBLISHED,
@@ -52,12 +53,14 @@ def test_each_row_is_whole() -> None:
         assert row.difference is None or row.difference.row in ROWS
         assert row.commits
         assert all(re.fullmatch("[0-9a-f]{7}", commit) for commit in row.commits)
-        request = request_of(row)
-        assert (request.tasks, request.seed) == (1000, 1000)
-        assert request.norm == "all" or [*row.figures] == [request.norm]
         assert row.figures
+        assert row.evaluation.get("norm") in (None, *row.figures)
+        assert len(row.figures) == 1 or "norm" not in row.evaluation
+    for row in {json.dumps(row.evaluation): row for row in ROWS.values()}.values():
+        assert evaluation_settings(request_of(row)) == row.evaluation
         if row.cost:
-            assert config_of(row).train.steps == row.cost["steps"]
+            steps = row.settings["train"]["steps"]
+            assert row.cost["steps"] == min(steps, row.max_steps or steps)
 
 
 def test_a_row_is_read_as_it_is_written() -> None:

@@ -129,12 +129,10 @@ def test_the_figures_are_found_again(
             if x.startswith(f"| {record['row']} ") and f" {record['norm']} " in x
         )
         assert line.count(known) == 2
-    # Another seed, and other processes: those of before are not trained again.
-    last = (tmp_path / "again" / "small.first-1" / "seed0" / "last.pt").stat().st_mtime_ns
+    # With one seed more; the runs are there already.
     assert cli.main([*words[:2], "small/first-1", *words[-2:], "--seeds", "2", "5"]) == 0
     with (tmp_path / "again" / "table.csv").open(encoding="utf-8") as file:
         assert {record["seeds"] for record in csv.DictReader(file)} == {"3"}
-    assert (tmp_path / "again" / "small.first-1" / "seed0" / "last.pt").stat().st_mtime_ns == last
 
 
 @pytest.mark.parametrize(
@@ -194,8 +192,11 @@ def test_a_released_model_is_evaluated(
         (FIRST, "there is a row small/first-1: choose another name"),
         (FIRST.replace("name small", "name other"), "it must begin with that of the recipe"),
         (FIRST.replace("--max_steps 1", "").replace("-1", "-2"), "has train.steps 1, which is 2"),
-        (FIRST.replace("small/first", "small/second"), "has problem."),
+        (FIRST.replace("first", "second").replace("-1", "-2"), "start_from was '' when it was"),
+        (f"{FIRST.replace('-1', '-2')} --start small/first-1", "started from '', and start is"),
         (f"{FIRST.replace('-1 ', '-2 ')} --start nothing", "there is no published row 'nothing'"),
+        ("--name a --of nothing", "there is no published row 'nothing'"),
+        (f"--recipe {__file__} --name a", "it must be one of the package, without folder"),
         (f"{SHOTS}s --minus nothing", "there is no published row 'nothing'"),
     ],
 )
