@@ -200,8 +200,9 @@ class ComparedRuns:
             digest.update(path.read_bytes())
         return self.folder / EVALUATED / f"{digest.hexdigest()[:32]}.json"
 
-    def _read(self, recipe: Path) -> Config:
-        return read_recipe(recipe, root=self.request.root, max_steps=self.max_steps)
+    @cached_property
+    def _read(self) -> Callable[[Path], Config]:
+        return cache(partial(read_recipe, root=self.request.root, max_steps=self.max_steps))
 
     def _root(self, recipe: Path) -> Path:
         """The first recipe of a chain, each of which starts from the one before."""

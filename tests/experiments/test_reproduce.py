@@ -20,13 +20,14 @@ from fewshot_blo.records.published import published_rows
 from fewshot_blo.training.run import BEST, PROVENANCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+EVALUATION = "first.json"
 NORMS = ["transductive", "support", "running"]
 FIRST = "--name small/first-1 --recipe small/first --max_steps 1"
 SHOTS = "--name small/first-1-2shot --of small/first-1"
 
 
 class Published:
-    """Finished runs of two recipes with two seeds, the second from the first, and their rows."""
+    """Finished runs of a recipe with two seeds, and of one that starts from it, and their rows."""
 
     def __init__(self, place: Path, data: Path) -> None:
         self.place, self.data, self.file = place, data, place / "published.jsonl"
@@ -37,14 +38,18 @@ class Published:
         """The folders of the runs of a recipe."""
         return [self.place / "runs" / name / f"seed{seed}" for seed in (0, 2)]
 
-    def publish(
-        self, runs: list[Path], words: str, evaluation: str = "runs/evaluation.json"
-    ) -> int:
+    def publish(self, runs: list[Path], words: str, evaluation: str = EVALUATION) -> int:
         """Runs the script; returns its exit status."""
         given = [*words.split(), "--title", "a method", "--table", "text", "--file", str(self.file)]
         file = f"--evaluation={self.place / evaluation}"
         status: int = self.script.main([*map(str, runs), *given, file])
         return status
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The lines of a table of figures."""
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +60,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     recipes.mkdir(parents=True)
     write_recipe(recipes / "first.yaml", data)
     write_recipe(recipes / "second.yaml", data, start_from="first.yaml")
-    runs = ["compare", "small/first", "small/second", f"--folder={folder}/runs", "--tasks=8"]
+    words = [f"--folder={folder}/runs", "--tasks=8", "--max_steps=1", "--seeds"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shipped, "RECIPES", folder / "recipes")
         patch.setattr(published, "PUBLISHED", folder / "published.jsonl")
         patch.setattr(provenance, "_commit", lambda: COMMIT)
-        assert cli.main([*runs, "--seeds", "0", "2", "--max_steps=1"]) == 0
         found = Published(folder, data)
-        checkpoints = [str(run / BEST) for run in found.of("first")]
+        first, (second, _) = found.of("first"), found.of("second")
+        assert cli.main(["compare", "small/first", *words, "0", "2"]) == 0
+        shutil.copy(folder / "runs" / "evaluation.json", folder / EVALUATION)
+        shutil.copy(folder / "runs" / "table.csv", folder / "first.csv")
+        assert found.publish(first, FIRST) == 0
+        assert cli.main(["compare", "small/first", "small/second", *words, "0"]) == 0
+        minus = f"--minus small/first-1 --minus_runs {first[0]} --start small/first-1"
+        of_second = f"{FIRST.replace('first', 'second')} {minus}"
+        assert found.publish([second], of_second, "runs/evaluation.json") == 0
+        checkpoints = [str(run / BEST) for run in first]
         words = ["--tasks=8", "--shot=2", "--norm=running", f"--output={folder}/shots.json"]
         assert cli.main(["evaluate", *checkpoints, *words]) == 0
-        assert found.publish(found.of("first"), FIRST) == 0
-        second = "--name small/second-1 --recipe small/second --max_steps 1 --start small/first-1"
-        minus = f"--minus small/first-1 --minus_runs {' '.join(map(str, found.of('first')))}"
-        assert found.publish(found.of("second"), f"{second} {minus}") == 0
-        assert found.publish(found.of("first"), SHOTS, "shots.json") == 0
+        assert found.publish(first, SHOTS, "shots.json") == 0
         yield found
 
 
@@ -83,17 +92,16 @@ def test_a_row_has_what_was_measured(place: Published) -> None:
     assert shots.evaluation == {"tasks": 8, "shot": 2, "seed": 1000, "norm": "running"}
     assert first.cost["steps"] == 1
     assert "root" not in first.settings["data"]
-    with (place.place / "runs" / "table.csv").open(encoding="utf-8") as file:
-        for row, known in zip((first, second), csv.DictReader(file), strict=True):
-            for norm, figure in row.figures.items():
-                assert figure.mean == round(float(known[norm]), 2)
-                assert figure.interval == round(float(known[f"{norm} interval"]), 2)
-                assert figure.sd_over_seeds == round(float(known[f"{norm} sd over seeds"]), 2)
-        assert second.difference is not None
-        assert second.difference.mean == round(float(known["transductive difference"]), 2)
-        assert second.difference.interval == round(
-            float(known["transductive difference interval"]), 2
-        )
+    (known,) = table(place.place / "first.csv")
+    for norm, figure in first.figures.items():
+        assert figure.mean == round(float(known[norm]), 2)
+        assert figure.interval == round(float(known[f"{norm} interval"]), 2)
+        assert figure.sd_over_seeds == round(float(known[f"{norm} sd over seeds"]), 2)
+    _, known = table(place.place / "runs" / "table.csv")
+    assert second.difference is not None
+    assert second.difference.mean == round(float(known["transductive difference"]), 2)
+    assert second.difference.interval == round(float(known["transductive difference interval"]), 2)
+    assert second.figures["support"].sd_over_seeds is None
 
 
 def test_the_figures_are_found_again(
@@ -111,8 +119,7 @@ def test_the_figures_are_found_again(
     assert cli.main(words) == 0
     recipe.write_text(text)
     printed = capsys.readouterr().out
-    with (tmp_path / "again" / "table.csv").open(encoding="utf-8") as file:
-        records = list(csv.DictReader(file))
+    records = table(tmp_path / "again" / "table.csv")
     assert [(r["row"], r["norm"]) for r in records] == [
         *((name, norm) for name in ("small/first-1", "small/second-1") for norm in NORMS),
         ("small/first-1-2shot", "running"),
@@ -122,17 +129,18 @@ def test_the_figures_are_found_again(
         assert float(record["published"]) == figure.mean
         assert float(record["difference"]) == pytest.approx(0, abs=0.005)
         assert float(record["found interval"]) == pytest.approx(figure.interval, abs=0.005)
-        known = f"{figure.mean:.2f} ± {figure.interval:.2f} [{figure.sd_over_seeds:.2f}]"
+        spread = figure.sd_over_seeds
+        known = f"{figure.mean:.2f} ± {figure.interval:.2f}"
+        known += "" if spread is None else f" [{spread:.2f}]"
         (line,) = (
-            x
-            for x in printed.splitlines()
-            if x.startswith(f"| {record['row']} ") and f" {record['norm']} " in x
+            line
+            for line in printed.splitlines()
+            if [cell.strip() for cell in line.split("|")[1:3]] == [record["row"], record["norm"]]
         )
         assert line.count(known) == 2
-    # With one seed more; the runs are there already.
-    assert cli.main([*words[:2], "small/first-1", *words[-2:], "--seeds", "2", "5"]) == 0
-    with (tmp_path / "again" / "table.csv").open(encoding="utf-8") as file:
-        assert {record["seeds"] for record in csv.DictReader(file)} == {"3"}
+    # With one seed more than those of the row.
+    assert cli.main([*words[:2], "small/first-1-2shot", *words[-2:], "--seeds", "2", "5"]) == 0
+    assert [record["seeds"] for record in table(tmp_path / "again" / "table.csv")] == ["3"]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +187,8 @@ def test_a_released_model_is_evaluated(
     assert own.publish([released / BEST], "--name a --of small-model", "evaluation.json") == 0
     again = ["compare", "--reproduce", "a", f"--root={place.data}", f"--folder={tmp_path}/again"]
     assert cli.main(again) == 0
-    with (tmp_path / "again" / "table.csv").open(encoding="utf-8") as file:
-        assert {round(abs(float(r["difference"])), 1) for r in csv.DictReader(file)} == {0}
+    found = table(tmp_path / "again" / "table.csv")
+    assert {round(abs(float(record["difference"])), 1) for record in found} == {0}
     capsys.readouterr()
     assert cli.main([*again, "--seeds", "1"]) == 1
     assert "small-model, which is not trained again: leave out seeds" in capsys.readouterr().err
@@ -223,7 +231,7 @@ def test_runs_that_are_not_published(
     damage: str, said: str, place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run, other) = (shutil.copytree(r, tmp_path / r.name) for r in place.of("first"))
-    report: dict[str, Any] = json.loads((place.place / "runs" / "evaluation.json").read_text())
+    report: dict[str, Any] = json.loads((place.place / EVALUATION).read_text())
     figures = report["checkpoints"]
     if damage != "path":
         report["checkpoints"] = {
