@@ -19,7 +19,8 @@ from fewshot_blo.records.shipped import released_models
 from fewshot_blo.training.resumable import MAY_CHANGE
 
 _REMEDY = (
-    "leave the recipe of a published row as it is, and put other settings into a file of their own"
+    "write the published value into the recipe of a row, and put other settings into a file of "
+    "their own"
 )
 
 

@@ -15,7 +15,7 @@ from script_modules import script
 from small_runs import make_folder, write_recipe
 
 from fewshot_blo.commands import main as cli
-from fewshot_blo.records import provenance, published, shipped
+from fewshot_blo.records import logs, provenance, published, shipped
 from fewshot_blo.records.published import published_rows
 from fewshot_blo.training.run import BEST, PROVENANCE
 
@@ -65,6 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         patch.setattr(shipped, "RECIPES", folder / "recipes")
         patch.setattr(published, "PUBLISHED", folder / "published.jsonl")
         patch.setattr(provenance, "_commit", lambda: COMMIT)
+        patch.setattr(logs, "draw_curves", lambda *_: None)  # Takes longer than the training.
         found = Published(folder, data)
         first, (second, _) = found.of("first"), found.of("second")
         assert cli.main(["compare", "small/first", *words, "0", "2"]) == 0
