@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fewshot_blo.commands.options import Options
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare, compare_part
+from fewshot_blo.experiments.reproduce import reproduce
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.sharing import Sharing
@@ -27,19 +28,34 @@ class CompareRequest:
         sources: recipes (YAML), folders of runs, or checkpoints; recipes without a finished run
             are trained.
         folder: folder of new runs and the table.
-        seeds: seeds of training recipes.
+        seeds: seeds of training recipes, 0 by default; with reproduce, seeds besides those of the
+            published rows.
         max_steps: train recipes of more outer steps for so many only.
+        reproduce: published rows to train again with their own settings, in place of sources;
+            recipes --rows lists them.
     """
 
     sources: Sequence[Path] = ()
     folder: Path = Path("runs/compare")
-    seeds: Annotated[Sequence[Natural], NotEmpty()] = (0,)
+    seeds: Annotated[Sequence[Natural], NotEmpty()] | None = None
     max_steps: Counting | None = None
+    reproduce: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not self.sources:
+        if self.reproduce and (self.sources or self.max_steps is not None):
+            name, value = (
+                ("sources", ", ".join(map(str, self.sources)))
+                if self.sources
+                else ("max_steps", self.max_steps)
+            )
             raise ConfigurationError(
-                "there is nothing to compare: name recipes, runs or checkpoints"
+                f"{name} is {value}, and published rows are reproduced with their own settings: "
+                f"leave it out, or compare the runs afterwards, in {self.folder}"
+            )
+        if not self.sources and not self.reproduce:
+            raise ConfigurationError(
+                "there is nothing to compare: name recipes, runs or checkpoints, or published rows "
+                "with --reproduce"
             )
 
 
@@ -50,7 +66,9 @@ OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sour
 def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
     """Runs it; returns the exit status."""
     shard = sharing.part
-    if shard is None:
+    if request.reproduce:
+        _reproduce(measured, request, sharing)
+    elif shard is None:
         compare(list(request.sources), measured, **_settings(request, sharing))
     else:
         runs = run_part(measured, request, sharing, shard)
@@ -64,14 +82,38 @@ def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) 
 def run_part(
     measured: EvaluationRequest, request: CompareRequest, sharing: Sharing, shard: Shard
 ) -> int:
-    """Trains and evaluates the runs of a part; returns their number."""
+    """Trains and evaluates the runs of a part; returns their number.
+
+    Raises:
+        ConfigurationError: if published rows are to be reproduced.
+    """
+    _check_whole(request, shard)
     return compare_part(list(request.sources), measured, shard, **_settings(request, sharing))
+
+
+def _reproduce(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> None:
+    _check_whole(request, sharing.part)
+    reproduce(
+        request.reproduce,
+        measured,
+        folder=request.folder,
+        seeds=request.seeds or (),
+        jobs=sharing.jobs,
+    )
+
+
+def _check_whole(request: CompareRequest, shard: Shard | None) -> None:
+    if request.reproduce and shard is not None:
+        raise ConfigurationError(
+            f"shard is {shard}, and published rows are reproduced one after another: start one "
+            "command a row, with a folder of its own"
+        )
 
 
 def _settings(request: CompareRequest, sharing: Sharing) -> dict[str, Any]:
     return {
         "folder": request.folder,
-        "seeds": request.seeds,
+        "seeds": request.seeds or (0,),
         "max_steps": request.max_steps,
         "jobs": sharing.jobs,
     }

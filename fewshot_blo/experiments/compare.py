@@ -56,23 +56,37 @@ def compare(
     sources = _files(sources)
     names = _names(sources)
     runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
-    groups = runs.groups()
+    runs.groups()  # Refuses what cannot be compared before anything is written.
     with writing(folder):
-        if jobs > 1:
-            _prepare(runs, groups, jobs)
-        found = [[runs.train(run) for run in runs.of(source)] for source in sources]
-        paths = [path for group in found for path in group]
-        measured = runs.measure(paths)
-        report(measured, folder / "evaluation.json", progress=progress)
-        rows = [
-            Row(name, group, [measured.evaluations[str(path)] for path in group])
-            for name, group in zip(names, found, strict=True)
-        ]
+        rows = run_all(runs, names, folder / "evaluation.json", jobs=jobs)
         table = write_comparison(rows, folder)
-        runs.forget(paths)
+        runs.forget([path for row in rows for path in row.checkpoints])
     if progress:
         print(table)
     return rows
+
+
+def run_all(runs: ComparedRuns, names: Sequence[str], output: Path, *, jobs: int = 1) -> list[Row]:
+    """Trains and evaluates runs, and writes their figures to a JSON file.
+
+    Args:
+        runs: the runs.
+        names: a name for each of their sources.
+        output: the file.
+        jobs: as in ``compare``.
+
+    Returns:
+        A row for each source.
+    """
+    if jobs > 1:
+        _prepare(runs, runs.groups(), jobs)
+    found = [[runs.train(run) for run in runs.of(source)] for source in runs.sources]
+    measured = runs.measure([path for group in found for path in group])
+    report(measured, output, progress=runs.progress)
+    return [
+        Row(name, group, [measured.evaluations[str(path)] for path in group])
+        for name, group in zip(names, found, strict=True)
+    ]
 
 
 def compare_part(

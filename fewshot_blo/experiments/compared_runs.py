@@ -15,7 +15,7 @@ from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.components import plain
 from fewshot_blo.experiments.measuring import Measured, measure, merged
 from fewshot_blo.experiments.part_files import read_part, write_part
-from fewshot_blo.experiments.recipes import names_settings, read_recipe
+from fewshot_blo.experiments.recipes import names_settings, read_recipe, with_seed
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
@@ -125,6 +125,7 @@ class ComparedRuns:
             {str(path): evaluations[str(path)] for path in paths},
             list(dict.fromkeys(note for part in parts for note in part.notes)),
             parts[-1].provenance,
+            parts[-1].settings,
         )
 
     def forget(self, paths: Sequence[Path]) -> None:
@@ -199,8 +200,9 @@ class ComparedRuns:
             digest.update(path.read_bytes())
         return self.folder / EVALUATED / f"{digest.hexdigest()[:32]}.json"
 
-    def _read(self, recipe: Path) -> Config:
-        return read_recipe(recipe, root=self.request.root, max_steps=self.max_steps)
+    @cached_property
+    def _read(self) -> Callable[[Path], Config]:
+        return cache(partial(read_recipe, root=self.request.root, max_steps=self.max_steps))
 
     def _root(self, recipe: Path) -> Path:
         """The first recipe of a chain, each of which starts from the one before."""
@@ -213,13 +215,7 @@ class ComparedRuns:
         if names_settings(config.start_from):
             path = self._trained(source.parent / config.start_from, seed)
             config = replace(config, start_from=str(path))
-        config = replace(
-            config,
-            seed=seed,
-            # Validation tasks use the seed after that of the training tasks.
-            episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
-            train=replace(config.train, seed=seed),
-        )
+        config = with_seed(config, seed)
         if self.progress:
             print(f"{folder}:", flush=True)
         result = train_from_config(

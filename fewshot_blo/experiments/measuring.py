@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
@@ -13,7 +14,12 @@ from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
 from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.request import (
+    EvaluationRequest,
+    check_comparable,
+    evaluation_settings,
+    requested,
+)
 from fewshot_blo.experiments.saved import saved_settings
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.unseen import as_trained, unseen
@@ -38,11 +44,13 @@ class Measured:
         evaluations: those of each checkpoint by path, one for each norm mode.
         notes: sentences on classes and images that were said.
         provenance: command, versions and machine.
+        settings: ``evaluation_settings`` of the request.
     """
 
     evaluations: Mapping[str, Sequence[Evaluation]]
     notes: Sequence[str]
     provenance: Mapping[str, str | int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure(
@@ -92,7 +100,8 @@ def measure(
         images = as_trained(path, runs[path], dataset, note)
         found[str(path)] = _evaluate(loaded[path], configs[path], images, request, shard, progress)
     device = build_device(first)
-    return Measured(found, notes, provenance(device, kernels=describe_kernels(device)))
+    made = provenance(device, kernels=describe_kernels(device))
+    return Measured(found, notes, made, evaluation_settings(request))
 
 
 def measure_together(
@@ -178,7 +187,7 @@ def merged(parts: Sequence[Measured]) -> Measured:
         path: [merge(own) for own in zip(*(part.evaluations[path] for part in parts), strict=True)]
         for path in first.evaluations
     }
-    return Measured(evaluations, first.notes, first.provenance)
+    return Measured(evaluations, first.notes, first.provenance, first.settings)
 
 
 def _evaluate(

@@ -37,7 +37,11 @@ def write_part(measured: Measured, path: Path) -> None:
         name: [_plain(evaluation) for evaluation in evaluations]
         for name, evaluations in measured.evaluations.items()
     }
-    content = {"provenance": dict(measured.provenance), "notes": list(measured.notes)}
+    content = {
+        "provenance": dict(measured.provenance),
+        "notes": list(measured.notes),
+        "settings": dict(measured.settings),
+    }
     write_json(path, {"kind": _KIND, **content, "checkpoints": found})
 
 
@@ -58,7 +62,7 @@ def read_part(path: Path) -> Measured:
             name: [_evaluation(own) for own in evaluations]
             for name, evaluations in content["checkpoints"].items()
         }
-        return Measured(found, content["notes"], content["provenance"])
+        return Measured(found, content["notes"], content["provenance"], content["settings"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} was written by another version ({error}): evaluate this part again"

@@ -91,6 +91,17 @@ def read_recipe(path: Path | str, root: str = "", max_steps: Counting | None = N
     return replace(config, data=data, train=replace(config.train, steps=steps))
 
 
+def with_seed(config: Config, seed: int) -> Config:
+    """The settings of the run of a recipe with a training seed."""
+    return replace(
+        config,
+        seed=seed,
+        # Validation tasks use the seed after that of the training tasks.
+        episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
+        train=replace(config.train, seed=seed),
+    )
+
+
 def is_study(path: Path) -> bool:
     """Whether a recipe is that of a study, which has the key ``study`` at its top level."""
     with suppress(OSError):  # is_file raises it too, for names that are too long.

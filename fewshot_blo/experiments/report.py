@@ -109,7 +109,7 @@ def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
 
 
 def _plain(measured: Measured) -> dict[str, object]:
-    """The figures as plain data, with commit, versions and machine."""
+    """The figures as plain data, with settings, commit, versions and machine."""
     figures = {
         path: [
             {
@@ -130,7 +130,11 @@ def _plain(measured: Measured) -> dict[str, object]:
         ]
         for path, evaluations in measured.evaluations.items()
     }
-    return {"provenance": measured.provenance, "checkpoints": figures}
+    return {
+        "provenance": measured.provenance,
+        "settings": measured.settings,
+        "checkpoints": figures,
+    }
 
 
 def _number(value: float) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.components import Tree, plain
 from fewshot_blo.experiments.problem import metric_of
 from fewshot_blo.experiments.settings import SLOTS, Config, Protocol
 from fewshot_blo.kernel.precision import Precision
@@ -81,6 +81,20 @@ class EvaluationRequest:
             ConfigurationError: if there is no metric of a name.
         """
         return [SLOTS[Metric].kind(name, "metrics")() for name in self.metrics]
+
+
+WITHOUT_EFFECT = ("root", "device", "chunk", "output")
+"""Settings of an evaluation that do not affect what is measured."""
+
+
+def evaluation_settings(request: EvaluationRequest) -> Tree:
+    """What decides an evaluation as plain data: tasks, their seed, and what is not as usual."""
+    usual = plain(SLOTS, EvaluationRequest())
+    return {
+        name: value
+        for name, value in plain(SLOTS, request).items()
+        if name in ("tasks", "seed") or (value != usual[name] and name not in WITHOUT_EFFECT)
+    }
 
 
 def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:

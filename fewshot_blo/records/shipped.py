@@ -57,7 +57,7 @@ def recipe_file(path: Path) -> Path:
 
     The name may begin with the folder ``recipes`` and end with the suffix of its file.
     """
-    name = _recipe_name(path)
+    name = recipe_name(path)
     if not path.expanduser().is_file() and name in recipe_names():
         return RECIPES / f"{name}{_SUFFIX}"
     return path
@@ -65,11 +65,12 @@ def recipe_file(path: Path) -> Path:
 
 def recipe_instead_of(path: Path) -> str:
     """The recipes that a missing file was most likely meant to name, as a remedy."""
-    close = difflib.get_close_matches(_recipe_name(path), recipe_names())
+    close = difflib.get_close_matches(recipe_name(path), recipe_names())
     return f"; recipes of the package with such names: {', '.join(close)}" if close else ""
 
 
-def _recipe_name(path: Path) -> str:
+def recipe_name(path: Path) -> str:
+    """The name of a recipe, from a path that may begin with ``recipes`` and end with its suffix."""
     return path.as_posix().removeprefix("recipes/").removesuffix(_SUFFIX)
 
 

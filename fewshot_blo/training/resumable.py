@@ -12,8 +12,7 @@ from fewshot_blo.records.loggers.logger import flat
 CONFIG = "config.yaml"
 """File with the settings of a run, in its folder."""
 
-# Settings that may change on resuming: they do not affect any outer step.
-_MAY_CHANGE = {
+MAY_CHANGE = {
     "device",
     "data.root",
     "data.download",
@@ -25,6 +24,7 @@ _MAY_CHANGE = {
     "start_from",
     "encoder.weights",
 }
+"""Settings that may change on resuming: they do not affect any outer step."""
 
 
 def check_resumable(
@@ -43,7 +43,7 @@ def check_resumable(
     """
     before, now = flat(saved), flat(own)
     differ = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
-    refused = sorted(differ - _MAY_CHANGE - ({"train.steps"} if may_extend else set()))
+    refused = sorted(differ - MAY_CHANGE - ({"train.steps"} if may_extend else set()))
     if not refused:
         return
     values = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in refused)

@@ -1,0 +1,210 @@
+"""Trains and evaluates published rows again; prints what is found beside what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.compare import run_all
+from fewshot_blo.experiments.compared_runs import ComparedRuns
+from fewshot_blo.experiments.published import config_of, request_of
+from fewshot_blo.experiments.request import WITHOUT_EFFECT, EvaluationRequest, evaluation_settings
+from fewshot_blo.experiments.table import Record, Row
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.locks import writing
+from fewshot_blo.records.published import PublishedRow, published_row, published_rows
+from fewshot_blo.records.shipped import checkpoint_file, released_models
+from fewshot_blo.records.tables import markdown, write_table
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published row, and what was found with its settings.
+
+    Attributes:
+        published: the row.
+        found: runs, their evaluations and the cost of their training.
+    """
+
+    published: PublishedRow
+    found: Row
+
+    def records(self) -> list[Record]:
+        """The figures of each norm mode that was published, in the printed unit."""
+        own = self.found.record(self.found)
+        return [
+            {
+                "row": self.published.name,
+                "norm": norm,
+                "published": figure.mean,
+                "published interval": figure.interval,
+                "published sd over seeds": figure.sd_over_seeds,
+                "found": own[norm],
+                "found interval": own[f"{norm} interval"],
+                "found sd over seeds": own[f"{norm} sd over seeds"],
+                "seeds": own["seeds"],
+                "difference": own[norm] - figure.mean,
+            }
+            for norm, figure in self.published.figures.items()
+        ]
+
+    def lines(self) -> list[list[str]]:
+        """The same as cells of the table."""
+        first, metric = self.found.evaluations[0][0], self.found.metric
+
+        def cell(record: Record, name: str) -> str:
+            mean, half = (record[own] / metric.factor for own in (name, f"{name} interval"))
+            spread = record[f"{name} sd over seeds"]
+            known = spread is not None and spread == spread  # NaN for one seed.
+            seeds = f" [{metric.half(spread / metric.factor)}]" if known else ""
+            return f"{metric.number(mean)} ± {metric.half(half)}{seeds}"
+
+        return [
+            [
+                record["row"],
+                record["norm"],
+                cell(record, "published"),
+                cell(record, "found"),
+                metric.difference(record["difference"] / metric.factor),
+                f"{len(first.values)} tasks, {first.episodes}{first.several_views}",
+                str(record["seeds"]),
+            ]
+            for record in self.records()
+        ]
+
+
+def reproduce(
+    names: Sequence[str],
+    request: EvaluationRequest | None = None,
+    *,
+    folder: Path,
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    progress: bool = True,
+) -> list[Reproduction]:
+    """Trains the frozen settings of published rows, evaluates them as published, writes a table.
+
+    A row that evaluates a released model evaluates it again; other rows are trained, and so is
+    what their training started from. The settings are those of the row, also where its recipe has
+    others today.
+
+    Args:
+        names: names of the rows, such as omniglot-5w1s/protonet.
+        request: folder of the data set (``root``), device and chunk; the rows have the rest.
+        folder: folder of the table, of the settings (``rows``), and of the runs.
+        seeds: training seeds besides those of the rows.
+        jobs: number of processes that train and evaluate the seeds of a row beside each other.
+        progress: as in ``compare``.
+
+    Returns:
+        The published and the found figures of each row.
+
+    Raises:
+        CheckpointError, ChildProcessError, KeyboardInterrupt: as ``compare``.
+        ConfigurationError: if there is no row of a name, the request has settings that rows have
+            themselves, or a released model was to have further seeds.
+    """
+    rows = published_rows()
+    chosen = [published_row(name, rows) for name in dict.fromkeys(names)]
+    machine = _machine(request or EvaluationRequest())
+    for row in chosen:
+        if row.of in released_models() and seeds:
+            raise ConfigurationError(
+                f"seeds is {list(seeds)}, and the published row {row.name} evaluates the released "
+                f"model {row.of}, which is not trained again: leave out seeds"
+            )
+    files = _Files(rows, folder / "rows", str(machine["device"]))
+    found = []
+    with writing(folder):
+        runs = [
+            ComparedRuns(
+                [files.source(row)],
+                request_of(row, **machine),
+                folder,
+                tuple(dict.fromkeys([*rows.get(row.of, row).seeds, *seeds])),
+                progress=progress,
+            )
+            for row in chosen
+        ]
+        _ = [run.groups() for run in runs]  # Refuses what cannot be run before anything is trained.
+        for row, run in zip(chosen, runs, strict=True):
+            output = folder / "evaluations" / f"{_flat(row.name)}.json"
+            output.parent.mkdir(exist_ok=True)
+            (own,) = run_all(run, [row.name], output, jobs=jobs)
+            run.forget(own.checkpoints)
+            found.append(Reproduction(row, own))
+        text = table_of(found)
+        write_table(folder, text, [record for each in found for record in each.records()])
+    if progress:
+        print(text)
+    return found
+
+
+def table_of(found: Sequence[Reproduction]) -> str:
+    """The table in Markdown: a line for each norm mode of each row."""
+    metric = found[0].found.metric
+    columns = ["row", "norm mode", "published", "found", "found minus published", "tasks", "seeds"]
+    lines = [line for each in found for line in each.lines()]
+    unit = " in %" if metric.percent else ""
+    return (
+        f"{markdown(columns, lines)}\n{metric.name.capitalize()}{unit}: mean over tasks ± 95 % "
+        "confidence interval [standard deviation over training seeds]. The tasks are those of the "
+        "published row. Versions, processors and numbers of threads round differently, so that "
+        "training may end elsewhere.\n"
+    )
+
+
+def _machine(request: EvaluationRequest) -> Mapping[str, Any]:
+    """The settings of the request that do not affect what is measured.
+
+    Raises:
+        ConfigurationError: if others differ from the usual ones.
+    """
+    usual = evaluation_settings(EvaluationRequest())
+    for name, value in evaluation_settings(request).items():
+        if value != usual.get(name):
+            raise ConfigurationError(
+                f"{name} is {value}: published rows have an evaluation of their own; leave it out "
+                "(root, device, chunk and seeds may be given)"
+            )
+    return {name: getattr(request, name) for name in WITHOUT_EFFECT if name != "output"}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The settings of rows as files, which ``compare`` can train."""
+
+    rows: Mapping[str, PublishedRow]
+    folder: Path
+    device: str
+
+    def source(self, row: PublishedRow) -> Path:
+        """The file of settings of a row, or the released model that it evaluates."""
+        if row.of in released_models():
+            return checkpoint_file(Path(row.of))
+        return self.written(published_row(row.of, self.rows) if row.of else row)
+
+    def written(self, row: PublishedRow) -> Path:
+        """The file of settings of a row, after that of the row it starts from."""
+        start = row.start
+        if start and start not in released_models():
+            start = self.written(published_row(start, self.rows)).name
+        settings = {**config_of(row).plain(), "start_from": start}
+        if self.device:
+            settings["device"] = self.device
+        path = self.folder / f"{_flat(row.name)}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(f"# {row.title}: settings {row.digest}.\n".encode())
+            file.write(yaml.safe_dump(settings, sort_keys=False).encode())
+        return path
+
+
+def _flat(name: str) -> str:
+    """The name of a row as that of a file."""
+    return name.replace("/", ".")

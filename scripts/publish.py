@@ -1,0 +1,265 @@
+"""Publishes the figures of finished runs: appends a row to ``recipes/published.jsonl``.
+
+    python scripts/publish.py runs/omniglot/protonet/seed0 --name omniglot-5w1s/protonet \
+        --recipe omniglot-5w1s/protonet --evaluation runs/omniglot/evaluation.json \
+        --title "ProtoNet, trained on 60-way tasks" --table omniglot-5w1s
+
+Several runs are several seeds. Settings, commits, figures and cost are read from the runs and from
+the evaluation file of ``compare`` or ``evaluate``. A run is refused if it is unfinished, if its
+code or that of the evaluation had changes that are not committed, or if the recipe has other
+settings. ``--of`` publishes an evaluation of a released model or of another row. Then ``python
+scripts/result_tables.py`` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluation.result import half_width
+from fewshot_blo.experiments.problem import metric_of
+from fewshot_blo.experiments.published import changes, frozen
+from fewshot_blo.experiments.recipes import read_recipe, with_seed
+from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.experiments.table import Row
+from fewshot_blo.records.loggers.logger import flat
+from fewshot_blo.records.published import (
+    PUBLISHED,
+    Difference,
+    Figure,
+    PublishedRow,
+    digest_of,
+    line_of,
+    published_row,
+    published_rows,
+)
+from fewshot_blo.records.quantity import Quantity
+from fewshot_blo.records.shipped import recipe_names, released_models
+from fewshot_blo.records.tables import deviation
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.run import BEST, PROVENANCE
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+Report = Mapping[str, Any]
+"""Content of an evaluation file."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Appends the row; returns the exit status."""
+    options = _parser().parse_args(words)
+    try:
+        row = _row(options)
+        rows = published_rows(options.file)
+        if row.name in rows:
+            raise ConfigurationError(f"there is a row {row.name}: choose another name")
+        if row.of and row.of not in released_models():
+            published_row(row.of, rows)
+        for sentence in changes(row, {**rows, row.name: row}) if row.settings else ():
+            raise ConfigurationError(sentence)
+    except (ConfigurationError, OSError) as error:
+        print(f"publish.py: {error}", file=sys.stderr)
+        return 2
+    with options.file.open("a", encoding="utf-8") as file:
+        file.write(f"{line_of(row)}\n")
+    print(f"{row.name}, settings {row.digest or 'of ' + row.of}: appended to {options.file}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, or checkpoints (--of)")
+    parser.add_argument("--name", required=True, help="name of the row; begins with the recipe's")
+    parser.add_argument("--title", required=True, help="the method as the table prints it")
+    parser.add_argument("--table", required=True, help="a table of result_tables.py, or text")
+    parser.add_argument("--evaluation", type=Path, required=True)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--recipe", help="recipe of the package with the settings of the runs")
+    kind.add_argument("--of", help="released model or row that was evaluated")
+    parser.add_argument("--max_steps", type=int, help="bound that the runs were trained with")
+    parser.add_argument("--start", default="", help="row or released model that training began at")
+    parser.add_argument("--minus", default="", help="row to give the paired difference from")
+    parser.add_argument("--minus_runs", type=Path, nargs="+", default=[], help="its runs")
+    parser.add_argument("--minus_norm", default="transductive", help="norm mode of the difference")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--file", type=Path, default=PUBLISHED)
+    return parser
+
+
+def _row(options: argparse.Namespace) -> PublishedRow:
+    report = json.loads(options.evaluation.read_text(encoding="utf-8"))
+    if "settings" not in report:
+        raise ConfigurationError(
+            f"{options.evaluation} does not say how it was measured: evaluate again"
+        )
+    paths = [_checkpoint(run) for run in options.runs]
+    configs = [config_from(checkpoints.load(path).config) for path in paths]
+    metric = metric_of(configs[0]).quantity
+    commits = [_commit(report["provenance"]["commit"], options.evaluation)]
+    own: dict[str, Any] = {"of": options.of}
+    if options.recipe:
+        own = _training(options, configs)
+        commits = [commit for run in options.runs for commit in _commits(run)] + commits
+    return PublishedRow(
+        name=options.name,
+        title=options.title,
+        table=options.table,
+        commits=list(dict.fromkeys(commits)),
+        evaluation=report["settings"],
+        figures={
+            found["norm"]: _figure(_values(report, paths, found["norm"], metric), metric)
+            for found in _evaluations(report, paths[0])
+        },
+        difference=_difference(options, report, paths, metric),
+        note=options.note,
+        **own,
+    )
+
+
+def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[str, Any]:
+    """The entries of a row with training of its own, once the runs agree with their recipe."""
+    if options.recipe not in recipe_names():
+        raise ConfigurationError(
+            f"recipe is {options.recipe}: it must be one of the package, without folder and suffix"
+        )
+    if not options.name.startswith(options.recipe):
+        raise ConfigurationError(
+            f"name is {options.name}: it must begin with that of the recipe, {options.recipe}"
+        )
+    if options.start and options.start not in released_models():
+        published_row(options.start, published_rows(options.file))
+    for run, config in zip(options.runs, configs, strict=True):
+        if bool(config.start_from) != bool(options.start):
+            raise ConfigurationError(
+                f"{run} started from '{config.start_from}', and start is '{options.start}': name "
+                "the row or the released model that it started from, and none otherwise"
+            )
+        expected = with_seed(read_recipe(options.recipe, max_steps=options.max_steps), config.seed)
+        for sentence in _differing(flat(frozen(config)), flat(frozen(expected))):
+            raise ConfigurationError(
+                f"{run} has {sentence} in recipe {options.recipe}: publish it with a recipe of its "
+                "own settings"
+            )
+    settings = frozen(read_recipe(options.recipe))
+    return {
+        "recipe": options.recipe,
+        "settings": settings,
+        "digest": digest_of(settings),
+        "max_steps": options.max_steps,
+        "seeds": [config.seed for config in configs],
+        "start": options.start,
+        "cost": _cost(options.runs, configs[0].train.steps),
+    }
+
+
+def _differing(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(run.keys() | recipe.keys()):
+        # Counted when training starts.
+        counted = name == "problem.classes" and recipe.get(name) == 0
+        if run.get(name) != recipe.get(name) and not counted:
+            yield f"{name} {run.get(name)}, which is {recipe.get(name)}"
+
+
+def _cost(runs: Sequence[Path], steps: int) -> dict[str, float]:
+    cost = Row("", [run / BEST for run in runs], []).cost()
+    if cost.get("steps", 0) < steps:
+        raise ConfigurationError(
+            f"{runs[0]} is at step {cost.get('steps', 0):.0f} of {steps}: publish it when it is "
+            "finished"
+        )
+    if not steps:
+        return {}
+    return {
+        "steps": steps,
+        "minutes": round(cost["seconds"] / 60, 1),
+        "tasks_per_second": round(cost["tasks_per_second"], 1),
+        "peak_gib": round(cost["peak_gib"], 2),
+    }
+
+
+def _figure(values: Sequence[Tensor], metric: Quantity) -> Figure:
+    """The figure as it is printed: mean over seeds of each task, then over tasks."""
+    tasks = torch.stack(list(values)).mean(0)
+    spread = deviation([float(each.mean()) for each in values]) if len(values) > 1 else None
+    return Figure(
+        float(metric.number(float(tasks.mean()))),
+        float(metric.half(half_width(tasks))),
+        None if spread is None else float(metric.half(spread)),
+    )
+
+
+def _difference(
+    options: argparse.Namespace, report: Report, paths: Sequence[Path], metric: Quantity
+) -> Difference | None:
+    if not options.minus:
+        return None
+    published_row(options.minus, published_rows(options.file))
+    others = [_checkpoint(run) for run in options.minus_runs]
+    own, other = (
+        torch.stack(_values(report, each, options.minus_norm, metric)).mean(0)
+        for each in (paths, others)
+    )
+    difference = own - other
+    mean, half = float(difference.mean()), half_width(difference)
+    return Difference(
+        options.minus, options.minus_norm, float(metric.number(mean)), float(metric.half(half))
+    )
+
+
+def _values(report: Report, paths: Sequence[Path], norm: str, metric: Quantity) -> list[Tensor]:
+    """The metric of each task for each checkpoint, ``[tasks]``."""
+    return [
+        torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
+        for path in paths
+        for found in _evaluations(report, path)
+        if found["norm"] == norm
+    ]
+
+
+def _evaluations(report: Report, path: Path) -> Sequence[Report]:
+    """The evaluations of a checkpoint, one for each norm mode."""
+    for name, found in report["checkpoints"].items():
+        if Path(name).resolve() == path.resolve():
+            figures: Sequence[Report] = found
+            return figures
+    raise ConfigurationError(
+        f"the evaluation file has no evaluation of {path}: name that of an evaluation of all runs"
+    )
+
+
+def _checkpoint(run: Path) -> Path:
+    return run / BEST if run.is_dir() else run
+
+
+def _commits(run: Path) -> list[str]:
+    """The commits of all attempts of a run."""
+    lines = (run / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    return [_commit(json.loads(line)["commit"], run) for line in lines]
+
+
+def _commit(commit: str, place: Path) -> str:
+    """The first seven digits of a commit.
+
+    Raises:
+        ConfigurationError: if it does not say which code was measured.
+    """
+    if not _COMMIT.fullmatch(commit):
+        raise ConfigurationError(
+            f"the code of {place} was '{commit}': publish what was measured in a checkout without "
+            "changes that are not committed"
+        )
+    return commit[:7]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
