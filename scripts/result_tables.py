@@ -3,7 +3,8 @@
     python scripts/result_tables.py
 
 A table stands between the lines ``<!-- rows: NAME -->`` and ``<!-- end of rows -->``, with the rows
-whose ``table`` has that name, the best first.
+whose ``table`` has that name, the best first. Rows of unlike budgets stand in tables of their own:
+``NAME/GROUP`` has the rows of a group.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ def _one_view(row: PublishedRow, rows: Rows) -> str:
     return _text(rows[row.name.removesuffix("-9views")].figures["transductive"])
 
 
-def _images(row: PublishedRow, rows: Rows) -> str:
-    if not row.cost:
-        return ""
+def _images_a_step(row: PublishedRow) -> int:
     episodes = row.settings["episodes"]
-    return str(episodes["tasks"] * episodes["way"] * (episodes["shot"] + episodes["query"]))
+    images: int = episodes["tasks"] * episodes["way"] * (episodes["shot"] + episodes["query"])
+    return images
+
+
+def _images(row: PublishedRow, rows: Rows) -> str:
+    return str(_images_a_step(row)) if row.cost else ""
 
 
 def _cost(name: str, digits: int) -> Cell:
@@ -58,6 +62,30 @@ def _known_by(row: PublishedRow, rows: Rows) -> str:
     """Its name, the digest of its settings or what it evaluates, and its commits."""
     return ", ".join(f"`{word}`" for word in (row.name, row.digest or row.of, *row.commits))
 
+
+def _budget(row: PublishedRow) -> str:
+    """Rows of one group have the same steps, images and start; strategies also the same tasks."""
+    settings, steps = row.settings, row.cost.get("steps")
+    budget = steps, _images_a_step(row), row.start
+    if budget == (2000, 120, ""):
+        return "initializations"
+    if budget != (2000, 360, ""):
+        return "others"
+    tasks = settings["episodes"]["tasks"], settings["episodes"]["way"]
+    is_linear = settings["problem"]["head"]["name"] == "Linear"
+    return "strategies" if is_linear and tasks == (3, 20) else "heads"
+
+
+def _start(row: PublishedRow) -> str:
+    """Whether the encoder was trained as a classifier, or in episodes from random weights."""
+    episodic = row.settings and row.settings["problem"]["name"] != "Pretraining"
+    return "episodes" if episodic and not row.start else "classifier"
+
+
+_GROUPS: Mapping[str, Callable[[PublishedRow], str]] = {
+    "omniglot-5w1s-budget": _budget,
+    "cifarfs-5w1s": _start,
+}
 
 _TRAINED: dict[str, Cell] = {
     "outer steps": _cost("steps", 0),
@@ -80,14 +108,26 @@ TABLES: Mapping[str, tuple[str, Mapping[str, Cell]]] = {
         "transductive",
         _METHOD | _TWO | {"one view, transductive": _one_view} | _PAIRED | _EVALUATED,
     ),
-    "omniglot-5w1s-budget": ("transductive", _METHOD | _ALL | _TRAINED),
+    **{
+        f"omniglot-5w1s-budget/{group}": ("transductive", _METHOD | _ALL | _TRAINED)
+        for group in ("strategies", "heads", "initializations", "others")
+    },
     "omniglot-5w5s": ("running", _OF_SHAPE),
     "omniglot-20w1s": ("running", _OF_SHAPE),
     "omniglot-20w5s": ("running", _OF_SHAPE),
-    "cifarfs-5w1s": ("running", _METHOD | _ALL | _PAIRED | _TRAINED),
+    **{
+        f"cifarfs-5w1s/{group}": ("running", _METHOD | _ALL | _PAIRED | _TRAINED)
+        for group in ("classifier", "episodes")
+    },
     "cifarfs-5w5s": ("running", _OF_SHAPE),
 }
 """Of each table, the norm mode that orders it, and its columns."""
+
+
+def place_of(row: PublishedRow) -> str:
+    """The name of the table that a row stands in."""
+    group = _GROUPS.get(row.table)
+    return row.table if group is None else f"{row.table}/{group(row)}"
 
 
 def table(name: str, rows: Rows) -> str:
@@ -98,7 +138,7 @@ def table(name: str, rows: Rows) -> str:
         rows: all published rows by name.
     """
     norm, columns = TABLES[name]
-    found = [row for row in rows.values() if row.table == name]
+    found = [row for row in rows.values() if place_of(row) == name]
     found.sort(key=lambda row: row.figures[norm].mean, reverse=True)
     lines = [[cell(row, rows) for cell in columns.values()] for row in found]
     head, *body = (f"| {' | '.join(cells)} |" for cells in [[*columns], *lines])

@@ -133,7 +133,7 @@ def test_the_documents_have_the_rows_of_the_file(tables: Any) -> None:
     assert tables.written(text, ROWS) == text, "run python scripts/result_tables.py"
     marked = re.findall(r"<!-- rows: (\S+) -->", text)
     assert sorted(marked) == sorted(tables.TABLES)
-    assert {row.table for row in ROWS.values()} == {*marked, "text"}
+    assert {tables.place_of(row) for row in ROWS.values()} == {*marked, "text"}
     for row in ROWS.values():
         assert f"`{row.name}`" in text
         assert f"`{row.digest or row.of}`" in text
@@ -158,6 +158,18 @@ def test_tables_are_in_order_and_show_what_is_missing(tables: Any) -> None:
     means = [float(line.split("|")[3].split()[0]) for line in text.splitlines()[2:]]
     assert means == sorted(means, reverse=True)
     assert "| implicit, CG 5 |  | 99.67 ± 0.06 | not paired |" in text
+
+
+def test_rows_of_one_budget_table_have_one_budget(tables: Any) -> None:
+    for group, steps, images in (
+        ("strategies", 2000, 360),
+        ("heads", 2000, 360),
+        ("initializations", 2000, 120),
+    ):
+        lines = tables.table(f"omniglot-5w1s-budget/{group}", ROWS).splitlines()
+        cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+        place = cells[0].index("outer steps"), cells[0].index("images a step")
+        assert {tuple(row[i] for i in place) for row in cells[2:]} == {(str(steps), str(images))}
 
 
 def test_names_that_are_no_row() -> None:
