@@ -178,7 +178,7 @@ def test_unknown_settings(settings: dict[str, Any], said: str) -> None:
             "strategy.rho is 'much': it must be a number",
         ),
         ({"train": {"steps": 1.5}}, "train.steps is 1.5: "),
-        ({"train": {"schedule": "linear"}}, "train.schedule is 'linear': it must be one of"),
+        ({"train": {"schedule": "steps"}}, "train.schedule is 'steps': it must be one of"),
         (
             {"episodes": {"way": [1, 2, 3]}},
             "episodes.way is '1 2 3': it must be a whole number, or two",

@@ -107,7 +107,7 @@ def test_ranges(parsed: Any) -> None:
         ("--train.stepz=3", "train.stepz"),
         ("--train.steps=1.5", "train.steps"),
         ("--train.learning_rate=fast", "train.learning_rate"),
-        ("--train.schedule=linear", "train.schedule"),
+        ("--train.schedule=steps", "train.schedule"),
         ("--episodes.way=[1,2,3]", "episodes.way"),
         ("--episodes.way=few", "episodes.way"),
         ("--problem.learn_prox=3", "problem.learn_prox"),
