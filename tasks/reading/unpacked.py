@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -98,6 +99,10 @@ def _unpack(path: Path, key: str, folder: Path, is_left: bool) -> None:
         new.rename(folder)
     except DataError:
         raise
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"{path} is no zip archive, or it is damaged ({error}): get it again"
+        ) from error
     except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} cannot be unpacked into {parent} ({error}): unpack it yourself and name the "
