@@ -28,6 +28,7 @@ import yaml
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.experiments.data import build_sampler
+from fewshot_blo.experiments.recipes import with_seed
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.training import build_start
 from fewshot_blo.hypergrad import Strategy
@@ -78,16 +79,6 @@ def merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in own.items()
     }
     return {**common, **groups}
-
-
-def seeded(config: Config, seed: int) -> Config:
-    """Seeds of weights and tasks as ``fewshot-blo compare`` has them."""
-    return replace(
-        config,
-        seed=seed,
-        episodes=replace(config.episodes, seed=config.episodes.seed + 2 * seed),
-        train=replace(config.train, seed=seed),
-    )
 
 
 def passes_of(problem: FewShotProblem, strategy: Strategy, batch: TaskBatch) -> Passes:
@@ -204,7 +195,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for seed in arguments.seeds:
         for name, settings in chosen.items():
-            config = seeded(config_from(settings), seed)
+            config = with_seed(config_from(settings), seed)
             config = replace(config, data=config.data.changed(root=arguments.root))
             file = folder / name / f"seed{seed}.json"
             found[name].append(known(file, config, passes, arguments.test_tasks))

@@ -14,7 +14,7 @@ from fewshot_blo.experiments.compare import run_all
 from fewshot_blo.experiments.compared_runs import ComparedRuns
 from fewshot_blo.experiments.published import config_of, request_of
 from fewshot_blo.experiments.request import WITHOUT_EFFECT, EvaluationRequest, evaluation_settings
-from fewshot_blo.experiments.table import Record, Row
+from fewshot_blo.experiments.table import Record, Row, figure_cell
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.published import PublishedRow, published_row, published_rows
@@ -56,20 +56,12 @@ class Reproduction:
     def lines(self) -> list[list[str]]:
         """The same as cells of the table."""
         first, metric = self.found.evaluations[0][0], self.found.metric
-
-        def cell(record: Record, name: str) -> str:
-            mean, half = (record[own] / metric.factor for own in (name, f"{name} interval"))
-            spread = record[f"{name} sd over seeds"]
-            known = spread is not None and spread == spread  # NaN for one seed.
-            seeds = f" [{metric.half(spread / metric.factor)}]" if known else ""
-            return f"{metric.number(mean)} ± {metric.half(half)}{seeds}"
-
         return [
             [
                 record["row"],
                 record["norm"],
-                cell(record, "published"),
-                cell(record, "found"),
+                figure_cell(record, "published", metric),
+                figure_cell(record, "found", metric),
                 metric.difference(record["difference"] / metric.factor),
                 f"{len(first.values)} tasks, {first.episodes}{first.several_views}",
                 str(record["seeds"]),

@@ -137,9 +137,9 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
         lines.append(
             [
                 record["method"],
-                *(_value(record, norm, metric) for norm in MODES),
+                *(figure_cell(record, norm, metric) for norm in MODES),
                 "" if shared is None else _difference(record, shared, metric),
-                *(_value(record, other.label, other) for other in example.others),
+                *(figure_cell(record, other.label, other) for other in example.others),
                 _number(record, "steps", 1, 0),
                 _number(record, "seconds", 1 / 60, 1),
                 _number(record, "tasks_per_second", 1, 1),
@@ -159,7 +159,15 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
     return f"{markdown(columns, lines)}\n{protocol}\n"
 
 
-def _value(record: Record, name: str, metric: Quantity) -> str:
+def figure_cell(record: Record, name: str, metric: Quantity) -> str:
+    """A figure of a record as the text of a cell: mean ± interval [deviation over seeds].
+
+    Args:
+        record: figures in the printed unit: NAME, "NAME interval" and "NAME sd over seeds", NaN or
+            None for one seed.
+        name: NAME; a figure that the record lacks is a dash.
+        metric: the metric that it is of.
+    """
     if name not in record:
         return "–"
     value, half = (record[own] / metric.factor for own in (name, f"{name} interval"))
@@ -175,8 +183,10 @@ def _difference(record: Record, norm: str, metric: Quantity) -> str:
 
 
 def _over_seeds(record: Record, name: str, metric: Quantity) -> str:
-    value = record.get(name, math.nan) / metric.factor
-    return "" if math.isnan(value) else f" [{metric.half(value)}]"
+    value = record.get(name)
+    if value is None or math.isnan(value):
+        return ""
+    return f" [{metric.half(value / metric.factor)}]"
 
 
 def _number(record: Record, name: str, factor: float, digits: int) -> str:

@@ -21,7 +21,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    signed = {**content, _DIGEST: _digest(content)}
+    signed = {**content, _DIGEST: digest_of(content)}
     with atomic_write(path) as file:
         file.write((json.dumps(signed, indent=1) + "\n").encode())
 
@@ -36,7 +36,10 @@ def read_json(path: Path) -> dict[str, Any]:
     content: Any = None
     with suppress(ValueError, RecursionError):
         content = json.loads(path.read_bytes())
-    if not isinstance(content, dict) or content.pop(_DIGEST, None) not in (None, _digest(content)):
+    if not isinstance(content, dict) or content.pop(_DIGEST, None) not in (
+        None,
+        digest_of(content),
+    ):
         raise CheckpointError(
             f"{path} is damaged: it is not what was written; use another copy, or remove it to "
             "compute it again"
@@ -45,5 +48,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of content as JSON with sorted names, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,6 @@ keeps the settings that it was measured with, whatever its recipe is changed to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_blo.errors import ConfigurationError, nearest
+from fewshot_blo.records import json_files
 from fewshot_blo.records.shipped import RECIPES
 
 PUBLISHED = RECIPES / "published.jsonl"
@@ -98,7 +98,7 @@ class PublishedRow:
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of settings as JSON with sorted names."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return json_files.digest_of(settings)[:12]
 
 
 def published_rows(file: Path | None = None) -> dict[str, PublishedRow]:
