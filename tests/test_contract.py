@@ -52,6 +52,7 @@ from fewshot_blo.kernel import (
 )
 from fewshot_blo.kernel.outer_variables import OuterVariables
 from fewshot_blo.networks import Conv4, Norm, classifier
+from fewshot_blo.networks.conv4 import Downsampling
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
 from fewshot_blo.tasks import TaskBatch
 
@@ -62,6 +63,7 @@ PROBLEMS: tuple[str, ...] = (
     "initialization, head only, prox",
     "initialization, prototypes",
     "initialization, prototypes, prox",
+    "initialization, strides",
     "encoder, prototypes",
     "encoder, zeros, learned prox",
     "encoder, learned cosine",
@@ -130,7 +132,8 @@ Plain = Callable[[TaskBatch, NormMode], Bilevel]
 def make_problem(name: str, norm: Norm) -> tuple[FewShotProblem, Plain]:
     """A problem of the table, and the same problem for one task by plain calls."""
     torch.manual_seed(0)
-    encoder = Conv4(hidden=8, norm=norm, steps=2)
+    halves: Downsampling = "stride" if "strides" in name else "pool"
+    encoder = Conv4(hidden=8, norm=norm, steps=2, downsampling=halves)
     _tell_steps_apart(encoder)
     if name.startswith("initialization"):
         initial = Initialization(
@@ -257,6 +260,8 @@ def expected(
 
 def meets_norms(problem: str) -> bool:
     """Whether norms are in its inner problem, or it stands for those where they are not."""
+    if "strides" in problem:  # Norms do not meet them.
+        return False
     return problem.startswith("initialization") or problem in ENCODERS_WITH_EVERY_NORM
 
 

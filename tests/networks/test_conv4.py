@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fewshot_blo.errors import ConfigurationError
@@ -21,6 +22,22 @@ def test_maps_of_fewer_pools() -> None:
     assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, 8 * 7 * 7) == (2, encoder.features(28))
     with pytest.raises(ConfigurationError, match="pools is 5"):
         Conv4(pools=5)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(("size", "side"), [(28, 2), (33, 3), (84, 6), (1, 1)])
+def test_strides_keep_odd_rows(size: int, side: int, mean: bool) -> None:
+    encoder = Conv4(hidden=8, norm="none", downsampling="stride", mean=mean)
+    pixels = torch.rand(2, 1, size, size)
+    entries = 8 if mean else 8 * side * side
+    assert encoder(pixels).shape == (2, entries) == (2, encoder.features(size))
+    expected = pixels
+    for block in encoder.blocks.children():
+        convolution = block.get_submodule("convolution")
+        assert isinstance(convolution, nn.Conv2d)
+        expected = F.relu(F.conv2d(expected, convolution.weight, convolution.bias, 2, 1))
+    expected = expected.mean((2, 3)) if mean else expected.flatten(1)
+    torch.testing.assert_close(encoder(pixels), expected)
 
 
 def test_has_the_parameters_of_the_literature() -> None:
