@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.evaluation.result import Evaluation, half_width
+from fewshot_blo.experiments.progress import draw_validations
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.figure import COLOURS, new_figure, panels, save_figure
 from fewshot_blo.records.logs import LOG, read_log
@@ -111,8 +112,10 @@ def _logged(path: Path) -> dict[str, float]:
 
 
 def write_comparison(rows: Sequence[Row], folder: Path) -> str:
-    """Writes ``table.md``, ``table.csv`` and, if training times are logged, a figure such as
-    ``accuracy.png``.
+    """Writes ``table.md``, ``table.csv`` and, if training times are logged, two figures.
+
+    One, such as ``accuracy.png``, has the test figures and the time of training, the other,
+    ``validation.png``, the validations of each method over examples and over time.
 
     Returns:
         The text of ``table.md``.
@@ -122,6 +125,8 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> str:
     write_table(folder, text, records)
     if any("seconds" in record for record in records):
         draw(records, folder / f"{rows[0].metric.key}.png", rows[0].metric)
+        runs = {row.name: row.checkpoints for row in rows}
+        draw_validations(runs, folder / "validation.png", rows[0].metric)
     return text
 
 

@@ -44,6 +44,7 @@ def record_step(run: Run, batch: TaskBatch, step: OuterStep, clock: Clock) -> di
         "hypergradient/norm": float(torch.stack(squared).sum().sqrt()),
         "learning_rate": run.settings.learning_rate_at(run.step),
         "tasks_per_second": clock.rate(),
+        "examples_per_step": int(batch.support_rows.sum() + batch.query_rows.sum()),
         "memory/peak_gib": peak_resident_bytes(batch.device) / 2**30,
         **{f"strategy/{name}": float(value) for name, value in run.state.schedules.items()},
         **({"graph": run.graphs.choice} if run.graphs else {}),
