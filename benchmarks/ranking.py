@@ -1,0 +1,109 @@
+"""Ranks strategies: equal trials for the settings of each, then equal runs of several seeds.
+
+    python benchmarks/ranking.py benchmarks/rankings/NAME.yaml --root DIR [--seeds 0 1 2]
+
+All rows of a file have the same encoder, tasks and outer steps. Settings of each are chosen by
+validation accuracy in as many short trials, none of which is ended early, from the file's ranges.
+The table is that of ``fewshot-blo compare``: differences from the first row, paired over tasks,
+with the interval over tasks and the standard deviation over training seeds. The same command goes
+on after an interrupt. Writes tuned/NAME.yaml for each row, and the table and figures of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.components import merged
+from fewshot_blo.experiments.recipes import read_settings
+from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.tuning.tune import tune
+from fewshot_blo.machine.allocator import keep_freed_memory
+from fewshot_blo.records.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is ranked.
+
+    Attributes:
+        common: settings of every row, over those of its recipe.
+        trials: number of trials for each row, its recipe included.
+        trial_steps: outer steps of a trial.
+        steps: outer steps of the runs that are compared.
+        rows: recipe, further settings and searched settings (``search``) of each row by name.
+    """
+
+    common: dict[str, Any]
+    trials: int
+    trial_steps: int
+    steps: int
+    rows: Mapping[str, dict[str, Any]]
+
+
+def tuned(ranking: Ranking, name: str, folder: Path, root: str) -> Path | None:
+    """The recipe of a row with its chosen settings; None if the search was interrupted."""
+    row, place = ranking.rows[name], folder / "tuned" / f"{name}.yaml"
+    if place.is_file():
+        return place
+    settings = read_settings(Path(row["recipe"]))
+    for over in (ranking.common, row.get("settings", {})):
+        settings, _ = merged(settings, over)
+    recipe = folder / "recipes" / f"{name}.yaml"
+    _write(recipe, settings)
+    search = folder / "search" / name
+    found = tune(
+        recipe,
+        folder=search,
+        trials=ranking.trials,
+        search=row["search"],
+        pruner="none",
+        root=root,
+        max_steps=ranking.trial_steps,
+    )
+    if found.interrupted:
+        return None
+    best, _ = merged(read_settings(found.best), {"train": {"steps": ranking.steps}})
+    _write(place, best)
+    return place
+
+
+def _write(path: Path, settings: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(dict(settings), sort_keys=False).encode())
+
+
+def main() -> int:
+    """Runs what is missing; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ranking", type=Path, help="file with the rows (benchmarks/rankings)")
+    parser.add_argument("--root", default="", help="folder of the data set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", type=int, default=1000, help="number of test tasks")
+    parser.add_argument("--output", type=Path, help="folder; by default runs/NAME")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    ranking = Ranking(**yaml.safe_load(arguments.ranking.read_text(encoding="utf-8")))
+    folder = arguments.output or Path("runs") / arguments.ranking.stem
+    recipes = []
+    for name in ranking.rows:
+        recipe = tuned(ranking, name, folder, arguments.root)
+        if recipe is None:
+            return 130
+        recipes.append(recipe)
+    request = EvaluationRequest(tasks=arguments.tasks, root=arguments.root)
+    compare(recipes, request, folder=folder / "runs", seeds=arguments.seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
