@@ -60,7 +60,9 @@ def facts(config: Config) -> str:
         "images": _images(config),
         "backbone": _settings(tree["encoder"]),
         "method": _settings({"name": _method(config), **_plain_only(tree["problem"])}),
-        "training tasks": config.episodes.drawn(training=True).describe(),
+        "training tasks": config.episodes.drawn(training=True).describe()
+        if config.train.steps
+        else "none: the model was not trained on tasks",
         "test tasks": _test_tasks(config),
         "limits": "measured on the test classes of this data set alone, with the tasks above and "
         "one training seed; other data, ways and shots are not measured here; every image is "

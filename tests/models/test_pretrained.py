@@ -205,6 +205,7 @@ def test_cards_say_what_a_model_is(name: str) -> None:
     config = PretrainedModel.from_checkpoint(name, device="cpu").config
     for row in ("data set", "split", "images", "backbone", "training tasks", "limits", "licence"):
         assert f"\n| {row} | " in card
+    assert ("| none: the model was not trained on tasks |" in card) == (config.train.steps == 0)
     found = read_metadata(card)
     bare = read_metadata(metadata(name, config))
     assert {key: found[key] for key in bare} == bare
