@@ -1,0 +1,83 @@
+"""Keeps the validations of a finished training run, and draws those of all runs on the same tasks.
+
+    python scripts/training_curves.py runs/omniglot/maml++/seed0 omniglot-5w1s/maml++-long
+    python scripts/training_curves.py                        # draws the pictures again
+
+Writes ``benchmarks/results/training/omniglot-5w1s/maml++-long.csv`` and ``.../omniglot-5w1s.png``.
+Examples are the support and query images of the outer steps. There is no axis of time: long runs
+share the processor with others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewshot_blo.experiments.problem import metric_of
+from fewshot_blo.experiments.settings import config_from
+from fewshot_blo.records.curves import Curve, Panel, curve_figure
+from fewshot_blo.records.figure import save_figure
+from fewshot_blo.records.files import atomic_write
+from fewshot_blo.records.logs import LOG, read_log
+from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.run import BEST
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "training"
+COLUMNS = ("step", "examples", "validation accuracy, %", "95 % interval")
+
+
+def keep(run: Path, name: str, folder: Path) -> Path:
+    """Writes the validations of a run to ``folder``/``name``.csv."""
+    config = config_from(checkpoints.load(run / BEST).config)
+    metric = metric_of(config).quantity
+    key, factor = metric.key, metric.factor
+    episodes = config.plain()["episodes"]
+    each = episodes["tasks"] * episodes["way"] * (episodes["shot"] + episodes["query"])
+    path = folder / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(f'"{column}"' for column in COLUMNS)]
+    for record in read_log(run / LOG):
+        if (value := record.get(f"{key}/validation")) is not None:
+            half = factor * record[f"{key}/validation_interval"]
+            step = record["step"]
+            lines.append(f"{step},{step * each},{factor * value:.3f},{half:.3f}")
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+def draw(folder: Path) -> None:
+    """Draws the runs in ``folder`` as ``folder``.png."""
+    curves = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8") as file:
+            rows = [[float(row[column]) for column in COLUMNS[1:]] for row in csv.DictReader(file)]
+        examples, values, halves = zip(*rows, strict=True)
+        curves[path.stem] = Curve([count / 1e6 for count in examples], values, halves)
+    label = "support and query images (millions)"
+    panel = Panel(curves, label, "validation accuracy (%)", xscale="log")
+    title = f"Validation during training, {folder.name}"
+    save_figure(curve_figure(title, [panel]), folder.with_suffix(".png"))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Keeps a run, or draws all pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
+    parser.add_argument("name", nargs="?", help="name of its recipe")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    options = parser.parse_args(words)
+    if options.run:
+        if not options.name:
+            parser.error("a run needs a name, as omniglot-5w1s/maml-long")
+        draw(keep(options.run, options.name, options.folder).parent)
+        return
+    for place in sorted(options.folder.iterdir()):
+        if place.is_dir():
+            draw(place)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""``scripts/training_curves.py``: the validations of long runs, kept and drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from script_modules import script
+
+MODEL = Path(__file__).resolve().parents[1] / "checkpoints/released/omniglot-5w1s-maml/best.pt"
+
+
+def test_validations_of_a_run_are_kept_and_drawn(tmp_path: Path) -> None:
+    curves, run, kept = script("training_curves"), tmp_path / "run", tmp_path / "kept"
+    run.mkdir()
+    shutil.copy(MODEL, run / "best.pt")
+    step = {"step": 10, "loss/outer": 0.1, "seconds": 1.0}
+    done = {"step": 10, "accuracy/validation": 0.5, "accuracy/validation_interval": 0.01}
+    later = {"step": 20, "accuracy/validation": 0.75, "accuracy/validation_interval": 0.02}
+    records = (step, done, later)
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    curves.main([str(run), "omniglot-5w1s/maml-long", "--folder", str(kept)])
+    lines = (kept / "omniglot-5w1s" / "maml-long.csv").read_text().splitlines()
+    images = 8 * 5 * (1 + 5)  # Tasks, classes, support and query images of a step.
+    assert lines[1:] == [f"10,{10 * images},50.000,1.000", f"20,{20 * images},75.000,2.000"]
+    picture = kept / "omniglot-5w1s.png"
+    picture.unlink()
+    curves.main(["--folder", str(kept)])
+    with Image.open(picture) as opened:
+        assert opened.format == "PNG"
+    with pytest.raises(SystemExit):
+        curves.main([str(run)])
