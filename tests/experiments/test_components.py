@@ -255,6 +255,8 @@ def test_plain_data_hold_every_setting() -> None:
         "hidden": 8,
         "norm": "batch",
         "pools": 4,
+        "downsampling": "pool",
+        "mean": False,
         "steps": 0,
     }
     assert small["problem"]["head"] == {"name": "Linear"}
