@@ -99,7 +99,8 @@ def _size(loss: object, at: TaskParams) -> float:
             # One product with ones in place of the matrix: only the order of magnitude counts.
             signs = torch.ones_like(flat)
             rows = torch.autograd.grad(flat @ signs, list(leaves.values()), materialize_grads=True)
-            parts += [row.reshape(-1) for row in rows]
+            # Zeros in place of absent gradients require grad in older versions of PyTorch.
+            parts += [row.detach().reshape(-1) for row in rows]
     size = float(torch.cat(parts).abs().max())
     return size if 0 < size < float("inf") else 1.0
 

@@ -37,6 +37,9 @@ def inner_gradients(output: Tensor, inner: TaskParams, *, create_graph: bool = F
         retain_graph=True,
         materialize_grads=True,
     )
+    if not create_graph:
+        # Zeros in place of absent gradients require grad in older versions of PyTorch.
+        gradients = tuple(g.detach() for g in gradients)
     return dict(zip(inner, gradients, strict=True))
 
 

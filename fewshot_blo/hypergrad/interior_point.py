@@ -226,12 +226,13 @@ def _jacobian(values: Tensor, x: Tensor) -> Tensor:
                     materialize_grads=True,
                     is_grads_batched=True,
                 )[0]
-                return found
+                return found.detach()
         rows = [
             torch.autograd.grad(value, x, retain_graph=True, materialize_grads=True)
             for value in values.unbind()
         ]
-    return torch.stack([row for (row,) in rows]) if rows else x.new_zeros(0, len(x))
+    # Zeros in place of absent gradients require grad in older versions of PyTorch.
+    return torch.stack([row.detach() for (row,) in rows]) if rows else x.new_zeros(0, len(x))
 
 
 def _to_boundary(a: Tensor, da: Tensor) -> float:

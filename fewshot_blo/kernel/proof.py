@@ -127,7 +127,8 @@ def differentiate(forward: ForwardCall, sample: Sample) -> Found:
         second = torch.autograd.grad(
             total, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-        return Found(found, first, dict(zip(leaves, second, strict=True)))
+        constants = (g.detach() for g in second)
+        return Found(found, first, dict(zip(leaves, constants, strict=True)))
 
 
 def _weighted(tensors: Sequence[Tensor]) -> Tensor:

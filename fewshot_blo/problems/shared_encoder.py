@@ -205,7 +205,8 @@ class SharedEncoder(FewShotProblem):
                 gradients = torch.autograd.grad(
                     encoded, leaves, found.features, materialize_grads=True
                 )
-                given = dict(zip(encoder, gradients, strict=True))
+                constants = (g.detach() for g in gradients)
+                given = dict(zip(encoder, constants, strict=True))
             return dict(replace(found, features=None, encoder=given))
 
         bilevel = Bilevel(own, heads.initial, heads.inner_loss, outer_loss)
