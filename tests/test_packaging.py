@@ -87,7 +87,7 @@ def test_wheel_holds_every_file_and_no_other(wheel: Path) -> None:
         "fewshot_blo/recipes/glyphs.yaml",
         "fewshot_blo/recipes/studies/cleaning-50.yaml",
     } <= held
-    assert sum(name.startswith("fewshot_blo/released/") for name in held) == 3 * 8
+    assert sum(name.startswith("fewshot_blo/released/") for name in held) == 3 * 9
 
 
 def test_wheel_names_its_command_and_its_requirements(wheel: Path) -> None:
