@@ -27,6 +27,7 @@ import yaml
 
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.experiments.components import merged
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.recipes import with_seed
 from fewshot_blo.experiments.settings import Config, config_from
@@ -68,17 +69,8 @@ class Budget:
 def read_budget(path: Path) -> Budget:
     """The rows of a file with ``common`` settings, ``passes``, and the settings of ``rows``."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    rows = {name: merged(content["common"], own) for name, own in content["rows"].items()}
+    rows = {name: merged(content["common"], own)[0] for name, own in content["rows"].items()}
     return Budget(content["passes"], rows)
-
-
-def merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a row over common ones, group by group."""
-    groups = {
-        name: merged(common.get(name, {}), value) if isinstance(value, Mapping) else value
-        for name, value in own.items()
-    }
-    return {**common, **groups}
 
 
 def passes_of(problem: FewShotProblem, strategy: Strategy, batch: TaskBatch) -> Passes:

@@ -49,18 +49,16 @@ class Ranking:
 
 def tuned(ranking: Ranking, name: str, folder: Path, root: str) -> Path | None:
     """The recipe of a row with its chosen settings; None if the search was interrupted."""
-    row, place = ranking.rows[name], folder / "tuned" / f"{name}.yaml"
-    if place.is_file():
-        return place
+    row = ranking.rows[name]
     settings = read_settings(Path(row["recipe"]))
     for over in (ranking.common, row.get("settings", {})):
         settings, _ = merged(settings, over)
     recipe = folder / "recipes" / f"{name}.yaml"
     _write(recipe, settings)
-    search = folder / "search" / name
+    # A search that is complete is read; one of other settings is refused.
     found = tune(
         recipe,
-        folder=search,
+        folder=folder / "search" / name,
         trials=ranking.trials,
         search=row["search"],
         pruner="none",
@@ -70,12 +68,12 @@ def tuned(ranking: Ranking, name: str, folder: Path, root: str) -> Path | None:
     if found.interrupted:
         return None
     best, _ = merged(read_settings(found.best), {"train": {"steps": ranking.steps}})
+    place = folder / "tuned" / f"{name}.yaml"
     _write(place, best)
     return place
 
 
 def _write(path: Path, settings: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(yaml.safe_dump(dict(settings), sort_keys=False).encode())
 

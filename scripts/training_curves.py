@@ -36,7 +36,6 @@ def keep(run: Path, name: str, folder: Path) -> Path:
     episodes = config.plain()["episodes"]
     each = episodes["tasks"] * episodes["way"] * (episodes["shot"] + episodes["query"])
     path = folder / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(f'"{column}"' for column in COLUMNS)]
     for record in read_log(run / LOG):
         if (value := record.get(f"{key}/validation")) is not None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from small_runs import make_folder
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import merged
 from fewshot_blo.experiments.recipes import read_settings
 from fewshot_blo.experiments.settings import config_from
@@ -88,3 +89,7 @@ def test_a_small_ranking(
     assert tuned.plain()["encoder"]["hidden"] == 4
     assert len(list((output / "search" / "first" / "trials").iterdir())) == 2
     assert (output / "runs" / "validation.png").is_file()
+    content["common"] = {"encoder": {"hidden": 8}}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ConfigurationError, match=r"another recipe \(.*encoder"):
+        ranking.main()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_blo.bilevel import Bilevel, Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.hypergrad.gradients import inner_gradients
 from fewshot_blo.hypergrad.interior_point import solve_constrained
 from fewshot_blo.hypergrad.kkt import Constrained, KKTPoint, adjoint
 
@@ -90,17 +91,13 @@ def _size(loss: object, at: TaskParams) -> float:
         value = loss(leaves).sum()  # type: ignore[operator]
         if not value.requires_grad:
             return 1.0
-        slopes = torch.autograd.grad(
-            value, list(leaves.values()), create_graph=True, materialize_grads=True
-        )
-        flat = torch.cat([g.reshape(-1) for g in slopes])
+        slopes = inner_gradients(value, leaves, create_graph=True)
+        flat = torch.cat([g.reshape(-1) for g in slopes.values()])
         parts = [flat.detach()]
         if flat.requires_grad:
             # One product with ones in place of the matrix: only the order of magnitude counts.
-            signs = torch.ones_like(flat)
-            rows = torch.autograd.grad(flat @ signs, list(leaves.values()), materialize_grads=True)
-            # Zeros in place of absent gradients require grad in older versions of PyTorch.
-            parts += [row.detach().reshape(-1) for row in rows]
+            rows = inner_gradients(flat.sum(), leaves)
+            parts += [row.reshape(-1) for row in rows.values()]
     size = float(torch.cat(parts).abs().max())
     return size if 0 < size < float("inf") else 1.0
 

@@ -72,7 +72,10 @@ class Conv4(nn.Module):
         self.blocks = nn.Sequential(OrderedDict(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``[B, D]`` of images ``[B, C, H, W]``; with pools at least 2^pools wide."""
+        """Features ``[B, D]`` of images ``[B, C, H, W]``.
+
+        With pooling H and W are at least 2^pools.
+        """
         least = 1 if self.strided else 2**self.pools
         if min(x.shape[-2:]) < least:
             raise ConfigurationError(
