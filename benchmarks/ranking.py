@@ -99,7 +99,10 @@ def main() -> int:
             return 130
         recipes.append(recipe)
     request = EvaluationRequest(tasks=arguments.tasks, root=arguments.root)
-    compare(recipes, request, folder=folder / "runs", seeds=arguments.seeds)
+    try:
+        compare(recipes, request, folder=folder / "runs", seeds=arguments.seeds)
+    except KeyboardInterrupt:  # The runs are kept, and compare has said so.
+        return 130
     return 0
 
 

@@ -89,7 +89,14 @@ def test_a_small_ranking(
     assert tuned.plain()["encoder"]["hidden"] == 4
     assert len(list((output / "search" / "first" / "trials").iterdir())) == 2
     assert (output / "runs" / "validation.png").is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(ranking, "compare", _interrupted)
+        assert ranking.main() == 130
     content["common"] = {"encoder": {"hidden": 8}}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.raises(ConfigurationError, match=r"another recipe \(.*encoder"):
         ranking.main()
+
+
+def _interrupted(*_arguments: object, **_options: object) -> None:
+    raise KeyboardInterrupt
