@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,18 @@ def data_root() -> Iterator[Path]:
 def listing(folder: Path) -> dict[Path, int]:
     """Everything in a folder, with the time of its last change."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes the cases of a test marked ``sampled(n)`` slow, but each n-th."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            name = item.nodeid.split("[")[0]
+            if seen[name] % sampled.args[0]:
+                item.add_marker("slow")
+            seen[name] += 1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

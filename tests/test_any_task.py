@@ -56,6 +56,7 @@ def test_a_table_of_schools(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["splits"].train.feature_names == ("age", "town=north", "town=south")
 
 
+@pytest.mark.slow
 def test_sentences_from_scratch(capsys: pytest.CaptureFixture[str]) -> None:
     names = run(4)
     assert re.match(r"\d\d\.\d\d ± \d\.\d\d % \(", printed(capsys))

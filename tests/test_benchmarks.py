@@ -511,6 +511,7 @@ def load_profile(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return profile_step
 
 
+@pytest.mark.slow
 def test_profile_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -530,6 +531,7 @@ def test_profile_command(
         assert parts == pytest.approx(times["all"][phase], rel=0.05)
 
 
+@pytest.mark.slow
 def test_first_order_steps_have_no_second_derivatives_of_layers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -616,6 +618,7 @@ def test_gpu_script_names_what_is_missing(tmp_path: Path) -> None:
     assert found.rstrip().endswith("done")
 
 
+@pytest.mark.slow
 def test_profiles_of_the_gpu_script_run_as_they_are_called(tmp_path: Path) -> None:
     lines = (BENCHMARKS / "gpu.sh").read_text().splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("profile="))

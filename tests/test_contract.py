@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -265,22 +266,34 @@ def meets_norms(problem: str) -> bool:
     return problem.startswith("initialization") or problem in ENCODERS_WITH_EVERY_NORM
 
 
-def cases_with_norms() -> list[tuple[str, str, Norm]]:
-    """All cases with batch norm, and with every norm those where norms meet something new."""
-    return [
-        (strategy, problem, norm)
-        for (strategy, problem), norm in itertools.product(cases(), NORMS)
-        if norm == "batch" or meets_norms(problem)
-    ]
+def cases_with_norms() -> list[Any]:
+    """All cases with batch norm, and with every norm those where norms meet something new.
+
+    Of these each has batch norm and one other norm, in turn, in the tests that are not slow.
+    """
+    chosen = []
+    for place, (strategy, problem) in enumerate(cases()):
+        norms = NORMS if meets_norms(problem) else NORMS[:1]
+        often = {"batch", NORMS[1 + place % (len(NORMS) - 1)]}
+        chosen += [_case(strategy, problem, norm, slow=norm not in often) for norm in norms]
+    return chosen
 
 
-def cases_with_modes() -> list[tuple[str, str, NormMode]]:
-    """All cases in one mode, and in both those where norms meet something new."""
-    return [
-        (strategy, problem, mode)
-        for (strategy, problem), mode in itertools.product(cases(), NORM_MODES)
-        if mode == "support" or meets_norms(problem)
-    ]
+def cases_with_modes() -> list[Any]:
+    """All cases in one mode, and in both those where norms meet something new.
+
+    Of these each has one mode, in turn, in the tests that are not slow.
+    """
+    chosen = []
+    for place, (strategy, problem) in enumerate(cases()):
+        modes = NORM_MODES if meets_norms(problem) else ("support",)
+        often = modes[place % len(modes)]
+        chosen += [_case(strategy, problem, mode, slow=mode != often) for mode in modes]
+    return chosen
+
+
+def _case(*values: str, slow: bool) -> Any:
+    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(("strategy", "problem", "norm"), cases_with_norms())

@@ -116,6 +116,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_passes_of_the_rows_are_those_of_the_formulas(name: str) -> None:
     import fewshot_budget
@@ -134,6 +135,7 @@ def test_passes_of_the_rows_are_those_of_the_formulas(name: str) -> None:
     assert found == {row: Passes(*counts) for row, counts in EXPECTED[name].items()}
 
 
+@pytest.mark.slow
 def test_a_small_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_our_programs_find_what_is_asserted(page: str, number: int) -> None:
     run(page, number)
 
 
+@pytest.mark.slow
 def test_the_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (program,) = programs("index")

@@ -166,6 +166,7 @@ def imported_files(folder: Path, site: Path) -> list[str]:
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_installed_wheel_is_used_beside_a_users_own_tasks(wheel: Path, tmp_path: Path) -> None:
     site, user = tmp_path / "site", tmp_path / "user"
     with zipfile.ZipFile(wheel) as archive:

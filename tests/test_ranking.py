@@ -45,6 +45,7 @@ def test_rows_differ_in_strategy_and_rates_alone(file: Path, ranking: Any) -> No
     assert all(budget == budgets[0] for budget in budgets)
 
 
+@pytest.mark.slow
 def test_a_small_ranking(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -19,7 +19,6 @@ from fewshot_blo.records.shard import Shard
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.slow
 def test_the_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +44,7 @@ def test_the_strategy_is_one() -> None:
     assert state.inner is step.inner
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_parts_is_that_of_one_call() -> None:
     problem, sampler = make_problem(), make_sampler(make_dataset())
     found = run_block("docs/guides/scaling.md", 1)["in_parts"](problem, sampler, 3)

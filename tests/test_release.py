@@ -63,6 +63,7 @@ def test_a_card_and_its_model(
     assert f"{stated[1]} %" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_run_behind_a_model_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "name"), [(family, name) for family, names in SAMPLE.items() for name in names]
 )
@@ -227,6 +228,7 @@ def bad_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
     sys.modules.pop("bad_members")
 
 
+@pytest.mark.slow
 def test_a_hang_and_a_death_cost_one_row_each(bad_members: list[Any]) -> None:
     reported: list[str] = []
     rows = zoo("pool").run(

@@ -55,6 +55,7 @@ def test_another_size(name: str, size: int) -> None:
     assert backbone.features(torch.Size((3, 40, 30))) > 100
 
 
+@pytest.mark.slow
 def test_a_network_for_518_pixels_takes_224() -> None:
     timm_module()
     backbone = load_backbone("timm:vit_small_patch14_dinov2", pretrained=False, size=224)
@@ -85,6 +86,7 @@ def test_position_embeddings_of_a_file_are_interpolated(tmp_path: Path) -> None:
     torch.testing.assert_close(own["cls_token"], network.cls_token)
 
 
+@pytest.mark.slow
 def test_position_embeddings_of_torchvision(tmp_path: Path) -> None:
     network = torchvision_module().models.vit_b_16(weights=None)
     nn.init.normal_(network.encoder.pos_embedding)

@@ -39,6 +39,7 @@ def initialization(backend: Any) -> FewShotProblem:
     return Initialization(classifier(own_network(), 8, 3).double(), prox=0.1, backend=backend)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("make", [shared_encoder, initialization])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_network_of_a_users_own_agrees(make: Any, strategy: str) -> None:
@@ -64,6 +65,7 @@ def by_backend(comparisons: list[Comparison], backend: str) -> list[Comparison]:
     return [comparison for comparison in comparisons if comparison.backend == backend]
 
 
+@pytest.mark.slow
 def test_a_difference_is_found() -> None:
     def make(backend: Any) -> FewShotProblem:
         encoder = nn.Sequential(own_network(), BackendDependent())
@@ -102,6 +104,7 @@ def test_what_counts_as_rounding() -> None:
     assert not agrees(float("nan"))
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop that the kernel is compared with shares none of its operations."""
     right = convolution_choice.product

@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_check, "_LOOPED", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_measures_ours_a_plain_loop_and_peers() -> None:
     found = check_device(torch.device("cpu"))
@@ -34,6 +35,7 @@ def test_measures_ours_a_plain_loop_and_peers() -> None:
     assert all(speed.tasks_per_second > 0 for speed in found.speeds[:2])
 
 
+@pytest.mark.slow
 def test_peers_that_are_missing_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_check, "_PEERS", {"no_such_peer": device_check._higher})
     *_, peer = check_device(torch.device("cpu")).speeds

@@ -136,6 +136,7 @@ def test_strategies_that_stop_early_are_not() -> None:
     assert never.angle > 1
 
 
+@pytest.mark.slow
 def test_small_angles_are_not_lost_to_rounding() -> None:
     same = measure_hypergradient(
         problem(), Implicit(InnerSteps(4000, SGD(0.2)), ConjugateGradient(200)), make_batch()

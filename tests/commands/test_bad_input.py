@@ -248,6 +248,7 @@ def test_one_way_is_refused_in_evaluation(best: Path, capsys: pytest.CaptureFixt
     assert "way is 1: it must be at least 2" in message(capsys, "evaluate", str(best), "--way=1")
 
 
+@pytest.mark.slow
 def test_full_disk_while_saving(folder: Path, run: Path) -> None:
     limit = 150_000  # Above what the log takes, below a checkpoint.
 

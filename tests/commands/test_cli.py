@@ -103,6 +103,7 @@ def test_a_network_of_ones_own_is_evaluated_after_its_training(
     assert cli.main(["evaluate", str(tmp_path / BEST), "--tasks=2"]) == 1  # A file of anybody's.
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves_and_resume_goes_on(
     number: signal.Signals, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -204,6 +205,7 @@ def device_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewshot_blo.commands.check.check_device", lambda device: found)
 
 
+@pytest.mark.slow
 def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", *options(folder, strategy="Penalty"), "--check_tasks=2"]) == 0
     out = capsys.readouterr().out
@@ -228,6 +230,7 @@ def test_check_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert after[1] < after[0] < before
 
 
+@pytest.mark.slow
 def test_check_finds_inner_steps_that_are_too_long(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +239,7 @@ def test_check_finds_inner_steps_that_are_too_long(
     assert "it rises in 2 of 2 steps, which are too long then" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_at_the_weights_of_a_checkpoint(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

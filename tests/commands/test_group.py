@@ -166,6 +166,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     """Whether or not they are a process group, and one of them waits for the others."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -236,6 +236,7 @@ def test_the_package_starts_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "found"),
     [

@@ -65,6 +65,7 @@ def alone(batch: TaskBatch, task: int) -> TaskBatch:
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("protocol", "head"),
     [

@@ -477,6 +477,7 @@ print((highest() - before) / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory as Linux tells it")
 @pytest.mark.parametrize(("limit", "least"), [(0.1, 0.0), (4.0, 0.1)])
 def test_images_at_a_time_keep_a_limit_of_memory(limit: float, least: float) -> None:

@@ -100,6 +100,7 @@ def test_a_budget_of_steps_for_all_recipes(recipes: list[Path]) -> None:
         read_recipe(recipes[0], max_steps=0)
 
 
+@pytest.mark.slow
 def test_the_mean_over_seeds(compared: Path) -> None:
     (row,) = compare([compared / "proto"], REQUEST, folder=compared / "again")
     each = [
@@ -142,6 +143,7 @@ def test_further_metrics_have_columns(tmp_path: Path) -> None:
     assert "Further metrics are in norm mode support" in text
 
 
+@pytest.mark.slow
 def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:
     """Its deviation is over pairs of runs with one seed; unlike numbers of seeds have none."""
     maml, proto = [compared / name for name in ("maml", "proto")]
@@ -160,6 +162,7 @@ def test_the_difference_of_each_seed(compared: Path, tmp_path: Path) -> None:
     assert "running difference sd over seeds" not in unlike[1].record(unlike[0])
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_trained_again(
     compared: Path, recipes: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +175,7 @@ def test_finished_runs_are_not_trained_again(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_goes_on_after_an_interrupt(
     recipes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -199,6 +203,7 @@ def test_recipes_may_name_networks_of_ones_own(folder: Path, tmp_path: Path) -> 
         compare(row.checkpoints, REQUEST, folder=tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_starts_from_another(folder: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path / "first.yaml", folder, problem="Pretraining")
     settings = {"start_from": "first.yaml", "problem__unit": True, "problem__centre": True}
@@ -260,6 +265,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_trained_on_one_data_set_and_tested_on_another(
     compared: Path, recipes: list[Path], tmp_path: Path
 ) -> None:
@@ -289,6 +295,7 @@ def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
     return TaskBatch(*part(episodes.shot), *part(episodes.query), torch.arange(way)[None])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_give_hypergradients(path: Path) -> None:
     config = read_recipe(path)

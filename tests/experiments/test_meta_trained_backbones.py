@@ -16,6 +16,7 @@ from fewshot_blo.training import checkpoint
 NAME = "torchvision:mobilenet_v3_small"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_a_file_of_weights(tmp_path: Path) -> None:
     torch.save(load_backbone(NAME, pretrained=False).body.state_dict(), tmp_path / "w.pt")
     data = make_folder(tmp_path / "data")

@@ -82,6 +82,7 @@ def test_a_step_of_each_recipe(path: Path, photographs: Path) -> None:
         assert any(bool(g.any()) for g in step.gradient.values())
 
 
+@pytest.mark.slow
 def test_simpleshot_with_the_encoder_of_a_baseline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

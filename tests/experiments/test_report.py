@@ -102,6 +102,7 @@ def test_figures_are_those_of_evaluate(config: Config, paths: list[Path]) -> Non
         assert torch.equal(evaluation.values, expected.values)
 
 
+@pytest.mark.slow
 def test_without_progress_nothing_is_printed(
     paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_without_progress_nothing_is_printed(
     assert list(quiet) == [str(path) for path in paths]
 
 
+@pytest.mark.slow
 def test_a_table_compares_every_checkpoint_with_the_first(
     paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +203,7 @@ def test_splits_hold_their_own_classes(config: Config, paths: list[Path]) -> Non
         assert set(evaluations[0].class_names) <= set(dataset.class_names)
 
 
+@pytest.mark.slow
 def test_another_data_set(paths: list[Path], tmp_path: Path) -> None:
     """What was trained on one folder is tested on another, and on embedded glyphs."""
     other = make_folder(tmp_path / "other", classes=30)

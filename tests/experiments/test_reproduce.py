@@ -105,6 +105,7 @@ def test_a_row_has_what_was_measured(place: Published) -> None:
     assert second.figures["support"].sd_over_seeds is None
 
 
+@pytest.mark.slow
 def test_the_figures_are_found_again(
     place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def test_merged_parts_report_what_one_process_reports(
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_jobs_report_what_one_process_reports(
     checkpoints: list[str],
     whole: tuple[str, str],
@@ -105,6 +106,7 @@ def test_jobs_report_what_one_process_reports(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.json", "w.json"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_one_message(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +186,7 @@ def compared(recipes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return place
 
 
+@pytest.mark.slow
 def test_a_comparison_by_shards_is_that_of_one_process(
     recipes: list[str],
     compared: Path,
@@ -230,6 +233,7 @@ def test_another_request_is_evaluated_again(
     assert of_comparison(tmp_path / "a") == of_comparison(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_comparison_by_jobs_is_that_of_one_process(
     checkpoints: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,12 +27,14 @@ PART = 12
 """One of so many cases of the constructors."""
 
 
+@pytest.mark.slow
 def test_constructors_refuse_nonsense() -> None:
     result = constructors.fuzz(every=PART, first=5)
     assert result.failures == []
     assert result.tried == result.survived > 1000
 
 
+@pytest.mark.slow
 def test_command_lines_never_end_in_a_traceback() -> None:
     result = commands.fuzz(40, seed=1)
     assert result.failures == []

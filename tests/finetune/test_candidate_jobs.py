@@ -13,6 +13,7 @@ from fewshot_blo.finetune import Source, fit, read_labelled
 from fewshot_blo.finetune.files import save_classifier
 
 
+@pytest.mark.slow
 def test_jobs_choose_and_fit_what_one_process_does(
     make_folder: Callable[..., Path],
     tmp_path: Path,

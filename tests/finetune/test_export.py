@@ -124,6 +124,7 @@ def test_strangers_are_of_none_of_the_classes(
     assert torch.equal(known, likeness >= module.rejection.threshold)
 
 
+@pytest.mark.slow
 def test_without_a_detector(
     make_folder: Callable[..., Path],
     fit_one: Callable[[Candidate, LabelledImages, float], Classifier],
@@ -153,6 +154,7 @@ def test_the_script_decodes_as_the_classifier_does(color: bool, tmp_path: Path) 
     assert modes >= {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("resizing", ["inside", "outside"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files(
@@ -188,6 +190,7 @@ def test_files(
     assert content["resizing"]["inside_the_model"] == (resizing == "inside")
 
 
+@pytest.mark.slow
 def test_the_script_needs_nothing_of_this_package(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def script(folder: Path, *words: str, **environment: str) -> tuple[int, str, str
     return found.returncode, found.stdout, found.stderr
 
 
+@pytest.mark.slow
 def test_the_script_shows_names_and_goes_on_after_a_bad_picture(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -249,6 +253,7 @@ def test_the_script_shows_names_and_goes_on_after_a_bad_picture(
     assert script(tmp_path)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_closed_output_ends_the_script_quietly(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -267,6 +272,7 @@ def test_a_closed_output_ends_the_script_quietly(
     assert process.returncode == 141
 
 
+@pytest.mark.slow
 def test_sets_of_the_model_are_those_of_the_classifier(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -290,6 +296,7 @@ def test_sets_of_the_model_are_those_of_the_classifier(
     assert "set" not in model.predict(path)
 
 
+@pytest.mark.slow
 def test_what_exporters_print_is_not_shown(
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
@@ -325,6 +332,7 @@ def test_onnx_without_its_packages(
         export(make_classifier(CANDIDATES[0]), tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_a_file_that_says_something_else_is_not_written(
     make_classifier: Callable[[Candidate], Classifier],
     tmp_path: Path,
@@ -346,6 +354,7 @@ def test_a_file_that_says_something_else_is_not_written(
     assert not (tmp_path / "m.json").exists()
 
 
+@pytest.mark.slow
 def test_other_labels_are_named(
     make_classifier: Callable[[Candidate], Classifier], tmp_path: Path
 ) -> None:
@@ -376,6 +385,7 @@ def test_another_model_s_preprocessor_is_kept(
     assert (tmp_path / "preprocessor_config.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["package.json", "package_predict.py"])
 def test_a_file_that_no_export_wrote_is_kept(
     name: str, make_classifier: Callable[[Candidate], Classifier], tmp_path: Path

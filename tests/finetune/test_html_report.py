@@ -223,6 +223,7 @@ def test_two_classes_and_a_test_set(fit_one: Fit, tmp_path: Path) -> None:
     assert [row[3] for row in page.cells["classes"][1:]] == ["67 % of 3", "not measured"]
 
 
+@pytest.mark.slow
 def test_hundred_classes(fit_one: Fit, tmp_path: Path) -> None:
     names = tuple(f"class number {number} of a long name" for number in range(100))
     data = images_of(*[20] * 100, names=names)
@@ -261,6 +262,7 @@ def by_loop_of_folds(held_out: HeldOut) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_thumbnails_stay_within_their_bytes(fit_one: Fit, tmp_path: Path) -> None:
     data = images_of(700, 700, side=64)
     _, text = written(

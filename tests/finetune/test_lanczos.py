@@ -49,6 +49,7 @@ def test_the_order_of_the_passes(columns_first: bool) -> None:
     np.testing.assert_array_equal(found, np.asarray(expected).transpose(2, 0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Of the exporter's own use of PyTorch.
 @pytest.mark.parametrize("columns_first", [True, False])
 def test_onnx_takes_any_size(columns_first: bool) -> None:

@@ -102,6 +102,7 @@ def drop(page: Page, *files: tuple[str, bytes]) -> None:
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
 
 
+@pytest.mark.slow
 def test_from_pictures_to_a_classifier_that_has_learned(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#file")).to_have_text("c.pt")
     expect(page.locator("#classes li")).to_have_text(["blue & <b>5", "groß 緑4", "red5"])

@@ -191,6 +191,7 @@ def test_the_choice_is_that_of_the_lowest_balanced_log_loss() -> None:
     assert good[0].accuracy == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_of_many_coins_the_best_is_not_believed() -> None:
     torch.manual_seed(0)
     promised, looks = [], []

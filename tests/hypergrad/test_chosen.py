@@ -129,6 +129,7 @@ def test_tasks_are_solved_to_the_tolerance_each_by_itself() -> None:
     torch.testing.assert_close(both[:1], solve(slice(0, 1)), rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_steps_fall_as_rho_grows() -> None:
     """With constant steps it diverges at outer step 336; the published schedules shorten them."""
     torch.manual_seed(0)

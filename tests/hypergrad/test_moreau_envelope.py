@@ -120,6 +120,7 @@ def error_after(steps: int, c: float, growth: float) -> float:
     return abs(float(solution.outer["u"]) - 1 / 1.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", [1.0, 3.0])
 def test_it_converges_as_the_weight_grows(c: float) -> None:
     errors = [error_after(steps, c, 0.45) for steps in (1000, 4000)]
@@ -128,6 +129,7 @@ def test_it_converges_as_the_weight_grows(c: float) -> None:
     assert 1.6 < errors[0] / errors[1] < 2.2
 
 
+@pytest.mark.slow
 def test_a_nonconvex_inner_problem() -> None:
     """The paper's example ``F = (u - 2)² + (v - 4)²``, ``G = sin(u + v - 2)``.
 

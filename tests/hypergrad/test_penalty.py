@@ -114,6 +114,7 @@ def test_error_falls_as_one_over_rho() -> None:
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.02)
 
 
+@pytest.mark.slow
 def test_multipliers_drive_the_error_to_zero_at_fixed_rho() -> None:
     quadratic = Quadratic.random()
     strategy = penalty(2.0, epsilon=1e6, rho_growth=1.0)

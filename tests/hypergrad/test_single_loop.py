@@ -107,6 +107,7 @@ def optimum(quadratic: Quadratic) -> Tensor:
     return solution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL.values(), ids=list(ALL))
 def test_with_all_data_it_converges_to_the_solution(make: Callable[..., Any]) -> None:
     quadratic = Quadratic.random(seed=3)
@@ -175,6 +176,7 @@ def error_after(strategy: Strategy, steps: int, rate: float, decay: float = 0.0)
     return float((found.outer["u"] - blocks.solution()).detach().norm())
 
 
+@pytest.mark.slow
 def test_memories_take_the_noise_away() -> None:
     """With constant steps SABA converges to rounding, and SOBA stays where its noise leaves it."""
     inner = InnerSteps(1, SGD(0.1))

@@ -268,6 +268,7 @@ def test_unused_outer_variable_is_a_structural_zero() -> None:
             outer_step(Unroll(InnerSteps(2), recompute=recompute), problem, COLD)
 
 
+@pytest.mark.slow
 def test_divergence_stops_with_the_cause() -> None:
     with pytest.raises(
         FloatingPointError, match=r"Unroll: the outer loss of task 0 is .*step size"

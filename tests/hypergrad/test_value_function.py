@@ -39,6 +39,7 @@ def test_equals_the_closed_form_at_the_minimisers(lam: float, *, continued: bool
     torch.testing.assert_close(step.gradient["u"], expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_error_falls_as_one_over_lambda() -> None:
     quadratic = Quadratic.random()
     exact = quadratic.exact()

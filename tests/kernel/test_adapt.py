@@ -199,6 +199,7 @@ def conv4_peak(steps: int, *, recompute: bool | None) -> int:
     return peak_bytes(lambda: strategy.hypergradient(bilevel, UnrollState()))
 
 
+@pytest.mark.slow
 def test_no_number_of_steps_takes_more_memory_than_five() -> None:
     five = conv4_peak(5, recompute=None)
     assert conv4_peak(10, recompute=False) > 1.3 * five
@@ -206,6 +207,7 @@ def test_no_number_of_steps_takes_more_memory_than_five() -> None:
     assert conv4_peak(40, recompute=None) < five
 
 
+@pytest.mark.slow
 def test_segments_keep_memory_flat_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewshot_blo.kernel.recompute._STATES", 0)
     assert conv4_peak(30, recompute=True) < 1.1 * conv4_peak(5, recompute=True)

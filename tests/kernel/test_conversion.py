@@ -206,6 +206,7 @@ def test_without_a_compiler_there_is_a_reason(
         native_kernels.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native_kernels().libraries, reason="no C compiler")
 def test_code_is_loaded_from_a_private_folder_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

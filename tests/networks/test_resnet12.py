@@ -114,6 +114,7 @@ def test_second_order_gradients_equal_a_plain_loop(norm: Norm, mode: NormMode) -
         assert_same(step.gradient, gradient)
 
 
+@pytest.mark.slow
 def test_dropping_depends_on_the_task_alone() -> None:
     network = classifier(make(drop_block=2, drop_rate=0.3), 8, 3).double()
     strategy, batch = Unroll(InnerSteps(2, SGD(0.1))), make_batch()

@@ -47,6 +47,7 @@ def view(images: Tensor, views: Views, number: int) -> Tensor:
     return torch.stack([torch.stack(task) for task in tasks])
 
 
+@pytest.mark.sampled(4)
 @every_view
 @pytest.mark.parametrize("norm", ["transductive", "support", "running"])
 @pytest.mark.parametrize("sizes", [{}, RAGGED], ids=["fixed", "ragged"])

@@ -83,6 +83,7 @@ def by_hand(adapts: Adapts, task: TaskBatch, views: Views) -> Tensor:
     return F.linear(features(task.query_x[0], own), v["weight"], v["bias"]).detach()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("views", ["one", "crops", "scales"])
 @pytest.mark.parametrize("adapts", ADAPTS)
 def test_stacked_tasks_equal_tasks_by_hand(adapts: Adapts, views: Views) -> None:

@@ -62,6 +62,7 @@ def test_dropout_masks_are_made_again() -> None:
     assert slope == pytest.approx((losses[0] - losses[1]) / 2e-7, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
     def peak(slices: int, repeats: int) -> int:
         batch = make_batch()

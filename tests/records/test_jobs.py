@@ -45,6 +45,7 @@ def test_items_are_shared_and_lines_and_counts_arrive(
     assert sorted(lines) == ["squaring 3", "squaring 4", "squaring 5"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_ends_all(tmp_path: Path) -> None:
     message = r"job ./2 was killed \(SIGKILL\).*use fewer jobs"
     with pytest.raises(ChildProcessError, match=message):
@@ -52,6 +53,7 @@ def test_a_job_that_is_killed_ends_all(tmp_path: Path) -> None:
     check_ended(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_others_go_on_if_that_is_asked_for(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +64,7 @@ def test_the_others_go_on_if_that_is_asked_for(
     check_ended(tmp_path)
 
 
+@pytest.mark.slow
 def test_jobs_may_finish_a_step_and_say_so(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +103,7 @@ def test_gpus_are_taken_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [default_device_module.jobs_on(gpu) for gpu in range(2)] == [2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "limit", "expected"),
     [
@@ -150,6 +154,7 @@ list(run_jobs(partial(accidents, Path(sys.argv[1])), ["wait"], 1))
 """
 
 
+@pytest.mark.slow
 def test_jobs_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     """The program has no guard of __main__, which is not run again in the job."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -212,6 +212,7 @@ def test_a_logger_cannot_change_the_log(tmp_path: Path) -> None:
     assert read_log(tmp_path / LOG) == records(1, 4)
 
 
+@pytest.mark.slow
 def test_a_run_logs_as_its_settings_say_and_resumes(tmp_path: Path) -> None:
     chosen = TrainSettings(**{**vars(SETTINGS), "loggers": ("CSV",)})
     first = Recorder()

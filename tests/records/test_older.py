@@ -381,6 +381,7 @@ STRATEGIES: list[Strategy] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__)
 def test_a_run_of_an_earlier_version_goes_on(
     strategy: Strategy, images: Path, tmp_path: Path

@@ -90,6 +90,7 @@ def several() -> PlainProblem:
     )
 
 
+@pytest.mark.slow
 def test_unrolling_starts_cold_and_a_warm_start_is_told() -> None:
     steps, rate = Unroll(InnerSteps(50, SGD(0.1))), partial(torch.optim.SGD, lr=0.1)
     cold = solve(several(), steps, rate, steps=80, progress=False)

@@ -133,6 +133,7 @@ def test_outer_constraints_that_cannot_be_met_are_told() -> None:
         solve(given, progress=False)
 
 
+@pytest.mark.slow
 def test_inner_constraints_that_cannot_be_met_are_told() -> None:
     """v_1 is to be at most -1 and at least 1."""
     given = followed(
@@ -143,6 +144,7 @@ def test_inner_constraints_that_cannot_be_met_are_told() -> None:
         solve(given, progress=False)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     "strategy", [Implicit(), Penalty(), Unroll(), ValueFunction()], ids=lambda x: type(x).__name__
 )

@@ -55,6 +55,7 @@ def test_an_outer_equality() -> None:
     torch.testing.assert_close(solution.outer["u"], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_multipliers_move_with_steps_of_ones_own(tmp_path: Path) -> None:
     rate = partial(torch.optim.SGD, lr=0.05)
 
@@ -83,6 +84,7 @@ def test_a_constraint_that_is_no_vector() -> None:
         solve(follower(outer_equalities=lambda v, u: v["v"].sum()), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", [Implicit(), Unroll(), ValueFunction(), BOME()], ids=lambda x: type(x).__name__
 )
@@ -105,6 +107,7 @@ def test_a_box_of_inner_variables(strategy: Strategy) -> None:
     assert float(solution.inner["v"][1]) == pytest.approx(2.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_bounds_that_depend_on_the_outer_variables() -> None:
     """v = min(2, u_1) for entries; F is least where u_1 reaches its target."""
     bounds = {"v": Box(high=lambda u: u["u"][:1].expand(2))}
@@ -121,6 +124,7 @@ def test_bounds_that_depend_on_the_outer_variables() -> None:
         solve(wants_more, ValueFunction(), constraints=bounds, progress=False)
 
 
+@pytest.mark.slow
 def test_a_simplex_of_inner_variables() -> None:
     """The point of the simplex next to u is the target's share."""
     target = torch.tensor([0.3, 0.7], dtype=torch.float64)
@@ -145,6 +149,7 @@ def test_penalty_refuses_sets() -> None:
         solve(follower(), Penalty(), constraints={"v": Box(0.0)}, progress=False)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name",
     [

@@ -24,6 +24,7 @@ FAST = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FAST)
 def test_solution_and_certificate(name: str) -> None:
     published = {**PUBLISHED, **HELD_OUT}[name]
@@ -72,6 +73,7 @@ def test_hypergradient_by_finite_differences(name: str, smoothing: float) -> Non
         assert float(gradient[entry]) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_where_no_v_is_feasible_the_hypergradient_leads_back() -> None:
     """v between u and 1 - u: none for u > 1/2, though F asks for u = 2."""
     problem = PlainProblem(
@@ -104,6 +106,7 @@ def test_a_local_inner_minimiser_is_told() -> None:
         solve(problem, constraints=sets, progress=False)
 
 
+@pytest.mark.slow
 def test_another_start_with_a_lower_outer_loss_is_taken() -> None:
     """u = 3 with F = 9 is a local solution, to which the start leads; u = 1 with F = 5 is not."""
     published = PUBLISHED["ClarkWesterberg1990a"]

@@ -27,6 +27,7 @@ def study(folder: Path, **settings: object) -> Denoising:
     return Denoising(**{"root": str(folder), "train": 300, "validation": 100, **settings})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -134,6 +135,7 @@ def test_labels_are_wrong_as_often_as_told(digits_root: Path) -> None:
     assert not torch.equal(other.labels, denoising.labels)
 
 
+@pytest.mark.slow
 def test_baselines_stand_in_order(digits_root: Path) -> None:
     rows = study(digits_root).baselines()
     assert rows["oracle: clean labels alone"][WRONG] == 0
@@ -143,6 +145,7 @@ def test_baselines_stand_in_order(digits_root: Path) -> None:
     assert rows["labels that a model of the clean images finds"][AUC] > 0.9
 
 
+@pytest.mark.slow
 def test_mini_batches_of_a_network_that_is_not_convex(digits_root: Path) -> None:
     denoising = study(digits_root, network="convolutional", batch=20, updates=3)
     strategy = Penalty(InnerSteps(2, Adam(1e-3)))

@@ -78,6 +78,7 @@ def test_gradient_of_a_cold_step_against_finite_differences(digits_root: Path) -
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cold", "suffix"), [("fixed", AS_FOUND), ("fresh", RETRAINED)])
 def test_distilled_images_teach_more_than_real_ones(
     cold: str, suffix: str, digits_root: Path

@@ -105,6 +105,7 @@ def moves(study: Study, strategy: Strategy) -> None:
             torch.testing.assert_close(constraints[name].project(p), p)
 
 
+@pytest.mark.sampled(4)
 @every_strategy
 @pytest.mark.parametrize("kind", DIGITS, ids=lambda kind: kind.__name__)
 def test_problems_of_digits(kind: Any, strategy: Strategy, digits_root: Path) -> None:

@@ -79,6 +79,7 @@ def test_optimum_is_the_least_value() -> None:
     assert ((bounds[0][0] <= at) & (at <= bounds[0][1])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [False, True], ids=["conjugate gradients", "SABA, blocks"])
 def test_strategies_come_near_the_least_value(blocks: bool) -> None:
     exact: Strategy = Implicit(InnerSteps(10, SGD(0.8)), ConjugateGradient(4))

@@ -99,6 +99,7 @@ def test_baselines_of_wrong_labels(digits_root: Path) -> None:
     assert 0.5 < ratio < 2
 
 
+@pytest.mark.slow
 def test_a_targeted_attack_hits_its_target(digits_root: Path, tmp_path: Path) -> None:
     study = TargetedPoisoning(str(digits_root), train=100, validation=200)
     solution = attack(study, Implicit(InnerSteps(10, Adam(1e-2)), ConjugateGradient(10)), 50)
@@ -123,6 +124,7 @@ def test_labels_of_poison(digits_root: Path) -> None:
     assert targeted.poison.y.tolist() == [3, 3, 3, 8, 8, 8, 8]
 
 
+@pytest.mark.slow
 def test_clean_labels_mislead(clean_label: CleanLabelPoisoning, tmp_path: Path) -> None:
     targets, others = clean_label._divided_test
     assert targets.sides.tolist() == [-1, -1, -1, 1, 1, 1]

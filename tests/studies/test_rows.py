@@ -70,6 +70,7 @@ def write_recipe(path: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_a_recipe_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path / "r.yaml")
     words = ["study", str(recipe), f"--folder={tmp_path / 'f'}", "--seeds", "0", "1"]

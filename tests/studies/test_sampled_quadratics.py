@@ -78,6 +78,7 @@ def test_the_value_has_a_minimum(seed: int) -> None:
     assert float(torch.linalg.eigvalsh(curvature).min()) > 1e-2
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("strategy", "steps", "bound"), STRATEGIES.values(), ids=list(STRATEGIES))
 def test_every_strategy_comes_near_the_exact_value(
     strategy: Strategy, steps: int, bound: float
@@ -85,6 +86,7 @@ def test_every_strategy_comes_near_the_exact_value(
     assert gap_after(SMALL, strategy, steps, 0.5) < bound
 
 
+@pytest.mark.slow
 def test_of_blocks_saba_alone_reaches_the_exact_value() -> None:
     study = SampledQuadratics(samples=128, inner=12, outer=4, batch=16)
     one = InnerSteps(1, SGD(0.1))

@@ -42,6 +42,7 @@ def files(place: Path) -> set[str]:
     return {name for name in found if "tfevents" not in name}
 
 
+@pytest.mark.slow
 def test_rows_by_shards_and_by_jobs_are_those_of_one_process(
     recipe: Path,
     tmp_path: Path,

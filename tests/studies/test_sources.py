@@ -90,6 +90,7 @@ def retrained_slopes() -> list[float]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -101,6 +101,7 @@ class Noisy(WeightDecay):
         return Digits([noisy(part) for part in clean.parts], noisy(clean.test))
 
 
+@pytest.mark.slow
 def test_learned_decays_beat_the_best_single_one(digits_root: Path) -> None:
     study = Noisy(str(digits_root), train=60, validation=100, stopping=50)
     rows = study.baselines()

@@ -96,6 +96,7 @@ def test_a_folder_without_its_files_is_named(kind: type[DataSet], tmp_path: Path
             kind().changed(root=str(tmp_path)).load()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "data",
     [

@@ -423,6 +423,7 @@ def test_real_lists_hold_every_character_once() -> None:
     assert len(set.union(*alphabets[1])) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "expected"),
     [("vinyals", [1028, 172, 423]), ("background", [883, 81, 659])],

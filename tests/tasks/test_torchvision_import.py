@@ -40,6 +40,7 @@ def test_datasets_transforms_and_models_work() -> None:
         assert model(torch.rand(1, 3, 32, 32)).shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_import_is_lazy_and_repairs_a_plain_import_that_failed_before() -> None:
     code = """
 import sys

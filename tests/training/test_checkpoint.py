@@ -123,6 +123,7 @@ def test_full_disk_leaves_the_previous_checkpoint(
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.slow
 def test_limit_on_file_size(path: Path) -> None:
     save(make_checkpoint(), path)
     before = path.read_bytes()

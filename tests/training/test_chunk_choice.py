@@ -160,6 +160,7 @@ LONG = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", LONG.values(), ids=LONG)
 def test_the_estimated_peak_is_near_the_true_one(method: Strategy) -> None:
     problem, batch = conv4(), one_task()
@@ -216,6 +217,7 @@ def test_the_chosen_chunk_obeys_the_limit(strategy: str) -> None:
     assert choose(1).size == 1
 
 
+@pytest.mark.slow
 def test_long_unrollings_keep_their_graphs_where_memory_is_there() -> None:
     problem, batch = conv4(4), make_batch(2, 5, 1, 5, size=28).to("cpu", torch.float32)
     method = Unroll(InnerSteps(20, SGD(0.01)))
@@ -308,6 +310,7 @@ def test_strategies_without_the_choice_are_left_alone(strategy: Strategy) -> Non
         assert strategy.with_recompute(way) is strategy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["loop", "batched"])
 @pytest.mark.parametrize(
     "method",

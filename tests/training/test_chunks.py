@@ -105,6 +105,7 @@ class SmallMemory(Unroll):
         return super().hypergradient(problem, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -202,6 +203,7 @@ class NoRoomForGraphs(Unroll):
         return super().hypergradient(problem, state)
 
 
+@pytest.mark.slow
 def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(3)
     keys = dropout_keys(batch, 0, 0)

@@ -154,6 +154,7 @@ def reads_of_steps(run: Run, batch: TaskBatch, steps: int = 2) -> list[str]:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("norm", "ragged"), [("transductive", True), ("support", False)])
 @pytest.mark.parametrize("make", [initialization, shared_encoder])
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -176,6 +177,7 @@ def of_numbers(batch: TaskBatch) -> TaskBatch:
     return TaskBatch(batch.support_x, support_y, batch.query_x, query_y, **rows)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("head", HEADS)
 def test_no_head_reads_on_the_host(head: str, ragged: bool, tmp_path: Any) -> None:

@@ -89,6 +89,7 @@ def test_the_first_steps_are_soon_forgotten() -> None:
     assert found == pytest.approx([first, second, third, fourth, fifth], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_validation_takes_the_average_and_resume_keeps_it(tmp_path: Path) -> None:
     settings = replace(SETTINGS, ema=0.9, validate_every=1, steps=4)
     problem = make_problem()

@@ -61,6 +61,7 @@ def test_processes_that_differ_are_refused(group: Group) -> None:
     assert "differ in their folders" in refused["folders"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_another_number_goes_on(group: Group, tmp_path: Path) -> None:
     folder, said = group
     assert (said[0]["train"]["stopped"], said[0]["train"]["interrupted"]) == (4, True)

@@ -59,6 +59,7 @@ def kill() -> None:
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("minutes", "saved"), [(10.0, 1), (1e-9, 3), (0.0, 1)])
 def test_the_first_step_is_saved_and_those_after_some_time(
     minutes: float, saved: int, tmp_path: Path
@@ -147,6 +148,7 @@ def test_memory_of_the_host_runs_out(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2, 4, 6])
 def test_a_full_disk_at_any_write_leaves_the_earlier_files(
     number: int,
@@ -201,6 +203,7 @@ run(Path({folder!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_a_write_leaves_nothing_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_search_is_of_its_seed_and_grows(
     assert "Importance of the settings (PED-ANOVA): train.learning_rate" in text
 
 
+@pytest.mark.slow
 def test_a_killed_and_interrupted_search_goes_on_as_if_it_never_was(
     found: TuneResult, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
