@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -266,37 +266,36 @@ def meets_norms(problem: str) -> bool:
     return problem.startswith("initialization") or problem in ENCODERS_WITH_EVERY_NORM
 
 
-def cases_with_norms() -> list[Any]:
-    """All cases with batch norm, and with every norm those where norms meet something new.
-
-    Of these each has batch norm and one other norm, in turn, in the tests that are not slow.
-    """
-    chosen = []
-    for place, (strategy, problem) in enumerate(cases()):
-        norms = NORMS if meets_norms(problem) else NORMS[:1]
-        often = {"batch", NORMS[1 + place % (len(NORMS) - 1)]}
-        chosen += [_case(strategy, problem, norm, slow=norm not in often) for norm in norms]
-    return chosen
+def cases_with_norms() -> list[tuple[str, str, Norm]]:
+    """All cases with batch norm, and with every norm those where norms meet something new."""
+    return [
+        (strategy, problem, norm)
+        for (strategy, problem), norm in itertools.product(cases(), NORMS)
+        if norm == "batch" or meets_norms(problem)
+    ]
 
 
-def cases_with_modes() -> list[Any]:
-    """All cases in one mode, and in both those where norms meet something new.
-
-    Of these each has one mode, in turn, in the tests that are not slow.
-    """
-    chosen = []
-    for place, (strategy, problem) in enumerate(cases()):
-        modes = NORM_MODES if meets_norms(problem) else ("support",)
-        often = modes[place % len(modes)]
-        chosen += [_case(strategy, problem, mode, slow=mode != often) for mode in modes]
-    return chosen
+def cases_with_modes() -> list[tuple[str, str, NormMode]]:
+    """All cases in one mode, and in both those where norms meet something new."""
+    return [
+        (strategy, problem, mode)
+        for (strategy, problem), mode in itertools.product(cases(), NORM_MODES)
+        if mode == "support" or meets_norms(problem)
+    ]
 
 
-def _case(*values: str, slow: bool) -> Any:
-    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
+def in_turn(cases: Sequence[tuple[Any, ...]], *, always: int) -> list[Any]:
+    """Cases, slow but for the first ``always`` and one further of each strategy and problem."""
+    marked = []
+    for place, (_, group) in enumerate(itertools.groupby(cases, key=lambda case: case[:2])):
+        own = list(group)
+        further = own[always:]
+        often = {*own[:always], *further[place % max(1, len(further)) :][:1]}
+        marked += [pytest.param(*c, marks=() if c in often else pytest.mark.slow) for c in own]
+    return marked
 
 
-@pytest.mark.parametrize(("strategy", "problem", "norm"), cases_with_norms())
+@pytest.mark.parametrize(("strategy", "problem", "norm"), in_turn(cases_with_norms(), always=1))
 def test_equals_plain_loop(strategy: str, problem: str, norm: Norm) -> None:
     few_shot, plain = make_problem(problem, norm)
     method, batch = fit(STRATEGIES[strategy], problem), make_batch()
@@ -308,7 +307,7 @@ def test_equals_plain_loop(strategy: str, problem: str, norm: Norm) -> None:
         assert_same(step.gradient, gradient)
 
 
-@pytest.mark.parametrize(("strategy", "problem", "mode"), cases_with_modes())
+@pytest.mark.parametrize(("strategy", "problem", "mode"), in_turn(cases_with_modes(), always=0))
 def test_padding_and_chunks_change_nothing(strategy: str, problem: str, mode: NormMode) -> None:
     few_shot, plain = make_problem(problem, "batch")
     method, batch = fit(STRATEGIES[strategy], problem), make_ragged_batch()
