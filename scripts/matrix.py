@@ -30,6 +30,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "matrix"
 RESULTS = ROOT / "docs" / "data" / "versions.json"
+ALL = "all"
 TABLE = ROOT / "docs" / "results" / "versions.md"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 KINDS = ("lowest", "newest")
@@ -102,7 +103,7 @@ class Environment:
             self.version("torch"),
             self.version("torchvision"),
             self.version("numpy"),
-            " ".join(paths) or "all",
+            " ".join(paths) or ALL,
             passed,
             skipped,
             failed,
@@ -132,9 +133,13 @@ class Result:
     machine: str
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What a later result of the same environment and tests replaces."""
-        return (self.kind, self.python.rpartition(".")[0], self.tests)
+    def environment(self) -> tuple[str, str]:
+        """Kind, and Python without its patch version."""
+        return (self.kind, self.python.rpartition(".")[0])
+
+    def replaces(self, earlier: Result) -> bool:
+        """Whether it has all that an earlier result had."""
+        return self.environment == earlier.environment and self.tests in (ALL, earlier.tests)
 
 
 def lowest(settings: str) -> dict[str, str]:
@@ -172,9 +177,11 @@ def table(results: Sequence[Result]) -> str:
         f"| {r.processes} | `{r.commit}` | {r.machine} |"
         for r in results
     ]
-    return "\n".join([_HEADER, *rows, ""])
+    some = any(r.tests != ALL for r in results)
+    return "\n".join([_HEADER, *rows, *(["", _SOME] if some else []), ""])
 
 
+_SOME = "Rows of some files are of later commits than rows of all: they repeat what failed there."
 _COLUMNS = (
     "environment",
     "Python",
@@ -199,8 +206,6 @@ below its upper bounds and the newest of all others. Other pairs of Python and t
 `.github/workflows/ci.yml`. Tests that need a GPU, a browser or files of data are skipped where
 there are none.
 
-Rows of some files are of later commits than rows of all: they repeat what failed there, mended.
-
 | {" | ".join(_COLUMNS)} |
 |{"---|" * len(_COLUMNS)}"""
 
@@ -220,8 +225,8 @@ def environments(kinds: Sequence[str], pythons: Sequence[str]) -> list[Environme
 def keep(result: Result) -> None:
     """Adds a result to those that are kept, and writes the table."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    results = {row.key: row for row in (*(Result(**row) for row in rows), result)}
-    kept = [results[key] for key in sorted(results)]
+    earlier = [row for row in (Result(**row) for row in rows) if not result.replaces(row)]
+    kept = sorted([*earlier, result], key=lambda row: (row.environment, row.tests))
     RESULTS.write_text(json.dumps([asdict(row) for row in kept], indent=1) + "\n", encoding="utf-8")
     TABLE.write_text(table(kept), encoding="utf-8")
 

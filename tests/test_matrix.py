@@ -60,8 +60,22 @@ def test_a_later_result_replaces_that_of_its_environment(
         result = matrix.Result(kind, python, *versions, "all", 5, 1, failed, 9.4, 2, "abc", "CPU")
         matrix.keep(result)
     matrix.keep(matrix.Result("lowest", "3.11.8", *versions, "all", 8, 1, 0, 9.6, 2, "def", "CPU"))
-    rows = (tmp_path / "versions.md").read_text(encoding="utf-8").splitlines()[-2:]
-    assert rows == [
+    both = [
         "| lowest | 3.11.8 | 2.8.0 | 0.23.0 | 1.26.0 | all | 8 | 1 | 0 | 10 | 2 | `def` | CPU |",
         "| newest | 3.11.7 | 2.8.0 | 0.23.0 | 1.26.0 | all | 5 | 1 | 0 | 9 | 2 | `abc` | CPU |",
     ]
+
+    def written() -> list[str]:
+        lines: list[str] = (tmp_path / "versions.md").read_text(encoding="utf-8").splitlines()
+        return lines[lines.index(f"|{'---|' * 13}") + 1 :]
+
+    assert written() == both
+    matrix.keep(
+        matrix.Result("newest", "3.11.7", *versions, "tests/a.py", 2, 0, 0, 1, 1, "fed", "CPU")
+    )
+    assert written()[:2] == both
+    assert "| tests/a.py | 2 |" in written()[2]
+    assert "Rows of some files" in written()[-1]
+    # All tests include those of some files.
+    matrix.keep(matrix.Result("newest", "3.11.7", *versions, "all", 5, 1, 0, 9.4, 2, "abc", "CPU"))
+    assert written() == both
