@@ -254,7 +254,7 @@ def main() -> None:
         print(f"not installed, hence not run: Python {', '.join(absent)}")
     bad = False
     # Now, for each result changes the table.
-    commit = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
+    commit = tested_commit()
     for environment in chosen:
         try:
             environment.install(keep=options.keep)
@@ -269,6 +269,15 @@ def main() -> None:
         print(f"{environment.folder.name}: {result}")
         bad = bad or result.failed > 0
     sys.exit(bad)
+
+
+def tested_commit() -> str:
+    """The commit, with "-dirty" if tracked files are changed, other than the results themselves."""
+    git = ("git", "-C", str(ROOT))
+    commit = _output(*git, "rev-parse", "--short", "HEAD")
+    results = [f":!{path.relative_to(ROOT)}" for path in (RESULTS, TABLE)]
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *results)
+    return f"{commit}-dirty" if changed else commit
 
 
 def _runs(command: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,22 @@ def test_a_later_result_replaces_that_of_its_environment(
     # All tests include those of some files.
     matrix.keep(matrix.Result("newest", "3.11.7", *versions, "all", 5, 1, 0, 9.4, 2, "abc", "CPU"))
     assert written() == both
+
+
+def test_results_of_another_environment_are_no_change_of_the_commit(
+    matrix: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, code = tmp_path / "versions.json", tmp_path / "code.py"
+    for name, path in (("ROOT", tmp_path), ("RESULTS", results), ("TABLE", results)):
+        monkeypatch.setattr(matrix, name, path)
+    results.write_text("[]")
+    code.write_text("")
+    person = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    for words in (("init", "-q"), ("add", "."), (*person, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    commit = matrix.tested_commit()
+    results.write_text("[1]")
+    (tmp_path / "untracked").write_text("")
+    assert matrix.tested_commit() == commit
+    code.write_text("1")
+    assert matrix.tested_commit() == f"{commit}-dirty"
