@@ -30,8 +30,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "matrix"
 RESULTS = ROOT / "docs" / "data" / "versions.json"
-ALL = "all"
 TABLE = ROOT / "docs" / "results" / "versions.md"
+ALL = "all"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 KINDS = ("lowest", "newest")
 NEWEST = {"torch": "2.14.1", "torchvision": "0.29.1"}
@@ -253,7 +253,6 @@ def main() -> None:
     if absent:
         print(f"not installed, hence not run: Python {', '.join(absent)}")
     bad = False
-    # Now, for each result changes the table.
     commit = tested_commit()
     for environment in chosen:
         try:
