@@ -12,7 +12,7 @@ from fewshot_blo.errors import ConfigurationError, DivergenceError
 from fewshot_blo.hypergrad import Implicit, Penalty, Strategy, Unroll
 from fewshot_blo.hypergrad.penalty import PenaltyStep
 from fewshot_blo.hypergrad.strategy import outer_step
-from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.outer_variables import OuterVariables
 
 
@@ -92,7 +92,8 @@ def test_number_of_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [Unroll(InnerSteps(1)), Implicit(InnerSteps(1)), Penalty(InnerSteps(1), rho=0.1)]
+    "strategy",
+    [Unroll(InnerSteps(1, SGD())), Implicit(InnerSteps(1)), Penalty(InnerSteps(1), rho=0.1)],
 )
 def test_a_loss_that_is_not_one_number_a_task_is_named(strategy: Strategy) -> None:
     quadratic = Quadratic.random().bilevel()
@@ -125,7 +126,8 @@ def test_chunks_are_weighted_by_their_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [Unroll(InnerSteps(3)), Implicit(InnerSteps(3)), Penalty(InnerSteps(3), rho=0.1)]
+    "strategy",
+    [Unroll(InnerSteps(3, SGD())), Implicit(InnerSteps(3)), Penalty(InnerSteps(3), rho=0.1)],
 )
 def test_chunks_combine_to_the_whole(strategy: Strategy) -> None:
     quadratic = Quadratic.random(tasks=5)

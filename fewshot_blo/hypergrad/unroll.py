@@ -57,7 +57,7 @@ class Unroll(Strategy[UnrollState]):
 
     Attributes:
         inner: T inner steps; with a tolerance, or where their number is unset, as many as solve the
-            inner problem and its derivative.
+            inner problem of each task and its derivative. A number of steps needs a rule.
         first_order: treat inner gradients as constants.
         truncate: number of last steps that are differentiated exactly, the earlier ones to first
             order; all where unset.
@@ -177,7 +177,8 @@ class Unroll(Strategy[UnrollState]):
         if self.first_order_steps:
             return self.at(int(state.outer_step)).hypergradient(problem, state)
         start = inner_start(problem, state)
-        steps = chosen_steps(problem, start, self.inner)
+        chosen = chosen_steps(problem, start, self.inner)
+        steps = chosen.steps
         losses: list[Tensor] = []
 
         def evaluate(number: int, v: TaskParams) -> None:
@@ -211,8 +212,7 @@ class Unroll(Strategy[UnrollState]):
         inner = {name: p.detach() for name, p in inner.items()}
         with torch.no_grad():
             inner_loss = problem.inner_loss(inner)
-        counted = torch.full_like(inner_loss, steps.most)
-        figures = {"inner_steps": counted} if steps != self.inner else {}
+        figures = {} if chosen.counts is None else {"inner_steps": chosen.counts.to(inner_loss)}
         return OuterStep(gradient, inner, outer_loss.detach(), inner_loss, figures=figures)
 
     def advance(self, state: UnrollState, step: OuterStep) -> UnrollState:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params, TaskLoss, TaskParams, task_dot
 from fewshot_blo.kernel.inner_steps import InnerSteps
 from fewshot_blo.kernel.recompute import run_recomputed
-from fewshot_blo.kernel.rules import RuleState, by_task
+from fewshot_blo.kernel.rules import TENTATIVE, RuleState, by_task
 
 Derivatives = Literal["none", "first", "second"]
 
@@ -135,7 +135,7 @@ def adapt(
         for number in range(last):
             before = current
             current, state = step(number, current, state)
-            current = solved.kept(number, before, current)
+            current = solved.kept(number, before, current, state.get(TENTATIVE))
             if visit is not None:
                 visit(number, current)
             if solved.all_are:
@@ -165,7 +165,9 @@ class _Solved:
         finite = losses.detach().isfinite()
         return {n: torch.where(by_task(finite, g), g, torch.nan) for n, g in gradients.items()}
 
-    def kept(self, number: int, before: TaskParams, after: TaskParams) -> TaskParams:
+    def kept(
+        self, number: int, before: TaskParams, after: TaskParams, tentative: TaskParams | None
+    ) -> TaskParams:
         """The parameters after a step, those of solved tasks as before it."""
         if self.tolerance is None:
             return after
@@ -175,7 +177,11 @@ class _Solved:
         step = {name: p - before[name] for name, p in after.items()}
         scale = 1 + task_dot(after, after).sqrt()
         length = task_dot(step, step).sqrt()
-        self.tasks = (length <= self.tolerance * scale) | ~length.isfinite()
+        short = length <= self.tolerance * scale
+        if tentative is not None:
+            short = short & (~tentative[""] | (length == 0))
+        ended = short | ~length.isfinite()
+        self.tasks = ended if self.tasks is None else self.tasks | ended
         # On a GPU this is a host sync, so it waits for some steps.
         if self.tasks.device.type == "cpu" or number % _STEPS_BETWEEN_SYNCS == 0:
             self.all_are = bool(self.tasks.all())

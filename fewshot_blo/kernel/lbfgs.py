@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot_blo.bilevel import Params, TaskParams, task_flat, task_like
-from fewshot_blo.kernel.rules import RuleState
+from fewshot_blo.kernel.rules import TENTATIVE, RuleState
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Positive
 
@@ -67,7 +67,8 @@ class LBFGS:
             empty = v.new_zeros(tasks, _FEW if entries <= _FEW else self.memory, entries)
             length = self.first * (1 + v.norm(dim=1))
             history = {"steps": empty, "turns": empty}
-            return self._from(params, v, g, _along(g, length), history, length[:, None])
+            tentative = torch.ones(tasks, dtype=torch.bool, device=v.device)
+            return self._from(params, v, g, _along(g, length), history, length[:, None], tentative)
         last = state["last"]
         d = last["direction"]
         slope, before = (g * d).sum(1), (last["gradient"] * d).sum(1)
@@ -88,7 +89,8 @@ class LBFGS:
         whole = torch.where(
             too_far[:, None] & ~in_vain, last["whole"], direction.norm(dim=1)[:, None]
         )
-        return self._from(params, point, gradient, direction, history, whole)
+        tentative = state[TENTATIVE][""] & ~known
+        return self._from(params, point, gradient, direction, history, whole, tentative)
 
     @staticmethod
     def _from(
@@ -98,10 +100,12 @@ class LBFGS:
         direction: Tensor,
         history: TaskParams,
         whole: Tensor,
+        tentative: Tensor,
     ) -> tuple[TaskParams, RuleState]:
         """The parameters at the end of a step, and the state; ``whole`` is its length at first."""
         last = {"point": point, "gradient": gradient, "direction": direction, "whole": whole}
-        return task_like(point + direction, params), {"last": last, "history": dict(history)}
+        state = {"last": last, "history": dict(history), TENTATIVE: {"": tentative}}
+        return task_like(point + direction, params), state
 
     @staticmethod
     def _learned(history: TaskParams, s: Tensor, y: Tensor, too_far: Tensor) -> dict[str, Tensor]:

@@ -124,17 +124,30 @@ class _Recomputed(Function):
             None if is_recording() else (torch.get_rng_state(), *get_device_states(*values[:1]))
         )
         ctx.save_for_backward(*values)
+        # What no loss depends on stays without a gradient, and is found to be without one.
+        ctx.set_materialize_grads(False)
         return tuple(take(part, list(values)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        values = [value.detach().requires_grad_() for value in ctx.saved_tensors]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        values = [
+            value.detach().requires_grad_(value.is_floating_point()) for value in ctx.saved_tensors
+        ]
         with torch.enable_grad(), _random_state(ctx.random):
             results = ctx.variables.run(ctx.take, ctx.part, values)
+        used = [
+            (result, cotangent)
+            for result, cotangent in zip(results, cotangents, strict=True)
+            if cotangent is not None and result.requires_grad
+        ]
         # Steps share the graph from the leaves to the inputs of the loss: it is retained.
         gradients = torch.autograd.grad(
-            results, [*values, *ctx.leaves], cotangents, retain_graph=True, allow_unused=True
+            [result for result, _ in used],
+            [*values, *ctx.leaves],
+            [cotangent for _, cotangent in used],
+            retain_graph=True,
+            allow_unused=True,
         )
         return None, None, None, *gradients
 

@@ -19,6 +19,10 @@ from fewshot_blo.records.ranges import Decay, NonNegative, Positive
 
 RuleState = dict[str, TaskParams]
 
+TENTATIVE = "tentative"
+"""In the state of a rule that measures curvature: the tasks, ``[T]``, whose last step was of an
+arbitrary length, as nothing was measured yet. A short one of these solves nothing."""
+
 
 class UpdateRule(Protocol):
     """One inner step: ``init`` once, then ``update`` at every step."""
@@ -174,15 +178,17 @@ class AdGD:
             by_curvature = torch.where((s > 0) & (y > 0), s / (2 * y), torch.inf)
             size = torch.minimum((1 + ratio).sqrt() * last, by_curvature)
             # Growth is unlimited until curvature was met once: the first step is any small one.
-            size = torch.where(ratio.isinf() & by_curvature.isinf(), 10 * last, size)
-            ratio = torch.where(by_curvature.isinf() & ratio.isinf(), ratio, size / last)
+            tentative = ratio.isinf() & by_curvature.isinf()
+            size = torch.where(tentative, 10 * last, size)
+            ratio = torch.where(tentative, ratio, size / last)
         else:
             length = self.first * (1 + task_dot(v, v).sqrt())
             size = torch.where(norm > 0, length / norm.where(norm > 0, 1), 1)
             ratio = torch.full_like(size, torch.inf)
+            tentative = torch.ones_like(norm, dtype=torch.bool)
         new = {n: p - by_task(size, p) * gradients[n] for n, p in params.items()}
         sizes = {"step_size": size, "ratio": ratio}
-        return new, {"sizes": sizes, "params": v, "gradients": g}
+        return new, {"sizes": sizes, "params": v, "gradients": g, TENTATIVE: {"": tentative}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +246,8 @@ class LearnedSGD:
         """Selects the step sizes from the outer variables.
 
         Raises:
-            ConfigurationError: if a parameter has none.
+            ConfigurationError: if a parameter has none, or their shape is not one number, or one
+                for each entry, for each step if ``per_step``.
         """
         sizes = OuterVariables.grouped(outer).step_sizes
         missing = [name for name in params if name not in sizes]
@@ -250,6 +257,8 @@ class LearnedSGD:
                 f"inner parameter '{missing[0]}' has no learned step size: the problem must have "
                 f"an outer variable '{wanted}' (Initialization: set step_size)"
             )
+        for name, p in params.items():
+            _check_shape(name, sizes[name], p, per_step=self.per_step)
         return {"step_size": {name: sizes[name] for name in params}}
 
     def update(
@@ -260,6 +269,17 @@ class LearnedSGD:
         if self.per_step:
             sizes = {name: size[min(step, len(size) - 1)] for name, size in sizes.items()}
         return {name: p - sizes[name] * gradients[name] for name, p in params.items()}, state
+
+
+def _check_shape(name: str, size: Tensor, p: Tensor, *, per_step: bool) -> None:
+    each = tuple(size.shape[1:] if per_step else size.shape)
+    if (per_step and not size.ndim) or each not in ((), tuple(p.shape[1:])):
+        steps = "one row for each inner step (own_steps)" if per_step else "no axis of inner steps"
+        raise ConfigurationError(
+            f"step sizes of '{name}' have shape {tuple(size.shape)} where parameters have "
+            f"{tuple(p.shape[1:])}: with per_step={per_step} they need {steps}, and then one "
+            "number, or one for each entry (entry_steps)"
+        )
 
 
 RULES = (SGD, Momentum, Adam, AdGD, LearnedSGD)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewshot_blo.checks import backends as check
 from fewshot_blo.checks.backends import Comparison, check_kernel
 from fewshot_blo.hypergrad import Unroll
-from fewshot_blo.kernel import InnerSteps
+from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.kernel.stacked import convolution, convolution_choice
 from fewshot_blo.networks import classifier
 from fewshot_blo.problems import FewShotProblem, Initialization, NormMode, SharedEncoder
@@ -71,7 +71,7 @@ def test_a_difference_is_found() -> None:
         encoder = nn.Sequential(own_network(), BackendDependent())
         return Initialization(classifier(encoder, 8, 3).double(), backend=backend)
 
-    comparisons = check_kernel(make, Unroll(InnerSteps(2)), make_batch())
+    comparisons = check_kernel(make, Unroll(InnerSteps(2, SGD())), make_batch())
     assert not any(comparison.agrees for comparison in by_backend(comparisons, "batched"))
     assert all(comparison.agrees for comparison in by_backend(comparisons, "loop"))
 
@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_batched() -> None:
         encoder = nn.Sequential(own_network(), Branching())
         return SharedEncoder(encoder, backend=backend)
 
-    comparisons = check_kernel(make, Unroll(InnerSteps(2)), make_batch())
+    comparisons = check_kernel(make, Unroll(InnerSteps(2, SGD())), make_batch())
     assert all(comparison.agrees for comparison in by_backend(comparisons, "loop"))
     for comparison in by_backend(comparisons, "batched"):
         assert not comparison.agrees
@@ -114,7 +114,7 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return result + 1e-6 * result.square()  # A factor would be lost in the batch norm.
 
     monkeypatch.setattr(convolution, "product", wrong)
-    comparisons = check_kernel(initialization, Unroll(InnerSteps(2)), make_batch())
+    comparisons = check_kernel(initialization, Unroll(InnerSteps(2, SGD())), make_batch())
     assert not any(comparison.agrees for comparison in comparisons)
 
 
@@ -134,5 +134,5 @@ def test_a_layer_that_is_replaced_by_another_is_found() -> None:
         problem.network.get_submodule("1").__class__ = nn.BatchNorm2d
         return problem
 
-    comparisons = check_kernel(make, Unroll(InnerSteps(2)), make_batch())
+    comparisons = check_kernel(make, Unroll(InnerSteps(2, SGD())), make_batch())
     assert not any(comparison.agrees for comparison in comparisons)

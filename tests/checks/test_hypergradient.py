@@ -159,7 +159,7 @@ def test_problems_without_a_minimiser() -> None:
     with pytest.raises(StructuralZeroError, match="prox"):
         measure_hypergradient(
             Initialization(classifier(encoder(), 8, 3).double(), backend="loop"),
-            Unroll(InnerSteps(1)),
+            Unroll(InnerSteps(1, SGD())),
             make_batch(),
         )
 

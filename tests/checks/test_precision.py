@@ -127,7 +127,7 @@ def test_products_are_rounded_and_statistics_are_not(backend: Any) -> None:
 
     for module in problem.network.modules():
         module.register_forward_hook(record)
-    outer_step(problem, Unroll(InnerSteps(2)), "support")
+    outer_step(problem, Unroll(InnerSteps(2, SGD())), "support")
     convolution = next(kind for kind in seen if issubclass(kind, nn.Conv2d))
     assert seen[convolution] == {torch.bfloat16}
     assert seen[nn.BatchNorm2d] == {torch.float32}

@@ -57,7 +57,7 @@ def test_many_steps_reach_the_exact_hypergradient() -> None:
 
 def test_reports_losses_at_the_inner_parameters() -> None:
     problem = Quadratic.random().bilevel()
-    step, _ = outer_step(Unroll(InnerSteps(3)), problem, COLD)
+    step, _ = outer_step(Unroll(InnerSteps(3, SGD())), problem, COLD)
     torch.testing.assert_close(step.outer_loss, problem.outer_loss(step.inner).detach())
     torch.testing.assert_close(step.inner_loss, problem.inner_loss(step.inner).detach())
     assert not any(p.requires_grad for p in [*step.inner.values(), step.outer_loss])
@@ -106,24 +106,30 @@ def test_loss_of_all_steps_needs_their_parameters(settings: dict[str, Any]) -> N
 
 
 def test_second_derivatives_where_a_step_is_differentiated_exactly() -> None:
-    for exact in (Unroll(InnerSteps(2)), Unroll(InnerSteps(2), truncate=1)):
+    for exact in (Unroll(InnerSteps(2, SGD())), Unroll(InnerSteps(2, SGD()), truncate=1)):
         assert exact.derivatives == "second"
     for first in (
         Unroll(InnerSteps(0)),
-        Unroll(InnerSteps(2), first_order=True),
-        Unroll(InnerSteps(2), truncate=0),
+        Unroll(InnerSteps(2, SGD()), first_order=True),
+        Unroll(InnerSteps(2, SGD()), truncate=0),
     ):
         assert first.derivatives == "first"
 
 
 def test_recomputes_where_it_was_left_open_and_changes_something() -> None:
-    assert Unroll(InnerSteps(6)).with_recompute(None) == Unroll(InnerSteps(6), recompute=True)
-    assert Unroll(InnerSteps(5)).with_recompute(None) == Unroll(InnerSteps(5), recompute=False)
-    assert Unroll(InnerSteps(5)).with_recompute(True) == Unroll(InnerSteps(5), recompute=True)
+    assert Unroll(InnerSteps(6, SGD())).with_recompute(None) == Unroll(
+        InnerSteps(6, SGD()), recompute=True
+    )
+    assert Unroll(InnerSteps(5, SGD())).with_recompute(None) == Unroll(
+        InnerSteps(5, SGD()), recompute=False
+    )
+    assert Unroll(InnerSteps(5, SGD())).with_recompute(True) == Unroll(
+        InnerSteps(5, SGD()), recompute=True
+    )
     settled = (
-        Unroll(InnerSteps(9), recompute=False),
-        Unroll(InnerSteps(9), multi_step=10),
-        Unroll(InnerSteps(9), first_order=True),
+        Unroll(InnerSteps(9, SGD()), recompute=False),
+        Unroll(InnerSteps(9, SGD()), multi_step=10),
+        Unroll(InnerSteps(9, SGD()), first_order=True),
     )
     for strategy in settled:
         assert strategy.with_recompute(True) == strategy
@@ -214,14 +220,14 @@ def test_agrees_with_finite_differences(norm: str, backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("settings", "recomputed"),
     [
-        ({"inner": InnerSteps(5)}, False),
-        ({"inner": InnerSteps(6)}, True),
-        ({"inner": InnerSteps(6), "recompute": False}, False),
-        ({"inner": InnerSteps(1), "recompute": True}, True),
-        ({"inner": InnerSteps(6), "first_order": True}, False),
-        ({"inner": InnerSteps(20), "truncate": 5}, False),
-        ({"inner": InnerSteps(20), "truncate": 6}, True),
-        ({"inner": InnerSteps(5), "truncate": 20}, False),
+        ({"inner": InnerSteps(5, SGD())}, False),
+        ({"inner": InnerSteps(6, SGD())}, True),
+        ({"inner": InnerSteps(6, SGD()), "recompute": False}, False),
+        ({"inner": InnerSteps(1, SGD()), "recompute": True}, True),
+        ({"inner": InnerSteps(6, SGD()), "first_order": True}, False),
+        ({"inner": InnerSteps(20, SGD()), "truncate": 5}, False),
+        ({"inner": InnerSteps(20, SGD()), "truncate": 6}, True),
+        ({"inner": InnerSteps(5, SGD()), "truncate": 20}, False),
     ],
 )
 def test_many_exact_steps_are_recomputed(
@@ -265,7 +271,52 @@ def test_unused_outer_variable_is_a_structural_zero() -> None:
         outer = {**problem.outer, "spare": torch.zeros(2, dtype=torch.float64, requires_grad=True)}
         problem = type(problem)(outer, problem.inner_init, problem.inner_loss, problem.outer_loss)
         with pytest.raises(StructuralZeroError, match=r"'spare'.*requires_grad_"):
-            outer_step(Unroll(InnerSteps(2), recompute=recompute), problem, COLD)
+            outer_step(Unroll(InnerSteps(2, SGD()), recompute=recompute), problem, COLD)
+
+
+@pytest.mark.parametrize("steps", [2, 6, 40])
+def test_an_unused_parameter_that_adapts_is_a_structural_zero(steps: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    network.register_parameter("spare", nn.Parameter(torch.ones(2)))
+    batch = make_batch(tasks=2, size=2)
+    problem = Initialization(network.double(), prove=False, backend="loop")
+    for recompute in (False, True):
+        strategy = Unroll(InnerSteps(steps, SGD(0.01)), recompute=recompute)
+        bilevel = problem.bind(batch, "support").bilevel
+        with pytest.raises(StructuralZeroError, match="'spare'"):
+            strategy.hypergradient(bilevel, COLD)
+
+
+def test_a_number_of_steps_needs_a_rule() -> None:
+    """Their measured sizes depend on u, and the derivative does not see it."""
+    with pytest.raises(ConfigurationError, match=r"3 inner steps without a rule.*SGD\(0.1\)"):
+        outer_step(Unroll(InnerSteps(3)), Quadratic.random().bilevel(), COLD)
+
+
+@pytest.mark.parametrize("inner", [InnerSteps(rule=SGD(0.1), tolerance=1e-2), InnerSteps()])
+def test_steps_to_a_tolerance_are_those_of_each_task_alone(inner: InnerSteps) -> None:
+    curvatures = torch.tensor([[0.1, 1.0], [4.0, 5.0], [0.5, 8.0]], dtype=torch.float64)
+
+    def step_of(tasks: slice) -> Any:
+        a = curvatures[tasks]
+        u = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        start = {"v": torch.zeros(len(a), 2, dtype=torch.float64)}
+        problem = Bilevel(
+            {"u": u},
+            start,
+            lambda v: 0.5 * (a * (v["v"] - u).square()).sum(1),
+            lambda v: (v["v"] ** 3).sum(1),
+        )
+        return outer_step(Unroll(inner), problem, COLD)[0]
+
+    together = step_of(slice(None))
+    alone = [step_of(slice(t, t + 1)) for t in range(3)]
+    counts = torch.cat([step.figures["inner_steps"] for step in alone])
+    assert len(set(counts.tolist())) == 3
+    assert torch.equal(together.figures["inner_steps"], counts)
+    torch.testing.assert_close(together.inner["v"], torch.cat([s.inner["v"] for s in alone]))
+    mean = torch.stack([s.gradient["u"] for s in alone]).mean(0)
+    torch.testing.assert_close(together.gradient["u"], mean)
 
 
 @pytest.mark.slow

@@ -242,6 +242,6 @@ def test_scalar_parameters_adapt(backend: Backend) -> None:
 
     problem = Initialization(Scaled(), prox=0.1, backend=backend)
     bilevel = problem.bind(make_batch(), "support").bilevel
-    step = Unroll(InnerSteps(2)).hypergradient(bilevel, UnrollState())
+    step = Unroll(InnerSteps(2, SGD())).hypergradient(bilevel, UnrollState())
     assert step.inner["scale"].shape == (3,)
     assert step.gradient["scale"].shape == ()

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import TaskLoss, TaskParams
 from fewshot_blo.kernel import InnerSteps, adapt
 from fewshot_blo.kernel.lbfgs import LBFGS
+from fewshot_blo.kernel.rules import AdGD, UpdateRule
 
 DOUBLE = torch.float64
 
@@ -175,3 +176,25 @@ def test_a_direction_that_a_kink_blocks_is_given_up() -> None:
     multiplier = float((centre.sum() - 1) / (1 / h).sum())
     assert abs(multiplier) < 5
     torch.testing.assert_close(found, centre - multiplier / h, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("rule", [LBFGS(), AdGD()])
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5])
+def test_a_first_step_that_is_short_by_choice_solves_nothing(
+    rule: UpdateRule, tolerance: float
+) -> None:
+    """Nor do those that grow where no curvature is met: here from a plateau's edge."""
+    centre = torch.tensor([[3.0, -1.0], [0.0, 2.0]], dtype=DOUBLE)
+
+    def bowl(v: TaskParams) -> Tensor:
+        return (v["v"] - centre).square().sum(1)
+
+    def slope(v: TaskParams) -> Tensor:
+        """Linear down to 1, and a bowl from there."""
+        x = v["v"][:, 0]
+        return torch.where(x < 1, 1 - 2 * x, (x - 2).square() - 2)
+
+    start = {"v": torch.zeros(2, 2, dtype=DOUBLE)}
+    steps = InnerSteps(rule=rule, tolerance=tolerance)
+    assert (adapt(bowl, start, steps)["v"] - centre).abs().max() < 10 * tolerance
+    assert (adapt(slope, start, steps)["v"][:, 0] - 2).abs().max() < 10 * tolerance

@@ -122,3 +122,17 @@ def test_zero_gradients_have_finite_derivatives(rule: UpdateRule) -> None:
     (slope,) = torch.autograd.grad(adapted["v"].sum(), u)
     assert slope.isfinite().all()
     assert adapted["v"][0, :2].tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("per_step", "shape"),
+    [(False, (3, 4)), (False, (2,)), (True, ()), (True, (4, 3)), (True, (4, 2))],
+)
+def test_step_sizes_of_another_layout_are_refused(per_step: bool, shape: tuple[int, ...]) -> None:
+    """They would be broadcast along other axes."""
+    params = {"w": torch.zeros(5, 4, 3)}
+    rule = LearnedSGD(per_step=per_step)
+    for good in ((), (4, 3)):
+        rule.init(params, {"step_size/w": torch.ones(((2, *good)) if per_step else good)})
+    with pytest.raises(ConfigurationError, match=r"'w' have shape .*per_step"):
+        rule.init(params, {"step_size/w": torch.ones(shape)})

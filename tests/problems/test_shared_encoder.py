@@ -74,8 +74,8 @@ def test_pullback_equals_one_graph_from_end_to_end(start: Any, first_order: bool
 @pytest.mark.parametrize(
     "strategy",
     [
-        Unroll(InnerSteps(5)),
-        Unroll(InnerSteps(5), recompute=True),
+        Unroll(InnerSteps(5, SGD())),
+        Unroll(InnerSteps(5, SGD()), recompute=True),
         Implicit(InnerSteps(5)),
         Penalty(InnerSteps(5, Adam(1e-2)), rho=1e-2),
     ],
@@ -153,7 +153,7 @@ def test_frozen_encoder_learns_what_is_left() -> None:
     assert problem.outer["log_prox"].dtype == torch.float64
     bound = problem.bind(make_batch(), "support")
     gradient = bound.pullback(
-        Unroll(InnerSteps(3)).hypergradient(bound.bilevel, UnrollState()).gradient
+        Unroll(InnerSteps(3, SGD())).hypergradient(bound.bilevel, UnrollState()).gradient
     )
     assert list(gradient) == ["log_prox"]
     assert not SharedEncoder(frozen).outer  # It can still be evaluated.

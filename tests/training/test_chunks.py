@@ -121,8 +121,11 @@ class SmallMemory(Unroll):
 def test_out_of_memory_makes_the_chunks_smaller_for_good(error: Exception) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(7)
     keys = dropout_keys(batch, 0, 0)
-    method, chunk = SmallMemory(InnerSteps(2), fitting=2, error=error), Chunk(7, "train.chunk")
-    whole = hypergradient(problem, Unroll(InnerSteps(2)), method.init(), batch, keys=keys)
+    method, chunk = (
+        SmallMemory(InnerSteps(2, SGD()), fitting=2, error=error),
+        Chunk(7, "train.chunk"),
+    )
+    whole = hypergradient(problem, Unroll(InnerSteps(2, SGD())), method.init(), batch, keys=keys)
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
@@ -179,7 +182,7 @@ def test_what_the_failed_chunk_held_is_free_before_the_next_try() -> None:
 )
 def test_a_task_that_does_not_fit(recompute: bool | None, warned: list[str]) -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(2)
-    method = SmallMemory(InnerSteps(2), fitting=0, recompute=recompute)
+    method = SmallMemory(InnerSteps(2, SGD()), fitting=0, recompute=recompute)
     with (
         pytest.warns(UserWarning, match="out of memory") as warnings,
         pytest.raises(
@@ -207,8 +210,8 @@ class NoRoomForGraphs(Unroll):
 def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(3)
     keys = dropout_keys(batch, 0, 0)
-    method, chunk = NoRoomForGraphs(InnerSteps(2)), Chunk(1, recompute=False)
-    whole = hypergradient(problem, Unroll(InnerSteps(2)), method.init(), batch, keys=keys)
+    method, chunk = NoRoomForGraphs(InnerSteps(2, SGD())), Chunk(1, recompute=False)
+    whole = hypergradient(problem, Unroll(InnerSteps(2, SGD())), method.init(), batch, keys=keys)
     with pytest.warns(UserWarning, match="ran out of memory") as warnings:
         step = hypergradient(problem, method, method.init(), batch, chunk=chunk, keys=keys)
     assert [str(w.message) for w in warnings] == [
@@ -224,7 +227,9 @@ def test_graphs_are_recomputed_where_one_task_with_kept_ones_does_not_fit() -> N
 def test_graphs_that_are_kept_by_a_setting_are_not_recomputed() -> None:
     problem, batch = make_problem("unroll", "loop"), make_batch(1)
     with pytest.raises(ConfigurationError, match="one task at a time does not fit"):
-        hypergradient(problem, NoRoomForGraphs(InnerSteps(2), recompute=False), State(), batch)
+        hypergradient(
+            problem, NoRoomForGraphs(InnerSteps(2, SGD()), recompute=False), State(), batch
+        )
 
 
 @pytest.mark.parametrize("recompute", [None, False, True])

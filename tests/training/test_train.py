@@ -398,7 +398,7 @@ def test_an_interrupt_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_problem_with_nothing_to_learn(tmp_path: Path) -> None:
     frozen = SharedEncoder(Conv4(hidden=8).requires_grad_(False))
     with pytest.raises(ConfigurationError, match="there is nothing to learn"):
-        Run(frozen, Unroll(InnerSteps(1)), SETTINGS, tmp_path, {})
+        Run(frozen, Unroll(InnerSteps(1, SGD())), SETTINGS, tmp_path, {})
 
 
 def test_a_warm_start_leaves_no_path_to_an_initialization(tmp_path: Path) -> None:
