@@ -208,7 +208,7 @@ def test_a_step_is_wholly_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem("encoder", "bfloat16")
     # The encoder's gradient comes last.
     next(iter(problem.outer.values())).register_hook(lambda g: seen.append(list(inside)))
-    outer_step(problem, Seen(InnerSteps(2)))
+    outer_step(problem, Seen(InnerSteps(2, SGD())))
     assert seen == [["bfloat16"], ["bfloat16"]]
     assert not inside
 
