@@ -19,7 +19,7 @@ from fewshot_blo.hypergrad.gradients import (
 )
 from fewshot_blo.hypergrad.strategy import State, Strategy, initial, inner_start
 from fewshot_blo.kernel import Adam, InnerSteps, adapt
-from fewshot_blo.kernel.rules import Scaled
+from fewshot_blo.kernel.rules import Scaled, by_task
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, Counting, Natural, NonNegative, Share
 
@@ -189,24 +189,26 @@ class Penalty(Strategy[PenaltyState]):
             return penalised(problem.outer_loss(v), g_v) + lam * g
 
         inner = adapt(lower_objective, start, self._steps(rho), outer=problem.outer)
-        before = torch.full_like(rho, torch.inf)
+        before: Tensor | None = None
+        ended = torch.zeros(problem.tasks, dtype=torch.bool, device=rho.device)
         for _ in range(self._most_rounds - 1):
             g_v = self._inner_gradient(problem, inner)
             missing = task_dot(g_v, g_v).sqrt() * rho
-            done = missing <= _DONE * task_dot(nu, nu).sqrt()
-            if self.rounds is None and bool(
-                (done | (missing > _STALLED * before.to(missing))).all()
-            ):
-                break
+            if self.rounds is None:
+                done = missing <= _DONE * task_dot(nu, nu).sqrt()
+                stalled = done if before is None else missing > _STALLED * before
+                ended = ended.to(done.device) | done | stalled
+                if bool(ended.all()):
+                    break
             before = missing
-            nu = {name: m + rho.to(m.dtype) * g_v[name] for name, m in nu.items()}
-            inner = adapt(
-                lower_objective,
-                inner,
-                self._steps(rho),
-                outer=problem.outer,
-                project=problem.project,
-            )
+            last = inner
+            nu = {
+                name: torch.where(by_task(ended, m), m, m + rho.to(m.dtype) * g_v[name])
+                for name, m in nu.items()
+            }
+            inner = adapt(lower_objective, last, self._steps(rho), outer=problem.outer)
+            if self.rounds is None:
+                inner = {n: torch.where(by_task(ended, p), last[n], p) for n, p in inner.items()}
         inner = {name: p.detach().requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)

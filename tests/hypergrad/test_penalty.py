@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import Quadratic, assert_same, make_batch
 
-from fewshot_blo.bilevel import OuterStep
+from fewshot_blo.bilevel import Bilevel, OuterStep
 from fewshot_blo.errors import ConfigurationError, StructuralZeroError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Penalty, outer_step
@@ -220,3 +220,23 @@ def test_a_proximal_term_gives_every_variable_a_gradient(
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings)) + " is"):
         Penalty(**settings)  # type: ignore[arg-type]
+
+
+def test_rounds_of_a_task_do_not_depend_on_the_others() -> None:
+    scales = torch.tensor([[1.0, 1.0], [30.0, 0.03], [1e-2, 1e2]], dtype=torch.float64)
+
+    def step_of(tasks: slice) -> OuterStep:
+        a = scales[tasks]
+        u = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        problem = Bilevel(
+            {"u": u},
+            {"v": torch.zeros(len(a), 2, dtype=torch.float64)},
+            lambda v: (a * ((v["v"] - u).cosh() + 0.1 * v["v"].square())).sum(1),
+            lambda v: (v["v"] - 3).square().sum(1),
+        )
+        strategy = Penalty(rho=3.0, lam=0.0)
+        return strategy.hypergradient(problem, strategy.init())
+
+    together = step_of(slice(None))
+    alone = torch.cat([step_of(slice(t, t + 1)).inner["v"] for t in range(3)])
+    torch.testing.assert_close(together.inner["v"], alone, rtol=0, atol=1e-12)
