@@ -26,6 +26,7 @@ from fewshot_blo.kernel.purity import (
     call,
     changed_buffers,
     names_of_tensors,
+    writable_buffers,
     writers,
 )
 from fewshot_blo.kernel.stacked.fused import fused_kernels
@@ -202,17 +203,32 @@ class TaskForward:
             task_weights, key = (None if p is None else p[t] for p in (weights, keys))
             return one(task_params, state, each(lambda p: p[t], x), task_weights, key)
 
-        changed = changed_buffers(self.network, lambda state: alone(0, state))
-        buffers = {name: self.network.get_buffer(name) for name in changed}
-        if self.backend != "loop":
-            state = {n: b.expand(tasks, *b.shape).clone() for n, b in buffers.items()}
-            per_task = (None if p is None else 0 for p in (weights, keys))
-            dims = (0 if params else None, 0 if state else None, 0, *per_task)
-            with _slow_rules_allowed():
-                output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
-            return output
-        states = ({n: b.clone() for n, b in buffers.items()} for _ in range(tasks))
-        return torch.stack([alone(t, state) for t, state in enumerate(states)])
+        shapes = tuple(p.shape[1:] for p in tensors_of(x))
+        changed = changed_buffers(
+            self.network, shapes, self._buffers, lambda state: alone(0, state)
+        )
+        if self.backend == "loop":
+            return torch.stack([alone(t, self._state()) for t in range(tasks)])
+        # A buffer that is not expected to change has no task axis: a write that depends on the
+        # task's values then fails, and any other is the same for all tasks.
+        state = {
+            name: b.expand(tasks, *b.shape).clone() if name in changed else b
+            for name, b in self._state().items()
+        }
+        dims_of_state = {name: 0 if name in changed else None for name in state}
+        per_task = (None if p is None else 0 for p in (weights, keys))
+        dims = (0 if params else None, dims_of_state or None, 0, *per_task)
+        with _slow_rules_allowed():
+            output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
+        return output
+
+    def _state(self) -> dict[str, Tensor]:
+        """Fresh copies of the buffers that a pass may write to."""
+        return {name: self.network.get_buffer(name).clone() for name in self._buffers}
+
+    @cached_property
+    def _buffers(self) -> tuple[str, ...]:
+        return writable_buffers(self.network)
 
     @cached_property
     def _names(self) -> dict[str, tuple[str, ...]]:

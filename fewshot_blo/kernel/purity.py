@@ -20,40 +20,55 @@ from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
 from fewshot_blo.tasks.inputs import Inputs
 
-_changed: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[str, ...]]] = (
+Kind = tuple[bool, tuple[torch.Size, ...]]
+"""The network's mode and the shapes of its inputs: they may decide what a pass writes to."""
+
+_changed: weakref.WeakKeyDictionary[nn.Module, dict[Kind, tuple[str, ...]]] = (
     weakref.WeakKeyDictionary()
 )
 _MISSING = object()
 
 
 def changed_buffers(
-    network: nn.Module, forward: Callable[[dict[str, Tensor]], object]
+    network: nn.Module,
+    shapes: tuple[torch.Size, ...],
+    names: Sequence[str],
+    forward: Callable[[dict[str, Tensor]], object],
 ) -> tuple[str, ...]:
-    """Names of the buffers that a forward pass writes to, found by one trial run in each mode.
+    """Names of the buffers that a forward pass writes to, found by one trial run of each kind.
+
+    A pass on other values may write to more of them, so that every pass needs fresh copies.
 
     Args:
         network: the network.
+        shapes: those of its inputs.
+        names: as returned by ``writable_buffers``.
         forward: runs it once, with the given buffers in place of its own.
     """
-    known = _changed.setdefault(network, {})
-    if network.training not in known:
-        copies = {name: b.clone() for name, b in _candidates(network).items()}
+    known, kind = _changed.setdefault(network, {}), (network.training, shapes)
+    if kind not in known:
+        copies = {name: network.get_buffer(name).clone() for name in names}
         if copies:
             with torch.random.fork_rng(_devices(copies)), torch.no_grad():
                 forward(copies)
-        known[network.training] = tuple(name for name, b in copies.items() if b._version > 0)
-    return known[network.training]
+        known[kind] = tuple(name for name, b in copies.items() if b._version > 0)
+    return known[kind]
 
 
-def _candidates(network: nn.Module) -> dict[str, Tensor]:
-    """All buffers except those of batch norms, which the kernel keeps unchanged."""
+def writable_buffers(network: nn.Module) -> tuple[str, ...]:
+    """All buffers except those of PyTorch's batch norms, which the kernel keeps unchanged."""
     norms = {
         id(buffer)
         for module in network.modules()
-        if isinstance(module, TorchBatchNorm)
+        if isinstance(module, TorchBatchNorm) and _is_ours(type(module).forward.__module__)
         for buffer in (module.running_mean, module.running_var)
     }
-    return {name: b for name, b in network.named_buffers() if id(b) not in norms}
+    return tuple(name for name, b in network.named_buffers() if id(b) not in norms)
+
+
+def _is_ours(module: str) -> bool:
+    """Whether a class or function of a Python module is PyTorch's or the kernel's."""
+    return module.startswith(("torch.nn.modules.", "fewshot_blo."))
 
 
 def _devices(tensors: dict[str, Tensor]) -> list[torch.device]:
@@ -65,8 +80,7 @@ def writers(network: nn.Module) -> list[nn.Module]:
     return [
         module
         for module in network.modules()
-        if not type(module).__module__.startswith(("torch.nn.modules.", "fewshot_blo."))
-        or has_hooks(module)
+        if not _is_ours(type(module).__module__) or has_hooks(module)
     ]
 
 

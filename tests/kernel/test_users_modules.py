@@ -664,3 +664,65 @@ def test_a_wrong_kernel_layer_is_given_back_its_class(monkeypatch: pytest.Monkey
     with pytest.warns(UserWarning, match="computed by PyTorch's own operations in '', '0'"):
         problem.prepare(batch)
     assert_close(ours(problem, batch), loop(network, batch, steps=2, second=True))
+
+
+class WritesSometimes(nn.Module):
+    """Doubles a buffer in passes of some values, or of some numbers of rows."""
+
+    scale: Tensor
+
+    def __init__(self, when: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.when = when
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.when(x):
+            self.scale.mul_(2)
+        return x * self.scale
+
+
+@pytest.mark.parametrize("backend", ["auto", "loop"])
+def test_a_buffer_that_few_tasks_write_to_starts_afresh(backend: Any) -> None:
+    batch = make_batch()
+    batch.support_x[-1] += 9
+    network = image_network(WritesSometimes(lambda x: float(x.abs().mean()) > 1)).double()
+    problem = Initialization(network, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a network that cannot be batched.
+        problem.prepare(batch)
+    assert problem.backend == "loop"
+    expected = loop(network, batch, steps=1, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch, steps=1), expected)
+    assert float(problem.network.get_buffer("1.scale")) == 1
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_buffer_that_query_passes_alone_write_to_starts_afresh(backend: Backend) -> None:
+    batch = make_batch(query=3)
+    rows = batch.query_y.shape[1]
+    network = image_network(WritesSometimes(lambda x: len(x) == rows)).double()
+    problem = Initialization(network, backend=backend, prove=False)
+    expected = loop(network, batch, steps=2, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch), expected)
+    assert float(problem.network.get_buffer("1.scale")) == 1
+
+
+class CountsByHand(nn.BatchNorm2d):
+    """A batch norm whose own forward writes to its running mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        self.running_mean.add_(1)
+        return x / self.running_mean.reshape(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_batch_norm_with_a_forward_of_its_own_starts_afresh(backend: Backend) -> None:
+    batch, network = make_batch(), image_network(CountsByHand(4, affine=False)).double()
+    problem = Initialization(network, backend=backend, prove=False)
+    expected = loop(network, batch, steps=2, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch), expected)
