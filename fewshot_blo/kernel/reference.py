@@ -19,7 +19,12 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import copy_of
 from fewshot_blo.kernel.forward import attention, checkpointing_refused, floating, only_tensor
-from fewshot_blo.kernel.interception import OWN_BATCH_NORM, Interception, following_norms
+from fewshot_blo.kernel.interception import (
+    NO_STATISTICS,
+    OWN_BATCH_NORM,
+    Interception,
+    following_norms,
+)
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext, TorchBatchNorm, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
 from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, writers
@@ -88,6 +93,8 @@ class ReferenceForward:
             eps: float = 1e-5,
         ) -> Tensor:
             own = running_mean, running_var, weight, bias
+            if running and running_mean is None:
+                raise ConfigurationError(NO_STATISTICS)
             if rows is None or running or not training:
                 return F.batch_norm(x, *own, training and not running, momentum, eps)
             if isinstance(rows, int) and rows == NO_ROWS:
