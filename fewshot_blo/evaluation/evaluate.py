@@ -13,9 +13,11 @@ from fewshot_blo.evaluation.counts import Counts, Tally
 from fewshot_blo.evaluation.parts import part_of
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
+from fewshot_blo.kernel.forward import only_tensor
 from fewshot_blo.kernel.interception import kernel_forward
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
+from fewshot_blo.kernel.purity import call_alone
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
@@ -242,8 +244,7 @@ def embed(
 
     def features(rows: slice) -> Tensor:
         part = each(lambda x: as_inputs(x[rows], device, dtype), examples)
-        found: Tensor = network(part).to(dtype)
-        return found
+        return only_tensor(call_alone(network, part)).to(dtype)
 
     def counted(rows: slice) -> Tensor:
         found = features(rows)

@@ -16,22 +16,80 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.hooks import has_hooks
 from fewshot_blo.kernel.layers import TorchBatchNorm
-from fewshot_blo.tasks.inputs import Inputs
+from fewshot_blo.tasks.inputs import Inputs, each, tensors_of
 
 Kind = tuple[bool, tuple[torch.Size, ...]]
 """The network's mode and the shapes of its inputs: they may decide what a pass writes to."""
 
+WRITES_INPUT = (
+    "the forward pass of the network writes to its input, which the first pass did not: the task's "
+    "examples are changed; write x = x - 0.5 in place of x -= 0.5, and set inplace=False in layers "
+    "that get the input"
+)
+
+NO_WRITES = "a forward pass must not modify parameters"
+
+_writes_input: weakref.WeakKeyDictionary[nn.Module, dict[Kind, bool]] = weakref.WeakKeyDictionary()
 _changed: weakref.WeakKeyDictionary[nn.Module, dict[Kind, tuple[str, ...]]] = (
     weakref.WeakKeyDictionary()
 )
 _MISSING = object()
 
 
+def kind_of_pass(network: nn.Module, x: Inputs) -> Kind:
+    """The kind of a pass on inputs ``[B, ...]``."""
+    return network.training, tuple(p.shape for p in tensors_of(x))
+
+
+@contextmanager
+def input_kept(network: nn.Module, kind: Kind, x: Inputs) -> Iterator[Inputs]:
+    """Inputs for a forward pass that may write to them: a copy, unless an earlier pass did not.
+
+    Args:
+        network: the network.
+        kind: as returned by ``kind_of_pass``.
+        x: its inputs.
+
+    Raises:
+        ConfigurationError: on exit, if they were no copy and were written to.
+    """
+    known = _writes_input.setdefault(network, {})
+    own = each(torch.clone, x) if known.get(kind, True) else x
+    before = _versions(own)
+    yield own
+    written = _versions(own) != before
+    if written and own is x:
+        raise ConfigurationError(WRITES_INPUT)
+    known[kind] = written or known.get(kind, False)
+
+
+def _versions(x: Inputs) -> list[int]:
+    return [p._version for p in tensors_of(x)]
+
+
+@contextmanager
+def parameters_kept(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Checks on exit that nothing inside has written to parameters.
+
+    Raises:
+        ConfigurationError: if something has.
+    """
+    versions = [p._version for p in parameters.values()]
+    yield
+    for (name, p), version in zip(parameters.items(), versions, strict=True):
+        if p._version != version:
+            raise ConfigurationError(
+                f"the forward pass of the network modifies its parameter '{name}' in place (as "
+                f"nn.Embedding does with max_norm): {NO_WRITES}"
+            )
+
+
 def changed_buffers(
     network: nn.Module,
-    shapes: tuple[torch.Size, ...],
+    kind: Kind,
     names: Sequence[str],
     forward: Callable[[dict[str, Tensor]], object],
 ) -> tuple[str, ...]:
@@ -41,11 +99,11 @@ def changed_buffers(
 
     Args:
         network: the network.
-        shapes: those of its inputs.
+        kind: as returned by ``kind_of_pass``.
         names: as returned by ``writable_buffers``.
         forward: runs it once, with the given buffers in place of its own.
     """
-    known, kind = _changed.setdefault(network, {}), (network.training, shapes)
+    known = _changed.setdefault(network, {})
     if kind not in known:
         copies = {name: network.get_buffer(name).clone() for name in names}
         if copies:
@@ -118,6 +176,13 @@ def call(
     placed = {name: value for first, value in values.items() for name in names.get(first, ())}
     output = functional_call(network, placed, (x,), tie_weights=False)
     return output, placed
+
+
+def call_alone(network: nn.Module, x: Inputs) -> object:
+    """The network's output with its own parameters; neither it nor the input changes."""
+    buffers = {name: network.get_buffer(name).clone() for name in writable_buffers(network)}
+    with attributes_kept(writers(network)):
+        return call(network, buffers, names_of_tensors(network), each(torch.clone, x))[0]
 
 
 @contextmanager

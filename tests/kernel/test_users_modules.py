@@ -39,7 +39,7 @@ def loop(network: nn.Module, batch: TaskBatch, *, steps: int, second: bool) -> d
 
     def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         buffers = {n: b.clone() for n, b in network.named_buffers()}
-        logits = functional_call(network, {**params, **buffers}, (x,))
+        logits = functional_call(network, {**params, **buffers}, (x.clone(),))
         return F.cross_entropy(logits, y)
 
     losses = []
@@ -726,3 +726,103 @@ def test_a_batch_norm_with_a_forward_of_its_own_starts_afresh(backend: Backend) 
     expected = loop(network, batch, steps=2, second=True)
     for _ in range(2):
         assert_close(ours(problem, batch), expected)
+
+
+class SetByData(nn.Module):
+    """Shifts by a parameter that its first pass sets, as ActNorm does."""
+
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4, 1, 1), requires_grad=not frozen)
+        self.done = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.done:
+            self.shift.data.copy_(-x.mean((0, 2, 3)).reshape(-1, 1, 1))
+            self.done = True
+        return x + self.shift
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "loop", "batched"])
+def test_a_parameter_that_is_set_through_its_data_is_named(backend: Any, frozen: bool) -> None:
+    network = image_network(SetByData(frozen=frozen)).double()
+    problem = Initialization(network, backend=backend)
+    with pytest.raises(ConfigurationError, match=r"parameter '1\.shift' through \.data: .*before"):
+        problem.prepare(make_batch())
+    assert not problem.network.get_parameter("1.shift").any()
+
+
+class Halves(nn.Module):
+    """Writes to a parameter, in queries of a task alone."""
+
+    def __init__(self, rows: int, *, frozen: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()), requires_grad=not frozen)
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == self.rows:
+            with torch.no_grad():
+                self.gain.div_(2)
+        return x * self.gain
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_parameter_that_later_passes_write_to_is_named(backend: Backend, frozen: bool) -> None:
+    batch = make_batch(query=3)
+    network = image_network(Halves(batch.query_y.shape[1], frozen=frozen)).double()
+    with pytest.raises(ConfigurationError, match=r"parameter '1\.gain' in place"):
+        ours(Initialization(network, adapted="4", backend=backend, prove=False), batch)
+
+
+class Shifts(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self, when: Callable[[Tensor], bool] = lambda x: True) -> None:
+        super().__init__()
+        self.when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.when(x):
+            x -= 0.5
+        return x
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("prove", [False, True])
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+@pytest.mark.parametrize("first", [Shifts(), nn.ReLU(inplace=True)], ids=["-=", "ReLU"])
+def test_a_first_layer_that_works_in_place(
+    first: nn.Module, backend: Backend, prove: bool, recompute: bool
+) -> None:
+    batch = make_batch(tasks=2)
+    batch.support_x.sub_(0.5)
+    network = image_network(nn.Identity(), nn.Sequential(first, nn.Conv2d(1, 4, 3, stride=2)))
+    network = network.double()
+    problem = Initialization(network, backend=backend, prove=prove)
+    before = {name: x.clone() for name, x in batch.flat.items()}
+    expected = loop(network, batch, steps=1, second=True)
+    problem.prepare(batch)
+    for _ in range(2):
+        assert_close(ours(problem, batch, steps=1, recompute=recompute), expected)
+    assert all(torch.equal(x, before[name]) for name, x in batch.flat.items())
+
+
+def test_an_input_that_few_passes_write_to_is_told() -> None:
+    batch = make_batch()
+    batch.support_x[-1] += 9
+    few = Shifts(lambda x: float(x.mean()) > 4)
+    network = image_network(nn.Identity(), nn.Sequential(few, nn.Conv2d(1, 4, 3, stride=2)))
+    with pytest.raises(ConfigurationError, match="writes to its input, which the first pass"):
+        ours(Initialization(network.double(), backend="loop", prove=False), batch)
+
+
+def test_embedding_leaves_examples_and_buffers_alone() -> None:
+    network = nn.Sequential(Shifts(), WritesSometimes(lambda x: True), nn.Flatten())
+    examples = torch.rand(4, 1, 3, 3)
+    before = examples.clone()
+    for _ in range(2):
+        torch.testing.assert_close(embed(network, examples), 2 * (before - 0.5).flatten(1))
+    assert torch.equal(examples, before)
