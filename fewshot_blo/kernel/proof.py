@@ -57,12 +57,13 @@ class Sample:
     order: Order
     running: bool = False
 
-    def small(self, dtype: torch.dtype) -> Sample:
-        """A few images of two tasks, in another dtype."""
+    def small(self, dtype: torch.dtype | None = None) -> Sample:
+        """A copy of a few images of two tasks, in another dtype if one is given."""
 
         def converted(x: Tensor) -> Tensor:
             # A copy: what the network writes to it must not reach the outer variables.
-            return x.detach().to(dtype, copy=True) if x.is_floating_point() else x.clone()
+            to = dtype if dtype is not None and x.is_floating_point() else x.dtype
+            return x.detach().to(to, copy=True)
 
         return replace(
             self,

@@ -29,6 +29,9 @@ from fewshot_blo.training.step import dropout_keys, hypergradient
 
 RULE = SGD(0.1)
 
+# Some of these networks do, and ``test_row_check`` tells.
+pytestmark = pytest.mark.filterwarnings("ignore:.* mixes the rows of a batch")
+
 
 def loop(network: nn.Module, batch: TaskBatch, *, steps: int, second: bool) -> dict[str, Tensor]:
     """F and the gradient of unrolled steps: PyTorch alone, the module as it is, task by task.
