@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from fewshot_blo.errors import ConfigurationError
-from fewshot_blo.kernel.backend import Backend, BackendChoice, Choice, make_forward
+from fewshot_blo.kernel.backend import BackendChoice, Choice, make_forward
+from fewshot_blo.kernel.forward import Backend
 from fewshot_blo.kernel.precision import product_precision
 from fewshot_blo.kernel.proof import Order, Sample
 from fewshot_blo.kernel.row_check import MIXED_ROWS, rows_mix

@@ -39,6 +39,7 @@ from fewshot_blo.problems.few_shot import (
     task_keys,
 )
 from fewshot_blo.problems.inner_batches import inner_batches
+from fewshot_blo.problems.padding import repeated
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, NonNegative
 from fewshot_blo.records.shapes import size
@@ -163,7 +164,7 @@ class Initialization(FewShotProblem):
         Raises:
             ConfigurationError: as in ``Choice``, or if tasks are padded and the network mixes rows.
         """
-        tasks = batch[: min(batch.tasks, 4)]
+        tasks = repeated(batch[: min(batch.tasks, 4)])
 
         def sample() -> Sample:
             keys = first_keys(tasks)
@@ -188,6 +189,7 @@ class Initialization(FewShotProblem):
                 network mixes rows.
         """
         self._choice.check_rows(batch.padded)
+        batch = repeated(batch)
         forward = make_forward(self.original, self.network, self.backend, self.precision)
         shared = self._shared()
         parts = inner_batches(batch, self.inner_batch)

@@ -26,6 +26,7 @@ from fewshot_blo.objectives import AnyLoss, CrossEntropy, Metric, as_metric
 from fewshot_blo.objectives.tasks import on_query
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
+from fewshot_blo.problems.padding import repeated
 from fewshot_blo.problems.passes import Adapted, ForwardPass, example_passes
 from fewshot_blo.problems.slices import NEEDS_ALL, check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
@@ -169,7 +170,7 @@ class SharedEncoder(FewShotProblem):
             ConfigurationError: as in ``Choice``, or if the encoder mixes rows and tasks are padded
                 or ``slices`` is set.
         """
-        tasks = batch[: min(batch.tasks, 4)]
+        tasks = repeated(batch[: min(batch.tasks, 4)])
 
         def sample() -> Sample:
             inputs = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
@@ -229,7 +230,7 @@ class SharedEncoder(FewShotProblem):
 
     def _features(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None) -> Tensor:
         """Scaled features of the support and query sets, ``[T, N*K + N*Q, D]``."""
-        encoded = torch.cat(self._encoding()(batch, norm, keys), 1)
+        encoded = torch.cat(self._encoding()(repeated(batch), norm, keys), 1)
         if not self.head.scaled:
             return encoded
         return normalize(encoded) if self.unit else encoded / encoded.shape[-1] ** 0.5
