@@ -13,9 +13,13 @@ from fewshot_blo.evaluation.counts import Counts, Tally
 from fewshot_blo.evaluation.parts import part_of
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.kernel import SGD, InnerSteps, adapt
+from fewshot_blo.kernel.forward import TaskForward, only_tensor
 from fewshot_blo.kernel.interception import kernel_forward
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext
 from fewshot_blo.kernel.precision import Precision, forward_precision, product_precision
+from fewshot_blo.kernel.proof import Sample
+from fewshot_blo.kernel.purity import call_alone
+from fewshot_blo.kernel.row_check import rows_mix
 from fewshot_blo.kernel.statistics import has_statistics, uses_batch_statistics
 from fewshot_blo.machine.chunk import Chunk, at_a_time
 from fewshot_blo.networks.views import Views
@@ -30,6 +34,7 @@ from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, one_of
 
 _IMAGES = 256
+_FEW = 6
 
 
 ADAPTATION = InnerSteps(10, SGD(0.5))
@@ -185,9 +190,17 @@ def _embeddings(
     """Features of the pool ``[M, D]``; None without one, or if they may depend on each other."""
     alone = norm == "running" or not uses_batch_statistics(problem.network)
     embedder, pool = problem.embedder, source.pool
-    if not alone or embedder is None or pool is None:
+    if not alone or embedder is None or pool is None or _mixes(embedder, pool, source.dtype):
         return None
     return embed(embedder, pool, source.dtype, problem.precision, progress=progress)
+
+
+def _mixes(embedder: nn.Module, pool: Inputs, dtype: torch.dtype) -> bool:
+    """Whether features of some examples depend on others in their batch."""
+    device = next((p.device for p in embedder.parameters()), one_of(pool).device)
+    x = each(lambda x: as_inputs(x[:_FEW], device, dtype).unsqueeze(0), pool)
+    sample = Sample({}, {}, x, torch.zeros(1, dtype=torch.int64, device=device), "first")
+    return rows_mix(TaskForward(embedder, "loop"), sample)
 
 
 def _names(source: TaskSource, counts: Counts) -> list[str]:
@@ -242,8 +255,7 @@ def embed(
 
     def features(rows: slice) -> Tensor:
         part = each(lambda x: as_inputs(x[rows], device, dtype), examples)
-        found: Tensor = network(part).to(dtype)
-        return found
+        return only_tensor(call_alone(network, part)).to(dtype)
 
     def counted(rows: slice) -> Tensor:
         found = features(rows)

@@ -25,7 +25,11 @@ from fewshot_blo.kernel.purity import (
     attributes_kept,
     call,
     changed_buffers,
+    input_kept,
+    kind_of_pass,
     names_of_tensors,
+    parameters_kept,
+    writable_buffers,
     writers,
 )
 from fewshot_blo.kernel.stacked.fused import fused_kernels
@@ -174,9 +178,21 @@ class TaskForward:
             keys: one key per task for random numbers, ``[T]``.
 
         Raises:
-            ConfigurationError: if the network returns anything but a tensor, or uses activation
-                checkpointing.
+            ConfigurationError: if the network returns anything but a tensor, uses activation
+                checkpointing, or writes to its parameters.
         """
+        with parameters_kept({**self._parameters, **shared, **params}):
+            return self._of_tasks(params, shared, x, rows, running, keys)
+
+    def _of_tasks(
+        self,
+        params: TaskParams,
+        shared: Params,
+        x: Inputs,
+        rows: Tensor | int | None,
+        running: bool,
+        keys: Tensor | None,
+    ) -> Tensor:
         step, tasks = inner_step(), len(one_of(x))
         weights, first = (rows, None) if isinstance(rows, Tensor) else (None, rows)
 
@@ -200,19 +216,37 @@ class TaskForward:
         def alone(t: int, state: Params) -> Tensor:
             task_params = {name: column[t] for name, column in columns.items()}
             task_weights, key = (None if p is None else p[t] for p in (weights, keys))
-            return one(task_params, state, each(lambda p: p[t], x), task_weights, key)
+            with input_kept(self.network, kind, each(lambda p: p[t], x)) as own:
+                return one(task_params, state, own, task_weights, key)
 
-        changed = changed_buffers(self.network, lambda state: alone(0, state))
-        buffers = {name: self.network.get_buffer(name) for name in changed}
-        if self.backend != "loop":
-            state = {n: b.expand(tasks, *b.shape).clone() for n, b in buffers.items()}
-            per_task = (None if p is None else 0 for p in (weights, keys))
-            dims = (0 if params else None, 0 if state else None, 0, *per_task)
-            with _slow_rules_allowed():
-                output: Tensor = vmap(one, in_dims=dims)(params, state, x, weights, keys)
-            return output
-        states = ({n: b.clone() for n, b in buffers.items()} for _ in range(tasks))
-        return torch.stack([alone(t, state) for t, state in enumerate(states)])
+        kind = kind_of_pass(self.network, each(lambda p: p[0], x))
+        changed = changed_buffers(self.network, kind, self._buffers, lambda state: alone(0, state))
+        if self.backend == "loop":
+            return torch.stack([alone(t, self._state()) for t in range(tasks)])
+        # A buffer that is not expected to change has no task axis: a write that depends on the
+        # task's values then fails, and any other is the same for all tasks.
+        state = {
+            name: b.expand(tasks, *b.shape).clone() if name in changed else b
+            for name, b in self._state().items()
+        }
+        dims_of_state = {name: 0 if name in changed else None for name in state}
+        per_task = (None if p is None else 0 for p in (weights, keys))
+        dims = (0 if params else None, dims_of_state or None, 0, *per_task)
+        with _slow_rules_allowed(), input_kept(self.network, kind, x) as own:
+            output: Tensor = vmap(one, in_dims=dims)(params, state, own, weights, keys)
+        return output
+
+    def _state(self) -> dict[str, Tensor]:
+        """Fresh copies of the buffers that a pass may write to."""
+        return {name: self.network.get_buffer(name).clone() for name in self._buffers}
+
+    @cached_property
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
+
+    @cached_property
+    def _buffers(self) -> tuple[str, ...]:
+        return writable_buffers(self.network)
 
     @cached_property
     def _names(self) -> dict[str, tuple[str, ...]]:

@@ -79,6 +79,11 @@ OWN_BATCH_NORM = (
     "or norm mode 'transductive'"
 )
 
+NO_STATISTICS = (
+    "the network has a batch norm without running statistics, which norm mode 'running' needs: set "
+    "track_running_stats=True in that layer, or use another norm mode"
+)
+
 
 def _in_checkpoint() -> bool:
     """Whether ``torch.utils.checkpoint`` (use_reentrant=True) is on the call stack."""
@@ -146,6 +151,8 @@ def batch_norm(
     if isinstance(statistics, int) and statistics == NO_ROWS:
         raise ConfigurationError(OWN_BATCH_NORM)
     if isinstance(statistics, str):
+        if running_mean is None:
+            raise ConfigurationError(NO_STATISTICS)
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
     if statistics is None:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)

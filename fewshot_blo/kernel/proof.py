@@ -6,7 +6,8 @@ In float64, on copies, with a few images of two tasks, whatever the precision of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,7 @@ from fewshot_blo.bilevel import Params, TaskParams
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.forward import KernelBackend, TaskForward
 from fewshot_blo.kernel.pure_check import check_pure
+from fewshot_blo.kernel.purity import NO_WRITES
 from fewshot_blo.kernel.reference import ReferenceForward
 from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
@@ -55,11 +57,13 @@ class Sample:
     order: Order
     running: bool = False
 
-    def small(self, dtype: torch.dtype) -> Sample:
-        """A few images of two tasks, in another dtype."""
+    def small(self, dtype: torch.dtype | None = None) -> Sample:
+        """A copy of a few images of two tasks, in another dtype if one is given."""
 
         def converted(x: Tensor) -> Tensor:
-            return x.detach().to(dtype) if x.is_floating_point() else x
+            # A copy: what the network writes to it must not reach the outer variables.
+            to = dtype if dtype is not None and x.is_floating_point() else x.dtype
+            return x.detach().to(to, copy=True)
 
         return replace(
             self,
@@ -202,8 +206,29 @@ class Proof:
         self.sample = self._sample.small(dtype)
         self.network = copy.deepcopy(self._network).to(dtype)
         self.reference = ReferenceForward(self._original, self.network)
-        self.found = self._reference_derivatives(self.sample)
+        with self._unchanged():
+            self.found = self._reference_derivatives(self.sample)
         check_pure(self.reference.module, lambda: self.sample.of(self.reference))
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Checks that passes inside write to no parameter through ``.data``.
+
+        That leaves a tensor's version as it is, so values are compared.
+        """
+        tensors = {
+            **dict(self.network.named_parameters()),
+            **self.sample.shared,
+            **self.sample.params,
+        }
+        before = {name: p.detach().clone() for name, p in tensors.items()}
+        yield
+        for name, p in tensors.items():
+            if not torch.allclose(p.detach(), before[name], rtol=0, atol=0, equal_nan=True):
+                raise ConfigurationError(
+                    f"the forward pass of the network modifies its parameter '{name}' through "
+                    f".data: {NO_WRITES}; initialise it by the data before the network is passed in"
+                )
 
     def disagreement(self, backend: KernelBackend) -> Difference | None:
         """How a backend differs from the module; None if they agree.

@@ -19,10 +19,21 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.kernel.adapt import inner_step
 from fewshot_blo.kernel.conversion import copy_of
 from fewshot_blo.kernel.forward import attention, checkpointing_refused, floating, only_tensor
-from fewshot_blo.kernel.interception import OWN_BATCH_NORM, Interception, following_norms
+from fewshot_blo.kernel.interception import (
+    NO_STATISTICS,
+    OWN_BATCH_NORM,
+    Interception,
+    following_norms,
+)
 from fewshot_blo.kernel.layers import NO_ROWS, ForwardContext, TorchBatchNorm, fold, forward_context
 from fewshot_blo.kernel.precision import Precision, forward_precision
-from fewshot_blo.kernel.purity import attributes_kept, call, names_of_tensors, writers
+from fewshot_blo.kernel.purity import (
+    attributes_kept,
+    call,
+    names_of_tensors,
+    parameters_kept,
+    writers,
+)
 from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
 
@@ -65,7 +76,7 @@ class ReferenceForward:
             own = {name: p[t] for name, p in params.items()}
             task_rows = rows[t] if isinstance(rows, Tensor) else rows
             key = None if keys is None else fold(keys[t], inner_step() or 0)
-            task_x = each(lambda p, t=t: p[t], x)
+            task_x = each(lambda p, t=t: p[t].clone(), x)  # The module may write to its input.
             outputs.append(self._one({**shared, **own}, task_x, task_rows, running, key))
         return torch.stack(outputs)
 
@@ -88,6 +99,8 @@ class ReferenceForward:
             eps: float = 1e-5,
         ) -> Tensor:
             own = running_mean, running_var, weight, bias
+            if running and running_mean is None:
+                raise ConfigurationError(NO_STATISTICS)
             if rows is None or running or not training:
                 return F.batch_norm(x, *own, training and not running, momentum, eps)
             if isinstance(rows, int) and rows == NO_ROWS:
@@ -95,10 +108,11 @@ class ReferenceForward:
             return _by_rows(x, rows, weight, bias, eps)
 
         buffers = self._buffers()
-        versions = {name: p._version for name, p in params.items()}
-        values = {**self._constants(), **buffers, **params}
+        parameters = {**self._constants(), **params}
+        values = {**parameters, **buffers}
         context = ForwardContext(key=key, step=inner_step())
         with (
+            parameters_kept(parameters),
             attributes_kept(self._writers) as assigned,
             forward_context(context),
             Interception(context, batch_norm),
@@ -108,12 +122,6 @@ class ReferenceForward:
         ):
             found, placed = call(self.module, values, self._names, x)
         output = only_tensor(found)
-        for name, p in params.items():
-            if p._version != versions[name]:
-                raise ConfigurationError(
-                    f"the forward pass of the network modifies its parameter '{name}' in place (as "
-                    "nn.Embedding does with max_norm): a forward pass must not modify parameters"
-                )
         self._note(assigned, [n for n, b in buffers.items() if placed[n] is not b or b._version])
         return output.to(floating(x, values)) if self.precision == "bfloat16" else output
 

@@ -20,9 +20,9 @@ def uses_batch_statistics(network: nn.Module) -> bool:
 
 def has_statistics(network: nn.Module) -> bool:
     """Whether every batch norm has running statistics other than the initial mean 0, variance 1."""
-    return all(
-        not bool((mean == 0).all() and (variance == 1).all())
-        for mean, variance in map(_statistics, following_norms(network))
+    found = [_statistics(norm) for norm in following_norms(network)]
+    return all(found) and not any(
+        bool((mean == 0).all() and (variance == 1).all()) for mean, variance in found
     )
 
 

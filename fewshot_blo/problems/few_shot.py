@@ -67,6 +67,9 @@ class FewShotProblem(ABC):
         backend: backend of the kernel; "auto" until ``prepare`` has chosen. Has no effect if
             ``bind`` does not use it.
         precision: precision of the network's matrix products and convolutions.
+        rows_mix: whether ``prepare`` has seen that outputs of a row depend on the other rows of a
+            batch, other than by the statistics of batch norms: predictions are then transductive in
+            every norm mode.
     """
 
     network: nn.Module
@@ -74,6 +77,11 @@ class FewShotProblem(ABC):
     metric: Metric = Accuracy()
     backend: BackendChoice = "loop"
     precision: Precision = "float32"
+
+    @property
+    def rows_mix(self) -> bool:
+        """False by default."""
+        return False
 
     if TYPE_CHECKING:  # An attribute that problems may declare with a narrower type.
 
@@ -181,9 +189,11 @@ def first_keys(batch: TaskBatch) -> Tensor:
 def norm_modes(problem: FewShotProblem) -> tuple[NormMode, ...]:
     """The norm modes whose results differ.
 
-    "support" alone if no layer uses batch statistics; "running" only if running statistics have
-    been estimated.
+    "support" alone if no layer uses batch statistics, or "transductive" if the network was seen to
+    mix rows in another way; "running" only if running statistics have been estimated.
     """
+    if not uses_batch_statistics(problem.network) and problem.rows_mix:
+        return ("transductive",)
     if not uses_batch_statistics(problem.network):
         return ("support",)
     modes: tuple[NormMode, ...] = ("transductive", "support")

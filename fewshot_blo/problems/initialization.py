@@ -39,6 +39,7 @@ from fewshot_blo.problems.few_shot import (
     task_keys,
 )
 from fewshot_blo.problems.inner_batches import inner_batches
+from fewshot_blo.problems.padding import repeated
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import AtLeast, AtMost, Natural, NonNegative
 from fewshot_blo.records.shapes import size
@@ -161,9 +162,9 @@ class Initialization(FewShotProblem):
         """Compares the kernel with ``original``, and chooses the backend if it is "auto".
 
         Raises:
-            ConfigurationError: as in ``Choice``.
+            ConfigurationError: as in ``Choice``, or if tasks are padded and the network mixes rows.
         """
-        tasks = batch[: min(batch.tasks, 4)]
+        tasks = repeated(batch[: min(batch.tasks, 4)])
 
         def sample() -> Sample:
             keys = first_keys(tasks)
@@ -173,13 +174,22 @@ class Initialization(FewShotProblem):
 
         choice = Choice(self.original, self.network, self.precision)
         self.backend = self._choice(self.backend, choice, sample, derivatives)
+        self._choice.check_rows(batch.padded)
+
+    @property
+    def rows_mix(self) -> bool:
+        """Whether the network mixes the rows of a batch outside of batch norms."""
+        return self._choice.rows_mix
 
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """The bilevel problem of a batch of tasks.
 
         Raises:
-            ConfigurationError: if the backend has not been chosen.
+            ConfigurationError: if the backend has not been chosen, or tasks are padded and the
+                network mixes rows.
         """
+        self._choice.check_rows(batch.padded)
+        batch = repeated(batch)
         forward = make_forward(self.original, self.network, self.backend, self.precision)
         shared = self._shared()
         parts = inner_batches(batch, self.inner_batch)

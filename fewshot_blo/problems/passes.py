@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from fewshot_blo.kernel.purity import call_alone
 from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.tasks.inputs import Inputs, as_inputs, each, joined, one_of
 
@@ -40,7 +41,7 @@ def example_passes(
         found = each(lambda x: as_inputs(x, device, tasks.dtype), _spread(pool))
     starts = range(0, len(one_of(found)), _BATCH)
     parts = (each(lambda x, start=start: x[start : start + _BATCH], found) for start in starts)
-    return (partial(network, part) for part in parts)
+    return (partial(call_alone, network, part) for part in parts)
 
 
 def _spread(pool: Inputs) -> Inputs:

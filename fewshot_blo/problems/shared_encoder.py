@@ -26,8 +26,9 @@ from fewshot_blo.objectives import AnyLoss, CrossEntropy, Metric, as_metric
 from fewshot_blo.objectives.tasks import on_query
 from fewshot_blo.problems.encoding import Encoding
 from fewshot_blo.problems.few_shot import BoundTasks, FewShotProblem, NormMode, first_keys
+from fewshot_blo.problems.padding import repeated
 from fewshot_blo.problems.passes import Adapted, ForwardPass, example_passes
-from fewshot_blo.problems.slices import check_slices, cut
+from fewshot_blo.problems.slices import NEEDS_ALL, check_slices, cut
 from fewshot_blo.problems.task_heads import TaskHeads, check_head, learned_start
 from fewshot_blo.records.checked import checked
 from fewshot_blo.records.ranges import Counting, Natural, NonNegative
@@ -166,9 +167,10 @@ class SharedEncoder(FewShotProblem):
         Then prepares the head on the features of the batch.
 
         Raises:
-            ConfigurationError: as in ``Choice``.
+            ConfigurationError: as in ``Choice``, or if the encoder mixes rows and tasks are padded
+                or ``slices`` is set.
         """
-        tasks = batch[: min(batch.tasks, 4)]
+        tasks = repeated(batch[: min(batch.tasks, 4)])
 
         def sample() -> Sample:
             inputs = cut(tasks.query_x, self.slices)[0] if self.slices else tasks.query_x
@@ -176,6 +178,9 @@ class SharedEncoder(FewShotProblem):
 
         choice = Choice(self.original, self.network, self.precision)
         self.backend = self._choice(self.backend, choice, sample, derivatives)
+        self._choice.check_rows(batch.padded)
+        if self.slices and self.rows_mix:
+            raise ConfigurationError(NEEDS_ALL.format(self.slices, "mixes the rows of a batch"))
 
         def features() -> Tensor:
             with torch.no_grad():
@@ -183,12 +188,19 @@ class SharedEncoder(FewShotProblem):
 
         self.head.prepare(features, derivatives)
 
+    @property
+    def rows_mix(self) -> bool:
+        """Whether the encoder mixes the rows of a batch outside of batch norms."""
+        return self._choice.rows_mix
+
     def bind(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None = None) -> BoundTasks:
         """Encodes a batch of tasks and states the heads' bilevel problem on the features.
 
         Raises:
-            ConfigurationError: if the backend has not been chosen.
+            ConfigurationError: if the backend has not been chosen, or tasks are padded and the
+                encoder mixes rows.
         """
+        self._choice.check_rows(batch.padded)
         encoded = self._features(batch, norm, keys)
         leaf = encoded.detach().requires_grad_()
         encoder, own = self.outer.encoder, replace(self.outer, encoder={}, features=leaf)
@@ -218,7 +230,7 @@ class SharedEncoder(FewShotProblem):
 
     def _features(self, batch: TaskBatch, norm: NormMode, keys: Tensor | None) -> Tensor:
         """Scaled features of the support and query sets, ``[T, N*K + N*Q, D]``."""
-        encoded = torch.cat(self._encoding()(batch, norm, keys), 1)
+        encoded = torch.cat(self._encoding()(repeated(batch), norm, keys), 1)
         if not self.head.scaled:
             return encoded
         return normalize(encoded) if self.unit else encoded / encoded.shape[-1] ** 0.5

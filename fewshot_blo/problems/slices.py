@@ -15,14 +15,13 @@ from fewshot_blo.kernel.layers import fold
 from fewshot_blo.kernel.statistics import uses_batch_statistics
 from fewshot_blo.tasks.inputs import Inputs, each, one_of
 
+NEEDS_ALL = "slices is {}, but the network {}, which needs all images: set slices to 0"
+
 
 def check_slices(network: nn.Module, images: int) -> None:
     """Raises ``ConfigurationError`` if a network cannot encode this many images at a time."""
     if images and uses_batch_statistics(network):
-        raise ConfigurationError(
-            f"slices is {images}, but the network uses batch statistics, which need all images: "
-            "set slices to 0"
-        )
+        raise ConfigurationError(NEEDS_ALL.format(images, "uses batch statistics"))
 
 
 def cut(x: Inputs, images: int) -> list[Inputs]:

@@ -300,6 +300,23 @@ def test_running_from_embeddings_equals_binding_the_images() -> None:
     assert len({tuple(accuracy.tolist()) for accuracy in modes.values()}) == 3
 
 
+class Standardised(nn.Module):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*mixes the rows of a batch")
+def test_no_embeddings_where_rows_mix_without_a_batch_norm() -> None:
+    network = nn.Sequential(Conv4(hidden=8, norm="group"), Standardised()).double()
+    problem = SharedEncoder(network, backend="loop")
+    evaluation = measure(problem, "support", tasks=4)
+    batch = sampler().batch(0)
+    right = predictions(problem, batch, "support") == batch.query_y
+    assert evaluation.values.tolist() == pytest.approx(right.double().mean(1).tolist())
+
+
 def test_embeddings_that_are_known() -> None:
     problem = shared_encoder()
     known = embed(problem.network, DATASET.images, torch.float64)

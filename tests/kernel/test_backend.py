@@ -40,6 +40,7 @@ class Recurrent(nn.Module):
         return out
 
 
+@pytest.mark.filterwarnings("ignore:Branching mixes the rows of a batch")
 @pytest.mark.parametrize(
     ("network", "reason"), [(Branching(), r"\.item\(\)"), (Recurrent(), "lstm")]
 )

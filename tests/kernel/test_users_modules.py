@@ -29,6 +29,9 @@ from fewshot_blo.training.step import dropout_keys, hypergradient
 
 RULE = SGD(0.1)
 
+# Some of these networks do, and ``test_row_check`` tells.
+pytestmark = pytest.mark.filterwarnings("ignore:.* mixes the rows of a batch")
+
 
 def loop(network: nn.Module, batch: TaskBatch, *, steps: int, second: bool) -> dict[str, Tensor]:
     """F and the gradient of unrolled steps: PyTorch alone, the module as it is, task by task.
@@ -39,7 +42,7 @@ def loop(network: nn.Module, batch: TaskBatch, *, steps: int, second: bool) -> d
 
     def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         buffers = {n: b.clone() for n, b in network.named_buffers()}
-        logits = functional_call(network, {**params, **buffers}, (x,))
+        logits = functional_call(network, {**params, **buffers}, (x.clone(),))
         return F.cross_entropy(logits, y)
 
     losses = []
@@ -664,3 +667,165 @@ def test_a_wrong_kernel_layer_is_given_back_its_class(monkeypatch: pytest.Monkey
     with pytest.warns(UserWarning, match="computed by PyTorch's own operations in '', '0'"):
         problem.prepare(batch)
     assert_close(ours(problem, batch), loop(network, batch, steps=2, second=True))
+
+
+class WritesSometimes(nn.Module):
+    """Doubles a buffer in passes of some values, or of some numbers of rows."""
+
+    scale: Tensor
+
+    def __init__(self, when: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.when = when
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.when(x):
+            self.scale.mul_(2)
+        return x * self.scale
+
+
+@pytest.mark.parametrize("backend", ["auto", "loop"])
+def test_a_buffer_that_few_tasks_write_to_starts_afresh(backend: Any) -> None:
+    batch = make_batch()
+    batch.support_x[-1] += 9
+    network = image_network(WritesSometimes(lambda x: float(x.abs().mean()) > 1)).double()
+    problem = Initialization(network, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a network that cannot be batched.
+        problem.prepare(batch)
+    assert problem.backend == "loop"
+    expected = loop(network, batch, steps=1, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch, steps=1), expected)
+    assert float(problem.network.get_buffer("1.scale")) == 1
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_buffer_that_query_passes_alone_write_to_starts_afresh(backend: Backend) -> None:
+    batch = make_batch(query=3)
+    rows = batch.query_y.shape[1]
+    network = image_network(WritesSometimes(lambda x: len(x) == rows)).double()
+    problem = Initialization(network, backend=backend, prove=False)
+    expected = loop(network, batch, steps=2, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch), expected)
+    assert float(problem.network.get_buffer("1.scale")) == 1
+
+
+class CountsByHand(nn.BatchNorm2d):
+    """A batch norm whose own forward writes to its running mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        self.running_mean.add_(1)
+        return x / self.running_mean.reshape(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_batch_norm_with_a_forward_of_its_own_starts_afresh(backend: Backend) -> None:
+    batch, network = make_batch(), image_network(CountsByHand(4, affine=False)).double()
+    problem = Initialization(network, backend=backend, prove=False)
+    expected = loop(network, batch, steps=2, second=True)
+    for _ in range(2):
+        assert_close(ours(problem, batch), expected)
+
+
+class SetByData(nn.Module):
+    """Shifts by a parameter that its first pass sets, as ActNorm does."""
+
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4, 1, 1), requires_grad=not frozen)
+        self.done = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.done:
+            self.shift.data.copy_(-x.mean((0, 2, 3)).reshape(-1, 1, 1))
+            self.done = True
+        return x + self.shift
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "loop", "batched"])
+def test_a_parameter_that_is_set_through_its_data_is_named(backend: Any, frozen: bool) -> None:
+    network = image_network(SetByData(frozen=frozen)).double()
+    problem = Initialization(network, backend=backend)
+    with pytest.raises(ConfigurationError, match=r"parameter '1\.shift' through \.data: .*before"):
+        problem.prepare(make_batch())
+    assert not problem.network.get_parameter("1.shift").any()
+
+
+class Halves(nn.Module):
+    """Writes to a parameter, in queries of a task alone."""
+
+    def __init__(self, rows: int, *, frozen: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()), requires_grad=not frozen)
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == self.rows:
+            with torch.no_grad():
+                self.gain.div_(2)
+        return x * self.gain
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+def test_a_parameter_that_later_passes_write_to_is_named(backend: Backend, frozen: bool) -> None:
+    batch = make_batch(query=3)
+    network = image_network(Halves(batch.query_y.shape[1], frozen=frozen)).double()
+    with pytest.raises(ConfigurationError, match=r"parameter '1\.gain' in place"):
+        ours(Initialization(network, adapted="4", backend=backend, prove=False), batch)
+
+
+class Shifts(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self, when: Callable[[Tensor], bool] = lambda x: True) -> None:
+        super().__init__()
+        self.when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.when(x):
+            x -= 0.5
+        return x
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("prove", [False, True])
+@pytest.mark.parametrize("backend", ["batched", "loop", "reference"])
+@pytest.mark.parametrize("first", [Shifts(), nn.ReLU(inplace=True)], ids=["-=", "ReLU"])
+def test_a_first_layer_that_works_in_place(
+    first: nn.Module, backend: Backend, prove: bool, recompute: bool
+) -> None:
+    batch = make_batch(tasks=2)
+    batch.support_x.sub_(0.5)
+    network = image_network(nn.Identity(), nn.Sequential(first, nn.Conv2d(1, 4, 3, stride=2)))
+    network = network.double()
+    problem = Initialization(network, backend=backend, prove=prove)
+    before = {name: x.clone() for name, x in batch.flat.items()}
+    expected = loop(network, batch, steps=1, second=True)
+    problem.prepare(batch)
+    for _ in range(2):
+        assert_close(ours(problem, batch, steps=1, recompute=recompute), expected)
+    assert all(torch.equal(x, before[name]) for name, x in batch.flat.items())
+
+
+def test_an_input_that_few_passes_write_to_is_told() -> None:
+    batch = make_batch()
+    batch.support_x[-1] += 9
+    few = Shifts(lambda x: float(x.mean()) > 4)
+    network = image_network(nn.Identity(), nn.Sequential(few, nn.Conv2d(1, 4, 3, stride=2)))
+    with pytest.raises(ConfigurationError, match="writes to its input, which the first pass"):
+        ours(Initialization(network.double(), backend="loop", prove=False), batch)
+
+
+def test_embedding_leaves_examples_and_buffers_alone() -> None:
+    network = nn.Sequential(Shifts(), WritesSometimes(lambda x: True), nn.Flatten())
+    examples = torch.rand(4, 1, 3, 3)
+    before = examples.clone()
+    for _ in range(2):
+        torch.testing.assert_close(embed(network, examples), 2 * (before - 0.5).flatten(1))
+    assert torch.equal(examples, before)

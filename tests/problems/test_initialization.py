@@ -14,7 +14,7 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.hypergrad.unroll import UnrollState
-from fewshot_blo.kernel import SGD, InnerSteps, LearnedSGD
+from fewshot_blo.kernel import SGD, Backend, InnerSteps, LearnedSGD
 from fewshot_blo.networks import Conv4, Norm, classifier
 from fewshot_blo.objectives import Accuracy
 from fewshot_blo.objectives.cross_entropy import task_cross_entropy
@@ -219,6 +219,21 @@ def test_inductive_predictions_do_not_depend_on_other_queries() -> None:
 def test_norm_modes_that_differ() -> None:
     assert norm_modes(Initialization(network("group"))) == ("support",)
     assert norm_modes(Initialization(network())) == ("transductive", "support")
+
+
+class OwnNorm(nn.BatchNorm1d):
+    """A batch norm that the kernel does not convert."""
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched", "reference"])
+def test_a_batch_norm_without_running_statistics_has_no_running_mode(backend: Backend) -> None:
+    norm = OwnNorm(6, track_running_stats=False)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(256, 6), norm, nn.Linear(6, 3)).double()
+    problem, batch = Initialization(layers, backend=backend), make_batch()
+    assert norm_modes(problem) == ("transductive", "support")
+    bound = problem.bind(batch, "running")
+    with pytest.raises(ConfigurationError, match=r"without running .*track_running_stats=True"):
+        bound.query_outputs(bound.bilevel.inner_init)
 
 
 def test_losses_and_accuracies_leave_padding_out() -> None:
