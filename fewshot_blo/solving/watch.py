@@ -25,6 +25,11 @@ _UNBOUNDED = (
     "for these outer variables; add an l2 term, or set constraints of u or v"
 )
 
+_UNDEFINED = (
+    "the outer loss is {}, though the inner loss is finite at the same inner parameters: it is not "
+    "defined there, or overflows; start at other outer variables, or set constraints of u or v"
+)
+
 _FALLS = (
     "there is no minimum on the way of u, or outer constraints do not keep it from there; start "
     "elsewhere, or set constraints"
@@ -71,8 +76,7 @@ class Watch:
         try:
             step.check_finite(method)
         except DivergenceError as error:
-            losses = torch.cat([step.outer_loss, step.inner_loss])
-            why = _UNBOUNDED if chosen and not losses.isfinite().all() else str(error)
+            why = (chosen and _where_not_finite(step)) or str(error)
             raise DivergenceError(f"outer step {number}: {why}") from error
         for name, loss in (("outer", step.outer_loss), ("inner", step.inner_loss)):
             size = float(loss.detach().abs().max())
@@ -131,3 +135,15 @@ class Watch:
             setattr(self, name, value)
         self.point = {name: p.to(device) for name, p in self.point.items()}
         self.gradient = {name: p.to(device) for name, p in self.gradient.items()}
+
+
+def _where_not_finite(step: OuterStep) -> str:
+    """What a loss that is not finite says where inner steps are chosen; empty if both are."""
+    if not step.inner_loss.isfinite().all() or not _finite(step.inner):
+        return _UNBOUNDED
+    outer = step.outer_loss[~step.outer_loss.isfinite()]
+    return _UNDEFINED.format(float(outer[0])) if outer.numel() else ""
+
+
+def _finite(params: Params) -> bool:
+    return all(bool(p.isfinite().all()) for p in params.values())

@@ -127,6 +127,15 @@ def test_a_start_at_a_maximum_or_a_saddle_point_is_no_solution(loss: Any) -> Non
         solve(followed(near, loss), progress=False)
 
 
+def test_an_outer_loss_that_is_not_defined_is_told() -> None:
+    """Here G is finite everywhere, and has a minimum."""
+    given = followed(near, lambda v, u: u["u"].log().sum() + v["v"].sum())
+    with torch.no_grad():
+        given.outer["u"].fill_(-1.0)
+    with pytest.raises(DivergenceError, match="the outer loss is nan, though the inner loss is"):
+        solve(given, progress=False)
+
+
 def test_outer_constraints_that_cannot_be_met_are_told() -> None:
     given = followed(near, outer_equalities=lambda v, u: torch.stack([u["u"][0], u["u"][0] - 1]))
     with pytest.raises(DivergenceError, match="there may be no feasible"):
