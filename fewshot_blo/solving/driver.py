@@ -126,7 +126,8 @@ def solve(
         observe: further figures of each record, which decide nothing; likewise.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
         every: outer steps between records, held-out losses and saves; the first step and every ten
-            minutes without a save are followed by one, too.
+            minutes without a save are followed by one, too. With named steps and no tolerance,
+            multipliers of outer constraints move at least so often, and more often at first.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
         progress: show a progress bar, or lines where there is no terminal; False is silent.

@@ -1,4 +1,4 @@
-"""The certificate of an outer step of a run."""
+"""The certificate of an outer step of a run, and what a record says of it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def measured(
     last: bool,
     ends: bool,
     bends: bool,
+    violation: float,
 ) -> Certificate:
     """Measures where the step was computed.
 
@@ -40,6 +41,7 @@ def measured(
         last: whether no further step is taken.
         ends: whether u seems to have converged.
         bends: whether F may have several local solutions.
+        violation: of the worst outer constraint.
     """
     constrained = problem.constraints is not None
     try:
@@ -54,9 +56,23 @@ def measured(
         )
     except DivergenceError as error:
         nothing = math.nan
-        return Certificate(nothing, nothing, nothing, nothing, nothing, nothing, failure=str(error))
-    found = replace(found, sampled=sampled)
+        none = Certificate(nothing, nothing, nothing, nothing, nothing, nothing, failure=str(error))
+        return replace(none, outer_violation=violation)
+    found = replace(found, sampled=sampled, outer_violation=violation)
     if not constrained and (ends or (last and found.doubts())):
         ahead = distance_ahead(problem, step.inner, constraints)
         found = replace(found, outer_distance=ahead)
     return found
+
+
+def record_of(step: OuterStep, number: int, certificate: Certificate | None) -> dict[str, float]:
+    """Losses of an outer step, what its strategy measured, and its certificate, by name."""
+    squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
+    record = {
+        "step": number,
+        "loss/outer": float(step.outer_loss),
+        "loss/inner": float(step.inner_loss),
+        "hypergradient/norm": squared**0.5,
+        **{f"strategy/{name}": float(x.mean()) for name, x in step.figures.items()},
+    }
+    return record | ({} if certificate is None else certificate.figures())

@@ -124,6 +124,11 @@ class Watch:
             is_short = distance(outer, self.point) <= limit * (1 + size)
             self.short = self.short + 1 if is_short else 0
 
+    def start_anew(self) -> None:
+        """F is another function from here on."""
+        self.point, self.gradient, self.distance = {}, {}, math.inf
+        self.short = self.near = 0
+
     def plain(self) -> dict[str, Any]:
         """For a checkpoint."""
         kept = ("first", "short", "point", "gradient", "near", "distance")
