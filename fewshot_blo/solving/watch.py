@@ -144,11 +144,8 @@ class Watch:
 
 def _where_not_finite(step: OuterStep) -> str:
     """What a loss that is not finite says where inner steps are chosen; empty if both are."""
-    if not step.inner_loss.isfinite().all() or not _finite(step.inner):
+    # Steps down a loss without a minimum may end where it is still finite.
+    if not (step.inner_loss.abs() <= _BEYOND).all():
         return _UNBOUNDED
     outer = step.outer_loss[~step.outer_loss.isfinite()]
     return _UNDEFINED.format(float(outer[0])) if outer.numel() else ""
-
-
-def _finite(params: Params) -> bool:
-    return all(bool(p.isfinite().all()) for p in params.values())
