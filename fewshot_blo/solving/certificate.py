@@ -62,6 +62,8 @@ class Certificate:
         inner_violation: of the worst inner constraint; zero without.
         outer_violation: of the worst outer constraint, divided by the norm of its gradient at the
             start, relative to ``1 + |(u, v)|``; zero without.
+        falls_on: one where F still falls along the way that u has gone, as far again as it went;
+            zero where it rises, or was not measured.
         failure: why nothing could be measured; empty where it was.
     """
 
@@ -78,6 +80,7 @@ class Certificate:
     outer_elsewhere: float = 0.0
     inner_violation: float = 0.0
     outer_violation: float = 0.0
+    falls_on: float = 0.0
     failure: str = ""
 
     def figures(self) -> dict[str, float]:
@@ -149,6 +152,12 @@ class Certificate:
                 f"the outer loss is lower by {self.outer_elsewhere:.2g} (relative to 1 + |F|) at "
                 "another minimiser of the inner loss: start the inner problem elsewhere, or give "
                 "it constraints that leave one minimiser"
+            )
+        if self.falls_on:
+            found.append(
+                "the outer loss still falls beyond u, as far again as u has gone from its start: "
+                "there is no minimum on that way; set constraints, or add an l2 term of the outer "
+                "variables to the outer loss"
             )
         if self.disagreement > limit and not settled:
             found.append(

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.certify import certify
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.look_ahead import distance_ahead
+from fewshot_blo.solving.runaway import falls_on
 
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
@@ -29,6 +30,7 @@ def measured(
     ends: bool,
     bends: bool,
     violation: float,
+    origin: Params,
 ) -> Certificate:
     """Measures where the step was computed.
 
@@ -42,6 +44,7 @@ def measured(
         ends: whether u seems to have converged.
         bends: whether F may have several local solutions.
         violation: of the worst outer constraint.
+        origin: where u started.
     """
     constrained = problem.constraints is not None
     try:
@@ -62,6 +65,9 @@ def measured(
     if not constrained and (ends or (last and found.doubts())):
         ahead = distance_ahead(problem, step.inner, constraints)
         found = replace(found, outer_distance=ahead)
+    if ends and not (constrained or sampled or found.doubts(strict=True)):
+        falls = falls_on(problem, step.inner, constraints, origin)
+        found = replace(found, falls_on=float(falls))
     return found
 
 

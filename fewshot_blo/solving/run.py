@@ -36,11 +36,8 @@ from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 _MOST_LOOKS, _LOOKS_OF_BENDS = 12, 4
 """Doubted looks that end a run, and as how many one counts where F has bends."""
 
-_SOLVED = 1e-3
-"""Relative distance of u to a stationary point at which multipliers may move."""
-
-_NEAR = 1e-4
-"""Relative distance of u to a stationary point at which a run has converged."""
+_NEAR, _SOLVED = 1e-4, 1e-3
+"""Relative distances of u to a stationary point: of a converged run, and where multipliers move."""
 
 
 @dataclass
@@ -197,6 +194,7 @@ class SolveRun:
                 ends=maybe and not finer,
                 bends=self.has_bends,
                 violation=self.limits.violation_at(self.problem, unstacked(step.inner)),
+                origin=self.origin,
             )
             self.measuring += time.monotonic() - begun
         return maybe and self._refine(finer, step)
