@@ -136,6 +136,24 @@ def test_an_outer_loss_that_is_not_defined_is_told() -> None:
         solve(given, progress=False)
 
 
+@pytest.mark.parametrize("saddles", [1, 3])
+def test_a_saddle_point_of_many_variables_is_left(saddles: int) -> None:
+    """F is zero at minima, and falls along the first entries alone, which random ways miss."""
+    given = followed(
+        near,
+        lambda v, u: (
+            v["v"][saddles:].square().sum() + (v["v"][:saddles].square() - 1).square().sum()
+        ),
+        n=60,
+    )
+    with torch.no_grad():
+        given.outer["u"][saddles:] = 1.0
+    solution = solve(given, progress=False)
+    assert solution.history[-1]["loss/outer"] < 1e-8
+    ones = torch.ones(saddles, dtype=DOUBLE)
+    torch.testing.assert_close(solution.outer["u"][:saddles].abs(), ones, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
