@@ -30,7 +30,7 @@ from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.restarts import improved
 from fewshot_blo.solving.run import SolveRun
 from fewshot_blo.solving.saved import FILE
-from fewshot_blo.solving.starts import Partial, Start
+from fewshot_blo.solving.starts import Partial, Start, starts_cold
 
 __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
 
@@ -144,7 +144,7 @@ def solve(
     """
     strategy = Implicit() if strategy is None else strategy
     _check(patience, validate, folder, resume=resume, logs=bool(loggers))
-    check_start(strategy, start)
+    check_start(strategy, "cold" if starts_cold(start) else start)
     _check_named(problem, strategy, steps, optimizer, patience)
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps

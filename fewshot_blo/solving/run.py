@@ -118,7 +118,8 @@ class SolveRun:
         bilevel = self.bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
-        state = replace(self.state, inner=start)
+        anew = strategy.follows and not start  # A dual starts with v; multipliers go on.
+        state = self.state.cold() if anew else replace(self.state, inner=start)
         try:
             step = strategy.hypergradient(bilevel, state)
             name, chosen = type(strategy).__name__, strategy.inner.left_open
