@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
+from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot, task_flat, task_like
 from fewshot_blo.hypergrad.dense import FEW, Dense
 from fewshot_blo.hypergrad.gradients import hessian_products, inner_gradients
+from fewshot_blo.hypergrad.systems import MatVec
 from fewshot_blo.kernel import InnerSteps, adapt
+from fewshot_blo.kernel.rules import by_task
 
 _MOST_STEPS = 10
 _UNSOLVED = 1e-3
 """Share of the gradient that no step cancels from which on there is no Newton step."""
+
+_ROUNDING = 10
+"""Roundings of the largest curvature, for each parameter, to which a negative one is none."""
 
 _SLOW = 0.5
 """Share of the gradient's norm left by a step from which on Newton's method is given up."""
@@ -21,8 +27,10 @@ def solved_or_adapted(problem: Bilevel, start: TaskParams, inner: InnerSteps) ->
     """Inner parameters after the inner steps, ``[T, ...]``, detached.
 
     Where number, rule and tolerance of the steps are open and tasks have at most 100 parameters,
-    Newton steps are tried first. They are kept if each solves its linear system, leads downhill and
-    halves the gradient, for every task, and the last is as short as inner steps are in the end.
+    Newton steps are tried first. A task keeps them if none starts where G has negative curvature,
+    which would lead to a saddle point, each solves its linear system, leads downhill and halves the
+    gradient, and the last is as short as inner steps are in the end. Other tasks take inner steps
+    from their start: no task's solution depends on those beside it.
 
     Args:
         problem: the inner problems.
@@ -30,19 +38,23 @@ def solved_or_adapted(problem: Bilevel, start: TaskParams, inner: InnerSteps) ->
         inner: the steps.
     """
     few = sum(p[0].numel() for p in start.values()) <= FEW
-    if inner == InnerSteps() and few and problem.project is None:
-        found = _newton(problem, start, inner)
-        if found is not None:
-            return found
-    return adapt(problem.inner_loss, start, inner, outer=problem.outer, project=problem.project)
+    if not (inner == InnerSteps() and few and problem.project is None):
+        return adapt(problem.inner_loss, start, inner, outer=problem.outer, project=problem.project)
+    found, solved = _newton(problem, start, inner)
+    if bool(solved.all()):
+        return found
+    start = _chosen(solved, found, start)
+    return _chosen(solved, found, adapt(problem.inner_loss, start, inner, outer=problem.outer))
 
 
-def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> TaskParams | None:
-    """A solution, or None where steps do not converge at once."""
+def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> tuple[TaskParams, Tensor]:
+    """Solutions, and of which tasks they are, ``[T]``: the others do not converge at once."""
     v = {name: p.detach() for name, p in start.items()}
-    tolerance = inner.ends_at(next(iter(v.values())).dtype)
+    first = next(iter(v.values()))
+    tolerance = inner.ends_at(first.dtype)
     assert tolerance is not None
-    before = torch.tensor(torch.inf)
+    solved = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+    going, before = ~solved, torch.tensor(torch.inf)
     for _ in range(_MOST_STEPS):
         v = {name: p.detach().requires_grad_() for name, p in v.items()}
         with torch.enable_grad():
@@ -50,16 +62,36 @@ def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> TaskParam
             g_v = inner_gradients(losses.sum(), v, create_graph=True)
         g = {name: x.detach() for name, x in g_v.items()}
         size = task_dot(g, g).sqrt()
-        if not bool((losses.isfinite() & (size <= _SLOW * before.to(size))).all()):
-            return None
-        product = hessian_products(g_v, v)
+        product, convex = _built(hessian_products(g_v, v), g)
         step = Dense()(product, g)
         left = {name: x - g[name] for name, x in product(step).items()}
-        solved = task_dot(left, left).sqrt() <= _UNSOLVED * size
-        if not bool((solved & (task_dot(g, step) >= 0)).all()):
-            return None
-        v = {name: p.detach() - step[name] for name, p in v.items()}
+        going = going & losses.isfinite() & (size <= _SLOW * before.to(size)) & convex
+        going &= (task_dot(left, left).sqrt() <= _UNSOLVED * size) & (task_dot(g, step) >= 0)
+        stepped = {name: p.detach() - step[name] for name, p in v.items()}
+        v = _chosen(going, stepped, {name: p.detach() for name, p in v.items()})
         length, before = task_dot(step, step).sqrt(), size
-        if bool((length <= tolerance * (1 + task_dot(v, v).sqrt())).all()):
-            return v
-    return None
+        short = going & (length <= tolerance * (1 + task_dot(v, v).sqrt()))
+        solved, going = solved | short, going & ~short
+        if not bool(going.any()):
+            break
+    return v, solved
+
+
+def _built(product: MatVec, like: TaskParams) -> tuple[MatVec, Tensor]:
+    """The same products from the matrix, and whether it has no negative eigenvalue, ``[T]``."""
+    flat = task_flat(like)
+    n = flat.shape[1]
+    units = [task_like(unit.expand_as(flat), like) for unit in torch.eye(n).to(flat)]
+    columns = [task_flat({name: x.detach() for name, x in product(q).items()}) for q in units]
+    h = torch.stack(columns, 2)
+    finite = h.isfinite().flatten(1).all(1)
+    symmetric = torch.where(finite[:, None, None], 0.5 * (h + h.mT), 0).double()
+    values = torch.linalg.eigvalsh(symmetric)
+    rounding = _ROUNDING * n * torch.finfo(flat.dtype).eps * values.abs().amax(1)
+    convex = finite & (values[:, 0] >= -rounding)
+    return lambda q: task_like((h @ task_flat(q)[..., None])[..., 0], like), convex
+
+
+def _chosen(tasks: Tensor, those: TaskParams, others: TaskParams) -> TaskParams:
+    """The first parameters of some tasks, and the second ones of the rest."""
+    return {n: torch.where(by_task(tasks, p), p, others[n].detach()) for n, p in those.items()}

@@ -28,7 +28,7 @@ _HARD = (
 )
 
 _INFEASIBLE = 1e-3
-"""Violation of an inner constraint from which on there may be no feasible v."""
+"""Violation of a constraint from which on there may be no feasible v, or no feasible u."""
 
 _LOWER, _LOWER_OUTER = 1e-5, 1e-2
 """By how much G and F, relative to one plus their size, have to be lower elsewhere for a doubt."""
@@ -60,6 +60,10 @@ class Certificate:
             the lowest solution that was found from other starts; zero where none is lower.
         outer_elsewhere: likewise, how much lower F is, relative to ``1 + |F|``, at one of equal G.
         inner_violation: of the worst inner constraint; zero without.
+        outer_violation: of the worst outer constraint, divided by the norm of its gradient at the
+            start, relative to ``1 + |(u, v)|``; zero without.
+        falls_on: one where F still falls along the way that u has gone, as far again as it went;
+            zero where it rises, or was not measured.
         failure: why nothing could be measured; empty where it was.
     """
 
@@ -75,6 +79,8 @@ class Certificate:
     inner_elsewhere: float = 0.0
     outer_elsewhere: float = 0.0
     inner_violation: float = 0.0
+    outer_violation: float = 0.0
+    falls_on: float = 0.0
     failure: str = ""
 
     def figures(self) -> dict[str, float]:
@@ -94,7 +100,9 @@ class Certificate:
         ]
 
     def doubts(self, *, strict: bool = False, chosen: bool = False) -> list[str]:
-        """Sentences on what is not as a solution has it, each with a remedy; none of one batch.
+        """Sentences on what is not as a solution has it, each with a remedy.
+
+        Of one batch, a constraint of u and v alone can be told to be violated.
 
         Args:
             strict: by the limits for convergence.
@@ -102,10 +110,16 @@ class Certificate:
         """
         distance = CONVERGED_DISTANCE if strict else INNER_DISTANCE
         found: list[str] = []
+        if not self.outer_violation <= _INFEASIBLE:
+            found.append(
+                f"an outer constraint is violated by {self.outer_violation:.2g} (divided by the "
+                "norm of its gradient, and relative to 1 + |(u, v)|): take more outer steps, or "
+                "start nearer to where it holds; there may be no feasible (u, v)"
+            )
         if self.sampled:
             return found
         if self.failure:
-            return [self.failure]
+            return [*found, self.failure]
         if self.inner_curvature < -_NEGATIVE:
             found.append(
                 f"the inner loss has negative curvature ({self.inner_curvature:.2g} of the "
@@ -138,6 +152,12 @@ class Certificate:
                 f"the outer loss is lower by {self.outer_elsewhere:.2g} (relative to 1 + |F|) at "
                 "another minimiser of the inner loss: start the inner problem elsewhere, or give "
                 "it constraints that leave one minimiser"
+            )
+        if self.falls_on:
+            found.append(
+                "the outer loss still falls beyond u, as far again as u has gone from its start: "
+                "there is no minimum on that way; set constraints, or add an l2 term of the outer "
+                "variables to the outer loss"
             )
         if self.disagreement > limit and not settled:
             found.append(

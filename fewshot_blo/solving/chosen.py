@@ -1,4 +1,4 @@
-"""Which outer optimizer is used where none is named."""
+"""Which outer optimizer is used where none is named, and what is said of what was chosen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,24 @@ from fewshot_blo.solving.descent import Backtracking, SpectralDescent
 from fewshot_blo.solving.limited_memory import LimitedMemory
 from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.quasi_newton import MOST_VARIABLES, QuasiNewton
+
+
+def said(chosen: Mapping[str, float], strategy: Strategy, outer: Backtracking | None) -> str:
+    """One line on what was chosen; empty for nothing.
+
+    Args:
+        chosen: settings of the strategy, by name.
+        strategy: with its inner steps.
+        outer: the outer optimizer where it was chosen.
+    """
+    parts = [f"{name} {value:.4g}" for name, value in chosen.items()]
+    if strategy.inner.steps is None:
+        parts.append("inner steps until the inner problem is solved")
+    if strategy.inner.rule is None:
+        parts.append("inner steps by measured curvature")
+    if outer is not None:
+        parts.append("outer steps by measured curvature")
+    return f"chosen: {', '.join(parts)}" if parts else ""
 
 
 def chosen_optimizer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,11 +17,17 @@ from fewshot_blo.solving.problem import unstacked
 MOST_VARIABLES = 50
 """Entries of u up to which all second derivatives of F are measured."""
 
+_PRODUCTS = 16
+"""Steps of Lanczos' method for more entries, each with one product with the second derivatives."""
+
 _LENGTH, _LENGTHS = 1e-3, (1.0, 3.0, 10.0)
 """Of steps to measure the second derivatives, and of those downhill, relative to ``1 + |u|``."""
 
 _CONCAVE, _MOST = 1e-10, 10
 """Negative curvature, relative to the largest, that counts, and the most directions of it."""
+
+_EXHAUSTED = 1e-6
+"""Share of a product that is new, below which it is the error of the differences."""
 
 _LOWER = 1e-4
 """By how much F, relative to ``1 + |F|``, has to be lower."""
@@ -79,14 +85,38 @@ def _concave_directions(
         return unstacked(task_like(x[None], {name: p[None] for name, p in here.items()}))
 
     u, slope = flat(here), flat(first.gradient)
-    rows = []
-    for i, x in enumerate(u.tolist()):
-        moved = u.clone()
-        moved[i] += _LENGTH * (1 + abs(x))
-        move(problem.outer, named(moved))
-        turned = flat(exact_step(problem, first.inner).gradient) - slope
-        rows.append(turned / (_LENGTH * (1 + abs(x))))
-    matrix = torch.stack(rows)
-    values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+
+    def product(way: Tensor, length: float) -> Tensor:
+        move(problem.outer, named(u + length * way))
+        return (flat(exact_step(problem, first.inner).gradient) - slope) / length
+
+    if len(u) <= MOST_VARIABLES:
+        lengths = [_LENGTH * (1 + abs(x)) for x in u.tolist()]
+        units = torch.eye(len(u)).to(u)
+        matrix = torch.stack([product(way, x) for way, x in zip(units, lengths, strict=True)])
+        values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+    else:
+        length = _LENGTH * (1 + float(u.norm()))
+        values, axes = _lanczos(lambda way: product(way, length), u)
     concave = values < -_CONCAVE * values.abs().max()
     return [named(axis) for axis in axes.T[concave][:_MOST]]
+
+
+def _lanczos(product: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Ritz values in ascending order, and their unit vectors in columns, of a random start."""
+    generator = torch.Generator().manual_seed(0)
+    way = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like)
+    basis = (way / way.norm())[None]
+    products: list[Tensor] = []
+    while len(products) < _PRODUCTS:
+        products.append(product(basis[-1]))
+        rest = products[-1]
+        for _ in range(2):  # Once is not orthogonal to rounding.
+            rest = rest - basis.T @ (basis @ rest)
+        if not rest.norm() > _EXHAUSTED * products[-1].norm():
+            break
+        basis = torch.cat([basis, (rest / rest.norm())[None]])
+    basis = basis[: len(products)]
+    small = basis @ torch.stack(products).T
+    values, axes = torch.linalg.eigh(0.5 * (small + small.T))
+    return values, basis.T @ axes

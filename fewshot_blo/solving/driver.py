@@ -30,7 +30,7 @@ from fewshot_blo.solving.problem import PlainProblem
 from fewshot_blo.solving.restarts import improved
 from fewshot_blo.solving.run import SolveRun
 from fewshot_blo.solving.saved import FILE
-from fewshot_blo.solving.starts import Partial, Start
+from fewshot_blo.solving.starts import Partial, Start, starts_cold
 
 __all__ = ["FILE", "Observe", "Partial", "Solution", "Start", "Validate", "solve"]
 
@@ -126,7 +126,8 @@ def solve(
         observe: further figures of each record, which decide nothing; likewise.
         patience: records without a new lowest held-out loss after which to stop; 0 for never.
         every: outer steps between records, held-out losses and saves; the first step and every ten
-            minutes without a save are followed by one, too.
+            minutes without a save are followed by one, too. With named steps and no tolerance,
+            multipliers of outer constraints move at least so often, and more often at first.
         folder: for ``last.pt``, a log and curves; none by default.
         resume: continue from ``last.pt`` of the folder, step for step as if never stopped.
         progress: show a progress bar, or lines where there is no terminal; False is silent.
@@ -143,7 +144,7 @@ def solve(
     """
     strategy = Implicit() if strategy is None else strategy
     _check(patience, validate, folder, resume=resume, logs=bool(loggers))
-    check_start(strategy, start)
+    check_start(strategy, "cold" if starts_cold(start) else start)
     _check_named(problem, strategy, steps, optimizer, patience)
     place = None if folder is None else Path(folder)
     most = MOST_OUTER_STEPS if steps is None else steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import ConfigurationError, DivergenceError
+from fewshot_blo.solving.points import copies, move, norm
 from fewshot_blo.solving.problem import Limit, PlainProblem
 
 _MET = 1e-6
@@ -19,6 +21,9 @@ _MET = 1e-6
 
 _MOST_WEIGHT, _INFEASIBLE = 1e7, 1e-3
 """γ at which a violation, relative as above, says that the constraints cannot be met."""
+
+_FEWEST, _EARLY = 2, 5
+"""Fewest outer steps between two updates: near a minimum, and else."""
 
 _LOST, _HEAVIER = 1e2, 10.0
 """A violation, relative as above, at which u has run away, and the factor of γ then."""
@@ -34,6 +39,7 @@ class OuterLimits:
     ``F + <λ, h> + γ/2 |h|² + (|max(μ + γ c, 0)|² - |μ|²) / (2γ)`` in place of F, for ``h = 0`` and
     ``c ≤ 0``: the slack variables s of ``c + s² = 0`` are solved for. Where outer steps have become
     short, ``λ ← λ + γ h``, ``μ ← max(μ + γ c, 0)``, and γ grows if the violation has not fallen.
+    Where steps are not watched, as their number is named, ``updated_when_due`` says when.
 
     Each entry of h and c is divided by the norm of its gradient over u and v at the start, so that
     the units of a constraint do not matter.
@@ -45,6 +51,7 @@ class OuterLimits:
         weight: γ.
         scale: 1 plus the largest entry of h and c at the start.
         violation: at the last update.
+        moved: outer steps taken at the last update where steps are not watched.
 
     Source: Mehra & Hamm (arXiv 1911.03432), inequality constraints by slack variables; solved for
     and with multipliers: Nocedal & Wright, "Numerical Optimization", chapter 17.
@@ -56,6 +63,7 @@ class OuterLimits:
     weight: float = _WEIGHT
     scale: float = 1.0
     violation: float = float("inf")
+    moved: int = 0
 
     @classmethod
     def of(cls, problem: PlainProblem) -> OuterLimits:
@@ -111,13 +119,54 @@ class OuterLimits:
 
         return replace(problem, outer_loss=outer_loss)
 
+    def updated_when_due(
+        self,
+        problem: PlainProblem,
+        seen: tuple[Params, Mapping[str, Tensor]],
+        step: int,
+        every: int,
+        *,
+        solved: bool,
+        adapts: bool,
+    ) -> bool:
+        """Moves the multipliers after an outer step, if it is time; returns whether they moved.
+
+        It is time once u was near a minimum for the multipliers at hand, at multiples of ``every``,
+        and before the first one after 5, 10, 15, 22, 33, 49, ... steps. So a run of few steps moves
+        them, too; and as the times do not depend on how many there will be, it can go on to more.
+
+        Args:
+            problem: whose outer variables are moved back to those of the step where it adapts.
+            seen: u and v that the step was taken from.
+            step: outer steps taken.
+            every: outer steps between records.
+            solved: whether u was near such a minimum.
+            adapts: whether the outer steps adapt to F. Those of a fixed size may become too long
+                for a larger γ, which has ``every`` steps each time, then.
+        """
+        waited = step - self.moved
+        early = step < every and waited >= max(_EARLY, self.moved // 2)
+        soon = solved and waited >= _FEWEST
+        if self.absent or not (early or soon or step // every > self.moved // every):
+            return False
+        ahead, (here, inner) = copies(problem.outer), seen
+        move(problem.outer, here)
+        self.update(problem, inner, may_grow=step % every == 0 or (solved and adapts))
+        if not adapts:
+            move(problem.outer, ahead)
+        self.moved = step
+        return True
+
     @torch.no_grad()
-    def update(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> bool:
+    def update(
+        self, problem: PlainProblem, inner: Mapping[str, Tensor], *, may_grow: bool = True
+    ) -> bool:
         """Moves the multipliers where a constraint is violated; returns whether none is.
 
         Args:
             problem: with its outer variables as they are.
             inner: v.
+            may_grow: whether γ may be raised.
 
         Raises:
             DivergenceError: if the constraints seem to have no feasible point.
@@ -128,9 +177,10 @@ class OuterLimits:
         violation, slack = self._violation(h, c)
         self.equal = self.equal + self.weight * h
         self.least = (self.least + self.weight * c).clamp(min=0)
-        if violation > max(_ENOUGH * self.violation, _MET * self.scale):
-            self.weight *= _GROWTH
-        self.violation = violation
+        if may_grow:
+            if violation > max(_ENOUGH * self.violation, _MET * self.scale):
+                self.weight *= _GROWTH
+            self.violation = violation
         if self.weight > _MOST_WEIGHT and violation > _INFEASIBLE * self.scale:
             raise DivergenceError(
                 f"outer constraints are violated by {violation:.2g} (each divided by the norm of "
@@ -161,6 +211,14 @@ class OuterLimits:
         # Complementarity: max(c, -μ/γ) is zero where c is active or μ is zero.
         slack = torch.cat([torch.maximum(c, -self.least / self.weight).abs(), c.new_zeros(1)]).max()
         return float(violated), float(slack)
+
+    @torch.no_grad()
+    def violation_at(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> float:
+        """The largest violation relative to ``1 + |(u, v)|``; zero without constraints."""
+        if self.absent:
+            return 0.0
+        violation, _ = self._violation(*self._divided(problem, inner, problem.outer))
+        return violation / (1 + math.hypot(norm(problem.outer), norm(inner)))
 
     @torch.no_grad()
     def figures(self, problem: PlainProblem, inner: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The certificate of an outer step of a run."""
+"""The certificate of an outer step of a run, and what a record says of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fewshot_blo.bilevel import Bilevel, OuterStep
+from fewshot_blo.bilevel import Bilevel, OuterStep, Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.hypergrad import Strategy
 from fewshot_blo.solving.certificate import Certificate
 from fewshot_blo.solving.certify import certify
 from fewshot_blo.solving.constraints import Constraint
 from fewshot_blo.solving.look_ahead import distance_ahead
+from fewshot_blo.solving.runaway import falls_on
 
 _PRODUCTS, _PRODUCTS_AT_THE_END = 10, 100
 """Hessian products of each measurement of a record, and of the last one."""
@@ -28,6 +29,8 @@ def measured(
     last: bool,
     ends: bool,
     bends: bool,
+    violation: float,
+    origin: Params,
 ) -> Certificate:
     """Measures where the step was computed.
 
@@ -40,6 +43,8 @@ def measured(
         last: whether no further step is taken.
         ends: whether u seems to have converged.
         bends: whether F may have several local solutions.
+        violation: of the worst outer constraint.
+        origin: where u started.
     """
     constrained = problem.constraints is not None
     try:
@@ -54,9 +59,26 @@ def measured(
         )
     except DivergenceError as error:
         nothing = math.nan
-        return Certificate(nothing, nothing, nothing, nothing, nothing, nothing, failure=str(error))
-    found = replace(found, sampled=sampled)
+        none = Certificate(nothing, nothing, nothing, nothing, nothing, nothing, failure=str(error))
+        return replace(none, outer_violation=violation)
+    found = replace(found, sampled=sampled, outer_violation=violation)
     if not constrained and (ends or (last and found.doubts())):
         ahead = distance_ahead(problem, step.inner, constraints)
         found = replace(found, outer_distance=ahead)
+    if ends and not (constrained or sampled or found.doubts(strict=True)):
+        falls = falls_on(problem, step.inner, constraints, origin)
+        found = replace(found, falls_on=float(falls))
     return found
+
+
+def record_of(step: OuterStep, number: int, certificate: Certificate | None) -> dict[str, float]:
+    """Losses of an outer step, what its strategy measured, and its certificate, by name."""
+    squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
+    record = {
+        "step": number,
+        "loss/outer": float(step.outer_loss),
+        "loss/inner": float(step.inner_loss),
+        "hypergradient/norm": squared**0.5,
+        **{f"strategy/{name}": float(x.mean()) for name, x in step.figures.items()},
+    }
+    return record | ({} if certificate is None else certificate.figures())

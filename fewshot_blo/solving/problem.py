@@ -38,7 +38,7 @@ class PlainProblem:
 
     Attributes:
         outer: initial u by name; changed in place, so that they hold the solution in the end.
-        inner: initial v by name.
+        inner: initial v by name; copied where it shares memory with an outer variable, which moves.
         inner_loss: G, a scalar.
         outer_loss: F, a scalar.
         inner_batches: the batch that G gets in inner step k of outer step s, a pure function of
@@ -88,6 +88,7 @@ class PlainProblem:
                     f"outer variable '{name}' is computed from other tensors: pass tensor.detach()"
                 )
             leaf.requires_grad_()
+        object.__setattr__(self, "inner", _apart(self.inner, self.outer))
         self.at(0)  # Raises an error for what is missing.
 
     def __repr__(self) -> str:
@@ -185,6 +186,15 @@ def _check_tensors(level: str, variables: Mapping[str, Tensor]) -> None:
                 f"{level} variable '{name}' is of {value.dtype}: pass a floating-point tensor, "
                 "such as tensor.float()"
             )
+
+
+def _apart(inner: Params, outer: Params) -> Params:
+    """The initial v, which stays where it is when outer variables are changed in place."""
+    moving = {leaf.untyped_storage().data_ptr() for leaf in outer.values()}
+    return {
+        name: p.detach().clone() if p.untyped_storage().data_ptr() in moving else p
+        for name, p in inner.items()
+    }
 
 
 def _joined(

@@ -10,7 +10,7 @@ from torch import Tensor
 from fewshot_blo.bilevel import Params
 from fewshot_blo.errors import DivergenceError
 from fewshot_blo.records.outer_loop import take_steps
-from fewshot_blo.solving.concave import MOST_VARIABLES, lower_along_concave
+from fewshot_blo.solving.concave import lower_along_concave
 from fewshot_blo.solving.elsewhere import lower_elsewhere
 from fewshot_blo.solving.points import move
 from fewshot_blo.solving.problem import unstacked
@@ -47,8 +47,7 @@ def _lower(run: SolveRun) -> dict[str, Tensor] | None:
         sets = (run.outer_sets, run.inner_sets)
         return lower_elsewhere(run.problem, unstacked(run.state.inner), sets, run.limits)
     bilevel = run.bilevel()
-    few = sum(p.numel() for p in run.problem.outer.values()) <= MOST_VARIABLES
-    if bilevel.constraints is not None or run.problem.sampled or not few:
+    if bilevel.constraints is not None or run.problem.sampled:
         return None
     return lower_along_concave(bilevel, run.state.inner, run.outer_sets)
 

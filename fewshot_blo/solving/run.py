@@ -21,11 +21,11 @@ from fewshot_blo.records.logs import RunLog
 from fewshot_blo.records.older import state_of_strategy
 from fewshot_blo.records.outer_loop import Taken
 from fewshot_blo.solving.certificate import Certificate
-from fewshot_blo.solving.chosen import chosen_optimizer
+from fewshot_blo.solving.chosen import chosen_optimizer, said
 from fewshot_blo.solving.constraints import Constraint, by_level
 from fewshot_blo.solving.descent import Backtracking
 from fewshot_blo.solving.limits import OuterLimits
-from fewshot_blo.solving.measured import measured
+from fewshot_blo.solving.measured import measured, record_of
 from fewshot_blo.solving.plan import MakeOptimizer, Plan
 from fewshot_blo.solving.points import copies, move, projected
 from fewshot_blo.solving.problem import PlainProblem, unstacked
@@ -36,8 +36,8 @@ from fewshot_blo.solving.watch import SHORT_STEPS, Watch
 _MOST_LOOKS, _LOOKS_OF_BENDS = 12, 4
 """Doubted looks that end a run, and as how many one counts where F has bends."""
 
-_NEAR = 1e-4
-"""Relative distance of u to a stationary point at which a run has converged."""
+_NEAR, _SOLVED = 1e-4, 1e-3
+"""Relative distances of u to a stationary point: of a converged run, and where multipliers move."""
 
 
 @dataclass
@@ -95,21 +95,16 @@ class SolveRun:
     def begin(self, log: RunLog | None) -> Taken:
         """Says what was chosen."""
         del log
-        parts = [f"{name} {value:.4g}" for name, value in self.chosen.items()]
-        inner = self.strategy.inner
-        if inner.steps is None:
-            parts.append("inner steps until the inner problem is solved")
-        if inner.rule is None:
-            parts.append("inner steps by measured curvature")
-        if self.chosen_optimizer is not None:
-            parts.append("outer steps by measured curvature")
-        return Taken(line=f"chosen: {', '.join(parts)}" if parts else "")
+        return Taken(line=said(self.chosen, self.strategy, self.chosen_optimizer))
 
     def take(self, log: RunLog | None) -> Taken:
         """One outer step, with a record of every so many."""
         step = self._step()
         if self.step % self.plan.every and not self.finished:
             return Taken()
+        if self.certificate is not None:  # The step has moved u.
+            left = self.limits.violation_at(self.problem, unstacked(self.state.inner))
+            self.certificate = replace(self.certificate, outer_violation=left)
         record = self._record(step)
         self.history.append(record)
         if log is not None:
@@ -123,7 +118,8 @@ class SolveRun:
         bilevel = self.bilevel()
         strategy = self.strategy.at(self.step)
         start = starting_point(self.plan.start, self.state.inner, bilevel.inner_init, self.step)
-        state = replace(self.state, inner=start)
+        anew = strategy.follows and not start  # A dual starts with v; multipliers go on.
+        state = self.state.cold() if anew else replace(self.state, inner=start)
         try:
             step = strategy.hypergradient(bilevel, state)
             name, chosen = type(strategy).__name__, strategy.inner.left_open
@@ -161,7 +157,19 @@ class SolveRun:
         if taken:  # Else the variables are between those of two steps before, as is all else.
             self.state = strategy.advance(self.state, step)
             self.watch.after(self.problem.outer, self.step)
+            self._update_limits()
         return step
+
+    def _update_limits(self) -> None:
+        """Moves multipliers of outer constraints where it is time and convergence not watched."""
+        own, left_to_steps = self.chosen_optimizer, self.plan.tolerance is None
+        solved = not self.problem.sampled and self.watch.distance <= _SOLVED
+        if left_to_steps and self.limits.updated_when_due(
+            self.problem, self.seen, self.step, self.plan.every, solved=solved, adapts=bool(own)
+        ):
+            self.watch.start_anew()
+            if own is not None:
+                own.restart()
 
     def _certify(self, bilevel: Bilevel, step: OuterStep) -> bool:
         """Measures u and its v where a record is due, and where u seems to have converged.
@@ -186,10 +194,10 @@ class SolveRun:
                 last=last,
                 ends=maybe and not finer,
                 bends=self.has_bends,
+                violation=self.limits.violation_at(self.problem, unstacked(step.inner)),
+                origin=self.origin,
             )
             self.measuring += time.monotonic() - begun
-            if self.plan.tolerance is None and not last:  # Convergence is not watched.
-                self.limits.update(self.problem, unstacked(step.inner))
         return maybe and self._refine(finer, step)
 
     @property
@@ -219,16 +227,7 @@ class SolveRun:
 
     def _record(self, step: OuterStep) -> dict[str, float]:
         """Losses of the step, and what is measured of the variables that it was taken from."""
-        squared = sum(float(g.double().square().sum()) for g in step.gradient.values())
-        record = {
-            "step": self.step,
-            "loss/outer": float(step.outer_loss),
-            "loss/inner": float(step.inner_loss),
-            "hypergradient/norm": squared**0.5,
-            **{f"strategy/{name}": float(x.mean()) for name, x in step.figures.items()},
-        }
-        if self.certificate is not None:
-            record |= self.certificate.figures()
+        record = record_of(step, self.step, self.certificate)
         record |= self.limits.figures(self.problem, unstacked(step.inner))
         (outer, inner), begun = self.seen, time.monotonic()
         if self.plan.observe is not None:

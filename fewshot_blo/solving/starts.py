@@ -37,6 +37,13 @@ Source: Vicol et al., "On Implicit Bias in Overparameterized Bilevel Optimizatio
 """
 
 
+def starts_cold(start: Start | None) -> bool:
+    """Whether every inner problem starts anew, by name or as nothing of the last one is kept."""
+    if start is None or isinstance(start, str):
+        return start == "cold"
+    return start.every == 1 or start.keep == 0
+
+
 def starting_point(start: Start, last: TaskParams, init: TaskParams, step: int) -> TaskParams:
     """Where the inner problem of an outer step starts; empty for its own start.
 

@@ -25,6 +25,11 @@ _UNBOUNDED = (
     "for these outer variables; add an l2 term, or set constraints of u or v"
 )
 
+_UNDEFINED = (
+    "the outer loss is {}, though the inner loss is finite at the same inner parameters: it is not "
+    "defined there, or overflows; start at other outer variables, or set constraints of u or v"
+)
+
 _FALLS = (
     "there is no minimum on the way of u, or outer constraints do not keep it from there; start "
     "elsewhere, or set constraints"
@@ -71,8 +76,7 @@ class Watch:
         try:
             step.check_finite(method)
         except DivergenceError as error:
-            losses = torch.cat([step.outer_loss, step.inner_loss])
-            why = _UNBOUNDED if chosen and not losses.isfinite().all() else str(error)
+            why = (chosen and _where_not_finite(step)) or str(error)
             raise DivergenceError(f"outer step {number}: {why}") from error
         for name, loss in (("outer", step.outer_loss), ("inner", step.inner_loss)):
             size = float(loss.detach().abs().max())
@@ -120,6 +124,11 @@ class Watch:
             is_short = distance(outer, self.point) <= limit * (1 + size)
             self.short = self.short + 1 if is_short else 0
 
+    def start_anew(self) -> None:
+        """F is another function from here on."""
+        self.point, self.gradient, self.distance = {}, {}, math.inf
+        self.short = self.near = 0
+
     def plain(self) -> dict[str, Any]:
         """For a checkpoint."""
         kept = ("first", "short", "point", "gradient", "near", "distance")
@@ -131,3 +140,12 @@ class Watch:
             setattr(self, name, value)
         self.point = {name: p.to(device) for name, p in self.point.items()}
         self.gradient = {name: p.to(device) for name, p in self.gradient.items()}
+
+
+def _where_not_finite(step: OuterStep) -> str:
+    """What a loss that is not finite says where inner steps are chosen; empty if both are."""
+    # Steps down a loss without a minimum may end where it is still finite.
+    if not (step.inner_loss.abs() <= _BEYOND).all():
+        return _UNBOUNDED
+    outer = step.outer_loss[~step.outer_loss.isfinite()]
+    return _UNDEFINED.format(float(outer[0])) if outer.numel() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from oracles import Quadratic, assert_same
 from torch import Tensor
 
 from fewshot_blo.bilevel import Block
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import ConfigurationError, NotSolvedWarning
 from fewshot_blo.heads import LinearHead
 from fewshot_blo.hypergrad import SABA, SOBA, AmIGO, Implicit, StocBiO, Strategy, outer_step
 from fewshot_blo.hypergrad.implicit import ImplicitState
@@ -21,7 +22,7 @@ from fewshot_blo.hypergrad.linear_solve import Neumann
 from fewshot_blo.hypergrad.saba import SABAState
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.problems import SharedEncoder
-from fewshot_blo.solving.driver import solve
+from fewshot_blo.solving.driver import Partial, solve
 from fewshot_blo.solving.falling import falling
 from fewshot_blo.solving.problem import PlainProblem
 
@@ -290,12 +291,42 @@ def test_blocks_and_batches_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("make", SINGLE.values(), ids=list(SINGLE))
-def test_a_cold_start_is_refused(make: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("start", ["cold", Partial(every=1), Partial(keep=0.0)], ids=repr)
+def test_a_cold_start_is_refused(make: Callable[..., Any], start: Any) -> None:
     problem = Blocks().problem()
     optimizer = partial(torch.optim.SGD, lr=0.1)
     with pytest.raises(ConfigurationError, match=r"start is cold, .* use start=warm, or AmIGO"):
-        solve(problem, make(), optimizer, steps=1, start="cold", progress=False)
-    solve(problem, AmIGO(), optimizer, steps=1, start="cold", progress=False)
+        solve(problem, make(), optimizer, steps=1, start=start, progress=False)
+    solve(problem, AmIGO(), optimizer, steps=1, start=start, progress=False)
+
+
+def test_the_dual_of_amigo_starts_at_zero_beside_a_cold_start() -> None:
+    duals = []
+
+    class Watched(AmIGO):
+        def hypergradient(self, problem: Any, state: Any) -> Any:
+            step = super().hypergradient(problem, state)
+            duals.append(step.next_dual["v"].clone())
+            return step
+
+    def problem() -> PlainProblem:
+        return PlainProblem(
+            {"u": torch.ones(2, dtype=torch.float64)},
+            {"v": torch.zeros(2, dtype=torch.float64)},
+            lambda v, u: (v["v"] - u["u"]).square().sum(),
+            lambda v, u: (v["v"] - 3).square().sum(),
+        )
+
+    strategy = Watched(InnerSteps(3, SGD(0.2)), 2, 0.2)
+    still = partial(torch.optim.SGD, lr=0.0)
+    starts: dict[Any, bool] = {"cold": False, "warm": True, Partial(every=2): True}
+    for start, goes_on in starts.items():
+        duals.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotSolvedWarning)
+            solve(problem(), strategy, still, steps=3, start=start, progress=False)
+        assert torch.equal(duals[1], duals[0]) != goes_on
+        assert torch.equal(duals[2], duals[0]) == (start != "warm")
 
 
 @pytest.mark.parametrize("make", ALL.values(), ids=list(ALL))

@@ -127,6 +127,64 @@ def test_a_start_at_a_maximum_or_a_saddle_point_is_no_solution(loss: Any) -> Non
         solve(followed(near, loss), progress=False)
 
 
+def test_an_outer_loss_that_is_not_defined_is_told() -> None:
+    """Here G is finite everywhere, and has a minimum."""
+    given = followed(near, lambda v, u: u["u"].log().sum() + v["v"].sum())
+    with torch.no_grad():
+        given.outer["u"].fill_(-1.0)
+    with pytest.raises(DivergenceError, match="the outer loss is nan, though the inner loss is"):
+        solve(given, progress=False)
+
+
+@pytest.mark.parametrize("saddles", [1, 3])
+def test_a_saddle_point_of_many_variables_is_left(saddles: int) -> None:
+    """F is zero at minima, and falls along the first entries alone, which random ways miss."""
+    given = followed(
+        near,
+        lambda v, u: (
+            v["v"][saddles:].square().sum() + (v["v"][:saddles].square() - 1).square().sum()
+        ),
+        n=60,
+    )
+    with torch.no_grad():
+        given.outer["u"][saddles:] = 1.0
+    solution = solve(given, progress=False)
+    assert solution.history[-1]["loss/outer"] < 1e-8
+    ones = torch.ones(saddles, dtype=DOUBLE)
+    torch.testing.assert_close(solution.outer["u"][:saddles].abs(), ones, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda v, u: 1 / (1 + v["v"][0].square()),
+        lambda v, u: (-v["v"][0]).exp() + (v["v"][1] - 3).square(),
+    ],
+    ids=["rational", "an entry"],
+)
+def test_an_outer_loss_without_a_minimum_is_never_solved(loss: Any) -> None:
+    """Steps become short beside u, which runs away."""
+    given = followed(near, loss)
+    with torch.no_grad():
+        given.outer["u"].fill_(1.0)
+    with pytest.raises(NotSolvedError, match="the outer loss still falls beyond u"):
+        solve(given, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda v, u: (1 - v["v"]).relu().square().sum(), 1.0),
+        (lambda v, u: (v["v"] - 3000).square().sum(), 3000.0),
+        (lambda v, u: -(-(v["v"] - 3).square() / 4).exp().sum(), 3.0),
+    ],
+    ids=["a flat bottom", "far away", "flat outside"],
+)
+def test_flat_or_far_minima_are_solutions(loss: Any, expected: float) -> None:
+    found = solve(followed(near, loss), progress=False).outer["u"]
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-5, atol=0)
+
+
 def test_outer_constraints_that_cannot_be_met_are_told() -> None:
     given = followed(near, outer_equalities=lambda v, u: torch.stack([u["u"][0], u["u"][0] - 1]))
     with pytest.raises(DivergenceError, match="there may be no feasible"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_blo.errors import ConfigurationError, NotSolvedError
+from fewshot_blo.errors import ConfigurationError, NotSolvedError, NotSolvedWarning
 from fewshot_blo.hypergrad import BOME, Implicit, Penalty, Strategy, Unroll, ValueFunction
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.solving.constraints import Box, Simplex
@@ -77,6 +78,50 @@ def test_multipliers_move_with_steps_of_ones_own(tmp_path: Path) -> None:
     run(200, folder=tmp_path)
     rest = run(400, folder=tmp_path, resume=True)
     assert torch.equal(rest.outer["u"], whole.outer["u"])
+
+
+@pytest.mark.parametrize("rate", [None, partial(torch.optim.SGD, lr=0.05)], ids=["chosen", "SGD"])
+def test_few_named_steps_meet_outer_constraints(rate: Any) -> None:
+    """Without multipliers, a penalty of weight 10 leaves a violation of 0.06."""
+    problem = follower(outer_inequalities=lambda v, u: v["v"] - 0.4)
+    solution = solve(problem, Implicit(), rate, steps=40, progress=False)
+    expected = torch.tensor([0.4, -0.5], dtype=torch.float64)
+    error = 1e-3 if rate is None else 0.1
+    torch.testing.assert_close(solution.outer["u"], expected, atol=error, rtol=0)
+    assert solution.outer["u"][0] <= 0.4 + 2e-3
+    assert solution.certificate is not None
+    assert solution.certificate.outer_violation < 1e-3
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30])
+def test_outer_constraints_that_named_steps_leave_violated_are_told(steps: int) -> None:
+    infeasible = follower(
+        outer_equalities=lambda v, u: torch.stack([u["u"][0] - 2, v["v"][0] - 1]),
+    )
+    with pytest.warns(NotSolvedWarning, match="an outer constraint is violated by"):
+        solution = solve(infeasible, steps=steps, progress=False)
+    u, v = solution.outer["u"], solution.inner["v"]
+    violation = max(abs(float(u[0]) - 2), abs(float(v[0]) - 1))
+    assert solution.certificate is not None
+    size = 1 + float(torch.cat([u, v]).norm())
+    assert solution.certificate.outer_violation == pytest.approx(violation / size)
+    assert solution.history[-1]["certificate/outer_violation"] == pytest.approx(violation / size)
+
+
+def test_runs_of_named_steps_with_outer_constraints_go_on_to_more(tmp_path: Path) -> None:
+    def run(steps: int, *, folder: Path | None = None, resume: bool = False) -> Any:
+        problem = follower(outer_inequalities=lambda v, u: (v["v"] * u["u"]).sum()[None] - 0.4)
+        return solve(problem, steps=steps, folder=folder, resume=resume, progress=False)
+
+    whole = run(24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotSolvedWarning)
+        run(11, folder=tmp_path)
+    rest = run(24, folder=tmp_path, resume=True)
+    assert torch.equal(rest.outer["u"], whole.outer["u"])
+    assert torch.equal(
+        rest.multipliers["outer_inequalities"], whole.multipliers["outer_inequalities"]
+    )
 
 
 def test_a_constraint_that_is_no_vector() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,16 @@ def test_where_inner_problems_start() -> None:
     half = found(Partial(keep=0.5))
     torch.testing.assert_close(half[1], 0.5 * (own + warm[1]))
     assert all(torch.equal(v, own) for v in found(Partial(keep=0.0)))
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, 2)], ids=["all", "a view"])
+def test_an_inner_start_does_not_move_with_an_outer_variable(part: slice) -> None:
+    u = torch.zeros(2, dtype=torch.float64)
+    problem = replace(quadratic(), outer={"u": u}, inner={"v": u[part]})
+    strategy = Unroll(InnerSteps(1, SGD(0.5)))
+    solve(problem, strategy, DESCENT, steps=3, start="cold", progress=False)
+    assert bool(u.any())
+    assert not problem.at(3).inner_init["v"].any()
 
 
 @pytest.mark.parametrize(
