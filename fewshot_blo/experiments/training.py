@@ -12,6 +12,7 @@ import torch
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_outputs, build_sampler
+from fewshot_blo.experiments.origin import origin_of
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.settings import Config, config_from
@@ -44,7 +45,8 @@ def train_from_config(
         progress, validated: as in ``train``.
 
     Raises:
-        CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit.
+        CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit, or a
+            resumed run was begun from another.
         ConfigurationError: if settings contradict each other.
         DataError: if a split has too few classes, or classes with too few images, for the tasks.
     """
@@ -66,6 +68,7 @@ def train_from_config(
         config=config.plain(),
         resume=resume,
         read_config=_today,
+        origin=origin_of(config, resume=resume),
         progress=progress,
         validated=validated,
     )

@@ -1,0 +1,155 @@
+"""A run is reported under the weights that it was begun from, and goes on from no others."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from small_runs import make_folder, write_recipe
+
+from fewshot_blo.backbones.encoders import pretrained
+from fewshot_blo.errors import CheckpointError
+from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.origin import origin_of
+from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.settings import Config, Encoder
+from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.training.checkpoint import load, save
+from fewshot_blo.training.resumable import CONFIG, same_start
+from fewshot_blo.training.run import BEST, LAST
+
+REQUEST = EvaluationRequest(tasks=4, norm="support")
+FEW = {"train__steps": 1, "train__validation_tasks": 2, "strategy__inner__steps": 1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def config(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return read_recipe(write_recipe(tmp_path_factory.mktemp("r") / "r.yaml", images, **FEW))
+
+
+@pytest.fixture(scope="module")
+def starts(config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two checkpoints of other weights."""
+    folder = tmp_path_factory.mktemp("starts")
+    for seed in (0, 1):
+        trained(replace(config, seed=seed), folder / str(seed))
+    return [folder / str(seed) / BEST for seed in (0, 1)]
+
+
+def trained(config: Config, folder: Path, *, resume: bool = False) -> Path:
+    splits = config.data.load()
+    train_from_config(config, splits, folder, resume=resume, tested=False, progress=False)
+    return folder / LAST
+
+
+def longer(config: Config, start: Path | str) -> Config:
+    steps = config.train.steps + 1
+    return replace(config, start_from=str(start), train=replace(config.train, steps=steps))
+
+
+def saved_start(folder: Path) -> tuple[Any, Any]:
+    return (
+        yaml.safe_load((folder / CONFIG).read_text())["start_from"],
+        load(folder / LAST).config["start_from"],
+    )
+
+
+def test_a_run_goes_on_from_no_other_start(
+    config: Config, starts: list[Path], tmp_path: Path
+) -> None:
+    first, other = starts
+    trained(replace(config, start_from=str(first)), tmp_path / "run")
+    for start in (other, ""):
+        with pytest.raises(CheckpointError, match=r"begun from other weights: start_from was .*0"):
+            trained(longer(config, start), tmp_path / "run", resume=True)
+        assert saved_start(tmp_path / "run") == (str(first), str(first))
+    trained(config, tmp_path / "without")
+    with pytest.raises(CheckpointError, match=r"start_from was empty and is .* remove .*without"):
+        trained(longer(config, first), tmp_path / "without", resume=True)
+
+
+def test_the_file_of_a_start_may_move_or_be_removed(
+    config: Config, starts: list[Path], tmp_path: Path
+) -> None:
+    first, moved = tmp_path / "first.pt", tmp_path / "moved.pt"
+    shutil.copy(starts[0], first)
+    trained(replace(config, start_from=str(first)), tmp_path / "run")
+    first.rename(moved)
+    config = longer(config, moved)
+    trained(config, tmp_path / "run", resume=True)
+    assert saved_start(tmp_path / "run") == (str(moved), str(moved))
+    moved.unlink()
+    trained(longer(config, moved), tmp_path / "run", resume=True)
+    with pytest.warns(UserWarning, match=r"cannot be told, since .*gone\.pt cannot be read"):
+        trained(longer(config, tmp_path / "gone.pt"), tmp_path / "run", resume=True)
+    assert saved_start(tmp_path / "run") == (str(moved), str(moved))
+
+
+def test_a_checkpoint_without_digests_goes_on_and_keeps_the_path_of_its_start(
+    config: Config, starts: list[Path], tmp_path: Path
+) -> None:
+    """Of another path it is said that its weights cannot be compared."""
+    first, other = starts
+    last = trained(replace(config, start_from=str(first)), tmp_path)
+    content = torch.load(last, weights_only=True)
+    del content["origin"]
+    torch.save(content, last)
+    config = longer(config, first)
+    trained(config, tmp_path, resume=True)
+    with pytest.warns(UserWarning, match=r"start_from was .* no digest of them; the run goes on"):
+        trained(longer(config, other), tmp_path, resume=True)
+    assert saved_start(tmp_path) == (str(first), str(first))
+
+
+def test_a_comparison_reports_no_run_under_a_start_that_it_did_not_have(
+    images: Path, tmp_path: Path
+) -> None:
+    write_recipe(tmp_path / "a.yaml", images, **FEW)
+    write_recipe(tmp_path / "b.yaml", images, **FEW, train__learning_rate=0.1)
+    path, runs = tmp_path / "x.yaml", tmp_path / "runs"
+    recipe = write_recipe(path, images, **FEW, start_from="a.yaml")
+    compare([recipe], REQUEST, folder=runs)
+    refused = r"begun from other weights: start_from was \S*a/seed0/best.pt .* remove \S*x/seed0 to"
+    write_recipe(path, images, **FEW, start_from="b.yaml")
+    with pytest.raises(CheckpointError, match=refused):
+        compare([recipe], REQUEST, folder=runs)
+    assert saved_start(runs / "x" / "seed0") == (str(runs / "a/seed0" / BEST),) * 2
+    # The start is trained on: a tenth of the weights would do as another.
+    write_recipe(path, images, **FEW, start_from="a.yaml")
+    start = runs / "a" / "seed0" / BEST
+    loaded = load(start)
+    save(replace(loaded, outer={name: p / 10 for name, p in loaded.outer.items()}), start)
+    with pytest.raises(CheckpointError, match=refused):
+        compare([recipe], REQUEST, folder=runs)
+
+
+def test_a_run_goes_on_from_no_other_file_of_weights(config: Config, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{place}.pt" for place in range(3)]
+    for path, value in zip(paths, (1.0, 1.0, 2.0), strict=True):
+        torch.save({"w": torch.tensor([value])}, path)
+    first, moved, other = (
+        replace(config, encoder=Encoder(pretrained, {"name": "timm:a", "weights": str(path)}))
+        for path in paths
+    )
+
+    def goes_on(now: Config) -> dict[str, Any]:
+        origins = origin_of(first, resume=False), origin_of(now, resume=True)
+        return same_start(*origins, first.plain(), now.plain(), tmp_path / LAST)
+
+    assert goes_on(moved)["encoder"]["weights"] == str(paths[1])
+    with pytest.raises(CheckpointError, match=r"encoder\.weights was \S*0\.pt .* is \S*2\.pt"):
+        goes_on(other)
+    paths[1].unlink()
+    with pytest.warns(UserWarning, match=r"1\.pt cannot be read"):
+        assert goes_on(moved)["encoder"]["weights"] == str(paths[0])
