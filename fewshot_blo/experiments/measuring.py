@@ -94,7 +94,8 @@ def measure(
         notes.append(sentence)
         say(sentence)
 
-    dataset = unseen({**(beside or {}), **runs}, request, splits, note)
+    origins = {path: loaded[path].origin for path in paths}
+    dataset = unseen({**(beside or {}), **runs}, request, splits, note, origins)
     found = {}
     for path in paths:
         images = as_trained(path, runs[path], dataset, note)

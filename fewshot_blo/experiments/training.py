@@ -46,7 +46,7 @@ def train_from_config(
 
     Raises:
         CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit, or a
-            resumed run was begun from another.
+            resumed run was begun from another, or with other data.
         ConfigurationError: if settings contradict each other.
         DataError: if a split has too few classes, or classes with too few images, for the tasks.
     """
@@ -68,7 +68,7 @@ def train_from_config(
         config=config.plain(),
         resume=resume,
         read_config=_today,
-        origin=origin_of(config, resume=resume),
+        origin=origin_of(config, splits, training, validation, resume=resume),
         progress=progress,
         validated=validated,
     )

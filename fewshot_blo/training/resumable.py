@@ -113,6 +113,32 @@ def same_start(
     return config
 
 
+def check_same_data(
+    saved: Mapping[str, Any], own: Mapping[str, Any], before: Any, now: Any, file: Path
+) -> None:
+    """Checks that a run goes on with the data that it was begun with; their folder may have moved.
+
+    Args:
+        saved, own: origins as in ``same_start``.
+        before, now: settings as in ``same_start``.
+        file: path of the checkpoint.
+
+    Raises:
+        CheckpointError: if the classes or examples of training or validation differ.
+    """
+    first, second = (flat(config).get("data.root") for config in (before, now))
+    place = f" (data.root was {first} and is {second})" if first != second else ""
+    for what, (text, digest) in own.get("data", {}).items():
+        was, known = saved.get("data", {}).get(what, (text, digest))
+        if digest != known:
+            same = f"{text} with other names or values"
+            differ = same if was == text else f"{was} and are {text}"
+            raise CheckpointError(
+                f"{file} was begun with other {what} data{place}: they were {differ}; give it the "
+                "data that it was begun with, or choose another folder for a new run"
+            )
+
+
 def _words(path: str, digest: str) -> str:
     return f"{path} (weights {digest[:12]})" if digest else "empty"
 

@@ -28,7 +28,7 @@ from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 from fewshot_blo.training.exchange import gathered_state, own_state, step_of_all, task_to_compute
 from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
-from fewshot_blo.training.resumable import CONFIG, check_resumable, same_start
+from fewshot_blo.training.resumable import CONFIG, check_resumable, check_same_data, same_start
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
@@ -226,13 +226,14 @@ class Run:
 
         Raises:
             CheckpointError: if there is none, or it was saved with settings that change any step,
-                or was begun from other weights.
+                or was begun from other weights or data.
         """
         device = next(iter(self.problem.outer.values())).device
         saved = self.load(LAST)
         before, file = self.read_config(saved.config), self.folder / LAST
         extensible = self.settings.schedule == "constant"
         check_resumable(before, self.config, file, may_extend=extensible)
+        check_same_data(saved.origin, self.origin, before, self.config, file)
         self.config = same_start(saved.origin, self.origin, before, self.config, file)
         self.origin = saved.origin
         if saved.step > self.settings.steps:

@@ -104,8 +104,9 @@ def train(
         read_config: converts a checkpoint's ``config`` to today's form, to resume runs of earlier
             versions.
         origin: what the run is begun from, as plain data that its checkpoints keep: ``starts`` maps
-            settings that name files of weights (``start_from``) to digests of these, "" for none.
-            A run is not resumed with other weights than those that it was begun from.
+            settings that name files of weights (``start_from``) to digests of these, "" for none,
+            and ``data`` maps training and validation to a text and a digest of their data. A run
+            is not resumed with other weights or data than those that it was begun from.
         progress: print the choice of chunk and each validation, and show a progress bar, or lines
             where there is no terminal; False is silent.
         validated: called after each validation, when it is logged and saved, with the number of

@@ -15,11 +15,16 @@ from small_runs import make_folder, write_recipe
 from fewshot_blo.backbones.encoders import pretrained
 from fewshot_blo.errors import CheckpointError
 from fewshot_blo.experiments.compare import compare
+from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.origin import origin_of
+from fewshot_blo.experiments.origin import starts as digests
 from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
-from fewshot_blo.experiments.settings import Config, Encoder
+from fewshot_blo.experiments.settings import Config, Encoder, config_from
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.experiments.unseen import unseen
+from fewshot_blo.tasks import GroupSplits
 from fewshot_blo.training.checkpoint import load, save
 from fewshot_blo.training.resumable import CONFIG, same_start
 from fewshot_blo.training.run import BEST, LAST
@@ -144,7 +149,7 @@ def test_a_run_goes_on_from_no_other_file_of_weights(config: Config, tmp_path: P
     )
 
     def goes_on(now: Config) -> dict[str, Any]:
-        origins = origin_of(first, resume=False), origin_of(now, resume=True)
+        origins = ({"starts": digests(c, resume=c is now)} for c in (first, now))
         return same_start(*origins, first.plain(), now.plain(), tmp_path / LAST)
 
     assert goes_on(moved)["encoder"]["weights"] == str(paths[1])
@@ -153,3 +158,75 @@ def test_a_run_goes_on_from_no_other_file_of_weights(config: Config, tmp_path: P
     paths[1].unlink()
     with pytest.warns(UserWarning, match=r"1\.pt cannot be read"):
         assert goes_on(moved)["encoder"]["weights"] == str(paths[0])
+
+
+def test_a_run_goes_on_with_no_other_data(config: Config, images: Path, tmp_path: Path) -> None:
+    """Their folder may move."""
+    root = tmp_path / "data"
+    shutil.copytree(images, root)
+    config = replace(config, data=config.data.changed(root=str(root)))
+    trained(config, tmp_path / "run")
+    config = longer(config, "")
+    swapped = sorted(path for path in root.iterdir())[:10]
+    swapped[0].rename(root / "x")
+    for before, after in zip(swapped[1:], swapped[:-1], strict=True):
+        before.rename(after)
+    (root / "x").rename(swapped[-1])
+    other = r"begun with other \w+ data: they were .* with other names or values; give it"
+    with pytest.raises(CheckpointError, match=other):
+        trained(config, tmp_path / "run", resume=True)
+    for path in root.glob("*/0.png"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"they were 10 classes, .* and are 10 classes"):
+        trained(config, tmp_path / "run", resume=True)
+    moved = replace(config, data=config.data.changed(root=str(images)))
+    trained(moved, tmp_path / "run", resume=True)
+    assert load(tmp_path / "run" / LAST).config["data"]["root"] == str(images)
+
+
+def test_training_classes_of_a_folder_that_grew_are_left_out_of_a_test(
+    config: Config, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(images, root)
+    config = replace(config, data=config.data.changed(root=str(root)))
+    trained(config, tmp_path / "run")
+    training = set(config.data.load().train.class_names)
+    for number in range(8):
+        shutil.copytree(root / f"class{number:02}", root / f"more{number}")
+    test = set(config.data.load().test.class_names)
+    seen = test & training
+    assert 0 < len(seen) <= len(test) - 3
+    (found,) = evaluate_checkpoints([tmp_path / "run" / BEST], REQUEST).values()
+    assert set(found[0].class_names) <= test - seen
+    said = capsys.readouterr().out
+    assert "Folder is divided otherwise than in training" in said
+    assert f"{len(seen)} of the {len(test)} classes are left out because they are" in said
+    # Without the record of an earlier version nothing is left out.
+    without = load(tmp_path / "run" / BEST)
+    save(replace(without, origin={}), tmp_path / "run" / BEST)
+    evaluate_checkpoints([tmp_path / "run" / BEST], REQUEST)
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_training_groups_of_a_table_that_grew_are_left_out_of_a_test(tmp_path: Path) -> None:
+    data = {"name": "Table", "root": str(tmp_path / "t.csv"), "group": "g", "target": "y"}
+    config = config_from({"data": {**data, "seed": 1}})
+
+    def table(groups: int) -> GroupSplits:
+        rows = [f"g{group:02},{row},{group}" for group in range(groups) for row in range(8)]
+        (tmp_path / "t.csv").write_text("\n".join(["g,x,y", *rows]))
+        splits = config.data.load()
+        assert isinstance(splits, GroupSplits)
+        return splits
+
+    first, now = table(20), table(30)
+    tasks = build_sampler(config, first.train, training=False)
+    origin = origin_of(config, first, tasks, tasks, resume=False)
+    said: list[str] = []
+    path = tmp_path / BEST
+    found = unseen({path: config}, REQUEST, now, said.append, {path: origin})
+    seen = {*now.test.group_names} & {*first.train.group_names}
+    assert seen
+    assert {*found.group_names} == {*now.test.group_names} - seen
+    assert said[-1] == f"{len(seen)} of the 6 groups are left out because they are training groups"
