@@ -1,7 +1,10 @@
-"""A run is reported under the weights that it was begun from, and goes on from no others."""
+"""A run is reported under the weights that it was begun from, and goes on from no others.
+
+What it was trained on is left out of its tests."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +16,21 @@ import yaml
 from small_runs import make_folder, write_recipe
 
 from fewshot_blo.backbones.encoders import pretrained
-from fewshot_blo.errors import CheckpointError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.data import build_sampler
-from fewshot_blo.experiments.origin import origin_of
+from fewshot_blo.experiments.history import history_of, read_history
+from fewshot_blo.experiments.origin import origin_of, start_checkpoints
 from fewshot_blo.experiments.origin import starts as digests
 from fewshot_blo.experiments.recipes import read_recipe
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import Config, Encoder, config_from
-from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.experiments.training import build_start, train_from_config
 from fewshot_blo.experiments.unseen import unseen
-from fewshot_blo.tasks import GroupSplits
+from fewshot_blo.tasks import ClassDataset, GroupSplits, Splits
+from fewshot_blo.tasks.catalogue import CIFARFS, FC100
+from fewshot_blo.tasks.reading.class_lists import class_list
 from fewshot_blo.training.checkpoint import load, save
 from fewshot_blo.training.resumable import CONFIG, same_start
 from fewshot_blo.training.run import BEST, LAST
@@ -149,8 +155,8 @@ def test_a_run_goes_on_from_no_other_file_of_weights(config: Config, tmp_path: P
     )
 
     def goes_on(now: Config) -> dict[str, Any]:
-        origins = ({"starts": digests(c, resume=c is now)} for c in (first, now))
-        return same_start(*origins, first.plain(), now.plain(), tmp_path / LAST)
+        saved, own = ({"starts": digests(c, resume=c is now)} for c in (first, now))
+        return same_start(saved, own, first.plain(), now.plain(), tmp_path / LAST)
 
     assert goes_on(moved)["encoder"]["weights"] == str(paths[1])
     with pytest.raises(CheckpointError, match=r"encoder\.weights was \S*0\.pt .* is \S*2\.pt"):
@@ -225,8 +231,81 @@ def test_training_groups_of_a_table_that_grew_are_left_out_of_a_test(tmp_path: P
     origin = origin_of(config, first, tasks, tasks, resume=False)
     said: list[str] = []
     path = tmp_path / BEST
-    found = unseen({path: config}, REQUEST, now, said.append, {path: origin})
+    found = unseen({path: config}, REQUEST, now, said.append, {path: read_history(origin)})
     seen = {*now.test.group_names} & {*first.train.group_names}
     assert seen
     assert {*found.group_names} == {*now.test.group_names} - seen
     assert said[-1] == f"{len(seen)} of the 6 groups are left out because they are training groups"
+
+
+def test_what_a_start_was_trained_on_is_followed_through_a_chain(
+    config: Config, starts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of CIFAR-FS, of which FC100 holds out training classes: in training and in tests."""
+    first = tmp_path / "first.pt"
+    of_cifarfs = replace(config, data=CIFARFS()).plain()
+    save(replace(load(starts[0]), config=of_cifarfs, origin={}), first)
+    last = trained(replace(config, start_from=str(first)), tmp_path / "second")
+    third = replace(config, data=FC100(), start_from=str(last))
+    with pytest.raises(ConfigurationError, match="begun from a run that was trained on classes"):
+        build_start(third, torch.Size([1, 16, 16]))
+
+    history = history_of(load(last))
+    assert [one.data.title for one in history.trained] == ["Folder", "CIFAR-FS"]
+    names = class_list("fc100", "test")
+    images = torch.zeros(len(names), 3, 2, 2, dtype=torch.uint8)
+    test = ClassDataset.from_counts(images, dict.fromkeys(names, 1))
+    splits = Splits(test.select([0]), test.select([1]), test.select(range(2, 20)))
+    request = replace(REQUEST, data="FC100")
+    found = unseen({last: config}, request, splits, print, {last: history})
+    expected = set(splits.test.class_names) - set(class_list("cifarfs", "train"))
+    assert 0 < len(expected) < 18
+    assert set(found.class_names) == expected
+    assert "of the 18 classes are left out because they are training" in capsys.readouterr().out
+
+
+def test_a_start_has_not_seen_test_classes_of_a_folder_that_grew(
+    config: Config, images: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(images, root)
+    config = replace(config, data=config.data.changed(root=str(root)))
+    trained(config, tmp_path / "run")
+    for number in range(8):
+        shutil.copytree(root / f"class{number:02}", root / f"more{number}")
+    after = replace(config, start_from=str(tmp_path / "run" / BEST))
+    with pytest.raises(ConfigurationError, match=r"\d of the \d+ validation and test classes here"):
+        trained(after, tmp_path / "after")
+
+
+def test_that_nothing_is_known_of_a_start_of_an_earlier_version_is_said(
+    config: Config, starts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = load(starts[0])
+    older = replace(older, config={**older.config, "start_from": "lost.pt"}, origin={})
+    save(older, tmp_path / "older.pt")
+    unknown = r"was begun from lost\.pt, and what that was trained on is not known"
+    with pytest.warns(UserWarning, match=unknown):
+        trained(replace(config, start_from=str(tmp_path / "older.pt")), tmp_path / "run")
+    for path in (tmp_path / "older.pt", tmp_path / "run" / BEST):
+        capsys.readouterr()
+        evaluate_checkpoints([path], REQUEST)
+        assert re.search(unknown, capsys.readouterr().out)
+
+
+def test_a_checkpoint_as_file_of_weights_has_a_history(config: Config, starts: list[Path]) -> None:
+    content = load(starts[0])
+    outer = {f"encoder.body.{name}": p for name, p in content.outer.items()}
+    path = starts[0].with_name("weights.pt")
+    of_cifarfs = replace(config, data=CIFARFS()).plain()
+    save(replace(content, outer=outer, config=of_cifarfs, origin={}), path)
+    weights = Encoder(pretrained, {"name": "timm:a", "weights": str(path)})
+    ((setting, _, found),) = start_checkpoints(replace(config, encoder=weights))
+    with pytest.raises(ConfigurationError, match=r"encoder\.weights is \S*weights\.pt, which was"):
+        history_of(found).check_unseen(FC100(), setting, str(path))
+
+
+@pytest.mark.parametrize("trained", [3, [{}], [{"data": {}, "classes": 3}], [None]])
+def test_a_record_of_another_form_is_refused(trained: Any) -> None:
+    with pytest.raises(CheckpointError, match="has another form"):
+        read_history({"trained": trained})
