@@ -107,7 +107,7 @@ def same_start(
             continue
         raise CheckpointError(
             f"{file} was begun from other weights: {name} was {_words(first, known)} and is "
-            f"{_words(path, digest)}; name the weights that it was begun from, or remove "
+            f"{_words(path, digest)}; set it to what it was begun from, or remove "
             f"{file.parent} to train it anew"
         )
     return config
