@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from fewshot_blo.experiments.history import lineage
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.experiments.table import Row
 from fewshot_blo.models.card import facts, metadata
@@ -70,8 +71,19 @@ def _without_traces(checkpoint: Checkpoint, config: Config) -> Checkpoint:
             name: part if isinstance(part, Tensor) else {}
             for name, part in checkpoint.strategy.items()
         },
+        origin=_without_folders(lineage(checkpoint)),
         random_state={"cpu": checkpoint.random_state["cpu"], "cuda": []},
     )
+
+
+def _without_folders(history: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model and its starts were trained on, without the folders of the machine."""
+    paths = {"root", "csv", "table"}
+    trained = [
+        {**one, "data": {**one["data"], **dict.fromkeys(paths & one["data"].keys(), "")}}
+        for one in history["trained"]
+    ]
+    return {"trained": trained, "unknown": [Path(start).name for start in history["unknown"]]}
 
 
 def _card(

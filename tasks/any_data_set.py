@@ -134,6 +134,10 @@ class DataSet(ABC):
         """The published name of a class that ``load`` returns."""
         return class_name
 
+    def divided_names(self, split: Any) -> tuple[str, ...]:
+        """Names of what a split of ``load`` holds, and no other split does: classes here."""
+        return tuple(split.class_names) if self.has_classes else ()
+
     def holds_out_classes_of(self, trained: DataSet) -> bool:
         """Whether training on ``trained`` has seen validation or test classes of this data set.
 

@@ -102,6 +102,10 @@ class Table(DataSet):
             seed=self.seed,
         )
 
+    def divided_names(self, split: GroupedDataset) -> tuple[str, ...]:
+        """Names of the groups."""
+        return split.group_names
+
     def sampler(self, split: GroupedDataset, drawing: Drawing) -> GroupSampler:
         return GroupSampler(
             split,

@@ -130,13 +130,18 @@ def part_of(
 
 def _digest_of_data(source: TaskSource) -> str:
     """Of the first task, a sample of the examples, and the classes' names."""
-    found = source.between(0, 1).flat
+    return digest({**source.between(0, 1).flat, **sampled(source)}, *source.class_names)
+
+
+def sampled(source: TaskSource) -> dict[str, Tensor]:
+    """Up to 64 of the examples that tasks are drawn from, spread over all; none without a pool."""
+    found: dict[str, Tensor] = {}
     for number, pool in enumerate([] if source.pool is None else tensors_of(source.pool)):
         count = len(pool)
         sampled = min(_SAMPLED, count)
         places = torch.arange(sampled) * (count - 1) // max(sampled - 1, 1)
         found[f"pool {number}"] = pool[places.to(pool.device)]
-    return digest(found, *source.class_names)
+    return found
 
 
 def digest(tensors: Mapping[str, Tensor], *words: str) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.components import plain
+from fewshot_blo.experiments.history import History, Trained, history_of
 from fewshot_blo.experiments.measuring import Measured, measure, merged
 from fewshot_blo.experiments.part_files import read_part, write_part
 from fewshot_blo.experiments.recipes import names_settings, read_recipe, with_seed
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.experiments.unseen import NO_HISTORIES
 from fewshot_blo.records.shard import Shard
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.tasks.split import TaskSplits
@@ -158,6 +160,7 @@ class ComparedRuns:
             self._splits(beside),
             allowed=[str(c.encoder.settings.get("function", "")) for c in self.recipes.values()],
             beside=beside,
+            histories=self._histories if beside else NO_HISTORIES,
             shard=shard,
             say=partial(print, flush=True) if self.progress else logger.info,
             progress=self.progress,
@@ -186,6 +189,26 @@ class ComparedRuns:
                     found[run.source] = config_from(checkpoints.load(run.source).config)
         check_comparable({path: requested(config, self.request) for path, config in found.items()})
         return found
+
+    @cached_property
+    def _histories(self) -> Mapping[Path, History]:
+        """What the runs and their starts are trained on."""
+        found: dict[Path, History] = {}
+        for path in self._all:
+            if path in self.recipes:
+                found[path] = self._history(path)
+            else:
+                found[path] = history_of(checkpoints.load(path))
+        return found
+
+    def _history(self, recipe: Path) -> History:
+        config = self._read(recipe)
+        before = History()
+        if names_settings(config.start_from):
+            before = self._history(recipe.parent / config.start_from)
+        elif config.start_from:
+            before = history_of(checkpoints.load(Path(config.start_from)))
+        return History((Trained(config.data), *before.trained), before.unknown)
 
     @cached_property
     def _splits_of(self) -> Callable[[DataSet], TaskSplits]:

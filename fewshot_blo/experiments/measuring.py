@@ -13,6 +13,7 @@ from fewshot_blo.evaluation.evaluate import evaluate
 from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
+from fewshot_blo.experiments.history import History, history_of
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.request import (
     EvaluationRequest,
@@ -22,7 +23,7 @@ from fewshot_blo.experiments.request import (
 )
 from fewshot_blo.experiments.saved import saved_settings
 from fewshot_blo.experiments.settings import Config
-from fewshot_blo.experiments.unseen import as_trained, unseen
+from fewshot_blo.experiments.unseen import NO_HISTORIES, as_trained, unseen
 from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems.few_shot import norm_modes
@@ -60,6 +61,7 @@ def measure(
     *,
     allowed: Collection[str] = (),
     beside: Mapping[Path, Config] | None = None,
+    histories: Mapping[Path, History] = NO_HISTORIES,
     shard: Shard | None = None,
     say: Say,
     progress: bool,
@@ -72,6 +74,7 @@ def measure(
         splits: the data set of the checkpoints if it is loaded already; None loads it.
         allowed: networks of your own ("module:function") that may run in addition to the request's.
         beside: settings of further runs of a comparison, whose training classes are left out, too.
+        histories: what those runs and their starts were trained on.
         shard: the part of the tasks that is evaluated; None for all.
         say: called with sentences on classes and images.
         progress: show progress.
@@ -94,7 +97,8 @@ def measure(
         notes.append(sentence)
         say(sentence)
 
-    dataset = unseen({**(beside or {}), **runs}, request, splits, note)
+    known = {**histories, **{path: history_of(loaded[path]) for path in paths}}
+    dataset = unseen({**(beside or {}), **runs}, request, splits, note, known)
     found = {}
     for path in paths:
         images = as_trained(path, runs[path], dataset, note)

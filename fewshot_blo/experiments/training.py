@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,13 @@ import torch
 from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_outputs, build_sampler
+from fewshot_blo.experiments.history import history_of
+from fewshot_blo.experiments.origin import origin_of, start_checkpoints
 from fewshot_blo.experiments.problem import build_problem
 from fewshot_blo.experiments.recipes import names_settings
 from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.problems import FewShotProblem
-from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.tasks.split import TaskSplits
-from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.train import TrainResult, train
 
 
@@ -44,8 +45,9 @@ def train_from_config(
         progress, validated: as in ``train``.
 
     Raises:
-        CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit.
-        ConfigurationError: if settings contradict each other.
+        CheckpointError: as ``train``, or if the checkpoint ``start_from`` does not fit, or a
+            resumed run was begun from another, or with other data.
+        ConfigurationError: if settings contradict each other, or as ``build_start``.
         DataError: if a split has too few classes, or classes with too few images, for the tasks.
     """
     config = with_classes(config, splits)
@@ -55,6 +57,9 @@ def train_from_config(
     validation = build_sampler(config, splits.validation, training=False)
     if tested:
         build_sampler(config, splits.test, training=False)
+    origin = origin_of(config, splits, training, validation, resume=resume)
+    if not resume:
+        _check_starts(config, splits)
     return train(
         problem,
         config.strategy,
@@ -66,9 +71,24 @@ def train_from_config(
         config=config.plain(),
         resume=resume,
         read_config=_today,
+        origin=origin,
         progress=progress,
         validated=validated,
     )
+
+
+def _check_starts(config: Config, splits: TaskSplits) -> None:
+    """Checks what the runs that a run is begun from were trained on, and says what is not known."""
+    held_out = [
+        name
+        for split in (splits.validation, splits.test)
+        for name in config.data.divided_names(split)
+    ]
+    for _, path, checkpoint in start_checkpoints(config):
+        history = history_of(checkpoint)
+        history.check_held_out(config.data, held_out, path)
+        for sentence in history.gaps(path):
+            warnings.warn(sentence, stacklevel=2)
 
 
 def _today(saved: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -103,8 +123,8 @@ def build_start(
 
     Raises:
         CheckpointError: if the checkpoint ``start_from`` does not fit.
-        ConfigurationError: if ``start_from`` is a recipe, or was trained on classes that are
-            validation or test classes here; or as ``build_problem``.
+        ConfigurationError: if ``start_from`` is a recipe, or it or a run before it was trained on
+            classes that are validation or test classes here; or as ``build_problem``.
     """
     start = config.start_from
     if names_settings(start):
@@ -112,24 +132,8 @@ def build_start(
             f"start_from is the recipe {start}: compare trains it first; here name a checkpoint"
         )
     problem = build_problem(config, image, outputs=outputs, trained=not resume)
-    if start and not resume:
-        checkpoint = checkpoints.load(Path(start))
-        _check_unseen(config.data, checkpoint.config.get("data"), start)
-        checkpoint.start(problem)
+    for setting, path, checkpoint in () if resume else start_checkpoints(config):
+        history_of(checkpoint).check_unseen(config.data, setting, path)
+        if setting == "start_from":
+            checkpoint.start(problem)
     return problem
-
-
-def _check_unseen(data: DataSet, before: object, start: str) -> None:
-    """Raises if the start was trained on classes that are validation or test classes here."""
-    if not isinstance(before, Mapping):  # The config saved by train may be None or anything.
-        return
-    try:
-        other = config_from({"data": before}).data
-    except ConfigurationError:
-        return
-    if data.holds_out_classes_of(other):
-        raise ConfigurationError(
-            f"start_from is {start}, which was trained on classes that are validation or "
-            "test classes here, so that accuracies would be too high: start from a run with the "
-            "same split of the classes"
-        )

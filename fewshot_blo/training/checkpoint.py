@@ -38,6 +38,8 @@ class Checkpoint:
         random_state: state of PyTorch's global generators, for users' modules; tasks and dropout
             do not use them.
         average: moving average of the outer variables; empty if there is none.
+        origin: what the run was begun from, as in ``train``; empty in checkpoints of earlier
+            versions.
     """
 
     step: int
@@ -50,6 +52,7 @@ class Checkpoint:
     best: Mapping[str, Any]
     random_state: Mapping[str, Any]
     average: Mapping[str, Tensor] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Checkpoint(step {self.step}\n  outer: {size(self.outer)})"
@@ -119,6 +122,7 @@ def save(checkpoint: Checkpoint, path: Path | str) -> None:
         "buffers": dict(checkpoint.buffers),
         "average": dict(checkpoint.average),
         "strategy": dict(checkpoint.strategy),
+        "origin": dict(checkpoint.origin),
     }
     write_tensors(data, Path(path), "checkpoint")
 
@@ -158,7 +162,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
             outer=_tensors(data["outer"], device),
             buffers=_tensors(data["buffers"], device),
             strategy=state_of_strategy(data["strategy"]),
-            average=_tensors(data.get("average", {}), device),  # Earlier versions had none.
+            # Earlier versions had neither.
+            average=_tensors(data.get("average", {}), device),
+            origin=data.get("origin", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

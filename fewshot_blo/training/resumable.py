@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fewshot_blo.errors import CheckpointError
@@ -25,6 +28,9 @@ MAY_CHANGE = {
     "encoder.weights",
 }
 """Settings that may change on resuming: they do not affect any outer step."""
+
+NOTHING_KNOWN: Mapping[str, Any] = MappingProxyType({})
+"""The origin of a run of which nothing is kept but its settings."""
 
 
 def check_resumable(
@@ -55,3 +61,90 @@ def check_resumable(
         f"{file} has another configuration: {values}{hint}; resume with the settings in "
         f"{file.parent / CONFIG}, or choose another folder"
     )
+
+
+def same_start(
+    saved: Mapping[str, Any],
+    own: Mapping[str, Any],
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    file: Path,
+) -> dict[str, Any]:
+    """Checks that a run goes on from the weights that it was begun from.
+
+    Their files may have moved, or be removed. Where the digest of either is not known and the path
+    differs, a warning says so.
+
+    Args:
+        saved: origin in the checkpoint, as in ``train``; empty in those of earlier versions.
+        own: origin to go on with; a digest is None where its file cannot be read any more.
+        before: settings of the checkpoint.
+        now: settings to go on with.
+        file: path of the checkpoint.
+
+    Returns:
+        The settings to go on with: where a path differs and its weights cannot be compared, that
+        of the checkpoint is kept.
+
+    Raises:
+        CheckpointError: if the weights differ.
+    """
+    config = copy.deepcopy(dict(now))
+    for name, digest in own.get("starts", {}).items():
+        first, path = flat(before).get(name) or "", flat(now).get(name) or ""
+        known = saved.get("starts", {}).get(name)
+        if digest == known or (first == path and None in (digest, known)):
+            continue
+        if None in (digest, known):
+            warnings.warn(
+                f"{file}: {name} was {first or 'empty'} and is {path or 'empty'}: whether these "
+                "are the same weights cannot be told, since "
+                + (f"{path} cannot be read" if known else "the checkpoint has no digest of them")
+                + f"; the run goes on as one that was begun from {first or 'none'}",
+                stacklevel=2,
+            )
+            _put(config, name, first)
+            continue
+        raise CheckpointError(
+            f"{file} was begun from other weights: {name} was {_words(first, known)} and is "
+            f"{_words(path, digest)}; set it to what it was begun from, or remove "
+            f"{file.parent} to train it anew"
+        )
+    return config
+
+
+def check_same_data(
+    saved: Mapping[str, Any], own: Mapping[str, Any], before: Any, now: Any, file: Path
+) -> None:
+    """Checks that a run goes on with the data that it was begun with; their folder may have moved.
+
+    Args:
+        saved, own: origins as in ``same_start``.
+        before, now: settings as in ``same_start``.
+        file: path of the checkpoint.
+
+    Raises:
+        CheckpointError: if the classes or examples of training or validation differ.
+    """
+    first, second = (flat(config).get("data.root") for config in (before, now))
+    place = f" (data.root was {first} and is {second})" if first != second else ""
+    for what, (text, digest) in own.get("data", {}).items():
+        was, known = saved.get("data", {}).get(what, (text, digest))
+        if digest != known:
+            same = f"{text} with other names or values"
+            differ = same if was == text else f"{was} and are {text}"
+            raise CheckpointError(
+                f"{file} was begun with other {what} data{place}: they were {differ}; give it the "
+                "data that it was begun with, or choose another folder for a new run"
+            )
+
+
+def _words(path: str, digest: str) -> str:
+    return f"{path} (weights {digest[:12]})" if digest else "empty"
+
+
+def _put(config: dict[str, Any], name: str, value: str) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = value

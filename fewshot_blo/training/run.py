@@ -28,7 +28,7 @@ from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.checkpoint import Checkpoint
 from fewshot_blo.training.exchange import gathered_state, own_state, step_of_all, task_to_compute
 from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
-from fewshot_blo.training.resumable import CONFIG, check_resumable
+from fewshot_blo.training.resumable import CONFIG, check_resumable, check_same_data, same_start
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step import dropout_keys, hypergradient
 
@@ -47,6 +47,7 @@ class Run:
         settings: settings of the outer loop.
         folder: folder of the run.
         config: all settings of the run as plain data, saved in checkpoints.
+        origin: what the run was begun from, as in ``train``, saved in checkpoints.
         read_config: converts a checkpoint's ``config`` to today's form.
         step: number of outer steps taken.
         chunk: tasks differentiated at a time.
@@ -65,6 +66,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    origin: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
     chunk: Chunk = field(default_factory=lambda: Chunk(1, "train.chunk"))
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0})
@@ -196,6 +198,7 @@ class Run:
                 best=self.best,
                 random_state=checkpoints.random_state(),
                 average=self.average.values,
+                origin=self.origin,
             ),
             self.folder / name,
         )
@@ -222,16 +225,17 @@ class Run:
         """Restores the state of the run's last checkpoint.
 
         Raises:
-            CheckpointError: if there is none, or it was saved with settings that change any step.
+            CheckpointError: if there is none, or it was saved with settings that change any step,
+                or was begun from other weights or data.
         """
         device = next(iter(self.problem.outer.values())).device
         saved = self.load(LAST)
-        check_resumable(
-            self.read_config(saved.config),
-            self.config,
-            self.folder / LAST,
-            may_extend=self.settings.schedule == "constant",
-        )
+        before, file = self.read_config(saved.config), self.folder / LAST
+        extensible = self.settings.schedule == "constant"
+        check_resumable(before, self.config, file, may_extend=extensible)
+        check_same_data(saved.origin, self.origin, before, self.config, file)
+        self.config = same_start(saved.origin, self.origin, before, self.config, file)
+        self.origin = saved.origin
         if saved.step > self.settings.steps:
             raise CheckpointError(
                 f"{self.folder / LAST} has taken {saved.step} steps, but train.steps is "

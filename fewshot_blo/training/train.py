@@ -29,6 +29,7 @@ from fewshot_blo.tasks import TaskBatch, TaskSource
 from fewshot_blo.training.chunk_choice import choose_chunk
 from fewshot_blo.training.exchange import task_to_compute
 from fewshot_blo.training.prefetch import Prefetch
+from fewshot_blo.training.resumable import NOTHING_KNOWN
 from fewshot_blo.training.run import BEST, LAST, Run
 from fewshot_blo.training.settings import TrainSettings
 from fewshot_blo.training.step_record import Clock, progress_text, record_step
@@ -72,6 +73,7 @@ def train(
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     read_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    origin: Mapping[str, Any] = NOTHING_KNOWN,
     progress: bool = True,
     validated: Callable[[int, Evaluation], None] | None = None,
     loggers: Sequence[Logger] = (),
@@ -101,6 +103,10 @@ def train(
         resume: continue from ``last.pt``.
         read_config: converts a checkpoint's ``config`` to today's form, to resume runs of earlier
             versions.
+        origin: what the run is begun from, as plain data that its checkpoints keep: ``starts`` maps
+            settings that name files of weights (``start_from``) to digests of these, "" for none,
+            and ``data`` maps training and validation to a text and a digest of their data. A run
+            is not resumed with other weights or data than those that it was begun from.
         progress: print the choice of chunk and each validation, and show a progress bar, or lines
             where there is no terminal; False is silent.
         validated: called after each validation, when it is logged and saved, with the number of
@@ -126,6 +132,7 @@ def train(
         folder,
         {"train": asdict(settings), **(config or {})},
         read_config,
+        origin,
         processes=processes,
     )
     every: list[Logger] = []

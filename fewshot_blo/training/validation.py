@@ -52,18 +52,18 @@ def validate(
             ),
             merge,
         )
-        if math.isnan(result.mean):
-            run.save(LAST)
-            missing = result.values.isnan()
-            raise ConfigurationError(
-                f"step {run.step}: {run.metric.name} is NaN for {int(missing.sum())} of "
-                f"{len(missing)} validation tasks, first for task {int(missing.int().argmax())}, "
-                "and variables cannot be chosen by it: each task needs query rows, and R2 needs "
-                "targets that differ; change the validation tasks, or the metric"
-            )
         if run.metric.is_better(result.mean, run.best["value"]):
             run.best = {"step": run.step, "value": result.mean}
             run.save(BEST)
+    if math.isnan(result.mean):
+        run.save(LAST)
+        missing = result.values.isnan()
+        raise ConfigurationError(
+            f"step {run.step}: {run.metric.name} is NaN for {int(missing.sum())} of "
+            f"{len(missing)} validation tasks, first for task {int(missing.int().argmax())}, "
+            "and variables cannot be chosen by it: each task needs query rows, and R2 needs "
+            "targets that differ; change the validation tasks, or the metric"
+        )
     if log is not None:
         log.write(
             {

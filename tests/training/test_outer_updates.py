@@ -12,6 +12,9 @@ import torch
 from small_runs import SETTINGS, SignallingSampler, checkpoint_data, make_problem, run
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluation.evaluate import evaluate
+from fewshot_blo.evaluation.result import Evaluation
+from fewshot_blo.training import validation
 from fewshot_blo.training.outer_updates import MovingAverage, make_optimizer
 from fewshot_blo.training.run import BEST, LAST
 
@@ -111,3 +114,26 @@ def test_validation_takes_the_average_and_resume_keeps_it(tmp_path: Path) -> Non
 def test_decays_that_make_no_sense() -> None:
     with pytest.raises(ConfigurationError, match="ema is 1"):
         replace(SETTINGS, ema=1.0)
+
+
+def test_a_validation_that_is_nan_saves_the_variables_and_not_their_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends where one ends whose validation is a number, once it is resumed."""
+
+    def undefined(*args: Any, **settings: Any) -> Evaluation:
+        result = evaluate(*args, **settings)
+        result.values[0] = torch.nan
+        return result
+
+    settings = replace(SETTINGS, ema=0.9)
+    run(tmp_path / "whole", settings=settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(validation, "evaluate", undefined)
+        with pytest.raises(ConfigurationError, match="step 2: accuracy is NaN for 1 of 4"):
+            run(tmp_path / "parts", settings=settings)
+    saved = checkpoint_data(tmp_path / "parts")
+    assert any(not torch.equal(p, saved["average"][name]) for name, p in saved["outer"].items())
+    run(tmp_path / "parts", settings=settings, resume=True)
+    whole, parts = (checkpoint_data(tmp_path / name) for name in ("whole", "parts"))
+    assert all(torch.equal(p, parts["outer"][name]) for name, p in whole["outer"].items())
