@@ -17,11 +17,12 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from row_checks import Report, check_is_row, check_measured, check_start, differing, evaluations_of
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
@@ -49,10 +50,6 @@ from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.run import BEST, PROVENANCE
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-Report = Mapping[str, Any]
-"""Content of an evaluation file."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -103,10 +100,14 @@ def _row(options: argparse.Namespace) -> PublishedRow:
             f"{options.evaluation} does not say how it was measured: evaluate again"
         )
     paths = [_checkpoint(run) for run in options.runs]
+    for path in paths:
+        check_measured(report, options.evaluation, path)
     configs = [config_from(checkpoints.load(path).config) for path in paths]
     metric = metric_of(configs[0]).quantity
     commits = [_commit(report["provenance"]["commit"], options.evaluation)]
     own: dict[str, Any] = {"of": options.of}
+    for path in paths if options.of else ():
+        check_is_row(path, options.of, published_rows(options.file))
     if options.recipe:
         own = _training(options, configs)
         commits = [commit for run in options.runs for commit in _commits(run)] + commits
@@ -118,7 +119,7 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         evaluation=report["settings"],
         figures={
             found["norm"]: _figure(_values(report, paths, found["norm"], metric), metric)
-            for found in _evaluations(report, paths[0])
+            for found in evaluations_of(report, paths[0])
         },
         difference=_difference(options, report, paths, metric),
         note=options.note,
@@ -136,16 +137,13 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
         raise ConfigurationError(
             f"name is {options.name}: it must begin with that of the recipe, {options.recipe}"
         )
+    rows = published_rows(options.file)
     if options.start and options.start not in released_models():
-        published_row(options.start, published_rows(options.file))
+        published_row(options.start, rows)
     for run, config in zip(options.runs, configs, strict=True):
-        if bool(config.start_from) != bool(options.start):
-            raise ConfigurationError(
-                f"{run} started from '{config.start_from}', and start is '{options.start}': name "
-                "the row or the released model that it started from, and none otherwise"
-            )
+        check_start(run, config, options.start, rows)
         expected = with_seed(read_recipe(options.recipe, max_steps=options.max_steps), config.seed)
-        for sentence in _differing(flat(frozen(config)), flat(frozen(expected))):
+        for sentence in differing(flat(frozen(config)), flat(frozen(expected))):
             raise ConfigurationError(
                 f"{run} has {sentence} in recipe {options.recipe}: publish it with a recipe of its "
                 "own settings"
@@ -160,14 +158,6 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
         "start": options.start,
         "cost": _cost(options.runs, configs[0].train.steps),
     }
-
-
-def _differing(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(run.keys() | recipe.keys()):
-        # Counted when training starts.
-        counted = name == "problem.classes" and recipe.get(name) == 0
-        if run.get(name) != recipe.get(name) and not counted:
-            yield f"{name} {run.get(name)}, which is {recipe.get(name)}"
 
 
 def _cost(runs: Sequence[Path], steps: int) -> dict[str, float]:
@@ -221,20 +211,9 @@ def _values(report: Report, paths: Sequence[Path], norm: str, metric: Quantity) 
     return [
         torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
         for path in paths
-        for found in _evaluations(report, path)
+        for found in evaluations_of(report, path)
         if found["norm"] == norm
     ]
-
-
-def _evaluations(report: Report, path: Path) -> Sequence[Report]:
-    """The evaluations of a checkpoint, one for each norm mode."""
-    for name, found in report["checkpoints"].items():
-        if Path(name).resolve() == path.resolve():
-            figures: Sequence[Report] = found
-            return figures
-    raise ConfigurationError(
-        f"the evaluation file has no evaluation of {path}: name that of an evaluation of all runs"
-    )
 
 
 def _checkpoint(run: Path) -> Path:

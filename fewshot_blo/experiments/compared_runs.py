@@ -126,6 +126,7 @@ class ComparedRuns:
             list(dict.fromkeys(note for part in parts for note in part.notes)),
             parts[-1].provenance,
             parts[-1].settings,
+            {path: digest for part in parts for path, digest in part.digests.items()},
         )
 
     def forget(self, paths: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ from fewshot_blo.evaluation.parts import merge
 from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
 from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.published import digest_of_measured
 from fewshot_blo.experiments.request import (
     EvaluationRequest,
     check_comparable,
@@ -45,12 +46,14 @@ class Measured:
         notes: sentences on classes and images that were said.
         provenance: command, versions and machine.
         settings: ``evaluation_settings`` of the request.
+        digests: ``digest_of_measured`` of each checkpoint by path.
     """
 
     evaluations: Mapping[str, Sequence[Evaluation]]
     notes: Sequence[str]
     provenance: Mapping[str, str | int]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -101,7 +104,8 @@ def measure(
         found[str(path)] = _evaluate(loaded[path], configs[path], images, request, shard, progress)
     device = build_device(first)
     made = provenance(device, kernels=describe_kernels(device))
-    return Measured(found, notes, made, evaluation_settings(request))
+    digests = {str(path): digest_of_measured(loaded[path]) for path in paths}
+    return Measured(found, notes, made, evaluation_settings(request), digests)
 
 
 def measure_together(
@@ -187,7 +191,12 @@ def merged(parts: Sequence[Measured]) -> Measured:
         path: [merge(own) for own in zip(*(part.evaluations[path] for part in parts), strict=True)]
         for path in first.evaluations
     }
-    return Measured(evaluations, first.notes, first.provenance, first.settings)
+    for path, digest in first.digests.items():
+        if any(part.digests.get(path) != digest for part in parts):
+            raise ConfigurationError(
+                f"{path} was changed between the parts: evaluate all of them again"
+            )
+    return Measured(evaluations, first.notes, first.provenance, first.settings, first.digests)
 
 
 def _evaluate(

@@ -41,6 +41,7 @@ def write_part(measured: Measured, path: Path) -> None:
         "provenance": dict(measured.provenance),
         "notes": list(measured.notes),
         "settings": dict(measured.settings),
+        "digests": dict(measured.digests),
     }
     write_json(path, {"kind": _KIND, **content, "checkpoints": found})
 
@@ -62,7 +63,8 @@ def read_part(path: Path) -> Measured:
             name: [_evaluation(own) for own in evaluations]
             for name, evaluations in content["checkpoints"].items()
         }
-        return Measured(found, content["notes"], content["provenance"], content["settings"])
+        known = (content[name] for name in ("notes", "provenance", "settings", "digests"))
+        return Measured(found, *known)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} was written by another version ({error}): evaluate this part again"

@@ -109,7 +109,7 @@ def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
 
 
 def _plain(measured: Measured) -> dict[str, object]:
-    """The figures as plain data, with settings, commit, versions and machine."""
+    """The figures as plain data, with settings, digests, commit, versions and machine."""
     figures = {
         path: [
             {
@@ -133,6 +133,7 @@ def _plain(measured: Measured) -> dict[str, object]:
     return {
         "provenance": measured.provenance,
         "settings": measured.settings,
+        "digests": measured.digests,
         "checkpoints": figures,
     }
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from small_runs import make_folder, write_recipe
 
 from fewshot_blo.commands import main as cli
 from fewshot_blo.records import logs, provenance, published, shipped
-from fewshot_blo.records.published import published_rows
+from fewshot_blo.records.published import line_of, published_rows
+from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.run import BEST, PROVENANCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -207,16 +209,48 @@ def test_a_released_model_is_evaluated(
         (f"{FIRST.replace('-1 ', '-2 ')} --start nothing", "there is no published row 'nothing'"),
         ("--name a --of nothing", "there is no published row 'nothing'"),
         (f"--recipe {__file__} --name a", "it must be one of the package, without folder"),
-        (f"{SHOTS}s --minus nothing", "there is no published row 'nothing'"),
+        (
+            f"{SHOTS.replace('2shot', '2shots')} --minus nothing",
+            "there is no published row 'nothing'",
+        ),
     ],
 )
 def test_what_is_not_published(
     words: str, said: str, place: Published, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = place.file.read_bytes()
-    assert place.publish(place.of("first"), words) == 2
+    evaluation = "shots.json" if "2shot" in words else EVALUATION
+    assert place.publish(place.of("first"), words, evaluation) == 2
     assert said in capsys.readouterr().err
     assert place.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("second", "started from '{first}', and start is ''"),
+        ("seed", "has seed 0, and row small/first-1 has [2]: evaluate its runs"),
+        ("model", "has other weights or settings than the released model small-model"),
+    ],
+)
+def test_only_what_is_named_is_evaluated(
+    which: str, said: str, place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With ``--of``, the checkpoint is that of the row or of the released model."""
+    run, of = place.of("second" if which == "second" else "first")[0], "small/first-1"
+    own = Published(tmp_path, place.data)
+    row = replace(published_rows(place.file)[of], seeds=[2] if which == "seed" else [0])
+    own.file.write_text(f"{line_of(row)}\n")
+    if which == "model":
+        (tmp_path / "released" / "small-model").mkdir(parents=True)
+        shutil.copy(place.of("first")[1] / BEST, tmp_path / "released" / "small-model")
+        monkeypatch.setattr(shipped, "RELEASED", tmp_path / "released")
+        of = "small-model"
+    evaluation = str(place.place / "runs" / "evaluation.json")
+    assert own.publish([run], f"--name a --of {of}", evaluation) == 2
+    said = said.format(first=place.of("first")[0] / BEST)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -224,6 +258,8 @@ def test_what_is_not_published(
     [
         ("commit", "was '{commit} with uncommitted changes': publish what was measured"),
         ("evaluation", "was 'version 0.1.0': publish what was measured in a checkout"),
+        ("digests", "has no digest of"),
+        ("resumed", "is of other weights or settings than"),
         ("settings", "does not say how it was measured: evaluate again"),
         ("path", "has no evaluation of"),
         ("unfinished", "is at step 0 of 1: publish it when it is finished"),
@@ -234,11 +270,12 @@ def test_runs_that_are_not_published(
 ) -> None:
     (run, other) = (shutil.copytree(r, tmp_path / r.name) for r in place.of("first"))
     report: dict[str, Any] = json.loads((place.place / EVALUATION).read_text())
-    figures = report["checkpoints"]
     if damage != "path":
-        report["checkpoints"] = {
-            str(tmp_path / Path(name).parent.name / BEST): found for name, found in figures.items()
-        }
+        for entries in ("checkpoints", "digests"):
+            report[entries] = {
+                str(tmp_path / Path(name).parent.name / BEST): found
+                for name, found in report[entries].items()
+            }
     if damage == "commit":
         text = (other / PROVENANCE).read_text()
         (other / PROVENANCE).write_text(text.replace(COMMIT, f"{COMMIT} with uncommitted changes"))
@@ -246,6 +283,12 @@ def test_runs_that_are_not_published(
         report["provenance"]["commit"] = "version 0.1.0"
     if damage == "settings":
         del report["settings"]
+    if damage == "digests":
+        del report["digests"]
+    if damage == "resumed":  # Its weights are of a later step than those that were evaluated.
+        state = checkpoints.load(other / BEST)
+        weights = {name: 2 * p for name, p in state.outer.items()}
+        checkpoints.save(replace(state, outer=weights), other / BEST)
     if damage == "unfinished":
         (run / "log.jsonl").unlink()
         (other / "log.jsonl").unlink()

@@ -1,0 +1,129 @@
+"""Checks that what is published is what was measured, for ``publish.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.experiments.published import config_of, digest_of_measured, frozen
+from fewshot_blo.experiments.recipes import with_seed
+from fewshot_blo.experiments.settings import Config, config_from
+from fewshot_blo.records.loggers.logger import flat
+from fewshot_blo.records.published import PublishedRow, published_row
+from fewshot_blo.records.shipped import checkpoint_file, released_models
+from fewshot_blo.training import checkpoint as checkpoints
+
+Report = Mapping[str, Any]
+"""Content of an evaluation file."""
+
+
+def check_measured(report: Report, file: Path, path: Path) -> None:
+    """Checks that an evaluation is of a checkpoint as it is now.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read.
+        ConfigurationError: if the evaluation lacks it, or is of other weights or settings.
+    """
+    found = _entry(report, "checkpoints", path)
+    digest = _entry(report, "digests", path)
+    if found is not None and digest is None:
+        raise ConfigurationError(
+            f"{file} has no digest of {path}, so that it may be of another state of the run: "
+            "evaluate again"
+        )
+    if found is not None and digest != digest_of_measured(checkpoints.load(path)):
+        raise ConfigurationError(
+            f"{file} is of other weights or settings than {path} has now: evaluate again"
+        )
+
+
+def evaluations_of(report: Report, path: Path) -> Sequence[Report]:
+    """The evaluations of a checkpoint, one for each norm mode.
+
+    Raises:
+        ConfigurationError: if there are none.
+    """
+    figures: Sequence[Report] | None = _entry(report, "checkpoints", path)
+    if figures is None:
+        raise ConfigurationError(
+            f"the evaluation file has no evaluation of {path}: name that of an evaluation of all "
+            "runs"
+        )
+    return figures
+
+
+def _entry(report: Report, name: str, path: Path) -> Any:
+    """What a report has under a name for a checkpoint; None if it has nothing."""
+    entries = report.get(name, {}).items()
+    return next((found for own, found in entries if Path(own).resolve() == path.resolve()), None)
+
+
+def check_is_row(path: Path, name: str, rows: Mapping[str, PublishedRow]) -> None:
+    """Checks that a checkpoint is a released model, or of a run with the settings of a row.
+
+    Args:
+        path: the checkpoint.
+        name: name of the model or of the row.
+        rows: all rows.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read.
+        ConfigurationError: if it is of something else.
+    """
+    checkpoint = checkpoints.load(path)
+    if name in released_models():
+        released = checkpoints.load(checkpoint_file(Path(name)))
+        if digest_of_measured(checkpoint) != digest_of_measured(released):
+            raise ConfigurationError(
+                f"{path} has other weights or settings than the released model {name}: evaluate "
+                f"{name}"
+            )
+        return
+    row = published_row(name, rows)
+    if row.of:
+        check_is_row(path, row.of, rows)
+        return
+    config = config_from(checkpoint.config)
+    if config.seed not in row.seeds:
+        raise ConfigurationError(
+            f"{path} has seed {config.seed}, and row {name} has {[*row.seeds]}: evaluate its runs"
+        )
+    expected = with_seed(config_of(row), config.seed)
+    for sentence in differing(flat(frozen(config)), flat(frozen(expected))):
+        raise ConfigurationError(
+            f"{path} has {sentence} in row {name}: evaluate the runs of {name}"
+        )
+    check_start(path, config, row.start, rows)
+
+
+def check_start(run: Path, config: Config, start: str, rows: Mapping[str, PublishedRow]) -> None:
+    """Checks that a run started from a released model, or from a run of a row.
+
+    Args:
+        run: the run, for errors.
+        config: its settings.
+        start: name of the model or of the row; empty for random weights.
+        rows: all rows.
+
+    Raises:
+        CheckpointError: if the checkpoint that it started from cannot be read.
+        ConfigurationError: if it started from something else.
+    """
+    if bool(config.start_from) != bool(start):
+        raise ConfigurationError(
+            f"{run} started from '{config.start_from}', and start is '{start}': name the row or "
+            "the released model that it started from, and none otherwise"
+        )
+    if start:
+        check_is_row(checkpoint_file(Path(config.start_from)), start, rows)
+
+
+def differing(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The settings of a run that a recipe has otherwise, with both values."""
+    for name in sorted(run.keys() | recipe.keys()):
+        # Counted when training starts.
+        counted = name == "problem.classes" and recipe.get(name) == 0
+        if run.get(name) != recipe.get(name) and not counted:
+            yield f"{name} {run.get(name)}, which is {recipe.get(name)}"
