@@ -104,7 +104,8 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         check_measured(report, options.evaluation, path)
     configs = [config_from(checkpoints.load(path).config) for path in paths]
     metric = metric_of(configs[0]).quantity
-    commits = [_commit(report["provenance"]["commit"], options.evaluation)]
+    measured = report["provenance"]["commit"].split(", ")  # Of the parts, if there were several.
+    commits = [_commit(commit, options.evaluation) for commit in measured]
     own: dict[str, Any] = {"of": options.of}
     for path in paths if options.of else ():
         check_is_row(path, options.of, published_rows(options.file))

@@ -19,6 +19,7 @@ from fewshot_blo.experiments.recipes import names_settings, read_recipe, with_se
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
+from fewshot_blo.records.provenance import provenance_of_all
 from fewshot_blo.records.shard import Shard
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.tasks.split import TaskSplits
@@ -124,7 +125,7 @@ class ComparedRuns:
         return Measured(
             {str(path): evaluations[str(path)] for path in paths},
             list(dict.fromkeys(note for part in parts for note in part.notes)),
-            parts[-1].provenance,
+            provenance_of_all([part.provenance for part in reversed(parts)]),
             parts[-1].settings,
             {path: digest for part in parts for path, digest in part.digests.items()},
         )

@@ -28,7 +28,7 @@ from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.records.jobs import run_jobs
-from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.provenance import provenance, provenance_of_all
 from fewshot_blo.records.shard import Shard, by_all
 from fewshot_blo.tasks.split import Split, TaskSplits
 from fewshot_blo.training import checkpoint as checkpoints
@@ -196,7 +196,8 @@ def merged(parts: Sequence[Measured]) -> Measured:
             raise ConfigurationError(
                 f"{path} was changed between the parts: evaluate all of them again"
             )
-    return Measured(evaluations, first.notes, first.provenance, first.settings, first.digests)
+    made = provenance_of_all([part.provenance for part in parts])
+    return Measured(evaluations, first.notes, made, first.settings, first.digests)
 
 
 def _evaluate(
