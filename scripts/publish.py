@@ -22,7 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from row_checks import Report, check_is_row, check_measured, check_start, differing, evaluations_of
+from row_checks import (
+    Report,
+    check_distinct,
+    check_is_row,
+    check_measured,
+    check_same_tasks,
+    check_start,
+    check_table,
+    check_test,
+    differing,
+    evaluations_of,
+    figures_of,
+)
 from torch import Tensor
 
 from fewshot_blo.errors import ConfigurationError
@@ -99,7 +111,9 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         raise ConfigurationError(
             f"{options.evaluation} does not say how it was measured: evaluate again"
         )
+    check_test(report, options.evaluation)
     paths = [_checkpoint(run) for run in options.runs]
+    check_distinct(paths)
     for path in paths:
         check_measured(report, options.evaluation, path)
     configs = [config_from(checkpoints.load(path).config) for path in paths]
@@ -112,7 +126,7 @@ def _row(options: argparse.Namespace) -> PublishedRow:
     if options.recipe:
         own = _training(options, configs)
         commits = [commit for run in options.runs for commit in _commits(run)] + commits
-    return PublishedRow(
+    row = PublishedRow(
         name=options.name,
         title=options.title,
         table=options.table,
@@ -126,6 +140,8 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         note=options.note,
         **own,
     )
+    check_table(row, published_rows(options.file))
+    return row
 
 
 def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[str, Any]:
@@ -162,12 +178,13 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
 
 
 def _cost(runs: Sequence[Path], steps: int) -> dict[str, float]:
+    for run in runs:
+        done = Row("", [run / BEST], []).cost().get("steps", 0)
+        if done < steps:
+            raise ConfigurationError(
+                f"{run} is at step {done:.0f} of {steps}: publish it when it is finished"
+            )
     cost = Row("", [run / BEST for run in runs], []).cost()
-    if cost.get("steps", 0) < steps:
-        raise ConfigurationError(
-            f"{runs[0]} is at step {cost.get('steps', 0):.0f} of {steps}: publish it when it is "
-            "finished"
-        )
     if not steps:
         return {}
     return {
@@ -194,8 +211,13 @@ def _difference(
 ) -> Difference | None:
     if not options.minus:
         return None
-    published_row(options.minus, published_rows(options.file))
+    rows = published_rows(options.file)
     others = [_checkpoint(run) for run in options.minus_runs]
+    check_same_tasks(report, published_row(options.minus, rows))
+    check_distinct(others)
+    for path in others:
+        check_measured(report, options.evaluation, path)
+        check_is_row(path, options.minus, rows)
     own, other = (
         torch.stack(_values(report, each, options.minus_norm, metric)).mean(0)
         for each in (paths, others)
@@ -210,10 +232,8 @@ def _difference(
 def _values(report: Report, paths: Sequence[Path], norm: str, metric: Quantity) -> list[Tensor]:
     """The metric of each task for each checkpoint, ``[tasks]``."""
     return [
-        torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
+        torch.tensor(figures_of(report, path, norm)[f"task_{metric.key}"], dtype=torch.float64)
         for path in paths
-        for found in evaluations_of(report, path)
-        if found["norm"] == norm
     ]
 
 

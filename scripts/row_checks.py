@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_blo.errors import ConfigurationError
+from result_tables import TABLES, place_of
+
+from fewshot_blo.errors import ConfigurationError, nearest
 from fewshot_blo.experiments.published import config_of, digest_of_measured, frozen
 from fewshot_blo.experiments.recipes import with_seed
 from fewshot_blo.experiments.settings import Config, config_from
@@ -17,6 +19,82 @@ from fewshot_blo.training import checkpoint as checkpoints
 
 Report = Mapping[str, Any]
 """Content of an evaluation file."""
+
+
+def check_test(report: Report, file: Path) -> None:
+    """Checks that classes were tested on that no choice was made with.
+
+    Raises:
+        ConfigurationError: if they are training or validation classes.
+    """
+    split = report["settings"].get("split", "test")
+    if split in ("train", "validation"):
+        raise ConfigurationError(
+            f"{file} is of the {split} split: published figures are of test classes; evaluate with "
+            "--split test"
+        )
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Checks that checkpoints are of different training seeds.
+
+    Raises:
+        CheckpointError: if one cannot be read.
+        ConfigurationError: if two have one seed.
+    """
+    seeds: dict[int, Path] = {}
+    for path in paths:
+        seed = config_from(checkpoints.load(path).config).seed
+        if seed in seeds:
+            raise ConfigurationError(
+                f"{path} and {seeds[seed]} have one training seed, {seed}: name each seed once"
+            )
+        seeds[seed] = path
+
+
+def check_same_tasks(report: Report, row: PublishedRow) -> None:
+    """Checks that a row was evaluated on the tasks of an evaluation, in whichever norm modes.
+
+    Raises:
+        ConfigurationError: if it was evaluated otherwise.
+    """
+    own, other = ({**given, "norm": ""} for given in (report["settings"], row.evaluation))
+    for sentence in differing(own, other):
+        raise ConfigurationError(
+            f"the evaluation has {sentence} for row {row.name}: a paired difference needs the same "
+            "tasks"
+        )
+
+
+def check_table(row: PublishedRow, rows: Mapping[str, PublishedRow]) -> None:
+    """Checks that the table of a row can show it.
+
+    Raises:
+        ConfigurationError: if there is no such table, or it needs what the row lacks.
+    """
+    place = place_of(row)
+    if place == "text":
+        return
+    if place not in TABLES:
+        known = sorted({name.partition("/")[0] for name in TABLES})
+        raise ConfigurationError(
+            f"there is no table {row.table}{nearest(row.table, known)}: name text, or one of "
+            f"{', '.join(known)}"
+        )
+    norm, columns = TABLES[place]
+    if norm not in row.figures:
+        raise ConfigurationError(
+            f"norm modes are {', '.join(row.figures)}, and table {place} is ordered by {norm}: "
+            f"evaluate norm mode {norm}, too"
+        )
+    for column, cell in columns.items():
+        try:
+            cell(row, {**rows, row.name: row})
+        except KeyError as error:
+            raise ConfigurationError(
+                f"the row has nothing for the column '{column}' of table {place} ({error} is "
+                "missing): publish it in another table"
+            ) from error
 
 
 def check_measured(report: Report, file: Path, path: Path) -> None:
@@ -52,6 +130,21 @@ def evaluations_of(report: Report, path: Path) -> Sequence[Report]:
             "runs"
         )
     return figures
+
+
+def figures_of(report: Report, path: Path, norm: str) -> Report:
+    """The evaluation of a checkpoint in a norm mode.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    found = {each["norm"]: each for each in evaluations_of(report, path)}
+    if norm not in found:
+        raise ConfigurationError(
+            f"the evaluation of {path} has norm modes {', '.join(found)} and no {norm}: evaluate "
+            "all runs in the same modes, or name one that they have"
+        )
+    return found[norm]
 
 
 def _entry(report: Report, name: str, path: Path) -> Any:

@@ -25,6 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVALUATION = "first.json"
 NORMS = ["transductive", "support", "running"]
 FIRST = "--name small/first-1 --recipe small/first --max_steps 1"
+NEW = FIRST.replace("-1 ", "-2 ")
 SHOTS = "--name small/first-1-2shot --of small/first-1"
 
 
@@ -42,7 +43,8 @@ class Published:
 
     def publish(self, runs: list[Path], words: str, evaluation: str = EVALUATION) -> int:
         """Runs the script; returns its exit status."""
-        given = [*words.split(), "--title", "a method", "--table", "text", "--file", str(self.file)]
+        table = () if "--table" in words else ("--table", "text")
+        given = [*words.split(), "--title", "a method", *table, "--file", str(self.file)]
         file = f"--evaluation={self.place / evaluation}"
         status: int = self.script.main([*map(str, runs), *given, file])
         return status
@@ -208,6 +210,21 @@ def test_a_released_model_is_evaluated(
         (f"{FIRST.replace('-1', '-2')} --start small/first-1", "started from '', and start is"),
         (f"{FIRST.replace('-1 ', '-2 ')} --start nothing", "there is no published row 'nothing'"),
         ("--name a --of nothing", "there is no published row 'nothing'"),
+        (
+            f"{NEW} --table omniglot",
+            "there is no table omniglot (did you mean omniglot-",
+        ),
+        (
+            f"{SHOTS.replace('2shot', '2shots')} --table omniglot-5w1s",
+            "norm modes are running, and table omniglot-5w1s is ordered by transductive",
+        ),
+        (
+            f"{NEW.replace('-2 ', '-9views ')} --table omniglot-5w1s-views",
+            "the column 'one view, transductive'",
+        ),
+        (f"{NEW} --minus small/first-1-2shot --minus_runs {{}}", "shot None, which is 2 for row"),
+        (f"{NEW} --minus small/second-1 --minus_runs {{}}", "started from ''"),
+        (f"{NEW} --minus small/first-1 --minus_runs {{}} {{}}", "have one training seed, 0: name"),
         (f"--recipe {__file__} --name a", "it must be one of the package, without folder"),
         (
             f"{SHOTS.replace('2shot', '2shots')} --minus nothing",
@@ -219,10 +236,17 @@ def test_what_is_not_published(
     words: str, said: str, place: Published, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = place.file.read_bytes()
-    evaluation = "shots.json" if "2shot" in words else EVALUATION
+    evaluation = "shots.json" if "2shots" in words else EVALUATION
+    words = words.replace("{}", str(place.of("first")[0]))
     assert place.publish(place.of("first"), words, evaluation) == 2
     assert said in capsys.readouterr().err
     assert place.file.read_bytes() == before
+
+
+def test_a_seed_counts_once(place: Published, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = place.of("first")
+    assert place.publish([run, run / "."], NEW) == 2
+    assert "have one training seed, 0: name each seed once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -261,6 +285,8 @@ def test_only_what_is_named_is_evaluated(
         ("parts", "was '{commit} with uncommitted changes': publish what was measured"),
         ("digests", "has no digest of"),
         ("resumed", "is of other weights or settings than"),
+        ("validation", "is of the validation split: published figures are of test classes"),
+        ("unfinished seed", "seed2 is at step 0 of 1: publish it when it is finished"),
         ("settings", "does not say how it was measured: evaluate again"),
         ("path", "has no evaluation of"),
         ("unfinished", "is at step 0 of 1: publish it when it is finished"),
@@ -292,8 +318,11 @@ def test_runs_that_are_not_published(
         state = checkpoints.load(other / BEST)
         weights = {name: 2 * p for name, p in state.outer.items()}
         checkpoints.save(replace(state, outer=weights), other / BEST)
+    if damage == "validation":
+        report["settings"]["split"] = "validation"
     if damage == "unfinished":
         (run / "log.jsonl").unlink()
+    if damage.startswith("unfinished"):
         (other / "log.jsonl").unlink()
     (tmp_path / "evaluation.json").write_text(json.dumps(report))
     words = FIRST.replace("-1 ", "-2 ")
