@@ -17,6 +17,7 @@ from fewshot_blo.experiments.measuring import Measured, measure, merged
 from fewshot_blo.experiments.part_files import read_part, write_part
 from fewshot_blo.experiments.recipes import names_settings, read_recipe, with_seed
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.seeds import check_seeds_alone_differ
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.records.provenance import provenance_of_all
@@ -72,6 +73,9 @@ class ComparedRuns:
             source: self._read(source) if names_settings(source) else _checkpoints(source)
             for source in self.sources
         }
+        for source, found in known.items():
+            if not isinstance(found, Config):
+                check_seeds_alone_differ(source, found)
         recipes = {s: requested(c, self.request) for s, c in known.items() if isinstance(c, Config)}
         if recipes:  # Before anything is trained.
             check_comparable(recipes)

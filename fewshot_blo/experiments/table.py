@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.experiments.progress import draw_validations
 from fewshot_blo.problems import NormMode
@@ -36,11 +37,24 @@ class Row:
         name: name of its recipe or of the folder of its runs.
         checkpoints: one checkpoint for each training seed.
         evaluations: evaluations of each checkpoint, one for each norm mode.
+
+    Raises:
+        ConfigurationError: if checkpoints have different norm modes.
     """
 
     name: str
     checkpoints: Sequence[Path]
     evaluations: Sequence[Sequence[Evaluation]]
+
+    def __post_init__(self) -> None:
+        modes = [[evaluation.norm for evaluation in run] for run in self.evaluations]
+        for path, own in zip(self.checkpoints, modes, strict=False):
+            if own != modes[0]:
+                raise ConfigurationError(
+                    f"{path} was evaluated in norm modes {', '.join(own)} and "
+                    f"{self.checkpoints[0]} in {', '.join(modes[0])}: name one norm mode that all "
+                    f"runs of {self.name} have, or each run by itself"
+                )
 
     def tasks(self, norm: NormMode) -> Tensor | None:
         """The metric of each task, averaged over training seeds, ``[tasks]``.

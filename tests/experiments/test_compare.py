@@ -24,9 +24,10 @@ from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.recipes import read_recipe, with_seed
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.seeds import check_seeds_alone_differ
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.table import Row, comparison
 from fewshot_blo.experiments.training import train_from_config
@@ -35,9 +36,10 @@ from fewshot_blo.networks import Conv4
 from fewshot_blo.objectives import AUROC, R2, MeanSquaredError
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training import train as train_module
 from fewshot_blo.training import validation
-from fewshot_blo.training.checkpoint import load
+from fewshot_blo.training.checkpoint import Checkpoint, load, random_state
 from fewshot_blo.training.run import BEST, PROVENANCE
 from fewshot_blo.training.step import hypergradient
 
@@ -239,6 +241,37 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
         compare([bad], REQUEST, folder=tmp_path / "table")
     with pytest.raises(ConfigurationError, match=r"absent\.yaml cannot be read"):
         compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
+
+
+def saved(path: Path, recipe: Path, **changes: Any) -> Path:
+    """The checkpoint of a run that took no step, with settings of a recipe."""
+    config = with_seed(read_recipe(recipe), changes.pop("seed", 0)).plain()
+    config["train"] |= changes.pop("train", {})
+    path.parent.mkdir(parents=True)
+    settings = {**config, **changes}
+    checkpoints.save(Checkpoint(2, settings, {}, {}, {}, {}, {}, {}, random_state()), path)
+    return path
+
+
+def test_runs_of_different_methods_are_not_seeds(recipes: list[Path], tmp_path: Path) -> None:
+    for name, recipe in zip(("a", "b"), recipes, strict=True):
+        saved(tmp_path / "runs" / name / BEST, recipe, seed=int(name == "b"))
+    match = r"different settings, a and b \(.*adaptation.steps is 0 and 2"
+    with pytest.raises(ConfigurationError, match=match):
+        compare([tmp_path / "runs"], REQUEST, folder=tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+    same = [saved(tmp_path / f"{seed}" / BEST, recipes[0], seed=seed) for seed in (1, 2)]
+    check_seeds_alone_differ(tmp_path, same)
+
+
+def test_seeds_have_the_same_norm_modes() -> None:
+    values = torch.tensor([1.0, 0.0])
+    found = [
+        Evaluation(norm, "", 1, values, [], Counts.none())  # type: ignore[arg-type]
+        for norm in ("support", "running")
+    ]
+    with pytest.raises(ConfigurationError, match="norm modes support and a in support, running"):
+        Row("method", [Path("a"), Path("b")], [found, found[:1]])
 
 
 @pytest.mark.parametrize(

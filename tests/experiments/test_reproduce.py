@@ -25,6 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVALUATION = "first.json"
 NORMS = ["transductive", "support", "running"]
 FIRST = "--name small/first-1 --recipe small/first --max_steps 1"
+VIEWS = FIRST.replace("-1 ", "-9views ")
 NEW = FIRST.replace("-1 ", "-2 ")
 SHOTS = "--name small/first-1-2shot --of small/first-1"
 
@@ -219,7 +220,7 @@ def test_a_released_model_is_evaluated(
             "norm modes are running, and table omniglot-5w1s is ordered by transductive",
         ),
         (
-            f"{NEW.replace('-2 ', '-9views ')} --table omniglot-5w1s-views",
+            f"{VIEWS} --table omniglot-5w1s-views",
             "the column 'one view, transductive'",
         ),
         (f"{NEW} --minus small/first-1-2shot --minus_runs {{}}", "shot None, which is 2 for row"),
