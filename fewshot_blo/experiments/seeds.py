@@ -1,4 +1,4 @@
-"""Checks that runs that are averaged differ in their training seeds alone."""
+"""Runs that are averaged: whether they differ in their seeds alone, and are finished."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fewshot_blo.experiments.published import frozen
 from fewshot_blo.experiments.settings import config_from
 from fewshot_blo.records.loggers.logger import flat
 from fewshot_blo.training import checkpoint as checkpoints
+from fewshot_blo.training.run import LAST
 
 _SEEDS = {"seed", "train.seed", "episodes.seed"}
 
@@ -40,6 +41,18 @@ def check_seeds_alone_differ(folder: Path, paths: Sequence[Path]) -> None:
                 f"{path.parent.name} ({values}{more}): only runs that differ in their seeds are "
                 "averaged; name each folder by itself"
             )
+
+
+def steps_of(checkpoint: Path) -> tuple[int, int]:
+    """Outer steps that the run of a checkpoint took so far, and those of its settings.
+
+    Both are 0 where no run is beside the checkpoint, as with a released model.
+    """
+    last = checkpoint.with_name(LAST)
+    if not last.is_file():
+        return 0, 0
+    state = checkpoints.load(last)
+    return state.step, state.config.get("train", {}).get("steps", 0)
 
 
 def _settings(saved: Mapping[str, Any]) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training import train as train_module
 from fewshot_blo.training import validation
 from fewshot_blo.training.checkpoint import Checkpoint, load, random_state
-from fewshot_blo.training.run import BEST, PROVENANCE
+from fewshot_blo.training.run import BEST, LAST, PROVENANCE
 from fewshot_blo.training.step import hypergradient
 
 RECIPES = sorted(
@@ -264,12 +265,25 @@ def test_runs_of_different_methods_are_not_seeds(recipes: list[Path], tmp_path: 
     check_seeds_alone_differ(tmp_path, same)
 
 
+def test_unfinished_runs_are_named(recipes: list[Path], tmp_path: Path) -> None:
+    """Steps and time of the finished ones do not stand for them."""
+    values, paths = torch.tensor([1.0, 0.0]), []
+    for seed, steps in ((0, 2), (1, 9)):  # Of which both have taken two.
+        paths.append(saved(tmp_path / f"seed{seed}" / BEST, recipes[0], train={"steps": steps}))
+        shutil.copy(paths[-1], paths[-1].with_name(LAST))
+    timed = {"step": 2, "tasks_per_second": 1.0, "seconds": 1.0, "memory/peak_gib": 1.0}
+    paths[0].with_name("log.jsonl").write_text(json.dumps(timed))
+    found = [Evaluation("support", "", 1, values, [], Counts.none())]
+    both, one = Row("both", paths, [found, found]), Row("one", paths[:1], [found])
+    records = [both.record(both), one.record(both)]
+    assert "steps" not in records[0]
+    assert (records[1]["steps"], "unfinished" in records[1]) == (2, False)
+    assert "Not finished: both (seed1 at step 2 of 9)." in comparison(records, found[0])
+
+
 def test_seeds_have_the_same_norm_modes() -> None:
     values = torch.tensor([1.0, 0.0])
-    found = [
-        Evaluation(norm, "", 1, values, [], Counts.none())  # type: ignore[arg-type]
-        for norm in ("support", "running")
-    ]
+    found = [Evaluation(norm, "", 1, values, [], Counts.none()) for norm in ("support", "running")]
     with pytest.raises(ConfigurationError, match="norm modes support and a in support, running"):
         Row("method", [Path("a"), Path("b")], [found, found[:1]])
 
