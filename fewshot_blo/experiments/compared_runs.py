@@ -52,6 +52,9 @@ class ComparedRuns:
 
     Attributes:
         sources, request, folder, seeds, max_steps, progress: as in ``compare``.
+
+    Raises:
+        ConfigurationError: if a seed is given twice.
     """
 
     sources: Sequence[Path]
@@ -60,6 +63,12 @@ class ComparedRuns:
     seeds: Sequence[int] = (0,)
     max_steps: int | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(
+                f"seeds is {[*self.seeds]}: runs of one seed are equal; give each seed once"
+            )
 
     @cached_property
     def known(self) -> Mapping[Path, Config | Sequence[Path]]:

@@ -281,6 +281,12 @@ def test_unfinished_runs_are_named(recipes: list[Path], tmp_path: Path) -> None:
     assert "Not finished: both (seed1 at step 2 of 9)." in comparison(records, found[0])
 
 
+def test_a_seed_is_given_once(recipes: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"seeds is \[0, 1, 0\]: .* give each seed once"):
+        compare(recipes[:1], REQUEST, folder=tmp_path / "runs", seeds=(0, 1, 0))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_seeds_have_the_same_norm_modes() -> None:
     values = torch.tensor([1.0, 0.0])
     found = [Evaluation(norm, "", 1, values, [], Counts.none()) for norm in ("support", "running")]
