@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fewshot_blo.experiments.published import digest_of_measured
 from fewshot_blo.experiments.request import (
     EvaluationRequest,
     check_comparable,
+    drawn_from,
     evaluation_settings,
     requested,
 )
@@ -214,7 +215,7 @@ def _evaluate(
     sampler = build_sampler(config, split, training=False)
     differing = norm_modes(problem)
     norms = differing if request.norm == "all" else (request.norm,)
-    return [
+    found = [
         evaluate(
             problem,
             sampler,
@@ -229,3 +230,4 @@ def _evaluate(
         )
         for norm in norms
     ]
+    return [replace(evaluation, drawn_from=drawn_from(request)) for evaluation in found]

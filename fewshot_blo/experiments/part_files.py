@@ -79,6 +79,7 @@ def _plain(evaluation: Evaluation) -> Mapping[str, Any]:
         "steps": evaluation.steps,
         "precision": evaluation.precision,
         "views": evaluation.views,
+        "drawn_from": evaluation.drawn_from,
         "part": asdict(evaluation.part),
         "metric": asdict(evaluation.metric),
         "task_values": evaluation.values.tolist(),
@@ -103,4 +104,5 @@ def _evaluation(own: Mapping[str, Any]) -> Evaluation:
         Part(**{**own["part"], "shard": Shard(**own["part"]["shard"])}),
         Quantity(**own["metric"]),
         {Quantity(**m): torch.tensor(x, dtype=torch.float64) for m, x in own["others"]},
+        own["drawn_from"],
     )

@@ -63,7 +63,8 @@ class Reproduction:
                 figure_cell(record, "published", metric),
                 figure_cell(record, "found", metric),
                 metric.difference(record["difference"] / metric.factor),
-                f"{len(first.values)} tasks, {first.episodes}{first.several_views}",
+                f"{len(first.values)} tasks, {first.episodes}{first.other_split}"
+                f"{first.several_views}",
                 str(record["seeds"]),
             ]
             for record in self.records()

@@ -178,7 +178,8 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
                 _number(record, "peak_gib", 1, 2),
             ]
         )
-    tasks = f"{len(example.values)} tasks ({example.episodes}{example.several_views})"
+    drawn = f"{example.episodes}{example.other_split}{example.several_views}"
+    tasks = f"{len(example.values)} tasks ({drawn})"
     unit = " in %" if metric.percent else ""
     protocol = (
         f"{metric.name.capitalize()}{unit}: mean over {tasks} ± 95 % "

@@ -281,6 +281,13 @@ def test_unfinished_runs_are_named(recipes: list[Path], tmp_path: Path) -> None:
     assert "Not finished: both (seed1 at step 2 of 9)." in comparison(records, found[0])
 
 
+def test_another_split_is_named() -> None:
+    values = torch.tensor([1.0, 0.0])
+    found = Evaluation("support", "3-way", 1, values, [], Counts.none(), drawn_from="train split")
+    row = Row("method", [Path("a")], [[found]])
+    assert "2 tasks (3-way, train split)" in comparison([row.record(row)], found)
+
+
 def test_a_seed_is_given_once(recipes: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"seeds is \[0, 1, 0\]: .* give each seed once"):
         compare(recipes[:1], REQUEST, folder=tmp_path / "runs", seeds=(0, 1, 0))
@@ -330,7 +337,8 @@ def test_trained_on_one_data_set_and_tested_on_another(
     (expected,) = evaluate_checkpoints([file], request).values()
     assert torch.equal(row.evaluations[0][0].values, expected[0].values)
     assert row.evaluations[0][0].class_names == expected[0].class_names
-    assert "seed 1000, 2 views (mirrored))" in (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text()
+    assert "seed 1000, test split of Glyphs, 2 views (mirrored))" in text
 
 
 def random_tasks(config: Config, image: torch.Size) -> TaskBatch:

@@ -407,6 +407,28 @@ def test_comparisons_are_refused_before_anything_is_evaluated(
     evaluate_checkpoints([paths[0], path], replace(REQUEST, shot=1))
 
 
+@pytest.mark.parametrize(
+    ("request_", "drawn"),
+    [
+        (EvaluationRequest(), ""),
+        (EvaluationRequest(split="train"), ", train split"),
+        (EvaluationRequest(split="validation"), ", validation split"),
+        (EvaluationRequest(data="Glyphs", size=16), ", test split of Glyphs"),
+        (EvaluationRequest(data="Glyphs", size=16, split="all"), ", all splits of Glyphs"),
+    ],
+)
+def test_the_split_is_printed(
+    request_: EvaluationRequest,
+    drawn: str,
+    paths: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Figures of other classes than the test classes do not look like theirs."""
+    request_ = replace(request_, tasks=2, norm="support")
+    evaluate_checkpoints(paths[:1], request_)
+    assert f"3 queries a class, seed 1000{drawn}, 4 inner steps)" in capsys.readouterr().out
+
+
 def test_models_of_different_norm_modes(capsys: pytest.CaptureFixture[str]) -> None:
     """Each figure is printed, and the difference in the modes that both have."""
 
