@@ -15,8 +15,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.problem import metric_of
-from fewshot_blo.experiments.settings import config_from
+from fewshot_blo.experiments.progress import EXAMPLES, examples_by_step
+from fewshot_blo.experiments.settings import Config, config_from
 from fewshot_blo.records.curves import Curve, Panel, curve_figure
 from fewshot_blo.records.figure import save_figure
 from fewshot_blo.records.files import atomic_write
@@ -33,18 +35,33 @@ def keep(run: Path, name: str, folder: Path) -> Path:
     config = config_from(checkpoints.load(run / BEST).config)
     metric = metric_of(config).quantity
     key, factor = metric.key, metric.factor
-    episodes = config.plain()["episodes"]
-    each = episodes["tasks"] * episodes["way"] * (episodes["shot"] + episodes["query"])
-    path = folder / f"{name}.csv"
+    path, log = folder / f"{name}.csv", read_log(run / LOG)
+    examples = examples_by_step(log)
     lines = [",".join(f'"{column}"' for column in COLUMNS)]
-    for record in read_log(run / LOG):
+    for record in log:
         if (value := record.get(f"{key}/validation")) is not None:
             half = factor * record[f"{key}/validation_interval"]
             step = record["step"]
-            lines.append(f"{step},{step * each},{factor * value:.3f},{half:.3f}")
+            count = examples[step] if step in examples else step * _images_a_step(run, config)
+            lines.append(f"{step},{count:.0f},{factor * value:.3f},{half:.3f}")
     with atomic_write(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
     return path
+
+
+def _images_a_step(run: Path, config: Config) -> int:
+    """Of logs of earlier versions, which do not have the number."""
+    episodes = config.plain()["episodes"]
+    sizes = [episodes[name] for name in ("tasks", "way", "shot", "query")]
+    for size in sizes:
+        if type(size) is not int:
+            raise ConfigurationError(
+                f"the log of {run} has no {EXAMPLES}, and the settings have a range, {size}: train "
+                "it again for a curve over examples"
+            )
+    tasks, way, shot, query = sizes
+    images: int = tasks * way * (shot + query)
+    return images
 
 
 def draw(folder: Path) -> None:
