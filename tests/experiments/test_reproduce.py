@@ -15,6 +15,7 @@ import yaml
 from script_modules import script
 from small_runs import make_folder, write_recipe
 
+from fewshot_blo.commands import compare
 from fewshot_blo.commands import main as cli
 from fewshot_blo.records import logs, provenance, published, shipped
 from fewshot_blo.records.published import line_of, published_rows
@@ -158,6 +159,9 @@ def test_the_figures_are_found_again(
             "no published row 'small/first-2' (did you mean small/first-1",
         ),
         ("--reproduce small/first-1 --tasks 4", "tasks is 4: published rows have an evaluation"),
+        # Also the usual value, where the row has another.
+        ("--reproduce small/first-1 --tasks=600", "tasks is 600: published rows have an"),
+        ("--reproduce small/first-1 --precision bfloat16", "precision is bfloat16: published"),
         ("--reproduce small/first-1 --views shifts", "views is shifts: published rows have"),
         ("--reproduce small/first-1 --max_steps 4", "max_steps is 4, and published rows are"),
         ("--reproduce small/first-1 --shard 1/2", "shard is 1/2, and published rows are"),
@@ -173,6 +177,12 @@ def test_what_is_not_reproduced(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_settings_of_the_row_may_be_given(place: Published) -> None:
+    words = "--tasks 8 --precision float32 --way 3 --seed 1000 --norm=all --steps 2 --chunk 1"
+    parsed = compare.OPTIONS.parse(["--reproduce", "small/first-1", *words.split()])
+    assert parsed[0].tasks == 8
 
 
 def test_a_released_model_is_evaluated(
