@@ -132,7 +132,7 @@ def _check_whole(request: CompareRequest, shard: Shard | None) -> None:
 def _settings(request: CompareRequest, sharing: Sharing) -> dict[str, Any]:
     return {
         "folder": request.folder,
-        "seeds": request.seeds or (0,),
+        "seeds": request.seeds,
         "max_steps": request.max_steps,
         "jobs": sharing.jobs,
     }

@@ -288,6 +288,18 @@ def test_another_split_is_named() -> None:
     assert "2 tasks (3-way, train split)" in comparison([row.record(row)], found)
 
 
+@pytest.mark.parametrize("words", ["--seeds 3", "--max_steps 1"])
+def test_settings_of_recipes_need_a_recipe(
+    words: str, recipes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = saved(tmp_path / "run" / BEST, recipes[0])
+    for shard in ((), ("--shard=1/1",)):
+        table = f"--folder={tmp_path / 'table'}"
+        assert cli.main(["compare", str(run), table, *words.split(), *shard]) == 1
+        assert "and no source is a recipe" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
+
+
 def test_a_seed_is_given_once(recipes: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"seeds is \[0, 1, 0\]: .* give each seed once"):
         compare(recipes[:1], REQUEST, folder=tmp_path / "runs", seeds=(0, 1, 0))
