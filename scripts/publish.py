@@ -34,10 +34,11 @@ from row_checks import (
     differing,
     evaluations_of,
     figures_of,
+    read_report,
 )
 from torch import Tensor
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.result import half_width
 from fewshot_blo.experiments.problem import metric_of
 from fewshot_blo.experiments.published import changes, frozen
@@ -76,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
             published_row(row.of, rows)
         for sentence in changes(row, {**rows, row.name: row}) if row.settings else ():
             raise ConfigurationError(sentence)
-    except (ConfigurationError, OSError) as error:
+    except (CheckpointError, ConfigurationError, OSError) as error:
         print(f"publish.py: {error}", file=sys.stderr)
         return 2
     with options.file.open("a", encoding="utf-8") as file:
@@ -106,11 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _row(options: argparse.Namespace) -> PublishedRow:
-    report = json.loads(options.evaluation.read_text(encoding="utf-8"))
-    if "settings" not in report:
-        raise ConfigurationError(
-            f"{options.evaluation} does not say how it was measured: evaluate again"
-        )
+    report = read_report(options.evaluation)
     check_test(report, options.evaluation)
     paths = [_checkpoint(run) for run in options.runs]
     check_distinct(paths)
@@ -212,8 +209,13 @@ def _difference(
     if not options.minus:
         return None
     rows = published_rows(options.file)
+    subtracted = published_row(options.minus, rows)
     others = [_checkpoint(run) for run in options.minus_runs]
-    check_same_tasks(report, published_row(options.minus, rows))
+    if not others:
+        raise ConfigurationError(
+            f"minus is {options.minus}, and there are no minus_runs: name the runs of this row"
+        )
+    check_same_tasks(report, subtracted)
     check_distinct(others)
     for path in others:
         check_measured(report, options.evaluation, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,32 @@ from fewshot_blo.training import checkpoint as checkpoints
 
 Report = Mapping[str, Any]
 """Content of an evaluation file."""
+
+
+def read_report(file: Path) -> Report:
+    """The content of an evaluation file.
+
+    Raises:
+        ConfigurationError: if it is none, or does not say how it was measured.
+        OSError: if it cannot be read.
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{file} cannot be read ({error}): name the file that compare or evaluate wrote"
+        ) from error
+    if not isinstance(report, dict) or not isinstance(report.get("checkpoints"), dict):
+        raise ConfigurationError(
+            f"{file} is no evaluation: name the file that compare or evaluate wrote"
+        )
+    if "kind" in report:
+        raise ConfigurationError(
+            f"{file} is a {report['kind']}: name the file that fewshot-blo merge writes of all"
+        )
+    if not isinstance(report.get("settings"), dict) or "commit" not in report.get("provenance", ()):
+        raise ConfigurationError(f"{file} does not say how it was measured: evaluate again")
+    return report
 
 
 def check_test(report: Report, file: Path) -> None:

@@ -17,7 +17,9 @@ from fewshot_blo.training import checkpoint as checkpoints
 MODEL = Path(__file__).resolve().parents[1] / "checkpoints/released/omniglot-5w1s-maml/best.pt"
 
 
-def test_validations_of_a_run_are_kept_and_drawn(tmp_path: Path) -> None:
+def test_validations_of_a_run_are_kept_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     curves, run, kept = script("training_curves"), tmp_path / "run", tmp_path / "kept"
     run.mkdir()
     shutil.copy(MODEL, run / "best.pt")
@@ -37,6 +39,12 @@ def test_validations_of_a_run_are_kept_and_drawn(tmp_path: Path) -> None:
         assert opened.format == "PNG"
     with pytest.raises(SystemExit):
         curves.main([str(run)])
+    assert curves.main([str(tmp_path / "missing"), "a/b", "--folder", str(kept)]) == 2
+    assert "training_curves.py: " in capsys.readouterr().err
+    (run / "log.jsonl").write_text(json.dumps(step))
+    assert curves.main([str(run), "a/b", "--folder", str(kept)]) == 2
+    assert "has no validation in its log.jsonl" in capsys.readouterr().err
+    assert not (kept / "a").exists()
 
 
 def test_examples_of_tasks_of_changing_size(tmp_path: Path) -> None:

@@ -234,6 +234,11 @@ def test_a_released_model_is_evaluated(
             "the column 'one view, transductive'",
         ),
         (f"{NEW} --minus small/first-1-2shot --minus_runs {{}}", "shot None, which is 2 for row"),
+        (f"{NEW} --minus small/first-1", "there are no minus_runs: name the runs of this row"),
+        (
+            f"{NEW} --minus small/first-1 --minus_norm none --minus_runs {{}}",
+            "and no none: evaluate",
+        ),
         (f"{NEW} --minus small/second-1 --minus_runs {{}}", "started from ''"),
         (f"{NEW} --minus small/first-1 --minus_runs {{}} {{}}", "have one training seed, 0: name"),
         (f"--recipe {__file__} --name a", "it must be one of the package, without folder"),
@@ -252,6 +257,30 @@ def test_what_is_not_published(
     assert place.publish(place.of("first"), words, evaluation) == 2
     assert said in capsys.readouterr().err
     assert place.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read (Expecting"),
+        ("[1]", "is no evaluation: name the file that compare or evaluate wrote"),
+        ('{"checkpoints": {}}', "does not say how it was measured: evaluate again"),
+        ('{"kind": "part", "checkpoints": {}}', "is a part: name the file that fewshot-blo merge"),
+    ],
+)
+def test_files_that_are_no_evaluation(
+    text: str, said: str, place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "e.json").write_text(text)
+    assert place.publish(place.of("first"), NEW, str(tmp_path / "e.json")) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_run_that_is_missing(place: Published, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.publish([place.place / "missing"], NEW) == 2
+    assert "missing: check the path" in capsys.readouterr().err
 
 
 def test_a_seed_counts_once(place: Published, capsys: pytest.CaptureFixture[str]) -> None:
