@@ -12,13 +12,15 @@ on after an interrupt. Writes tuned/NAME.yaml for each row, and the table and fi
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.components import merged
 from fewshot_blo.experiments.recipes import read_settings
@@ -45,6 +47,30 @@ class Ranking:
     trial_steps: int
     steps: int
     rows: Mapping[str, dict[str, Any]]
+
+
+def read_ranking(file: Path) -> Ranking:
+    """What a file says is ranked.
+
+    Raises:
+        ConfigurationError: if it cannot be read, or a key is missing or unknown.
+    """
+    content = read_settings(file)
+    _check_keys(f"{file}", content, {each.name for each in fields(Ranking)}, set())
+    for name, row in content["rows"].items():
+        _check_keys(f"row {name} of {file}", row, {"recipe", "search"}, {"settings"})
+    return Ranking(**content)
+
+
+def _check_keys(where: str, content: Any, needed: set[str], further: set[str]) -> None:
+    """Checks the keys of a part of the file."""
+    found = set(content) if isinstance(content, dict) else set()
+    for what, names in (("lacks", needed - found), ("has unknown", found - needed - further)):
+        if names:
+            raise ConfigurationError(
+                f"{where} {what} {', '.join(sorted(map(str, names)))}: its keys are "
+                f"{', '.join(sorted(needed | further))}"
+            )
 
 
 def tuned(ranking: Ranking, name: str, folder: Path, root: str) -> Path | None:
@@ -90,19 +116,22 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder; by default runs/NAME")
     arguments = parser.parse_args()
     keep_freed_memory()
-    ranking = Ranking(**yaml.safe_load(arguments.ranking.read_text(encoding="utf-8")))
     folder = arguments.output or Path("runs") / arguments.ranking.stem
-    recipes = []
-    for name in ranking.rows:
-        recipe = tuned(ranking, name, folder, arguments.root)
-        if recipe is None:
-            return 130
-        recipes.append(recipe)
-    request = EvaluationRequest(tasks=arguments.tasks, root=arguments.root)
     try:
+        ranking = read_ranking(arguments.ranking)
+        recipes = []
+        for name in ranking.rows:
+            recipe = tuned(ranking, name, folder, arguments.root)
+            if recipe is None:
+                return 130
+            recipes.append(recipe)
+        request = EvaluationRequest(tasks=arguments.tasks, root=arguments.root)
         compare(recipes, request, folder=folder / "runs", seeds=arguments.seeds)
     except KeyboardInterrupt:  # The runs are kept, and compare has said so.
         return 130
+    except (CheckpointError, ConfigurationError, OSError) as error:  # OSError: also of data.
+        print(f"ranking.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

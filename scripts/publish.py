@@ -17,14 +17,28 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from row_checks import (
+    Report,
+    check_distinct,
+    check_is_row,
+    check_measured,
+    check_same_tasks,
+    check_start,
+    check_table,
+    check_test,
+    differing,
+    evaluations_of,
+    figures_of,
+    read_report,
+)
 from torch import Tensor
 
-from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.errors import CheckpointError, ConfigurationError
 from fewshot_blo.evaluation.result import half_width
 from fewshot_blo.experiments.problem import metric_of
 from fewshot_blo.experiments.published import changes, frozen
@@ -51,10 +65,6 @@ from fewshot_blo.training.run import BEST, PROVENANCE
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-Report = Mapping[str, Any]
-"""Content of an evaluation file."""
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Appends the row; returns the exit status."""
     options = _parser().parse_args(words)
@@ -67,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
             published_row(row.of, rows)
         for sentence in changes(row, {**rows, row.name: row}) if row.settings else ():
             raise ConfigurationError(sentence)
-    except (ConfigurationError, OSError) as error:
+    except (CheckpointError, ConfigurationError, OSError) as error:
         print(f"publish.py: {error}", file=sys.stderr)
         return 2
     with options.file.open("a", encoding="utf-8") as file:
@@ -97,20 +107,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _row(options: argparse.Namespace) -> PublishedRow:
-    report = json.loads(options.evaluation.read_text(encoding="utf-8"))
-    if "settings" not in report:
-        raise ConfigurationError(
-            f"{options.evaluation} does not say how it was measured: evaluate again"
-        )
+    report = read_report(options.evaluation)
+    check_test(report, options.evaluation)
     paths = [_checkpoint(run) for run in options.runs]
+    check_distinct(paths)
+    for path in paths:
+        check_measured(report, options.evaluation, path)
     configs = [config_from(checkpoints.load(path).config) for path in paths]
     metric = metric_of(configs[0]).quantity
-    commits = [_commit(report["provenance"]["commit"], options.evaluation)]
+    measured = report["provenance"]["commit"].split(", ")  # Of the parts, if there were several.
+    commits = [_commit(commit, options.evaluation) for commit in measured]
     own: dict[str, Any] = {"of": options.of}
+    for path in paths if options.of else ():
+        check_is_row(path, options.of, published_rows(options.file))
     if options.recipe:
         own = _training(options, configs)
         commits = [commit for run in options.runs for commit in _commits(run)] + commits
-    return PublishedRow(
+    row = PublishedRow(
         name=options.name,
         title=options.title,
         table=options.table,
@@ -118,12 +131,14 @@ def _row(options: argparse.Namespace) -> PublishedRow:
         evaluation=report["settings"],
         figures={
             found["norm"]: _figure(_values(report, paths, found["norm"], metric), metric)
-            for found in _evaluations(report, paths[0])
+            for found in evaluations_of(report, paths[0])
         },
         difference=_difference(options, report, paths, metric),
         note=options.note,
         **own,
     )
+    check_table(row, published_rows(options.file))
+    return row
 
 
 def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[str, Any]:
@@ -136,16 +151,13 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
         raise ConfigurationError(
             f"name is {options.name}: it must begin with that of the recipe, {options.recipe}"
         )
+    rows = published_rows(options.file)
     if options.start and options.start not in released_models():
-        published_row(options.start, published_rows(options.file))
+        published_row(options.start, rows)
     for run, config in zip(options.runs, configs, strict=True):
-        if bool(config.start_from) != bool(options.start):
-            raise ConfigurationError(
-                f"{run} started from '{config.start_from}', and start is '{options.start}': name "
-                "the row or the released model that it started from, and none otherwise"
-            )
+        check_start(run, config, options.start, rows)
         expected = with_seed(read_recipe(options.recipe, max_steps=options.max_steps), config.seed)
-        for sentence in _differing(flat(frozen(config)), flat(frozen(expected))):
+        for sentence in differing(flat(frozen(config)), flat(frozen(expected))):
             raise ConfigurationError(
                 f"{run} has {sentence} in recipe {options.recipe}: publish it with a recipe of its "
                 "own settings"
@@ -162,21 +174,14 @@ def _training(options: argparse.Namespace, configs: Sequence[Config]) -> dict[st
     }
 
 
-def _differing(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(run.keys() | recipe.keys()):
-        # Counted when training starts.
-        counted = name == "problem.classes" and recipe.get(name) == 0
-        if run.get(name) != recipe.get(name) and not counted:
-            yield f"{name} {run.get(name)}, which is {recipe.get(name)}"
-
-
 def _cost(runs: Sequence[Path], steps: int) -> dict[str, float]:
+    for run in runs:
+        done = Row("", [run / BEST], []).cost().get("steps", 0)
+        if done < steps:
+            raise ConfigurationError(
+                f"{run} is at step {done:.0f} of {steps}: publish it when it is finished"
+            )
     cost = Row("", [run / BEST for run in runs], []).cost()
-    if cost.get("steps", 0) < steps:
-        raise ConfigurationError(
-            f"{runs[0]} is at step {cost.get('steps', 0):.0f} of {steps}: publish it when it is "
-            "finished"
-        )
     if not steps:
         return {}
     return {
@@ -203,8 +208,18 @@ def _difference(
 ) -> Difference | None:
     if not options.minus:
         return None
-    published_row(options.minus, published_rows(options.file))
+    rows = published_rows(options.file)
+    subtracted = published_row(options.minus, rows)
     others = [_checkpoint(run) for run in options.minus_runs]
+    if not others:
+        raise ConfigurationError(
+            f"minus is {options.minus}, and there are no minus_runs: name the runs of this row"
+        )
+    check_same_tasks(report, subtracted)
+    check_distinct(others)
+    for path in others:
+        check_measured(report, options.evaluation, path)
+        check_is_row(path, options.minus, rows)
     own, other = (
         torch.stack(_values(report, each, options.minus_norm, metric)).mean(0)
         for each in (paths, others)
@@ -219,22 +234,9 @@ def _difference(
 def _values(report: Report, paths: Sequence[Path], norm: str, metric: Quantity) -> list[Tensor]:
     """The metric of each task for each checkpoint, ``[tasks]``."""
     return [
-        torch.tensor(found[f"task_{metric.key}"], dtype=torch.float64)
+        torch.tensor(figures_of(report, path, norm)[f"task_{metric.key}"], dtype=torch.float64)
         for path in paths
-        for found in _evaluations(report, path)
-        if found["norm"] == norm
     ]
-
-
-def _evaluations(report: Report, path: Path) -> Sequence[Report]:
-    """The evaluations of a checkpoint, one for each norm mode."""
-    for name, found in report["checkpoints"].items():
-        if Path(name).resolve() == path.resolve():
-            figures: Sequence[Report] = found
-            return figures
-    raise ConfigurationError(
-        f"the evaluation file has no evaluation of {path}: name that of an evaluation of all runs"
-    )
 
 
 def _checkpoint(run: Path) -> Path:

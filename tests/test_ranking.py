@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 import yaml
 from small_runs import make_folder
 
-from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.components import merged
 from fewshot_blo.experiments.recipes import read_settings
 from fewshot_blo.experiments.settings import config_from
@@ -95,8 +95,38 @@ def test_a_small_ranking(
         assert ranking.main() == 130
     content["common"] = {"encoder": {"hidden": 8}}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(ConfigurationError, match=r"another recipe \(.*encoder"):
-        ranking.main()
+    capsys.readouterr()
+    assert ranking.main() == 2
+    assert re.search(r"^ranking.py: .*another recipe \(.*encoder", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trials": None}, "lacks trials: its keys are common, rows, steps, trial_steps, trials"),
+        ({"trails": 2}, "has unknown trails: its keys are"),
+        ({"rows": {"a": {"recipe": "glyphs/maml"}}}, "row a of .* lacks search: its keys are"),
+        ({"common": {"encoder": {"hiden": 4}}}, "there is no setting .*hiden"),
+    ],
+)
+def test_files_that_are_refused(
+    change: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranking: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With one line, before anything is trained."""
+    known = (BENCHMARKS / "rankings" / "omniglot-head.yaml").read_text()
+    content = {**yaml.safe_load(known), **change}
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump({n: v for n, v in content.items() if v is not None}))
+    monkeypatch.setattr(sys, "argv", ["x", str(file), "--output", str(tmp_path / "out")])
+    assert ranking.main() == 2
+    printed = capsys.readouterr().err
+    assert re.search(f"^ranking.py: .*{said}", printed)
+    assert printed.count("\n") == 1
 
 
 def _interrupted(*_arguments: object, **_options: object) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fewshot_blo.commands.options import Options
+from fewshot_blo.commands.words import names_in
 from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import compare, compare_part
-from fewshot_blo.experiments.reproduce import reproduce
+from fewshot_blo.experiments.reproduce import check_given, reproduce
 from fewshot_blo.experiments.request import EvaluationRequest
 from fewshot_blo.experiments.settings import SLOTS
 from fewshot_blo.experiments.sharing import Sharing
@@ -59,8 +60,26 @@ class CompareRequest:
             )
 
 
+@dataclass(frozen=True)
+class _Options(Options):
+    """The options; settings of an evaluation that are given must be those of published rows."""
+
+    def parse(self, words: Sequence[str]) -> list[Any]:
+        """As ``Options.parse``.
+
+        Raises:
+            ConfigurationError: also if a published row has another value.
+        """
+        measured, request, *others = super().parse(words)
+        own = [name.partition(".")[0] for name, _ in names_in(words)]
+        given = [name for name in own if name in EvaluationRequest.__dataclass_fields__]
+        if request.reproduce:
+            check_given(request.reproduce, measured, given)
+        return [measured, request, *others]
+
+
 PROCESSES = "shards"
-OPTIONS = Options((EvaluationRequest, CompareRequest, Sharing), positional="sources", slots=SLOTS)
+OPTIONS = _Options((EvaluationRequest, CompareRequest, Sharing), positional="sources", slots=SLOTS)
 
 
 def run(measured: EvaluationRequest, request: CompareRequest, sharing: Sharing) -> int:
@@ -113,7 +132,7 @@ def _check_whole(request: CompareRequest, shard: Shard | None) -> None:
 def _settings(request: CompareRequest, sharing: Sharing) -> dict[str, Any]:
     return {
         "folder": request.folder,
-        "seeds": request.seeds or (0,),
+        "seeds": request.seeds,
         "max_steps": request.max_steps,
         "jobs": sharing.jobs,
     }

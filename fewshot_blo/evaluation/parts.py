@@ -60,6 +60,7 @@ def merge(parts: Sequence[Evaluation]) -> Evaluation:
         first.views,
         metric=first.metric,
         others={m: torch.cat([part.others[m] for part in ordered]) for m in first.others},
+        drawn_from=first.drawn_from,
     )
 
 

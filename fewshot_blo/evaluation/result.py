@@ -54,6 +54,8 @@ class Evaluation:
         part: which part of an evaluation this is; None for all of it.
         metric: what was measured.
         others: values of further metrics, ``[tasks]`` each, by ``Metric.quantity``.
+        drawn_from: text for tables: split and data set of the tasks; empty for the test split of
+            the data set that the model was trained on.
     """
 
     norm: NormMode
@@ -67,6 +69,7 @@ class Evaluation:
     part: Part | None = None
     metric: Quantity = ACCURACY
     others: Mapping[Quantity, Tensor] = field(default_factory=dict)
+    drawn_from: str = ""
 
     @property
     def confusion(self) -> Tensor:
@@ -89,9 +92,15 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """Text for tables: episodes and inner steps; views and precision unless the defaults."""
+        """Text for tables: episodes, inner steps; split, views, precision unless the defaults."""
         reduced = "" if self.precision == "float32" else f", {self.precision}"
-        return f"{self.episodes}, {self.steps} inner steps{self.several_views}{reduced}"
+        drawn = f"{self.episodes}{self.other_split}"
+        return f"{drawn}, {self.steps} inner steps{self.several_views}{reduced}"
+
+    @property
+    def other_split(self) -> str:
+        """Split and data set, to append to a text; empty for the usual test split."""
+        return f", {self.drawn_from}" if self.drawn_from else ""
 
     @property
     def several_views(self) -> str:

@@ -24,7 +24,7 @@ def compare(
     request: EvaluationRequest,
     *,
     folder: Path,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     max_steps: int | None = None,
     jobs: int = 1,
     progress: bool = True,
@@ -38,7 +38,7 @@ def compare(
         request: settings of the evaluation. Its ``root`` is the folder of the recipes' data set;
             its ``output`` is replaced by ``<folder>/evaluation.json``.
         folder: folder of the table and of the runs of recipes, ``<folder>/<recipe>/seed<k>``.
-        seeds: training seeds of the recipes.
+        seeds: training seeds of the recipes; None for 0.
         max_steps: upper bound of the outer steps of the recipes; None for no bound.
         jobs: number of processes of this machine that train and evaluate runs beside each other.
         progress: print the table and the progress of training and evaluation; False is silent.
@@ -50,12 +50,12 @@ def compare(
         CheckpointError: if a source holds no checkpoint, or another process writes to the folder.
         ChildProcessError: if a job was killed.
         ConfigurationError: if a recipe cannot be read, two sources have the same name, or their
-            data sets or tasks differ.
+            data sets or tasks differ, or seeds or max_steps are given and no source is a recipe.
         KeyboardInterrupt: if training was interrupted; the same call resumes it.
     """
     sources = _files(sources)
     names = _names(sources)
-    runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
+    runs = _runs(sources, request, folder, seeds, max_steps, progress)
     runs.groups()  # Refuses what cannot be compared before anything is written.
     with writing(folder):
         rows = run_all(runs, names, folder / "evaluation.json", jobs=jobs)
@@ -95,7 +95,7 @@ def compare_part(
     shard: Shard,
     *,
     folder: Path,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     max_steps: int | None = None,
     jobs: int = 1,
     progress: bool = True,
@@ -117,10 +117,30 @@ def compare_part(
     """
     sources = _files(sources)
     _names(sources)
-    runs = ComparedRuns(sources, request, folder, seeds, max_steps, progress)
+    runs = _runs(sources, request, folder, seeds, max_steps, progress)
     groups = shard.of(runs.groups())
     _prepare(runs, groups, jobs)
     return sum(map(len, groups))
+
+
+def _runs(
+    sources: Sequence[Path],
+    request: EvaluationRequest,
+    folder: Path,
+    seeds: Sequence[int] | None,
+    max_steps: int | None,
+    progress: bool,
+) -> ComparedRuns:
+    runs = ComparedRuns(
+        sources, request, folder, (0,) if seeds is None else seeds, max_steps, progress
+    )
+    for name, value in (("seeds", seeds), ("max_steps", max_steps)):
+        if value is not None and not runs.recipes:
+            raise ConfigurationError(
+                f"{name} is {value}, and no source is a recipe: runs and checkpoints are not "
+                "trained again; leave it out"
+            )
+    return runs
 
 
 def _prepare(runs: ComparedRuns, groups: Sequence[Sequence[Run]], jobs: int) -> None:

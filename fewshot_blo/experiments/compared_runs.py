@@ -18,9 +18,11 @@ from fewshot_blo.experiments.measuring import Measured, measure, merged
 from fewshot_blo.experiments.part_files import read_part, write_part
 from fewshot_blo.experiments.recipes import names_settings, read_recipe, with_seed
 from fewshot_blo.experiments.request import EvaluationRequest, check_comparable, requested
+from fewshot_blo.experiments.seeds import check_seeds_alone_differ
 from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.experiments.training import train_from_config
 from fewshot_blo.experiments.unseen import NO_HISTORIES
+from fewshot_blo.records.provenance import provenance_of_all
 from fewshot_blo.records.shard import Shard
 from fewshot_blo.tasks.catalogue import DataSet
 from fewshot_blo.tasks.split import TaskSplits
@@ -52,6 +54,9 @@ class ComparedRuns:
 
     Attributes:
         sources, request, folder, seeds, max_steps, progress: as in ``compare``.
+
+    Raises:
+        ConfigurationError: if a seed is given twice.
     """
 
     sources: Sequence[Path]
@@ -60,6 +65,12 @@ class ComparedRuns:
     seeds: Sequence[int] = (0,)
     max_steps: int | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(
+                f"seeds is {[*self.seeds]}: runs of one seed are equal; give each seed once"
+            )
 
     @cached_property
     def known(self) -> Mapping[Path, Config | Sequence[Path]]:
@@ -73,6 +84,9 @@ class ComparedRuns:
             source: self._read(source) if names_settings(source) else _checkpoints(source)
             for source in self.sources
         }
+        for source, found in known.items():
+            if not isinstance(found, Config):
+                check_seeds_alone_differ(source, found)
         recipes = {s: requested(c, self.request) for s, c in known.items() if isinstance(c, Config)}
         if recipes:  # Before anything is trained.
             check_comparable(recipes)
@@ -126,8 +140,9 @@ class ComparedRuns:
         return Measured(
             {str(path): evaluations[str(path)] for path in paths},
             list(dict.fromkeys(note for part in parts for note in part.notes)),
-            parts[-1].provenance,
+            provenance_of_all([part.provenance for part in reversed(parts)]),
             parts[-1].settings,
+            {path: digest for part in parts for path, digest in part.digests.items()},
         )
 
     def forget(self, paths: Sequence[Path]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.data import build_device, build_outputs, build_sampler
 from fewshot_blo.experiments.history import History, history_of
 from fewshot_blo.experiments.problem import build_problem
+from fewshot_blo.experiments.published import digest_of_measured
 from fewshot_blo.experiments.request import (
     EvaluationRequest,
     check_comparable,
+    drawn_from,
     evaluation_settings,
     requested,
 )
@@ -28,7 +30,7 @@ from fewshot_blo.kernel.stacked.fused import describe_kernels
 from fewshot_blo.machine.processes import joined
 from fewshot_blo.problems.few_shot import norm_modes
 from fewshot_blo.records.jobs import run_jobs
-from fewshot_blo.records.provenance import provenance
+from fewshot_blo.records.provenance import provenance, provenance_of_all
 from fewshot_blo.records.shard import Shard, by_all
 from fewshot_blo.tasks.split import Split, TaskSplits
 from fewshot_blo.training import checkpoint as checkpoints
@@ -46,12 +48,14 @@ class Measured:
         notes: sentences on classes and images that were said.
         provenance: command, versions and machine.
         settings: ``evaluation_settings`` of the request.
+        digests: ``digest_of_measured`` of each checkpoint by path.
     """
 
     evaluations: Mapping[str, Sequence[Evaluation]]
     notes: Sequence[str]
     provenance: Mapping[str, str | int]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -105,7 +109,8 @@ def measure(
         found[str(path)] = _evaluate(loaded[path], configs[path], images, request, shard, progress)
     device = build_device(first)
     made = provenance(device, kernels=describe_kernels(device))
-    return Measured(found, notes, made, evaluation_settings(request))
+    digests = {str(path): digest_of_measured(loaded[path]) for path in paths}
+    return Measured(found, notes, made, evaluation_settings(request), digests)
 
 
 def measure_together(
@@ -191,7 +196,13 @@ def merged(parts: Sequence[Measured]) -> Measured:
         path: [merge(own) for own in zip(*(part.evaluations[path] for part in parts), strict=True)]
         for path in first.evaluations
     }
-    return Measured(evaluations, first.notes, first.provenance, first.settings)
+    for path, digest in first.digests.items():
+        if any(part.digests.get(path) != digest for part in parts):
+            raise ConfigurationError(
+                f"{path} was changed between the parts: evaluate all of them again"
+            )
+    made = provenance_of_all([part.provenance for part in parts])
+    return Measured(evaluations, first.notes, made, first.settings, first.digests)
 
 
 def _evaluate(
@@ -208,7 +219,7 @@ def _evaluate(
     sampler = build_sampler(config, split, training=False)
     differing = norm_modes(problem)
     norms = differing if request.norm == "all" else (request.norm,)
-    return [
+    found = [
         evaluate(
             problem,
             sampler,
@@ -223,3 +234,4 @@ def _evaluate(
         )
         for norm in norms
     ]
+    return [replace(evaluation, drawn_from=drawn_from(request)) for evaluation in found]

@@ -41,6 +41,7 @@ def write_part(measured: Measured, path: Path) -> None:
         "provenance": dict(measured.provenance),
         "notes": list(measured.notes),
         "settings": dict(measured.settings),
+        "digests": dict(measured.digests),
     }
     write_json(path, {"kind": _KIND, **content, "checkpoints": found})
 
@@ -62,7 +63,8 @@ def read_part(path: Path) -> Measured:
             name: [_evaluation(own) for own in evaluations]
             for name, evaluations in content["checkpoints"].items()
         }
-        return Measured(found, content["notes"], content["provenance"], content["settings"])
+        known = (content[name] for name in ("notes", "provenance", "settings", "digests"))
+        return Measured(found, *known)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} was written by another version ({error}): evaluate this part again"
@@ -77,6 +79,7 @@ def _plain(evaluation: Evaluation) -> Mapping[str, Any]:
         "steps": evaluation.steps,
         "precision": evaluation.precision,
         "views": evaluation.views,
+        "drawn_from": evaluation.drawn_from,
         "part": asdict(evaluation.part),
         "metric": asdict(evaluation.metric),
         "task_values": evaluation.values.tolist(),
@@ -101,4 +104,5 @@ def _evaluation(own: Mapping[str, Any]) -> Evaluation:
         Part(**{**own["part"], "shard": Shard(**own["part"]["shard"])}),
         Quantity(**own["metric"]),
         {Quantity(**m): torch.tensor(x, dtype=torch.float64) for m, x in own["others"]},
+        own["drawn_from"],
     )

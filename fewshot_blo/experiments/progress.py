@@ -80,17 +80,37 @@ def validations(log: Sequence[Mapping[str, Any]], metric: Quantity) -> list[Vali
     """
     found: list[Validation] = []
     spent = before = 0.0
-    each: float | None = None
+    examples = examples_by_step(log)
     for record in log:
         seconds = record.get("seconds", before)
         value = record.get(f"{metric.key}/validation")
         if value is None:
             spent += seconds - before
-            each = record.get(EXAMPLES)
         else:
-            examples = None if each is None else each * record["step"]
-            found.append(Validation(record["step"], value, spent, examples))
+            step = record["step"]
+            found.append(Validation(step, value, spent, examples.get(step)))
         before = seconds
+    return found
+
+
+def examples_by_step(log: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Support and query examples until each step of a log.
+
+    A record has the number of its own outer step, which stands for those since the last record:
+    sizes of tasks may be drawn anew at each step.
+
+    Returns:
+        The count by step, as far as the log has it: logs of earlier versions have no number.
+    """
+    found: dict[int, float] = {}
+    total, before = 0.0, 0
+    each: float | None = None
+    for record in log:
+        each = record.get(EXAMPLES, each)
+        if each is not None:
+            total += each * (record["step"] - before)
+            found[record["step"]] = total
+        before = record["step"]
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fewshot_blo.errors import ConfigurationError
+from fewshot_blo.evaluation.parts import digest
 from fewshot_blo.experiments.components import Tree, plain
 from fewshot_blo.experiments.plan import Plan
 from fewshot_blo.experiments.recipes import read_recipe
@@ -16,6 +18,7 @@ from fewshot_blo.experiments.settings import SLOTS, Config, config_from
 from fewshot_blo.records.loggers.logger import flat
 from fewshot_blo.records.published import PublishedRow
 from fewshot_blo.records.shipped import released_models
+from fewshot_blo.training.checkpoint import Checkpoint
 from fewshot_blo.training.resumable import MAY_CHANGE
 
 _REMEDY = (
@@ -39,6 +42,18 @@ def _frozen(tree: Mapping[str, Any], place: str = "") -> Tree:
         # JSON has no infinity; settings read it as a word.
         found[name] = "inf" if value == float("inf") else value
     return found
+
+
+def digest_of_measured(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what an evaluation of a checkpoint depends on.
+
+    That is its weights and buffers, and its settings apart from those of the outer loop (``train``)
+    and of the machine.
+    """
+    settings = {name: own for name, own in _frozen(checkpoint.config).items() if name != "train"}
+    tensors = {**checkpoint.outer, **{f"buffer {n}": b for n, b in checkpoint.buffers.items()}}
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    return digest(tensors, json.dumps(settings, sort_keys=True, default=str))
 
 
 def config_of(row: PublishedRow) -> Config:

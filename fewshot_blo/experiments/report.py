@@ -69,11 +69,13 @@ def report(measured: Measured, output: Path | None, *, progress: bool = True) ->
 
 def _print_tables(results: Mapping[str, Sequence[Evaluation]]) -> None:
     first = next(iter(results))
+    references = {evaluation.norm: evaluation for evaluation in results[first]}
     for path, evaluations in results.items():
         print(path)
-        for evaluation, reference in zip(evaluations, results[first], strict=False):
+        for evaluation in evaluations:
             print(f"  {evaluation.line}")
-            if path != first and evaluation.norm == reference.norm:
+            reference = references.get(evaluation.norm)
+            if path != first and reference is not None:
                 mean, half = paired_difference(reference, evaluation)
                 metric = evaluation.metric
                 difference = f"{metric.difference(mean)} ± {metric.half(half)}"
@@ -109,7 +111,7 @@ def _confused_classes(evaluation: Evaluation, count: int = 3) -> str:
 
 
 def _plain(measured: Measured) -> dict[str, object]:
-    """The figures as plain data, with settings, commit, versions and machine."""
+    """The figures as plain data, with settings, digests, commit, versions and machine."""
     figures = {
         path: [
             {
@@ -133,6 +135,7 @@ def _plain(measured: Measured) -> dict[str, object]:
     return {
         "provenance": measured.provenance,
         "settings": measured.settings,
+        "digests": measured.digests,
         "checkpoints": figures,
     }
 

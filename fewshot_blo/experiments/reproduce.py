@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,13 +12,20 @@ from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.experiments.compare import run_all
 from fewshot_blo.experiments.compared_runs import ComparedRuns
 from fewshot_blo.experiments.published import config_of, request_of
-from fewshot_blo.experiments.request import WITHOUT_EFFECT, EvaluationRequest, evaluation_settings
+from fewshot_blo.experiments.request import (
+    WITHOUT_EFFECT,
+    EvaluationRequest,
+    evaluation_settings,
+    requested,
+)
+from fewshot_blo.experiments.settings import config_from
 from fewshot_blo.experiments.table import Record, Row, figure_cell
 from fewshot_blo.records.files import atomic_write
 from fewshot_blo.records.locks import writing
 from fewshot_blo.records.published import PublishedRow, published_row, published_rows
 from fewshot_blo.records.shipped import checkpoint_file, released_models
 from fewshot_blo.records.tables import markdown, write_table
+from fewshot_blo.training import checkpoint as checkpoints
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Reproduction:
                 figure_cell(record, "published", metric),
                 figure_cell(record, "found", metric),
                 metric.difference(record["difference"] / metric.factor),
-                f"{len(first.values)} tasks, {first.episodes}{first.several_views}",
+                f"{len(first.values)} tasks, {first.episodes}{first.other_split}"
+                f"{first.several_views}",
                 str(record["seeds"]),
             ]
             for record in self.records()
@@ -103,7 +110,10 @@ def reproduce(
     """
     rows = published_rows()
     chosen = [published_row(name, rows) for name in dict.fromkeys(names)]
-    machine = _machine(request or EvaluationRequest())
+    request = request or EvaluationRequest()
+    usual, given = evaluation_settings(EvaluationRequest()), evaluation_settings(request)
+    check_given(names, request, [name for name in given if given[name] != usual.get(name)])
+    machine = {name: getattr(request, name) for name in WITHOUT_EFFECT if name != "output"}
     for row in chosen:
         if row.of in released_models() and seeds:
             raise ConfigurationError(
@@ -151,20 +161,51 @@ def table_of(found: Sequence[Reproduction]) -> str:
     )
 
 
-def _machine(request: EvaluationRequest) -> Mapping[str, Any]:
-    """The settings of the request that do not affect what is measured.
+def check_given(names: Sequence[str], request: EvaluationRequest, given: Sequence[str]) -> None:
+    """Checks that settings of an evaluation are those of published rows.
+
+    Args:
+        names: names of the rows.
+        request: settings of the evaluation.
+        given: names of the settings to check; those without effect on what is measured are not.
 
     Raises:
-        ConfigurationError: if others differ from the usual ones.
+        ConfigurationError: if a row has another value, or there is no row of a name.
     """
-    usual = evaluation_settings(EvaluationRequest())
-    for name, value in evaluation_settings(request).items():
-        if value != usual.get(name):
-            raise ConfigurationError(
-                f"{name} is {value}: published rows have an evaluation of their own; leave it out "
-                "(root, device, chunk and seeds may be given)"
-            )
-    return {name: getattr(request, name) for name in WITHOUT_EFFECT if name != "output"}
+    rows = published_rows()
+    chosen = [published_row(name, rows) for name in names]
+    for name in given:
+        if name in WITHOUT_EFFECT or all(_has(row, request, name, rows) for row in chosen):
+            continue
+        value = evaluation_settings(request).get(name, getattr(request, name))
+        raise ConfigurationError(
+            f"{name} is {value}: published rows have an evaluation of their own; leave it out "
+            "(root, device, chunk and seeds may be given)"
+        )
+
+
+_OF_THE_RUN = ("way", "shot", "query", "protocol", "steps", "precision")
+"""Settings of an evaluation that are by default those of the run."""
+
+
+def _has(
+    row: PublishedRow, request: EvaluationRequest, name: str, rows: Mapping[str, PublishedRow]
+) -> bool:
+    """Whether a row was evaluated with a setting of the request."""
+    own, value = request_of(row), getattr(request, name)
+    if value == getattr(own, name):
+        return True
+    if name not in _OF_THE_RUN:
+        return False
+    if row.of in released_models():
+        config = config_from(checkpoints.load(checkpoint_file(Path(row.of))).config)
+    else:
+        config = config_of(published_row(row.of, rows) if row.of else row)
+    both = (requested(config, each) for each in (replace(own, **{name: value}), own))
+    found, published = (
+        (c.episodes.drawn(training=False).describe(), c.problem, c.adaptation) for c in both
+    )
+    return found == published
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,14 @@ def evaluation_settings(request: EvaluationRequest) -> Tree:
     }
 
 
+def drawn_from(request: EvaluationRequest) -> str:
+    """The split, and the data set if it is another; empty for the test split of the run's own."""
+    if request.split == "test" and not request.data:
+        return ""
+    split = "all splits" if request.split == "all" else f"{request.split} split"
+    return f"{split} of {request.data}" if request.data else split
+
+
 def other_data(trained: DataSet, request: EvaluationRequest) -> DataSet | None:
     """The other data set that the request names; None if it is that of the run.
 

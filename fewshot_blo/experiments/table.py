@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot_blo.errors import ConfigurationError
 from fewshot_blo.evaluation.result import Evaluation, half_width
 from fewshot_blo.experiments.progress import draw_validations
+from fewshot_blo.experiments.seeds import steps_of
 from fewshot_blo.problems import NormMode
 from fewshot_blo.records.figure import COLOURS, new_figure, panels, save_figure
 from fewshot_blo.records.logs import LOG, read_log
@@ -36,11 +38,24 @@ class Row:
         name: name of its recipe or of the folder of its runs.
         checkpoints: one checkpoint for each training seed.
         evaluations: evaluations of each checkpoint, one for each norm mode.
+
+    Raises:
+        ConfigurationError: if checkpoints have different norm modes.
     """
 
     name: str
     checkpoints: Sequence[Path]
     evaluations: Sequence[Sequence[Evaluation]]
+
+    def __post_init__(self) -> None:
+        modes = [[evaluation.norm for evaluation in run] for run in self.evaluations]
+        for path, own in zip(self.checkpoints, modes, strict=False):
+            if own != modes[0]:
+                raise ConfigurationError(
+                    f"{path} was evaluated in norm modes {', '.join(own)} and "
+                    f"{self.checkpoints[0]} in {', '.join(modes[0])}: name one norm mode that all "
+                    f"runs of {self.name} have, or each run by itself"
+                )
 
     def tasks(self, norm: NormMode) -> Tensor | None:
         """The metric of each task, averaged over training seeds, ``[tasks]``.
@@ -68,11 +83,21 @@ class Row:
     def cost(self) -> dict[str, float]:
         """Logged outer steps, seconds, tasks per second and peak GiB, averaged over seeds.
 
-        Empty if no run has a log.
+        Empty if a run has no record of its training.
         """
         runs = [_logged(path.parent / LOG) for path in self.checkpoints]
-        known = [run for run in runs if run]
-        return {name: mean(run[name] for run in known) for name in known[0]} if known else {}
+        if not all(runs):
+            return {}
+        return {name: mean(run[name] for run in runs) for name in runs[0]}
+
+    def unfinished(self) -> str:
+        """Which of the runs are not finished, and at which step they are; empty if all are."""
+        found = [(path, steps_of(path)) for path in self.checkpoints]
+        return ", ".join(
+            f"{path.parent.name} at step {done} of {steps}"
+            for path, (done, steps) in found
+            if done < steps
+        )
 
     def record(self, first: Row) -> Record:
         """All figures of the method, fractions in %, with paired differences to the first."""
@@ -96,6 +121,8 @@ class Row:
         for metric, values in self.further():
             record[metric.label] = metric.factor * float(values.mean())
             record[f"{metric.label} interval"] = metric.factor * half_width(values)
+        if unfinished := self.unfinished():
+            record["unfinished"] = unfinished
         return {**record, **self.cost()}
 
 
@@ -151,7 +178,8 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
                 _number(record, "peak_gib", 1, 2),
             ]
         )
-    tasks = f"{len(example.values)} tasks ({example.episodes}{example.several_views})"
+    drawn = f"{example.episodes}{example.other_split}{example.several_views}"
+    tasks = f"{len(example.values)} tasks ({drawn})"
     unit = " in %" if metric.percent else ""
     protocol = (
         f"{metric.name.capitalize()}{unit}: mean over {tasks} ± 95 % "
@@ -161,6 +189,9 @@ def comparison(records: Sequence[Record], example: Evaluation) -> str:
     )
     if example.others:
         protocol += f" Further metrics are in norm mode {example.norm}, the first."
+    for record in records:
+        if "unfinished" in record:
+            protocol += f" Not finished: {record['method']} ({record['unfinished']})."
     return f"{markdown(columns, lines)}\n{protocol}\n"
 
 

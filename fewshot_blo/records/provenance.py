@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,20 @@ def provenance(device: torch.device, **further: str) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         **further,
     }
+
+
+def provenance_of_all(parts: Sequence[Mapping[str, str | int]]) -> dict[str, str | int]:
+    """One provenance of what several processes measured together.
+
+    Time and command are those of the first part. Of other entries, such as the commit, all values
+    are listed, separated by commas.
+    """
+    found = dict(parts[0])
+    for name in found.keys() - {"time", "command"}:
+        values = list(dict.fromkeys(str(part.get(name, "unknown")) for part in parts))
+        if len(values) > 1:
+            found[name] = ", ".join(values)
+    return found
 
 
 def launch() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -24,9 +25,10 @@ from fewshot_blo.evaluation.result import Evaluation
 from fewshot_blo.experiments.compare import compare
 from fewshot_blo.experiments.data import build_sampler
 from fewshot_blo.experiments.problem import build_problem
-from fewshot_blo.experiments.recipes import read_recipe
+from fewshot_blo.experiments.recipes import read_recipe, with_seed
 from fewshot_blo.experiments.report import evaluate_checkpoints
 from fewshot_blo.experiments.request import EvaluationRequest
+from fewshot_blo.experiments.seeds import check_seeds_alone_differ
 from fewshot_blo.experiments.settings import Config
 from fewshot_blo.experiments.table import Row, comparison
 from fewshot_blo.experiments.training import train_from_config
@@ -35,10 +37,11 @@ from fewshot_blo.networks import Conv4
 from fewshot_blo.objectives import AUROC, R2, MeanSquaredError
 from fewshot_blo.records.tables import deviation
 from fewshot_blo.tasks import TaskBatch
+from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training import train as train_module
 from fewshot_blo.training import validation
-from fewshot_blo.training.checkpoint import load
-from fewshot_blo.training.run import BEST, PROVENANCE
+from fewshot_blo.training.checkpoint import Checkpoint, load, random_state
+from fewshot_blo.training.run import BEST, LAST, PROVENANCE
 from fewshot_blo.training.step import hypergradient
 
 RECIPES = sorted(
@@ -241,6 +244,75 @@ def test_sources_that_are_none(recipes: list[Path], tmp_path: Path, folder: Path
         compare([tmp_path / "absent.yaml"], REQUEST, folder=tmp_path / "table")
 
 
+def saved(path: Path, recipe: Path, **changes: Any) -> Path:
+    """The checkpoint of a run that took no step, with settings of a recipe."""
+    config = with_seed(read_recipe(recipe), changes.pop("seed", 0)).plain()
+    config["train"] |= changes.pop("train", {})
+    path.parent.mkdir(parents=True)
+    settings = {**config, **changes}
+    checkpoints.save(Checkpoint(2, settings, {}, {}, {}, {}, {}, {}, random_state()), path)
+    return path
+
+
+def test_runs_of_different_methods_are_not_seeds(recipes: list[Path], tmp_path: Path) -> None:
+    for name, recipe in zip(("a", "b"), recipes, strict=True):
+        saved(tmp_path / "runs" / name / BEST, recipe, seed=int(name == "b"))
+    match = r"different settings, a and b \(.*adaptation.steps is 0 and 2"
+    with pytest.raises(ConfigurationError, match=match):
+        compare([tmp_path / "runs"], REQUEST, folder=tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+    same = [saved(tmp_path / f"{seed}" / BEST, recipes[0], seed=seed) for seed in (1, 2)]
+    check_seeds_alone_differ(tmp_path, same)
+
+
+def test_unfinished_runs_are_named(recipes: list[Path], tmp_path: Path) -> None:
+    """Steps and time of the finished ones do not stand for them."""
+    values, paths = torch.tensor([1.0, 0.0]), []
+    for seed, steps in ((0, 2), (1, 9)):  # Of which both have taken two.
+        paths.append(saved(tmp_path / f"seed{seed}" / BEST, recipes[0], train={"steps": steps}))
+        shutil.copy(paths[-1], paths[-1].with_name(LAST))
+    timed = {"step": 2, "tasks_per_second": 1.0, "seconds": 1.0, "memory/peak_gib": 1.0}
+    paths[0].with_name("log.jsonl").write_text(json.dumps(timed))
+    found = [Evaluation("support", "", 1, values, [], Counts.none())]
+    both, one = Row("both", paths, [found, found]), Row("one", paths[:1], [found])
+    records = [both.record(both), one.record(both)]
+    assert "steps" not in records[0]
+    assert (records[1]["steps"], "unfinished" in records[1]) == (2, False)
+    assert "Not finished: both (seed1 at step 2 of 9)." in comparison(records, found[0])
+
+
+def test_another_split_is_named() -> None:
+    values = torch.tensor([1.0, 0.0])
+    found = Evaluation("support", "3-way", 1, values, [], Counts.none(), drawn_from="train split")
+    row = Row("method", [Path("a")], [[found]])
+    assert "2 tasks (3-way, train split)" in comparison([row.record(row)], found)
+
+
+@pytest.mark.parametrize("words", ["--seeds 3", "--max_steps 1"])
+def test_settings_of_recipes_need_a_recipe(
+    words: str, recipes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = saved(tmp_path / "run" / BEST, recipes[0])
+    for shard in ((), ("--shard=1/1",)):
+        table = f"--folder={tmp_path / 'table'}"
+        assert cli.main(["compare", str(run), table, *words.split(), *shard]) == 1
+        assert "and no source is a recipe" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_seed_is_given_once(recipes: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"seeds is \[0, 1, 0\]: .* give each seed once"):
+        compare(recipes[:1], REQUEST, folder=tmp_path / "runs", seeds=(0, 1, 0))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_have_the_same_norm_modes() -> None:
+    values = torch.tensor([1.0, 0.0])
+    found = [Evaluation(norm, "", 1, values, [], Counts.none()) for norm in ("support", "running")]
+    with pytest.raises(ConfigurationError, match="norm modes support and a in support, running"):
+        Row("method", [Path("a"), Path("b")], [found, found[:1]])
+
+
 @pytest.mark.parametrize(
     ("changes", "request_changes", "match"),
     [
@@ -277,7 +349,8 @@ def test_trained_on_one_data_set_and_tested_on_another(
     (expected,) = evaluate_checkpoints([file], request).values()
     assert torch.equal(row.evaluations[0][0].values, expected[0].values)
     assert row.evaluations[0][0].class_names == expected[0].class_names
-    assert "seed 1000, 2 views (mirrored))" in (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text()
+    assert "seed 1000, test split of Glyphs, 2 views (mirrored))" in text
 
 
 def random_tasks(config: Config, image: torch.Size) -> TaskBatch:

@@ -164,6 +164,26 @@ def test_no_other_table_reports_a_training(tables: Any) -> None:
     assert [cell for cell in cells if cell.partition(",")[0] not in known] == []
 
 
+def test_label_propagation_is_said_to_be_where_it_is() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8").partition("\n| data")[0]
+    said = re.search(
+        r"1 shot, with (\S+) on .* and (\S+) on .* lower .* with (\S+)\. W", text, re.S
+    )
+    assert said is not None
+    for name, norm, other, figure, is_higher in zip(
+        ("omniglot-5w1s/label-propagation-2000", "cifarfs-5w1s/label-propagation",
+         "cifarfs-5w1s/label-propagation-5shot"),
+        ("transductive", "running", "running"),
+        ("omniglot-60way/unroll-head", "cifarfs-5w1s/simpleshot", "cifarfs-5w1s/rfs-5shot"),
+        said.groups(),
+        (True, True, False),
+        strict=True,
+    ):  # fmt: skip
+        mean = ROWS[name].figures[norm].mean
+        assert f"{mean:.2f}" == figure
+        assert (mean > ROWS[other].figures[norm].mean) == is_higher
+
+
 def test_tables_are_in_order_and_show_what_is_missing(tables: Any) -> None:
     text = tables.table("omniglot-5w5s", ROWS)
     means = [float(line.split("|")[3].split()[0]) for line in text.splitlines()[2:]]

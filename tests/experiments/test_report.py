@@ -30,7 +30,7 @@ from fewshot_blo.hypergrad import Unroll
 from fewshot_blo.kernel import SGD, InnerSteps
 from fewshot_blo.networks import Conv4
 from fewshot_blo.objectives import CrossEntropy
-from fewshot_blo.problems import Initialization, SharedEncoder
+from fewshot_blo.problems import Initialization, NormMode, SharedEncoder
 from fewshot_blo.records.quantity import Quantity
 from fewshot_blo.tasks import ClassDataset, DataError, EpisodicSampler, Splits, folder, glyphs
 from fewshot_blo.tasks.catalogue import CIFARFS, FC100, Folder, MiniImageNet
@@ -405,6 +405,44 @@ def test_comparisons_are_refused_before_anything_is_evaluated(
         evaluate_checkpoints([paths[0], path], REQUEST)
     assert capsys.readouterr().out == ""
     evaluate_checkpoints([paths[0], path], replace(REQUEST, shot=1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "drawn"),
+    [
+        (EvaluationRequest(), ""),
+        (EvaluationRequest(split="train"), ", train split"),
+        (EvaluationRequest(split="validation"), ", validation split"),
+        (EvaluationRequest(data="Glyphs", size=16), ", test split of Glyphs"),
+        (EvaluationRequest(data="Glyphs", size=16, split="all"), ", all splits of Glyphs"),
+    ],
+)
+def test_the_split_is_printed(
+    request_: EvaluationRequest,
+    drawn: str,
+    paths: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Figures of other classes than the test classes do not look like theirs."""
+    request_ = replace(request_, tasks=2, norm="support")
+    evaluate_checkpoints(paths[:1], request_)
+    assert f"3 queries a class, seed 1000{drawn}, 4 inner steps)" in capsys.readouterr().out
+
+
+def test_models_of_different_norm_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each figure is printed, and the difference in the modes that both have."""
+
+    def found(*norms: NormMode) -> list[Evaluation]:
+        values = torch.tensor([0.5, 1.0], dtype=torch.float64)
+        return [Evaluation(norm, "tasks", 1, values, (), Counts.none()) for norm in norms]
+
+    a, b = found("support"), found("transductive", "support", "running")
+    for results in ({"a.pt": a, "b.pt": b}, {"b.pt": b, "a.pt": a}):
+        report(Measured(results, (), {}), None)
+        printed = capsys.readouterr().out
+        assert printed.count("75.00 ± 49.00 %") == 4
+        (at,) = [n for n, line in enumerate(printed.splitlines()) if "same tasks" in line]
+        assert "(support, 2 tasks" in printed.splitlines()[at - 1]
 
 
 def test_a_metric_that_is_nan_is_null_in_json(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import yaml
 from script_modules import script
 from small_runs import make_folder, write_recipe
 
+from fewshot_blo.commands import compare
 from fewshot_blo.commands import main as cli
 from fewshot_blo.records import logs, provenance, published, shipped
-from fewshot_blo.records.published import published_rows
+from fewshot_blo.records.published import line_of, published_rows
+from fewshot_blo.training import checkpoint as checkpoints
 from fewshot_blo.training.run import BEST, PROVENANCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVALUATION = "first.json"
 NORMS = ["transductive", "support", "running"]
 FIRST = "--name small/first-1 --recipe small/first --max_steps 1"
+VIEWS = FIRST.replace("-1 ", "-9views ")
+NEW = FIRST.replace("-1 ", "-2 ")
 SHOTS = "--name small/first-1-2shot --of small/first-1"
 
 
@@ -40,7 +45,8 @@ class Published:
 
     def publish(self, runs: list[Path], words: str, evaluation: str = EVALUATION) -> int:
         """Runs the script; returns its exit status."""
-        given = [*words.split(), "--title", "a method", "--table", "text", "--file", str(self.file)]
+        table = () if "--table" in words else ("--table", "text")
+        given = [*words.split(), "--title", "a method", *table, "--file", str(self.file)]
         file = f"--evaluation={self.place / evaluation}"
         status: int = self.script.main([*map(str, runs), *given, file])
         return status
@@ -153,6 +159,9 @@ def test_the_figures_are_found_again(
             "no published row 'small/first-2' (did you mean small/first-1",
         ),
         ("--reproduce small/first-1 --tasks 4", "tasks is 4: published rows have an evaluation"),
+        # Also the usual value, where the row has another.
+        ("--reproduce small/first-1 --tasks=600", "tasks is 600: published rows have an"),
+        ("--reproduce small/first-1 --precision bfloat16", "precision is bfloat16: published"),
         ("--reproduce small/first-1 --views shifts", "views is shifts: published rows have"),
         ("--reproduce small/first-1 --max_steps 4", "max_steps is 4, and published rows are"),
         ("--reproduce small/first-1 --shard 1/2", "shard is 1/2, and published rows are"),
@@ -168,6 +177,12 @@ def test_what_is_not_reproduced(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_settings_of_the_row_may_be_given(place: Published) -> None:
+    words = "--tasks 8 --precision float32 --way 3 --seed 1000 --norm=all --steps 2 --chunk 1"
+    parsed = compare.OPTIONS.parse(["--reproduce", "small/first-1", *words.split()])
+    assert parsed[0].tasks == 8
 
 
 def test_a_released_model_is_evaluated(
@@ -206,17 +221,100 @@ def test_a_released_model_is_evaluated(
         (f"{FIRST.replace('-1', '-2')} --start small/first-1", "started from '', and start is"),
         (f"{FIRST.replace('-1 ', '-2 ')} --start nothing", "there is no published row 'nothing'"),
         ("--name a --of nothing", "there is no published row 'nothing'"),
+        (
+            f"{NEW} --table omniglot",
+            "there is no table omniglot (did you mean omniglot-",
+        ),
+        (
+            f"{SHOTS.replace('2shot', '2shots')} --table omniglot-5w1s",
+            "norm modes are running, and table omniglot-5w1s is ordered by transductive",
+        ),
+        (
+            f"{VIEWS} --table omniglot-5w1s-views",
+            "the column 'one view, transductive'",
+        ),
+        (f"{NEW} --minus small/first-1-2shot --minus_runs {{}}", "shot None, which is 2 for row"),
+        (f"{NEW} --minus small/first-1", "there are no minus_runs: name the runs of this row"),
+        (
+            f"{NEW} --minus small/first-1 --minus_norm none --minus_runs {{}}",
+            "and no none: evaluate",
+        ),
+        (f"{NEW} --minus small/second-1 --minus_runs {{}}", "started from ''"),
+        (f"{NEW} --minus small/first-1 --minus_runs {{}} {{}}", "have one training seed, 0: name"),
         (f"--recipe {__file__} --name a", "it must be one of the package, without folder"),
-        (f"{SHOTS}s --minus nothing", "there is no published row 'nothing'"),
+        (
+            f"{SHOTS.replace('2shot', '2shots')} --minus nothing",
+            "there is no published row 'nothing'",
+        ),
     ],
 )
 def test_what_is_not_published(
     words: str, said: str, place: Published, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = place.file.read_bytes()
-    assert place.publish(place.of("first"), words) == 2
+    evaluation = "shots.json" if "2shots" in words else EVALUATION
+    words = words.replace("{}", str(place.of("first")[0]))
+    assert place.publish(place.of("first"), words, evaluation) == 2
     assert said in capsys.readouterr().err
     assert place.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read (Expecting"),
+        ("[1]", "is no evaluation: name the file that compare or evaluate wrote"),
+        ('{"checkpoints": {}}', "does not say how it was measured: evaluate again"),
+        ('{"kind": "part", "checkpoints": {}}', "is a part: name the file that fewshot-blo merge"),
+    ],
+)
+def test_files_that_are_no_evaluation(
+    text: str, said: str, place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "e.json").write_text(text)
+    assert place.publish(place.of("first"), NEW, str(tmp_path / "e.json")) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_run_that_is_missing(place: Published, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.publish([place.place / "missing"], NEW) == 2
+    assert "missing: check the path" in capsys.readouterr().err
+
+
+def test_a_seed_counts_once(place: Published, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = place.of("first")
+    assert place.publish([run, run / "."], NEW) == 2
+    assert "have one training seed, 0: name each seed once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("second", "started from '{first}', and start is ''"),
+        ("seed", "has seed 0, and row small/first-1 has [2]: evaluate its runs"),
+        ("model", "has other weights or settings than the released model small-model"),
+    ],
+)
+def test_only_what_is_named_is_evaluated(
+    which: str, said: str, place: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With ``--of``, the checkpoint is that of the row or of the released model."""
+    run, of = place.of("second" if which == "second" else "first")[0], "small/first-1"
+    own = Published(tmp_path, place.data)
+    row = replace(published_rows(place.file)[of], seeds=[2] if which == "seed" else [0])
+    own.file.write_text(f"{line_of(row)}\n")
+    if which == "model":
+        (tmp_path / "released" / "small-model").mkdir(parents=True)
+        shutil.copy(place.of("first")[1] / BEST, tmp_path / "released" / "small-model")
+        monkeypatch.setattr(shipped, "RELEASED", tmp_path / "released")
+        of = "small-model"
+    evaluation = str(place.place / "runs" / "evaluation.json")
+    assert own.publish([run], f"--name a --of {of}", evaluation) == 2
+    said = said.format(first=place.of("first")[0] / BEST)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -224,6 +322,11 @@ def test_what_is_not_published(
     [
         ("commit", "was '{commit} with uncommitted changes': publish what was measured"),
         ("evaluation", "was 'version 0.1.0': publish what was measured in a checkout"),
+        ("parts", "was '{commit} with uncommitted changes': publish what was measured"),
+        ("digests", "has no digest of"),
+        ("resumed", "is of other weights or settings than"),
+        ("validation", "is of the validation split: published figures are of test classes"),
+        ("unfinished seed", "seed2 is at step 0 of 1: publish it when it is finished"),
         ("settings", "does not say how it was measured: evaluate again"),
         ("path", "has no evaluation of"),
         ("unfinished", "is at step 0 of 1: publish it when it is finished"),
@@ -234,11 +337,12 @@ def test_runs_that_are_not_published(
 ) -> None:
     (run, other) = (shutil.copytree(r, tmp_path / r.name) for r in place.of("first"))
     report: dict[str, Any] = json.loads((place.place / EVALUATION).read_text())
-    figures = report["checkpoints"]
     if damage != "path":
-        report["checkpoints"] = {
-            str(tmp_path / Path(name).parent.name / BEST): found for name, found in figures.items()
-        }
+        for entries in ("checkpoints", "digests"):
+            report[entries] = {
+                str(tmp_path / Path(name).parent.name / BEST): found
+                for name, found in report[entries].items()
+            }
     if damage == "commit":
         text = (other / PROVENANCE).read_text()
         (other / PROVENANCE).write_text(text.replace(COMMIT, f"{COMMIT} with uncommitted changes"))
@@ -246,8 +350,19 @@ def test_runs_that_are_not_published(
         report["provenance"]["commit"] = "version 0.1.0"
     if damage == "settings":
         del report["settings"]
+    if damage == "parts":
+        report["provenance"]["commit"] = f"{COMMIT}, {COMMIT} with uncommitted changes"
+    if damage == "digests":
+        del report["digests"]
+    if damage == "resumed":  # Its weights are of a later step than those that were evaluated.
+        state = checkpoints.load(other / BEST)
+        weights = {name: 2 * p for name, p in state.outer.items()}
+        checkpoints.save(replace(state, outer=weights), other / BEST)
+    if damage == "validation":
+        report["settings"]["split"] = "validation"
     if damage == "unfinished":
         (run / "log.jsonl").unlink()
+    if damage.startswith("unfinished"):
         (other / "log.jsonl").unlink()
     (tmp_path / "evaluation.json").write_text(json.dumps(report))
     words = FIRST.replace("-1 ", "-2 ")

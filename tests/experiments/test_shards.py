@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from small_runs import make_folder, options, write_recipe
 
 from fewshot_blo.commands import main as cli
 from fewshot_blo.experiments import compared_runs
+from fewshot_blo.records import provenance
 from fewshot_blo.training.run import BEST
 
 
@@ -88,6 +90,29 @@ def test_merged_parts_report_what_one_process_reports(
     Path(parts[0]).write_text(text.replace('"steps": 2', '"steps": 3'))
     assert cli.main(["merge", *parts]) == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_parts_of_several_commits_are_all_named(
+    checkpoints: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was measured with code that is not committed says so after merging, too."""
+    whole, compared = tmp_path / "e.json", tmp_path / "compared"
+    evaluating = ("evaluate", *checkpoints, "--tasks=2", "--norm=support", f"--output={whole}")
+    comparing = comparison(checkpoints, compared, "--seed=3")
+    commits = ["a" * 40, f"{'b' * 40} with uncommitted changes"]
+    for number, commit in enumerate(commits, 1):
+        monkeypatch.setattr(provenance, "_commit", partial(str, commit))
+        evaluated(capsys, *evaluating, f"--shard={number}/2")
+        evaluated(capsys, *comparing, f"--shard={number}/2")
+    monkeypatch.setattr(provenance, "_commit", partial(str, commits[0]))
+    evaluated(capsys, "merge", *map(str, tmp_path.glob("e-*.json")), f"--output={whole}")
+    evaluated(capsys, *comparing)
+    for file in (whole, compared / "evaluation.json"):
+        listed = json.loads(file.read_text())["provenance"]["commit"]
+        assert sorted(listed.split(", ")) == commits
 
 
 @pytest.mark.slow
