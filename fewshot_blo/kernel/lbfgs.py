@@ -72,7 +72,9 @@ class LBFGS:
         last = state["last"]
         d = last["direction"]
         slope, before = (g * d).sum(1), (last["gradient"] * d).sum(1)
-        too_far = ~(slope <= -_OVERSHOT * before)
+        by_h = state["history"]["steps"][:, -1].any(1)
+        # A step into the unknown must not pass a minimum: slopes behind it may be small again.
+        too_far = ~(slope <= torch.where(by_h, -_OVERSHOT * before, 0))
         history = self._learned(state["history"], v - last["point"], g - last["gradient"], too_far)
         new = _bounded(self._direction(history, g, v - last["point"]), v)
         share = (before / (before - slope)).nan_to_num(0.1).clamp(0.1, 0.7)

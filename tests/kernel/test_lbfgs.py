@@ -198,3 +198,14 @@ def test_a_first_step_that_is_short_by_choice_solves_nothing(
     steps = InnerSteps(rule=rule, tolerance=tolerance)
     assert (adapt(bowl, start, steps)["v"] - centre).abs().max() < 10 * tolerance
     assert (adapt(slope, start, steps)["v"][:, 0] - 2).abs().max() < 10 * tolerance
+
+
+@pytest.mark.parametrize("start", [1.2, 3.0, 40.0, -1e4])
+def test_a_minimum_in_a_valley_with_flat_sides_is_not_passed(start: float) -> None:
+    """``log(1 + 9 |v - 1|²)`` is concave but near its minimum, and its slope vanishes afar."""
+    found = adapt(
+        lambda v: (1 + 9 * (v["v"] - 1).square().sum(1)).log(),
+        {"v": torch.tensor([[start, 0.5]], dtype=DOUBLE)},
+        InnerSteps(),
+    )
+    torch.testing.assert_close(found["v"], torch.ones(1, 2, dtype=DOUBLE))
