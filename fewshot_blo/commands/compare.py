@@ -73,7 +73,7 @@ class _Options(Options):
         measured, request, *others = super().parse(words)
         own = [name.partition(".")[0] for name, _ in names_in(words)]
         given = [name for name in own if name in EvaluationRequest.__dataclass_fields__]
-        if request.reproduce:
+        if request.reproduce and given:
             check_given(request.reproduce, measured, given)
         return [measured, request, *others]
 
