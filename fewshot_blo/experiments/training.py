@@ -79,14 +79,14 @@ def train_from_config(
 
 def _check_starts(config: Config, splits: TaskSplits) -> None:
     """Checks what the runs that a run is begun from were trained on, and says what is not known."""
-    held_out = [
-        name
-        for split in (splits.validation, splits.test)
-        for name in config.data.divided_names(split)
-    ]
     for _, path, checkpoint in start_checkpoints(config):
         history = history_of(checkpoint)
-        history.check_held_out(config.data, held_out, path)
+        held_out = (
+            name
+            for split in (splits.validation, splits.test)
+            for name in config.data.divided_names(split)
+        )
+        history.check_held_out(config.data, [*held_out], path)
         for sentence in history.gaps(path):
             warnings.warn(sentence, stacklevel=2)
 
