@@ -104,7 +104,7 @@ def _of_weights(path: Path) -> str:
     return digest(trained_weights(path) or read_weights(path))
 
 
-def _of_data(data: DataSet, split: Any, source: TaskSource) -> tuple[str, str]:
-    """Text, and a digest of it, of the names and of a sample of the examples."""
+def _of_data(data: DataSet, split: Any, source: TaskSource) -> tuple[str, str, str]:
+    """Text, a digest of it and of the names, and one of a sample of the examples."""
     text = split.describe()
-    return text, digest(sampled(source), text, *data.divided_names(split))
+    return text, digest({}, text, *data.divided_names(split)), digest(sampled(source))

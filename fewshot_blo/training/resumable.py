@@ -118,25 +118,36 @@ def check_same_data(
 ) -> None:
     """Checks that a run goes on with the data that it was begun with; their folder may have moved.
 
+    Other values of the same names and numbers are told: they may be those of another decoder.
+
     Args:
         saved, own: origins as in ``same_start``.
         before, now: settings as in ``same_start``.
         file: path of the checkpoint.
 
     Raises:
-        CheckpointError: if the classes or examples of training or validation differ.
+        CheckpointError: if the classes or numbers of examples of training or validation differ.
     """
     first, second = (flat(config).get("data.root") for config in (before, now))
     place = f" (data.root was {first} and is {second})" if first != second else ""
-    for what, (text, digest) in own.get("data", {}).items():
-        was, known = saved.get("data", {}).get(what, (text, digest))
-        if digest != known:
-            same = f"{text} with other names or values"
+    changed = []
+    for what, (text, names, values) in own.get("data", {}).items():
+        was, known, sample = saved.get("data", {}).get(what, (text, names, values))
+        if names != known:
+            same = f"{text} with other names"
             differ = same if was == text else f"{was} and are {text}"
             raise CheckpointError(
                 f"{file} was begun with other {what} data{place}: they were {differ}; give it the "
                 "data that it was begun with, or choose another folder for a new run"
             )
+        changed += [what] if values != sample else []
+    if changed:
+        warnings.warn(
+            f"{file} was begun with other values of the {' and '.join(changed)} data{place}: of "
+            "the same classes, either the files were changed or they are decoded otherwise; the "
+            "run goes on with these",
+            stacklevel=2,
+        )
 
 
 def _words(path: str, digest: str) -> str:

@@ -178,9 +178,15 @@ def test_a_run_goes_on_with_no_other_data(config: Config, images: Path, tmp_path
     for before, after in zip(swapped[1:], swapped[:-1], strict=True):
         before.rename(after)
     (root / "x").rename(swapped[-1])
-    other = r"begun with other \w+ data: they were .* with other names or values; give it"
+    changed = r"begun with other values of the training and validation data"
+    with pytest.warns(UserWarning, match=changed):
+        trained(config, tmp_path / "run", resume=True)
+    config = longer(longer(config, ""), "")
+    (root / swapped[0].name).rename(root / "x")
+    other = r"begun with other \w+ data: they were .* with other names; give it"
     with pytest.raises(CheckpointError, match=other):
         trained(config, tmp_path / "run", resume=True)
+    (root / "x").rename(root / swapped[0].name)
     for path in root.glob("*/0.png"):
         path.unlink()
     with pytest.raises(CheckpointError, match=r"they were 10 classes, .* and are 10 classes"):
