@@ -148,6 +148,10 @@ def estimate_peaks(ways: Ways, one_task: Callable[[Strategy], object]) -> dict[b
         slope = max(0, more - less)
         return lambda count: min(_TOO_MUCH, more + slope * max(0, count - _WEIGHED[1]))
 
+    # The first passes of a kind copy their inputs, which the others do not.
+    strategy = next(iter(ways.values()))
+    if strategy.shortened(1) != strategy:
+        peak(strategy.shortened(1))
     peaks: dict[bool | None, int] = {}
     graphs = _TOO_MUCH  # Recomputed graphs never use more, except for the fewest states.
     for way, strategy in ways.items():

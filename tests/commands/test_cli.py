@@ -182,7 +182,7 @@ def test_evaluate_with_other_tasks(trained: Path, capsys: pytest.CaptureFixture[
     request = ["--tasks=1", "--way=2", "--shot=2", "--query=1", "--seed=5", "--steps=0"]
     assert cli.main(["evaluate", str(trained / BEST), *request, "--split=train"]) == 0
     out = capsys.readouterr().out
-    assert "1 tasks, 2-way 2-shot 1 queries a class, seed 5, 0 inner steps)" in out
+    assert "1 tasks, 2-way 2-shot 1 queries a class, seed 5, train split, 0 inner steps)" in out
 
 
 def test_evaluate_with_another_protocol(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
