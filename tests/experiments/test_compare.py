@@ -368,7 +368,7 @@ def random_tasks(config: Config, image: torch.Size) -> TaskBatch:
     return TaskBatch(*part(episodes.shot), *part(episodes.query), torch.arange(way)[None])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_give_hypergradients(path: Path) -> None:
     config = read_recipe(path)

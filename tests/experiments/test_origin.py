@@ -90,6 +90,7 @@ def test_a_run_goes_on_from_no_other_start(
         trained(longer(config, first), tmp_path / "without", resume=True)
 
 
+@pytest.mark.slow
 def test_the_file_of_a_start_may_move_or_be_removed(
     config: Config, starts: list[Path], tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_file_of_a_start_may_move_or_be_removed(
     assert saved_start(tmp_path / "run") == (str(moved), str(moved))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_digests_goes_on_and_keeps_the_path_of_its_start(
     config: Config, starts: list[Path], tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_checkpoint_without_digests_goes_on_and_keeps_the_path_of_its_start(
     assert saved_start(tmp_path) == (str(first), str(first))
 
 
+@pytest.mark.slow
 def test_a_comparison_reports_no_run_under_a_start_that_it_did_not_have(
     images: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_a_run_goes_on_from_no_other_file_of_weights(config: Config, tmp_path: P
         assert goes_on(moved)["encoder"]["weights"] == str(paths[0])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_no_other_data(config: Config, images: Path, tmp_path: Path) -> None:
     """Their folder may move."""
     root = tmp_path / "data"
@@ -284,6 +288,7 @@ def test_a_start_has_not_seen_test_classes_of_a_folder_that_grew(
         trained(after, tmp_path / "after")
 
 
+@pytest.mark.slow
 def test_that_nothing_is_known_of_a_start_of_an_earlier_version_is_said(
     config: Config, starts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

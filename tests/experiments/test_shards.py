@@ -92,6 +92,7 @@ def test_merged_parts_report_what_one_process_reports(
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parts_of_several_commits_are_all_named(
     checkpoints: list[str],
     tmp_path: Path,

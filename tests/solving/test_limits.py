@@ -108,6 +108,7 @@ def test_outer_constraints_that_named_steps_leave_violated_are_told(steps: int) 
     assert solution.history[-1]["certificate/outer_violation"] == pytest.approx(violation / size)
 
 
+@pytest.mark.slow
 def test_runs_of_named_steps_with_outer_constraints_go_on_to_more(tmp_path: Path) -> None:
     def run(steps: int, *, folder: Path | None = None, resume: bool = False) -> Any:
         problem = follower(outer_inequalities=lambda v, u: (v["v"] * u["u"]).sum()[None] - 0.4)
