@@ -40,18 +40,48 @@ class Dense:
         Raises:
             ConfigurationError: if a task has more than 2000 parameters.
         """
-        flat = task_flat(b)
-        h = _matrix(matvec, b, flat).double()
-        n = flat.shape[1]
-        # A decomposition of NaN raises: q is NaN instead, which is noticed.
-        finite = h.isfinite().flatten(1).all(1)[:, None, None]
-        h = torch.where(finite, 0.5 * (h + h.mT) + self.damping * torch.eye(n).to(h), 0)
-        values, axes = torch.linalg.eigh(h)
-        largest = values.abs().amax(1, keepdim=True)
-        kept = values.abs() > n * torch.finfo(flat.dtype).eps * largest
-        inverse = torch.where(kept, 1 / torch.where(kept, values, 1), 0)
-        q = axes @ (inverse[..., None] * (axes.mT @ flat.double()[..., None]))
-        return task_like(torch.where(finite[..., 0], q[..., 0], torch.nan), b)
+        return decomposed(matvec, b, self.damping).solve(b)
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposed:
+    """The eigenvalues of the symmetric H of each task.
+
+    Attributes:
+        values: in ascending order, ``[T, n]``.
+        axes: their unit vectors in columns, ``[T, n, n]``.
+        finite: of which tasks H is finite, ``[T]``; values of others are zero.
+        rounding: below which an eigenvalue is rounding, ``[T]``.
+    """
+
+    values: Tensor
+    axes: Tensor
+    finite: Tensor
+    rounding: Tensor
+
+    def solve(self, b: TaskParams) -> TaskParams:
+        """``H^-1 b`` without directions whose eigenvalue is rounding; NaN where H is not finite."""
+        kept = self.values.abs() > self.rounding[:, None]
+        inverse = torch.where(kept, 1 / torch.where(kept, self.values, 1), 0)
+        q = self.axes @ (inverse[..., None] * (self.axes.mT @ task_flat(b).double()[..., None]))
+        return task_like(torch.where(self.finite[:, None], q[..., 0], torch.nan), b)
+
+
+def decomposed(matvec: MatVec, like: TaskParams, damping: float = 0.0) -> Decomposed:
+    """Builds and decomposes H, ``like`` parameters.
+
+    Raises:
+        ConfigurationError: if a task has more than 2000 parameters.
+    """
+    flat = task_flat(like)
+    h = _matrix(matvec, like, flat).double()
+    n = flat.shape[1]
+    # A decomposition of NaN raises.
+    finite = h.isfinite().flatten(1).all(1)
+    h = torch.where(finite[:, None, None], 0.5 * (h + h.mT) + damping * torch.eye(n).to(h), 0)
+    values, axes = torch.linalg.eigh(h)
+    rounding = n * torch.finfo(flat.dtype).eps * values.abs().amax(1)
+    return Decomposed(values, axes, finite, rounding)
 
 
 def _matrix(matvec: MatVec, like: TaskParams, flat: Tensor) -> Tensor:

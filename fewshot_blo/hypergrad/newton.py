@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot, task_flat, task_like
-from fewshot_blo.hypergrad.dense import FEW, Dense
+from fewshot_blo.bilevel import Bilevel, TaskParams, task_dot
+from fewshot_blo.hypergrad.dense import FEW, decomposed
 from fewshot_blo.hypergrad.gradients import hessian_products, inner_gradients
-from fewshot_blo.hypergrad.systems import MatVec
 from fewshot_blo.kernel import InnerSteps, adapt
 from fewshot_blo.kernel.rules import by_task
 
@@ -17,7 +16,7 @@ _UNSOLVED = 1e-3
 """Share of the gradient that no step cancels from which on there is no Newton step."""
 
 _ROUNDING = 10
-"""Roundings of the largest curvature, for each parameter, to which a negative one is none."""
+"""How many times the rounding of eigenvalues a negative one may be that is none."""
 
 _SLOW = 0.5
 """Share of the gradient's norm left by a step from which on Newton's method is given up."""
@@ -62,8 +61,10 @@ def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> tuple[Tas
             g_v = inner_gradients(losses.sum(), v, create_graph=True)
         g = {name: x.detach() for name, x in g_v.items()}
         size = task_dot(g, g).sqrt()
-        product, convex = _built(hessian_products(g_v, v), g)
-        step = Dense()(product, g)
+        product = hessian_products(g_v, v)
+        h = decomposed(product, g)
+        step = h.solve(g)
+        convex = h.finite & (h.values[:, 0] >= -_ROUNDING * h.rounding)
         left = {name: x - g[name] for name, x in product(step).items()}
         going = going & losses.isfinite() & (size <= _SLOW * before.to(size)) & convex
         going &= (task_dot(left, left).sqrt() <= _UNSOLVED * size) & (task_dot(g, step) >= 0)
@@ -75,21 +76,6 @@ def _newton(problem: Bilevel, start: TaskParams, inner: InnerSteps) -> tuple[Tas
         if not bool(going.any()):
             break
     return v, solved
-
-
-def _built(product: MatVec, like: TaskParams) -> tuple[MatVec, Tensor]:
-    """The same products from the matrix, and whether it has no negative eigenvalue, ``[T]``."""
-    flat = task_flat(like)
-    n = flat.shape[1]
-    units = [task_like(unit.expand_as(flat), like) for unit in torch.eye(n).to(flat)]
-    columns = [task_flat({name: x.detach() for name, x in product(q).items()}) for q in units]
-    h = torch.stack(columns, 2)
-    finite = h.isfinite().flatten(1).all(1)
-    symmetric = torch.where(finite[:, None, None], 0.5 * (h + h.mT), 0).double()
-    values = torch.linalg.eigvalsh(symmetric)
-    rounding = _ROUNDING * n * torch.finfo(flat.dtype).eps * values.abs().amax(1)
-    convex = finite & (values[:, 0] >= -rounding)
-    return lambda q: task_like((h @ task_flat(q)[..., None])[..., 0], like), convex
 
 
 def _chosen(tasks: Tensor, those: TaskParams, others: TaskParams) -> TaskParams:

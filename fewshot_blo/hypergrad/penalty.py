@@ -207,8 +207,7 @@ class Penalty(Strategy[PenaltyState]):
                 for name, m in nu.items()
             }
             inner = adapt(lower_objective, last, self._steps(rho), outer=problem.outer)
-            if self.rounds is None:
-                inner = {n: torch.where(by_task(ended, p), last[n], p) for n, p in inner.items()}
+            inner = {n: torch.where(by_task(ended, p), last[n], p) for n, p in inner.items()}
         inner = {name: p.detach().requires_grad_() for name, p in inner.items()}
         f, g = problem.outer_loss(inner), problem.inner_loss(inner)
         g_v = inner_gradients(g.sum(), inner, create_graph=True)
